@@ -1,0 +1,45 @@
+# One environment in .venv, made once; every target below uses it.
+PYTHON  ?= python3
+DATASET ?= digits
+DATA_DIR ?=
+ARGS    ?=
+
+BIN   := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: help setup reproduce test lab check format clean
+
+help:           ## this list
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(STAMP) ## the virtual environment, once
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet "$$(sed -nE 's/^ *"(torch==[^"]+)".*/\1/p' pyproject.toml)"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	@touch $@
+
+reproduce: $(STAMP) ## train, run every notebook, write the report   [DATASET=digits|cifar10 DATA_DIR=...]
+	$(BIN)/workbench reproduce --dataset "$(DATASET)" $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
+
+test: $(STAMP)  ## the tests   [ARGS="-k codecs"]
+	$(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
+	$(BIN)/jupyter lab notebooks/explore.ipynb
+
+check: $(STAMP) ## format, lint, types, stripped notebooks
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: $(STAMP) ## format the code, strip the notebooks
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+clean:          ## remove the environment (data/ stays)
+	rm -rf .venv build *.egg-info

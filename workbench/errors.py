@@ -1,0 +1,66 @@
+"""The error tree: everything the workbench raises on purpose.
+
+::
+
+    WorkbenchError            one line for a user: the offending value, and the way out
+    ├── UsageError            an unknown name, a value out of range, a wrong shape
+    ├── DataError             a picture or a data set that cannot be read
+    ├── WeightsError          weights that are missing, corrupted or made for something else
+    ├── PayloadError          bytes that are not a payload of this codec
+    ├── StorageError          a disk that is full, a folder that cannot be written
+    └── RunError              a notebook or a batch that failed
+
+A message names no pixel, key or token. The command prints it as it is, without a traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = [
+    "DataError",
+    "PayloadError",
+    "RunError",
+    "StorageError",
+    "UsageError",
+    "WeightsError",
+    "WorkbenchError",
+    "unknown",
+]
+
+
+class WorkbenchError(Exception):
+    """Raised when the workbench cannot go on, for a reason its user can act on."""
+
+
+class UsageError(WorkbenchError, ValueError):
+    """Raised when an argument is not one the called function takes."""
+
+
+class DataError(WorkbenchError):
+    """Raised when a picture or a data set cannot be read."""
+
+
+class WeightsError(WorkbenchError):
+    """Raised when weights are missing, corrupted or made for something else."""
+
+
+class PayloadError(WorkbenchError):
+    """Raised when bytes are not a payload of the codec that was asked to decode them."""
+
+
+class StorageError(WorkbenchError):
+    """Raised when a result cannot be written; what stood there before still does."""
+
+
+class RunError(WorkbenchError):
+    """Raised when a notebook or a batch of notebooks failed."""
+
+
+def unknown(kind: str, value: object, choices: Iterable[str]) -> UsageError:
+    """Return the error for a name that is not among `choices`, with the nearest one suggested."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(str(value), names, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return UsageError(f"unknown {kind} {value!r}: {hint}choose one of {', '.join(names)}")

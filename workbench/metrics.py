@@ -1,0 +1,99 @@
+"""What is measured: accuracy, SSIM, PSNR, sizes; every figure with n and a 95 % confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import _compat  # noqa: F401  (before anything that imports torchvision)
+from .errors import UsageError
+
+__all__ = ["Estimate", "accuracy", "mean", "psnr", "ssim", "wilson"]
+
+_Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure: its value, the bounds of its 95 % confidence interval, and the number of images behind it.
+
+    `std` is the spread over images (standard deviation) where that says something: bytes, SSIM.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    std: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values; `std` only where it is known."""
+        fields = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+        return fields if self.std is None else {**fields, "std": self.std}
+
+    def percent(self) -> str:
+        """Format a proportion as `91.52 % [90.71, 92.26]`."""
+        return f"{100 * self.value:.2f} % [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
+
+
+def wilson(successes: int, n: int) -> Estimate:
+    """Return a proportion with its Wilson score interval (Wilson 1927), which stays sensible near 0 and 1."""
+    if not 0 <= successes <= n or n == 0:
+        raise UsageError(f"a proportion needs 0 <= successes <= n and n > 0, got {successes} of {n}")
+    p, z2 = successes / n, _Z * _Z
+    centre = (p + z2 / (2 * n)) / (1 + z2 / n)
+    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return Estimate(p, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def mean(values: Tensor | Sequence[float]) -> Estimate:
+    """Return the mean over images with its normal interval and the standard deviation between images."""
+    x = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
+    if x.size == 0:
+        raise UsageError("a mean needs at least one value, got none")
+    std = float(x.std(ddof=1)) if x.size > 1 else 0.0
+    half = _Z * std / math.sqrt(x.size)
+    value = float(x.mean())
+    return Estimate(value, value - half, value + half, int(x.size), std)
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
+    """Return the share of rows of `scores` (N x K) whose largest entry is at `labels` (N), with its Wilson interval."""
+    if scores.ndim != 2 or labels.shape != scores.shape[:1]:
+        raise UsageError(f"scores must be N x K and labels N, got {tuple(scores.shape)} and {tuple(labels.shape)}")
+    return wilson(int((scores.argmax(1) == labels.to(scores.device)).sum()), len(labels))
+
+
+def ssim(x: Tensor, y: Tensor) -> Tensor:
+    """Return the structural similarity of each pair of images, from -1 to 1 (N values).
+
+    `x` and `y` are N x 3 x H x W in [0, 1], H and W at least 11: an 11 x 11 Gaussian window of sigma 1.5 is laid only where it
+    fits, as in the papers (Wang et al. 2004; PP, section 4). Differentiable. A value near zero says that nothing of the
+    local structure agrees; a negative one that contrast is inverted, which a person can still read.
+    """
+    from pytorch_msssim import ssim as windowed_ssim
+
+    if x.shape != y.shape or x.ndim != 4 or min(x.shape[-2:]) < SSIM_WINDOW:
+        raise UsageError(
+            f"SSIM compares N x C x H x W images of one shape, H and W at least {SSIM_WINDOW}, "
+            f"got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    value: Tensor = windowed_ssim(x, y, data_range=1.0, size_average=False, win_size=SSIM_WINDOW, win_sigma=SSIM_SIGMA)
+    return value
+
+
+def psnr(x: Tensor, y: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each pair of images in [0, 1], in dB (N values; infinite where equal)."""
+    if x.shape != y.shape or x.ndim != 4:
+        raise UsageError(f"PSNR compares N x C x H x W images of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
+    return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))

@@ -1,0 +1,324 @@
+"""The networks: the perturbation generator (U-Net), the eight classifiers in CIFAR-10 form, the neural compressor.
+
+All take images in [0, 1], N x 3 x H x W, and normalise inside. Module names and shapes below `unet` and `network` are those of
+the public baseline, so that its checkpoints load (see `weights.import_checkpoint`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import _compat  # noqa: F401  (before torchvision and compressai)
+from .errors import UsageError, unknown
+
+from compressai.models import FactorizedPrior  # isort: skip
+from torchvision import models as vision  # isort: skip
+from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv  # isort: skip
+from torchvision.models.inception import BasicConv2d as InceptionConv  # isort: skip
+
+__all__ = [
+    "CLASSIFIERS",
+    "CLASSIFIER_NAMES",
+    "Classifier",
+    "NeuralCompressor",
+    "PerturbationGenerator",
+    "build",
+    "parameters",
+]
+
+# CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
+
+
+# --- classifiers -----------------------------------------------------------------------------------------------------------
+
+
+def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
+    def build_vgg(num_classes: int) -> nn.Module:
+        with torch.device("meta"):  # the first linear layer alone would be 103 M numbers that are thrown away
+            network: Any = constructor(num_classes=num_classes, init_weights=False)
+        network.classifier[0] = nn.Linear(512, 4096, device="meta")
+        network.to_empty(device="cpu")
+        network.avgpool = nn.AdaptiveAvgPool2d(1)
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                module.reset_parameters()
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return network  # type: ignore[no-any-return]
+
+    return build_vgg
+
+
+def _resnet(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
+    def build_resnet(num_classes: int) -> nn.Module:
+        network: Any = constructor(num_classes=num_classes)
+        network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        return network  # type: ignore[no-any-return]
+
+    return build_resnet
+
+
+def _densenet121(num_classes: int) -> nn.Module:
+    network = vision.densenet121(num_classes=num_classes)
+    network.features.conv0 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(network.features.conv0.weight)
+    return network  # type: ignore[no-any-return]
+
+
+def _mobilenet_v2(num_classes: int) -> nn.Module:
+    settings = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+    network = vision.mobilenet_v2(num_classes=num_classes, inverted_residual_setting=settings)
+    network.features[0][0].stride = (1, 1)
+    return network  # type: ignore[no-any-return]
+
+
+def _googlenet(num_classes: int) -> nn.Module:
+    network = vision.googlenet(num_classes=num_classes, aux_logits=False, transform_input=False, init_weights=False)
+    network.conv1 = GoogLeNetConv(3, 192, kernel_size=3, stride=1, padding=1)
+    network.maxpool1 = network.conv2 = network.conv3 = network.maxpool2 = nn.Identity()
+    network.maxpool3 = nn.MaxPool2d(3, stride=2, padding=1)
+    network.maxpool4 = nn.MaxPool2d(3, stride=2, padding=1)
+    return network  # type: ignore[no-any-return]
+
+
+def _inception_v3(num_classes: int) -> nn.Module:
+    network = vision.inception_v3(num_classes=num_classes, aux_logits=False, transform_input=False, init_weights=False)
+    network.Conv2d_1a_3x3 = InceptionConv(3, 192, kernel_size=3, stride=1, padding=1)
+    network.Conv2d_2a_3x3 = network.Conv2d_2b_3x3 = network.maxpool1 = nn.Identity()
+    network.Conv2d_3b_1x1 = network.Conv2d_4a_3x3 = network.maxpool2 = nn.Identity()
+    return network  # type: ignore[no-any-return]
+
+
+# torchvision's networks in the CIFAR-10 form of the public PyTorch_CIFAR10 project: stems of stride 1, no early pooling where
+# that project has none, no auxiliary heads. The names of all parameters are that project's.
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
+    "vgg13_bn": _vgg(vision.vgg13_bn),
+    "vgg16_bn": _vgg(vision.vgg16_bn),
+    "resnet18": _resnet(vision.resnet18),
+    "resnet34": _resnet(vision.resnet34),
+    "densenet121": _densenet121,
+    "mobilenet_v2": _mobilenet_v2,
+    "googlenet": _googlenet,
+    "inception_v3": _inception_v3,
+}
+CLASSIFIER_NAMES = tuple(CLASSIFIERS)
+
+
+class Classifier(nn.Module):
+    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
+
+    `name` is one of `CLASSIFIERS`; sides of at least 32 pixels. Raises UsageError for another name.
+    """
+
+    def __init__(self, name: str = "resnet18", num_classes: int = 10) -> None:
+        super().__init__()
+        if name not in CLASSIFIERS:
+            raise unknown("classifier", name, CLASSIFIERS)
+        self.name, self.num_classes = name, num_classes
+        self.network = CLASSIFIERS[name](num_classes)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, N x K."""
+        check_images(images)
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+# --- the perturbation generator --------------------------------------------------------------------------------------------
+
+
+class DoubleConv(nn.Module):
+    """(3x3 convolution -> batch norm -> LeakyReLU 0.2) twice."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (c_in, c_out):
+            layers += [nn.Conv2d(channels, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
+        self.f = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H x W."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class Down(nn.Module):
+    """2x2 max-pool -> DoubleConv."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.MaxPool2d(2), DoubleConv(c_in, c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H/2 x W/2."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class Up(nn.Module):
+    """2x2 transposed convolution of stride 2 -> concatenation behind the skip -> DoubleConv."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(c_in, c_in // 2, 2, stride=2)
+        self.conv = DoubleConv(c_in, c_out)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """C_in x H x W and the skip C_in/2 x 2H x 2W -> C_out x 2H x 2W."""
+        return self.conv(torch.cat([skip, self.upsample(x)], dim=1))  # type: ignore[no-any-return]
+
+
+class OutConv(nn.Module):
+    """1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.f = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H x W."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class UNet(nn.Module):
+    """The paper's five-level U-Net, without its final addition: normalised images -> the additive perturbation.
+
+    ::
+
+        inc -------------------------------- skip ---------------------------> u4 -> outc
+          `-> d1 --------------------------- skip --------------------> u3 ---^
+                `-> d2 --------------------- skip -------------> u2 ---^
+                      `-> d3 --------------- skip ------> u1 ---^
+                            `-> d4 ----------------------^
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        w = width
+        self.inc = DoubleConv(3, w)
+        self.d1, self.d2, self.d3, self.d4 = Down(w, 2 * w), Down(2 * w, 4 * w), Down(4 * w, 8 * w), Down(8 * w, 16 * w)
+        self.u1, self.u2, self.u3, self.u4 = Up(16 * w, 8 * w), Up(8 * w, 4 * w), Up(4 * w, 2 * w), Up(2 * w, w)
+        self.outc = OutConv(w, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
+        x1 = self.inc(x)
+        x2 = self.d1(x1)
+        x3 = self.d2(x2)
+        x4 = self.d3(x3)
+        y = self.u1(self.d4(x4), x4)
+        return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]
+
+
+class PerturbationGenerator(nn.Module):
+    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(x + U-Net(x)).
+
+    Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cut again.
+    `strength` a in [0, 1]: 0 is the original, 1 the paper's protected image. `width` 32 is the paper's (7.77 M parameters).
+    Source: PP, section 4; PMC², section 3.
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        self.width = width
+        self.unet = UNet(width)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
+        """Return the protected images, in [0, 1], of the shape of `images`."""
+        check_images(images)
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
+        if strength == 0.0:
+            return images
+        perturbation = self.unet((_pad(images) - self.mean) / self.std)[..., : images.shape[-2], : images.shape[-1]]
+        protected = (images + perturbation * self.std).clamp(0, 1)
+        return protected if strength == 1.0 else torch.lerp(images, protected, strength)
+
+
+# --- the neural compressor -------------------------------------------------------------------------------------------------
+
+
+class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
+    """Factorized Prior (Balle et al. 2018) as in CompressAI: g_a -> quantise -> entropy bottleneck -> g_s.
+
+    ::
+
+        x -> g_a -> y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
+                          `-> entropy model -> likelihoods
+
+    The paper's (PMC², section 3.3) is N = 128, M = 192: 2,998,147 parameters. Images in [0, 1]; sides that are no multiple of
+    16 are padded by reflection, and `x_hat` is cut again.
+    """
+
+    def __init__(self, N: int = 128, M: int = 192) -> None:
+        super().__init__(N, M)
+
+    def forward(self, images: Tensor) -> dict[str, Any]:
+        """Return `x_hat` (not clamped) and `likelihoods["y"]`; quantisation is noise in training mode."""
+        check_images(images)
+        out: dict[str, Any] = super().forward(_pad(images))
+        out["x_hat"] = out["x_hat"][..., : images.shape[-2], : images.shape[-1]]
+        return out
+
+    def strings(self, images: Tensor) -> list[bytes]:
+        """Return the entropy-coded latents, one string an image. CompressAI's coder: 8, 12, 16 ... bytes each."""
+        check_images(images)
+        coded: list[bytes] = self.compress(_pad(images))["strings"][0]
+        return coded
+
+    def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
+        """Return images of `size` (H, W) from strings of `strings`, which must come from this very model.
+
+        CompressAI's decoder reads what it is given without bounds: hand it only bytes that were authenticated.
+        """
+        latent = tuple(-(-side // MULTIPLE) for side in size)
+        decoded: Tensor = self.decompress([strings], latent)["x_hat"]
+        return decoded[..., : size[0], : size[1]]
+
+
+def build(kind: str, **spec: Any) -> nn.Module:
+    """Build a network by the name of its kind: `classifier` (name, num_classes), `generator` (width), `compressor` (N, M)."""
+    kinds: dict[str, Callable[..., nn.Module]] = {
+        "classifier": Classifier,
+        "generator": PerturbationGenerator,
+        "compressor": NeuralCompressor,
+    }
+    if kind not in kinds:
+        raise unknown("kind of network", kind, kinds)
+    try:
+        return kinds[kind](**spec)
+    except TypeError as error:
+        raise UsageError(f"a {kind} cannot be built from {spec}: {error}") from error
+
+
+def parameters(module: nn.Module) -> int:
+    """Return the number of trainable parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise UsageError unless `images` is a floating-point N x 3 x H x W tensor with at least one image."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
+        raise UsageError(
+            f"expected float images N x 3 x H x W in [0, 1], got {images.dtype} {tuple(images.shape)}; see workbench.data.to_float"
+        )
+
+
+def _pad(images: Tensor) -> Tensor:
+    bottom, right = (-side % MULTIPLE for side in images.shape[-2:])
+    if not (bottom or right):
+        return images
+    reflective = bottom < images.shape[-2] and right < images.shape[-1]
+    return F.pad(images, (0, right, 0, bottom), mode="reflect" if reflective else "replicate")
+

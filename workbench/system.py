@@ -1,0 +1,188 @@
+"""The system of the paper as plain objects: Client, Edge, Cloud, and System, the three joined.
+
+::
+
+     trusted                                                           untrusted
+     Client --JPEG (S1)--> Edge: generator -> codec ------payload (S2)-----> Cloud: codec -> classifier
+        ^                                                                        |
+        +------------------------------- scores <--------------------------------+
+
+The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, PNG goes straight to the
+cloud, and there is no first hop. `Edge.protect` is the only door through which anything leaves the trusted domain.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .codecs import Codec, Jpeg, Png
+from .data import load_pictures, to_float
+from .models import Classifier, PerturbationGenerator, check_images
+
+__all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System"]
+
+# The nine components of Figure 4. In one process nothing crosses a network: those two stay unmeasured (None).
+COMPONENTS = (
+    "client_compression",
+    "network_client_edge",
+    "generator",
+    "compression",
+    "edge_other",
+    "network_edge_cloud",
+    "decompression",
+    "classifier",
+    "cloud_other",
+)
+NETWORKS = ("network_client_edge", "network_edge_cloud")
+
+
+class Stopwatch:
+    """Adds up milliseconds by component; waits for a CUDA device before it reads the clock."""
+
+    def __init__(self) -> None:
+        self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
+
+    @contextmanager
+    def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
+        """Charge the enclosed work to `component`."""
+        start = time.perf_counter()
+        yield
+        if device is not None and device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.milliseconds[component] = (self.milliseconds[component] or 0.0) + 1e3 * (time.perf_counter() - start)
+
+    @property
+    def total(self) -> float:
+        """The sum over the measured components, in ms."""
+        return sum(value for value in self.milliseconds.values() if value is not None)
+
+
+class Client:
+    """The phone: compresses the private picture with JPEG and sends it to the edge. It needs no model."""
+
+    def __init__(self, quality: int = 90, subsampling: str = "4:4:4") -> None:
+        self.jpeg = Jpeg(quality, subsampling)
+
+    def capture(self, images: Tensor, clock: Stopwatch | None = None) -> list[bytes]:
+        """Return one JPEG file for each of N x 3 x H x W float images in [0, 1]."""
+        check_images(images)
+        with (clock or Stopwatch())("client_compression"):
+            return self.jpeg.encode_each(images)
+
+
+class Edge:
+    """The trusted edge: perturbs, then encodes. Both run inside the confidential container when it is deployed."""
+
+    def __init__(self, generator: PerturbationGenerator, codec: Codec, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.generator = generator.eval().to(self.device, memory_format=torch.channels_last)
+        self.codec = codec
+
+    def receive(self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None) -> Tensor:
+        """Return the clients' files as images in [0, 1], cut to squares of `size` (None: as they are, of one size).
+
+        Raises DataError where one cannot be read.
+        """
+        with (clock or Stopwatch())("edge_other"):
+            return to_float(load_pictures(files, size))
+
+    def perturb(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> Tensor:
+        """Return the protected images, in [0, 1]. They stay on the edge: only `protect` sends."""
+        with torch.inference_mode(), (clock or Stopwatch())("generator", self.device):
+            out: Tensor = self.generator(images.to(self.device, memory_format=torch.channels_last), strength)
+            return out
+
+    def protect(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> bytes:
+        """Return the payload for the cloud: codec.encode(generator(images, strength))."""
+        clock = clock or Stopwatch()
+        protected = self.perturb(images, strength, clock)
+        with clock("compression", self.device):
+            return self.codec.encode(protected)
+
+
+class Cloud:
+    """The untrusted cloud: decodes and classifies with an unmodified recognition model. It never sees an original."""
+
+    def __init__(self, codec: Codec, classifier: Classifier, device: str | torch.device = "cpu") -> None:
+        self.device = torch.device(device)
+        self.classifier = classifier.eval().to(self.device, memory_format=torch.channels_last)
+        self.codec = codec
+
+    def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
+        """Return the images that the cloud sees, in [0, 1]; PayloadError for bytes that are no payload of its codec."""
+        with (clock or Stopwatch())("decompression", self.device):
+            return self.codec.decode(payload)
+
+    def recognise(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
+        """Return scores N x K: the model's class probabilities, on the CPU."""
+        clock = clock or Stopwatch()
+        images = self.decode(payload, clock)
+        with torch.inference_mode(), clock("classifier", self.device):
+            scores = self.classifier(images.to(self.device, memory_format=torch.channels_last)).softmax(1)
+        with clock("cloud_other"):
+            return scores.cpu()  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """The answer to a batch: scores N x K, the bytes of each hop for the batch, and where the time went (ms, whole batch)."""
+
+    scores: Tensor
+    s1_bytes: int | None
+    s2_bytes: int
+    milliseconds: dict[str, float | None]
+
+    @property
+    def labels(self) -> Tensor:
+        """The class of highest score for each image (N)."""
+        return self.scores.argmax(1)
+
+
+@dataclass(frozen=True)
+class System:
+    """Client, Edge and Cloud joined. Without a client the edge's work happens on the phone itself: the baseline PP."""
+
+    client: Client | None
+    edge: Edge
+    cloud: Cloud
+
+    @classmethod
+    def in_process(
+        cls,
+        generator: PerturbationGenerator,
+        codec: Codec,
+        classifier: Classifier,
+        client: Client | None = None,
+        device: str | torch.device = "cpu",
+    ) -> System:
+        """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud."""
+        if hasattr(codec, "compressor"):
+            codec.compressor.to(device)
+        return cls(client or Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
+
+    @classmethod
+    def baseline(
+        cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu"
+    ) -> System:
+        """Join the baseline PP: generator on the phone, PNG straight to the cloud, no edge."""
+        codec = Png()
+        return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
+
+    def recognise(self, images: Tensor, strength: float = 1.0) -> Recognition:
+        """Send a batch of float images N x 3 x H x W in [0, 1] through the whole system."""
+        check_images(images)
+        clock = Stopwatch()
+        s1 = None
+        if self.client is not None:
+            files = self.client.capture(images, clock)
+            s1 = sum(map(len, files))
+            images = self.edge.receive(files, clock=clock)
+        payload = self.edge.protect(images, strength, clock)
+        return Recognition(self.cloud.recognise(payload, clock), s1, len(payload), clock.milliseconds)
+

@@ -1,0 +1,310 @@
+"""Weights kept: safetensors with a manifest (SHA-256, architecture, data, seed, accuracy), and the baseline's checkpoints in.
+
+One network is two files in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
+
+    resnet18-X-vgg13_bn.json                   the manifest; names the file below and its hash
+    resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
+
+The tensors are written first, under a name of their own, then the manifest is replaced: a kill leaves the old pair or the new.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from . import models
+from .errors import UsageError, WeightsError
+from .storage import data_root, replacing, write_json
+
+__all__ = [
+    "Manifest",
+    "classifier_name",
+    "compressor_name",
+    "find",
+    "generator_name",
+    "import_checkpoint",
+    "listing",
+    "load",
+    "save",
+]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What is known of one set of weights.
+
+    `name` and `family` (of the data set) say where it lies; `kind` and `spec` build the network; `depends` maps the role of each
+    network it was trained against to that one's SHA-256; `training` holds preset and options, `metrics` what was reached on the
+    validation split, `complete` whether training ran to its end.
+    """
+
+    name: str
+    family: str
+    kind: str
+    spec: dict[str, Any]
+    data: str
+    seed: int | None
+    training: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    depends: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+    file: str = ""
+    sha256: str = ""
+    format: int = FORMAT
+
+
+def classifier_name(name: str) -> str:
+    """Return the weights' name of a classifier, which is its architecture's."""
+    if name not in models.CLASSIFIERS:
+        models.Classifier(name)  # raises the error that lists the names
+    return name
+
+
+def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
+    """Return the weights' name of a generator, as in the baseline: `target-X-auxiliary`, and `@variant` if there is one."""
+    return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}" + (f"@{_variant(variant)}" if variant else "")
+
+
+def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
+    """Return the weights' name of the compressor that belongs to a generator."""
+    return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
+
+
+def _variant(variant: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", variant):
+        raise UsageError(f"variant {variant!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two")
+    return variant
+
+
+def roots() -> tuple[Path, Path]:
+    """Return the folders that hold weights, in the order they are searched: trained here, shipped."""
+    return data_root() / "runs" / "weights", data_root() / "weights"
+
+
+def find(name: str, family: str) -> Manifest | None:
+    """Return the manifest of weights by name and data set family, or None where there are none.
+
+    Raises WeightsError for a manifest that cannot be read.
+    """
+    for root in roots():
+        if (path := root / family / f"{name}.json").is_file():
+            return _read_manifest(path)
+    return None
+
+
+def listing() -> Iterator[tuple[Manifest, Path]]:
+    """Yield every manifest with the path of its tensors; what was trained here hides what shipped under the same name."""
+    seen: set[tuple[str, str]] = set()
+    for root in roots():
+        for path in sorted(root.glob("*/*.json")):
+            manifest = _read_manifest(path)
+            if (key := (manifest.family, manifest.name)) not in seen:
+                seen.add(key)
+                yield manifest, path.with_name(manifest.file)
+
+
+def save(module: nn.Module, manifest: Manifest, root: Path | None = None) -> Manifest:
+    """Write a network's tensors and its manifest, all or nothing; return the manifest with file name and hash filled in.
+
+    `root` is `data/runs/weights` unless given. Raises StorageError when the disk is full or the folder cannot be written.
+    """
+    blob = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()})
+    digest = hashlib.sha256(blob).hexdigest()
+    complete = Manifest(**{**asdict(manifest), "file": f"{manifest.name}.{digest[:8]}.safetensors", "sha256": digest})
+    folder = (root or roots()[0]) / manifest.family
+    with replacing(folder / complete.file) as temporary:
+        temporary.write_bytes(blob)
+    write_json(folder / f"{manifest.name}.json", asdict(complete))
+    pattern = re.compile(re.escape(manifest.name) + r"\.[0-9a-f]{8}\.safetensors")
+    for stale in folder.iterdir():
+        if pattern.fullmatch(stale.name) and stale.name != complete.file:
+            stale.unlink(missing_ok=True)
+    return complete
+
+
+def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
+    """Return a network in eval mode, frozen, with its manifest, after checking the hash of its file.
+
+    Raises WeightsError when there are none by that name, when file and manifest disagree, or when the kind is another.
+    """
+    for root in roots():
+        if (path := root / family / f"{name}.json").is_file():
+            manifest = _read_manifest(path)
+            break
+    else:
+        raise WeightsError(
+            f"no weights {name!r} for data set {family!r} under {roots()[0]} or {roots()[1]}; "
+            "train them with `workbench train`, or convert a checkpoint with `workbench import-weights`"
+        )
+    if manifest.kind != kind:
+        raise WeightsError(f"weights {name!r} are those of a {manifest.kind}, not of a {kind}")
+    blob = _read(path.with_name(manifest.file))
+    if hashlib.sha256(blob).hexdigest() != manifest.sha256:
+        raise WeightsError(f"{path.with_name(manifest.file)} does not have the SHA-256 of its manifest; delete both and train or copy again")
+    module = models.build(manifest.kind, **manifest.spec)
+    load_state(module, safetensors.torch.load(blob), f"weights {name!r}")
+    return module.eval().requires_grad_(False), manifest
+
+
+def state_dict(module: nn.Module) -> dict[str, Tensor]:
+    """Return the tensors of a network under the public names (without the wrapper's `network.` or `unet.`)."""
+    return _core(module).state_dict()
+
+
+def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
+    """Fill a network from tensors under the public names; raise WeightsError naming the first that does not fit."""
+    own = state_dict(module)
+    tables = {key for key in own if key.rpartition(".")[2] in ("_quantized_cdf", "_offset", "_cdf_length")}  # sized by training
+    for key in sorted(own.keys() | state.keys()):
+        if key not in state or key not in own:
+            raise WeightsError(f"{label}: tensor {key!r} is {'missing' if key not in state else 'not part of the network'}")
+        if key not in tables and own[key].shape != state[key].shape:
+            raise WeightsError(f"{label}: tensor {key!r} is {tuple(state[key].shape)}, the network needs {tuple(own[key].shape)}")
+    _core(module).load_state_dict(state)
+
+
+def _core(module: nn.Module) -> nn.Module:
+    if isinstance(module, models.Classifier):
+        return module.network
+    return module.unet if isinstance(module, models.PerturbationGenerator) else module
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror}; train or copy these weights again") from error
+
+
+def _read_manifest(path: Path) -> Manifest:
+    try:
+        fields = json.loads(_read(path))
+        manifest = Manifest(**fields)
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is not a manifest of this workbench ({error}); delete it and train or copy these weights again") from error
+    if manifest.format != FORMAT:
+        raise WeightsError(f"{path} has manifest format {manifest.format}, this workbench reads {FORMAT}")
+    if Path(manifest.file).name != manifest.file or not manifest.file.endswith(".safetensors"):
+        raise WeightsError(f"{path} names the file {manifest.file!r}, which is not a safetensors file beside it")
+    return manifest
+
+
+# --- checkpoints of the public baseline ------------------------------------------------------------------------------------
+
+
+class _Inert(dict):  # type: ignore[type-arg]
+    """Stands in for the few Lightning classes that the baseline's checkpoints mention; keeps fields, runs nothing."""
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+_KNOWN_GLOBALS = (
+    "pytorch_lightning.utilities.parsing.AttributeDict",
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+    "argparse.Namespace",
+)
+
+
+def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
+    """Convert a checkpoint of the public baseline to safetensors and return the manifests of what it held.
+
+    A state dict of huyvnphan/PyTorch_CIFAR10 gives one classifier, recognised by its shapes. A Lightning checkpoint of
+    hwsel/ProtectivePerturbation gives the generator (`attack_model.*`), and the two classifiers where it carries them
+    (`model_A.*`, `model_B.*`); target and auxiliary are read from its hyper-parameters unless given.
+
+    Only tensors and plain values are unpickled: a file that asks for more is refused (WeightsError), as is one that fits none.
+    """
+    path = Path(path)
+    state, names = _read_checkpoint(path)
+    generator = {key.removeprefix("attack_model."): value for key, value in state.items() if key.startswith("attack_model.")}
+    if not generator:
+        classifier = _recognise(state, path)
+        return [_save_imported(classifier, classifier_name(classifier.name), family, path)]
+    target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
+    if not (target and auxiliary):
+        raise WeightsError(f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary")
+    saved = []
+    depends = {}
+    for role, name, prefix in (("target", target, "model_A."), ("auxiliary", auxiliary, "model_B.")):
+        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        if inner and not (role == "auxiliary" and auxiliary == target):
+            classifier = _recognise(inner, path)
+            if classifier.name != name:
+                raise WeightsError(f"{path} holds a {classifier.name} as {role}, not a {name}")
+            saved.append(_save_imported(classifier, name, family, path))
+            depends[role] = saved[-1].sha256
+    if auxiliary == target and "target" in depends:
+        depends["auxiliary"] = depends["target"]
+    width = len(generator.get("inc.f.0.weight", ()))
+    network = models.PerturbationGenerator(width or 32)
+    load_state(network, generator, str(path))
+    return [*saved, _save_imported(network, generator_name(target, auxiliary), family, path, depends)]
+
+
+def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    allowed: list[Any] = [(_Inert, name) for name in _KNOWN_GLOBALS]
+    try:
+        with torch.serialization.safe_globals(allowed):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch raises whatever its zip and pickle readers raise
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{path} is not a checkpoint of plain tensors ({reason[:160]}); it was not loaded") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
+    parameters = content.get("hyper_parameters", {})
+    state = content.get("state_dict", content)
+    with contextlib.suppress(AttributeError, TypeError):
+        if state and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+            return dict(state), {key: value for key, value in dict(parameters).items() if isinstance(value, str)}
+    raise WeightsError(f"{path} holds no tensors by name: expected a state dict or a Lightning checkpoint")
+
+
+def _recognise(state: dict[str, Tensor], path: Path) -> models.Classifier:
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    bias = next((value for key, value in reversed(list(state.items())) if key.endswith("bias")), None)
+    classes = len(bias) if bias is not None and bias.ndim == 1 else 10
+    for name in models.CLASSIFIERS:
+        with torch.device("meta"):
+            skeleton = models.CLASSIFIERS[name](classes) if not name.startswith("vgg") else None
+        network = skeleton if skeleton is not None else models.CLASSIFIERS[name](classes)
+        if {key: tuple(value.shape) for key, value in network.state_dict().items()} == shapes:
+            classifier = models.Classifier(name, classes)
+            load_state(classifier, state, str(path))
+            return classifier
+    raise WeightsError(f"{path} fits none of {', '.join(models.CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")
+
+
+def _save_imported(
+    module: nn.Module, name: str, family: str, path: Path, depends: dict[str, str] | None = None
+) -> Manifest:
+    kind, spec = describe(module)
+    origin = {"imported_from": path.name, "imported_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))
+
+
+def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
+    """Return the kind and the spec from which `models.build` makes a network of this shape."""
+    if isinstance(module, models.Classifier):
+        return "classifier", {"name": module.name, "num_classes": module.num_classes}
+    if isinstance(module, models.PerturbationGenerator):
+        return "generator", {"width": module.width}
+    if isinstance(module, models.NeuralCompressor):
+        return "compressor", {"N": module.N, "M": module.M}
+    raise UsageError(f"a {type(module).__name__} is none of the workbench's networks")
