@@ -12,6 +12,6 @@ import torch
 __all__: list[str] = []
 
 if torch.version.cuda is None:
-    _library = torch.library.Library("torchvision", "FRAGMENT")  # kept: the schemas live as long as this object
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
     for _name in ("nms", "qnms"):
-        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]

@@ -8,9 +8,9 @@
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another
 
-The tag is there because the neural decoder reads what it is given without bounds: bytes that were damaged on the way, or made by
-another codec or other weights, are refused before it sees them. Its key is no secret; whom the bytes come from is the transport's
-question. Overhead: 5 bytes for one image; for 256 images of one length 8 bytes, 0.03 an image.
+The tag is there because the neural decoder reads what it is given without bounds: bytes that were damaged on the way, or made
+by another codec or other weights, are refused before it sees them. Its key is no secret; whom the bytes come from is the
+transport's question. Overhead: 5 bytes for one image; for 256 images of one length 8 bytes, 0.03 an image.
 """
 
 from __future__ import annotations

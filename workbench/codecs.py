@@ -1,14 +1,14 @@
 """The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1]. png, jpeg, webp, neural.
 
-A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`, `key`,
-`encode_each` and `decode_each`, and a line in `CODECS`.
+A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
+`key`, `encode_each` and `decode_each`, and a line in `CODECS`.
 """
 
 from __future__ import annotations
 
 import io
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -42,6 +42,10 @@ class Codec(ABC):
     @abstractmethod
     def decode_each(self, strings: list[bytes]) -> Tensor:
         """Return N x 3 x H x W images in [0, 1] from strings whose integrity was checked."""
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the codec's networks, where it has some, to a device."""
+        return self
 
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
@@ -111,8 +115,8 @@ class Png(_FileCodec):
 class Jpeg(_FileCodec):
     """JPEG at a quality of 1 to 95, with optimised Huffman tables.
 
-    `subsampling` 4:4:4 keeps colour at full resolution, which perturbed images need (PMC², section 3.3: at quality 89, 4:2:0 drops
-    the target's accuracy from 91.17 % to 11.50 %).
+    `subsampling` 4:4:4 keeps colour at full resolution, which perturbed images need (PMC², section 3.3: at quality 89, 4:2:0
+    drops the target's accuracy from 91.17 % to 11.50 %).
     """
 
     name, format = "jpeg", "JPEG"
@@ -147,8 +151,8 @@ class WebP(_FileCodec):
 class Neural(Codec):
     """The perturbation-aware neural codec with CompressAI's entropy coder, as in the paper: 8, 12, 16 ... bytes an image.
 
-    `compressor` must be trained and its integer tables updated; `identity` is the SHA-256 of its weights, so that a payload made
-    for others is refused. Both ends know the `size` (H, W) of the images.
+    `compressor` must be trained and its integer tables updated; `identity` is the SHA-256 of its weights, so that a payload
+    made for others is refused. Both ends know the `size` (H, W) of the images.
     """
 
     name = "neural"
@@ -163,21 +167,29 @@ class Neural(Codec):
         """The hash of the weights and the size of the images."""
         return f"{self.identity} {self.size[0]}x{self.size[1]}".encode()
 
+    def to(self, device: str | torch.device) -> Self:
+        """Move the compressor to a device."""
+        self.compressor.to(device)
+        return self
+
     def encode_each(self, images: Tensor) -> list[bytes]:
         """Return one string for each image."""
         if tuple(images.shape[-2:]) != self.size:
             raise UsageError(f"this neural codec takes images of {self.size}, got {tuple(images.shape[-2:])}")
-        return self.compressor.strings(images.to(self._device))
+        strings: list[bytes] = self.compressor.strings(images.to(self._device))
+        return strings
 
     def decode_each(self, strings: list[bytes]) -> Tensor:
         """Return the images, clamped to [0, 1]."""
         if any(len(string) < 8 or len(string) % 4 for string in strings):
             raise PayloadError("payload holds a string that is no whole number of 4-byte words, at least two")
-        return self.compressor.images(strings, self.size)
+        images: Tensor = self.compressor.images(strings, self.size)
+        return images
 
     @property
     def _device(self) -> torch.device:
-        return self.compressor.entropy_bottleneck.quantiles.device
+        device: torch.device = self.compressor.entropy_bottleneck.quantiles.device
+        return device
 
 
 CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neural": Neural}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DataError, UsageError, unknown
@@ -117,7 +117,7 @@ def _digits(directory: Path | None) -> Dataset:
         large = torch.nn.functional.interpolate(small, size=32, mode="bicubic", align_corners=False).clamp_(0, 1)
         images = to_uint8(large).expand(-1, 3, -1, -1).contiguous()
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        chosen = dict(zip(SPLITS, order.split([1077, 240, 480]), strict=True))[split]
+        chosen = dict(zip(SPLITS, torch.split(order, [1077, 240, 480]), strict=True))[split]
         return Split(images[chosen], torch.from_numpy(digits.target).long()[chosen])
 
     return Dataset("digits", "scikit-learn digits", "digits", tuple(map(str, range(10))), False, read)
@@ -166,8 +166,9 @@ def cached_reader(read: Callable[[bool], Split]) -> Callable[[bool], Split]:
 def _cifar10_official(root: Path, train: bool) -> Split:
     import socket
 
-    from . import _compat  # noqa: F401
     from torchvision.datasets import CIFAR10
+
+    from . import _compat  # noqa: F401
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
@@ -274,7 +275,9 @@ def _read_class_folders(root: Path, classes: Sequence[str], size: int) -> Split:
     for label, name in enumerate(classes):
         found = sorted(path for path in (root / name).glob("*") if path.suffix.lower() in SUFFIXES)
         if not found:
-            raise DataError(f"no images in {str(root / name)!r}; every class needs a folder with images ({', '.join(SUFFIXES)})")
+            raise DataError(
+                f"no images in {str(root / name)!r}; every class needs a folder with images ({', '.join(SUFFIXES)})"
+            )
         paths += found
         labels += [label] * len(found)
     return Split(load_pictures(paths, size), torch.tensor(labels))
@@ -337,7 +340,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32) -> Image.Ima
     except FileNotFoundError as error:
         raise DataError(f"picture {label} does not exist") from error
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        reason = "not a picture of a known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        reason = "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
         raise DataError(f"picture {label} cannot be read: {reason}; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF") from error
 
 

@@ -7,7 +7,7 @@ the public baseline, so that its checkpoints load (see `weights.import_checkpoin
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -28,11 +28,13 @@ __all__ = [
     "NeuralCompressor",
     "PerturbationGenerator",
     "build",
+    "channels_last",
     "parameters",
 ]
 
 # CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+Network = TypeVar("Network", bound=nn.Module)
 MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
 
 
@@ -74,7 +76,15 @@ def _densenet121(num_classes: int) -> nn.Module:
 
 
 def _mobilenet_v2(num_classes: int) -> nn.Module:
-    settings = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 3, 2], [6, 64, 4, 2], [6, 96, 3, 1], [6, 160, 3, 2], [6, 320, 1, 1]]
+    settings = [
+        [1, 16, 1, 1],
+        [6, 24, 2, 1],
+        [6, 32, 3, 2],
+        [6, 64, 4, 2],
+        [6, 96, 3, 1],
+        [6, 160, 3, 2],
+        [6, 320, 1, 1],
+    ]
     network = vision.mobilenet_v2(num_classes=num_classes, inverted_residual_setting=settings)
     network.features[0][0].stride = (1, 1)
     return network  # type: ignore[no-any-return]
@@ -126,6 +136,9 @@ class Classifier(nn.Module):
         self.network = CLASSIFIERS[name](num_classes)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+    std: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, N x K."""
@@ -234,6 +247,9 @@ class PerturbationGenerator(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
+    mean: Tensor
+    std: Tensor
+
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
         """Return the protected images, in [0, 1], of the shape of `images`."""
         check_images(images)
@@ -263,6 +279,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     def __init__(self, N: int = 128, M: int = 192) -> None:
         super().__init__(N, M)
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
+        """Load weights with their integer tables, whose sizes follow from training; CompressAI resizes only empty ones."""
+        bottleneck = self.entropy_bottleneck
+        for table in ("_quantized_cdf", "_offset", "_cdf_length"):
+            setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
+        return super().load_state_dict(state_dict, strict=strict)
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Return `x_hat` (not clamped) and `likelihoods["y"]`; quantisation is noise in training mode."""
@@ -302,6 +325,11 @@ def build(kind: str, **spec: Any) -> nn.Module:
         raise UsageError(f"a {kind} cannot be built from {spec}: {error}") from error
 
 
+def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
+    """Move a network to a device (None: where it is) in the memory layout in which convolutions run fastest."""
+    return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
 def parameters(module: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
@@ -321,4 +349,3 @@ def _pad(images: Tensor) -> Tensor:
         return images
     reflective = bottom < images.shape[-2] and right < images.shape[-1]
     return F.pad(images, (0, right, 0, bottom), mode="reflect" if reflective else "replicate")
-

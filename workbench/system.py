@@ -7,8 +7,8 @@
         ^                                                                        |
         +------------------------------- scores <--------------------------------+
 
-The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, PNG goes straight to the
-cloud, and there is no first hop. `Edge.protect` is the only door through which anything leaves the trusted domain.
+The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, PNG goes straight to
+the cloud, and there is no first hop. `Edge.protect` is the only door through which anything leaves the trusted domain.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .codecs import Codec, Jpeg, Png
+from .codecs import Codec, Jpeg, Png, codec
 from .data import load_pictures, to_float
-from .models import Classifier, PerturbationGenerator, check_images
+from .errors import WeightsError
+from .models import Classifier, PerturbationGenerator, channels_last, check_images
+from .weights import Pair, load_pair
 
-__all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System"]
+__all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
 
 # The nine components of Figure 4. In one process nothing crosses a network: those two stay unmeasured (None).
 COMPONENTS = (
@@ -40,6 +43,15 @@ COMPONENTS = (
     "cloud_other",
 )
 NETWORKS = ("network_client_edge", "network_edge_cloud")
+
+
+def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
+    """Build a codec by name for a pair: the neural one from its compressor, `size` (H, W) of the images; others from `options`."""
+    if name != "neural":
+        return codec(name, **options)
+    if pair.compressor is None:
+        raise WeightsError(f"pair {pair.name} was loaded without its compressor: load it with compressor=True")
+    return codec(name, compressor=pair.compressor, identity=pair.manifests["compressor"].sha256, size=size, **options)
 
 
 class Stopwatch:
@@ -81,7 +93,7 @@ class Edge:
 
     def __init__(self, generator: PerturbationGenerator, codec: Codec, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.generator = generator.eval().to(self.device, memory_format=torch.channels_last)
+        self.generator = channels_last(generator.eval(), self.device)
         self.codec = codec
 
     def receive(self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None) -> Tensor:
@@ -111,7 +123,7 @@ class Cloud:
 
     def __init__(self, codec: Codec, classifier: Classifier, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
-        self.classifier = classifier.eval().to(self.device, memory_format=torch.channels_last)
+        self.classifier = channels_last(classifier.eval(), self.device)
         self.codec = codec
 
     def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
@@ -162,14 +174,25 @@ class System:
         device: str | torch.device = "cpu",
     ) -> System:
         """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud."""
-        if hasattr(codec, "compressor"):
-            codec.compressor.to(device)
+        codec = codec.to(device)
         return cls(client or Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
 
     @classmethod
-    def baseline(
-        cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu"
+    def load(
+        cls,
+        family: str,
+        target: str = "resnet18",
+        auxiliary: str = "vgg13_bn",
+        codec: str = "neural",
+        device: str | torch.device = "cpu",
+        **options: Any,
     ) -> System:
+        """Join PMC² from the weights of a pair, found by name; `options` go to the codec. Raises WeightsError."""
+        pair = load_pair(family, target, auxiliary, compressor=codec == "neural")
+        return cls.in_process(pair.generator, codec_for(pair, codec, **options), pair.target, device=device)
+
+    @classmethod
+    def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:
         """Join the baseline PP: generator on the phone, PNG straight to the cloud, no edge."""
         codec = Png()
         return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
@@ -185,4 +208,3 @@ class System:
             images = self.edge.receive(files, clock=clock)
         payload = self.edge.protect(images, strength, clock)
         return Recognition(self.cloud.recognise(payload, clock), s1, len(payload), clock.milliseconds)
-

@@ -29,6 +29,7 @@ from .storage import data_root, replacing, write_json
 
 __all__ = [
     "Manifest",
+    "Pair",
     "classifier_name",
     "compressor_name",
     "find",
@@ -36,6 +37,7 @@ __all__ = [
     "import_checkpoint",
     "listing",
     "load",
+    "load_pair",
     "save",
 ]
 
@@ -46,9 +48,9 @@ FORMAT = 1
 class Manifest:
     """What is known of one set of weights.
 
-    `name` and `family` (of the data set) say where it lies; `kind` and `spec` build the network; `depends` maps the role of each
-    network it was trained against to that one's SHA-256; `training` holds preset and options, `metrics` what was reached on the
-    validation split, `complete` whether training ran to its end.
+    `name` and `family` (of the data set) say where it lies; `kind` and `spec` build the network; `depends` maps the role of
+    each network it was trained against to that one's SHA-256; `training` holds preset and options, `metrics` what was reached
+    on the validation split, `complete` whether training ran to its end.
     """
 
     name: str
@@ -85,7 +87,9 @@ def compressor_name(target: str, auxiliary: str, variant: str = "", generator_va
 
 def _variant(variant: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", variant):
-        raise UsageError(f"variant {variant!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two")
+        raise UsageError(
+            f"variant {variant!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
+        )
     return variant
 
 
@@ -153,10 +157,65 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
         raise WeightsError(f"weights {name!r} are those of a {manifest.kind}, not of a {kind}")
     blob = _read(path.with_name(manifest.file))
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
-        raise WeightsError(f"{path.with_name(manifest.file)} does not have the SHA-256 of its manifest; delete both and train or copy again")
+        raise WeightsError(
+            f"{path.with_name(manifest.file)} does not have the SHA-256 of its manifest; delete both and train or copy again"
+        )
     module = models.build(manifest.kind, **manifest.spec)
     load_state(module, safetensors.torch.load(blob), f"weights {name!r}")
     return module.eval().requires_grad_(False), manifest
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The networks of one target and auxiliary that belong together, frozen, with their manifests by role."""
+
+    target: models.Classifier
+    auxiliary: models.Classifier
+    generator: models.PerturbationGenerator
+    compressor: models.NeuralCompressor | None
+    manifests: dict[str, Manifest]
+
+    @property
+    def name(self) -> str:
+        """The pair's name, `target-X-auxiliary`."""
+        return f"{self.target.name}-X-{self.auxiliary.name}"
+
+    def sha256(self) -> dict[str, str]:
+        """Return the hash of each network's weights by role."""
+        return {role: manifest.sha256 for role, manifest in self.manifests.items()}
+
+
+def load_pair(
+    family: str,
+    target: str,
+    auxiliary: str,
+    *,
+    compressor: bool = True,
+    variant: str = "",
+    compressor_variant: str = "",
+) -> Pair:
+    """Load a pair's networks and check that each was trained against the others as they are now.
+
+    Raises WeightsError for what is missing, corrupted or was made for other weights.
+    """
+    wanted = {
+        "target": (classifier_name(target), "classifier"),
+        "auxiliary": (classifier_name(auxiliary), "classifier"),
+        "generator": (generator_name(target, auxiliary, variant), "generator"),
+    }
+    if compressor:
+        wanted["compressor"] = (compressor_name(target, auxiliary, compressor_variant, variant), "compressor")
+    loaded: dict[str, Any] = {}
+    manifests: dict[str, Manifest] = {}
+    for role, (name, kind) in wanted.items():
+        loaded[role], manifests[role] = load(name, family, kind)
+        for other, sha in manifests[role].depends.items():
+            if sha != manifests[other].sha256:
+                raise WeightsError(
+                    f"weights {name!r} were trained with a {other} ({sha[:8]}) that has been replaced by another "
+                    f"({manifests[other].sha256[:8]}): train {name!r} again"
+                )
+    return Pair(**{"compressor": None, **loaded}, manifests=manifests)
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
@@ -172,7 +231,9 @@ def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
         if key not in state or key not in own:
             raise WeightsError(f"{label}: tensor {key!r} is {'missing' if key not in state else 'not part of the network'}")
         if key not in tables and own[key].shape != state[key].shape:
-            raise WeightsError(f"{label}: tensor {key!r} is {tuple(state[key].shape)}, the network needs {tuple(own[key].shape)}")
+            raise WeightsError(
+                f"{label}: tensor {key!r} is {tuple(state[key].shape)}, the network needs {tuple(own[key].shape)}"
+            )
     _core(module).load_state_dict(state)
 
 
@@ -194,7 +255,9 @@ def _read_manifest(path: Path) -> Manifest:
         fields = json.loads(_read(path))
         manifest = Manifest(**fields)
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is not a manifest of this workbench ({error}); delete it and train or copy these weights again") from error
+        raise WeightsError(
+            f"{path} is not a manifest of this workbench ({error}); delete it and train or copy these weights again"
+        ) from error
     if manifest.format != FORMAT:
         raise WeightsError(f"{path} has manifest format {manifest.format}, this workbench reads {FORMAT}")
     if Path(manifest.file).name != manifest.file or not manifest.file.endswith(".safetensors"):
@@ -237,7 +300,9 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
         return [_save_imported(classifier, classifier_name(classifier.name), family, path)]
     target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
     if not (target and auxiliary):
-        raise WeightsError(f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary")
+        raise WeightsError(
+            f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary"
+        )
     saved = []
     depends = {}
     for role, name, prefix in (("target", target, "model_A."), ("auxiliary", auxiliary, "model_B.")):
@@ -291,9 +356,7 @@ def _recognise(state: dict[str, Tensor], path: Path) -> models.Classifier:
     raise WeightsError(f"{path} fits none of {', '.join(models.CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")
 
 
-def _save_imported(
-    module: nn.Module, name: str, family: str, path: Path, depends: dict[str, str] | None = None
-) -> Manifest:
+def _save_imported(module: nn.Module, name: str, family: str, path: Path, depends: dict[str, str] | None = None) -> Manifest:
     kind, spec = describe(module)
     origin = {"imported_from": path.name, "imported_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     return save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))

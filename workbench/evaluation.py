@@ -1,0 +1,304 @@
+"""How good it is: one pair measured on one data set, as rows of the papers' tables, each figure with its origin.
+
+What all rows share (the clients' JPEGs, the protected images) is computed once. A result is one JSON object: values with n and
+confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from . import metrics
+from .codecs import Codec, Jpeg, Png
+from .data import Dataset, to_float
+from .errors import UsageError
+from .models import Classifier, channels_last
+from .system import Client, Cloud, Edge
+from .weights import Pair
+
+__all__ = ["PAPER", "Evaluation", "provenance"]
+
+# The papers' own figures on CIFAR-10's 5,000 test images, to stand beside ours and never among them. Accuracies in percent.
+PAPER: dict[str, Any] = {
+    "source": "PMC² (NOSSDAV '25), CIFAR-10, 5,000 test images",
+    "table1": {
+        "regular PNG": {"bytes": 2662.60, "accuracy": 94.24},
+        "regular JPEG": {"bytes": 724.44, "accuracy": 90.28},
+        "perturbed PNG": {"bytes": 2690.56, "accuracy": 91.44},
+        "perturbed JPEG": {"bytes": 1818.77, "accuracy": 90.40},
+    },
+    "table2": {
+        "vgg13_bn-X-resnet18": 91.52,
+        "resnet18-X-vgg13_bn": 91.62,
+        "densenet121-X-resnet18": 91.38,
+        "googlenet-X-resnet18": 91.22,
+    },
+    "table3": {
+        "vgg13_bn": {
+            "png": (1642.45, 2691.38, 90.30),
+            "jpeg": (1854.95, 1848.42, 90.22),
+            "neural": (1642.45, 8.16, 90.40),
+        },
+        "resnet18": {
+            "png": (1509.06, 2544.70, 90.22),
+            "jpeg": (1509.06, 1861.48, 90.24),
+            "neural": (1509.06, 8.12, 90.20),
+        },
+        "densenet121": {
+            "png": (1572.23, 2794.40, 90.48),
+            "jpeg": (1642.45, 2042.20, 90.38),
+            "neural": (1572.23, 8.29, 90.42),
+        },
+        "googlenet": {
+            "png": (1572.23, 2796.73, 90.00),
+            "jpeg": (1726.20, 1891.50, 90.32),
+            "neural": (1726.20, 8.00, 90.42),
+        },
+    },
+    "subsampling": {"4:4:4": {"bytes": 2057, "accuracy": 91.17}, "4:2:0": {"bytes": 1212, "accuracy": 11.50}},
+}
+
+
+class Evaluation:
+    """A pair on the test images of a data set.
+
+    `limit` takes the first images only; `client` is the phone (JPEG quality 90, 4:4:4 unless given); images pass in batches of
+    `batch`, which is also the number that shares one payload.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        dataset: Dataset,
+        *,
+        limit: int | None = None,
+        client: Client | None = None,
+        batch: int = 256,
+        device: str = "cpu",
+        progress: bool = False,
+    ) -> None:
+        if limit is not None and limit < 1:
+            raise UsageError(f"limit must be at least 1 image, got {limit}")
+        if pair.target.num_classes != len(dataset.classes):
+            raise UsageError(
+                f"the weights tell {pair.target.num_classes} classes apart, {dataset.title} has {len(dataset.classes)}"
+            )
+        self.pair, self.dataset, self.batch, self.device = pair, dataset, batch, torch.device(device)
+        self.client, self.progress = client or Client(), progress
+        split = dataset.test.head(limit)
+        self.images, self.labels = to_float(split.images), split.labels
+        for classifier in (pair.target, pair.auxiliary):
+            channels_last(classifier, self.device)
+
+    # --- what every row shares ---------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _captured(self) -> tuple[list[int], Tensor]:
+        """S1 of each image in bytes, and the images as the edge received them."""
+        files = self.client.capture(self.images)
+        return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
+
+    @functools.cached_property
+    def _protected(self) -> Tensor:
+        edge = Edge(self.pair.generator, Png(), self.device)
+        received = self._captured[1]
+        return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches("perturbing")])
+
+    def protected(self, strength: float = 1.0) -> Tensor:
+        """Return the test images as protected by the edge, N x 3 x H x W on the CPU."""
+        if not 0.0 <= strength <= 1.0:
+            raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
+        return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
+
+    def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
+        """Return a classifier's accuracy on images that correspond to the test images."""
+        scores = []
+        with torch.inference_mode():
+            for rows in self._batches(f"classifying with {classifier.name}"):
+                batch = images[rows].to(self.device, memory_format=torch.channels_last)
+                scores.append(classifier(batch).cpu())
+        return metrics.accuracy(torch.cat(scores), self.labels)
+
+    @functools.cached_property
+    def original_accuracy(self) -> dict[str, metrics.Estimate]:
+        """Accuracy of target and auxiliary on the originals, before any JPEG."""
+        return {
+            "target": self.accuracy(self.pair.target, self.images),
+            "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
+        }
+
+    def _batches(self, what: str) -> Iterator[slice]:
+        starts = range(0, len(self.labels), self.batch)
+        for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not self.progress, file=sys.stderr):
+            yield slice(start, start + self.batch)
+
+    # --- rows --------------------------------------------------------------------------------------------------------------
+
+    def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
+        """Return each image's share of its payload in bytes, header included, and the images as decoded at the cloud."""
+        codec = codec.to(self.device)
+        cloud = Cloud(codec, self.pair.target, self.device)
+        sizes: list[float] = []
+        decoded = []
+        for rows in self._batches(f"sending as {codec.name}"):
+            payload = codec.encode(images[rows].to(self.device))
+            each = codec.sizes(payload)
+            header = (len(payload) - sum(each)) / len(each)
+            sizes += [size + header for size in each]
+            decoded.append(cloud.decode(payload).cpu())
+        return sizes, torch.cat(decoded)
+
+    def result(self, codec: Codec, strength: float = 1.0) -> dict[str, Any]:
+        """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
+
+        `target_accuracy` and `auxiliary_accuracy` are those at the cloud, on decoded images; `protected_accuracy` is the
+        target's on what the edge hands to the codec; `ssim` compares the protected image with the one the client holds.
+        """
+        s1, _ = self._captured
+        protected = self.protected(strength)
+        s2, decoded = self.transmit(protected, codec)
+        with torch.inference_mode():
+            similarity = metrics.ssim(self.images, protected)
+            inverted = metrics.ssim(self.images, 1 - protected)
+            noise = metrics.psnr(self.images, protected)
+            coding = metrics.psnr(protected, decoded).clamp(max=100)
+        figures = {
+            "original_accuracy": self.original_accuracy["target"],
+            "protected_accuracy": self.accuracy(self.pair.target, protected),
+            "target_accuracy": self.accuracy(self.pair.target, decoded),
+            "auxiliary_accuracy": self.accuracy(self.pair.auxiliary, decoded),
+            "auxiliary_protected_accuracy": self.accuracy(self.pair.auxiliary, protected),
+            "auxiliary_original_accuracy": self.original_accuracy["auxiliary"],
+            "ssim": metrics.mean(similarity),
+            "abs_ssim": metrics.mean(similarity.abs()),
+            "inverted_ssim": metrics.mean(inverted),
+            "psnr": metrics.mean(noise.clamp(max=100)),
+            "reconstruction_psnr": metrics.mean(coding),
+            "s1_bytes": metrics.mean(s1),
+            "s2_bytes": metrics.mean(s2),
+        }
+        return {
+            "n": len(self.labels),
+            **{key: value.as_dict() for key, value in figures.items()},
+            "codec": describe(codec),
+            "client": describe(self.client.jpeg),
+            "strength": strength,
+            "batch": self.batch,
+            **self.origin(),
+        }
+
+    def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
+        """Return the rows of Table 1: regular and perturbed images, as PNG and as JPEG; the target's accuracy on them."""
+        rows = []
+        for kind, images in (("regular", self.images), ("perturbed", self.protected())):
+            for codec in (Png(), jpeg):
+                sizes, decoded = self.transmit(images, codec)
+                accuracy = self.accuracy(self.pair.target, decoded)
+                rows.append({"row": f"{kind} {codec.name.upper()}", "bytes": metrics.mean(sizes), "accuracy": accuracy})
+        return rows
+
+    def table2(self) -> dict[str, metrics.Estimate]:
+        """Return the row of Table 2: target and auxiliary on originals and on protected images, SSIM and its variants."""
+        protected = self.protected()
+        with torch.inference_mode():
+            similarity = metrics.ssim(self.images, protected)
+            inverted = metrics.ssim(self.images, 1 - protected)
+        return {
+            "original": self.original_accuracy["target"],
+            "auxiliary_original": self.original_accuracy["auxiliary"],
+            "target": self.accuracy(self.pair.target, protected),
+            "auxiliary": self.accuracy(self.pair.auxiliary, protected),
+            "ssim": metrics.mean(similarity),
+            "abs_ssim": metrics.mean(similarity.abs()),
+            "inverted_ssim": metrics.mean(inverted),
+        }
+
+    def curve(self, points: list[Any], codec: Callable[[Any], Codec], strength: Callable[[Any], float]) -> list[dict[str, Any]]:
+        """Measure accuracy, SSIM and bytes along a parameter: `codec` and `strength` say what each point stands for."""
+        rows = []
+        for point in points:
+            protected = self.protected(strength(point))
+            sizes, decoded = self.transmit(protected, codec(point))
+            with torch.inference_mode():
+                similarity = metrics.ssim(self.images, protected)
+            rows.append(
+                {
+                    "point": point,
+                    "target": self.accuracy(self.pair.target, decoded),
+                    "auxiliary": self.accuracy(self.pair.auxiliary, decoded),
+                    "ssim": metrics.mean(similarity),
+                    "bytes": metrics.mean(sizes),
+                }
+            )
+        return rows
+
+    def origin(self) -> dict[str, Any]:
+        """Return what a figure must carry: data, seed, weights, device, versions, commit."""
+        manifests = self.pair.manifests
+        return {
+            "dataset": self.dataset.title,
+            "target": self.pair.target.name,
+            "auxiliary": self.pair.auxiliary.name,
+            "weights": self.pair.sha256(),
+            "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
+            "trained_on": {role: manifest.data for role, manifest in manifests.items()},
+            "seed": manifests["generator"].seed,
+            **provenance(self.device),
+        }
+
+
+def describe(codec: Codec) -> str:
+    """Name a codec with its options: `jpeg q89 4:4:4`."""
+    match codec:
+        case Jpeg():
+            return f"jpeg q{codec.quality} {codec.subsampling}"
+        case _ if getattr(codec, "lossless", None):
+            return f"{codec.name} lossless"
+        case _ if hasattr(codec, "quality"):
+            return f"{codec.name} q{codec.quality}"
+    return codec.name
+
+
+def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
+    """Return the device, the library versions and the commit that a figure was made with."""
+    kind = torch.device(device).type
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    packages = ("torch", "torchvision", "compressai", "pillow")
+    return {
+        "device": f"{kind} ({name})",
+        "versions": {
+            "python": platform.python_version(),
+            **{each: importlib.metadata.version(each) for each in packages},
+        },
+        "commit": _commit(),
+    }
+
+
+@functools.cache
+def _commit() -> str | None:
+    """Return the checkout's commit, `+` appended where files differ from it; None outside a checkout."""
+    command = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+",
+        "--exclude=*",
+    ]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

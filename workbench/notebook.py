@@ -1,0 +1,184 @@
+"""What a notebook needs and what it leaves behind: parameters checked, weights found or trained, results and figures kept.
+
+A notebook opens with one `Notebook(...)` after its parameters cell. Everything it keeps is written at once to
+`<output>/<name>.json` and `<output>/figures/`, so that an interrupted notebook leaves what it had.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import data, training, weights
+from .errors import UsageError, unknown
+from .evaluation import Evaluation
+from .metrics import Estimate
+from .storage import data_root, replacing, write_json
+
+__all__ = ["Notebook", "plain"]
+
+FORMAT = 1
+_TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
+
+
+class Notebook:
+    """The notebook `name`, run with `parameters` (all that its parameters cell declares).
+
+    Raises UsageError for a parameter that papermill injected and the notebook does not have, and for one of another type.
+    Results go to `output_dir`; where that is empty, beside the executed notebook (papermill's working directory), or under
+    `data/runs/interactive` in JupyterLab.
+    """
+
+    def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
+        check_parameters({**parameters, "output_dir": output_dir})
+        self.name, self.parameters = name, parameters
+        self.output = Path(output_dir).expanduser() if output_dir else default_output()
+        self._kept: dict[str, Any] = {
+            "format": FORMAT,
+            "notebook": name,
+            "parameters": parameters,
+            "results": [],
+            "tables": [],
+            "figures": [],
+        }
+        from . import plots
+
+        plots.use_style()
+        self._write()
+
+    def dataset(self) -> data.Dataset:
+        """Return the data set that the parameters name."""
+        return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
+
+    def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
+        """Return a pair's networks; what is missing is trained with the preset `quick` first, and said so."""
+        target, auxiliary = target or self.parameters["target"], auxiliary or self.parameters["auxiliary"]
+        if dataset.family == dataset.name or dataset.name == "folder":  # the samples have nothing to train on
+            training.ensure(dataset, target, auxiliary, seed=self.parameters.get("seed", 0), compressor=compressor)
+        return weights.load_pair(dataset.family, target, auxiliary, compressor=compressor)
+
+    def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
+        """Return the evaluation of a pair on the test images, as many as the parameter `limit` says (0: all)."""
+        return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
+
+    def result(self, name: str, values: Any, origin: dict[str, Any]) -> None:
+        """Keep a result with its origin (see `Evaluation.origin`)."""
+        self._kept["results"].append({"name": name, "values": plain(values), **origin})
+        self._write()
+
+    def table(
+        self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "", main: bool = False
+    ) -> Any:
+        """Keep a table and return it for display; `main` marks the one that opens the report."""
+        from IPython.display import HTML
+
+        cells = [[format_cell(cell) for cell in row] for row in rows]
+        self._kept["tables"].append({"title": title, "columns": list(columns), "rows": cells, "note": note, "main": main})
+        self._write()
+        return HTML(  # type: ignore[no-untyped-call]
+            table_html(title, list(columns), cells, note)
+        )
+
+    def figure(self, figure: Any, name: str, caption: str) -> Any:
+        """Keep a matplotlib figure as PNG and SVG with its caption, close it, and return it for display."""
+        import matplotlib.pyplot as plt
+        from IPython.display import HTML
+
+        folder = self.output / "figures"
+        image = b""
+        for kind, dpi in (("svg", 96), ("png", 160)):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format=kind, dpi=dpi)
+            image = buffer.getvalue()
+            with replacing(folder / f"{self.name}-{name}.{kind}") as temporary:
+                temporary.write_bytes(image)
+        width = round(figure.get_figwidth() * 96)
+        plt.close(figure)
+        self._kept["figures"].append({"file": f"figures/{self.name}-{name}", "caption": caption, "width": width})
+        self._write()
+        encoded = base64.b64encode(image).decode()
+        return HTML(  # type: ignore[no-untyped-call]
+            f'<figure style="margin:0;background:#fff;max-width:{width}px"><img style="width:100%" '
+            f'alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{encoded}">'
+            f'<figcaption style="padding:4px 8px 8px;color:#444;font-size:90%">{html.escape(caption)}</figcaption></figure>'
+        )
+
+    def _write(self) -> None:
+        write_json(self.output / f"{self.name}.json", self._kept)
+
+
+def check_parameters(declared: dict[str, Any]) -> None:
+    """Raise UsageError for an injected parameter that is not among `declared`, or whose type is another.
+
+    papermill only warns of unknown parameters; the cell it injects is found among the inputs that this kernel executed.
+    """
+    import ast
+
+    ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if ipython is None:
+        return
+    for source in ipython.user_ns.get("In", []):
+        if not source.startswith("# Parameters\n"):
+            continue
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Assign):
+                for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
+                    if name not in declared and not name.startswith("PAPERMILL_"):
+                        raise unknown("parameter", name, declared)
+    hints = ipython.user_ns.get("__annotations__", {})
+    for name, value in declared.items():
+        hint = str(getattr(hints.get(name), "__name__", hints.get(name))).partition("[")[0]
+        expected = _TYPES.get(hint, object)
+        wrong = not isinstance(value, expected) or (isinstance(value, bool) and hint in ("int", "float"))
+        if wrong:
+            raise UsageError(f"parameter {name!r} must be of type {hint}, got {value!r}")
+
+
+def default_output() -> Path:
+    """Return where results go if nothing is said: JupyterLab names its session; papermill runs where its output goes."""
+    return data_root() / "runs" / "interactive" if "JPY_SESSION_NAME" in os.environ else Path.cwd()
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON knows it: estimates as objects, tuples as lists, numpy and torch numbers as numbers."""
+    if isinstance(value, Estimate):
+        return value.as_dict()
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if hasattr(value, "item") else value
+
+
+def format_cell(value: Any) -> str:
+    """Format a table's cell: proportions are given as `Estimate` and shown in percent, bytes as numbers."""
+    if isinstance(value, Estimate):
+        return f"{100 * value.value:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def table_html(title: str, columns: list[str], rows: list[list[str]], note: str) -> str:
+    """Return a table as HTML that is legible on light and dark."""
+    cell = "padding:4px 12px;text-align:{};white-space:nowrap"
+    head = "".join(
+        f'<th style="{cell.format("left" if not i else "right")};border-bottom:1px solid currentColor">{html.escape(name)}</th>'
+        for i, name in enumerate(columns)
+    )
+    body = "".join(
+        "<tr>"
+        + "".join(f'<td style="{cell.format("left" if not i else "right")}">{html.escape(c)}</td>' for i, c in enumerate(row))
+        + "</tr>"
+        for row in rows
+    )
+    foot = f'<div style="opacity:.75;font-size:90%;padding:4px 12px">{html.escape(note)}</div>' if note else ""
+    return (
+        f'<div style="overflow-x:auto"><div style="font-weight:600;padding:4px 12px">{html.escape(title)}</div>'
+        f'<table style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table>{foot}</div>"
+    )

@@ -1,0 +1,156 @@
+"""The figures: one visual language for notebooks, report and papers. Colours are Okabe and Ito's, safe for the colour-blind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .data import to_uint8
+from .metrics import Estimate
+
+__all__ = ["accuracy_bytes", "gallery", "heatmap", "residual", "strength_curves", "training_curves", "use_style"]
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for every figure of the workbench."""
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 96,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
+            "legend.frameon": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "pmc2",
+        }
+    )
+
+
+def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
+    """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
+    return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
+
+
+def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
+    """Draw rows of images, each N x 3 x H x W in [0, 1], with its name at the left; `captions` stand above the columns."""
+    n = max(len(images) for images in rows.values())
+    figure, axes = plt.subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
+        for column, axis in enumerate(line):
+            axis.axis("off")
+            if column < len(pixels):
+                axis.imshow(pixels[column], interpolation="nearest")
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    for axis, caption in zip(axes[0], captions, strict=False):
+        axis.set_title(caption)
+    return figure
+
+
+def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size: tuple[float, float] = (10, 3)) -> Figure:
+    """Draw accuracy, SSIM and bytes against perturbation strength, from the rows of `Evaluation.curve`."""
+    figure, (accuracy, ssim, size_axis) = plt.subplots(1, 3, figsize=size)
+    x = [row["point"] for row in rows]
+    _band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
+    _band(accuracy, x, [row["auxiliary"] for row in rows], "auxiliary", ORANGE, 100)
+    accuracy.axhline(100 * chance, color=GREY, lw=1, ls=":", label="chance")
+    accuracy.set(ylabel="accuracy at the cloud (%)", ylim=(0, 102))
+    accuracy.legend(loc="center left")
+    _band(ssim, x, [row["ssim"] for row in rows], "SSIM", GREEN)
+    ssim.axhline(0, color=GREY, lw=1)
+    ssim.set(ylabel="SSIM (original, protected)", ylim=(-0.2, 1.05))
+    _band(size_axis, x, [row["bytes"] for row in rows], "S2", PURPLE)
+    size_axis.set(ylabel="payload to the cloud (bytes/image)", ylim=(0, None))
+    for axis in (accuracy, ssim, size_axis):
+        axis.set(xlabel="perturbation strength", xlim=(0, 1))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def accuracy_bytes(
+    curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
+) -> Figure:
+    """Draw accuracy over bytes for codecs whose quality varies, with single `points` beside; bytes on a log scale."""
+    figure, (quality, rate) = plt.subplots(1, 2, figsize=(10, 3.4))
+    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
+        _band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
+        ordered = sorted(rows, key=lambda row: row["bytes"].value)
+        _band(rate, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+    for colour, (name, row) in zip((GREY, "#000000"), (points or {}).items(), strict=False):
+        y: Estimate = row["target"]
+        bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
+        rate.errorbar([row["bytes"].value], [100 * y.value], yerr=bars, fmt="D", color=colour, capsize=3, label=name)
+    quality.set(xlabel="JPEG quality", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
+    rate.set(
+        xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log"
+    )
+    quality.legend(loc="lower right")
+    rate.legend(loc="lower right")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
+    """Draw the target x auxiliary grid of accuracies; pairs that were not run stay blank."""
+    grid = np.full((len(targets), len(auxiliaries)), np.nan)
+    for (target, auxiliary), value in values.items():
+        grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value
+    figure, axis = plt.subplots(figsize=(2.2 + 0.95 * len(auxiliaries), 1.4 + 0.45 * len(targets)))
+    shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axis.grid(False)
+    axis.set_xticks(range(len(auxiliaries)), auxiliaries, rotation=30, ha="right")
+    axis.set_yticks(range(len(targets)), targets)
+    axis.set(xlabel="auxiliary", ylabel="target")
+    for (row, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 55 else "white")
+    figure.colorbar(shown, label="accuracy (%)")
+    axis.set_title(title)
+    return figure
+
+
+def training_curves(histories: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Draw validation accuracy and the other figures of each training against its steps, one column a network."""
+    figure, axes = plt.subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        steps = [entry["step"] for entry in history]
+        top, bottom = axes[0, column], axes[1, column]
+        for key, label, colour in (("accuracy", "target", BLUE), ("auxiliary", "auxiliary", ORANGE)):
+            if history and key in history[0]["validation"]:
+                top.plot(steps, [100 * entry["validation"][key] for entry in history], color=colour, marker=".", label=label)
+        top.set(title=name, ylim=(0, 102))
+        if len(top.get_lines()) > 1:
+            top.legend(loc="center right")
+        key, label, colour = next(
+            each
+            for each in (("bits", "bits an image", PURPLE), ("ssim", "SSIM", GREEN), ("loss", "loss", GREY))
+            if not history or each[0] in history[0]["validation"]
+        )
+        bottom.plot(steps, [entry["validation"].get(key, float("nan")) for entry in history], color=colour, marker=".")
+        bottom.set(xlabel="step", ylabel=label)
+        if key == "bits":
+            bottom.set_yscale("log")
+    axes[0, 0].set_ylabel("validation accuracy (%)")
+    return figure
+
+
+def _band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colour: str, factor: float = 1.0) -> None:
+    axis.plot(x, [factor * e.value for e in estimates], color=colour, marker=".", label=label)
+    axis.fill_between(
+        x, [factor * e.low for e in estimates], [factor * e.high for e in estimates], color=colour, alpha=0.18, lw=0
+    )

@@ -1,0 +1,341 @@
+"""Batches of notebooks: executed in parallel by papermill, each in a process of its own; results collected; the report written.
+
+::
+
+    data/runs/<time>/  batch.json            what was asked for
+                       <name>.ipynb          each notebook as executed, its results in <name>.json, its state in
+                       <name>.status.json figures/              every figure as PNG and SVG
+                       summary.json          one object for each result
+                       report.html           one self-contained page
+
+A batch runs on any `concurrent.futures.Executor`: this machine's threads, each waiting for the process of its notebook, or a
+cluster's workers (`dask_executor`), which must see the same files. What is done is not done twice: `resume`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import platform
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .errors import RunError, StorageError, UsageError, unknown
+from .storage import data_root, write_json, write_text
+
+__all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
+
+NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth")
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """One notebook to execute: where it lies, where its output goes, its parameters, its threads."""
+
+    notebook: str
+    output_dir: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+
+    @property
+    def name(self) -> str:
+        """The notebook's name without its suffix."""
+        return Path(self.notebook).stem
+
+    @property
+    def status_file(self) -> Path:
+        """Where the notebook's state is kept."""
+        return Path(self.output_dir) / f"{self.name}.status.json"
+
+
+def notebooks_folder() -> Path:
+    """Return the checkout's `notebooks/`; RunError where the package is installed without them."""
+    folder = Path(__file__).resolve().parent.parent / "notebooks"
+    if not folder.is_dir():
+        raise RunError(f"no notebooks at {folder}: run from a checkout of the repository")
+    return folder
+
+
+def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], threads: int = 1) -> list[Task]:
+    """Return the tasks of a batch; parameters that a notebook does not declare are left out of its own, unknown ones raise.
+
+    A parameter must be declared by at least one of the notebooks, and survive JSON unchanged.
+    """
+    import papermill
+
+    folder = notebooks_folder()
+    declared: dict[str, set[str]] = {}
+    for name in names:
+        path = folder / f"{name}.ipynb"
+        if not path.is_file():
+            raise unknown("notebook", name, (each.stem for each in folder.glob("*.ipynb")))
+        declared[name] = set(papermill.inspect_notebook(str(path)))
+    for key, value in parameters.items():
+        if not any(key in each for each in declared.values()):
+            raise unknown("parameter", key, set().union(*declared.values()))
+        if json.loads(json.dumps(value)) != value:
+            raise UsageError(f"parameter {key!r} must be a plain JSON value, got {value!r}")
+    return [
+        Task(
+            str(folder / f"{name}.ipynb"),
+            str(directory),
+            {key: value for key, value in parameters.items() if key in declared[name]} | {"output_dir": str(directory)},
+            threads,
+        )
+        for name in names
+    ]
+
+
+# --- one notebook ----------------------------------------------------------------------------------------------------------
+
+_running: set[subprocess.Popen[str]] = set()
+_running_lock = threading.Lock()
+
+
+def execute(task: Task) -> dict[str, Any]:
+    """Execute a notebook in a process of its own and return its status: `done` or `failed`, seconds, the error.
+
+    Never raises for what the notebook does; the status is also left beside the executed notebook.
+    """
+    start = time.monotonic()
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(task.threads),
+        "MPLBACKEND": "Agg",
+        "WORKBENCH_DATA": str(data_root()),
+        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    }
+    environment.pop("JPY_SESSION_NAME", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench.runs"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    with _running_lock:
+        _running.add(process)
+    try:
+        out, err = process.communicate(json.dumps(asdict(task)))
+    finally:
+        with _running_lock:
+            _running.discard(process)
+    lines = out.strip().splitlines()
+    try:
+        status: dict[str, Any] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        last = "\n".join(err.strip().splitlines()[-20:])
+        status = {"status": "failed", "error": f"the notebook's process ended with {process.returncode}", "traceback": last}
+    status |= {"notebook": task.name, "parameters": task.parameters, "seconds": round(time.monotonic() - start, 1)}
+    write_json(task.status_file, status)
+    return status
+
+
+def stop_running() -> None:
+    """End the processes of all notebooks that are being executed; their kernels end with them."""
+    with _running_lock:
+        for process in _running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+
+
+def _execute_here(task: Task) -> dict[str, Any]:
+    """Execute a notebook in this process: what `python -m workbench.runs` does with the task on its standard input."""
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    output = Path(task.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    config = Config()
+    if os.name == "posix":  # parallel kernels race for TCP ports; sockets in the runtime folder have names of their own
+        config.KernelManager.transport = "ipc"
+    try:
+        papermill.execute_notebook(
+            task.notebook,
+            str(output / f"{task.name}.ipynb"),
+            parameters=task.parameters,
+            progress_bar=False,
+            cwd=str(output),
+            config=config,
+        )
+    except PapermillExecutionError as error:
+        trace = _ANSI.sub("", "\n".join(error.traceback))
+        return {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}
+    return {"status": "done"}
+
+
+# --- a batch ---------------------------------------------------------------------------------------------------------------
+
+
+def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
+    """Execute tasks and return their statuses in order; one that fails does not stop the others.
+
+    `resume` skips those that are done already with the same parameters. Without an executor this machine's cores are shared
+    between the notebooks. Ctrl-C stops what runs and raises; what was done stays done.
+    """
+    statuses: dict[str, dict[str, Any]] = {}
+    if resume:
+        for task in tasks:
+            previous = _read_status(task.status_file)
+            if previous and previous["status"] == "done" and previous.get("parameters") == task.parameters:
+                statuses[task.name] = previous
+    pending = [task for task in tasks if task.name not in statuses]
+    own = executor is None
+    pool = executor or ThreadPoolExecutor(max_workers=max(1, min(len(pending), cores())))
+    bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
+    futures: dict[Future[dict[str, Any]], Task] = {}
+    try:
+        futures = {pool.submit(execute, task): task for task in pending}
+        for future in as_completed(futures):
+            task = futures[future]
+            try:
+                statuses[task.name] = future.result()
+            except StorageError:
+                raise
+            except Exception as error:  # a lost worker: whatever the executor raises
+                failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
+                statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
+            state = statuses[task.name]
+            bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
+            bar.update()
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        stop_running()
+        raise
+    finally:
+        bar.close()
+        if own:
+            pool.shutdown()
+    return [statuses[task.name] for task in tasks]
+
+
+def _read_status(path: Path) -> dict[str, Any] | None:
+    with contextlib.suppress(OSError, ValueError):
+        status = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(status, dict) and "status" in status:
+            return status
+    return None
+
+
+@contextlib.contextmanager
+def dask_executor(scheduler: str) -> Iterator[Executor]:
+    """Give an Executor on a Dask cluster by its scheduler's address (`tcp://host:8786`). Needs the extra `cluster`.
+
+    Raises RunError when the extra is missing or the scheduler does not answer within ten seconds.
+    """
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise RunError("--scheduler needs Dask: pip install 'pmc2-workbench[cluster]'") from error
+    try:
+        client = Client(scheduler, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise RunError(
+            f"no Dask scheduler answers at {scheduler!r} ({error or type(error).__name__}); start one with `dask scheduler`"
+        ) from error
+    with client:
+        yield client.get_executor(pure=False)  # type: ignore[no-untyped-call]
+
+
+# --- a run's folder --------------------------------------------------------------------------------------------------------
+
+
+def new_directory() -> Path:
+    """Make and return `data/runs/<time>`."""
+    runs = data_root() / "runs"
+    stem = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
+    for attempt in range(100):
+        path = runs / (stem if not attempt else f"{stem}.{attempt}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise StorageError(
+                f"cannot make {path}: {error.strerror}; set WORKBENCH_DATA to a folder that can be written"
+            ) from error
+        return path
+    raise StorageError(f"too many runs at {stem} in {runs}")
+
+
+def point_latest(directory: Path) -> None:
+    """Let `data/runs/latest` point at a run."""
+    link = directory.parent / "latest"
+    aside = directory.parent / f".latest.{os.getpid()}"
+    try:
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(directory.name)
+        aside.replace(link)
+    except OSError as error:
+        raise StorageError(f"cannot point {link} at {directory}: {error.strerror}; remove what lies there") from error
+
+
+def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str, Any]) -> Path:
+    """Write `summary.json` and `report.html` from what the notebooks of a run left; return the report's path."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    notebooks = []
+    for status in statuses:
+        kept = read_json(directory / f"{status['notebook']}.json")
+        figures = [{**figure, "data": _embed(directory / f"{figure['file']}.png")} for figure in kept.get("figures", [])]
+        notebooks.append({**kept, **status, "figures": figures, "name": status["notebook"]})
+    results = [{"notebook": each["name"], **result} for each in notebooks for result in each.get("results", [])]
+    write_json(directory / "summary.json", {"about": about, "results": results})
+    environment = Environment(
+        loader=PackageLoader("workbench", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    page = environment.get_template("report.html").render(
+        about=about, notebooks=notebooks, machine=platform.node() or "this machine"
+    )
+    write_text(directory / "report.html", page)
+    return directory / "report.html"
+
+
+def main_table(directory: Path) -> dict[str, Any]:
+    """Return the table that a notebook of the run marked as its main one; a table of that shape saying so where none did."""
+    for path in sorted(directory.glob("*.json")):
+        for table in read_json(path).get("tables", []):
+            if table.get("main"):
+                return dict(table)
+    return {"title": "", "columns": ["no main table"], "rows": [], "note": "the notebook that makes it did not run or failed"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file, empty where there is none that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _embed(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode() if path.is_file() else ""
+
+
+if __name__ == "__main__":
+    print(json.dumps(_execute_here(Task(**json.load(sys.stdin)))))

@@ -1,0 +1,27 @@
+"""How the networks come to be: classifiers, generators, compressors; deterministic by seed, resumable, one progress bar.
+
+::
+
+    objectives   what is learnt: the losses
+    loop         how: `fit`, its checkpoints, its schedule
+    recipes      with which settings: the presets, the three trainings, `ensure`
+"""
+
+from .loop import Outcome, Settings, fit
+from .objectives import CompressorLoss, GeneratorLoss, Objective
+from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_generator
+
+__all__ = [
+    "LOSSES",
+    "PRESETS",
+    "CompressorLoss",
+    "GeneratorLoss",
+    "Objective",
+    "Outcome",
+    "Settings",
+    "ensure",
+    "fit",
+    "train_classifier",
+    "train_compressor",
+    "train_generator",
+]

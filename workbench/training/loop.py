@@ -1,0 +1,305 @@
+"""How it is learnt: one loop for every objective; deterministic by seed, resumable after a kill at any moment.
+
+Every random choice follows from (seed, step) alone, so that a run resumed from a checkpoint walks the path it would have
+walked.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data import Split, to_float
+from ..errors import UsageError, unknown
+from ..models import channels_last
+from ..storage import replacing
+from .objectives import Objective
+
+__all__ = ["Outcome", "Settings", "batches", "crop_and_flip", "fit", "seed_step", "steps"]
+
+CHECKPOINT_EVERY_S = 30.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast one network is trained.
+
+    `epochs` over the training split, but no more than `max_images` images in all (None: no bound); linear warm-up over the
+    share `warmup` of the steps, then cosine to zero; `validation_images` bounds the split that chooses the best checkpoint.
+    """
+
+    epochs: int
+    batch: int
+    learning_rate: float
+    weight_decay: float
+    optimizer: str = "adamw"
+    warmup: float = 0.3
+    max_images: int | None = None
+    validation_images: int | None = None
+    clip: float | None = None  # of the gradient's norm
+    width: int = 32  # of the U-Net
+
+
+@dataclass
+class Outcome:
+    """What `fit` leaves: the figures of the best checkpoint, the curves, and whether training ran to its end."""
+
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    complete: bool = False
+    seconds: float = 0.0
+
+
+def fit(
+    objective: Objective,
+    train: Split,
+    validation: Split,
+    settings: Settings,
+    *,
+    label: str,
+    checkpoint: Path,
+    identity: dict[str, Any],
+    seed: int = 0,
+    augment: Callable[[Tensor], Tensor] | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> Outcome:
+    """Train `objective.network` in place and leave it as it was at its best validation loss.
+
+    A checkpoint is written every half minute, at every interrupt, and found again if its `identity` (settings, seed, data) is
+    the same. Ctrl-C ends the training early: the best checkpoint so far is kept and `complete` is False. One bar shows loss,
+    figures and time left. `on_epoch` sees the growing history. Several `devices` split each batch between them.
+    """
+    fabric = _fabric(device, devices)
+    total = steps(len(train), settings)
+    torch.manual_seed(seed_step(seed, -1))
+    channels_last(objective)
+    module, optimizer = fabric.setup(objective, _optimizer(objective, settings))
+    run = _Run(fabric, objective, optimizer, checkpoint, {**identity, "seed": seed, "settings": asdict(settings)})
+    step = run.resume()
+    outcome, per_epoch = run.outcome, math.ceil(len(train) / settings.batch)
+    images, labels = train.images.to(fabric.device), train.labels.to(fabric.device)
+    validation = validation.head(settings.validation_images)
+    bar = tqdm(
+        total=total,
+        initial=step,
+        desc=label,
+        unit="step",
+        disable=fabric.global_rank != 0,
+        dynamic_ncols=True,
+        file=sys.stderr,
+    )
+    started = saved = time.monotonic()
+    spent = outcome.seconds
+    running: dict[str, float] = {}
+    try:
+        while step < total:
+            rows = _rows(len(train), settings.batch, step, seed).to(fabric.device)[fabric.global_rank :: fabric.world_size]
+            torch.manual_seed(seed_step(seed, step * fabric.world_size + fabric.global_rank))
+            batch = to_float(images[rows])
+            batch = batch if augment is None else augment(batch)
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * group["scale"] * _schedule(step / total, settings.warmup)
+            module.train()
+            loss, figures = module(batch.contiguous(memory_format=torch.channels_last), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            fabric.backward(loss)
+            if settings.clip is not None:
+                fabric.clip_gradients(module, optimizer, max_norm=settings.clip)
+            optimizer.step()
+            if step % 10 == 0:
+                running = {"loss": loss.item(), **{key: value.item() for key, value in figures.items()}}
+                bar.set_postfix({key: f"{value:.3g}" for key, value in running.items()}, refresh=False)
+            step += 1
+            bar.update()
+            outcome.seconds = spent + time.monotonic() - started
+            if step == total or step % per_epoch == 0:
+                run.validate(module, validation, settings, step, running)
+                if on_epoch is not None:
+                    on_epoch(outcome.history)
+            if step < total and time.monotonic() - saved > CHECKPOINT_EVERY_S:
+                run.save(step)
+                saved = time.monotonic()
+        outcome.complete = True
+    except KeyboardInterrupt:
+        if run.best is None:
+            run.validate(module, validation, settings, step, running)
+        run.save(step)
+        tqdm.write(
+            f"{label}: stopped at step {step} of {total}; the best so far is kept, the same command goes on from here",
+            sys.stderr,
+        )
+    finally:
+        bar.close()
+    run.restore_best()
+    return outcome
+
+
+class _Run:
+    """One training's state on disk and in memory: what to resume from, what was best."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        path: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.fabric, self.objective, self.optimizer, self.path = fabric, objective, optimizer, path
+        self.identity = json.dumps(identity, sort_keys=True)
+        self.best: dict[str, Tensor] | None = None
+        self.best_loss = math.inf
+        self.outcome = Outcome()
+
+    def resume(self) -> int:
+        """Load the checkpoint if there is one of this very training; return the step to go on from."""
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
+            if state["identity"] != self.identity:
+                tqdm.write(f"{self.path.name}: a checkpoint of other settings lies there; starting anew", sys.stderr)
+                return 0
+        except Exception as error:  # torch raises whatever its zip and pickle readers raise
+            tqdm.write(f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting anew", sys.stderr)
+            return 0
+        self.objective.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.best, self.best_loss = state["best"], state["best_loss"]
+        self.outcome = Outcome(**json.loads(state["outcome"]))
+        return int(state["step"])
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint, all or nothing."""
+        if self.fabric.global_rank == 0:
+            state = {
+                "identity": self.identity,
+                "step": step,
+                "network": self.objective.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "best_loss": self.best_loss,
+                "outcome": json.dumps(asdict(self.outcome)),
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            with replacing(self.path) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+        self.fabric.barrier()
+
+    def validate(self, module: nn.Module, split: Split, settings: Settings, step: int, running: dict[str, float]) -> None:
+        """Measure the loss on the validation split, remember the network where it is the lowest so far."""
+        self.objective.before_validation()
+        module.eval()
+        sums: dict[str, float] = {}
+        with torch.no_grad():
+            for images, labels in batches(split, settings.batch, self.fabric.device):
+                loss, figures = self.objective(images, labels)
+                for key, value in {"loss": loss, **figures}.items():
+                    sums[key] = sums.get(key, 0.0) + value.item() * len(labels)
+        means = {key: value / len(split) for key, value in sums.items()}
+        self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
+        if means["loss"] < self.best_loss or self.best is None:
+            self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
+            self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Leave the network as it was at its best."""
+        if self.best is not None:
+            self.objective.network.load_state_dict(self.best)
+        self.objective.network.eval()
+
+
+def _fabric(device: str, devices: int) -> Fabric:
+    accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(device)
+    if accelerator is None:
+        raise unknown("device", device, ("auto", "cpu", "cuda"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+    cuda = torch.cuda.is_available() and device != "cpu"
+    if cuda and devices > torch.cuda.device_count():
+        raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
+    strategy = "ddp" if devices > 1 else "auto"
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision="bf16-mixed" if cuda else "32-true")
+    if devices > 1:
+        fabric.launch()
+    return fabric
+
+
+def _optimizer(objective: Objective, settings: Settings) -> torch.optim.Optimizer:
+    groups = objective.groups()
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, settings.learning_rate, momentum=0.9, nesterov=True, weight_decay=settings.weight_decay, fused=True
+        )
+    return torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
+
+
+def steps(n: int, settings: Settings) -> int:
+    """Return the number of steps that a training on `n` images takes."""
+    full = settings.epochs * math.ceil(n / settings.batch)
+    return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))
+
+
+def _rows(n: int, batch: int, step: int, seed: int) -> Tensor:
+    """Return the rows of the training split that make up a step: an epoch is one permutation of all."""
+    per_epoch = math.ceil(n / batch)
+    epoch, position = divmod(step, per_epoch)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_step(seed, -2 - epoch)))
+    return order[position * batch : (position + 1) * batch]
+
+
+def _schedule(progress: float, warmup: float) -> float:
+    """Linear from 0 to 1 over the share `warmup`, then cosine to 0."""
+    if progress < warmup:
+        return max(progress, 1e-3) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+
+
+def seed_step(seed: int, step: int) -> int:
+    """Spread (seed, step) over 63 bits, so that neighbouring steps share nothing (SplitMix64's finaliser)."""
+    z = (seed * 0x9E3779B97F4A7C15 + (step + 3) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
+    z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
+    return (z ^ z >> 31) >> 1
+
+
+def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a split's images in [0, 1] and labels in order, `batch` at a time, on a device."""
+    for start in range(0, len(split), batch):
+        images = to_float(split.images[start : start + batch].to(device))
+        yield images.contiguous(memory_format=torch.channels_last), split.labels[start : start + batch].to(device)
+
+
+def crop_and_flip(mirror: bool, padding: int = 4) -> Callable[[Tensor], Tensor]:
+    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip where labels survive one."""
+
+    def augment(images: Tensor) -> Tensor:
+        n, _, height, width = images.shape
+        device = images.device
+        padded = F.pad(images, (padding,) * 4)
+        top, left = torch.randint(2 * padding + 1, (2, n, 1, 1, 1), device=device)
+        columns = torch.arange(width, device=device).expand(n, 1, 1, width)
+        if mirror:
+            flip = torch.rand(n, 1, 1, 1, device=device) < 0.5
+            columns = torch.where(flip, width - 1 - columns, columns)
+        rows = torch.arange(height, device=device).view(1, 1, height, 1)
+        channels = torch.arange(3, device=device).view(1, 3, 1, 1)
+        return padded[torch.arange(n, device=device).view(n, 1, 1, 1), channels, top + rows, left + columns]
+
+    return augment

@@ -1,0 +1,227 @@
+"""The three trainings with their presets, and `ensure`, which trains what a pair lacks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .. import weights
+from ..data import Dataset, Split, to_uint8
+from ..errors import unknown
+from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
+from ..storage import data_root
+from ..weights import Manifest
+from .loop import Settings, batches, crop_and_flip, fit, seed_step, steps
+from .objectives import (
+    ClassifierObjective,
+    CompressorLoss,
+    CompressorObjective,
+    GeneratorLoss,
+    GeneratorObjective,
+    Objective,
+)
+
+__all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator"]
+
+# `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
+# give the compressor's. `quick`: minutes on 2 cores; a U-Net of half width.
+PRESETS: dict[str, dict[str, Settings]] = {
+    "quick": {
+        "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=80_000, validation_images=1000),
+        "generator": Settings(10, 64, 3e-3, 5e-4, max_images=60_000, validation_images=1000, width=16),
+        "compressor": Settings(12, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=60_000, validation_images=1000),
+    },
+    "paper": {
+        "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
+        "generator": Settings(100, 256, 5e-3, 5e-4),
+        "compressor": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+    },
+}
+LOSSES = {  # what each preset means where the caller does not say
+    "quick": (GeneratorLoss("bounded", "absolute", 1.0), CompressorLoss("rate-accuracy")),
+    "paper": (GeneratorLoss(), CompressorLoss()),
+}
+
+
+def train_classifier(dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, **run: Any) -> Manifest:
+    """Train a classifier on a data set and keep it under its name."""
+    settings = _preset(preset, "classifier")
+    torch.manual_seed(seed_step(seed, -1))
+    objective = ClassifierObjective(Classifier(weights.classifier_name(name), len(dataset.classes)))
+    return _train(objective, dataset, name, preset, settings, seed, {}, {}, **run)
+
+
+def train_generator(
+    dataset: Dataset,
+    target: str,
+    auxiliary: str,
+    preset: str = "quick",
+    seed: int = 0,
+    loss: GeneratorLoss | None = None,
+    variant: str = "",
+    **run: Any,
+) -> Manifest:
+    """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`."""
+    settings, loss = _preset(preset, "generator"), loss or LOSSES[preset][0]
+    if preset == "paper" and (target, auxiliary) == ("googlenet", "vgg13_bn"):
+        settings = replace(settings, learning_rate=1e-3)  # PP's public code: the one pair that needs it
+    name = weights.generator_name(target, auxiliary, variant)
+    (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
+    torch.manual_seed(seed_step(seed, -1))
+    objective = GeneratorObjective(PerturbationGenerator(settings.width), target_model, auxiliary_model, loss)
+    depends = {"target": first.sha256, "auxiliary": second.sha256}
+    return _train(objective, dataset, name, preset, settings, seed, asdict(loss), depends, **run)
+
+
+def train_compressor(
+    dataset: Dataset,
+    target: str,
+    auxiliary: str,
+    preset: str = "quick",
+    seed: int = 0,
+    loss: CompressorLoss | None = None,
+    variant: str = "",
+    generator_variant: str = "",
+    **run: Any,
+) -> Manifest:
+    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`."""
+    settings, loss = _preset(preset, "compressor"), loss or LOSSES[preset][1]
+    name = weights.compressor_name(target, auxiliary, variant, generator_variant)
+    target_model, first = _classifier(dataset, target)
+    generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
+    torch.manual_seed(seed_step(seed, -1))
+    objective = CompressorObjective(NeuralCompressor(), target_model, loss)
+    depends = {"target": first.sha256, "generator": second.sha256}
+    limit = steps(len(dataset.train), settings) * settings.batch
+    protected = replace(
+        dataset,
+        _read=lambda split: _protect(
+            generator, getattr(dataset, split).head(limit if split == "train" else settings.validation_images)
+        ),
+    )
+    return _train(objective, protected, name, preset, settings, seed, asdict(loss), depends, augment=False, **run)
+
+
+def _train(
+    objective: Objective,
+    dataset: Dataset,
+    name: str,
+    preset: str,
+    settings: Settings,
+    seed: int,
+    loss: dict[str, Any],
+    depends: dict[str, str],
+    *,
+    augment: bool = True,
+    device: str = "auto",
+    devices: int = 1,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+) -> Manifest:
+    kind, spec = weights.describe(objective.network)
+    checkpoint = data_root() / "runs" / "checkpoints" / dataset.family / f"{name}.pt"
+    outcome = fit(
+        objective,
+        dataset.train,
+        dataset.validation,
+        settings,
+        label=f"{kind} {name}",
+        checkpoint=checkpoint,
+        identity={
+            "name": name,
+            "data": dataset.title,
+            "n": len(dataset.train),
+            "loss": loss,
+            "depends": depends,
+            "spec": spec,
+        },
+        seed=seed,
+        augment=crop_and_flip(dataset.mirror) if augment else None,
+        device=device,
+        devices=devices,
+        on_epoch=on_epoch,
+    )
+    training = {
+        "preset": preset,
+        **asdict(settings),
+        "loss": loss,
+        "images": len(dataset.train),
+        "validation_images": min(len(dataset.validation), settings.validation_images or len(dataset.validation)),
+        "seconds": round(outcome.seconds, 1),
+        "device": "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu",
+        "torch": torch.__version__,
+        "history": outcome.history,
+    }
+    manifest = Manifest(
+        name, dataset.family, kind, spec, dataset.title, seed, training, outcome.best, depends, outcome.complete
+    )
+    manifest = weights.save(objective.network, manifest)
+    if outcome.complete:
+        checkpoint.unlink(missing_ok=True)
+    return manifest
+
+
+def _preset(preset: str, kind: str) -> Settings:
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    return PRESETS[preset][kind]
+
+
+def _classifier(dataset: Dataset, name: str) -> tuple[Classifier, Manifest]:
+    module, manifest = weights.load(weights.classifier_name(name), dataset.family, "classifier")
+    assert isinstance(module, Classifier)
+    return channels_last(module), manifest
+
+
+def _protect(generator: nn.Module, split: Split) -> Split:
+    """Return a split protected once and for all, in 8 bits: the generator is frozen, its images need not be made twice."""
+    with torch.inference_mode():
+        parts = [to_uint8(generator(images)) for images, _ in batches(split, 256, torch.device("cpu"))]
+    return Split(torch.cat(parts).contiguous(), split.labels)
+
+
+def ensure(
+    dataset: Dataset,
+    target: str,
+    auxiliary: str,
+    *,
+    preset: str = "quick",
+    seed: int = 0,
+    compressor: bool = True,
+    generator_loss: GeneratorLoss | None = None,
+    compressor_loss: CompressorLoss | None = None,
+    **run: Any,
+) -> list[Manifest]:
+    """Return the manifests of a pair's classifiers, generator and compressor, training only what is missing or was interrupted.
+
+    What exists is taken as it is, whatever its preset; weights that were trained against others than those present are trained
+    again. Says on standard error what it trains.
+    """
+    plan: list[tuple[str, Callable[[], Manifest]]] = [
+        (name, partial(train_classifier, dataset, name, preset, seed, **run)) for name in dict.fromkeys((target, auxiliary))
+    ]
+    pair = (dataset, target, auxiliary, preset, seed)
+    plan.append((weights.generator_name(target, auxiliary), partial(train_generator, *pair, loss=generator_loss, **run)))
+    if compressor:
+        plan.append((weights.compressor_name(target, auxiliary), partial(train_compressor, *pair, loss=compressor_loss, **run)))
+    present: dict[str, Manifest] = {}
+    for name, train in plan:
+        found = weights.find(name, dataset.family)
+        fresh = (
+            found is not None
+            and found.complete
+            and all(sha in {manifest.sha256 for manifest in present.values()} for sha in found.depends.values())
+        )
+        if found is None or not fresh:
+            tqdm.write(f"no usable weights {name!r} for {dataset.title}: training them with preset {preset!r}", sys.stderr)
+            found = train()
+            if not found.complete:
+                raise KeyboardInterrupt
+        present[name] = found
+    return list(present.values())
