@@ -157,7 +157,8 @@ def import_weights(options: argparse.Namespace) -> int:
 
     for manifest in weights.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
         print(
-            f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  {weights.roots()[0] / manifest.family / manifest.file}"
+            f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  "
+            f"{weights.roots()[0] / manifest.family / manifest.file}"
         )
     return 0
 
@@ -377,7 +378,7 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
   workbench evaluate --dataset samples --codec png --strength 0.5""",
     )
     common(made)
-    made.add_argument("--codec", default="neural", help="neural, png, jpeg or webp (default: neural)")
+    made.add_argument("--codec", default="neural", choices=("neural", "png", "jpeg", "webp"), help="default: neural")
     made.add_argument("--quality", type=int, metavar="Q", help="of jpeg (1 to 95) or webp (1 to 100)")
     made.add_argument("--subsampling", metavar="S", help="of jpeg: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4)")
     made.add_argument(

@@ -46,7 +46,7 @@ NETWORKS = ("network_client_edge", "network_edge_cloud")
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
-    """Build a codec by name for a pair: the neural one from its compressor, `size` (H, W) of the images; others from `options`."""
+    """Build a codec by name for a pair: the neural one from its compressor and the images' `size` (H, W)."""
     if name != "neural":
         return codec(name, **options)
     if pair.compressor is None:

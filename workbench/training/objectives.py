@@ -137,28 +137,39 @@ class GeneratorObjective(Objective):
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + cross-entropy of the frozen target; images are already protected."""
+    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects."""
 
-    def __init__(self, compressor: NeuralCompressor, target: Classifier, loss: CompressorLoss) -> None:
+    def __init__(
+        self, compressor: NeuralCompressor, generator: PerturbationGenerator, target: Classifier, loss: CompressorLoss
+    ) -> None:
         super().__init__()
         self.network = self.compressor = compressor
         self.loss = loss
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
         self.zero = LowerBound(0)
-        self.target = target.requires_grad_(False)
+        self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
+
+    def spread(self, images: Tensor) -> None:
+        """Scale the last layer of g_a so that latents of `images` have unit variance: as initialised all round to zero."""
+        layer = self.compressor.g_a[-1]
+        with torch.no_grad():
+            deviation = self.compressor.g_a(self.generator.eval()(images)).std()
+            layer.weight.div_(deviation)
+            layer.bias.div_(deviation)
 
     def train(self, mode: bool = True) -> CompressorObjective:
-        """Set the compressor's mode; the classifier's stays."""
+        """Set the compressor's mode; the others' stays."""
         super().train(mode)
+        self.generator.eval()
         self.target.eval()
         return self
 
     def groups(self) -> list[dict[str, Any]]:
-        """Let the entropy model learn ten times faster: its rate falls last. Its quantiles are solved, not learnt."""
+        """Let the entropy model learn twenty times faster: its rate falls last. Its quantiles are solved, not learnt."""
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
-        return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 10.0}]
+        return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self) -> None:
         """Solve the quantiles for the learnt distributions and make the integer tables from them."""
@@ -167,6 +178,8 @@ class CompressorObjective(Objective):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
         task = self.loss.kind == "rate-accuracy"
+        with torch.no_grad():
+            images = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, likelihoods = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)

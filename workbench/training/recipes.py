@@ -9,16 +9,15 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
 from .. import weights
-from ..data import Dataset, Split, to_uint8
+from ..data import Dataset, to_float
 from ..errors import unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
 from ..storage import data_root
 from ..weights import Manifest
-from .loop import Settings, batches, crop_and_flip, fit, seed_step, steps
+from .loop import Settings, crop_and_flip, fit, seed_step
 from .objectives import (
     ClassifierObjective,
     CompressorLoss,
@@ -34,9 +33,9 @@ __all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor"
 # give the compressor's. `quick`: minutes on 2 cores; a U-Net of half width.
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
-        "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=80_000, validation_images=1000),
-        "generator": Settings(10, 64, 3e-3, 5e-4, max_images=60_000, validation_images=1000, width=16),
-        "compressor": Settings(12, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=60_000, validation_images=1000),
+        "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000),
+        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=40_000, validation_images=1000, width=16),
+        "compressor": Settings(10, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=30_000, validation_images=1000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -96,17 +95,12 @@ def train_compressor(
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
     generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
+    assert isinstance(generator, PerturbationGenerator)
     torch.manual_seed(seed_step(seed, -1))
-    objective = CompressorObjective(NeuralCompressor(), target_model, loss)
+    objective = CompressorObjective(NeuralCompressor(), channels_last(generator), target_model, loss)
+    objective.spread(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "generator": second.sha256}
-    limit = steps(len(dataset.train), settings) * settings.batch
-    protected = replace(
-        dataset,
-        _read=lambda split: _protect(
-            generator, getattr(dataset, split).head(limit if split == "train" else settings.validation_images)
-        ),
-    )
-    return _train(objective, protected, name, preset, settings, seed, asdict(loss), depends, augment=False, **run)
+    return _train(objective, dataset, name, preset, settings, seed, asdict(loss), depends, **run)
 
 
 def _train(
@@ -119,7 +113,6 @@ def _train(
     loss: dict[str, Any],
     depends: dict[str, str],
     *,
-    augment: bool = True,
     device: str = "auto",
     devices: int = 1,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
@@ -142,7 +135,7 @@ def _train(
             "spec": spec,
         },
         seed=seed,
-        augment=crop_and_flip(dataset.mirror) if augment else None,
+        augment=crop_and_flip(dataset.mirror),
         device=device,
         devices=devices,
         on_epoch=on_epoch,
@@ -177,13 +170,6 @@ def _classifier(dataset: Dataset, name: str) -> tuple[Classifier, Manifest]:
     module, manifest = weights.load(weights.classifier_name(name), dataset.family, "classifier")
     assert isinstance(module, Classifier)
     return channels_last(module), manifest
-
-
-def _protect(generator: nn.Module, split: Split) -> Split:
-    """Return a split protected once and for all, in 8 bits: the generator is frozen, its images need not be made twice."""
-    with torch.inference_mode():
-        parts = [to_uint8(generator(images)) for images, _ in batches(split, 256, torch.device("cpu"))]
-    return Split(torch.cat(parts).contiguous(), split.labels)
 
 
 def ensure(

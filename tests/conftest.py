@@ -1,0 +1,94 @@
+"""What the tests share: a data folder of their own, tiny networks under real names, the JPEG copy of CIFAR-10 where it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench import weights
+from workbench.data import Dataset, load
+from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.weights import Manifest, Pair
+
+TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with an untrained pair for digits: real architectures of the smallest width, seeded, in real files."""
+    root = tmp_path_factory.mktemp("data")
+    store = root / "runs" / "weights"
+    torch.manual_seed(0)
+    kept: dict[str, Manifest] = {}
+    for role, name in (("target", TARGET), ("auxiliary", AUXILIARY)):
+        module = Classifier(name)
+        # Untrained networks answer nearly the same to every image: spread their logits so that labels differ.
+        list(module.network.modules())[-1].weight.data.mul_(50)
+        kept[role] = weights.save(module, _manifest(name, module), store)
+    generator = PerturbationGenerator(width=4)
+    depends = {role: manifest.sha256 for role, manifest in kept.items()}
+    kept["generator"] = weights.save(generator, _manifest(weights.generator_name(TARGET, AUXILIARY), generator, depends), store)
+    compressor = NeuralCompressor(N=8, M=12)
+    compressor.update(force=True, update_quantiles=True)
+    depends = {"target": kept["target"].sha256, "generator": kept["generator"].sha256}
+    weights.save(compressor, _manifest(weights.compressor_name(TARGET, AUXILIARY), compressor, depends), store)
+    return root
+
+
+def _manifest(name: str, module: torch.nn.Module, depends: dict[str, str] | None = None) -> Manifest:
+    kind, spec = weights.describe(module)
+    training = {"preset": "tiny", "history": []}
+    return Manifest(name, "digits", kind, spec, "untrained", 0, training, {"accuracy": 0.1}, depends or {})
+
+
+@pytest.fixture
+def tiny_data(tiny_root: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The tiny networks' folder as `$WORKBENCH_DATA`, for this test and the processes it starts."""
+    monkeypatch.setenv("WORKBENCH_DATA", str(tiny_root))
+    return tiny_root
+
+
+@pytest.fixture
+def empty_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder as `$WORKBENCH_DATA`."""
+    root = tmp_path / "data"
+    monkeypatch.setenv("WORKBENCH_DATA", str(root))
+    return root
+
+
+@pytest.fixture
+def pair(tiny_data: Path) -> Pair:
+    """The tiny pair, loaded from its files."""
+    return weights.load_pair("digits", TARGET, AUXILIARY)
+
+
+@pytest.fixture(scope="session")
+def digits() -> Dataset:
+    """The embedded data set."""
+    return load("digits")
+
+
+@pytest.fixture(scope="session")
+def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The JPEG copy of CIFAR-10's test set, unpacked; skips where `$WORKBENCH_SHARED` does not name the folder that holds it."""
+    import tarfile
+
+    shared = os.environ.get("WORKBENCH_SHARED", "")
+    archive = Path(shared) / "data" / "cifar10-jpeg.tar.xz"
+    if not shared or not archive.is_file():
+        pytest.skip("the JPEG copy of CIFAR-10 is not here: set WORKBENCH_SHARED to the folder with data/cifar10-jpeg.tar.xz")
+    root = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(archive) as tar:
+        members = [
+            m for m in tar if m.name.removeprefix("./").startswith("test") or m.name.endswith(("/0000.jpg", "/0001.jpg"))
+        ]
+        tar.extractall(root, members, filter="data")
+    yield root
