@@ -358,7 +358,11 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         "--devices", type=_positive, default=1, help="how many GPUs (or processes on a CPU) share each batch; default: 1"
     )
     made.add_argument("--auxiliary-term", choices=("unbounded", "bounded"), help="generator: the paper's, or capped")
-    made.add_argument("--ssim-term", choices=("signed", "absolute"), help="generator: the paper's, or its magnitude")
+    made.add_argument(
+        "--ssim-term",
+        choices=("signed", "absolute"),
+        help="generator: the paper's, or its magnitude",
+    )
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
     made.add_argument(
         "--loss",

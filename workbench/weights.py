@@ -103,10 +103,12 @@ def find(name: str, family: str) -> Manifest | None:
 
     Raises WeightsError for a manifest that cannot be read.
     """
-    for root in roots():
-        if (path := root / family / f"{name}.json").is_file():
-            return _read_manifest(path)
-    return None
+    path = _locate(name, family)
+    return None if path is None else _read_manifest(path)
+
+
+def _locate(name: str, family: str) -> Path | None:
+    return next((path for root in roots() if (path := root / family / f"{name}.json").is_file()), None)
 
 
 def listing() -> Iterator[tuple[Manifest, Path]]:
@@ -144,15 +146,13 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
     Raises WeightsError when there are none by that name, when file and manifest disagree, or when the kind is another.
     """
-    for root in roots():
-        if (path := root / family / f"{name}.json").is_file():
-            manifest = _read_manifest(path)
-            break
-    else:
+    path = _locate(name, family)
+    if path is None:
         raise WeightsError(
             f"no weights {name!r} for data set {family!r} under {roots()[0]} or {roots()[1]}; "
             "train them with `workbench train`, or convert a checkpoint with `workbench import-weights`"
         )
+    manifest = _read_manifest(path)
     if manifest.kind != kind:
         raise WeightsError(f"weights {name!r} are those of a {manifest.kind}, not of a {kind}")
     blob = _read(path.with_name(manifest.file))
@@ -346,11 +346,8 @@ def _recognise(state: dict[str, Tensor], path: Path) -> models.Classifier:
     bias = next((value for key, value in reversed(list(state.items())) if key.endswith("bias")), None)
     classes = len(bias) if bias is not None and bias.ndim == 1 else 10
     for name in models.CLASSIFIERS:
-        with torch.device("meta"):
-            skeleton = models.CLASSIFIERS[name](classes) if not name.startswith("vgg") else None
-        network = skeleton if skeleton is not None else models.CLASSIFIERS[name](classes)
-        if {key: tuple(value.shape) for key, value in network.state_dict().items()} == shapes:
-            classifier = models.Classifier(name, classes)
+        classifier = models.Classifier(name, classes)
+        if {key: tuple(value.shape) for key, value in state_dict(classifier).items()} == shapes:
             load_state(classifier, state, str(path))
             return classifier
     raise WeightsError(f"{path} fits none of {', '.join(models.CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")

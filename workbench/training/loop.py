@@ -93,6 +93,7 @@ def fit(
     step = run.resume()
     outcome, per_epoch = run.outcome, math.ceil(len(train) / settings.batch)
     images, labels = train.images.to(fabric.device), train.labels.to(fabric.device)
+    sample = to_float(images[:1024])
     validation = validation.head(settings.validation_images)
     bar = tqdm(
         total=total,
@@ -115,6 +116,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * group["scale"] * _schedule(step / total, settings.warmup)
             module.train()
+            objective.at(step / total)
             loss, figures = module(batch.contiguous(memory_format=torch.channels_last), labels[rows])
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)
@@ -128,7 +130,7 @@ def fit(
             bar.update()
             outcome.seconds = spent + time.monotonic() - started
             if step == total or step % per_epoch == 0:
-                run.validate(module, validation, settings, step, running)
+                run.validate(module, validation, settings, step, running, sample)
                 if on_epoch is not None:
                     on_epoch(outcome.history)
             if step < total and time.monotonic() - saved > CHECKPOINT_EVERY_S:
@@ -137,7 +139,7 @@ def fit(
         outcome.complete = True
     except KeyboardInterrupt:
         if run.best is None:
-            run.validate(module, validation, settings, step, running)
+            run.validate(module, validation, settings, step, running, sample)
         run.save(step)
         tqdm.write(
             f"{label}: stopped at step {step} of {total}; the best so far is kept, the same command goes on from here",
@@ -202,10 +204,12 @@ class _Run:
                 temporary.write_bytes(buffer.getbuffer())
         self.fabric.barrier()
 
-    def validate(self, module: nn.Module, split: Split, settings: Settings, step: int, running: dict[str, float]) -> None:
+    def validate(
+        self, module: nn.Module, split: Split, settings: Settings, step: int, running: dict[str, float], sample: Tensor
+    ) -> None:
         """Measure the loss on the validation split, remember the network where it is the lowest so far."""
-        self.objective.before_validation()
         module.eval()
+        self.objective.before_validation(sample)
         sums: dict[str, float] = {}
         with torch.no_grad():
             for images, labels in batches(split, settings.batch, self.fabric.device):

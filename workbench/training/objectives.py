@@ -13,6 +13,7 @@ from .. import metrics
 from ..errors import UsageError, unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator
 
+from compressai.entropy_models import EntropyBottleneck  # isort: skip
 from compressai.ops import LowerBound  # isort: skip  (after models, which makes torchvision importable)
 
 __all__ = [
@@ -25,13 +26,17 @@ __all__ = [
 ]
 
 
+SSIM_TERMS = ("signed", "absolute")
+
+
 @dataclass(frozen=True)
 class GeneratorLoss:
     """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x')   (PP, section 4).
 
     `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower bound and fights the target's term;
     `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's, which
-    rewards inverted contrast; `absolute` takes the magnitude.
+    rewards inverted contrast; `absolute` takes the magnitude. Neither hides a picture by itself: a fine checkerboard or
+    opposite colour channels bring SSIM to zero and leave it legible.
     """
 
     auxiliary: str = "unbounded"
@@ -42,8 +47,8 @@ class GeneratorLoss:
     def __post_init__(self) -> None:
         if self.auxiliary not in ("unbounded", "bounded"):
             raise unknown("auxiliary term", self.auxiliary, ("unbounded", "bounded"))
-        if self.ssim not in ("signed", "absolute"):
-            raise unknown("SSIM term", self.ssim, ("signed", "absolute"))
+        if self.ssim not in SSIM_TERMS:
+            raise unknown("SSIM term", self.ssim, SSIM_TERMS)
         if self.ssim_weight < 0:
             raise UsageError(f"the SSIM weight must not be negative, got {self.ssim_weight}")
 
@@ -67,7 +72,7 @@ class CompressorLoss:
             object.__setattr__(self, "weight", DISTORTION_WEIGHTS[self.kind])
 
 
-DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.3}
+DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
 
 
 class Objective(nn.Module):
@@ -79,8 +84,11 @@ class Objective(nn.Module):
         """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
-    def before_validation(self) -> None:
-        """Bring the network into the state in which it will be used."""
+    def at(self, progress: float) -> None:
+        """Learn how far training is, from 0 to 1, before each step."""
+
+    def before_validation(self, images: Tensor) -> None:
+        """Bring the network into the state in which it will be used; `images` are some of the training split."""
 
 
 class ClassifierObjective(Objective):
@@ -136,6 +144,9 @@ class GeneratorObjective(Objective):
         return loss, figures
 
 
+ACTIVE, EASE = 16, 10.0
+
+
 class CompressorObjective(Objective):
     """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects."""
 
@@ -147,15 +158,34 @@ class CompressorObjective(Objective):
         self.loss = loss
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
         self.zero = LowerBound(0)
+        self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
 
-    def spread(self, images: Tensor) -> None:
-        """Scale the last layer of g_a so that latents of `images` have unit variance: as initialised all round to zero."""
+    def initialise(self, images: Tensor) -> None:
+        """Scale the latents of `images`, which as initialised would all round to zero, and fit the entropy model to them.
+
+        `ACTIVE` channels start with a spread of some rounding steps, the others near zero: information then flows, and the rate
+        is low, from the first step on; which channels carry it in the end is learnt.
+        """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
-            deviation = self.compressor.g_a(self.generator.eval()(images)).std()
-            layer.weight.div_(deviation)
-            layer.bias.div_(deviation)
+            deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
+            scale = torch.full_like(deviation, 0.1)
+            scale[:ACTIVE] = 1.5
+            layer.weight.mul_((scale / deviation)[:, None, None, None])
+            layer.bias.zero_()
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images), steps=1000)
+
+    def at(self, progress: float) -> None:
+        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight at 70 % of the steps.
+
+        Under full rate pressure from the start the latents go silent before the decoder has learnt to use them.
+        """
+        self.ease = EASE ** max(0.0, 1 - progress / 0.7) if self.loss.kind == "rate-accuracy" else 1.0
+
+    def _latents(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.compressor.g_a(self.generator(part)) for part in torch.split(images, 256)])
 
     def train(self, mode: bool = True) -> CompressorObjective:
         """Set the compressor's mode; the others' stays."""
@@ -171,9 +201,12 @@ class CompressorObjective(Objective):
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
-    def before_validation(self) -> None:
-        """Solve the quantiles for the learnt distributions and make the integer tables from them."""
-        self.compressor.update(force=True, update_quantiles=True)
+    def before_validation(self, images: Tensor) -> None:
+        """Make the integer tables; where training rounds as the coder will, first fit the entropy model to `images`."""
+        if self.loss.kind == "rate-distortion":
+            self.compressor.update(force=True, update_quantiles=True)
+            return
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
@@ -192,25 +225,58 @@ class CompressorObjective(Objective):
             if task:
                 distortion = F.cross_entropy(logits, labels)
         assert self.loss.weight is not None
-        return bits / images[0, 0].numel() + self.loss.weight * distortion, figures
+        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        return bits / images[0, 0].numel() + weight * distortion, figures
 
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor]:
         """Return x_hat and the likelihoods of y.
 
         CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
-        spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` decodes what
-        will be sent, the rounded latents, with the gradient passed straight through; the rate still sees noise (Minnen and
-        Singh 2020).
+        spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
+        be sent, the rounded latents, for rate and reconstruction, with the gradient passed straight through the rounding.
         """
         if not straight:
             out = self.compressor(images)
             return out["x_hat"], out["likelihoods"]["y"]
-        bottleneck = self.compressor.entropy_bottleneck
         y = self.compressor.g_a(images)
-        _, likelihoods = bottleneck(y)
-        medians = bottleneck.quantiles[:, :, 1:2].detach().reshape(1, -1, 1, 1)
-        y_hat = y + (bottleneck.quantize(y, "dequantize", medians) - y).detach()
-        return self.compressor.g_s(y_hat), likelihoods
+        y_hat = y + (y.round() - y).detach()
+        return self.compressor.g_s(y_hat), _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
+
+
+def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
+    """Return the probability of each symbol (M x n, whole numbers) by its channel's learnt distribution."""
+    likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
+    return likelihoods[:, 0]
+
+
+def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor, steps: int = 300) -> None:
+    """Fit the learnt distributions to latents (N x M x H x W) as they will be sent, rounded, and update the integer tables.
+
+    The histogram of each channel is all that its distribution depends on, so that this takes a second and changes no
+    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in reach keeps a little weight, for
+    images not seen here.
+    """
+    symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
+    reach = int(symbols.abs().max()) + 2
+    values = torch.arange(-reach, reach + 1, device=symbols.device, dtype=torch.float32)
+    counts = torch.stack([(symbols == value).sum(1) for value in values], dim=1).float()  # M x (2 reach + 1)
+    weights = (counts + 0.05 * torch.exp(-values.abs())) / symbols.shape[1]
+    learnt = [parameter for name, parameter in bottleneck.named_parameters() if name != "quantiles"]
+    optimizer = torch.optim.Adam(learnt, 1e-2)
+    grid = values.expand(len(counts), -1)
+    with torch.enable_grad():
+        for _ in range(steps):
+            loss = -(weights * _likelihoods(bottleneck, grid).log2()).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    bottleneck._update_quantiles()
+    with torch.no_grad():
+        bottleneck.quantiles[:, :, 1] = 0
+        bottleneck.quantiles[:, :, 0].clamp_(max=-1)
+        bottleneck.quantiles[:, :, 2].clamp_(min=1)
+    bottleneck.update(force=True)
 
 
 def _clamp(x: Tensor, bound: LowerBound) -> Tensor:

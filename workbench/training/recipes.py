@@ -35,7 +35,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
         "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000),
         "generator": Settings(8, 64, 3e-3, 5e-4, max_images=40_000, validation_images=1000, width=16),
-        "compressor": Settings(10, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=30_000, validation_images=1000),
+        "compressor": Settings(10, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=20_000, validation_images=1000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -98,7 +98,8 @@ def train_compressor(
     assert isinstance(generator, PerturbationGenerator)
     torch.manual_seed(seed_step(seed, -1))
     objective = CompressorObjective(NeuralCompressor(), channels_last(generator), target_model, loss)
-    objective.spread(to_float(dataset.train.images[:256]))
+    if loss.kind == "rate-accuracy":
+        objective.initialise(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "generator": second.sha256}
     return _train(objective, dataset, name, preset, settings, seed, asdict(loss), depends, **run)
 

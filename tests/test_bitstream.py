@@ -1,0 +1,168 @@
+"""The container: what was packed comes out, and nothing else is ever taken for it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from workbench.bitstream import MAX_IMAGES, pack, unpack
+from workbench.errors import PayloadError, UsageError
+
+KEY = b"png"
+BATCHES = {
+    "one image": [b"only one image"],
+    "one empty image": [b""],
+    "one length": [b"abcdefgh", b"ijklmnop", b"qrstuvwx"],
+    "many lengths": [b"a", b"", b"bcd" * 50, b"ef"],
+    "two empty images": [b"", b""],
+}
+
+
+@given(strings=st.lists(st.binary(max_size=300), min_size=1, max_size=40), key=st.binary(max_size=80))
+def test_what_was_packed_comes_out(strings: list[bytes], key: bytes) -> None:
+    assert unpack(pack(strings, key), key) == strings
+
+
+@given(n=st.integers(1, 600), length=st.integers(0, 40), filler=st.randoms(use_true_random=False))
+def test_strings_of_one_length_come_out_and_share_a_header_of_at_most_8_bytes(
+    n: int, length: int, filler: random.Random
+) -> None:
+    strings = [filler.randbytes(length) for _ in range(n)]
+    payload = pack(strings, KEY)
+    assert unpack(payload, KEY) == strings
+    assert len(payload) - n * length <= 8
+
+
+@pytest.mark.parametrize(
+    ("strings", "overhead"),
+    [([b"x" * 8], 5), ([b"x" * 8] * 127, 7), ([b"x" * 8] * 256, 8), ([b"x" * 8, b"y" * 12], 8), ([b"x" * 200, b"y"], 9)],
+)
+def test_the_overhead_is_what_the_layout_says(strings: list[bytes], overhead: int) -> None:
+    assert len(pack(strings, KEY)) == sum(map(len, strings)) + overhead
+
+
+def test_the_same_strings_make_the_same_payload_and_another_key_another() -> None:
+    assert pack(BATCHES["many lengths"], KEY) == pack(list(BATCHES["many lengths"]), KEY)
+    assert pack(BATCHES["many lengths"], KEY) != pack(BATCHES["many lengths"], b"jpeg")
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_truncation_is_refused(batch: str) -> None:
+    payload = pack(BATCHES[batch], KEY)
+    for cut in range(len(payload)):
+        with pytest.raises(PayloadError):
+            unpack(payload[:cut], KEY)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+def test_every_change_of_a_single_byte_is_refused(batch: str) -> None:
+    payload = pack(BATCHES[batch], KEY)
+    for position, original in enumerate(payload):
+        for value in {0, 1, 127, 128, 255, *(original ^ 1 << bit for bit in range(8))} - {original}:
+            damaged = bytearray(payload)
+            damaged[position] = value
+            with pytest.raises(PayloadError):
+                unpack(bytes(damaged), KEY)
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("extra", [b"\0", b"\xff", b"more", b"\0" * 500])
+def test_every_extension_is_refused(batch: str, extra: bytes) -> None:
+    payload = pack(BATCHES[batch], KEY)
+    for extended in (payload + extra, extra + payload):
+        with pytest.raises(PayloadError):
+            unpack(extended, KEY)
+
+
+@given(
+    strings=st.lists(st.binary(max_size=50), min_size=1, max_size=8), one=st.binary(max_size=80), other=st.binary(max_size=80)
+)
+def test_another_key_is_refused(strings: list[bytes], one: bytes, other: bytes) -> None:
+    assume(one != other)
+    with pytest.raises(PayloadError, match="another codec or with other weights"):
+        unpack(pack(strings, one), other)
+
+
+def test_strings_that_changed_places_are_refused() -> None:
+    payload = pack([b"aaaa", b"bbbb"], KEY)
+    with pytest.raises(PayloadError, match="damaged"):
+        unpack(payload[:-8] + b"bbbbaaaa", KEY)
+
+
+def test_random_bytes_are_refused_and_nothing_else_happens() -> None:
+    source = random.Random(0)
+    for number in range(5000):
+        junk = source.randbytes(source.randrange(64))
+        if number % 2:
+            junk = bytes([0x10 | number // 2 % 4]) + junk  # a first byte that a payload may have, and one it may not
+        with pytest.raises(PayloadError):
+            unpack(junk, KEY)
+
+
+@settings(max_examples=300)
+@given(layout=st.sampled_from([0x10, 0x11, 0x12]), rest=st.binary(max_size=40))
+def test_a_true_first_byte_before_random_ones_is_refused(layout: int, rest: bytes) -> None:
+    with pytest.raises(PayloadError):
+        unpack(bytes([layout]) + rest, KEY)
+
+
+@pytest.mark.parametrize(
+    ("payload", "reason"),
+    [
+        (b"", "begins with nothing"),
+        (b"\x20abcdefgh", "not a payload of version 1: it begins with 20"),
+        (b"\x13abcdefgh", "begins with 13"),
+        (b"\x11\x01\x04" + b"x" * 8, "claims 1 images"),
+        (b"\x11\x80\x80\x04\x00" + b"x" * 4, "claims 65536 images"),
+        (b"\x12\xff\xff\x03" + b"\x00" * 100, "ends inside its header"),
+        (b"\x11\x80\x80\x80\x80\x80\x01\x00", "above 2\\^35"),
+        (b"\x11\x02\xff\xff\xff\xff\x7f" + b"x" * 8, "cut short or too long for the 2 images"),
+        (b"\x10abc", "cut short"),
+    ],
+)
+def test_a_refusal_says_what_is_wrong(payload: bytes, reason: str) -> None:
+    with pytest.raises(PayloadError, match=reason):
+        unpack(payload, KEY)
+
+
+def test_a_payload_beyond_256_mib_is_refused_unread() -> None:
+    with pytest.raises(PayloadError, match="larger than 256 MiB"):
+        unpack(bytes((256 << 20) + 1), KEY)
+
+
+def test_a_refusal_names_neither_key_nor_content() -> None:
+    secret = b"e3b0c44298fc1c14"
+    payload = bytearray(pack([b"private picture"], secret))
+    payload[-1] ^= 1
+    with pytest.raises(PayloadError) as caught:
+        unpack(bytes(payload), secret)
+    assert "e3b0" not in str(caught.value)
+    assert "private" not in str(caught.value)
+
+
+# --- numbers of images -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("string", [b"", b"12345678"])
+def test_65535_images_fit(string: bytes) -> None:
+    strings = [string] * MAX_IMAGES
+    payload = pack(strings, KEY)
+    assert unpack(payload, KEY) == strings
+    assert len(payload) == MAX_IMAGES * len(string) + 9
+
+
+def test_65535_images_of_different_lengths_fit() -> None:
+    strings = [b"x" * (index % 3) for index in range(MAX_IMAGES)]
+    assert unpack(pack(strings, KEY), KEY) == strings
+
+
+@pytest.mark.parametrize("n", [0, MAX_IMAGES + 1])
+def test_no_image_and_65536_images_are_refused(n: int) -> None:
+    with pytest.raises(UsageError, match=f"1 to 65535 images, got {n}"):
+        pack([b"x"] * n, KEY)

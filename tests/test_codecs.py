@@ -1,0 +1,342 @@
+"""Every codec under the one contract, and each by what is its own."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from workbench import bitstream
+from workbench.codecs import CODECS, Codec, Jpeg, Neural, Png, WebP, codec
+from workbench.data import load, to_float, to_uint8
+from workbench.errors import PayloadError, UsageError
+from workbench.metrics import psnr
+from workbench.models import NeuralCompressor
+from workbench.system import codec_for
+from workbench.weights import Pair
+
+
+def spread(seed: int) -> NeuralCompressor:
+    """An untrained compressor whose latents spread over many symbols, so that each image has a string of its own."""
+    torch.manual_seed(seed)
+    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    return compressor
+
+
+MAKE: dict[str, Callable[[], Codec]] = {
+    "png": Png,
+    "jpeg 4:4:4": Jpeg,
+    "jpeg 4:2:0": lambda: Jpeg(80, "4:2:0"),
+    "webp lossy": WebP,
+    "webp lossless": lambda: WebP(lossless=True),
+    "neural": lambda: Neural(spread(0), identity="a" * 64),
+}
+LOSSLESS = ("png", "webp lossless")
+BASE = {name: name.split()[0] for name in MAKE}
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Codec]:
+    return {name: make() for name, make in MAKE.items()}
+
+
+@pytest.fixture(params=MAKE)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def coder(name: str, made: dict[str, Codec]) -> Codec:
+    return made[name]
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return to_float(load("samples").test.images[:6])
+
+
+# --- the contract ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+def test_a_batch_comes_back_in_its_shape_between_0_and_1(coder: Codec, images: torch.Tensor, n: int) -> None:
+    payload = coder.encode(images[:n])
+    decoded = coder.decode(payload)
+    assert type(payload) is bytes
+    assert decoded.shape == (n, 3, 32, 32)
+    assert decoded.dtype == torch.float32
+    assert decoded.min() >= 0
+    assert decoded.max() <= 1
+
+
+@pytest.mark.parametrize("lossless", LOSSLESS)
+def test_a_lossless_codec_is_exact_at_8_bits(made: dict[str, Codec], images: torch.Tensor, lossless: str) -> None:
+    coder = made[lossless]
+    assert torch.equal(coder.decode(coder.encode(images)), images)
+    finer = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(to_uint8(coder.decode(coder.encode(finer))), to_uint8(finer))
+
+
+@pytest.mark.parametrize(("lossy", "at_least"), [("jpeg 4:4:4", 30), ("jpeg 4:2:0", 25), ("webp lossy", 27)])
+def test_a_lossy_codec_stays_close(made: dict[str, Codec], images: torch.Tensor, lossy: str, at_least: float) -> None:
+    noise = psnr(images, made[lossy].decode(made[lossy].encode(images)))
+    assert noise.min() > at_least
+    assert noise.isfinite().all()
+
+
+def test_images_keep_their_order(coder: Codec, images: torch.Tensor) -> None:
+    order = [3, 0, 5, 1, 4, 2]
+    decoded = coder.decode(coder.encode(images))
+    assert torch.allclose(coder.decode(coder.encode(images[order])), decoded[order], atol=1e-5)
+    assert not torch.allclose(decoded[0], decoded[1], atol=0.02)
+
+
+def test_encoding_is_deterministic_and_leaves_its_input_alone(coder: Codec, images: torch.Tensor) -> None:
+    given_images = images.clone().requires_grad_()
+    payload = coder.encode(given_images)
+    assert coder.encode(images.contiguous(memory_format=torch.channels_last)) == payload
+    assert torch.equal(given_images, images)
+
+
+def test_sizes_and_the_header_add_up_to_the_payload(coder: Codec, images: torch.Tensor) -> None:
+    for n in (1, 6):
+        payload = coder.encode(images[:n])
+        sizes = coder.sizes(payload)
+        alike = len(set(sizes)) == 1
+        lengths = [] if n == 1 else sizes[:1] if alike else sizes
+        header = 1 + (n > 1) + sum(1 if size < 128 else 2 for size in lengths) + 4
+        assert len(sizes) == n
+        assert len(payload) == sum(sizes) + header
+
+
+WRONG = {
+    "uint8": torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+    "one image": torch.zeros(3, 32, 32),
+    "grey": torch.zeros(2, 1, 32, 32),
+    "channels last": torch.zeros(2, 32, 32, 3),
+    "none": torch.zeros(0, 3, 32, 32),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_are_no_images_is_refused(coder: Codec, wrong: str) -> None:
+    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+        coder.encode(WRONG[wrong])
+
+
+@pytest.mark.parametrize("other", MAKE)
+def test_another_codecs_payload_is_refused(
+    name: str, coder: Codec, other: str, made: dict[str, Codec], images: torch.Tensor
+) -> None:
+    payload = made[other].encode(images[:2])
+    if BASE[other] == BASE[name]:
+        assert coder.decode(payload).shape == (2, 3, 32, 32)  # any decoder of a format reads it, whatever the options
+        return
+    for refuse in (coder.decode, coder.sizes):
+        with pytest.raises(PayloadError, match="another codec"):
+            refuse(payload)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_damaged_payload_is_refused(coder: Codec, images: torch.Tensor, n: int) -> None:
+    payload = coder.encode(images[:n])
+    for position in {0, 1, 4, 6, len(payload) // 2, len(payload) - 1}:
+        damaged = bytearray(payload)
+        damaged[position] ^= 0x10
+        for broken in (bytes(damaged), payload[:position], payload + b"\0"):
+            with pytest.raises(PayloadError):
+                coder.decode(broken)
+
+
+# --- files of images -------------------------------------------------------------------------------------------------------
+
+
+def png_claiming(side: int) -> bytes:
+    """A PNG of a few bytes whose header claims a square of a side."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+
+
+def file(kind: str, side: int = 16, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((side, side), 80).convert("RGB").save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+FORMATS: list[type[Png | Jpeg | WebP]] = [Png, Jpeg, WebP]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("size", [(32, 32), (17, 40), (8, 8), (1, 1)])
+def test_images_of_any_size_pass(kind: type[Png | Jpeg | WebP], size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    coder = kind()
+    assert coder.decode(coder.encode(images)).shape == (2, 3, *size)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_values_outside_0_to_1_are_clamped(kind: type[Png | Jpeg | WebP]) -> None:
+    images = torch.ones(1, 3, 16, 16)
+    images[..., 8:] = 0
+    coder = kind()
+    assert coder.encode(images * 3 - 1) == coder.encode(images)
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_payload_with_the_right_tag_and_wrong_content_is_refused(kind: type[Png | Jpeg | WebP]) -> None:
+    coder = kind()
+    whole = coder.encode_each(torch.rand(1, 3, 16, 16))[0]
+    other = file("PNG" if coder.format != "PNG" else "JPEG")
+    for strings in ([b""], [b"no image"], [whole, whole[: len(whole) // 2]], [other]):
+        with pytest.raises(PayloadError, match=f"holds no whole {coder.format} image"):
+            coder.decode(bitstream.pack(strings, coder.key))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_images_of_two_sizes_in_one_payload_are_refused(kind: type[Png | Jpeg | WebP]) -> None:
+    coder = kind()
+    payload = bitstream.pack([file(coder.format, 16), file(coder.format, 24)], coder.key)
+    with pytest.raises(PayloadError, match="differ in size"):
+        coder.decode(payload)
+
+
+@pytest.mark.parametrize("side", [4097, 10_000, 50_000])
+def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None:
+    with pytest.raises(PayloadError):
+        Png().decode(bitstream.pack([png_claiming(side)], Png().key))
+
+
+def test_a_small_payload_that_claims_more_than_memory_holds_is_refused() -> None:
+    blank = io.BytesIO()
+    Image.new("RGB", (4096, 4096)).save(blank, "PNG")
+    with pytest.raises(PayloadError):
+        Png().decode(bitstream.pack([blank.getvalue(), *[b""] * (bitstream.MAX_IMAGES - 1)], Png().key))
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(changes=st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 255)), min_size=1, max_size=10))
+def test_a_damaged_file_under_a_right_tag_is_decoded_or_refused(
+    kind: type[Png | Jpeg | WebP], changes: list[tuple[int, int]]
+) -> None:
+    coder = kind()
+    damaged = bytearray(DAMAGED[coder.format])
+    for position, value in changes:
+        damaged[position % len(damaged)] = value
+    try:
+        decoded = coder.decode(bitstream.pack([bytes(damaged)], coder.key))
+    except PayloadError:
+        return
+    assert decoded.shape[:2] == (1, 3)
+
+
+DAMAGED = {kind.format: file(kind.format) for kind in FORMATS}
+
+
+def test_jpeg_keeps_full_colour_and_webp_has_its_quality(images: torch.Tensor) -> None:
+    def bytes_of(coder: Codec) -> int:
+        return len(coder.encode(images))
+
+    assert bytes_of(Jpeg(89, "4:2:0")) < bytes_of(Jpeg(89, "4:2:2")) < bytes_of(Jpeg(89, "4:4:4")) < bytes_of(Jpeg(95))
+    assert bytes_of(Jpeg(89)) <= bytes_of(Jpeg(89, optimize=False))
+    assert bytes_of(WebP(10)) < bytes_of(WebP(90))
+    with Image.open(io.BytesIO(Jpeg().encode_each(images[:1])[0])) as picture:
+        assert [layer[1:3] for layer in picture.layer] == [(1, 1)] * 3
+
+
+# --- neural ----------------------------------------------------------------------------------------------------------------
+
+
+def test_neural_strings_are_whole_words_of_4_bytes_at_least_two(made: dict[str, Codec], images: torch.Tensor) -> None:
+    strings = made["neural"].encode_each(images)
+    assert all(len(string) >= 8 and len(string) % 4 == 0 for string in strings)
+    assert len(set(strings)) == len(images)
+
+
+def test_neural_decodes_to_its_compressors_own_rounded_forward(made: dict[str, Codec], images: torch.Tensor) -> None:
+    coder = made["neural"]
+    assert isinstance(coder, Neural)
+    expected = coder.compressor.eval()(images)["x_hat"].clamp(0, 1)
+    assert torch.allclose(coder.decode(coder.encode(images)), expected, atol=1e-4)
+    assert expected.std(0).mean() > 0.01
+
+
+def test_the_pairs_own_compressor_codes_under_the_hash_of_its_weights(pair: Pair, images: torch.Tensor) -> None:
+    coder = codec_for(pair, "neural")
+    assert isinstance(coder, Neural)
+    assert coder.identity == pair.manifests["compressor"].sha256
+    assert torch.allclose(coder.decode(coder.encode(images)), pair.compressor(images)["x_hat"].clamp(0, 1), atol=1e-4)
+
+
+def test_neural_refuses_payloads_of_other_weights_and_of_another_size(images: torch.Tensor) -> None:
+    ours, wide = Neural(spread(0), "ours"), Neural(spread(0), "ours", size=(32, 48))
+    payload = ours.encode(images)
+    for other in (Neural(spread(1), "theirs"), wide):
+        with pytest.raises(PayloadError, match="other weights"):
+            other.decode(payload)
+    assert wide.decode(wide.encode(torch.rand(2, 3, 32, 48))).shape == (2, 3, 32, 48)
+
+
+@pytest.mark.parametrize("string", [b"", b"1234", b"1234567", b"123456789"])
+def test_neural_refuses_strings_that_are_no_whole_words(made: dict[str, Codec], string: bytes) -> None:
+    coder = made["neural"]
+    with pytest.raises(PayloadError, match="no whole number of 4-byte words"):
+        coder.decode(bitstream.pack([b"12345678", string], coder.key))
+
+
+def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Codec]) -> None:
+    with pytest.raises(UsageError, match=r"takes images of \(32, 32\), got \(32, 48\)"):
+        made["neural"].encode(torch.rand(1, 3, 32, 48))
+
+
+def test_neural_needs_entropy_tables() -> None:
+    with pytest.raises(UsageError, match="no entropy tables"):
+        Neural(NeuralCompressor(8, 12), "new")
+
+
+# --- by name ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_registry_names_each_codec_as_it_names_itself() -> None:
+    assert {name: kind.name for name, kind in CODECS.items()} == {name: name for name in ("png", "jpeg", "webp", "neural")}
+    made = codec("jpeg", quality=50, subsampling="4:2:0")
+    assert isinstance(made, Jpeg)
+    assert (made.quality, made.subsampling) == (50, "4:2:0")
+
+
+def test_an_unknown_codec_and_an_unknown_option_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown codec 'jpg': did you mean 'jpeg'"):
+        codec("jpg")
+    with pytest.raises(UsageError, match="codec 'png' does not take quality"):
+        codec("png", quality=9)
+
+
+@pytest.mark.parametrize("quality", [0, 96, -1, 89.5, "89"])
+def test_a_jpeg_quality_out_of_range_is_refused(quality: Any) -> None:
+    with pytest.raises(UsageError, match=f"from 1 to 95, got {quality!r}"):
+        Jpeg(quality)
+
+
+@pytest.mark.parametrize("quality", [0, 101, None])
+def test_a_webp_quality_out_of_range_is_refused(quality: Any) -> None:
+    with pytest.raises(UsageError, match=f"from 1 to 100, got {quality!r}"):
+        WebP(quality)
+
+
+def test_an_unknown_subsampling_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown chroma subsampling '444': did you mean '4:4:4'"):
+        Jpeg(subsampling="444")

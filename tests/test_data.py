@@ -1,0 +1,618 @@
+"""Pictures in: data sets and their splits, a person's own pictures of any kind, and files that are no pictures at all."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import pickle
+import struct
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load, load_pictures, open_picture, to_float, to_uint8
+from workbench.errors import DataError, UsageError
+
+RNG = np.random.default_rng(0)
+NOISE = Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8))
+NOISE_32 = Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8))
+
+
+def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def pixels(data: bytes | str | Path, size: int | None = None) -> np.ndarray:
+    return np.asarray(open_picture(data, size))
+
+
+def shuffled(n: int) -> torch.Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def save_class_folders(root: Path, counts: dict[str, int], level: int = 0) -> None:
+    """One PNG for each image, whose grey level tells them all apart."""
+    levels = itertools.count(level)
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (40, 40), (next(levels),) * 3).save(root / name / f"{index:03d}.png")
+
+
+# --- data sets -------------------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown data set 'digit': did you mean 'digits'"):
+        load("digit")
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_data_folder_that_does_not_exist_is_a_data_error_whatever_the_data_set(name: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="nowhere' does not exist"):
+        load(name, tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(("split", "n"), [("train", 1077), ("validation", 240), ("test", 480)])
+def test_digits_are_uint8_colour_images_with_labels(digits: Dataset, split: str, n: int) -> None:
+    part = getattr(digits, split)
+    assert len(part) == n
+    assert part.images.shape == (n, 3, 32, 32)
+    assert part.images.dtype == torch.uint8
+    assert part.labels.shape == (n,)
+    assert part.labels.dtype == torch.int64
+    assert set(part.labels.tolist()) == set(range(len(digits.classes)))
+    assert torch.equal(part.images[:, 0], part.images[:, 2])
+
+
+def test_digits_splits_are_disjoint_complete_and_in_the_seeded_order(digits: Dataset) -> None:
+    source = load_digits()
+    splits = (digits.train, digits.validation, digits.test)
+    labels = torch.cat([split.labels for split in splits])
+    assert torch.equal(labels, torch.from_numpy(source.target)[shuffled(1797)])
+    images = torch.cat([split.images for split in splits])
+    assert len(images) == 1797
+    assert len(images.flatten(1).unique(dim=0)) == len(np.unique(source.images.reshape(1797, -1), axis=0))
+
+
+def test_digits_show_what_scikit_learn_has(digits: Dataset) -> None:
+    small = torch.from_numpy(load_digits().images).float()[shuffled(1797)[-480:]] / 16
+    shrunk = torch.nn.functional.avg_pool2d(to_float(digits.test.images)[:, 0], 4)
+    assert (shrunk - small).abs().mean() < 0.06 < (shrunk.roll(1, 0) - small).abs().mean() / 3
+
+
+def test_digits_are_the_same_every_time_and_read_once(digits: Dataset) -> None:
+    again = load("digits")
+    assert torch.equal(again.test.images, digits.test.images)
+    assert torch.equal(again.test.labels, digits.test.labels)
+    assert again.test is again.test
+    assert (again.family, again.mirror) == ("digits", False)
+
+
+def test_head_takes_the_first_or_all(digits: Dataset) -> None:
+    assert torch.equal(digits.test.head(7).images, digits.test.images[:7])
+    assert torch.equal(digits.test.head(7).labels, digits.test.labels[:7])
+    assert digits.test.head(None) is digits.test
+    assert len(digits.test.head(10_000)) == 480
+
+
+def packaged(prefix: str) -> list[Path]:
+    import importlib.util
+
+    origin = importlib.util.find_spec("foolbox").origin
+    return sorted(Path(origin).parent.glob(f"data/{prefix}_*"))
+
+
+def test_the_samples_are_the_twenty_pristine_images_with_the_labels_of_their_names() -> None:
+    samples = load("samples")
+    files = packaged("cifar10")
+    assert len(samples.test) == len(files) == 20
+    assert samples.test.labels.tolist() == [int(path.stem.split("_")[2]) for path in files]
+    for image, path in zip(samples.test.images, files, strict=True):
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), np.asarray(Image.open(path).convert("RGB")))
+    assert (samples.classes, samples.family) == (CIFAR10_CLASSES, "cifar10")
+
+
+def test_the_imagenet_samples_are_cut_square_and_named_after_their_classes() -> None:
+    samples = load("samples-imagenet")
+    expected = [f"ImageNet {int(path.stem.split('_')[2])}" for path in packaged("imagenet")]
+    assert samples.test.images.shape == (20, 3, 32, 32)
+    assert [samples.classes[label] for label in samples.test.labels] == expected
+    assert len(samples.classes) == len(set(expected))
+
+
+@pytest.mark.parametrize("name", ["samples", "samples-imagenet"])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_the_samples_have_a_test_split_only(name: str, split: str) -> None:
+    with pytest.raises(DataError, match=f"no {split} split"):
+        getattr(load(name), split)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_of_classes_is_split_into_tenths_that_are_disjoint(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "pets", {"cat": 12, "dog": 8})
+    (tmp_path / "pets" / "cat" / "notes.txt").write_text("no image")
+    (tmp_path / "pets" / ".cache").mkdir()
+    pets = load("folder", tmp_path / "pets")
+    assert (pets.classes, pets.family) == (("cat", "dog"), "pets")
+    levels = [split.images[:, 0, 0, 0].tolist() for split in (pets.train, pets.validation, pets.test)]
+    assert [len(part) for part in levels] == [16, 2, 2]
+    assert [*levels[0], *levels[1], *levels[2]] == shuffled(20).tolist()
+    for split in (pets.train, pets.validation, pets.test):
+        assert torch.equal(split.labels, (split.images[:, 0, 0, 0] >= 12).long())
+
+
+def test_a_folder_with_train_and_test_keeps_them_apart_and_halves_the_test(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "train", {"cat": 3, "dog": 4})
+    save_class_folders(tmp_path / "test", {"cat": 4, "dog": 6}, level=100)
+    pets = load("folder", tmp_path)
+    assert pets.train.images[:, 0, 0, 0].tolist() == list(range(7))
+    assert pets.train.labels.tolist() == [0] * 3 + [1] * 4
+    halves = pets.validation.images[:, 0, 0, 0].tolist(), pets.test.images[:, 0, 0, 0].tolist()
+    assert [len(half) for half in halves] == [5, 5]
+    assert sorted(halves[0] + halves[1]) == list(range(100, 110))
+    assert torch.equal(pets.test.labels, (pets.test.images[:, 0, 0, 0] >= 104).long())
+
+
+def test_a_folder_data_set_needs_a_folder() -> None:
+    with pytest.raises(UsageError, match="needs --data-dir"):
+        load("folder")
+
+
+def test_a_folder_needs_two_classes(tmp_path: Path) -> None:
+    save_class_folders(tmp_path, {"cat": 1})
+    with pytest.raises(DataError, match="holds 1 class folders; at least 2 are needed"):
+        load("folder", tmp_path)
+
+
+def test_a_class_without_images_is_named(tmp_path: Path) -> None:
+    save_class_folders(tmp_path, {"cat": 2, "dog": 0})
+    with pytest.raises(DataError, match=r"no images in .*dog'"):
+        _ = load("folder", tmp_path).test
+
+
+def test_a_broken_picture_among_many_is_named(tmp_path: Path) -> None:
+    save_class_folders(tmp_path, {"cat": 50, "dog": 50})
+    (tmp_path / "dog" / "031.png").write_bytes(encode(NOISE)[:300])
+    with pytest.raises(DataError, match=r"dog/031\.png' cannot be read"):
+        _ = load("folder", tmp_path).train
+
+
+# --- CIFAR-10 --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_jpeg_copy_is_halved_by_the_papers_permutation_and_says_what_it_is(cifar10_jpeg: Path) -> None:
+    cifar = load("cifar10", cifar10_jpeg)
+    assert cifar.title == "CIFAR-10 (JPEG q75 copy)"
+    assert (cifar.family, cifar.classes) == ("cifar10", CIFAR10_CLASSES)
+    test, validation = shuffled(10_000).chunk(2)
+    for split, chosen in ((cifar.test, test), (cifar.validation, validation)):
+        assert len(split) == 5000
+        assert torch.equal(split.labels, chosen // 1000)
+        for row in (0, 1, 2500, 4999):
+            label, index = divmod(int(chosen[row]), 1000)
+            file = cifar10_jpeg / "test" / CIFAR10_CLASSES[label] / f"{index:04d}.jpg"
+            assert np.array_equal(split.images[row].permute(1, 2, 0).numpy(), np.asarray(Image.open(file).convert("RGB")))
+    assert cifar.train.labels.tolist() == sorted(list(range(10)) * 2)
+
+
+def save_copy(root: Path, kind: str, **options: Any) -> None:
+    for split, name in itertools.product(("train", "test"), CIFAR10_CLASSES):
+        folder = root / split / name
+        folder.mkdir(parents=True)
+        NOISE_32.save(folder / f"0.{kind.lower()}", kind, **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "coding"),
+    [("PNG", {}, "PNG"), ("JPEG", {"quality": 75}, "JPEG q75"), ("JPEG", {"quality": 92}, "JPEG q92")],
+)
+def test_a_copy_is_named_after_its_coding(tmp_path: Path, kind: str, options: dict[str, Any], coding: str) -> None:
+    save_copy(tmp_path, kind, **options)
+    cifar = load("cifar10", tmp_path)
+    assert cifar.title == f"CIFAR-10 ({coding} copy)"
+    assert len(cifar.train) == 10
+    assert sorted(cifar.test.labels.tolist() + cifar.validation.labels.tolist()) == list(range(10))
+
+
+def test_a_copy_whose_first_file_is_no_picture_is_a_data_error(tmp_path: Path) -> None:
+    save_copy(tmp_path, "PNG")
+    (tmp_path / "test" / "airplane" / "0.png").write_text("no picture")
+    with pytest.raises(DataError, match="cannot be read"):
+        _ = load("cifar10", tmp_path).test
+
+
+def test_a_folder_that_holds_no_cifar10_is_a_data_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected cifar-10-batches-py"):
+        load("cifar10", tmp_path)
+
+
+def save_official(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """The official layout with four images a file, its hashes unknown to torchvision; return the test images."""
+    from torchvision.datasets import CIFAR10
+
+    rng = np.random.default_rng(1)
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir()
+    names = ["data_batch_1", "data_batch_2", "test_batch"]
+    for number, name in enumerate(names):
+        rows = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
+        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [number, 1, 2, 9]}))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CIFAR10_CLASSES)}))
+    monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name in names[:2]])
+    monkeypatch.setattr(CIFAR10, "test_list", [[names[2], None]])
+    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
+    return rows.reshape(4, 3, 32, 32)
+
+
+@pytest.mark.parametrize("inside", ["", "cifar-10-batches-py"])
+def test_the_official_layout_is_read_from_its_folder_and_from_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    rows = save_official(tmp_path, monkeypatch)
+    cifar = load("cifar10", tmp_path / inside)
+    assert cifar.title == "CIFAR-10"
+    assert cifar.train.images.shape == (8, 3, 32, 32)
+    assert cifar.train.labels.tolist() == [0, 1, 2, 9, 1, 1, 2, 9]
+    test, validation = shuffled(4).chunk(2)
+    assert np.array_equal(cifar.test.images.numpy(), rows[test])
+    assert np.array_equal(cifar.validation.images.numpy(), rows[validation])
+    assert cifar.test.labels.tolist() == torch.tensor([2, 1, 2, 9])[test].tolist()
+
+
+def test_without_a_network_cifar10_is_one_line_that_names_the_way_out(
+    empty_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/x.tar.gz")
+    monkeypatch.setenv("no_proxy", "*")
+    cifar = load("cifar10")
+    with pytest.raises(DataError, match="--data-dir") as caught:
+        _ = cifar.test
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(empty_data / "datasets" / "cifar10") in message
+    assert "--dataset digits" in message
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------------
+
+UPRIGHT = Image.new("RGB", (48, 32), "red")
+UPRIGHT.paste("blue", (0, 0, 24, 16))
+UPRIGHT.paste("white", (24, 16, 48, 32))
+STORED = {  # how a camera stores the upright picture under each EXIF orientation
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
+}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
+    turn = STORED[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    stored = UPRIGHT if turn is None else UPRIGHT.transpose(turn)
+    read = pixels(encode(stored, kind, exif=exif, quality=100))
+    assert read.shape == (32, 48, 3)
+    corners = [read[4, 4], read[4, 44], read[28, 4], read[28, 44]]
+    assert np.allclose(corners, [(0, 0, 255), (255, 0, 0), (255, 0, 0), (255, 255, 255)], atol=8)
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
+        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
+        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
+        ("LA", (0, 0), (255, 255, 255)),
+        ("LA", (60, 255), (60, 60, 60)),
+        ("L", 77, (77, 77, 77)),
+        ("1", 0, (0, 0, 0)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 0, (0, 0, 0)),
+        ("I;16", 257, (1, 1, 1)),
+        ("I;16", 32896, (128, 128, 128)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+    ],
+)
+def test_every_kind_of_png_becomes_rgb(mode: str, colour: Any, expected: tuple[int, int, int]) -> None:
+    data = encode(Image.new(mode, (32, 32), colour))
+    picture = open_picture(data, None)
+    assert picture.mode == "RGB"
+    assert np.array_equal(np.asarray(picture), np.full((32, 32, 3), expected, np.uint8))
+
+
+def test_a_transparent_palette_entry_lies_on_white() -> None:
+    picture = Image.new("P", (4, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putdata([0, 1, 0, 1])
+    read = pixels(encode(picture, transparency=1))
+    assert read[0].tolist() == [[10, 20, 30], [255, 255, 255], [10, 20, 30], [255, 255, 255]]
+
+
+def test_a_transparent_colour_of_an_rgb_png_lies_on_white() -> None:
+    picture = Image.new("RGB", (2, 1), (9, 9, 9))
+    picture.putpixel((1, 0), (200, 0, 0))
+    assert pixels(encode(picture, transparency=(9, 9, 9)))[0].tolist() == [[255, 255, 255], [200, 0, 0]]
+
+
+def test_a_16_bit_picture_is_scaled_and_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    read = pixels(encode(Image.fromarray(ramp)), 32)[..., 0].astype(float)
+    assert np.abs(read - ramp / 257).max() <= 0.51
+
+
+def test_a_cmyk_jpeg_becomes_rgb() -> None:
+    inks = Image.new("CMYK", (64, 32), (0, 0, 0, 0))
+    inks.paste((0, 255, 255, 0), (32, 0, 64, 32))
+    read = pixels(encode(inks, "JPEG", quality=95))
+    assert np.allclose(read[16, 8], (255, 255, 255), atol=6)
+    assert np.allclose(read[16, 56], (255, 0, 0), atol=20)
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (32, 32), colour) for colour in ("lime", "red", "blue")]
+    for kind, options in (("GIF", {}), ("WEBP", {"lossless": True}), ("PNG", {})):
+        data = encode(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+        assert (pixels(data) == (0, 255, 0)).all(), kind
+
+
+@pytest.mark.parametrize("shape", [(96, 32), (32, 96), (300, 100)])
+def test_a_picture_that_is_not_square_is_cut_to_its_middle(shape: tuple[int, int]) -> None:
+    side = min(shape)
+    picture = Image.new("RGB", shape, "red")
+    left, top = (shape[0] - side) // 2, (shape[1] - side) // 2
+    picture.paste("blue", (left, top, left + side, top + side))
+    for kind, margin in (("PNG", 2), ("JPEG", 8)):
+        read = pixels(encode(picture, kind, quality=100, subsampling=0), 32)
+        assert read.shape == (32, 32, 3)
+        assert np.allclose(read[2:-2, 2:-2], (0, 0, 255), atol=margin), kind
+
+
+def test_a_large_jpeg_is_scaled_like_the_same_large_png() -> None:
+    smooth = NOISE.resize((800, 600), Image.Resampling.BICUBIC)
+    jpeg, png = (pixels(encode(smooth, kind, quality=100), 32).astype(float) for kind in ("JPEG", "PNG"))
+    assert np.abs(jpeg - png).mean() < 3
+
+
+def test_a_picture_of_the_asked_size_passes_unchanged_and_without_a_size_any_does() -> None:
+    assert np.array_equal(pixels(encode(NOISE_32), 32), np.asarray(NOISE_32))
+    assert np.array_equal(pixels(encode(NOISE), None), np.asarray(NOISE))
+
+
+def test_a_path_a_string_and_bytes_give_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(encode(NOISE))
+    expected = pixels(encode(NOISE), 32)
+    assert np.array_equal(pixels(path, 32), expected)
+    assert np.array_equal(pixels(str(path), 32), expected)
+
+
+@pytest.mark.parametrize("n", [1, 63, 200])
+def test_pictures_keep_their_order_however_many_there_are(n: int) -> None:
+    sources = [encode(Image.new("RGB", (8, 8), (index, 255 - index, 7))) for index in range(n)]
+    images = load_pictures(sources, None)
+    assert images.shape == (n, 3, 8, 8)
+    assert images.is_contiguous()
+    assert images[:, 0, 0, 0].tolist() == list(range(n))
+    assert images[:, 1, 7, 7].tolist() == list(range(255, 255 - n, -1))
+
+
+def test_no_pictures_is_a_usage_error() -> None:
+    with pytest.raises(UsageError, match="no pictures given"):
+        load_pictures([])
+
+
+def test_pictures_of_two_sizes_need_a_size() -> None:
+    sources = [encode(NOISE), encode(NOISE_32)]
+    with pytest.raises(DataError, match="differ in size"):
+        load_pictures(sources, None)
+    assert load_pictures(sources, 16).shape == (2, 3, 16, 16)
+
+
+def test_more_pictures_than_memory_holds_are_a_data_error() -> None:
+    blank = encode(Image.new("RGB", (4096, 4096)))
+    with pytest.raises(DataError):
+        load_pictures([blank, *[b""] * 65_535], None)
+
+
+def test_every_level_survives_the_way_to_float_and_back() -> None:
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_float(levels)), levels)
+    assert to_uint8(torch.tensor([-0.5, 0.0, 0.5, 1.0, 1.5])).tolist() == [0, 0, 128, 255, 255]
+
+
+# --- files that are no pictures --------------------------------------------------------------------------------------------
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG file of a few bytes whose header claims a size."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+
+
+def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
+    """A JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
+    directory = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
+    exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
+    return encode(UPRIGHT, "JPEG", exif=exif)
+
+
+def refused(data: bytes | Path, size: int | None = 32) -> str:
+    """Return the one line that refuses a file; fail for any other exception, a long wait or a second line."""
+    start = time.monotonic()
+    with pytest.raises(DataError) as caught:
+        open_picture(data, size)
+    assert time.monotonic() - start < 5
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
+    """Return the pixels of a picture, or None where it is refused as it should be."""
+    try:
+        return pixels(data, size)
+    except DataError:
+        return None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png_claiming(50_000, 50_000),
+        png_claiming(12_000, 12_000),
+        png_claiming(2**31 - 1, 1),
+        b"GIF89a" + struct.pack("<HH", 65_535, 65_535) + b"\0\0\0" + encode(Image.new("P", (8, 8)), "GIF")[13:],
+        b"BM" + struct.pack("<IIIIiiHHIIiiII", 54, 0, 54, 40, 50_000, 50_000, 1, 24, 0, 0, 0, 0, 0, 0),
+    ],
+    ids=["png 50,000 squared", "png 12,000 squared", "png one line", "gif", "bmp"],
+)
+def test_a_header_that_claims_too_many_pixels_is_refused_before_anything_is_decoded(data: bytes) -> None:
+    assert "120,000,000" in refused(data)
+
+
+def test_a_claim_within_bounds_is_judged_by_its_data() -> None:
+    assert "truncated" in refused(png_claiming(500, 500))
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"dear diary\n" * 40, b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"<svg/>", b"MZ" * 500]
+)
+def test_bytes_that_are_no_picture_are_refused(data: bytes) -> None:
+    assert f"picture {len(data)} bytes cannot be read" in refused(data)
+
+
+@pytest.mark.parametrize("content", [b"dear diary", b""])
+def test_a_file_that_is_no_picture_is_refused_by_its_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "holiday.jpg"
+    path.write_bytes(content)
+    assert refused(path) == (
+        f"picture '{path}' cannot be read: not a picture of a known format; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF"
+    )
+
+
+def test_a_missing_file_and_a_folder_are_refused_by_their_names(tmp_path: Path) -> None:
+    assert refused(tmp_path / "no.jpg") == f"picture '{tmp_path / 'no.jpg'}' does not exist"
+    assert f"picture '{tmp_path}' cannot be read" in refused(tmp_path)
+    assert "does not exist" in refused(tmp_path / "no" / "such" / "folder.jpg")
+
+
+def test_a_name_with_line_breaks_or_a_null_stays_one_line() -> None:
+    assert "does not exist" in refused(Path("no\nsuch.jpg"))
+    assert "cannot be read" in refused(Path("no\0such.jpg"))
+
+
+def test_a_file_of_another_kind_that_pillow_could_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "drawing.ppm"
+    path.write_bytes(encode(NOISE, "PPM"))
+    assert "known format" in refused(path)
+
+
+def test_a_file_beyond_128_mib_is_refused_unread(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.write(encode(NOISE))
+        file.truncate((128 << 20) + 1)
+    assert "larger than 128 MiB" in refused(path)
+
+
+EXIF = Image.Exif()
+EXIF[274], EXIF[271], EXIF[282] = 6, "maker", 72.0
+EXIF.get_ifd(0x8769)[36867] = "2020:01:01 00:00:00"
+WHOLE = {
+    "jpeg": encode(NOISE, "JPEG", exif=EXIF),
+    "progressive jpeg": encode(NOISE, "JPEG", progressive=True),
+    "png": encode(NOISE, exif=EXIF),
+    "palette": encode(NOISE.quantize(16), transparency=3),
+    "webp": encode(NOISE, "WEBP", exif=EXIF),
+    "gif": encode(NOISE.quantize(16), "GIF"),
+    "bmp": encode(NOISE, "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_half_a_picture_is_refused(name: str) -> None:
+    assert pixels(WHOLE[name]).shape in {(40, 56, 3), (56, 40, 3)}
+    assert "cannot be read" in refused(WHOLE[name][: len(WHOLE[name]) // 2])
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_a_picture_cut_anywhere_is_refused_or_was_whole_already(name: str, data: st.DataObject) -> None:
+    whole = WHOLE[name]
+    read = read_or_refused(whole[: data.draw(st.integers(0, len(whole) - 1))])
+    assert read is None or np.array_equal(read, pixels(whole))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(
+    changes=st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), min_size=1, max_size=12),
+    size=st.sampled_from([32, None]),
+)
+def test_a_picture_with_changed_bytes_is_read_or_refused(name: str, changes: list[tuple[int, int]], size: int | None) -> None:
+    damaged = bytearray(WHOLE[name])
+    for position, value in changes:
+        damaged[position % len(damaged)] = value
+    read = read_or_refused(bytes(damaged), size)
+    assert read is None or read.shape[-1] == 3
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(magic=st.sampled_from([b"", *(whole[:12] for whole in WHOLE.values())]), rest=st.binary(max_size=300))
+def test_random_bytes_are_refused(magic: bytes, rest: bytes) -> None:
+    assert "cannot be read" in refused(magic + rest)
+
+
+ROTATED = (274, 3, 1, b"\6\0\0\0")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [ROTATED, (282, 2, 4, b"abc\0")],
+        [ROTATED, (256, 2, 4, b"abc\0")],
+        [ROTATED, (273, 7, 4, b"abcd")],
+        [ROTATED, (34665, 4, 1, b"\xff\xff\xff\x7f")],
+        [(274, 3, 2, b"\6\0\x08\0")],
+        [(274, 2, 4, b"six\0")],
+    ],
+    ids=[
+        "text as resolution",
+        "text as width",
+        "bytes as offset",
+        "directory beyond the end",
+        "two orientations",
+        "text as orientation",
+    ],
+)
+def test_a_damaged_exif_directory_is_read_past_or_refused(entries: list[tuple[int, int, int, bytes]]) -> None:
+    read = read_or_refused(jpeg_with_exif(entries))
+    assert read is None or sorted(read.shape) == [3, 32, 48]

@@ -1,0 +1,189 @@
+"""What is measured, against known values and against formulas written out once more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.data import Dataset, load, to_float
+from workbench.errors import UsageError
+from workbench.metrics import Estimate, accuracy, mean, psnr, ssim, wilson
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return to_float(load("samples").test.images[:4])
+
+
+# --- intervals -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    [
+        (9, 10, 0.59585, 0.98212),
+        (0, 10, 0.0, 0.27753),
+        (10, 10, 0.72247, 1.0),
+        (1, 2, 0.09453, 0.90547),
+        (4576, 5000, 0.90716, 0.92261),
+    ],
+)
+def test_wilson_gives_the_known_intervals(successes: int, n: int, low: float, high: float) -> None:
+    estimate = wilson(successes, n)
+    assert estimate.value == successes / n
+    assert (estimate.low, estimate.high) == pytest.approx((low, high), abs=6e-6)
+    assert (estimate.n, estimate.std) == (n, None)
+
+
+@given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.just(n) | st.just(0) | st.integers(0, n), st.just(n))))
+def test_a_proportion_lies_in_its_interval_and_both_between_0_and_1(counts: tuple[int, int]) -> None:
+    estimate = wilson(*counts)
+    assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
+    assert estimate.low < estimate.high
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_failures_have_the_mirrored_interval_of_successes(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    one, other = wilson(successes, n), wilson(n - successes, n)
+    assert (one.low, one.high) == pytest.approx((1 - other.high, 1 - other.low), abs=1e-12)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_bounds_are_the_proportions_that_a_score_test_at_95_percent_just_allows(counts: tuple[int, int]) -> None:
+    successes, n = counts
+    estimate = wilson(successes, n)
+    for bound in (estimate.low, estimate.high):
+        allowed = 1.959963984540054 * math.sqrt(bound * (1 - bound) / n)
+        assert abs(successes / n - bound) == pytest.approx(allowed, abs=1e-7)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_proportion(successes: int, n: int) -> None:
+    with pytest.raises(UsageError, match=f"got {successes} of {n}"):
+        wilson(successes, n)
+
+
+def test_mean_carries_the_spread_and_a_normal_interval() -> None:
+    estimate = mean([1.0, 2.0, 3.0, 6.0])
+    std = math.sqrt(14 / 3)
+    assert estimate.value == pytest.approx(3)
+    assert estimate.std == pytest.approx(std)
+    assert (estimate.low, estimate.high) == pytest.approx((3 - 1.959964 * std / 2, 3 + 1.959964 * std / 2))
+    assert estimate.n == 4
+
+
+def test_mean_takes_tensors_and_whole_numbers_and_a_single_value() -> None:
+    assert mean(torch.tensor([1.0, 3.0], requires_grad=True)).value == 2
+    assert mean([8, 12]).value == 10
+    assert mean([5.0]) == Estimate(5.0, 5.0, 5.0, 1, 0.0)
+
+
+def test_mean_of_nothing_is_refused() -> None:
+    with pytest.raises(UsageError, match="at least one value"):
+        mean([])
+
+
+def test_an_estimate_reads_as_json_and_as_text() -> None:
+    assert wilson(9, 10).as_dict().keys() == {"value", "low", "high", "n"}
+    assert mean([1.0, 2.0]).as_dict()["std"] == pytest.approx(math.sqrt(0.5))
+    assert wilson(9, 10).percent() == "90.00 % [59.58, 98.21]"
+    assert f"{wilson(9, 10):.2f}" == "0.90 [0.60, 0.98]"
+
+
+# --- accuracy --------------------------------------------------------------------------------------------------------------
+
+
+def test_accuracy_counts_the_rows_whose_largest_score_is_at_the_label() -> None:
+    scores = torch.tensor([[0.1, 0.9, 0.0], [5.0, -1.0, 2.0], [0.0, 0.0, 1.0], [-3.0, -2.0, -1.0]])
+    assert accuracy(scores, torch.tensor([1, 0, 1, 2])) == wilson(3, 4)
+
+
+def test_accuracy_refuses_shapes_that_do_not_match(digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=r"got \(5, 10\) and \(4,\)"):
+        accuracy(torch.zeros(5, 10), digits.test.labels[:4])
+    with pytest.raises(UsageError, match="scores must be N x K"):
+        accuracy(torch.zeros(5), torch.zeros(5))
+
+
+# --- similarity ------------------------------------------------------------------------------------------------------------
+
+
+def direct_ssim(x: np.ndarray, y: np.ndarray) -> float:
+    """Wang et al. 2004 written out: an 11 x 11 Gaussian window of sigma 1.5 wherever it fits, the mean over channels."""
+    axis = np.arange(11) - 5
+    line = np.exp(-(axis**2) / (2 * 1.5**2))
+    window = np.outer(line, line) / line.sum() ** 2
+
+    def blur(image: np.ndarray) -> np.ndarray:
+        patches = np.lib.stride_tricks.sliding_window_view(image, (11, 11), axis=(1, 2))
+        return np.einsum("chwij,ij->chw", patches, window)
+
+    mu_x, mu_y = blur(x), blur(y)
+    var_x, var_y, cov = blur(x * x) - mu_x**2, blur(y * y) - mu_y**2, blur(x * y) - mu_x * mu_y
+    c1, c2 = 0.01**2, 0.03**2
+    return float(np.mean((2 * mu_x * mu_y + c1) * (2 * cov + c2) / ((mu_x**2 + mu_y**2 + c1) * (var_x + var_y + c2))))
+
+
+@pytest.mark.parametrize("change", ["noise", "other image", "inverted", "darker"])
+def test_ssim_is_the_formula_of_the_paper(images: torch.Tensor, change: str) -> None:
+    x = images[0]
+    y = {
+        "noise": (x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1),
+        "other image": images[1],
+        "inverted": 1 - x,
+        "darker": x * 0.5,
+    }[change]
+    expected = direct_ssim(x.double().numpy(), y.double().numpy())
+    assert ssim(x[None], y[None]).tolist() == pytest.approx([expected], abs=1e-4)
+
+
+def test_ssim_of_an_image_with_itself_is_1_and_of_its_negative_below_0(images: torch.Tensor) -> None:
+    assert ssim(images, images).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
+    assert (ssim(images, 1 - images) < 0).all()
+
+
+def test_ssim_is_symmetric_and_judges_each_pair_alone(images: torch.Tensor) -> None:
+    others = images.roll(1, 0)
+    together = ssim(images, others)
+    assert together.shape == (4,)
+    assert torch.allclose(together, ssim(others, images), atol=1e-6)
+    alone = torch.cat([ssim(x[None], y[None]) for x, y in zip(images, others, strict=True)])
+    assert torch.allclose(together, alone, atol=1e-6)
+    assert together.unique().numel() == 4
+
+
+def test_ssim_can_be_differentiated(images: torch.Tensor) -> None:
+    y = images.roll(1, 0).requires_grad_()
+    ssim(images, y).sum().backward()
+    assert y.grad is not None
+    assert y.grad.abs().sum() > 0
+
+
+def test_ssim_takes_images_of_11_pixels_and_refuses_smaller_ones(images: torch.Tensor) -> None:
+    assert ssim(images[..., :11, :11], images[..., :11, :11]).shape == (4,)
+    with pytest.raises(UsageError, match="H and W at least 11"):
+        ssim(images[..., :10], images[..., :10])
+
+
+@pytest.mark.parametrize("measure", [ssim, psnr])
+def test_a_pair_of_two_shapes_is_refused(measure: Callable[..., torch.Tensor], images: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="of one shape"):
+        measure(images, images[:3])
+    with pytest.raises(UsageError, match="of one shape"):
+        measure(images[0], images[0])
+
+
+def test_psnr_is_known_for_a_known_error(images: torch.Tensor) -> None:
+    x = torch.full((2, 3, 16, 16), 0.5)
+    y = x.clone()
+    y[0] += 0.1
+    y[1] -= 0.01
+    assert psnr(x, y).tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
+    assert psnr(images, images).tolist() == [math.inf] * 4

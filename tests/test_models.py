@@ -1,0 +1,313 @@
+"""The networks: their shapes, their sizes, the baseline's names, and the generator written out once more."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from workbench import models
+from workbench.errors import UsageError
+from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, UNet, build, parameters
+
+PARAMETERS = {
+    "vgg13_bn": 28_334_410,
+    "vgg16_bn": 33_646_666,
+    "resnet18": 11_173_962,
+    "resnet34": 21_282_122,
+    "densenet121": 6_956_426,
+    "mobilenet_v2": 2_236_682,
+    "googlenet": 5_490_986,
+    "inception_v3": 21_638_954,
+}
+# What the checkpoints of the public baseline call their tensors.
+KEYS = {
+    "resnet18": {"conv1.weight": (64, 3, 3, 3), "layer1.0.conv1.weight": (64, 64, 3, 3), "fc.weight": (10, 512)},
+    "resnet34": {"layer3.5.bn2.running_var": (256,), "fc.bias": (10,)},
+    "vgg13_bn": {
+        "features.0.weight": (64, 3, 3, 3),
+        "classifier.0.weight": (4096, 512),
+        "classifier.3.weight": (4096, 4096),
+        "classifier.6.weight": (10, 4096),
+    },
+    "vgg16_bn": {"features.40.weight": (512, 512, 3, 3), "classifier.0.weight": (4096, 512)},
+    "densenet121": {
+        "features.conv0.weight": (64, 3, 3, 3),
+        "features.denseblock1.denselayer1.norm1.weight": (64,),
+        "classifier.weight": (10, 1024),
+    },
+    "mobilenet_v2": {
+        "features.0.0.weight": (32, 3, 3, 3),
+        "features.1.conv.0.0.weight": (32, 1, 3, 3),
+        "classifier.1.weight": (10, 1280),
+    },
+    "googlenet": {
+        "conv1.conv.weight": (192, 3, 3, 3),
+        "inception3a.branch2.1.conv.weight": (128, 96, 3, 3),
+        "inception3a.branch3.1.conv.weight": (32, 16, 3, 3),
+        "fc.weight": (10, 1024),
+    },
+    "inception_v3": {
+        "Conv2d_1a_3x3.conv.weight": (192, 3, 3, 3),
+        "Mixed_5b.branch1x1.conv.weight": (64, 192, 1, 1),
+        "fc.weight": (10, 2048),
+    },
+}
+NO_KEYS = {"googlenet": ("conv2.", "conv3.", "aux"), "inception_v3": ("Conv2d_2", "Conv2d_3", "Conv2d_4", "AuxLogits")}
+
+
+@functools.cache
+def classifier(name: str) -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(name).eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_the_classifiers() -> Iterator[None]:
+    yield
+    classifier.cache_clear()
+
+
+def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def lively(width: int = 4) -> PerturbationGenerator:
+    """A generator with statistics of its own in every batch norm, whose output reaches both bounds of the clamp."""
+    torch.manual_seed(0)
+    generator = PerturbationGenerator(width).eval()
+    for module in generator.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    generator.unet.outc.f.weight.data.mul_(6)
+    return generator.requires_grad_(False)
+
+
+# --- classifiers -----------------------------------------------------------------------------------------------------------
+
+
+def test_there_are_eight_classifiers() -> None:
+    assert set(models.CLASSIFIER_NAMES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_classifier_has_the_baselines_number_of_parameters(name: str) -> None:
+    assert parameters(classifier(name)) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_classifier_calls_its_tensors_as_the_baseline_does(name: str) -> None:
+    shapes = {key: tuple(value.shape) for key, value in classifier(name).network.state_dict().items()}
+    assert {key: shapes.get(key) for key in KEYS[name]} == KEYS[name]
+    assert [key for key in shapes if key.startswith(NO_KEYS.get(name, ("mean", "std")))] == []
+
+
+@pytest.mark.parametrize("side", [32, 48])
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_a_classifier_gives_finite_logits_for_each_image_alone(name: str, side: int) -> None:
+    images = pictures(2, 3, side, side)
+    with torch.inference_mode():
+        logits = classifier(name)(images)
+        alone = classifier(name)(images[1:])
+    assert logits.shape == (2, 10)
+    assert logits.isfinite().all()
+    assert torch.allclose(logits[1:], alone, rtol=1e-3, atol=1e-4 * float(logits.abs().max()))
+    assert not torch.equal(logits[0], logits[1])
+
+
+def test_a_classifier_has_the_asked_number_of_classes() -> None:
+    with torch.inference_mode():
+        assert Classifier("mobilenet_v2", 7).eval()(pictures(1, 3, 32, 32)).shape == (1, 7)
+
+
+def test_a_classifier_normalises_what_it_is_given() -> None:
+    model = classifier("resnet18")
+    images = pictures(2, 3, 32, 32)
+    normalised = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+    with torch.inference_mode():
+        assert torch.allclose(model(images), model.network(normalised), atol=1e-5)
+
+
+def test_every_weight_of_a_new_vgg_was_initialised() -> None:
+    for key, value in classifier("vgg13_bn").state_dict().items():
+        assert value.isfinite().all(), key
+        assert value.abs().max() < 100, key
+
+
+def test_an_unknown_classifier_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UsageError, match="unknown classifier 'resnet8': did you mean 'resnet18'"):
+        Classifier("resnet8")
+
+
+# --- the generator ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_unet_of_the_paper_has_its_parameters_and_the_baselines_names() -> None:
+    shapes = {key: tuple(value.shape) for key, value in UNet().state_dict().items()}
+    assert parameters(PerturbationGenerator()) == 7_766_051
+    expected = {
+        "inc.f.0.weight": (32, 3, 3, 3),
+        "inc.f.4.running_mean": (32,),
+        "d1.f.1.f.0.weight": (64, 32, 3, 3),
+        "d4.f.1.f.3.bias": (512,),
+        "u1.upsample.weight": (512, 256, 2, 2),
+        "u1.conv.f.0.weight": (256, 512, 3, 3),
+        "outc.f.weight": (3, 32, 1, 1),
+    }
+    assert {key: shapes.get(key) for key in expected} == expected
+
+
+def reference(generator: PerturbationGenerator, images: torch.Tensor) -> torch.Tensor:
+    """The baseline's U-Net by its tensors: normalise, add, clamp each channel in normalised space, denormalise."""
+    tensors = dict(generator.unet.state_dict())
+    mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
+
+    def double(name: str, x: torch.Tensor) -> torch.Tensor:
+        for conv, norm in ((0, 1), (3, 4)):
+            at = f"{name}.f.{conv}", f"{name}.f.{norm}"
+            x = F.conv2d(x, tensors[f"{at[0]}.weight"], tensors[f"{at[0]}.bias"], padding=1)
+            statistics = (tensors[f"{at[1]}.{key}"] for key in ("running_mean", "running_var", "weight", "bias"))
+            x = F.leaky_relu(F.batch_norm(x, *statistics), 0.2)
+        return x
+
+    normalised = (images - mean) / std
+    levels = [double("inc", normalised)]
+    for down in ("d1", "d2", "d3", "d4"):
+        levels.append(double(f"{down}.f.1", F.max_pool2d(levels[-1], 2)))
+    x = levels.pop()
+    for up in ("u1", "u2", "u3", "u4"):
+        x = F.conv_transpose2d(x, tensors[f"{up}.upsample.weight"], tensors[f"{up}.upsample.bias"], stride=2)
+        x = double(f"{up}.conv", torch.cat([levels.pop(), x], 1))
+    protected = F.conv2d(x, tensors["outc.f.weight"], tensors["outc.f.bias"]) + normalised
+    for channel in range(3):
+        low, high = ((bound - mean[channel]) / std[channel] for bound in (0.0, 1.0))
+        protected[:, channel] = protected[:, channel].clamp(low.item(), high.item())
+    return protected * std + mean
+
+
+def test_the_generator_is_the_baselines_which_clamps_in_normalised_space() -> None:
+    generator, images = lively(), pictures(3, 3, 32, 32)
+    protected = generator(images)
+    assert torch.allclose(protected, reference(generator, images), atol=1e-5)
+    assert (protected == 0).any()
+    assert (protected == 1).any()
+    assert ((protected > 0) & (protected < 1)).any()
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3, 1.0])
+def test_protected_images_stay_between_0_and_1(strength: float) -> None:
+    protected = lively()(pictures(2, 3, 32, 32), strength)
+    assert protected.min() >= 0
+    assert protected.max() <= 1
+
+
+def test_strength_0_is_the_original_and_strength_is_linear_between() -> None:
+    generator, images = lively(), pictures(2, 3, 32, 32)
+    protected = generator(images)
+    assert torch.equal(generator(images, 0.0), images)
+    assert (protected - images).abs().mean() > 0.05
+    for strength in (0.25, 0.5, 0.9):
+        expected = images + strength * (protected - images)
+        assert torch.allclose(generator(images, strength), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (20, 24), (16, 8), (5, 7), (1, 1)])
+def test_sides_that_are_no_multiple_of_16_keep_their_shape(size: tuple[int, int]) -> None:
+    protected = lively()(pictures(1, 3, *size))
+    assert protected.shape == (1, 3, *size)
+    assert protected.isfinite().all()
+
+
+def test_padding_is_by_reflection_and_cut_again() -> None:
+    generator, images = lively(), pictures(2, 3, 20, 28)
+    padded = F.pad(images, (0, 4, 0, 12), mode="reflect")
+    assert torch.allclose(generator(images), generator(padded)[..., :20, :28], atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.01, float("nan"), float("inf")])
+def test_a_strength_outside_0_to_1_is_refused(strength: float) -> None:
+    with pytest.raises(UsageError, match=f"got {strength!r}"):
+        lively()(pictures(1, 3, 16, 16), strength)
+
+
+WRONG = {
+    "one image": torch.zeros(3, 32, 32),
+    "grey": torch.zeros(1, 1, 32, 32),
+    "channels last": torch.zeros(1, 32, 32, 3),
+    "uint8": torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
+    "none": torch.zeros(0, 3, 32, 32),
+    "no pixels": torch.zeros(1, 3, 0, 32),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
+    compressor = NeuralCompressor(8, 12).eval()
+    for network in (lively(), classifier("mobilenet_v2"), compressor, compressor.strings):
+        with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+            network(WRONG[wrong])
+
+
+# --- the compressor --------------------------------------------------------------------------------------------------------
+
+
+def trained_like() -> NeuralCompressor:
+    """A compressor whose latents spread over many symbols, its tables updated."""
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    return compressor
+
+
+def test_the_compressor_of_the_paper_has_its_parameters() -> None:
+    assert parameters(NeuralCompressor()) == 2_998_147
+
+
+@pytest.mark.parametrize("size", [(32, 32), (40, 24)])
+def test_the_compressor_keeps_the_shape_and_codes_every_16_by_16_block(size: tuple[int, int]) -> None:
+    compressor, images = trained_like(), pictures(2, 3, *size)
+    out = compressor(images)
+    assert out["x_hat"].shape == images.shape
+    assert out["likelihoods"]["y"].shape == (2, 12, -(-size[0] // 16), -(-size[1] // 16))
+    assert ((out["likelihoods"]["y"] > 0) & (out["likelihoods"]["y"] <= 1)).all()
+    decoded = compressor.images(compressor.strings(images), size)
+    assert torch.allclose(decoded, out["x_hat"].clamp(0, 1), atol=1e-4)
+    assert not torch.allclose(decoded[0], decoded[1], atol=0.01)
+
+
+def test_a_compressor_takes_the_tables_of_another_with_its_weights() -> None:
+    compressor, fresh = trained_like(), NeuralCompressor(8, 12).eval()
+    fresh.load_state_dict(compressor.state_dict())
+    images = pictures(2, 3, 32, 32)
+    strings = compressor.strings(images)
+    assert fresh.strings(images) == strings
+    assert torch.equal(fresh.images(strings, (32, 32)), compressor.images(strings, (32, 32)))
+
+
+# --- building --------------------------------------------------------------------------------------------------------------
+
+
+def test_build_makes_each_kind_from_its_spec() -> None:
+    assert build("classifier", name="mobilenet_v2", num_classes=3).num_classes == 3
+    assert build("generator", width=2).width == 2
+    assert build("compressor", N=8, M=12).M == 12
+
+
+def test_build_refuses_an_unknown_kind_and_an_unknown_field() -> None:
+    with pytest.raises(UsageError, match="unknown kind of network 'generater': did you mean 'generator'"):
+        build("generater")
+    with pytest.raises(UsageError, match=r"a generator cannot be built from .*'depth': 3"):
+        build("generator", depth=3)
+
+
+def test_channels_last_changes_the_layout_and_not_the_answer() -> None:
+    images, generator = pictures(2, 3, 32, 32), lively()
+    before = generator(images)
+    moved = models.channels_last(generator)
+    assert moved.unet.inc.f[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert torch.allclose(moved(images.contiguous(memory_format=torch.channels_last)), before, atol=1e-5)

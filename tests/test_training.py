@@ -1,0 +1,901 @@
+"""How networks come to be: the losses by hand, the loop's determinism, what survives interrupts and kills, the recipes."""
+
+from __future__ import annotations
+
+import os
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from workbench import metrics, training, weights
+from workbench.codecs import Neural
+from workbench.data import Dataset, Split, to_float
+from workbench.errors import StorageError, UsageError, WeightsError
+from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
+from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
+from workbench.training.objectives import ClassifierObjective, CompressorObjective, GeneratorObjective
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+SETTINGS = Settings(epochs=3, batch=16, learning_rate=1e-2, weight_decay=1e-3)  # 3 steps an epoch on 48 images: 9 in all
+IDENTITY = {"name": "test"}
+
+
+class Small(Classifier):
+    """A classifier as small as one can be that still has batch norm: it keeps statistics while it trains."""
+
+    def __init__(self, name: str = "small", logits: float = 1.0) -> None:
+        nn.Module.__init__(self)
+        self.name, self.num_classes, self.logits = name, 10, logits
+        self.network = nn.Sequential(
+            nn.Conv2d(3, 6, 3, stride=2), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 10)
+        )
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.logits * super().forward(images)
+
+
+def classifier_objective() -> ClassifierObjective:
+    return ClassifierObjective(Small())
+
+
+def generator_objective(
+    loss: GeneratorLoss = GeneratorLoss("bounded", "absolute"), auxiliary: str = "other"
+) -> GeneratorObjective:
+    return GeneratorObjective(PerturbationGenerator(width=2), Small().eval(), Small(auxiliary, logits=20).eval(), loss)
+
+
+def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
+    generator = PerturbationGenerator(width=2).eval()
+    return CompressorObjective(NeuralCompressor(N=4, M=6), generator, Small().eval(), CompressorLoss(kind))
+
+
+OBJECTIVES: dict[str, Callable[[], Objective]] = {
+    "classifier": classifier_objective,
+    "generator": generator_objective,
+    "compressor": compressor_objective,
+    "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
+}
+
+
+@pytest.fixture
+def few(digits: Dataset) -> Dataset:
+    """48 digits to train on, 16 to validate on, 16 to test on."""
+    sizes = {"train": 48, "validation": 16, "test": 16}
+    return Dataset(
+        "digits", "few digits", "digits", digits.classes, False, lambda name: getattr(digits, name).head(sizes[name])
+    )
+
+
+@pytest.fixture
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Presets of two steps of eight images, of the narrowest generator."""
+    settings = Settings(1, 8, 1e-3, 0.0, max_images=16, validation_images=8, width=2)
+    presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), settings) for name in recipes.PRESETS}
+    monkeypatch.setattr(recipes, "PRESETS", presets)
+    return settings
+
+
+def train_here(
+    objective: Objective, data: Dataset, folder: Path, settings: Settings = SETTINGS, seed: int = 0, **options: Any
+) -> Outcome:
+    return fit(
+        objective,
+        data.train,
+        data.validation,
+        settings,
+        label="test",
+        checkpoint=folder / "test.pt",
+        identity=IDENTITY,
+        seed=seed,
+        augment=crop_and_flip(True),
+        device="cpu",
+        **options,
+    )
+
+
+def seeded(make: Callable[[], Objective]) -> Objective:
+    torch.manual_seed(5)
+    return make()
+
+
+def tensors(objective: Objective) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in objective.network.state_dict().items()}
+
+
+def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
+    """The names of the tensors that are not identical, bit by bit."""
+    assert first.keys() == second.keys()
+    return [key for key in first if not torch.equal(first[key], second[key])]
+
+
+# --- determinism -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_the_same_seed_gives_identical_networks_and_another_seed_gives_others(kind: str, few: Dataset, tmp_path: Path) -> None:
+    left = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        objective = seeded(OBJECTIVES[kind])
+        train_here(objective, few, tmp_path / folder, seed=seed)
+        left.append(tensors(objective))
+    assert differences(left[0], left[1]) == []
+    assert differences(left[0], left[2])
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset, tmp_path: Path) -> None:
+    objective = seeded(OBJECTIVES[kind])
+    same = Dataset("digits", "", "digits", few.classes, False, lambda _: few.train)
+    outcome = train_here(objective, same, tmp_path, replace(SETTINGS, epochs=6))
+    losses = [entry["validation"]["loss"] for entry in outcome.history]
+    assert min(losses) < losses[0]
+    assert outcome.best["loss"] == min(losses)
+
+
+def test_the_network_left_is_the_one_of_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
+    objective = seeded(classifier_objective)
+    kept: list[dict[str, Tensor]] = []
+    settings = replace(SETTINGS, learning_rate=3.0, warmup=0.9)  # a rate that spoils the network before the end
+    outcome = train_here(objective, few, tmp_path, settings, on_epoch=lambda _: kept.append(tensors(objective)))
+    losses = [entry["validation"]["loss"] for entry in outcome.history]
+    best = losses.index(min(losses))
+    assert best != len(losses) - 1, "the last epoch must not be the best for this test to say anything"
+    assert differences(tensors(objective), kept[best]) == []
+    assert outcome.best["step"] == outcome.history[best]["step"]
+    assert not objective.network.training
+
+
+def test_history_has_an_entry_for_each_epoch_and_for_the_last_step(few: Dataset, tmp_path: Path) -> None:
+    outcome = train_here(seeded(classifier_objective), few, tmp_path, replace(SETTINGS, max_images=16 * 8))
+    assert [entry["step"] for entry in outcome.history] == [3, 6, 8]
+    assert outcome.complete
+
+
+# --- interrupts and kills --------------------------------------------------------------------------------------------------
+
+
+class Interrupted(Objective):
+    """An objective during whose `step`-th training step something happens once, before or after the network has seen the batch."""
+
+    def __init__(self, inner: Objective, step: int, happen: Callable[[], Any], after: bool) -> None:
+        super().__init__()
+        self.inner, self.network = inner, inner.network
+        self.step, self.happen, self.after, self.calls = step, happen, after, 0
+
+    def groups(self) -> list[dict[str, Any]]:
+        return self.inner.groups()
+
+    def before_validation(self) -> None:
+        self.inner.before_validation()
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        self.calls += self.training
+        due = self.training and self.calls == self.step
+        if due and not self.after:
+            self.happen()
+        out: tuple[Tensor, dict[str, Tensor]] = self.inner(images, labels)
+        if due and self.after:
+            self.happen()
+        return out
+
+
+def stop() -> None:
+    raise KeyboardInterrupt
+
+
+def resumed_equals_uninterrupted(
+    make: Callable[[], Objective], data: Dataset, folder: Path, interrupt: Callable[[], Outcome]
+) -> None:
+    whole = seeded(make)
+    straight = train_here(whole, data, folder / "whole")
+    first = interrupt()
+    assert not first.complete
+    resumed = seeded(make)
+    second = train_here(resumed, data, folder / "parts")
+    assert second.complete
+    assert second.history[-1]["step"] == straight.history[-1]["step"]
+    assert differences(tensors(resumed), tensors(whole)) == []
+    assert second.best == straight.best
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+@pytest.mark.parametrize("step", [2, 5])
+def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step: int, few: Dataset, tmp_path: Path) -> None:
+    def interrupt() -> Outcome:
+        return train_here(Interrupted(seeded(OBJECTIVES[kind]), step, stop, after=False), few, tmp_path / "parts")
+
+    resumed_equals_uninterrupted(OBJECTIVES[kind], few, tmp_path, interrupt)
+
+
+def test_interrupted_at_the_end_of_an_epoch_and_resumed_it_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
+    def interrupt() -> Outcome:
+        return train_here(seeded(classifier_objective), few, tmp_path / "parts", on_epoch=lambda _: stop())
+
+    resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
+
+
+def test_ctrl_c_after_the_network_saw_a_batch_counts_that_batch_once(few: Dataset, tmp_path: Path) -> None:
+    def interrupt() -> Outcome:
+        ctrl_c = Interrupted(seeded(classifier_objective), 5, lambda: signal.raise_signal(signal.SIGINT), after=True)
+        return train_here(ctrl_c, few, tmp_path / "parts")
+
+    resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
+
+
+def test_ctrl_c_after_the_optimizer_moved_the_network_does_not_move_it_twice(few: Dataset, tmp_path: Path) -> None:
+    def interrupt() -> Outcome:
+        moved = 0
+
+        def after_step(*_: Any) -> None:
+            nonlocal moved
+            moved += 1
+            if moved == 5:
+                signal.raise_signal(signal.SIGINT)
+
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        hook = register_optimizer_step_post_hook(after_step)
+        try:
+            return train_here(seeded(classifier_objective), few, tmp_path / "parts")
+        finally:
+            hook.remove()
+
+    resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
+
+
+def test_a_run_interrupted_again_and_again_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
+    whole = seeded(generator_objective)
+    train_here(whole, few, tmp_path / "whole")
+    for _ in range(5):
+        objective = seeded(generator_objective)
+        outcome = train_here(Interrupted(objective, 3, stop, after=False), few, tmp_path / "parts")
+    assert outcome.complete
+    assert differences(tensors(objective), tensors(whole)) == []
+
+
+DRIVER = """
+import sys
+from pathlib import Path
+import torch
+from torch import nn
+from workbench.data import load
+from workbench.training import Settings, fit, loop
+from workbench.training.objectives import ClassifierObjective
+
+def train(folder, every):
+    loop.CHECKPOINT_EVERY_S = every
+    torch.manual_seed(5)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(16, 10))
+    digits = load("digits")
+    outcome = fit(
+        ClassifierObjective(network), digits.train.head(64), digits.validation.head(16),
+        Settings(epochs=100, batch=16, learning_rate=1e-2, weight_decay=0.0, optimizer="sgd"),
+        label="driver", checkpoint=Path(folder) / "driver.pt", identity={"name": "driver"}, device="cpu",
+    )
+    torch.save(network.state_dict(), Path(folder) / "final.pt")
+    return outcome
+
+if __name__ == "__main__":
+    train(sys.argv[1], 0.0)
+"""
+
+
+def test_killed_by_sigkill_it_goes_on_from_its_checkpoint_and_ends_bit_identical(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    killed.mkdir()
+    whole.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(driver), str(killed)],
+        env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 60
+    while not (killed / "driver.pt").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it had ended before it could be killed"
+    reached = torch.load(killed / "driver.pt", weights_only=True)["step"]
+    assert 0 < reached < 400
+    train = runpy.run_path(str(driver))["train"]
+    outcome = train(killed, 30.0)
+    assert f"/400 [" in capsys.readouterr().err
+    assert outcome.complete
+    assert outcome.history[0]["step"] == 4, "the history begins before the kill"
+    assert len(outcome.history) == 100
+    train(whole, 30.0)
+    finals = [torch.load(folder / "final.pt", weights_only=True) for folder in (killed, whole)]
+    assert differences(*finals) == []
+
+
+def interrupted_checkpoint(data: Dataset, folder: Path, settings: Settings = SETTINGS) -> Path:
+    outcome = train_here(Interrupted(seeded(classifier_objective), 5, stop, after=False), data, folder, settings)
+    assert not outcome.complete
+    return folder / "test.pt"
+
+
+@pytest.mark.parametrize(("length", "what"), [(0.5, "truncated"), (0.0, "empty")])
+def test_a_damaged_checkpoint_is_reported_and_training_starts_anew(
+    length: float, what: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(length * len(content))])
+    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
+    capsys.readouterr()
+    train_here(again, few, tmp_path / "parts")
+    said = capsys.readouterr().err
+    assert "test.pt: unreadable checkpoint" in said, what
+    assert "starting anew" in said
+    train_here(fresh, few, tmp_path / "whole")
+    assert differences(tensors(again), tensors(fresh)) == []
+
+
+def test_a_checkpoint_of_other_settings_is_not_used(few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted_checkpoint(few, tmp_path / "parts", replace(SETTINGS, learning_rate=2e-2))
+    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
+    capsys.readouterr()
+    train_here(again, few, tmp_path / "parts")
+    assert "a checkpoint of other settings lies there" in capsys.readouterr().err
+    train_here(fresh, few, tmp_path / "whole")
+    assert differences(tensors(again), tensors(fresh)) == []
+
+
+def test_a_checkpoint_of_another_seed_is_not_used(few: Dataset, tmp_path: Path) -> None:
+    interrupted_checkpoint(few, tmp_path / "parts")
+    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
+    train_here(again, few, tmp_path / "parts", seed=1)
+    train_here(fresh, few, tmp_path / "whole", seed=1)
+    assert differences(tensors(again), tensors(fresh)) == []
+
+
+def test_ctrl_c_says_that_the_best_is_kept_and_leaves_no_partial_file(
+    few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = interrupted_checkpoint(few, tmp_path)
+    assert "test: stopped at step 4 of 9; the best so far is kept" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+
+
+def test_an_error_in_the_objective_is_raised_as_it_is(few: Dataset, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train_here(Interrupted(seeded(classifier_objective), 2, fail, after=False), few, tmp_path)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_storage_error(
+    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench.training import loop
+
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write .*test.pt"):
+        train_here(seeded(classifier_objective), few, tmp_path / "file")
+
+
+# --- the losses ------------------------------------------------------------------------------------------------------------
+
+
+class Inverter(PerturbationGenerator):
+    """A generator that inverts contrast, so that SSIM is negative."""
+
+    def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
+        return super().forward(images, strength).lerp(1 - images, 0.8)
+
+
+def similarity_term(kind: str, images: Tensor, protected: Tensor) -> Tensor:
+    """The SSIM term, written once more: one value an image and plane, the mean of all."""
+    if kind == "signed":
+        return metrics.ssim(images, protected).mean()
+    if kind == "absolute":
+        return metrics.ssim(images, protected).abs().mean()
+    values = []
+    for scale in (1, 2):
+        x, y = (F.interpolate(each, scale_factor=1 / scale, mode="area") for each in (images, protected))
+        values += [metrics.ssim(x[:, i : i + 1], y[:, i : i + 1]).abs().mean() for i in range(3)]
+        values.append(metrics.ssim(x.mean(1, keepdim=True), y.mean(1, keepdim=True)).abs().mean())
+    return torch.stack(values).mean()
+
+
+@pytest.mark.parametrize("auxiliary", ["unbounded", "bounded"])
+@pytest.mark.parametrize("ssim", ["signed", "absolute", "planes"])
+def test_the_generators_loss_is_its_formula(auxiliary: str, ssim: str, few: Dataset) -> None:
+    torch.manual_seed(2)
+    loss_terms = GeneratorLoss(auxiliary, ssim, ssim_weight=0.7, cap=2.5)
+    classifiers = (Small().eval(), Small("other", logits=20).eval())
+    objective = GeneratorObjective(Inverter(width=2), *classifiers, loss_terms).eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    images = images * torch.tensor([1.0, 0.5, 0.8]).view(1, 3, 1, 1)  # colours, so that planes differ
+    with torch.no_grad():
+        loss, figures = objective(images, labels)
+        protected = objective.network(images)
+        assert objective.auxiliary is not None
+        ours, theirs = objective.target(protected), objective.auxiliary(protected)
+        similarity = metrics.ssim(images, protected)
+    entropy = -theirs.log_softmax(1)[torch.arange(48), labels]
+    assert 0 < (entropy > 2.5).sum() < 48, "some images must be beyond the cap and some below"
+    assert similarity.mean() < -0.1, "the sign must matter"
+    term = entropy.clamp(max=2.5).mean() if auxiliary == "bounded" else entropy.mean()
+    expected = -ours.log_softmax(1)[torch.arange(48), labels].mean() - term + 0.7 * similarity_term(ssim, images, protected)
+    torch.testing.assert_close(loss, expected)
+    assert figures["accuracy"] == (ours.argmax(1) == labels).float().mean()
+    assert figures["auxiliary"] == (theirs.argmax(1) == labels).float().mean()
+    torch.testing.assert_close(figures["ssim"], similarity.mean())
+    torch.testing.assert_close(figures["abs_ssim"], similarity.abs().mean())
+
+
+def test_with_target_as_its_own_auxiliary_the_auxiliary_term_is_dropped(few: Dataset) -> None:
+    objective = generator_objective(GeneratorLoss(ssim_weight=0.5), auxiliary="small").eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    with torch.no_grad():
+        loss, figures = objective(images, labels)
+        protected = objective.network(images)
+        expected = F.cross_entropy(objective.target(protected), labels) + 0.5 * metrics.ssim(images, protected).mean()
+    torch.testing.assert_close(loss, expected)
+    assert "auxiliary" not in figures
+
+
+def test_beyond_the_cap_a_bounded_auxiliary_term_pulls_no_more(few: Dataset) -> None:
+    torch.manual_seed(2)
+    objective = generator_objective(GeneratorLoss("bounded", cap=0.0)).eval()
+    without = generator_objective(GeneratorLoss(), auxiliary="small").eval()
+    without.load_state_dict(objective.state_dict(), strict=False)
+    gradients = []
+    for each in (objective, without):
+        loss, _ = each(to_float(few.train.images), few.train.labels)
+        gradients.append(torch.autograd.grad(loss, each.network.unet.outc.f.weight)[0])
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("kind", ["generator", "compressor", "compressor, rate-distortion"])
+def test_frozen_networks_stay_as_they_were_in_eval_mode(kind: str, few: Dataset, tmp_path: Path) -> None:
+    objective = seeded(OBJECTIVES[kind])
+    frozen = {
+        name: module
+        for name in ("target", "auxiliary", "generator")
+        if isinstance(module := getattr(objective, name, None), nn.Module)
+    }
+    assert len(frozen) == 2
+    before = {name: {key: value.clone() for key, value in module.state_dict().items()} for name, module in frozen.items()}
+    learnt = tensors(objective)
+    objective.train()
+    assert not any(part.training for module in frozen.values() for part in module.modules())
+    assert objective.network.training
+    train_here(objective, few, tmp_path)
+    assert differences(learnt, tensors(objective)), "nothing was trained"
+    for name, module in frozen.items():
+        assert differences(before[name], module.state_dict()) == [], name
+        assert not any(parameter.requires_grad or parameter.grad is not None for parameter in module.parameters()), name
+
+
+def test_the_rate_distortion_loss_is_bits_per_pixel_plus_weighted_squared_error(few: Dataset) -> None:
+    objective = CompressorObjective(
+        NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(weight=3e-3)
+    ).eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    with torch.no_grad():
+        loss, figures = objective(images, labels)
+        protected = objective.generator(images)
+        out = objective.compressor(protected)
+    bits = -out["likelihoods"]["y"].double().log2().sum() / len(images)
+    squared = (255 * (out["x_hat"] - protected)).double().square().mean()
+    torch.testing.assert_close(loss.double(), bits / (32 * 32) + 3e-3 * squared, rtol=1e-5, atol=0)
+    torch.testing.assert_close(figures["bits"].double(), bits, rtol=1e-5, atol=0)
+    torch.testing.assert_close(figures["mse"].double(), squared / 255**2, rtol=1e-5, atol=0)
+
+
+def test_the_rate_accuracy_loss_is_bits_per_pixel_plus_weighted_cross_entropy(few: Dataset) -> None:
+    objective = CompressorObjective(
+        NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss("rate-accuracy", 0.4)
+    ).eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    with torch.no_grad():
+        loss, figures = objective(images, labels)
+        out = objective.compressor(objective.generator(images))
+        logits = objective.target(out["x_hat"].clamp(0, 1))
+    bits = -out["likelihoods"]["y"].log2().sum() / len(images)
+    torch.testing.assert_close(loss, bits / (32 * 32) + 0.4 * F.cross_entropy(logits, labels))
+    assert figures["accuracy"] == (logits.argmax(1) == labels).float().mean()
+
+
+def test_rate_accuracy_gives_gradients_to_every_part_of_the_compressor(few: Dataset) -> None:
+    objective = seeded(compressor_objective).train()
+    assert isinstance(objective, CompressorObjective)
+    objective.spread(to_float(few.train.images))
+    loss, _ = objective(to_float(few.train.images), few.train.labels)
+    loss.backward()
+    learnt = [p for group in objective.groups() for p in group["params"]]
+    assert {id(p) for p in learnt} == {id(p) for p in objective.compressor.parameters() if p.requires_grad}
+    compressor = objective.compressor
+    for part in (compressor.g_a, compressor.g_s, compressor.entropy_bottleneck):
+        gradients = [p.grad for p in part.parameters() if p.requires_grad]
+        assert gradients
+        assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+        assert any(g.abs().sum() > 0 for g in gradients if g is not None)
+
+
+def test_rate_accuracy_trains_on_the_rounded_latents_that_will_be_sent(few: Dataset) -> None:
+    images, labels = to_float(few.train.images), few.train.labels
+    errors: dict[str, list[Tensor]] = {}
+    for kind in ("rate-accuracy", "rate-distortion"):
+        objective = compressor_objective(kind)
+        objective.spread(images)
+        with torch.no_grad():
+            errors[kind] = [objective.train(mode)(images, labels)[1]["mse"] for mode in (True, False)]
+    torch.testing.assert_close(*errors["rate-accuracy"])
+    assert abs(errors["rate-distortion"][0] - errors["rate-distortion"][1]) > 1e-9, "the paper's trains on noise"
+
+
+def test_latents_are_spread_to_unit_variance(few: Dataset) -> None:
+    objective = compressor_objective()
+    images = to_float(few.train.images)
+    objective.spread(images)
+    with torch.no_grad():
+        latents = objective.compressor.g_a(objective.generator(images))
+    assert float(latents.std()) == pytest.approx(1.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rate-accuracy", "rate-distortion"])
+def test_a_trained_compressor_has_tables_and_its_codec_round_trips(kind: str, few: Dataset, tmp_path: Path) -> None:
+    objective = compressor_objective(kind)
+    images = to_float(few.train.images)
+    objective.spread(images)
+    train_here(objective, few, tmp_path)
+    codec = Neural(objective.compressor, "identity")
+    payload = codec.encode(images)
+    with torch.no_grad():
+        expected = objective.compressor(images)["x_hat"].clamp(0, 1)
+    torch.testing.assert_close(codec.decode(payload), expected, rtol=0, atol=1e-4)
+
+
+# --- the loop's parts ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3])
+def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
+    rates = [_schedule(i / 1000, warmup) for i in range(1001)]
+    top = round(1000 * warmup)
+    assert rates[0] == pytest.approx(0, abs=0.02)
+    assert rates[top] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert max(rates) == pytest.approx(1)
+    assert all(a <= b for a, b in zip(rates[:top], rates[1:top], strict=False))
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+    assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
+    assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("n", [48, 50])
+def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
+    per_epoch = -(-n // 16)
+    epochs = [torch.cat([_rows(n, 16, step + epoch * per_epoch, 0) for step in range(per_epoch)]) for epoch in range(3)]
+    for order in epochs:
+        assert torch.equal(order.sort().values, torch.arange(n))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+    assert not torch.equal(_rows(n, 16, 0, 0), _rows(n, 16, 0, 1))
+
+
+def test_the_number_of_images_bounds_the_number_of_steps() -> None:
+    assert steps(100, Settings(3, 32, 1e-3, 0.0)) == 12
+    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=70)) == 3
+    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_crops_are_shifted_originals_and_mirrored_only_where_labels_survive_it(mirror: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(60, 3, 32, 24)
+    out = crop_and_flip(mirror)(images)
+    assert out.shape == images.shape
+    padded = F.pad(images, (4, 4, 4, 4))
+    found = []
+    for image, source in zip(out, padded, strict=True):
+        matches = [
+            (top, left, flipped)
+            for top in range(9)
+            for left in range(9)
+            for flipped in (False, True)
+            if torch.equal(
+                source[:, top : top + 32, left : left + 24].flip(2) if flipped else source[:, top : top + 32, left : left + 24],
+                image,
+            )
+        ]
+        assert len(matches) == 1
+        found += matches
+    assert {flipped for _, _, flipped in found} == ({False, True} if mirror else {False})
+    assert len({top for top, _, _ in found}) == 9
+    assert len({left for _, left, _ in found}) == 9
+
+
+# --- the recipes -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_preset_paper_has_the_papers_numbers() -> None:
+    generator = recipes.PRESETS["paper"]["generator"]
+    assert (generator.epochs, generator.batch, generator.learning_rate, generator.weight_decay) == (100, 256, 5e-3, 5e-4)
+    assert (generator.warmup, generator.width, generator.max_images, generator.optimizer) == (0.3, 32, None, "adamw")
+    assert {kind: (each.epochs, each.batch) for kind, each in recipes.PRESETS["paper"].items()} == dict.fromkeys(
+        ("classifier", "generator", "compressor"), (100, 256)
+    )
+    loss, distortion = training.LOSSES["paper"]
+    assert (loss.auxiliary, loss.ssim, loss.ssim_weight) == ("unbounded", "signed", 0.5)
+    assert distortion.kind == "rate-distortion"
+
+
+def test_every_preset_trains_all_three_and_has_its_losses() -> None:
+    assert set(recipes.PRESETS) == {"quick", "paper"} == set(training.LOSSES)
+    assert all(set(kinds) == {"classifier", "generator", "compressor"} for kinds in recipes.PRESETS.values())
+
+
+def unknown_device(few: Dataset, folder: Path) -> None:
+    fit(
+        classifier_objective(),
+        few.train,
+        few.validation,
+        SETTINGS,
+        label="",
+        checkpoint=folder / "x.pt",
+        identity={},
+        device="gpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda few, _: training.train_classifier(few, TARGET, preset="fast"),
+            "unknown preset 'fast': .*choose one of paper, quick",
+        ),
+        (lambda few, _: training.train_generator(few, TARGET, AUXILIARY, preset="papre"), "did you mean 'paper'"),
+        (lambda few, _: training.train_compressor(few, TARGET, AUXILIARY, preset="x"), "choose one of paper, quick"),
+        (lambda few, _: training.train_classifier(few, "resnet81"), "did you mean 'resnet18'"),
+        (unknown_device, "unknown device 'gpu': .*choose one of auto, cpu, cuda"),
+        (lambda *_: GeneratorLoss("capped"), "unknown auxiliary term 'capped': .*bounded, unbounded"),
+        (lambda *_: GeneratorLoss(ssim="abs"), "unknown SSIM term 'abs': .*absolute, planes, signed"),
+        (lambda *_: GeneratorLoss(ssim_weight=-1), "must not be negative, got -1"),
+        (lambda *_: CompressorLoss("mse"), "unknown compressor loss 'mse': .*rate-accuracy, rate-distortion"),
+    ],
+)
+def test_what_is_unknown_is_refused_with_the_choices(
+    call: Callable[[Dataset, Path], Any], message: str, few: Dataset, tmp_path: Path, empty_data: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(few, tmp_path)
+    assert not empty_data.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(UsageError, match="device 'cuda' was asked for, but torch sees no CUDA GPU"):
+        training.train_classifier(few, TARGET, device="cuda")
+
+
+def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
+    few: Dataset, empty_data: Path, tiny_presets: Settings
+) -> None:
+    seen: list[int] = []
+    manifest = training.train_classifier(
+        few, AUXILIARY, seed=3, device="cpu", on_epoch=lambda history: seen.append(len(history))
+    )
+    module, kept = weights.load(AUXILIARY, "digits", "classifier")
+    assert kept == manifest
+    assert isinstance(module, Classifier)
+    assert (kept.seed, kept.data, kept.complete) == (3, "few digits", True)
+    assert kept.training["preset"] == "quick"
+    assert kept.training["learning_rate"] == tiny_presets.learning_rate
+    assert (kept.training["images"], kept.training["validation_images"]) == (48, 8)
+    assert kept.metrics["accuracy"] == kept.training["history"][-1]["validation"]["accuracy"]
+    assert seen == [1]
+    assert not list(empty_data.rglob("*.pt")), "the checkpoint is gone once training is complete"
+
+
+def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
+    few: Dataset, empty_data: Path, tiny_presets: Settings
+) -> None:
+    manifest = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+    assert not manifest.complete
+    module, kept = weights.load(AUXILIARY, "digits", "classifier")
+    assert kept == manifest
+    assert module(to_float(few.test.images)).isfinite().all()
+    assert [path.name for path in empty_data.rglob("*.pt")] == [f"{AUXILIARY}.pt"]
+    again = training.train_classifier(few, AUXILIARY, device="cpu")
+    assert again.complete
+    assert again.training["history"] == manifest.training["history"], "there was nothing left to do but to end"
+
+
+def test_a_generator_cannot_be_trained_without_its_classifiers(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights 'resnet18' for data set 'digits'"):
+        training.train_generator(few, TARGET, AUXILIARY)
+
+
+def test_nothing_is_trained_where_all_is_present(digits: Dataset, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")}
+    manifests = training.ensure(digits, TARGET, AUXILIARY)
+    assert [manifest.kind for manifest in manifests] == ["classifier", "classifier", "generator", "compressor"]
+    assert {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")} == before
+    assert capsys.readouterr().err == ""
+
+
+@pytest.fixture
+def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny networks' folder, to be changed."""
+    shutil.copytree(tiny_root, tmp_path / "data")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
+    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auxiliary, manifest = weights.load(AUXILIARY, "digits", "classifier")
+    before = {each.name: each.sha256 for each, _ in weights.listing()}
+    with torch.no_grad():
+        next(auxiliary.parameters()).add_(1)
+    replaced = weights.save(auxiliary, manifest)
+    with pytest.raises(WeightsError, match="has been replaced by another"):
+        weights.load_pair("digits", TARGET, AUXILIARY)
+    manifests = {each.name: each for each in training.ensure(few, TARGET, AUXILIARY, device="cpu")}
+    generator, compressor = weights.generator_name(TARGET, AUXILIARY), weights.compressor_name(TARGET, AUXILIARY)
+    assert {name for name in before if manifests[name].sha256 != before[name]} == {AUXILIARY, generator, compressor}
+    assert manifests[AUXILIARY].sha256 == replaced.sha256
+    assert manifests[generator].depends == {"target": before[TARGET], "auxiliary": replaced.sha256}
+    assert manifests[compressor].depends == {"target": before[TARGET], "generator": manifests[generator].sha256}
+    said = capsys.readouterr().err
+    assert f"no usable weights {generator!r} for few digits: training them with preset 'quick'" in said
+    assert f"no usable weights {TARGET!r}" not in said
+    weights.load_pair("digits", TARGET, AUXILIARY)
+
+
+def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+    name = weights.compressor_name(TARGET, AUXILIARY)
+    for path in own_data.rglob(f"{name}*"):
+        path.unlink()
+    before = {each.name: each.sha256 for each, _ in weights.listing()}
+    assert name not in before
+    training.ensure(few, TARGET, AUXILIARY, compressor=False, device="cpu")
+    assert weights.find(name, "digits") is None
+    training.ensure(few, TARGET, AUXILIARY, device="cpu")
+    after = {each.name: each.sha256 for each, _ in weights.listing()}
+    assert {key: after[key] for key in before} == before
+    assert name in after
+
+
+def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_rest(
+    few: Dataset, own_data: Path, tiny_presets: Settings
+) -> None:
+    generator = weights.generator_name(TARGET, AUXILIARY)
+    (own_data / "runs" / "weights" / "digits" / f"{generator}.json").unlink()
+    compressor = weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits")
+    with pytest.raises(KeyboardInterrupt):
+        training.ensure(few, TARGET, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+    found = weights.find(generator, "digits")
+    assert found is not None
+    assert not found.complete
+    assert weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits") == compressor
+    assert all(manifest.complete for manifest in training.ensure(few, TARGET, AUXILIARY, device="cpu"))
+
+
+def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+    plain = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
+    loss = GeneratorLoss("bounded", "signed", 2.0)
+    manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
+    assert manifest.name == f"{TARGET}-X-{AUXILIARY}@bounded"
+    assert manifest.training["loss"] == {"auxiliary": "bounded", "ssim": "signed", "ssim_weight": 2.0, "cap": 2.5}
+    assert manifest.spec == {"width": tiny_presets.width}
+    assert weights.find(weights.generator_name(TARGET, AUXILIARY), "digits") == plain
+
+
+# --- several processes -----------------------------------------------------------------------------------------------------
+
+FEW = """
+from dataclasses import replace
+from workbench import data
+from workbench.training import loop, recipes
+from workbench.training.loop import Settings
+
+digits = data.DATASETS["digits"]
+
+def few(directory):
+    made = digits(directory)
+    sizes = {"train": IMAGES, "validation": 16, "test": 16}
+    return data.Dataset("digits", "few digits", "digits", made.classes, False, lambda name: getattr(made, name).head(sizes[name]))
+
+data.DATASETS["digits"] = few
+tiny = Settings(1, 16, 1e-3, 0.0, max_images=32, width=2)
+recipes.PRESETS["quick"] = dict.fromkeys(("classifier", "generator", "compressor"), tiny)
+"""
+COMMAND = """
+import sys
+from workbench.__main__ import main
+
+if __name__ == "__main__":
+    sys.exit(main())
+"""
+UNEQUAL = """
+import os
+from pathlib import Path
+import torch
+from workbench.models import PerturbationGenerator, Classifier
+from workbench.training.objectives import ClassifierObjective
+from torch import nn
+
+first = "LOCAL_RANK" not in os.environ
+loop.CHECKPOINT_EVERY_S = 0.0 if first else 1e9  # the two clocks never agree
+torch.manual_seed(5)
+network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+dataset = data.load("digits")
+outcome = loop.fit(
+    ClassifierObjective(network), dataset.train, dataset.validation, Settings(3, 16, 1e-3, 0.0),
+    label="two", checkpoint=Path("two.pt"), identity={}, device="cpu", devices=2,
+)
+if first:
+    print("ended", outcome.complete, [entry["step"] for entry in outcome.history])
+"""
+
+
+def run_script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script to its end, and end what it started where it does not come to one."""
+    (folder / "script.py").write_text(text)
+    process = subprocess.Popen(
+        [sys.executable, "script.py", *arguments],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        out, err = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        out, err = process.communicate()
+        pytest.fail(f"it did not end: {err[-2000:]}")
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(tmp_path: Path, empty_data: Path) -> None:
+    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY)
+    script = FEW.replace("IMAGES", "48") + COMMAND
+    done = run_script(tmp_path, script, "train", "pair", *names, "--device", "cpu", "--devices", "2")
+    assert done.returncode == 0, done.stderr[-2000:]
+    pair = weights.load_pair("digits", AUXILIARY, AUXILIARY)  # checks every hash, and who was trained against whom
+    assert all(manifest.complete for manifest in pair.manifests.values())
+    folder = empty_data / "runs" / "weights" / "digits"
+    manifests = {manifest.name: manifest for manifest in pair.manifests.values()}
+    assert {path.name for path in folder.iterdir()} == {
+        *(f"{name}.json" for name in manifests),
+        *(manifest.file for manifest in manifests.values()),
+    }
+    assert [line.split()[0] for line in done.stdout.splitlines()] == [str(folder / each.file) for each in manifests.values()]
+    assert not list(empty_data.rglob("*.pt"))
+
+
+def test_two_processes_come_to_an_end_with_a_last_batch_of_one_image_and_clocks_that_differ(tmp_path: Path) -> None:
+    done = run_script(tmp_path, FEW.replace("IMAGES", "49") + UNEQUAL)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout == "ended True [4, 8, 12]\n"

@@ -1,0 +1,544 @@
+"""Weights kept and found, refused where they do not fit, and the public baseline's checkpoints brought in."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import pickle
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from workbench import weights
+from workbench.errors import UsageError, WeightsError
+from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator, build
+from workbench.weights import Manifest, describe
+
+
+def generator(seed: int = 0) -> PerturbationGenerator:
+    torch.manual_seed(seed)
+    return PerturbationGenerator(width=2).eval()
+
+
+def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
+    torch.manual_seed(seed)
+    return Classifier(name).eval()
+
+
+def manifest(module: torch.nn.Module, name: str, family: str = "digits", **fields: Any) -> Manifest:
+    kind, spec = describe(module)
+    return Manifest(name, family, kind, spec, data="untrained", seed=0, **fields)
+
+
+def pictures(n: int = 2) -> torch.Tensor:
+    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    first, second = one.state_dict(), other.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture
+def kept(empty_data: Path) -> Path:
+    """The manifest of a generator named `g`, saved among the weights trained here."""
+    weights.save(generator(), manifest(generator(), "g"))
+    return empty_data / "runs" / "weights" / "digits" / "g.json"
+
+
+def rewrite(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+# --- kept and found --------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_comes_back_frozen_with_its_manifest(empty_data: Path) -> None:
+    module = generator()
+    filled = weights.save(module, manifest(module, "g", metrics={"accuracy": 0.9}, training={"preset": "tiny"}))
+    loaded, read = weights.load("g", "digits", "generator")
+    assert read == filled
+    assert read.metrics == {"accuracy": 0.9}
+    assert same(loaded, module)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    assert torch.equal(loaded(pictures()), module(pictures()))
+
+
+def test_the_manifest_names_the_tensors_by_their_hash(kept: Path) -> None:
+    fields = json.loads(kept.read_text())
+    tensors = kept.with_name(fields["file"])
+    assert fields["sha256"] == hashlib.sha256(tensors.read_bytes()).hexdigest()
+    assert fields["file"] == f"g.{fields['sha256'][:8]}.safetensors"
+    assert sorted(path.name for path in kept.parent.iterdir()) == sorted(["g.json", fields["file"]])
+    assert set(safetensors.torch.load_file(tensors)) == set(generator().unet.state_dict())
+
+
+def test_a_classifier_is_stored_under_the_baselines_names(empty_data: Path) -> None:
+    saved = weights.save(classifier(), manifest(classifier(), "mobilenet_v2"))
+    tensors = safetensors.torch.load_file(empty_data / "runs" / "weights" / "digits" / saved.file)
+    assert "features.1.conv.0.0.weight" in tensors
+    loaded, _ = weights.load("mobilenet_v2", "digits", "classifier")
+    assert torch.equal(loaded(pictures()), classifier()(pictures()))
+
+
+def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> None:
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    strings = compressor.strings(pictures())
+    weights.save(compressor, manifest(compressor, "c"))
+    loaded, _ = weights.load("c", "digits", "compressor")
+    assert isinstance(loaded, NeuralCompressor)
+    assert same(loaded, compressor)
+    assert loaded.strings(pictures()) == strings
+    assert torch.equal(loaded.images(strings, (32, 32)), compressor.images(strings, (32, 32)))
+
+
+def test_saving_again_replaces_the_old_tensors_and_leaves_other_names_alone(kept: Path) -> None:
+    weights.save(generator(5), manifest(generator(), "g@other"))
+    before = {path.name for path in kept.parent.iterdir()}
+    old = json.loads(kept.read_text())["file"]
+    weights.save(generator(1), manifest(generator(), "g"))
+    new = json.loads(kept.read_text())["file"]
+    assert new != old
+    assert {path.name for path in kept.parent.iterdir()} == before - {old} | {new}
+    assert same(weights.load("g", "digits", "generator")[0], generator(1))
+    assert same(weights.load("g@other", "digits", "generator")[0], generator(5))
+
+
+def test_a_save_that_stopped_before_the_manifest_leaves_the_old_network(kept: Path) -> None:
+    (kept.parent / "g.0a1b2c3d.safetensors").write_bytes(safetensors.torch.save(generator(1).unet.state_dict()))
+    (kept.parent / ".g.json.x1y2.tmp").write_text('{"name": "g"')
+    assert same(weights.load("g", "digits", "generator")[0], generator())
+    assert [found.name for found, _ in weights.listing()] == ["g"]
+
+
+def test_find_gives_the_manifest_or_none(kept: Path) -> None:
+    found = weights.find("g", "digits")
+    assert found is not None
+    assert asdict(found) == json.loads(kept.read_text())
+    assert weights.find("g", "cifar10") is None
+    assert weights.find("h", "digits") is None
+
+
+def test_what_was_trained_here_hides_what_was_shipped(kept: Path, empty_data: Path) -> None:
+    shipped = empty_data / "weights"
+    weights.save(generator(1), manifest(generator(), "g"), shipped)
+    weights.save(generator(2), manifest(generator(), "h"), shipped)
+    assert same(weights.load("g", "digits", "generator")[0], generator())
+    listed = {found.name: path for found, path in weights.listing()}
+    assert set(listed) == {"g", "h"}
+    assert listed["g"].parent == kept.parent
+    assert listed["h"].parent == shipped / "digits"
+    assert all(path.is_file() for path in listed.values())
+    kept.unlink()
+    assert same(weights.load("g", "digits", "generator")[0], generator(1))
+
+
+def test_nothing_is_listed_where_nothing_is(empty_data: Path) -> None:
+    assert list(weights.listing()) == []
+
+
+def test_names_are_the_baselines_with_variants_behind_an_at() -> None:
+    assert weights.generator_name("resnet18", "vgg13_bn") == "resnet18-X-vgg13_bn"
+    assert weights.generator_name("resnet18", "vgg13_bn", "bounded") == "resnet18-X-vgg13_bn@bounded"
+    assert weights.compressor_name("resnet18", "vgg13_bn", "r1", "bounded") == "resnet18-X-vgg13_bn@bounded-compressor@r1"
+
+
+@pytest.mark.parametrize("variant", ["../up", "a/b", "", ".hidden", "a b", "x" * 65, "é"])
+def test_a_variant_cannot_leave_its_folder(variant: str) -> None:
+    if variant == "":
+        assert weights.generator_name("resnet18", "vgg13_bn", variant) == "resnet18-X-vgg13_bn"
+        return
+    with pytest.raises(UsageError, match="variant"):
+        weights.generator_name("resnet18", "vgg13_bn", variant)
+
+
+def test_an_unknown_classifier_in_a_name_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown classifier"):
+        weights.generator_name("resnet18", "../../etc")
+
+
+@pytest.mark.parametrize("module", [generator(), classifier(), NeuralCompressor(8, 12)])
+def test_a_description_builds_a_network_of_the_same_shape(module: torch.nn.Module) -> None:
+    kind, spec = describe(module)
+    rebuilt = build(kind, **json.loads(json.dumps(spec)))
+    assert [value.shape for value in rebuilt.parameters()] == [value.shape for value in module.parameters()]
+
+
+def test_another_network_has_no_description() -> None:
+    with pytest.raises(UsageError, match="a Linear is none of the workbench's networks"):
+        describe(torch.nn.Linear(1, 1))
+
+
+# --- refused ---------------------------------------------------------------------------------------------------------------
+
+
+def refused(name: str = "g", kind: str = "generator") -> str:
+    """Return the one line with which weights are refused."""
+    with pytest.raises(WeightsError) as caught:
+        weights.load(name, "digits", kind)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_missing_weights_are_named_with_the_way_to_get_them(empty_data: Path) -> None:
+    message = refused("nowhere")
+    assert message.startswith("no weights 'nowhere' for data set 'digits' under ")
+    assert "workbench train" in message
+    assert "workbench import-weights" in message
+
+
+def test_a_changed_byte_among_the_tensors_is_found(kept: Path) -> None:
+    tensors = kept.with_name(json.loads(kept.read_text())["file"])
+    blob = bytearray(tensors.read_bytes())
+    blob[-1] ^= 1
+    tensors.write_bytes(blob)
+    assert "does not have the SHA-256 of its manifest" in refused()
+
+
+def test_tensors_cut_short_or_gone_are_refused(kept: Path) -> None:
+    tensors = kept.with_name(json.loads(kept.read_text())["file"])
+    tensors.write_bytes(tensors.read_bytes()[:100])
+    assert "SHA-256" in refused()
+    tensors.unlink()
+    assert f"cannot read {tensors}: No such file or directory" in refused()
+
+
+@pytest.mark.parametrize("blob", [b"", b"no tensors at all", b"\xff" * 64])
+def test_a_file_that_holds_no_tensors_is_refused_though_its_hash_fits(kept: Path, blob: bytes) -> None:
+    kept.with_name(json.loads(kept.read_text())["file"]).write_bytes(blob)
+    rewrite(kept, sha256=hashlib.sha256(blob).hexdigest())
+    refused()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "7", "null", '"g"', "{}", '{"name": "g"}', '{"unknown": 1}', "\x00", '{"name": NaN,}']
+)
+def test_a_manifest_that_is_none_is_refused(kept: Path, text: str) -> None:
+    kept.write_text(text)
+    assert f"{kept} is not a manifest of this workbench" in refused()
+    with pytest.raises(WeightsError, match="not a manifest"):
+        list(weights.listing())
+
+
+def test_a_manifest_of_bytes_that_are_no_text_is_refused(kept: Path) -> None:
+    kept.write_bytes(b"\xff\xfe\xfa")
+    assert "not a manifest" in refused()
+
+
+@pytest.mark.parametrize("file", ["../g.safetensors", "/etc/passwd", "a/b.safetensors", "g.pt", "", "..", ".safetensors/.."])
+def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: str) -> None:
+    (kept.parent.parent / "g.safetensors").write_bytes(b"")
+    rewrite(kept, file=file)
+    assert f"names the file {file!r}, which is not a safetensors file beside it" in refused()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"file": 5},
+        {"file": None},
+        {"spec": "width"},
+        {"spec": {"depth": 9}},
+        {"spec": {"width": "wide"}},
+        {"spec": {"width": -1}},
+        {"kind": ["generator"]},
+        {"sha256": None},
+        {"format": 2},
+    ],
+    ids=str,
+)
+def test_a_manifest_with_a_field_of_another_kind_is_refused(kept: Path, fields: dict[str, Any]) -> None:
+    rewrite(kept, **fields)
+    refused()
+
+
+def test_weights_of_another_kind_are_refused(kept: Path) -> None:
+    assert refused(kind="compressor") == "weights 'g' are those of a generator, not of a compressor"
+
+
+def test_a_manifest_of_another_width_names_the_tensor_that_does_not_fit(kept: Path) -> None:
+    rewrite(kept, spec={"width": 4})
+    assert "tensor 'd1.f.1.f.0.bias' is (4,), the network needs (8,)" in refused()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("outc.f.bias"), "tensor 'outc.f.bias' is missing"),
+        (lambda state: state.update(extra=torch.zeros(1)), "tensor 'extra' is not part of the network"),
+        (
+            lambda state: state.update({"outc.f.weight": torch.zeros(3, 9, 1, 1)}),
+            r"tensor 'outc.f.weight' is \(3, 9, 1, 1\), the network needs \(3, 2, 1, 1\)",
+        ),
+    ],
+    ids=["missing", "extra", "shape"],
+)
+def test_a_tensor_that_does_not_fit_is_named(change: Any, message: str) -> None:
+    state = dict(generator(1).unet.state_dict())
+    change(state)
+    module = generator()
+    with pytest.raises(WeightsError, match=f"^these: {message}"):
+        weights.load_state(module, state, "these")
+    assert same(module, generator())
+
+
+# --- pairs -----------------------------------------------------------------------------------------------------------------
+
+PAIR = ("mobilenet_v2", "mobilenet_v2")
+PAIR_NAME = "mobilenet_v2-X-mobilenet_v2"
+
+
+@pytest.fixture
+def tiny_pair(empty_data: Path) -> dict[str, Manifest]:
+    """A pair whose target is its auxiliary too, with generator and compressor, saved."""
+    target = weights.save(classifier(), manifest(classifier(), "mobilenet_v2"))
+    depends = {"target": target.sha256, "auxiliary": target.sha256}
+    kept = weights.save(generator(), manifest(generator(), PAIR_NAME, depends=depends))
+    compressor = NeuralCompressor(8, 12)
+    compressor.update(force=True)
+    depends = {"target": target.sha256, "generator": kept.sha256}
+    coded = weights.save(compressor, manifest(compressor, f"{PAIR_NAME}-compressor", depends=depends))
+    return {"target": target, "auxiliary": target, "generator": kept, "compressor": coded}
+
+
+def test_a_pair_is_loaded_with_what_belongs_to_it(tiny_pair: dict[str, Manifest]) -> None:
+    pair = weights.load_pair("digits", *PAIR)
+    assert pair.name == PAIR_NAME
+    assert pair.manifests == tiny_pair
+    assert pair.sha256() == {role: each.sha256 for role, each in tiny_pair.items()}
+    assert same(pair.target, classifier())
+    assert same(pair.generator, generator())
+    assert isinstance(pair.compressor, NeuralCompressor)
+
+
+def test_a_pair_without_its_compressor_does_not_need_one(tiny_pair: dict[str, Manifest], empty_data: Path) -> None:
+    (empty_data / "runs" / "weights" / "digits" / f"{PAIR_NAME}-compressor.json").unlink()
+    pair = weights.load_pair("digits", *PAIR, compressor=False)
+    assert pair.compressor is None
+    assert set(pair.manifests) == {"target", "auxiliary", "generator"}
+    with pytest.raises(WeightsError, match=f"no weights '{PAIR_NAME}-compressor'"):
+        weights.load_pair("digits", *PAIR)
+
+
+def test_a_retrained_target_makes_the_generator_stale(tiny_pair: dict[str, Manifest]) -> None:
+    new = weights.save(classifier(1), manifest(classifier(), "mobilenet_v2"))
+    with pytest.raises(WeightsError) as caught:
+        weights.load_pair("digits", *PAIR, compressor=False)
+    message = str(caught.value)
+    assert f"weights '{PAIR_NAME}' were trained with a target" in message
+    assert tiny_pair["target"].sha256[:8] in message
+    assert new.sha256[:8] in message
+    assert f"train '{PAIR_NAME}' again" in message
+
+
+def test_a_retrained_generator_makes_only_its_compressor_stale(tiny_pair: dict[str, Manifest]) -> None:
+    weights.save(generator(1), manifest(generator(), PAIR_NAME, depends=tiny_pair["generator"].depends))
+    assert same(weights.load_pair("digits", *PAIR, compressor=False).generator, generator(1))
+    with pytest.raises(WeightsError, match=f"'{PAIR_NAME}-compressor' were trained with a generator"):
+        weights.load_pair("digits", *PAIR)
+
+
+# --- checkpoints of the baseline -------------------------------------------------------------------------------------------
+
+
+def test_a_state_dict_of_the_classifiers_project_becomes_a_classifier_with_the_same_answers(
+    empty_data: Path, tmp_path: Path
+) -> None:
+    original = classifier()
+    torch.save(original.network.state_dict(), tmp_path / "mobilenet_v2.pt")
+    (imported,) = weights.import_checkpoint(tmp_path / "mobilenet_v2.pt")
+    assert (imported.name, imported.family, imported.kind, imported.data) == (
+        "mobilenet_v2",
+        "cifar10",
+        "classifier",
+        "imported",
+    )
+    assert imported.training == {
+        "imported_from": "mobilenet_v2.pt",
+        "imported_sha256": hashlib.sha256((tmp_path / "mobilenet_v2.pt").read_bytes()).hexdigest(),
+    }
+    loaded, _ = weights.load("mobilenet_v2", "cifar10", "classifier")
+    assert torch.equal(loaded(pictures()), original(pictures()))
+
+
+def test_a_classifier_of_other_classes_is_recognised_by_its_shapes(empty_data: Path, tmp_path: Path) -> None:
+    torch.save(Classifier("mobilenet_v2", 7).network.state_dict(), tmp_path / "seven.pt")
+    (imported,) = weights.import_checkpoint(tmp_path / "seven.pt", family="pets")
+    assert imported.spec == {"name": "mobilenet_v2", "num_classes": 7}
+    assert imported.family == "pets"
+
+
+class AttributeDict(dict):  # type: ignore[type-arg]
+    """As Lightning keeps hyper-parameters."""
+
+
+class ModelCheckpoint:
+    """As Lightning names the callback whose state a checkpoint carries."""
+
+
+@pytest.fixture
+def lightning() -> Iterator[Any]:
+    """Save a checkpoint as Lightning does, its classes under Lightning's names, which are gone again when it is read."""
+    homes = {
+        AttributeDict: "pytorch_lightning.utilities.parsing",
+        ModelCheckpoint: "pytorch_lightning.callbacks.model_checkpoint",
+    }
+
+    def save(path: Path, content: dict[str, Any]) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            for kind, home in homes.items():
+                parts = home.split(".")
+                for depth in range(1, len(parts) + 1):
+                    name = ".".join(parts[:depth])
+                    patch.setitem(sys.modules, name, sys.modules.get(name) or types.ModuleType(name))
+                patch.setattr(sys.modules[home], kind.__name__, kind, raising=False)
+                patch.setattr(kind, "__module__", home)
+            torch.save(content, path)
+        assert not any(name.startswith("pytorch_lightning") for name in sys.modules)
+
+    return save
+
+
+def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, Any]:
+    """What Lightning saves of the baseline's training."""
+    return {
+        "epoch": 99,
+        "global_step": 19_500,
+        "pytorch-lightning_version": "1.0.2",
+        "callbacks": {ModelCheckpoint: {"best_model_score": torch.tensor(0.5), "best_model_path": "epoch=99.ckpt"}},
+        "optimizer_states": [{"state": {}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.999)}]}],
+        "lr_schedulers": [{"last_epoch": 99}],
+        "state_dict": {
+            f"{prefix}.{key}": value for prefix, module in networks.items() for key, value in module.state_dict().items()
+        },
+        "hyper_parameters_name": "hparams",
+        "hyper_parameters": hyper_parameters,
+    }
+
+
+@pytest.mark.parametrize("container", ["AttributeDict", "Namespace", "dict"])
+def test_a_lightning_checkpoint_becomes_a_pair_with_the_same_answers(
+    container: str, lightning: Any, empty_data: Path, tmp_path: Path
+) -> None:
+    values = {"model_A": "mobilenet_v2", "model_B": "resnet18", "learning_rate": 5e-3, "gpu_id": "0", "max_epochs": 100}
+    kept = {"AttributeDict": AttributeDict(values), "Namespace": argparse.Namespace(**values), "dict": values}[container]
+    target, auxiliary, attack = classifier(1), classifier(2, "resnet18"), generator(3)
+    content = checkpoint(kept, model_A=target.network, model_B=auxiliary.network, attack_model=attack.unet)
+    lightning(tmp_path / "epoch=99.ckpt", content)
+    imported = weights.import_checkpoint(tmp_path / "epoch=99.ckpt")
+    assert [each.name for each in imported] == ["mobilenet_v2", "resnet18", "mobilenet_v2-X-resnet18"]
+    assert imported[2].depends == {"target": imported[0].sha256, "auxiliary": imported[1].sha256}
+    pair = weights.load_pair("cifar10", "mobilenet_v2", "resnet18", compressor=False)
+    assert torch.equal(pair.target(pictures()), target(pictures()))
+    assert torch.equal(pair.auxiliary(pictures()), auxiliary(pictures()))
+    assert torch.equal(pair.generator(pictures()), attack(pictures()))
+
+
+def test_a_checkpoint_of_one_model_against_itself_becomes_a_pair(lightning: Any, empty_data: Path, tmp_path: Path) -> None:
+    values = AttributeDict(model_A="mobilenet_v2", model_B="mobilenet_v2")
+    content = checkpoint(values, model_A=classifier().network, attack_model=generator().unet)
+    lightning(tmp_path / "last.ckpt", content)
+    assert [each.name for each in weights.import_checkpoint(tmp_path / "last.ckpt")] == ["mobilenet_v2", PAIR_NAME]
+    assert same(weights.load_pair("cifar10", *PAIR, compressor=False).generator, generator())
+
+
+def test_a_generator_alone_needs_to_be_told_its_models(empty_data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "generator.ckpt"
+    torch.save(checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}, path)
+    with pytest.raises(WeightsError, match="name them with --target and --auxiliary"):
+        weights.import_checkpoint(path)
+    (imported,) = weights.import_checkpoint(path, "digits", "resnet18", "vgg13_bn")
+    assert (imported.name, imported.family, imported.depends) == ("resnet18-X-vgg13_bn", "digits", {})
+
+
+def test_a_checkpoint_whose_model_is_another_than_it_says_is_refused(empty_data: Path, tmp_path: Path) -> None:
+    content = checkpoint({}, model_A=classifier().network, attack_model=generator().unet) | {"callbacks": {}}
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(WeightsError, match="holds a mobilenet_v2 as target, not a resnet18"):
+        weights.import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
+
+
+def test_a_generator_tensor_of_a_wrong_shape_is_named(empty_data: Path, tmp_path: Path) -> None:
+    content = checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}
+    content["state_dict"]["attack_model.outc.f.weight"] = torch.zeros(3, 9, 1, 1)
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(WeightsError, match=r"x\.ckpt: tensor 'outc\.f\.weight' is \(3, 9, 1, 1\)"):
+        weights.import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
+    assert list(weights.listing()) == []
+
+
+class Trap:
+    """Pickles into a call of the shell."""
+
+    def __init__(self, sprung: Path) -> None:
+        self.sprung = sprung
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {shlex.quote(str(self.sprung))}",)
+
+
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "beside tensors"])
+def test_a_pickle_that_would_run_a_command_is_refused_and_runs_nothing(empty_data: Path, tmp_path: Path, how: str) -> None:
+    path, sprung = tmp_path / "model.pt", tmp_path / "sprung"
+    if how == "pickle":
+        path.write_bytes(pickle.dumps(Trap(sprung)))
+    elif how == "torch.save":
+        torch.save(Trap(sprung), path)
+    else:
+        torch.save({"state_dict": generator().unet.state_dict(), "hyper_parameters": Trap(sprung)}, path)
+    with pytest.raises(WeightsError, match="not a checkpoint of plain tensors") as caught:
+        weights.import_checkpoint(path)
+    assert "\n" not in str(caught.value)
+    assert not sprung.exists()
+    assert list(weights.listing()) == []
+    if how == "pickle":
+        pickle.loads(path.read_bytes())
+    else:
+        torch.load(path, weights_only=False)
+    assert sprung.exists(), "the trap was none"
+
+
+@pytest.mark.parametrize("content", [b"", b"just a text file\n" * 20, b"PK\x03\x04 no archive", b"\x80\x02."])
+def test_a_file_that_is_no_checkpoint_is_refused(empty_data: Path, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "notes.pt"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"notes\.pt is not a checkpoint of plain tensors") as caught:
+        weights.import_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(empty_data: Path, tmp_path: Path) -> None:
+    for path in (tmp_path / "nowhere.pt", tmp_path):
+        with pytest.raises(WeightsError, match="cannot read"):
+            weights.import_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[torch.zeros(3)], {}, {"epoch": 3}, {"state_dict": {"a": 1}}, {"state_dict": {3: torch.zeros(1)}}, torch.zeros(2)],
+    ids=["list", "empty", "no tensors", "numbers", "no names", "tensor"],
+)
+def test_a_checkpoint_without_tensors_by_name_is_refused(empty_data: Path, tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"holds (a|no) "):
+        weights.import_checkpoint(tmp_path / "x.pt")
+
+
+def test_tensors_that_fit_no_classifier_are_refused(empty_data: Path, tmp_path: Path) -> None:
+    torch.save({"layer.weight": torch.zeros(10, 3), "layer.bias": torch.zeros(10)}, tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"fits none of .*resnet18.* \(2 tensors\)"):
+        weights.import_checkpoint(tmp_path / "x.pt")
