@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,7 +76,7 @@ def digits() -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The JPEG copy of CIFAR-10's test set, unpacked; skips where `$WORKBENCH_SHARED` does not name the folder that holds it."""
     import tarfile
 
@@ -91,4 +90,4 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             m for m in tar if m.name.removeprefix("./").startswith("test") or m.name.endswith(("/0000.jpg", "/0001.jpg"))
         ]
         tar.extractall(root, members, filter="data")
-    yield root
+    return root

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import StorageError
-from workbench.storage import data_root, replacing, write_json, write_text
+from workbench.storage import data_root, replacing, require_writable, write_json, write_text
 
 MOUNT = 'mount -t tmpfs -o size=64k none "$0" && exec "$@"'
 FULL_DISKS = {
@@ -96,6 +96,14 @@ def test_a_folder_in_place_of_the_file_is_a_storage_error(tmp_path: Path) -> Non
     with pytest.raises(StorageError, match="cannot write"):
         write_text(tmp_path / "kept.txt", "new")
     assert names(tmp_path) == ["kept.txt"]
+
+
+def test_a_folder_proves_writable_and_keeps_no_trace_of_the_proof(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b")
+    assert names(tmp_path / "a" / "b") == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot write"):
+        require_writable(tmp_path / "file")
 
 
 READ_ONLY = """

@@ -10,7 +10,7 @@ import pickle
 import shlex
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -171,8 +171,11 @@ def test_an_unknown_classifier_in_a_name_is_refused() -> None:
         weights.generator_name("resnet18", "../../etc")
 
 
-@pytest.mark.parametrize("module", [generator(), classifier(), NeuralCompressor(8, 12)])
-def test_a_description_builds_a_network_of_the_same_shape(module: torch.nn.Module) -> None:
+@pytest.mark.parametrize(
+    "make", [generator, classifier, lambda: NeuralCompressor(8, 12)], ids=["G", "classifier", "compressor"]
+)
+def test_a_description_builds_a_network_of_the_same_shape(make: Callable[[], torch.nn.Module]) -> None:
+    module = make()
     kind, spec = describe(module)
     rebuilt = build(kind, **json.loads(json.dumps(spec)))
     assert [value.shape for value in rebuilt.parameters()] == [value.shape for value in module.parameters()]
@@ -382,7 +385,10 @@ def test_a_classifier_of_other_classes_is_recognised_by_its_shapes(empty_data: P
     assert imported.family == "pets"
 
 
-class AttributeDict(dict):  # type: ignore[type-arg]
+Save = Callable[[Path, dict[str, Any]], None]
+
+
+class AttributeDict(dict[str, Any]):
     """As Lightning keeps hyper-parameters."""
 
 
@@ -391,7 +397,7 @@ class ModelCheckpoint:
 
 
 @pytest.fixture
-def lightning() -> Iterator[Any]:
+def lightning() -> Save:
     """Save a checkpoint as Lightning does, its classes under Lightning's names, which are gone again when it is read."""
     homes = {
         AttributeDict: "pytorch_lightning.utilities.parsing",
@@ -430,15 +436,13 @@ def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, 
     }
 
 
-@pytest.mark.parametrize("container", ["AttributeDict", "Namespace", "dict"])
-def test_a_lightning_checkpoint_becomes_a_pair_with_the_same_answers(
-    container: str, lightning: Any, empty_data: Path, tmp_path: Path
-) -> None:
-    values = {"model_A": "mobilenet_v2", "model_B": "resnet18", "learning_rate": 5e-3, "gpu_id": "0", "max_epochs": 100}
-    kept = {"AttributeDict": AttributeDict(values), "Namespace": argparse.Namespace(**values), "dict": values}[container]
+HYPER_PARAMETERS = {"model_A": "mobilenet_v2", "model_B": "resnet18", "learning_rate": 5e-3, "gpu_id": "0", "max_epochs": 100}
+
+
+def test_a_lightning_checkpoint_becomes_a_pair_with_the_same_answers(lightning: Save, empty_data: Path, tmp_path: Path) -> None:
     target, auxiliary, attack = classifier(1), classifier(2, "resnet18"), generator(3)
-    content = checkpoint(kept, model_A=target.network, model_B=auxiliary.network, attack_model=attack.unet)
-    lightning(tmp_path / "epoch=99.ckpt", content)
+    networks = {"model_A": target.network, "model_B": auxiliary.network, "attack_model": attack.unet}
+    lightning(tmp_path / "epoch=99.ckpt", checkpoint(AttributeDict(HYPER_PARAMETERS), **networks))
     imported = weights.import_checkpoint(tmp_path / "epoch=99.ckpt")
     assert [each.name for each in imported] == ["mobilenet_v2", "resnet18", "mobilenet_v2-X-resnet18"]
     assert imported[2].depends == {"target": imported[0].sha256, "auxiliary": imported[1].sha256}
@@ -448,7 +452,20 @@ def test_a_lightning_checkpoint_becomes_a_pair_with_the_same_answers(
     assert torch.equal(pair.generator(pictures()), attack(pictures()))
 
 
-def test_a_checkpoint_of_one_model_against_itself_becomes_a_pair(lightning: Any, empty_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "container", [AttributeDict, dict, lambda values: argparse.Namespace(**values)], ids=["Lightning", "dict", "args"]
+)
+def test_the_models_are_read_from_hyper_parameters_of_every_kind(
+    container: Callable[[Any], Any], lightning: Save, empty_data: Path, tmp_path: Path
+) -> None:
+    lightning(tmp_path / "last.ckpt", checkpoint(container(HYPER_PARAMETERS), attack_model=generator().unet))
+    (imported,) = weights.import_checkpoint(tmp_path / "last.ckpt")
+    assert imported.name == "mobilenet_v2-X-resnet18"
+    loaded, _ = weights.load(imported.name, "cifar10", "generator")
+    assert torch.equal(loaded(pictures()), generator()(pictures()))
+
+
+def test_a_checkpoint_of_one_model_against_itself_becomes_a_pair(lightning: Save, empty_data: Path, tmp_path: Path) -> None:
     values = AttributeDict(model_A="mobilenet_v2", model_B="mobilenet_v2")
     content = checkpoint(values, model_A=classifier().network, attack_model=generator().unet)
     lightning(tmp_path / "last.ckpt", content)

@@ -23,6 +23,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -169,18 +170,20 @@ def _execute_here(task: Task) -> dict[str, Any]:
 
     output = Path(task.output_dir)
     output.mkdir(parents=True, exist_ok=True)
-    config = Config()
-    if os.name == "posix":  # parallel kernels race for TCP ports; sockets in the runtime folder have names of their own
-        config.KernelManager.transport = "ipc"
     try:
-        papermill.execute_notebook(
-            task.notebook,
-            str(output / f"{task.name}.ipynb"),
-            parameters=task.parameters,
-            progress_bar=False,
-            cwd=str(output),
-            config=config,
-        )
+        with tempfile.TemporaryDirectory(prefix="pmc2-") as sockets:
+            config = Config()
+            if os.name == "posix":  # parallel kernels race for TCP ports; sockets in a folder of their own cannot
+                config.KernelManager.transport = "ipc"
+                config.KernelManager.ip = str(Path(sockets) / "kernel")
+            papermill.execute_notebook(
+                task.notebook,
+                str(output / f"{task.name}.ipynb"),
+                parameters=task.parameters,
+                progress_bar=False,
+                cwd=str(output),
+                config=config,
+            )
     except PapermillExecutionError as error:
         trace = _ANSI.sub("", "\n".join(error.traceback))
         return {"status": "failed", "error": f"{error.ename}: {error.evalue}", "traceback": trace}

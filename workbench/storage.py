@@ -12,7 +12,7 @@ from typing import Any
 
 from .errors import StorageError
 
-__all__ = ["data_root", "replacing", "write_json", "write_text"]
+__all__ = ["data_root", "replacing", "require_writable", "write_json", "write_text"]
 
 
 def data_root() -> Path:
@@ -45,6 +45,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def require_writable(folder: Path) -> None:
+    """Make a folder and raise StorageError unless a file can be written there: before hours of work, not after."""
+    with replacing(folder / ".probe") as temporary:
+        temporary.write_bytes(b"\0" * 4096)
+    (folder / ".probe").unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -76,9 +76,13 @@ DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
 
 
 class Objective(nn.Module):
-    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept."""
+    """A network and its loss: forward(images, labels) -> (loss, figures by name).
+
+    `network` is what is learnt and kept; `companion`, if there is one, is learnt beside it and thrown away.
+    """
 
     network: nn.Module
+    companion: nn.Module | None = None
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
@@ -144,11 +148,15 @@ class GeneratorObjective(Objective):
         return loss, figures
 
 
-ACTIVE, EASE = 16, 10.0
+ACTIVE, EASE = 8, 10.0
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects."""
+    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
+
+    For the latter a linear classifier on the pooled latents learns beside the compressor (deep supervision): through decoder
+    and target alone the encoder hears of the labels too faintly to learn from in minutes.
+    """
 
     def __init__(
         self, compressor: NeuralCompressor, generator: PerturbationGenerator, target: Classifier, loss: CompressorLoss
@@ -157,6 +165,7 @@ class CompressorObjective(Objective):
         self.network = self.compressor = compressor
         self.loss = loss
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
+        self.companion = nn.Linear(compressor.M, target.num_classes) if loss.kind == "rate-accuracy" else None
         self.zero = LowerBound(0)
         self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
@@ -177,11 +186,11 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images), steps=1000)
 
     def at(self, progress: float) -> None:
-        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight at 70 % of the steps.
+        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight at 60 % of the steps.
 
         Under full rate pressure from the start the latents go silent before the decoder has learnt to use them.
         """
-        self.ease = EASE ** max(0.0, 1 - progress / 0.7) if self.loss.kind == "rate-accuracy" else 1.0
+        self.ease = EASE ** max(0.0, 1 - progress / 0.6) if self.loss.kind == "rate-accuracy" else 1.0
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -199,6 +208,7 @@ class CompressorObjective(Objective):
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        rest += self.companion.parameters() if self.companion is not None else []
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
@@ -214,7 +224,7 @@ class CompressorObjective(Objective):
         with torch.no_grad():
             images = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, likelihoods = self._code(images.float(), straight=task and self.training)
+            x_hat, likelihoods, y_hat = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)
         mse = F.mse_loss(x_hat, images)
         figures = {"bits": bits, "mse": mse}
@@ -224,12 +234,14 @@ class CompressorObjective(Objective):
             figures["accuracy"] = _share(logits, labels)
             if task:
                 distortion = F.cross_entropy(logits, labels)
+                if self.training and self.companion is not None:
+                    distortion = distortion + F.cross_entropy(self.companion(y_hat.mean((2, 3))), labels)
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return bits / images[0, 0].numel() + weight * distortion, figures
 
-    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor]:
-        """Return x_hat and the likelihoods of y.
+    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x_hat, the likelihoods of y, and y as quantised where `straight` (else empty).
 
         CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
         spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
@@ -237,10 +249,11 @@ class CompressorObjective(Objective):
         """
         if not straight:
             out = self.compressor(images)
-            return out["x_hat"], out["likelihoods"]["y"]
+            return out["x_hat"], out["likelihoods"]["y"], images.new_empty(0)
         y = self.compressor.g_a(images)
         y_hat = y + (y.round() - y).detach()
-        return self.compressor.g_s(y_hat), _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
+        likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
+        return self.compressor.g_s(y_hat), likelihoods, y_hat
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from .. import weights
 from ..data import Dataset, to_float
 from ..errors import unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
-from ..storage import data_root
+from ..storage import data_root, require_writable
 from ..weights import Manifest
 from .loop import Settings, crop_and_flip, fit, seed_step
 from .objectives import (
@@ -34,8 +34,8 @@ __all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor"
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
         "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000),
-        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=40_000, validation_images=1000, width=16),
-        "compressor": Settings(10, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=20_000, validation_images=1000),
+        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=25_000, validation_images=1000, width=16),
+        "compressor": Settings(10, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -120,6 +120,7 @@ def _train(
 ) -> Manifest:
     kind, spec = weights.describe(objective.network)
     checkpoint = data_root() / "runs" / "checkpoints" / dataset.family / f"{name}.pt"
+    require_writable(checkpoint.parent)
     outcome = fit(
         objective,
         dataset.train,
@@ -136,7 +137,7 @@ def _train(
             "spec": spec,
         },
         seed=seed,
-        augment=crop_and_flip(dataset.mirror),
+        augment=crop_and_flip(dataset.mirror, settings.crop),
         device=device,
         devices=devices,
         on_epoch=on_epoch,

@@ -1,0 +1,260 @@
+"""A pair measured: what a result carries, the shapes of the tables, and golden figures of the tiny pair."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench import weights
+from workbench.codecs import Codec, Jpeg, Png, WebP, codec
+from workbench.data import Dataset, Split, load, to_float
+from workbench.errors import UsageError
+from workbench.evaluation import PAPER, Evaluation, describe, provenance
+from workbench.metrics import Estimate, ssim
+from workbench.models import Classifier
+from workbench.system import Client, System, codec_for
+from workbench.weights import Pair
+
+GOLDEN = Path(__file__).parent / "golden" / "evaluation.json"
+LIMIT = 48
+ACCURACIES = ("original_accuracy", "target_accuracy", "auxiliary_accuracy")
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tiny_root))
+        pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
+        for classifier in (pair.target, pair.auxiliary):
+            fit(classifier, digits.train.head(128))
+        yield pair
+
+
+def fit(classifier: Classifier, split: Split) -> None:
+    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
+    last = list(classifier.network.modules())[-1]
+    features: list[torch.Tensor] = []
+    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
+    with torch.no_grad():
+        classifier(to_float(split.images))
+        hook.remove()
+        x = features[0] - features[0].mean(0)
+        kernel = x @ x.T
+        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
+        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
+        last.weight.copy_(weight.T)
+        last.bias.copy_(-features[0].mean(0) @ weight)
+
+
+@pytest.fixture(scope="module")
+def evaluation(networks: Pair, digits: Dataset) -> Evaluation:
+    return Evaluation(networks, digits, limit=LIMIT)
+
+
+@pytest.fixture(scope="module")
+def results(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
+    return {name: evaluation.result(codec_for(evaluation.pair, name)) for name in ("png", "jpeg", "neural")}
+
+
+# --- a result --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "neural"])
+def test_a_result_carries_its_figures_and_their_origin(
+    name: str, results: dict[str, dict[str, Any]], evaluation: Evaluation
+) -> None:
+    result = results[name]
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert result["n"] == LIMIT
+    for key in (*ACCURACIES, "ssim", "s1_bytes", "s2_bytes"):
+        figure = result[key]
+        assert figure["low"] <= figure["value"] <= figure["high"], key
+        assert figure["n"] == LIMIT
+    assert all(0 <= result[key]["value"] <= 1 for key in ACCURACIES)
+    assert result["codec"] == {"png": "png", "jpeg": "jpeg q89 4:4:4", "neural": "neural"}[name]
+    assert (result["client"], result["strength"], result["batch"]) == ("jpeg q90 4:4:4", 1.0, 256)
+    assert (result["dataset"], result["seed"]) == ("scikit-learn digits", 0)
+    assert (result["target"], result["auxiliary"]) == ("resnet18", "mobilenet_v2")
+    assert result["weights"] == evaluation.pair.sha256()
+    assert set(result["weights"]) == {"target", "auxiliary", "generator", "compressor"}
+    assert result["device"].startswith("cpu (")
+    assert result["versions"]["torch"] == torch.__version__
+    assert result["commit"] is None or len(result["commit"]) >= 7
+
+
+def test_provenance_names_the_device_and_the_versions() -> None:
+    origin = provenance()
+    assert set(origin) == {"device", "versions", "commit"}
+    assert set(origin["versions"]) == {"python", "torch", "torchvision", "compressai", "pillow"}
+
+
+def test_a_result_is_the_system_run_on_the_same_images(
+    results: dict[str, dict[str, Any]], evaluation: Evaluation, digits: Dataset
+) -> None:
+    pair, split = evaluation.pair, digits.test.head(LIMIT)
+    answer = System.in_process(pair.generator, Png(), pair.target).recognise(to_float(split.images))
+    right = float((answer.labels == split.labels).float().mean())
+    assert results["png"]["target_accuracy"]["value"] == pytest.approx(right, abs=0.02)
+    assert results["png"]["s1_bytes"]["value"] * LIMIT == pytest.approx(answer.s1_bytes)
+    assert results["png"]["s2_bytes"]["value"] * LIMIT == pytest.approx(answer.s2_bytes)
+
+
+def test_similarity_compares_the_protected_images_with_the_clients(
+    results: dict[str, dict[str, Any]], evaluation: Evaluation
+) -> None:
+    with torch.inference_mode():
+        expected = float(ssim(evaluation.images, evaluation.protected()).mean())
+    assert [result["ssim"]["value"] for result in results.values()] == pytest.approx([expected] * 3, abs=1e-6)
+    assert expected < 0.95
+
+
+def test_the_tiny_classifiers_recognise_most_digits(evaluation: Evaluation) -> None:
+    assert all(accuracy.value > 0.6 for accuracy in evaluation.original_accuracy.values())
+
+
+def test_strength_0_measures_the_originals_as_the_edge_received_them(evaluation: Evaluation) -> None:
+    result = evaluation.result(Png(), strength=0.0)
+    assert result["strength"] == 0
+    assert result["target_accuracy"] == result["protected_accuracy"]
+    assert result["ssim"]["value"] > 0.95
+    half = evaluation.protected(0.5)
+    assert torch.allclose(half, (evaluation.protected(0.0) + evaluation.protected(1.0)) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.5, float("nan")])
+def test_a_strength_out_of_range_is_refused(evaluation: Evaluation, strength: float) -> None:
+    with pytest.raises(UsageError, match="strength must be between 0"):
+        evaluation.protected(strength)
+
+
+# --- what is measured on ---------------------------------------------------------------------------------------------------
+
+
+def test_limit_takes_the_first_images_and_none_takes_all(networks: Pair, digits: Dataset) -> None:
+    few = Evaluation(networks, digits, limit=5)
+    assert torch.equal(few.images, to_float(digits.test.images[:5]))
+    assert torch.equal(few.labels, digits.test.labels[:5])
+    assert len(Evaluation(networks, digits).labels) == 480
+    assert few.result(Png())["n"] == 5
+
+
+@pytest.mark.parametrize("limit", [0, -3])
+def test_a_limit_below_one_image_is_refused(networks: Pair, digits: Dataset, limit: int) -> None:
+    with pytest.raises(UsageError, match=f"at least 1 image, got {limit}"):
+        Evaluation(networks, digits, limit=limit)
+
+
+def test_a_data_set_of_another_number_of_classes_is_refused(networks: Pair) -> None:
+    with pytest.raises(UsageError, match=r"tell 10 classes apart, ImageNet .* has 19"):
+        Evaluation(networks, load("samples-imagenet"))
+
+
+def test_batches_change_the_headers_and_not_the_figures(networks: Pair, digits: Dataset) -> None:
+    whole = Evaluation(networks, digits, limit=5).result(Png())
+    parts = Evaluation(networks, digits, limit=5, batch=2).result(Png())
+    assert parts["batch"] == 2
+    for key in (*ACCURACIES, "ssim", "s1_bytes"):
+        assert parts[key]["value"] == pytest.approx(whole[key]["value"], abs=1e-4), key
+    assert 0 < parts["s2_bytes"]["value"] - whole["s2_bytes"]["value"] < 3
+
+
+def test_the_client_decides_what_the_edge_receives(networks: Pair, digits: Dataset) -> None:
+    client = Client(quality=20)
+    coarse = Evaluation(networks, digits, limit=3, client=client)
+    result = coarse.result(Png(), strength=0.0)
+    files = client.capture(coarse.images)
+    assert result["client"] == "jpeg q20 4:4:4"
+    assert result["s1_bytes"]["value"] == pytest.approx(sum(map(len, files)) / 3)
+    assert torch.equal(coarse.protected(0.0), client.jpeg.decode_each(files))
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_transmitted_adds_up_to_the_payloads(evaluation: Evaluation) -> None:
+    for coder in (Png(), codec_for(evaluation.pair, "neural")):
+        sizes, decoded = evaluation.transmit(evaluation.images, coder)
+        assert sum(sizes) == pytest.approx(len(coder.encode(evaluation.images)))
+        assert decoded.shape == evaluation.images.shape
+        assert len(sizes) == LIMIT
+
+
+def test_table_1_has_regular_and_perturbed_images_as_png_and_jpeg(evaluation: Evaluation) -> None:
+    rows = evaluation.table1(Jpeg())
+    assert [row["row"] for row in rows] == list(PAPER["table1"])
+    assert all(isinstance(row[key], Estimate) and row[key].n == LIMIT for row in rows for key in ("bytes", "accuracy"))
+    assert rows[0]["accuracy"] == evaluation.original_accuracy["target"]
+    assert rows[1]["bytes"].value < rows[0]["bytes"].value
+
+
+def test_table_2_has_both_models_before_and_after_and_the_similarity(
+    evaluation: Evaluation, results: dict[str, dict[str, Any]]
+) -> None:
+    row = evaluation.table2()
+    assert set(row) == {
+        "original",
+        "auxiliary_original",
+        "target",
+        "auxiliary",
+        "ssim",
+        "abs_ssim",
+        "inverted_ssim",
+    }
+    assert all(isinstance(figure, Estimate) and figure.n == LIMIT for figure in row.values())
+    assert row["target"].as_dict() == results["png"]["protected_accuracy"]
+    assert row["auxiliary"].as_dict() == results["png"]["auxiliary_protected_accuracy"]
+    assert row["ssim"].as_dict() == results["png"]["ssim"]
+
+
+def test_a_curve_has_a_row_for_each_point(evaluation: Evaluation, results: dict[str, dict[str, Any]]) -> None:
+    rows = evaluation.curve([20, 89], Jpeg, lambda _: 1.0)
+    assert [row["point"] for row in rows] == [20, 89]
+    assert all(set(row) == {"point", "target", "auxiliary", "ssim", "bytes"} for row in rows)
+    assert rows[0]["bytes"].value < rows[1]["bytes"].value
+    assert rows[1]["bytes"].as_dict() == results["jpeg"]["s2_bytes"]
+    assert rows[1]["target"].as_dict() == results["jpeg"]["target_accuracy"]
+    original, protected = evaluation.curve([0.0, 1.0], lambda _: Png(), float)
+    assert original["ssim"].value > protected["ssim"].value + 0.02
+    assert protected["auxiliary"].as_dict() == results["png"]["auxiliary_accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("coder", "named"),
+    [
+        (Png(), "png"),
+        (Jpeg(50, "4:2:0"), "jpeg q50 4:2:0"),
+        (WebP(80), "webp q80"),
+        (WebP(lossless=True), "webp lossless"),
+        (codec("png"), "png"),
+    ],
+)
+def test_a_codec_is_described_with_its_options(coder: Codec, named: str) -> None:
+    assert describe(coder) == named
+
+
+# --- golden figures --------------------------------------------------------------------------------------------------------
+
+TOLERANCES = {
+    **{key: {"abs": 0.05} for key in ACCURACIES},
+    "ssim": {"abs": 1e-3},
+    "s1_bytes": {"rel": 0.02},
+    "s2_bytes": {"rel": 0.02},
+}
+
+
+def test_the_tiny_pair_reaches_its_golden_figures(results: dict[str, dict[str, Any]], request: pytest.FixtureRequest) -> None:
+    figures = {name: {key: result[key]["value"] for key in TOLERANCES} for name, result in results.items()}
+    if request.config.getoption("--regenerate"):
+        GOLDEN.parent.mkdir(exist_ok=True)
+        GOLDEN.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    golden = json.loads(GOLDEN.read_text(encoding="utf-8"))
+    assert figures.keys() == golden.keys()
+    for name, expected in golden.items():
+        assert figures[name].keys() == expected.keys()
+        for key, value in expected.items():
+            assert figures[name][key] == pytest.approx(value, **TOLERANCES[key]), (name, key)

@@ -1,0 +1,232 @@
+"""What a notebook needs and leaves: results, tables and figures on disk at once, parameters checked in a real IPython shell."""
+
+from __future__ import annotations
+
+import atexit
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from workbench.data import Dataset
+from workbench.errors import StorageError, UsageError, WeightsError
+from workbench.metrics import mean, wilson
+from workbench.notebook import Notebook, default_output, plain
+from workbench.weights import Pair
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+
+@pytest.fixture(autouse=True)
+def memory_figures() -> Iterator[None]:
+    """Figures drawn to memory; matplotlib as before afterwards."""
+    with plt.rc_context():
+        plt.switch_backend("Agg")
+        yield
+        plt.close("all")
+
+
+def read(folder: Path, name: str = "test") -> dict[str, Any]:
+    content = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def figure() -> Any:
+    made, axis = plt.subplots(figsize=(3, 2))
+    axis.plot([1, 2, 3])
+    return made
+
+
+def test_a_notebook_leaves_its_parameters_before_it_has_a_result(tmp_path: Path) -> None:
+    Notebook("test", output_dir=str(tmp_path / "out"), dataset="digits", limit=3)
+    kept = read(tmp_path / "out")
+    assert kept["parameters"] == {"dataset": "digits", "limit": 3}
+    assert (kept["notebook"], kept["results"], kept["tables"], kept["figures"]) == ("test", [], [], [])
+
+
+def test_a_result_is_on_disk_at_once_as_plain_json_with_its_origin(tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path))
+    nb.result(
+        "first", {"accuracy": wilson(9, 10), "bytes": [np.float64(2.5), torch.tensor(3)]}, {"seed": 0, "dataset": "digits"}
+    )
+    (only,) = read(tmp_path)["results"]
+    assert only == {
+        "name": "first",
+        "values": {"accuracy": wilson(9, 10).as_dict(), "bytes": [2.5, 3]},
+        "seed": 0,
+        "dataset": "digits",
+    }
+    nb.result("second", 1, {})
+    assert [each["name"] for each in read(tmp_path)["results"]] == ["first", "second"]
+
+
+def test_a_table_is_kept_and_shown_with_estimates_in_percent(tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path))
+    shown = nb.table(
+        "A <title>", ["name", "accuracy", "x"], [["<b>", wilson(50, 100), 1.0], ["c", "—", 2]], "n = 100", main=True
+    )
+    (table,) = read(tmp_path)["tables"]
+    assert table == {
+        "title": "A <title>",
+        "columns": ["name", "accuracy", "x"],
+        "rows": [["<b>", "50.00 [40.38, 59.62]", "1.00"], ["c", "—", "2"]],
+        "note": "n = 100",
+        "main": True,
+    }
+    assert "&lt;b&gt;" in shown.data
+    assert "<b>" not in shown.data
+    assert "A &lt;title&gt;" in shown.data
+    assert "50.00 [40.38, 59.62]" in shown.data
+
+
+def test_a_figure_is_kept_as_png_and_svg_and_closed(tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path))
+    drawn = figure()
+    shown = nb.figure(drawn, "curve", 'a "caption" <with> marks')
+    (kept,) = read(tmp_path)["figures"]
+    assert kept == {"file": "figures/test-curve", "caption": 'a "caption" <with> marks', "width": 288}
+    with Image.open(tmp_path / "figures" / "test-curve.png") as png:
+        assert png.size == (480, 320)
+    assert "<svg" in (tmp_path / "figures" / "test-curve.svg").read_text(encoding="utf-8")
+    assert not plt.fignum_exists(drawn.number)
+    assert "data:image/png;base64," in shown.data
+    assert "&lt;with&gt;" in shown.data
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".tmp")]
+
+
+def test_a_folder_that_cannot_be_written_is_one_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match="cannot write .*test.json"):
+        Notebook("test", output_dir=str(tmp_path / "file"))
+
+
+def test_results_go_where_papermill_runs_and_to_the_interactive_folder_in_jupyterlab(
+    empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert default_output() == tmp_path
+    monkeypatch.setenv("JPY_SESSION_NAME", "explore.ipynb")
+    assert default_output() == empty_data / "runs" / "interactive"
+    nb = Notebook("test")
+    assert read(empty_data / "runs" / "interactive")["notebook"] == nb.name
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (wilson(1, 2), wilson(1, 2).as_dict()),
+        (mean([1.0, 2.0]), mean([1.0, 2.0]).as_dict()),
+        ({"a": (1, 2), 3: None}, {"a": [1, 2], "3": None}),
+        ([np.int64(3), np.float32(0.5), np.bool_(True)], [3, 0.5, True]),
+        (torch.tensor(0.25), 0.25),
+        ({"deep": [{"er": (wilson(1, 2),)}]}, {"deep": [{"er": [wilson(1, 2).as_dict()]}]}),
+        ("text", "text"),
+        (None, None),
+    ],
+)
+def test_plain_values_survive_json_unchanged(value: Any, expected: Any) -> None:
+    assert plain(value) == expected
+    assert json.loads(json.dumps(plain(value))) == expected
+
+
+def test_data_set_pair_and_evaluation_follow_the_parameters(tiny_data: Path, tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path), dataset="digits", data_dir="", target=TARGET, auxiliary=AUXILIARY, limit=5)
+    dataset = nb.dataset()
+    assert dataset.name == "digits"
+    pair = nb.pair(dataset)
+    assert pair.name == f"{TARGET}-X-{AUXILIARY}"
+    assert len(nb.evaluation(dataset, pair).labels) == 5
+    assert nb.pair(dataset, compressor=False).compressor is None
+    nb.parameters["limit"] = 0
+    assert len(nb.evaluation(dataset, pair).labels) == len(dataset.test)
+
+
+def test_the_samples_are_never_trained_on(empty_data: Path, tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path), dataset="samples", target=TARGET, auxiliary=AUXILIARY)
+    with pytest.raises(WeightsError, match="no weights 'resnet18' for data set 'cifar10'"):
+        nb.pair(nb.dataset())
+
+
+def test_an_evaluations_rows_can_be_kept_as_they_are(pair: Pair, digits: Dataset, tmp_path: Path) -> None:
+    nb = Notebook("test", output_dir=str(tmp_path), limit=4)
+    evaluation = nb.evaluation(digits, pair)
+    nb.result("table 2", evaluation.table2(), evaluation.origin())
+    (kept,) = read(tmp_path)["results"]
+    assert set(kept["weights"]) == {"target", "auxiliary", "generator", "compressor"}
+    assert kept["values"]["target"]["n"] == 4
+
+
+# --- parameters, in a real shell -------------------------------------------------------------------------------------------
+
+DECLARED = "limit: int = 0\nrate: float = 0.5\nkind: str = ''\npairs: list = []\nfast: bool = False\n"
+CALL = (
+    "from workbench.notebook import Notebook\n"
+    "nb = Notebook('test', output_dir={!r}, limit=limit, rate=rate, kind=kind, pairs=pairs, fast=fast)"
+)
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Any]:
+    """An IPython shell of the test's own, without history on disk."""
+    from IPython.core.interactiveshell import InteractiveShell
+    from traitlets.config import Config
+
+    config = Config()
+    config.HistoryManager.enabled = False
+    made = InteractiveShell.instance(config=config, ipython_dir=str(tmp_path / "ipython"))
+    yield made
+    atexit.unregister(made.atexit_operations)
+    made.restore_sys_module_state()
+    InteractiveShell.clear_instance()
+
+
+def run_cells(shell: Any, tmp_path: Path, injected: str) -> BaseException | None:
+    """Run a notebook's cells as papermill leaves them: the parameters, those injected, the Notebook."""
+    for cell in (DECLARED, f"# Parameters\n{injected}\n"):
+        shell.run_cell(cell, store_history=True).raise_error()
+    result = shell.run_cell(CALL.format(str(tmp_path / "out")), store_history=True)
+    error: BaseException | None = result.error_in_exec
+    return error
+
+
+@pytest.mark.parametrize(
+    ("injected", "message"),
+    [
+        ("limt = 3", "unknown parameter 'limt': did you mean 'limit'"),
+        ("limit = 3\nquality = 1", "unknown parameter 'quality': .*choose one of"),
+        ("limit = '3'", "parameter 'limit' must be of type int, got '3'"),
+        ("limit = True", "parameter 'limit' must be of type int, got True"),
+        ("limit = 1.5", "parameter 'limit' must be of type int, got 1.5"),
+        ("rate = '1'", "parameter 'rate' must be of type float, got '1'"),
+        ("rate = False", "parameter 'rate' must be of type float, got False"),
+        ("kind = None", "parameter 'kind' must be of type str, got None"),
+        ("pairs = 'a'", "parameter 'pairs' must be of type list, got 'a'"),
+        ("fast = 1", "parameter 'fast' must be of type bool, got 1"),
+    ],
+)
+def test_a_parameter_that_is_unknown_or_of_another_type_is_refused(
+    shell: Any, tmp_path: Path, injected: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = run_cells(shell, tmp_path, injected)
+    assert isinstance(error, UsageError)
+    with pytest.raises(UsageError, match=message):
+        raise error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "injected", ["limit = 3", "rate = 1", "rate = 0.25\npairs = ['a']\nfast = True", "PAPERMILL_INPUT_PATH = 'x'", ""]
+)
+def test_parameters_of_their_types_are_taken(
+    shell: Any, tmp_path: Path, injected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_cells(shell, tmp_path, injected) is None
+    assert (tmp_path / "out" / "test.json").is_file()

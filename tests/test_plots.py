@@ -1,0 +1,155 @@
+"""The figures: they render as PNG and SVG without a warning, say what their axes are, and draw what they are given."""
+
+from __future__ import annotations
+
+import io
+import xml.etree.ElementTree as ET
+from collections.abc import Callable, Iterator
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+
+from workbench import plots
+from workbench.metrics import Estimate, mean, wilson
+
+
+@pytest.fixture(autouse=True)
+def own_style() -> Iterator[None]:
+    """The workbench's style on the backend that draws to memory; everything as before afterwards."""
+    with mpl.rc_context():
+        mpl.use("Agg")
+        plots.use_style()
+        yield
+        plt.close("all")
+
+
+def estimates(point: float, shift: int = 0) -> dict[str, object]:
+    spread = [100.0 + point, 120.0 + point, 90.0]
+    return {
+        "point": point,
+        "target": wilson(80 - shift, 100),
+        "auxiliary": wilson(10 + shift, 100),
+        "ssim": mean([0.1, 0.2, 0.3]),
+        "bytes": mean(spread),
+    }
+
+
+CURVE = [estimates(point, shift) for shift, point in enumerate((0.0, 0.5, 1.0))]
+HISTORY = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.1 * s, "auxiliary": 0.2}} for s in (1, 2, 3)]
+BITS = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.5, "bits": 100.0 / s}} for s in (1, 2)]
+PICTURES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "strength_curves": lambda: plots.strength_curves(CURVE, 0.1, "a title"),
+    "strength_curves of one point": lambda: plots.strength_curves(CURVE[:1], 0.1, "a title"),
+    "accuracy_bytes": lambda: plots.accuracy_bytes({"JPEG 4:4:4": CURVE, "JPEG 4:2:0": CURVE}, "a title", {"png": CURVE[0]}),
+    "accuracy_bytes without points": lambda: plots.accuracy_bytes({"JPEG": CURVE}, "a title"),
+    "heatmap": lambda: plots.heatmap({("a", "b"): wilson(9, 10)}, ["a"], ["b"], "a title"),
+    "heatmap with blanks": lambda: plots.heatmap(
+        {("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], ""
+    ),
+    "training_curves": lambda: plots.training_curves({"generator": HISTORY, "compressor": BITS}),
+    "training_curves of imported weights": lambda: plots.training_curves({"target": [], "compressor": BITS}),
+    "gallery": lambda: plots.gallery({"original": PICTURES, "protected": PICTURES[:2]}, ["a", "b", "c", "d"]),
+    "gallery of one": lambda: plots.gallery({"original": PICTURES[:1]}),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_renders_as_png_and_svg_without_a_warning(name: str) -> None:
+    figure = FIGURES[name]()
+    assert isinstance(figure, Figure)
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=50)
+    figure.savefig(svg, format="svg")
+    pixels = np.asarray(Image.open(png).convert("RGB"))
+    width, height = figure.get_size_inches()
+    assert pixels.shape[:2] == pytest.approx((height * 50, width * 50), abs=1)
+    assert pixels.std() > 0, "it is blank"
+    assert ET.fromstring(svg.getvalue()).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith(("gallery", "training_curves"))])
+def test_every_axis_says_what_it_shows(name: str) -> None:
+    figure = FIGURES[name]()
+    for axis in figure.axes:
+        assert axis.get_xlabel() or axis.get_label() == "<colorbar>"
+        assert axis.get_ylabel()
+
+
+def test_the_same_figure_is_the_same_svg() -> None:
+    rendered = []
+    for _ in range(2):
+        buffer = io.BytesIO()
+        FIGURES["strength_curves"]().savefig(buffer, format="svg", metadata={"Date": None})
+        rendered.append(buffer.getvalue())
+    assert rendered[0] == rendered[1]
+
+
+def test_strength_curves_draw_percent_intervals_and_chance() -> None:
+    accuracy, ssim, size = plots.strength_curves(CURVE, 0.1, "digits").axes
+    lines = {line.get_label(): np.asarray(line.get_ydata()) for line in accuracy.get_lines()}
+    np.testing.assert_allclose(lines["target"], [80, 79, 78])
+    np.testing.assert_allclose(lines["auxiliary"], [10, 11, 12])
+    np.testing.assert_allclose(lines["chance"], 10)
+    target: Estimate = wilson(80, 100)
+    heights = accuracy.collections[0].get_paths()[0].vertices[:, 1]
+    assert heights.max() == pytest.approx(100 * target.high)
+    np.testing.assert_allclose(ssim.get_lines()[0].get_ydata(), 0.2)
+    np.testing.assert_allclose(size.get_lines()[0].get_ydata(), [row["bytes"].value for row in CURVE])  # type: ignore[attr-defined]
+    assert {text.get_text() for text in accuracy.get_legend().get_texts()} == {"target", "auxiliary", "chance"}
+
+
+def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> None:
+    reversed_rows = CURVE[::-1]
+    quality, rate = plots.accuracy_bytes({"JPEG": reversed_rows}, "digits", {"neural": CURVE[0]}).axes
+    assert (quality.get_xscale(), rate.get_xscale()) == ("linear", "log")
+    x = np.asarray(rate.get_lines()[0].get_xdata())
+    assert (np.diff(x) > 0).all()
+    assert {text.get_text() for text in rate.get_legend().get_texts()} == {"JPEG", "neural"}
+
+
+def test_a_heatmap_writes_its_figures_and_leaves_blank_what_was_not_run() -> None:
+    axis = plots.heatmap({("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], "title").axes[0]
+    assert sorted(text.get_text() for text in axis.texts) == ["10.0", "90.0"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
+    assert np.isnan(np.asarray(axis.get_images()[0].get_array().filled(np.nan))).sum() == 2  # type: ignore[union-attr]
+
+
+def test_a_gallery_of_uneven_rows_has_a_column_for_the_longest_and_pictures_only_where_there_are_some() -> None:
+    figure = plots.gallery({"original": PICTURES, "protected": PICTURES[:2]}, ["a", "b", "c", "d"])
+    axes = np.array(figure.axes).reshape(2, 4)
+    shown = np.array([[len(axis.get_images()) for axis in line] for line in axes])
+    assert shown.tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert [axis.get_title() for axis in axes[0]] == ["a", "b", "c", "d"]
+    assert [line[0].texts[0].get_text() for line in axes] == ["original", "protected"]
+    np.testing.assert_allclose(
+        np.asarray(axes[0, 1].get_images()[0].get_array()) / 255, PICTURES[1].permute(1, 2, 0), atol=1 / 500
+    )
+
+
+def test_training_curves_show_accuracy_in_percent_and_what_each_network_is_about() -> None:
+    figure = plots.training_curves({"generator": HISTORY, "compressor": BITS})
+    top, bottom = np.array(figure.axes).reshape(2, 2)
+    np.testing.assert_allclose(top[0].get_lines()[0].get_ydata(), [10, 20, 30])
+    assert len(top[0].get_lines()) == 2, "target and auxiliary"
+    assert top[0].get_ylabel() == "validation accuracy (%)"
+    assert [axis.get_title() for axis in top] == ["generator", "compressor"]
+    assert [axis.get_ylabel() for axis in bottom] == ["loss", "bits an image"]
+    assert all(axis.get_xlabel() == "step" for axis in bottom)
+    assert bottom[1].get_yscale() == "log"
+
+
+def test_the_residual_is_mid_grey_where_equal_and_signed_elsewhere() -> None:
+    x = torch.full((3, 4, 4), 0.4)
+    assert torch.equal(plots.residual(x, x), torch.full_like(x, 0.5))
+    torch.testing.assert_close(plots.residual(x, x + 0.2), torch.full_like(x, 0.6))
+    torch.testing.assert_close(plots.residual(x, x - 0.2), torch.full_like(x, 0.4))
+    torch.testing.assert_close(plots.residual(x, x + 0.1, gain=4), torch.full_like(x, 0.7))
+    assert plots.residual(torch.zeros(1), torch.ones(1), gain=9).item() == 1
+    assert plots.residual(torch.ones(1), torch.zeros(1), gain=9).item() == 0

@@ -1,0 +1,240 @@
+"""Client, edge and cloud joined: every arrangement and every codec under the one contract, and what may leave the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench import weights
+from workbench.codecs import Jpeg, Neural, Png
+from workbench.data import Dataset, Split, to_float
+from workbench.errors import DataError, PayloadError, UsageError, WeightsError
+from workbench.metrics import psnr
+from workbench.models import Classifier, NeuralCompressor
+from workbench.system import COMPONENTS, Client, Cloud, Edge, Stopwatch, System, codec_for
+from workbench.weights import Pair
+
+NETWORKS = {"network_client_edge", "network_edge_cloud"}
+
+
+@pytest.fixture(scope="module")
+def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tiny_root))
+        pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
+        fit(pair.target, digits.train.head(128))
+        yield pair
+
+
+def fit(classifier: Classifier, split: Split) -> None:
+    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
+    last = list(classifier.network.modules())[-1]
+    features: list[torch.Tensor] = []
+    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
+    with torch.no_grad():
+        classifier(to_float(split.images))
+        hook.remove()
+        x = features[0] - features[0].mean(0)
+        kernel = x @ x.T
+        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
+        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
+        last.weight.copy_(weight.T)
+        last.bias.copy_(-features[0].mean(0) @ weight)
+
+
+@pytest.fixture(scope="module")
+def neural() -> Neural:
+    """An untrained neural codec whose latents spread over many symbols, so that images differ once they are decoded."""
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    return Neural(compressor, identity="spread")
+
+
+@pytest.fixture(scope="module")
+def images(digits: Dataset) -> torch.Tensor:
+    return to_float(digits.test.images[:6])
+
+
+ARRANGEMENTS: dict[str, Callable[[Pair, Neural], System]] = {
+    "PMC² png": lambda pair, _: System.in_process(pair.generator, Png(), pair.target),
+    "PMC² jpeg": lambda pair, _: System.in_process(pair.generator, Jpeg(), pair.target),
+    "PMC² neural": lambda pair, neural: System.in_process(pair.generator, neural, pair.target),
+    "baseline PP": lambda pair, _: System.baseline(pair.generator, pair.target),
+}
+
+
+@pytest.fixture(params=ARRANGEMENTS)
+def name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def system(name: str, networks: Pair, neural: Neural) -> System:
+    return ARRANGEMENTS[name](networks, neural)
+
+
+def received(system: System, images: torch.Tensor) -> torch.Tensor:
+    """The images as the part that protects them has them."""
+    return images if system.client is None else system.edge.receive(system.client.capture(images))
+
+
+# --- the contract ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_scores_are_probabilities_for_each_image(system: System, images: torch.Tensor, n: int) -> None:
+    answer = system.recognise(images[:n])
+    assert answer.scores.shape == (n, 10)
+    assert answer.scores.min() >= 0
+    assert answer.scores.sum(1).tolist() == pytest.approx([1.0] * n, abs=1e-5)
+    assert torch.equal(answer.labels, answer.scores.argmax(1))
+
+
+def test_the_bytes_of_each_hop_are_counted_and_the_baseline_has_one_hop(
+    name: str, system: System, images: torch.Tensor
+) -> None:
+    answer = system.recognise(images)
+    assert answer.s2_bytes == len(system.edge.protect(received(system, images)))
+    assert (answer.s1_bytes is None) == (name == "baseline PP")
+    if system.client is not None:
+        assert answer.s1_bytes == sum(map(len, system.client.capture(images)))
+
+
+def test_nine_components_are_timed_and_the_networks_are_not(name: str, system: System, images: torch.Tensor) -> None:
+    milliseconds = system.recognise(images).milliseconds
+    assert tuple(milliseconds) == COMPONENTS
+    assert len(COMPONENTS) == 9
+    assert {component for component, value in milliseconds.items() if value is None} == NETWORKS
+    assert all(value >= 0 for value in milliseconds.values() if value is not None)
+    worked = {"generator", "compression", "decompression", "classifier"}
+    worked |= set() if name == "baseline PP" else {"client_compression", "edge_other"}
+    assert {component for component, value in milliseconds.items() if value} >= worked
+    if name == "baseline PP":
+        assert milliseconds["client_compression"] == milliseconds["edge_other"] == 0
+
+
+def test_images_keep_their_order(system: System, images: torch.Tensor) -> None:
+    order = [4, 2, 0, 5, 3, 1]
+    scores = system.recognise(images).scores
+    assert torch.allclose(system.recognise(images[order]).scores, scores[order], rtol=0.01, atol=1e-9)
+    assert not torch.allclose(scores, scores[order], rtol=0.1)
+
+
+def test_the_same_images_give_the_same_answer_and_are_left_alone(system: System, images: torch.Tensor) -> None:
+    before = images.clone()
+    first, second = system.recognise(images), system.recognise(images)
+    assert torch.equal(first.scores, second.scores)
+    assert (first.s1_bytes, first.s2_bytes) == (second.s1_bytes, second.s2_bytes)
+    assert torch.equal(images, before)
+
+
+def test_what_leaves_the_edge_is_the_payload_that_the_cloud_answers_to(system: System, images: torch.Tensor) -> None:
+    payload = system.edge.protect(received(system, images))
+    assert type(payload) is bytes
+    assert torch.equal(system.cloud.recognise(payload), system.recognise(images).scores)
+
+
+def test_the_payload_holds_no_original(name: str, system: System, images: torch.Tensor) -> None:
+    at_edge = received(system, images)
+    payload = system.edge.protect(at_edge)
+    seen, protected = system.cloud.decode(payload), system.edge.perturb(at_edge)
+    assert psnr(images, seen).max() < 25
+    if "neural" not in name:
+        assert (psnr(protected, seen) > psnr(images, seen) + 3).all()
+    files = [*Png().encode_each(images), *Png().encode_each(at_edge), *Client().capture(images)]
+    assert not any(file in payload for file in files)
+
+
+def test_strength_reaches_the_generator(system: System, images: torch.Tensor) -> None:
+    at_edge = received(system, images)
+    for strength in (0.0, 0.5):
+        expected = system.cloud.recognise(system.edge.codec.encode(system.edge.generator(at_edge, strength)))
+        assert torch.allclose(system.recognise(images, strength).scores, expected, atol=1e-5)
+
+
+def test_the_cloud_refuses_what_its_codec_did_not_make(system: System, images: torch.Tensor) -> None:
+    payload = bytearray(system.edge.protect(images))
+    payload[-1] ^= 1
+    for broken in (bytes(payload), bytes(payload[:-1]), b"", b"junk"):
+        with pytest.raises(PayloadError):
+            system.cloud.recognise(broken)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(3, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, 3, 32, 32)]
+)
+def test_what_are_no_images_is_refused(system: System, wrong: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+        system.recognise(wrong)
+
+
+@pytest.mark.parametrize("strength", [-0.5, 2.0])
+def test_a_strength_out_of_range_is_refused(system: System, images: torch.Tensor, strength: float) -> None:
+    with pytest.raises(UsageError, match="strength must be between 0"):
+        system.recognise(images, strength)
+
+
+# --- the parts -------------------------------------------------------------------------------------------------------------
+
+
+def test_unprotected_png_without_a_client_is_the_classifier_alone(networks: Pair, digits: Dataset) -> None:
+    images = to_float(digits.test.images[:32])
+    system = System(None, Edge(networks.generator, Png()), Cloud(Png(), networks.target))
+    answer = system.recognise(images, strength=0.0)
+    with torch.inference_mode():
+        alone = networks.target(images).softmax(1)
+    assert torch.allclose(answer.scores, alone, atol=1e-4)
+    assert torch.equal(answer.labels, alone.argmax(1))
+    assert answer.labels.unique().numel() >= 5
+
+
+def test_the_client_sends_jpeg_that_the_edge_reads(networks: Pair, images: torch.Tensor) -> None:
+    client, edge = Client(), Edge(networks.generator, Png())
+    files = client.capture(images)
+    assert (client.jpeg.quality, client.jpeg.subsampling) == (90, "4:4:4")
+    assert all(file.startswith(b"\xff\xd8\xff") for file in files)
+    assert torch.equal(edge.receive(files), client.jpeg.decode_each(files))
+    assert psnr(edge.receive(files), images).min() > 30
+    assert edge.receive(files, size=16).shape == (6, 3, 16, 16)
+
+
+def test_the_edge_refuses_a_file_that_is_no_picture(networks: Pair) -> None:
+    with pytest.raises(DataError):
+        Edge(networks.generator, Png()).receive([b"no picture"])
+
+
+def test_a_system_by_name_is_the_one_made_of_its_parts(pair: Pair, images: torch.Tensor) -> None:
+    loaded = System.load("digits", "resnet18", "mobilenet_v2", "jpeg", quality=70)
+    made = System.in_process(pair.generator, Jpeg(70), pair.target)
+    assert torch.allclose(loaded.recognise(images).scores, made.recognise(images).scores, atol=1e-5)
+    assert loaded.edge.protect(images) == made.edge.protect(images)
+    assert isinstance(System.load("digits", "resnet18", "mobilenet_v2").edge.codec, Neural)
+
+
+def test_a_system_without_weights_says_which_are_missing(tiny_data: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights 'vgg13_bn' for data set 'digits'"):
+        System.load("digits")
+
+
+def test_a_neural_codec_needs_the_pairs_compressor(tiny_data: Path) -> None:
+    pair = weights.load_pair("digits", "resnet18", "mobilenet_v2", compressor=False)
+    with pytest.raises(WeightsError, match="resnet18-X-mobilenet_v2 was loaded without its compressor"):
+        codec_for(pair, "neural")
+    assert isinstance(codec_for(pair, "jpeg", quality=50), Jpeg)
+
+
+def test_a_stopwatch_adds_up_by_component() -> None:
+    clock = Stopwatch()
+    assert clock.total == 0
+    for component in ("generator", "generator", "classifier", "network_client_edge"):
+        before = clock.milliseconds[component] or 0.0
+        with clock(component):
+            sum(range(1000))
+        assert (clock.milliseconds[component] or 0.0) > before
+    assert clock.total == pytest.approx(sum(value for value in clock.milliseconds.values() if value is not None))
+    assert clock.milliseconds["network_edge_cloud"] is None
