@@ -13,6 +13,8 @@ from workbench.data import Dataset, load
 from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
 from workbench.weights import Manifest, Pair
 
+torch.set_num_threads(1)  # beside other processes on few cores, more threads wait for each other
+
 TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
 
 

@@ -114,6 +114,12 @@ def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> 
     assert {text.get_text() for text in rate.get_legend().get_texts()} == {"JPEG", "neural"}
 
 
+@pytest.mark.parametrize("n", [3, 6, 8, 10, 32, 480, 500])
+def test_a_point_where_nothing_or_everything_is_recognised_can_be_drawn(n: int) -> None:
+    points = {name: {"target": wilson(right, n), "bytes": mean([8.0, 12.0])} for name, right in (("none", 0), ("all", n))}
+    assert plots.accuracy_bytes({"JPEG": CURVE}, "digits", points).axes
+
+
 def test_a_heatmap_writes_its_figures_and_leaves_blank_what_was_not_run() -> None:
     axis = plots.heatmap({("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], "title").axes[0]
     assert sorted(text.get_text() for text in axis.texts) == ["10.0", "90.0"]

@@ -220,7 +220,7 @@ def test_tensors_cut_short_or_gone_are_refused(kept: Path) -> None:
     assert f"cannot read {tensors}: No such file or directory" in refused()
 
 
-@pytest.mark.parametrize("blob", [b"", b"no tensors at all", b"\xff" * 64])
+@pytest.mark.parametrize("blob", [b"", b"no tensors at all", b"\xff" * 64], ids=["empty", "text", "a boundless header"])
 def test_a_file_that_holds_no_tensors_is_refused_though_its_hash_fits(kept: Path, blob: bytes) -> None:
     kept.with_name(json.loads(kept.read_text())["file"]).write_bytes(blob)
     rewrite(kept, sha256=hashlib.sha256(blob).hexdigest())

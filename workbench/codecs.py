@@ -7,6 +7,7 @@ A payload is a whole batch as it crosses, its header counted (see `bitstream`). 
 from __future__ import annotations
 
 import io
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
@@ -22,7 +23,7 @@ from .models import NeuralCompressor, check_images
 
 __all__ = ["CODECS", "Codec", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
-MAX_SIDE = 4096
+MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # of an image, in pixels; of a decoded batch, in bytes
 
 
 class Codec(ABC):
@@ -86,7 +87,16 @@ class _FileCodec(Codec):
 
     def decode_each(self, strings: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of bombs and odd metadata; sizes are judged before anything is decoded
+            return self._decode_all(strings)
+
+    def _decode_all(self, strings: list[bytes]) -> Tensor:
         first = self._open(strings[0])
+        if len(strings) * first.size > MAX_TOTAL:
+            raise PayloadError(
+                f"payload claims {len(strings)} images of {first.shape[:2]} pixels, more than is decoded at once"
+            )
         out = np.empty((len(strings), *first.shape), np.uint8)
         out[0] = first
         for index, string in enumerate(strings[1:], start=1):
@@ -102,7 +112,9 @@ class _FileCodec(Codec):
                 if max(picture.size) > MAX_SIDE:
                     raise PayloadError(f"image of {picture.size} pixels in a payload; sides of at most {MAX_SIDE} are decoded")
                 return np.asarray(picture.convert("RGB"))
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except PayloadError:
+            raise
+        except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
             raise PayloadError(f"payload holds no whole {self.format} image: {error}") from error
 
 

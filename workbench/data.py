@@ -36,9 +36,12 @@ __all__ = [
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 120_000_000  # more than any phone's camera; a header that claims more is refused before anything is decoded
 MAX_BYTES = 128 << 20
+MAX_TOTAL = 4 << 30  # of one batch, decoded
+ORIENTATION = 274  # the EXIF tag
+TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
 DOWNLOAD_TIMEOUT_S = 30
 
 
@@ -190,6 +193,7 @@ def _describe_copy(root: Path) -> str:
     first = next((path for path in sorted(root.glob("test/*/*")) if path.suffix.lower() in SUFFIXES), None)
     if first is None:
         raise DataError(f"no images under {str(root / 'test')!r}: expected a folder for each class, with images inside")
+    open_picture(first)  # raises the error that names it, if it is damaged
     with Image.open(first) as picture:
         tables = getattr(picture, "quantization", None)
         if picture.format != "JPEG" or not tables:
@@ -292,20 +296,27 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32) 
     if not sources:
         raise UsageError("no pictures given: name at least one file")
     first = np.asarray(open_picture(sources[0], size))
+    if len(sources) * first.size > MAX_TOTAL:
+        raise DataError(
+            f"{len(sources)} pictures of {first.shape[1]} x {first.shape[0]} pixels are more than fit in {MAX_TOTAL >> 30} GiB"
+        )
     out = np.empty((len(sources), *first.shape), np.uint8)
+    out[0] = first
 
     def read(index: int) -> None:
-        pixels = np.asarray(open_picture(sources[index], size)) if index else first
+        pixels = np.asarray(_open(sources[index], size))
         if pixels.shape != first.shape:
             raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
         out[index] = pixels
 
-    if len(sources) < 64:
-        for index in range(len(sources)):
-            read(index)
-    else:
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(read, range(len(sources))))
+    with warnings.catch_warnings():  # once, around all threads: the filters are the process's
+        warnings.simplefilter("ignore")
+        if len(sources) < 64:
+            for index in range(1, len(sources)):
+                read(index)
+        else:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(read, range(1, len(sources))))
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 
@@ -318,37 +329,47 @@ def open_picture(source: str | Path | bytes, size: int | None = 32) -> Image.Ima
     Raises DataError for a file that is missing, larger than 128 MiB, not a picture, truncated, or that claims more than 120
     million pixels: the header is judged before anything is decoded.
     """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; what matters is judged below
+        return _open(source, size)
+
+
+def _open(source: str | Path | bytes, size: int | None) -> Image.Image:
     label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
     try:
         length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
         if length > MAX_BYTES:
             raise DataError(f"picture {label} is larger than {MAX_BYTES >> 20} MiB; scale it down first")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # judged below, by one rule for every format
-            picture = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS)
-        with picture:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > MAX_PIXELS:
                 raise DataError(f"picture {label} claims {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
+            orientation = picture.getexif().get(ORIENTATION, 1)
             if size is not None:
                 picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices
-            return _to_square(_to_rgb(ImageOps.exif_transpose(picture)), size)
+            upright = _to_rgb(picture)
+            if orientation in TURNS:
+                upright = upright.transpose(TURNS[orientation])
+            return _to_square(upright, size)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {label} claims too many pixels; at most {MAX_PIXELS:,} are read") from error
     except FileNotFoundError as error:
         raise DataError(f"picture {label} does not exist") from error
-    except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        reason = "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else str(error)
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        reason = (
+            "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        )
         raise DataError(f"picture {label} cannot be read: {reason}; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF") from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and wider: scaled, where convert() would clip
-        wide = np.asarray(picture, dtype=np.float64)
+        wide = np.nan_to_num(np.array(picture, dtype=np.float32), copy=False, posinf=0.0, neginf=0.0)
         top = 65535.0 if picture.mode.startswith("I") else max(1.0, float(wide.max(initial=0.0)))
-        return Image.fromarray((wide / top * 255).round().clip(0, 255).astype(np.uint8)).convert("RGB")
+        wide *= 255 / top
+        return Image.fromarray(wide.round(out=wide).clip(0, 255, out=wide).astype(np.uint8)).convert("RGB")
     if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

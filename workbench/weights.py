@@ -14,6 +14,7 @@ import contextlib
 import hashlib
 import json
 import re
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -160,8 +161,12 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
         raise WeightsError(
             f"{path.with_name(manifest.file)} does not have the SHA-256 of its manifest; delete both and train or copy again"
         )
-    module = models.build(manifest.kind, **manifest.spec)
-    load_state(module, safetensors.torch.load(blob), f"weights {name!r}")
+    try:
+        module = models.build(manifest.kind, **manifest.spec)
+        tensors = safetensors.torch.load(blob)
+    except (safetensors.SafetensorError, UsageError, TypeError, RuntimeError) as error:
+        raise WeightsError(f"weights {name!r} at {path} cannot be built ({error}); train or copy them again") from error
+    load_state(module, tensors, f"weights {name!r}")
     return module.eval().requires_grad_(False), manifest
 
 
@@ -260,7 +265,11 @@ def _read_manifest(path: Path) -> Manifest:
         ) from error
     if manifest.format != FORMAT:
         raise WeightsError(f"{path} has manifest format {manifest.format}, this workbench reads {FORMAT}")
-    if Path(manifest.file).name != manifest.file or not manifest.file.endswith(".safetensors"):
+    if (
+        not isinstance(manifest.file, str)
+        or Path(manifest.file).name != manifest.file
+        or not manifest.file.endswith(".safetensors")
+    ):
         raise WeightsError(f"{path} names the file {manifest.file!r}, which is not a safetensors file beside it")
     return manifest
 
@@ -269,18 +278,18 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 class _Inert(dict):  # type: ignore[type-arg]
-    """Stands in for the few Lightning classes that the baseline's checkpoints mention; keeps fields, runs nothing."""
+    """Stands in for the few classes that the baseline's Lightning checkpoints mention; keeps fields, runs nothing."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             self.update(state)
 
 
-_KNOWN_GLOBALS = (
-    "pytorch_lightning.utilities.parsing.AttributeDict",
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
-    "argparse.Namespace",
-)
+_KNOWN_GLOBALS: dict[str, type] = {
+    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch fills items into its own few kinds of dict only
+    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": _Inert,
+    "argparse.Namespace": _Inert,
+}
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
@@ -322,14 +331,15 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
 
 def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    allowed: list[Any] = [(_Inert, name) for name in _KNOWN_GLOBALS]
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
     try:
         with torch.serialization.safe_globals(allowed):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
+        reason = text.strip().splitlines()[0]
         raise WeightsError(f"{path} is not a checkpoint of plain tensors ({reason[:160]}); it was not loaded") from error
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")

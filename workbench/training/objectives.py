@@ -72,7 +72,7 @@ class CompressorLoss:
             object.__setattr__(self, "weight", DISTORTION_WEIGHTS[self.kind])
 
 
-DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
+DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.03}
 
 
 class Objective(nn.Module):
@@ -148,7 +148,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
 
-ACTIVE, EASE = 8, 10.0
+ACTIVE, EASE = 8, 50.0
 
 
 class CompressorObjective(Objective):
@@ -186,11 +186,11 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images), steps=1000)
 
     def at(self, progress: float) -> None:
-        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight at 60 % of the steps.
+        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight half way.
 
         Under full rate pressure from the start the latents go silent before the decoder has learnt to use them.
         """
-        self.ease = EASE ** max(0.0, 1 - progress / 0.6) if self.loss.kind == "rate-accuracy" else 1.0
+        self.ease = EASE ** max(0.0, 1 - progress / 0.5) if self.loss.kind == "rate-accuracy" else 1.0
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():

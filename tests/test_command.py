@@ -1,0 +1,406 @@
+"""The command `workbench` as a person calls it: its help, its output, its one-line errors, what survives Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from workbench import __version__, runs, weights
+from workbench.__main__ import main
+from workbench.models import Classifier
+from workbench.training import Settings, recipes
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+COMMANDS = ("train", "evaluate", "reproduce", "import-weights", "models")
+PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
+KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")
+
+
+def workbench(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the real command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "workbench", *arguments], capture_output=True, text=True, timeout=120, check=False, **options
+    )
+
+
+def fails_in_one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Run the command here, and return its exit status and the one line that it may say on standard error."""
+    capsys.readouterr()
+    status = main(arguments)
+    out, err = capsys.readouterr()
+    assert out == ""
+    (line,) = err.splitlines()
+    assert line.startswith("workbench: ")
+    return status, line
+
+
+# --- help ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_shows_examples_and_imports_nothing_heavy(command: tuple[str, ...]) -> None:
+    script = (
+        "import sys\nfrom workbench.__main__ import main\ntry:\n    main([*sys.argv[1:], '--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'papermill', 'ipywidgets', 'distributed'} & set(sys.modules)\n"
+        "print(sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == "[]\n"
+    assert "usage: workbench" in done.stdout
+    examples = done.stdout.partition("examples:\n")[2].splitlines()
+    assert any(line.startswith(f"  workbench {' '.join(command)}".rstrip()) for line in examples)
+
+
+def test_help_lists_every_command() -> None:
+    done = workbench("--help")
+    assert done.returncode == 0
+    for name in COMMANDS:
+        assert f"\n    {name}" in done.stdout
+
+
+def test_the_version_is_the_packages() -> None:
+    assert workbench("--version").stdout == f"workbench {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("trian",), ("train",), ("train", "all"), ("evaluate", "--limit", "0"), ("models", "--x")]
+)
+def test_a_wrong_call_exits_with_two(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "usage: workbench" in capsys.readouterr().err
+
+
+# --- evaluate --------------------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_exactly_one_json_object(tiny_data: Path) -> None:
+    done = workbench("evaluate", *PAIR, "--limit", "6", "--codec", "neural", "--json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert set(KEYS) | {"weights", "seed"} <= set(result)
+    assert result["n"] == 6
+    assert result["codec"] == "neural"
+    assert (result["target"], result["auxiliary"], result["seed"]) == (TARGET, AUXILIARY, 0)
+    assert set(result["weights"]) == {"target", "auxiliary", "generator", "compressor"}
+    assert all(len(sha) == 64 for sha in result["weights"].values())
+    for key in ("original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes"):
+        figure = result[key]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert figure["n"] == 6
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "codec"),
+    [
+        (("--codec", "png"), "png"),
+        (("--codec", "jpeg", "--quality", "50", "--subsampling", "4:2:0"), "jpeg q50 4:2:0"),
+        (("--codec", "webp", "--quality", "100"), "webp q100"),
+        (("--codec", "png", "--strength", "0"), "png"),
+    ],
+)
+def test_evaluate_measures_the_codec_that_is_asked_for(
+    options: tuple[str, ...], codec: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *PAIR, "--limit", "4", "--device", "cpu", "--json", *options]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["codec"] == codec
+    assert "compressor" not in result["weights"]
+    if "--strength" in options:
+        assert result["strength"] == 0
+        assert result["ssim"]["value"] > 0.9, "only the phone's JPEG lies between"
+
+
+def test_evaluate_says_the_same_to_people(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png"]) == 0
+    text = capsys.readouterr().out
+    assert f"{TARGET} protected against {AUXILIARY}, png, strength 1" in text
+    assert f"{100 * result['target_accuracy']['value']:.2f} %" in text
+    assert f"{result['s2_bytes']['value']:.3f} [" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--codec", "png", "--quality", "89"), 2, "--quality 89 goes with --codec jpeg or webp, not png"),
+        (("--codec", "webp", "--subsampling", "4:2:0"), 2, "--subsampling 4:2:0 goes with --codec jpeg, not webp"),
+        (("--codec", "jpeg", "--quality", "96"), 2, "JPEG quality must be a whole number from 1 to 95, got 96"),
+        (("--codec", "jpeg", "--subsampling", "4:1:1"), 2, "unknown chroma subsampling '4:1:1'"),
+        (("--codec", "png", "--client-quality", "0"), 2, "JPEG quality must be a whole number from 1 to 95, got 0"),
+        (("--codec", "png", "--generator-variant", "../x"), 2, "variant '../x' must be"),
+        (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
+        (("--dataset", "folder"), 2, "data set 'folder' needs --data-dir"),
+        (("--dataset", "cifar10", "--data-dir", "/nowhere/at/all"), 1, "data folder '/nowhere/at/all' does not exist"),
+        (("--target", "resnet81"), 2, "unknown classifier 'resnet81': did you mean 'resnet18'?"),
+        (("--auxiliary", "resnet34", "--codec", "png"), 1, "no weights 'resnet34' for data set 'digits'"),
+        (("--dataset", "samples", "--codec", "png"), 1, "no weights 'resnet18' for data set 'cifar10'"),
+        (("--codec", "png", "--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_one_line(
+    arguments: tuple[str, ...], status: int, message: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, "evaluate", *PAIR, "--limit", "4", *arguments)
+    assert message in line
+    assert code == status
+
+
+@pytest.mark.parametrize("strength", ["1.5", "-0.1", "nan"])
+def test_a_wrong_strength_is_refused_without_a_traceback(
+    strength: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png", "--strength", strength]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == (
+        f"workbench: strength must be between 0 (the original) and 1 (the paper's perturbation), got {float(strength)}"
+    )
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+@pytest.mark.parametrize("command", [("evaluate", "--codec", "png"), ("train", "classifier")])
+def test_a_gpu_that_is_not_there_is_one_line(
+    command: tuple[str, ...], tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, *command, *PAIR, "--device", "cuda")
+    assert code == 2
+    assert "torch sees no CUDA GPU" in line
+
+
+# --- train -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Presets of a single step of eight images."""
+    tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
+    presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
+    monkeypatch.setattr(recipes, "PRESETS", presets)
+
+
+@pytest.mark.parametrize("what", ["pair", "classifier", "generator", "compressor"])
+def test_an_unknown_preset_is_one_line_with_the_choices(what: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, line = fails_in_one_line(capsys, "train", what, *PAIR, "--preset", "fast")
+    assert code == 2
+    assert "unknown preset 'fast'" in line
+    assert "choose one of paper, quick" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("generator",), 1, "no weights 'resnet18' for data set 'digits'"),
+        (("compressor",), 1, "no weights"),
+        (("generator", "--ssim-weight", "-1"), 2, "the SSIM weight must not be negative, got -1.0"),
+        (("classifier", "--target", "resnet"), 2, "unknown classifier 'resnet'"),
+        (("generator", "--variant", "a b"), 2, "variant 'a b' must be"),
+        (("classifier", "--dataset", "samples"), 1, "the samples have no train split"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(
+    arguments: tuple[str, ...], status: int, message: str, empty_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, "train", *arguments)
+    assert message in line
+    assert code == status
+
+
+def test_a_data_folder_that_cannot_be_written_is_one_line_before_any_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_presets: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "file" / "data"))
+    code, line = fails_in_one_line(capsys, "train", "classifier", "--target", AUXILIARY, "--device", "cpu")
+    assert code == 1
+    assert str(tmp_path / "file") in line
+
+
+def test_train_says_where_the_weights_are_and_how_good(
+    empty_data: Path, tiny_presets: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--device", "cpu")
+    assert main(["train", "classifier", *names]) == 0
+    assert main(["train", "generator", *names, "--auxiliary-term", "bounded", "--ssim-weight", "3", "--variant", "mine"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for line in lines:
+        path = Path(line.partition("  ")[0])
+        assert path.is_file()
+        assert path.is_relative_to(empty_data)
+        assert "accuracy " in line
+        assert line.endswith("(validation)")
+    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@mine", "digits")
+    assert manifest is not None
+    assert (manifest.training["loss"]["auxiliary"], manifest.training["loss"]["ssim_weight"]) == ("bounded", 3.0)
+
+
+def test_train_pair_trains_nothing_that_is_there(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(path.name for path in tiny_data.rglob("*"))
+    assert main(["train", "pair", *PAIR]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 4
+    assert err == ""
+    assert sorted(path.name for path in tiny_data.rglob("*")) == before
+
+
+def test_ctrl_c_while_training_keeps_the_best_and_says_so(empty_data: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", "train", "classifier", "--target", AUXILIARY, "--device", "cpu"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "WORKBENCH_DATA": str(empty_data)},
+    )
+    try:
+        assert process.stderr is not None
+        said = b""
+        while b"%|" not in said or b" 0/" in said[-120:]:
+            chunk = os.read(process.stderr.fileno(), 4096)
+            assert chunk, said.decode()
+            said += chunk
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    text = (said + err).decode()
+    assert process.returncode == 130, text
+    assert "the best so far is kept, the same command goes on from here" in text
+    assert "Traceback" not in text
+    manifest = weights.find(AUXILIARY, "digits")
+    assert manifest is not None
+    assert not manifest.complete
+    assert manifest.file in out.decode()
+    weights.load(AUXILIARY, "digits", "classifier")
+    assert [path.suffix for path in (empty_data / "runs" / "checkpoints" / "digits").iterdir()] == [".pt"]
+
+
+# --- reproduce -------------------------------------------------------------------------------------------------------------
+
+
+def test_reproduce_that_was_interrupted_is_resumed_to_its_report_and_then_has_nothing_left_to_do(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(runs, "run_batch", stop)
+        assert main(["reproduce", *PAIR, "--limit", "8", "--notebooks", "bandwidth"]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    assert main(["reproduce", "--resume"]) == 0
+    out = capsys.readouterr().out
+    latest = tiny_data / "runs" / "latest"
+    report = Path(out.splitlines()[-1])
+    assert report == latest.resolve() / "report.html"
+    assert report.is_file()
+    assert "codec" in out.splitlines()[0]
+    for codec in ("png", "jpeg q89 4:4:4", "webp q89", "neural"):
+        assert any(line.startswith(codec) for line in out.splitlines()), codec
+    summary = json.loads((report.parent / "summary.json").read_text())
+    assert summary["about"]["parameters"]["limit"] == 8
+    assert {result["notebook"] for result in summary["results"]} == {"bandwidth"}
+    assert [path.name for path in latest.resolve().glob("*.ipynb")] == ["bandwidth.ipynb"]
+    executed = (report.parent / "bandwidth.ipynb").stat().st_mtime_ns
+    assert main(["reproduce", "--resume"]) == 0
+    assert (report.parent / "bandwidth.ipynb").stat().st_mtime_ns == executed
+    assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (("--notebooks", "explor"), 2, "unknown notebook 'explor': did you mean 'explore'?"),
+        (("--resume", "2001-01-01"), 1, "no run to resume at"),
+        (("--resume",), 1, "no run to resume at"),
+        (("--dataset", "cifar11"), 2, "unknown data set 'cifar11'"),
+        (("--preset", "fast"), 2, "unknown preset 'fast'"),
+        (("--target", "resnet81"), 2, "unknown classifier 'resnet81'"),
+    ],
+)
+def test_what_cannot_be_reproduced_is_one_line_and_leaves_no_run_behind(
+    arguments: tuple[str, ...], status: int, message: str, empty_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, "reproduce", *arguments)
+    assert message in line
+    assert code == status
+    assert list(empty_data.glob("runs/*")) == []
+
+
+# --- models and import-weights ---------------------------------------------------------------------------------------------
+
+
+def test_models_lists_what_can_be_built_and_what_is_there(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("classifiers that can be built: vgg13_bn, vgg16_bn, resnet18")
+    assert lines[1].split() == ["kind", "name", "trained", "on", "preset", "validation", "accuracy", "size"]
+    names = {AUXILIARY, TARGET, f"{TARGET}-X-{AUXILIARY}", f"{TARGET}-X-{AUXILIARY}-compressor"}
+    assert {line.split()[1] for line in lines[3:]} == names
+    assert len(lines) == 3 + len(names)
+    assert "tiny" in lines[3]
+    assert "10.0 %" in lines[3]
+
+
+def test_models_as_json_is_one_array_of_what_is_there(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert sorted(each["kind"] for each in listed) == ["classifier", "classifier", "compressor", "generator"]
+    for each in listed:
+        assert Path(each["path"]).stat().st_size == each["bytes"]
+        assert len(each["sha256"]) == 64
+        assert "history" not in each["training"]
+
+
+def test_models_without_weights_says_how_to_train_some(empty_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "workbench train pair" in capsys.readouterr().out
+    assert main(["models", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_models_says_of_a_damaged_manifest_which_file_it_is(empty_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = empty_data / "weights" / "digits" / "resnet18.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    code, line = fails_in_one_line(capsys, "models")
+    assert code == 1
+    assert str(path) in line
+
+
+def test_import_weights_says_what_it_found(empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(Classifier(TARGET).network.state_dict(), tmp_path / "resnet18.pt")
+    assert main(["import-weights", str(tmp_path / "resnet18.pt")]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    manifest = weights.find(TARGET, "cifar10")
+    assert manifest is not None
+    assert line.startswith(f"classifier {TARGET}  sha256 {manifest.sha256[:16]}  ")
+    assert Path(line.split()[-1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"not a checkpoint", "not a checkpoint of plain tensors"), (None, "cannot read")]
+)
+def test_a_file_that_is_no_checkpoint_is_one_line(
+    content: bytes | None, message: str, empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "notes.txt"
+    if content is not None:
+        path.write_bytes(content)
+    code, line = fails_in_one_line(capsys, "import-weights", str(path))
+    assert code == 1
+    assert message in line
+    assert "notes.txt" in line
+    assert not empty_data.exists()

@@ -1,0 +1,143 @@
+"""The repository's own promises: declared once, packaged whole, and every file importing only from the floors below it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "workbench"
+FLOORS = (
+    ("errors", "storage", "_compat", "metrics", "data"),
+    ("models", "weights"),
+    ("bitstream", "codecs"),
+    ("system",),
+    ("training", "evaluation"),
+    ("plots", "notebook", "panels", "runs"),
+    ("__main__",),
+)
+FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
+REQUIRED = ("jupyterlab", "ipywidgets", "torch", "torchvision", "compressai", "matplotlib", "papermill", "pytest")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def environment() -> dict[str, Any]:
+    loaded = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def test_the_conda_environment_declares_no_package_of_its_own(project: dict[str, Any], environment: dict[str, Any]) -> None:
+    assert environment["name"] == project["project"]["name"]
+    python, pip, section = environment["dependencies"]
+    assert re.fullmatch(r"python=3\.\d+", python)
+    assert pip == "pip"
+    assert section == {"pip": ["--editable .[dev]"]}
+    assert "dev" in project["project"]["optional-dependencies"]
+
+
+def test_every_place_that_names_a_python_names_one_that_is_supported(
+    project: dict[str, Any], environment: dict[str, Any]
+) -> None:
+    supported = SpecifierSet(project["project"]["requires-python"])
+    assert environment["dependencies"][0].removeprefix("python=") in supported
+    assert project["tool"]["ruff"]["target-version"].replace("py3", "3.") in supported
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    bounds = re.search(r"\(3, (\d+)\) <= sys\.version_info\[:2\] <= \(3, (\d+)\)", makefile)
+    assert bounds is not None
+    lowest, highest = map(int, bounds.groups())
+    assert [minor for minor in range(30) if f"3.{minor}" in supported] == list(range(lowest, highest + 1))
+
+
+def test_what_a_user_asked_for_is_declared(project: dict[str, Any]) -> None:
+    lists = [project["project"]["dependencies"], project["project"]["optional-dependencies"]["dev"]]
+    declared = {Requirement(line).name for lines in lists for line in lines}
+    assert set(REQUIRED) <= declared
+
+
+def test_make_installs_the_torch_that_is_declared(project: dict[str, Any]) -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert r"""sed -nE 's/^ *"(torch==[^"]+)".*/\1/p' pyproject.toml""" in (ROOT / "Makefile").read_text(
+        encoding="utf-8"
+    ).replace("$$", "$")
+    found = re.findall(r'^ *"(torch==[^"]+)"', text, re.MULTILINE)
+    assert found == [line for line in project["project"]["dependencies"] if Requirement(line).name == "torch"]
+
+
+def test_the_declared_packages_and_their_data_are_those_in_the_folder(project: dict[str, Any]) -> None:
+    setuptools = project["tool"]["setuptools"]
+    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
+    assert set(setuptools["packages"]) == folders
+    patterns = setuptools["package-data"]["workbench"]
+    others = {path for path in PACKAGE.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert {path for pattern in patterns for path in PACKAGE.glob(pattern)} == others
+    assert all(list(PACKAGE.glob(pattern)) for pattern in patterns)
+    scripts = project["project"]["scripts"]
+    assert scripts == {"workbench": "workbench.__main__:main"}
+
+
+def test_the_version_is_declared_alike(project: dict[str, Any]) -> None:
+    from workbench import __version__
+
+    assert project["project"]["version"] == __version__
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def imported(path: Path) -> set[str]:
+    """Return the names right below `workbench` that a file imports, wherever in the file it does."""
+    own = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets: list[tuple[str, ...]] = []
+        if isinstance(node, ast.Import):
+            targets = [tuple(alias.name.split(".")) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = own[: len(own) - node.level + 1] if node.level else ()
+            module = (*base, *(node.module.split(".") if node.module else ()))
+            targets = [(*module, alias.name) for alias in node.names]
+        names |= {target[1] for target in targets if target[0] == "workbench" and len(target) > 1}
+    return {name for name in names if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").is_file()}
+
+
+def test_every_file_has_its_floor() -> None:
+    tops = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+    assert tops == set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_a_file_imports_only_from_its_own_floor_and_those_below(path: Path) -> None:
+    top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    above = {name for name in imported(path) if FLOOR[name] > FLOOR[top]}
+    assert not above, f"{path.name} is on floor {FLOOR[top]}"
+
+
+def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = imported(PACKAGE / "notebook.py")
+    assert {"data", "training", "weights", "errors", "evaluation", "plots"} <= seen, (
+        "from . import, from .x import, in a function"
+    )
+    assert {"objectives", "loop"}.isdisjoint(imported(PACKAGE / "training" / "recipes.py"))
+    assert {"weights", "data", "models", "storage"} <= imported(PACKAGE / "training" / "recipes.py"), (
+        "from .. import, from ..x import"
+    )
+    assert imported(PACKAGE / "__main__.py") >= {"errors", "runs", "training", "system"}
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
