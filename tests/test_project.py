@@ -126,7 +126,7 @@ def test_a_file_imports_only_from_its_own_floor_and_those_below(path: Path) -> N
     assert not above, f"{path.name} is on floor {FLOOR[top]}"
 
 
-def test_the_reader_of_imports_sees_every_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reader_of_imports_sees_every_form() -> None:
     seen = imported(PACKAGE / "notebook.py")
     assert {"data", "training", "weights", "errors", "evaluation", "plots"} <= seen, (
         "from . import, from .x import, in a function"

@@ -36,7 +36,7 @@ border-radius: 4px } .pmc2 .bar { display: grid; grid-template-columns: 96px 1fr
 .pmc2 .track { background: rgba(128, 128, 128, .18); border-radius: 3px; height: 12px }
 .pmc2 .fill { height: 12px; border-radius: 3px } .pmc2 .value { font-variant-numeric: tabular-nums; text-align: right }
 .pmc2 .right { font-weight: 600 } .pmc2 .bad { color: var(--jp-error-color1, #b3261e) }
-.pmc2 .numbers { display: grid; grid-template-columns: repeat(4, 1fr); gap: 4px 18px } .pmc2 .numbers div { min-height: 38px }
+.pmc2.numbers { display: grid; grid-template-columns: repeat(4, 1fr); gap: 4px 18px } .pmc2.numbers > div { min-height: 38px }
 .pmc2 .figure { font-size: 17px; font-variant-numeric: tabular-nums }
 </style>"""
 
@@ -149,18 +149,20 @@ class Explorer:
         self.message = widgets.HTML(layout=widgets.Layout(height="22px"))
         names = ("original", "protected", "at the cloud", "residual")
         self.pictures = {name: widgets.Image(format="png", width=SIDE, height=SIDE) for name in names}
-        self.captions = {name: widgets.HTML(layout=widgets.Layout(height="40px")) for name in names}
+        self.captions = {name: widgets.HTML(layout=widgets.Layout(width=f"{SIDE}px", height="40px")) for name in names}
         self.bars = {
             name: widgets.HTML(layout=widgets.Layout(width="432px", height="148px")) for name in ("target", "auxiliary")
         }
-        self.numbers = widgets.HTML(layout=widgets.Layout(height="52px"))
+        self.numbers = widgets.HTML(layout=widgets.Layout(width="880px", height="52px"))
         self.curve = widgets.Image(format="png", width=880, height=260)
         cards = []
         for name in names:
             picture = self.pictures[name]
             picture.layout = widgets.Layout(width=f"{SIDE}px", height=f"{SIDE}px")
             picture.add_class("pmc2-picture")
-            cards.append(widgets.VBox([self.captions[name], picture], layout=widgets.Layout(margin="0 16px 8px 0")))
+            cards.append(
+                widgets.VBox([self.captions[name], picture], layout=widgets.Layout(width=f"{SIDE}px", margin="0 16px 8px 0"))
+            )
         gap = widgets.Layout(flex_flow="row wrap", align_items="center")
         rows: list[widgets.Widget] = [
             widgets.HTML(STYLE),
@@ -218,10 +220,10 @@ class Explorer:
             "residual": plots.residual(view.original, view.protected, gain),
         }
         captions = {
-            "original": f"a person's picture, {view.label}",
-            "protected": f"what leaves the generator, SSIM {view.ssim:.3f}",
+            "original": f"a person sees: {view.label}",
+            "protected": f"before coding, SSIM {view.ssim:.3f}",
             "at the cloud": f"{view.codec}, {view.s2_bytes} bytes",
-            "residual": "protected − original, grey is equal",
+            "residual": "protected − original",
         }
         for name, image in images.items():
             self.pictures[name].value = _png(image)

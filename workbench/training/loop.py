@@ -117,7 +117,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * group["scale"] * _schedule(step / total, settings.warmup)
             module.train()
-            objective.at(step / total)
+            objective.at(step, total)
             loss, figures = module(batch.contiguous(memory_format=torch.channels_last), labels[rows])
             optimizer.zero_grad(set_to_none=True)
             fabric.backward(loss)

@@ -72,7 +72,7 @@ class CompressorLoss:
             object.__setattr__(self, "weight", DISTORTION_WEIGHTS[self.kind])
 
 
-DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.03}
+DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
 
 
 class Objective(nn.Module):
@@ -88,8 +88,8 @@ class Objective(nn.Module):
         """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
-    def at(self, progress: float) -> None:
-        """Learn how far training is, from 0 to 1, before each step."""
+    def at(self, step: int, total: int) -> None:
+        """Learn before each step which one it is."""
 
     def before_validation(self, images: Tensor) -> None:
         """Bring the network into the state in which it will be used; `images` are some of the training split."""
@@ -148,7 +148,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
 
-ACTIVE, EASE = 8, 50.0
+ACTIVE, EASE, COARSEN = 4, 10.0, 3.0
 
 
 class CompressorObjective(Objective):
@@ -173,24 +173,34 @@ class CompressorObjective(Objective):
     def initialise(self, images: Tensor) -> None:
         """Scale the latents of `images`, which as initialised would all round to zero, and fit the entropy model to them.
 
-        `ACTIVE` channels start with a spread of some rounding steps, the others near zero: information then flows, and the rate
-        is low, from the first step on; which channels carry it in the end is learnt.
+        `ACTIVE` channels start with a spread of some rounding steps; the others are silent, and stay so: a label is a few bits,
+        and hundreds of latents that speak once in a hundred images cost more than those few that carry it.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
             deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
-            scale = torch.full_like(deviation, 0.1)
-            scale[:ACTIVE] = 1.5
-            layer.weight.mul_((scale / deviation)[:, None, None, None])
+            active = torch.arange(len(deviation), device=deviation.device) < ACTIVE
+            layer.weight.mul_((active * 1.5 / deviation)[:, None, None, None])
             layer.bias.zero_()
+        layer.weight.register_hook(lambda gradient: gradient * active[:, None, None, None].to(gradient))
+        layer.bias.register_hook(lambda gradient: gradient * active.to(gradient))
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images), steps=1000)
 
-    def at(self, progress: float) -> None:
-        """Let the distortion weigh `EASE` times as much at first, and fall to its own weight half way.
+    def at(self, step: int, total: int) -> None:
+        """Ease the rate in: fine steps and a heavy distortion first, coarse steps and its own weight in the last two fifths.
 
-        Under full rate pressure from the start the latents go silent before the decoder has learnt to use them.
+        Under full rate pressure from the start the latents go silent before the decoder has learnt to use them. The step of the
+        quantiser is the scale of the latents, so that coarser steps are a smaller last layer of g_a and a larger first of g_s.
         """
-        self.ease = EASE ** max(0.0, 1 - progress / 0.5) if self.loss.kind == "rate-accuracy" else 1.0
+        if self.loss.kind != "rate-accuracy":
+            return
+        turn = round(0.6 * total)
+        self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
+        if step == turn:
+            with torch.no_grad():
+                self.compressor.g_a[-1].weight.div_(COARSEN)
+                self.compressor.g_a[-1].bias.div_(COARSEN)
+                self.compressor.g_s[0].weight.mul_(COARSEN)
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():

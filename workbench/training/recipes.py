@@ -34,7 +34,7 @@ __all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor"
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
         "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000),
-        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=25_000, validation_images=1000, width=16),
+        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=16_000, validation_images=1000, width=16),
         "compressor": Settings(10, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000),
     },
     "paper": {

@@ -1,0 +1,103 @@
+"""A batch of notebooks on a real Dask cluster of two worker processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from workbench import runs
+from workbench.errors import RunError
+from workbench.runs import Task
+
+distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
+
+MEET = """
+import os, time
+from pathlib import Path
+Path(output_dir, f"{name}.here").touch()
+deadline = time.monotonic() + 60
+while not all(Path(output_dir, f"{other}.here").exists() for other in others):
+    assert time.monotonic() < deadline, "the others were not executed at the same time"
+    time.sleep(0.02)
+"""
+
+
+def make(folder: Path, name: str, cell: str) -> str:
+    notebook = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    parameters = "output_dir: str = ''\nname: str = ''\nothers: list = []"
+    notebook.cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(cell)]
+    nbformat.write(notebook, folder / f"{name}.ipynb")
+    return str(folder / f"{name}.ipynb")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The scheduler's address of a cluster of two processes, each running one notebook at a time."""
+    options = {"n_workers": 2, "processes": True, "threads_per_worker": 1, "dashboard_address": None}
+    with distributed.LocalCluster(**options, silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture
+def executor(address: str) -> Iterator[Executor]:
+    with runs.dask_executor(address) as made:
+        yield made
+
+
+def test_two_workers_execute_two_notebooks_at_the_same_time(executor: Executor, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    names = ["one", "two"]
+    tasks = [
+        Task(make(tmp_path, name, MEET), str(output), {"output_dir": str(output), "name": name, "others": names})
+        for name in names
+    ]
+    statuses = runs.run_batch(tasks, executor)
+    assert [(status["notebook"], status["status"]) for status in statuses] == [("one", "done"), ("two", "done")]
+    assert [json.loads(task.status_file.read_text()) for task in tasks] == statuses
+
+
+def test_a_notebook_that_fails_on_a_worker_leaves_the_others_and_is_resumed_alone(executor: Executor, tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    output.mkdir()
+    fail = "import os\nassert os.path.exists(os.path.join(output_dir, 'mended')), 'not yet'"
+    tasks = [
+        Task(make(tmp_path, name, cell), str(output), {"output_dir": str(output)})
+        for name, cell in (("good", "1 + 1"), ("bad", fail))
+    ]
+    good, bad = runs.run_batch(tasks, executor)
+    assert (good["status"], bad["status"]) == ("done", "failed")
+    assert bad["error"] == "AssertionError: not yet"
+    (output / "mended").touch()
+    executed = (output / "good.ipynb").stat().st_mtime_ns
+    again = runs.run_batch(tasks, executor, resume=True)
+    assert [status["status"] for status in again] == ["done", "done"]
+    assert (output / "good.ipynb").stat().st_mtime_ns == executed
+
+
+def test_an_address_where_nothing_listens_is_one_run_error() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    start = time.monotonic()
+    with pytest.raises(RunError) as caught, runs.dask_executor(f"tcp://127.0.0.1:{port}"):
+        pass
+    assert time.monotonic() - start < 30
+    message = str(caught.value)
+    assert message.startswith(f"no Dask scheduler answers at 'tcp://127.0.0.1:{port}'")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("address", ["nonsense://x", "", "tcp://", "host:port"])
+def test_what_is_no_address_is_one_run_error(address: str) -> None:
+    with pytest.raises(RunError, match="no Dask scheduler answers"), runs.dask_executor(address):
+        pass

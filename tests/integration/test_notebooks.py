@@ -1,0 +1,150 @@
+"""Every notebook of the repository through papermill and a real kernel, with a tiny pair."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from PIL import Image
+
+from workbench import runs
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+PATHS = sorted(FOLDER.glob("*.ipynb"))
+
+
+STARTING = threading.Lock()
+
+
+def kernel_answers(path: Path) -> bool:
+    """Whether papermill has written that a first cell is done."""
+    try:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    except (OSError, ValueError):
+        return False
+    return any(cell["metadata"].get("papermill", {}).get("status") in ("completed", "failed") for cell in cells)
+
+
+def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[int, str]:
+    """Run a notebook by papermill's own command, as anyone would; return its exit status and what it said.
+
+    No other starts until its kernel answers: two that start at once could choose the same ports.
+    """
+    given = [part for key, value in parameters.items() for part in ("-p", key, str(value))]
+    command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
+    environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    with (output / "said").open("wb") as said:
+        with STARTING:
+            process = subprocess.Popen(command, cwd=output, env=environment, stdout=said, stderr=said)
+            deadline = time.monotonic() + 120
+            while not kernel_answers(output / f"{name}.ipynb") and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+        try:
+            status = process.wait(timeout=200)
+        finally:
+            process.kill()
+    return status, (output / "said").read_text(encoding="utf-8")
+
+
+Executed = dict[str, tuple[Path, int, str]]
+
+
+@pytest.fixture(scope="module")
+def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
+    """All notebooks, and one with a wrong parameter, executed two at a time: folder, exit status and what was said."""
+    pair = {"target": TARGET, "auxiliary": AUXILIARY}
+    wanted = {name: (name, pair | {"limit": 32}) for name in runs.NOTEBOOKS} | {"wrong": ("train", pair | {"limitt": 32})}
+    folders = {key: tmp_path_factory.mktemp(key) for key in wanted}
+    with ThreadPoolExecutor(2) as pool:
+        futures = {key: pool.submit(papermill, name, folders[key], tiny_root, **given) for key, (name, given) in wanted.items()}
+        return {key: (folders[key], *future.result()) for key, future in futures.items()}
+
+
+def test_the_notebooks_are_those_that_a_batch_runs() -> None:
+    assert {path.stem for path in PATHS} == set(runs.NOTEBOOKS) == {"explore", "train", "effectiveness", "bandwidth"}
+
+
+@pytest.mark.parametrize("name", runs.NOTEBOOKS)
+def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, executed: Executed) -> None:
+    folder, status, said = executed[name]
+    assert status == 0, said[-3000:]
+    kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert kept["notebook"] == name
+    assert (kept["parameters"]["limit"], kept["parameters"]["target"]) == (32, TARGET)
+    assert kept["results"]
+    for result in kept["results"]:
+        assert result["values"]
+        assert result["dataset"] == ("untrained" if name == "train" else "scikit-learn digits")
+        assert result["seed"] == 0
+        assert result.get("weights") or result["sha256"]
+    assert kept["figures"]
+    for figure in kept["figures"]:
+        with Image.open(folder / f"{figure['file']}.png") as png:
+            assert min(png.size) > 100
+        assert "<svg" in (folder / f"{figure['file']}.svg").read_text(encoding="utf-8")
+        assert len(figure["caption"]) > 20
+    assert sum(table["main"] for table in kept["tables"]) == (name == "bandwidth")
+    executed = nbformat.read(folder / f"{name}.ipynb", as_version=4)
+    outputs = [output for cell in executed.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    shown = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert sum("data:image/png;base64," in text for text in shown) == len(kept["figures"])
+    assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook that has its weights is silent"
+
+
+def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed: Executed) -> None:
+    folder, status, said = executed["wrong"]
+    assert status != 0
+    assert "unknown parameter 'limitt': did you mean 'limit'?" in said
+    assert not (folder / "train.json").exists()
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_committed_notebook_has_one_cell_of_typed_parameters_and_all_reach_its_notebook(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(cells) == 1
+    statements = ast.parse(cells[0].source).body
+    assert all(isinstance(statement, ast.AnnAssign) and statement.value is not None for statement in statements)
+    declared = [statement.target.id for statement in statements]  # type: ignore[attr-defined]
+    types = {statement.annotation.id for statement in statements}  # type: ignore[attr-defined]
+    assert types <= {"str", "int", "float", "bool", "list"}
+    assert all("  # " in line for line in cells[0].source.splitlines()), "each says what it is for"
+    calls = [
+        node
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Notebook"
+    ]
+    assert len(calls) == 1
+    assert sorted(keyword.arg or "" for keyword in calls[0].keywords) == sorted(declared)
+    assert [argument.value for argument in calls[0].args] == [path.stem]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_a_committed_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type != "code":
+            continue
+        nodes = list(ast.walk(ast.parse(cell.source)))
+        assert not [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)]
+        assert cell.outputs == []
+        assert cell.execution_count is None
+        assert set(cell.metadata) <= {"tags"}
+    assert set(notebook.metadata) <= {"kernelspec", "language_info"}
+    assert notebook.metadata.kernelspec.name == "python3"
