@@ -148,7 +148,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
 
-ACTIVE, EASE, COARSEN = 4, 10.0, 3.0
+ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
