@@ -79,7 +79,7 @@ def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer
     assert original.shape == (SIDE, SIDE, 3)
     assert np.array_equal(original, enlarged(sources["digits"].images[0]))
     label = sources["digits"].labels[0].item()
-    assert f"picture, {label}</span>" in captions(explorer)["original"]
+    assert f"{label}</span>" in captions(explorer)["original"]
     assert "bytes" in captions(explorer)["at the cloud"]
     assert "neural" in captions(explorer)["at the cloud"]
     assert explorer.strength.value == 1.0
@@ -140,7 +140,7 @@ def test_the_number_chooses_the_picture_and_another_collection_begins_at_its_fir
     explorer.index.value = 5
     assert explorer.wait()
     assert {"original", "protected"} <= changed(before, shown(explorer))
-    assert f"picture, {sources['digits'].labels[5]}</span>" in captions(explorer)["original"]
+    assert f"{sources['digits'].labels[5]}</span>" in captions(explorer)["original"]
     explorer.source.value = "coloured"
     assert explorer.wait()
     assert (explorer.index.value, explorer.index.max) == (0, 3)
@@ -289,7 +289,7 @@ def test_without_a_compressor_the_other_codecs_remain(pair: Pair, sources: dict[
 @pytest.fixture
 def curves(pair: Pair, digits: Dataset) -> Iterator[list[dict[str, Any]]]:
     evaluation = Evaluation(pair, digits, limit=8)
-    yield evaluation.curve([0.0, 1.0], lambda _: codec_for(pair, "png"), lambda a: a)
+    return evaluation.curve([0.0, 1.0], lambda _: codec_for(pair, "png"), lambda a: a)
 
 
 def test_the_curves_follow_the_strength(

@@ -29,15 +29,15 @@ from workbench.runs import Task
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
 PARAMETERS = "output_dir: str = ''"
 COUNT = "from pathlib import Path\nwith Path(output_dir, '{name}.count').open('a') as file:\n    file.write('x')"
-KEEP = """
+KEEP = f"""
 import json
-kept = {"format": 1, "notebook": "good", "parameters": {}, "results": [{"name": "answer", "values": {"x": 42}, "seed": 0}],
-        "tables": [{"title": "Table <1>", "columns": ["codec", "bytes"], "rows": [["png", "<2>"]], "note": "n = 1", "main": True}],
-        "figures": [{"file": "figures/good-dot", "caption": "a \\"dot\\" <1>", "width": 100}]}
+kept = {{"format": 1, "notebook": "good", "parameters": {{}}, "results": [{{"name": "answer", "values": {{"x": 42}}, "seed": 0}}],
+        "tables": [{{"title": "Table <1>", "columns": ["codec", "bytes"], "rows": [["png", "<2>"]], "note": "n = 1", "main": True}}],
+        "figures": [{{"file": "figures/good-dot", "caption": "a \\"dot\\" <1>", "width": 100}}]}}
 Path(output_dir, "good.json").write_text(json.dumps(kept))
 Path(output_dir, "figures").mkdir(exist_ok=True)
-Path(output_dir, "figures", "good-dot.png").write_bytes(bytes.fromhex("%s"))
-""" % PIXEL.hex()
+Path(output_dir, "figures", "good-dot.png").write_bytes(bytes.fromhex("{PIXEL.hex()}"))
+"""
 FAIL = "def fail():\n    if Path(output_dir, 'mended').exists():\n        return\n    raise ValueError('<script>alert(1)</script> & more')\nfail()"
 ABOUT: dict[str, Any] = {
     "version": "0",
