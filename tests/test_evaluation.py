@@ -258,3 +258,9 @@ def test_the_tiny_pair_reaches_its_golden_figures(results: dict[str, dict[str, A
         assert figures[name].keys() == expected.keys()
         for key, value in expected.items():
             assert figures[name][key] == pytest.approx(value, **TOLERANCES[key]), (name, key)
+
+
+def test_part_of_the_images_can_be_sent_when_there_are_more_than_one_batch(networks: Pair, digits: Dataset) -> None:
+    whole = Evaluation(networks, digits, limit=12, batch=4)
+    sizes, decoded = whole.transmit(whole.images[[1, 5, 7]], Png())
+    assert len(sizes) == len(decoded) == 3

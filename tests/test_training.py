@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import signal
@@ -29,10 +30,10 @@ from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
 from workbench.training.objectives import ClassifierObjective, CompressorObjective, GeneratorObjective
 
 from conftest import AUXILIARY, TARGET  # isort: skip
-import itertools
 
 SETTINGS = Settings(epochs=3, batch=16, learning_rate=1e-2, weight_decay=1e-3)  # 3 steps an epoch on 48 images: 9 in all
 IDENTITY = {"name": "test"}
+QUICKLY: dict[str, Any] = {"device": "cpu", "compressor_loss": CompressorLoss("rate-distortion")}
 
 
 class Small(Classifier):
@@ -86,8 +87,8 @@ def few(digits: Dataset) -> Dataset:
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Presets of two steps of eight images, of the narrowest generator."""
-    settings = Settings(1, 8, 1e-3, 0.0, max_images=16, validation_images=8, width=2)
+    """Presets of three steps, an epoch after the second, of the narrowest generator."""
+    settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
     presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), settings) for name in recipes.PRESETS}
     monkeypatch.setattr(recipes, "PRESETS", presets)
     return settings
@@ -144,7 +145,7 @@ def test_the_same_seed_gives_identical_networks_and_another_seed_gives_others(ki
 def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset, tmp_path: Path) -> None:
     objective = seeded(OBJECTIVES[kind])
     same = Dataset("digits", "", "digits", few.classes, False, lambda _: few.train)
-    outcome = train_here(objective, same, tmp_path, replace(SETTINGS, epochs=6))
+    outcome = train_here(objective, same, tmp_path, replace(SETTINGS, epochs=4))
     losses = [entry["validation"]["loss"] for entry in outcome.history]
     assert min(losses) < losses[0]
     assert outcome.best["loss"] == min(losses)
@@ -201,7 +202,8 @@ class Interrupted(Objective):
 
 
 def stop() -> None:
-    raise KeyboardInterrupt
+    """What Ctrl-C does."""
+    signal.raise_signal(signal.SIGINT)
 
 
 def resumed_equals_uninterrupted(
@@ -219,8 +221,10 @@ def resumed_equals_uninterrupted(
     assert second.best == straight.best
 
 
-@pytest.mark.parametrize("kind", OBJECTIVES)
-@pytest.mark.parametrize("step", [2, 5, 6])
+@pytest.mark.parametrize(
+    ("kind", "step"),  # in the first epoch, in the second, and where the compressor's latents are coarsened
+    [("classifier", 2), ("generator", 5), ("compressor", 2), ("compressor", 6), ("compressor, rate-distortion", 5)],
+)
 def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step: int, few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
         return train_here(Interrupted(seeded(OBJECTIVES[kind]), step, stop, after=False), few, tmp_path / "parts")
@@ -237,7 +241,7 @@ def test_interrupted_at_the_end_of_an_epoch_and_resumed_it_ends_bit_identical(fe
 
 def test_ctrl_c_after_the_network_saw_a_batch_counts_that_batch_once(few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
-        ctrl_c = Interrupted(seeded(classifier_objective), 5, lambda: signal.raise_signal(signal.SIGINT), after=True)
+        ctrl_c = Interrupted(seeded(classifier_objective), 5, stop, after=True)
         return train_here(ctrl_c, few, tmp_path / "parts")
 
     resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
@@ -251,7 +255,7 @@ def test_ctrl_c_after_the_optimizer_moved_the_network_does_not_move_it_twice(few
             nonlocal moved
             moved += 1
             if moved == 5:
-                signal.raise_signal(signal.SIGINT)
+                stop()
 
         from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -377,7 +381,7 @@ def test_ctrl_c_says_that_the_best_is_kept_and_leaves_no_partial_file(
     few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = interrupted_checkpoint(few, tmp_path)
-    assert "test: stopped at step 4 of 9; the best so far is kept" in capsys.readouterr().err
+    assert re.search(r"test: stopped at step [45] of 9; the best so far is kept", capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
@@ -650,8 +654,8 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
     assert rates[top] == pytest.approx(1)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
     assert max(rates) == pytest.approx(1)
-    assert all(a <= b for a, b in itertools.pairwise(rates))
-    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :], strict=False))
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
     assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
     assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
 
@@ -778,7 +782,7 @@ def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
     assert kept.training["learning_rate"] == tiny_presets.learning_rate
     assert (kept.training["images"], kept.training["validation_images"]) == (48, 8)
     assert kept.metrics["accuracy"] == kept.training["history"][-1]["validation"]["accuracy"]
-    assert seen == [1]
+    assert seen == [1, 2], "after each epoch and at the end"
     assert not list(empty_data.rglob("*.pt")), "the checkpoint is gone once training is complete"
 
 
@@ -793,7 +797,8 @@ def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
     assert [path.name for path in empty_data.rglob("*.pt")] == [f"{AUXILIARY}.pt"]
     again = training.train_classifier(few, AUXILIARY, device="cpu")
     assert again.complete
-    assert again.training["history"] == manifest.training["history"], "there was nothing left to do but to end"
+    assert again.training["history"][:1] == manifest.training["history"], "it went on from where it was stopped"
+    assert [entry["step"] for entry in again.training["history"]] == [2, 3]
 
 
 def test_a_generator_cannot_be_trained_without_its_classifiers(few: Dataset, empty_data: Path) -> None:
@@ -827,7 +832,7 @@ def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
     replaced = weights.save(auxiliary, manifest)
     with pytest.raises(WeightsError, match="has been replaced by another"):
         weights.load_pair("digits", TARGET, AUXILIARY)
-    manifests = {each.name: each for each in training.ensure(few, TARGET, AUXILIARY, device="cpu")}
+    manifests = {each.name: each for each in training.ensure(few, TARGET, AUXILIARY, **QUICKLY)}
     generator, compressor = weights.generator_name(TARGET, AUXILIARY), weights.compressor_name(TARGET, AUXILIARY)
     assert {name for name in before if manifests[name].sha256 != before[name]} == {AUXILIARY, generator, compressor}
     assert manifests[AUXILIARY].sha256 == replaced.sha256
@@ -845,9 +850,9 @@ def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_pres
         path.unlink()
     before = {each.name: each.sha256 for each, _ in weights.listing()}
     assert name not in before
-    training.ensure(few, TARGET, AUXILIARY, compressor=False, device="cpu")
+    training.ensure(few, TARGET, AUXILIARY, compressor=False, **QUICKLY)
     assert weights.find(name, "digits") is None
-    training.ensure(few, TARGET, AUXILIARY, device="cpu")
+    training.ensure(few, TARGET, AUXILIARY, **QUICKLY)
     after = {each.name: each.sha256 for each, _ in weights.listing()}
     assert {key: after[key] for key in before} == before
     assert name in after
@@ -860,12 +865,13 @@ def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_r
     (own_data / "runs" / "weights" / "digits" / f"{generator}.json").unlink()
     compressor = weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits")
     with pytest.raises(KeyboardInterrupt):
-        training.ensure(few, TARGET, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+        training.ensure(few, TARGET, AUXILIARY, **QUICKLY, on_epoch=lambda _: stop())
     found = weights.find(generator, "digits")
     assert found is not None
     assert not found.complete
     assert weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits") == compressor
-    assert all(manifest.complete for manifest in training.ensure(few, TARGET, AUXILIARY, device="cpu"))
+    again = training.ensure(few, TARGET, AUXILIARY, compressor=False, **QUICKLY)
+    assert [manifest.complete for manifest in again] == [True] * 3
 
 
 def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:

@@ -113,7 +113,7 @@ class Evaluation:
     def _protected(self) -> Tensor:
         edge = Edge(self.pair.generator, Png(), self.device)
         received = self._captured[1]
-        return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches("perturbing")])
+        return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
 
     def protected(self, strength: float = 1.0) -> Tensor:
         """Return the test images as protected by the edge, N x 3 x H x W on the CPU."""
@@ -125,7 +125,7 @@ class Evaluation:
         """Return a classifier's accuracy on images that correspond to the test images."""
         scores = []
         with torch.inference_mode():
-            for rows in self._batches(f"classifying with {classifier.name}"):
+            for rows in self._batches(len(images), f"classifying with {classifier.name}"):
                 batch = images[rows].to(self.device, memory_format=torch.channels_last)
                 scores.append(classifier(batch).cpu())
         return metrics.accuracy(torch.cat(scores), self.labels)
@@ -138,8 +138,8 @@ class Evaluation:
             "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
         }
 
-    def _batches(self, what: str) -> Iterator[slice]:
-        starts = range(0, len(self.labels), self.batch)
+    def _batches(self, n: int, what: str) -> Iterator[slice]:
+        starts = range(0, n, self.batch)
         for start in tqdm(starts, desc=what, unit="batch", leave=False, disable=not self.progress, file=sys.stderr):
             yield slice(start, start + self.batch)
 
@@ -151,7 +151,7 @@ class Evaluation:
         cloud = Cloud(codec, self.pair.target, self.device)
         sizes: list[float] = []
         decoded = []
-        for rows in self._batches(f"sending as {codec.name}"):
+        for rows in self._batches(len(images), f"sending as {codec.name}"):
             payload = codec.encode(images[rows].to(self.device))
             each = codec.sizes(payload)
             header = (len(payload) - sum(each)) / len(each)
