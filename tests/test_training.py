@@ -956,7 +956,9 @@ def run_script(folder: Path, text: str, *arguments: str) -> subprocess.Completed
 def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(tmp_path: Path, empty_data: Path) -> None:
     names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY)
     script = FEW.replace("IMAGES", "48") + COMMAND
-    done = run_script(tmp_path, script, "train", "pair", *names, "--device", "cpu", "--devices", "2")
+    done = run_script(
+        tmp_path, script, "train", "pair", *names, "--loss", "rate-distortion", "--device", "cpu", "--devices", "2"
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     pair = weights.load_pair("digits", AUXILIARY, AUXILIARY)  # checks every hash, and who was trained against whom
     assert all(manifest.complete for manifest in pair.manifests.values())

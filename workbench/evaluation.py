@@ -96,6 +96,7 @@ class Evaluation:
             )
         self.pair, self.dataset, self.batch, self.device = pair, dataset, batch, torch.device(device)
         self.client, self.progress = client or Client(), progress
+        self._table2: dict[float, dict[str, metrics.Estimate]] = {}
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
         for classifier in (pair.target, pair.auxiliary):
@@ -168,23 +169,16 @@ class Evaluation:
         s1, _ = self._captured
         protected = self.protected(strength)
         s2, decoded = self.transmit(protected, codec)
-        with torch.inference_mode():
-            similarity = metrics.ssim(self.images, protected)
-            inverted = metrics.ssim(self.images, 1 - protected)
-            noise = metrics.psnr(self.images, protected)
-            coding = metrics.psnr(protected, decoded).clamp(max=100)
+        before = self.table2(strength)
         figures = {
-            "original_accuracy": self.original_accuracy["target"],
-            "protected_accuracy": self.accuracy(self.pair.target, protected),
+            "original_accuracy": before["original"],
+            "protected_accuracy": before["target"],
             "target_accuracy": self.accuracy(self.pair.target, decoded),
             "auxiliary_accuracy": self.accuracy(self.pair.auxiliary, decoded),
-            "auxiliary_protected_accuracy": self.accuracy(self.pair.auxiliary, protected),
-            "auxiliary_original_accuracy": self.original_accuracy["auxiliary"],
-            "ssim": metrics.mean(similarity),
-            "abs_ssim": metrics.mean(similarity.abs()),
-            "inverted_ssim": metrics.mean(inverted),
-            "psnr": metrics.mean(noise.clamp(max=100)),
-            "reconstruction_psnr": metrics.mean(coding),
+            "auxiliary_protected_accuracy": before["auxiliary"],
+            "auxiliary_original_accuracy": before["auxiliary_original"],
+            **{key: before[key] for key in ("ssim", "abs_ssim", "inverted_ssim", "psnr")},
+            "reconstruction_psnr": metrics.mean(metrics.psnr(protected, decoded).clamp(max=100)),
             "s1_bytes": metrics.mean(s1),
             "s2_bytes": metrics.mean(s2),
         }
@@ -208,39 +202,47 @@ class Evaluation:
                 rows.append({"row": f"{kind} {codec.name.upper()}", "bytes": metrics.mean(sizes), "accuracy": accuracy})
         return rows
 
-    def table2(self) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: target and auxiliary on originals and on protected images, SSIM and its variants."""
-        protected = self.protected()
-        with torch.inference_mode():
-            similarity = metrics.ssim(self.images, protected)
-            inverted = metrics.ssim(self.images, 1 - protected)
-        return {
-            "original": self.original_accuracy["target"],
-            "auxiliary_original": self.original_accuracy["auxiliary"],
-            "target": self.accuracy(self.pair.target, protected),
-            "auxiliary": self.accuracy(self.pair.auxiliary, protected),
-            "ssim": metrics.mean(similarity),
-            "abs_ssim": metrics.mean(similarity.abs()),
-            "inverted_ssim": metrics.mean(inverted),
-        }
+    def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
+        """Return the row of Table 2: target and auxiliary on originals and on protected images, SSIM and its variants, PSNR."""
+        if strength not in self._table2:
+            protected = self.protected(strength)
+            with torch.inference_mode():
+                similarity = metrics.ssim(self.images, protected)
+                inverted = metrics.ssim(self.images, 1 - protected)
+            self._table2[strength] = {
+                "original": self.original_accuracy["target"],
+                "auxiliary_original": self.original_accuracy["auxiliary"],
+                "target": self.accuracy(self.pair.target, protected),
+                "auxiliary": self.accuracy(self.pair.auxiliary, protected),
+                "ssim": metrics.mean(similarity),
+                "abs_ssim": metrics.mean(similarity.abs()),
+                "inverted_ssim": metrics.mean(inverted),
+                "psnr": metrics.mean(metrics.psnr(self.images, protected).clamp(max=100)),
+            }
+        return dict(self._table2[strength])
 
-    def curve(self, points: list[Any], codec: Callable[[Any], Codec], strength: Callable[[Any], float]) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes along a parameter: `codec` and `strength` say what each point stands for."""
+    def curve(
+        self,
+        points: list[Any],
+        codec: Callable[[Any], Codec],
+        strength: Callable[[Any], float],
+        auxiliary: bool = True,
+    ) -> list[dict[str, Any]]:
+        """Measure accuracy, SSIM and bytes along a parameter: `codec` and `strength` say what each point stands for.
+
+        Without `auxiliary` the auxiliary model is left out.
+        """
         rows = []
         for point in points:
             protected = self.protected(strength(point))
             sizes, decoded = self.transmit(protected, codec(point))
             with torch.inference_mode():
                 similarity = metrics.ssim(self.images, protected)
-            rows.append(
-                {
-                    "point": point,
-                    "target": self.accuracy(self.pair.target, decoded),
-                    "auxiliary": self.accuracy(self.pair.auxiliary, decoded),
-                    "ssim": metrics.mean(similarity),
-                    "bytes": metrics.mean(sizes),
-                }
-            )
+            row = {"point": point, "ssim": metrics.mean(similarity), "bytes": metrics.mean(sizes)}
+            row["target"] = self.accuracy(self.pair.target, decoded)
+            if auxiliary:
+                row["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
+            rows.append(row)
         return rows
 
     def origin(self) -> dict[str, Any]:
