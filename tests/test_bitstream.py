@@ -38,7 +38,13 @@ def test_strings_of_one_length_come_out_and_share_a_header_of_at_most_8_bytes(
 
 @pytest.mark.parametrize(
     ("strings", "overhead"),
-    [([b"x" * 8], 5), ([b"x" * 8] * 127, 7), ([b"x" * 8] * 256, 8), ([b"x" * 8, b"y" * 12], 8), ([b"x" * 200, b"y"], 9)],
+    [
+        ([b"x" * 8], 5),
+        ([b"x" * 8] * 127, 7),
+        ([b"x" * 8] * 256, 8),
+        ([b"x" * 8, b"y" * 12], 10),
+        ([b"x" * 8, b"y" * 12] * 128, 43),
+    ],
 )
 def test_the_overhead_is_what_the_layout_says(strings: list[bytes], overhead: int) -> None:
     assert len(pack(strings, KEY)) == sum(map(len, strings)) + overhead
@@ -120,7 +126,7 @@ def test_a_true_first_byte_before_random_ones_is_refused(layout: int, rest: byte
         (b"\x13abcdefgh", "begins with 13"),
         (b"\x11\x01\x04" + b"x" * 8, "claims 1 images"),
         (b"\x11\x80\x80\x04\x00" + b"x" * 4, "claims 65536 images"),
-        (b"\x12\xff\xff\x03" + b"\x00" * 100, "ends inside its header"),
+        (b"\x12\xff\xff\x03\x08\x04\x01" + b"\x00" * 100, "ends inside the lengths"),
         (b"\x11\x80\x80\x80\x80\x80\x01\x00", "above 2\\^35"),
         (b"\x11\x02\xff\xff\xff\xff\x7f" + b"x" * 8, "cut short or too long for the 2 images"),
         (b"\x10abc", "cut short"),

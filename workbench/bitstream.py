@@ -4,20 +4,24 @@
 
     byte 0        version (high nibble), layout (low nibble): 0 one image, 1 all strings of one length, 2 a length for each
     varint        number of images            layouts 1, 2
-    varint(s)     length                      layout 1; one for each image in layout 2
+    varint        length                      layout 1
+    lengths       varints least, unit, width; then for each image (length - least) / unit in `width` bits     layout 2
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another
 
 The tag is there because the neural decoder reads what it is given without bounds: bytes that were damaged on the way, or made
 by another codec or other weights, are refused before it sees them. Its key is no secret; whom the bytes come from is the
-transport's question. Overhead: 5 bytes for one image; for 256 images of one length 8 bytes, 0.03 an image.
+transport's question. Overhead: 5 bytes for one image; for 256 images of one length 8 bytes, of two lengths 43 (0.17 an image).
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import math
 from collections.abc import Sequence
+
+import numpy as np
 
 from .errors import PayloadError, UsageError
 
@@ -38,7 +42,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
     layout = SINGLE if len(strings) == 1 else EQUAL if len(set(lengths)) == 1 else VARIED
     header = bytes([VERSION << 4 | layout])
     if layout != SINGLE:
-        header += _varint(len(strings)) + b"".join(map(_varint, lengths[:1] if layout == EQUAL else lengths))
+        header += _varint(len(strings)) + (_varint(lengths[0]) if layout == EQUAL else _pack_lengths(lengths))
     body = b"".join(strings)
     return header + _tag(header, body, key) + body
 
@@ -59,11 +63,13 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
         count, position = _read_varint(payload, position)
         if not 2 <= count <= MAX_IMAGES:
             raise PayloadError(f"payload claims {count} images; 2 to {MAX_IMAGES} can be")
-        for _ in range(1 if layout == EQUAL else count):
+        if layout == EQUAL:
             length, position = _read_varint(payload, position)
-            lengths.append(length)
+            lengths = [length] * count
+        else:
+            lengths, position = _read_lengths(payload, position, count)
     header, tag, body = payload[:position], payload[position : position + TAG_BYTES], payload[position + TAG_BYTES :]
-    lengths = [len(body)] if layout == SINGLE else lengths * count if layout == EQUAL else lengths
+    lengths = [len(body)] if layout == SINGLE else lengths
     if len(tag) != TAG_BYTES or sum(lengths) != len(body):
         raise PayloadError(f"payload of {len(payload)} bytes is cut short or too long for the {count} images it claims")
     if not hmac.compare_digest(tag, _tag(header, body, key)):
@@ -79,6 +85,28 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
     digest = hashlib.blake2s(header, digest_size=TAG_BYTES, key=hashlib.sha256(key).digest())
     digest.update(body)
     return digest.digest()
+
+
+def _pack_lengths(lengths: Sequence[int]) -> bytes:
+    """Pack lengths in as few bits as tell them apart: an entropy coder's are a few multiples of its word."""
+    least = min(lengths)
+    unit = math.gcd(*(length - least for length in lengths)) or 1
+    steps = (np.array(lengths) - least) // unit
+    width = int(steps.max()).bit_length()
+    bits = steps[:, None] >> np.arange(width) & 1
+    return _varint(least) + _varint(unit) + _varint(width) + np.packbits(bits.astype(np.uint8)).tobytes()
+
+
+def _read_lengths(payload: bytes, position: int, count: int) -> tuple[list[int], int]:
+    least, position = _read_varint(payload, position)
+    unit, position = _read_varint(payload, position)
+    width, position = _read_varint(payload, position)
+    end = position + (count * width + 7) // 8
+    if width > 32 or end > len(payload):
+        raise PayloadError("payload ends inside the lengths of its images")
+    bits = np.unpackbits(np.frombuffer(payload, np.uint8, end - position, position), count=count * width)
+    steps = bits.reshape(count, width) @ (1 << np.arange(width, dtype=np.int64))
+    return [least + unit * int(step) for step in steps], end
 
 
 def _varint(value: int) -> bytes:
