@@ -945,7 +945,7 @@ def run_script(folder: Path, text: str, *arguments: str) -> subprocess.Completed
         start_new_session=True,
     )
     try:
-        out, err = process.communicate(timeout=90)
+        out, err = process.communicate(timeout=150)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         out, err = process.communicate()
