@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import __version__
-from .errors import RunError, UsageError, WorkbenchError
+from .errors import RunError, UsageError, WorkbenchError, unknown
 
 if TYPE_CHECKING:  # the heavy modules are imported by the command that needs them: --help answers at once
     from .data import Dataset
@@ -46,6 +46,7 @@ def train(options: argparse.Namespace) -> int:
     from . import training, weights
 
     dataset = _dataset(options)
+    _check_preset(options.preset)
     names = (options.target, options.auxiliary)
     run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
     generator = training.LOSSES[options.preset][0]
@@ -109,7 +110,7 @@ def reproduce(options: argparse.Namespace) -> int:
     import contextlib
     import time
 
-    from . import runs, training
+    from . import runs, training, weights
     from .storage import data_root, write_json
 
     asked = {
@@ -130,6 +131,9 @@ def reproduce(options: argparse.Namespace) -> int:
     start = time.monotonic()
     dataset = _dataset(options)
     threads = max(1, (runs.cores() // min(len(names), runs.cores())))
+    _check_preset(options.preset)
+    weights.generator_name(asked["target"], asked["auxiliary"])  # raises for names that cannot be
+    runs.plan(names, Path(), asked)  # likewise, before anything is made
     if not options.resume:
         directory = runs.new_directory()
     tasks = runs.plan(names, directory, asked, threads)
@@ -202,6 +206,13 @@ def _dataset(options: argparse.Namespace) -> Dataset:
     from . import data
 
     return data.load(options.dataset, options.data_dir or None)
+
+
+def _check_preset(name: str) -> None:
+    from .training import PRESETS
+
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
 
 
 def _device(name: str) -> str:

@@ -282,7 +282,6 @@ class Explorer:
             traceback.print_exc()
 
     def _draw_curves(self, settings: Settings) -> None:
-        import matplotlib.pyplot as plt
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 
         codec = self.curves[0].get("codec", "")
@@ -292,7 +291,6 @@ class Explorer:
             axis.axvline(settings.strength, color="black", lw=1)
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-        plt.close(figure)
         self.curve.value = buffer.getvalue()
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 from cycler import cycler
 from matplotlib.axes import Axes
@@ -41,6 +40,14 @@ def use_style() -> None:
     )
 
 
+def _subplots(
+    rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
+) -> tuple[Figure, Any]:
+    """Make a figure with axes that pyplot does not know of: no cell shows it by itself, any thread may draw it."""
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
     """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
     return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
@@ -49,7 +56,7 @@ def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
     """Draw rows of images, each N x 3 x H x W in [0, 1], with its name at the left; `captions` stand above the columns."""
     n = max(len(images) for images in rows.values())
-    figure, axes = plt.subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
+    figure, axes = _subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
         pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
         for column, axis in enumerate(line):
@@ -64,7 +71,7 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size: tuple[float, float] = (10, 3)) -> Figure:
     """Draw accuracy, SSIM and bytes against perturbation strength, from the rows of `Evaluation.curve`."""
-    figure, (accuracy, ssim, size_axis) = plt.subplots(1, 3, figsize=size)
+    figure, (accuracy, ssim, size_axis) = _subplots(1, 3, figsize=size)
     x = [row["point"] for row in rows]
     _band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
     _band(accuracy, x, [row["auxiliary"] for row in rows], "auxiliary", ORANGE, 100)
@@ -86,7 +93,7 @@ def accuracy_bytes(
     curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
 ) -> Figure:
     """Draw accuracy over bytes for codecs whose quality varies, with single `points` beside; bytes on a log scale."""
-    figure, (quality, rate) = plt.subplots(1, 2, figsize=(10, 3.4))
+    figure, (quality, rate) = _subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         _band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
         ordered = sorted(rows, key=lambda row: row["bytes"].value)
@@ -110,7 +117,7 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
     grid = np.full((len(targets), len(auxiliaries)), np.nan)
     for (target, auxiliary), value in values.items():
         grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value
-    figure, axis = plt.subplots(figsize=(2.2 + 0.95 * len(auxiliaries), 1.4 + 0.45 * len(targets)))
+    figure, axis = _subplots(figsize=(2.2 + 0.95 * len(auxiliaries), 1.4 + 0.45 * len(targets)))
     shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
     axis.grid(False)
     axis.set_xticks(range(len(auxiliaries)), auxiliaries, rotation=30, ha="right")
@@ -126,7 +133,7 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
 
 def training_curves(histories: dict[str, list[dict[str, Any]]]) -> Figure:
     """Draw validation accuracy and the other figures of each training against its steps, one column a network."""
-    figure, axes = plt.subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
+    figure, axes = _subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         steps = [entry["step"] for entry in history]
         top, bottom = axes[0, column], axes[1, column]

@@ -94,7 +94,7 @@ def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], thre
     for key, value in parameters.items():
         if not any(key in each for each in declared.values()):
             raise unknown("parameter", key, set().union(*declared.values()))
-        if json.loads(json.dumps(value)) != value:
+        if not _survives_json(value):
             raise UsageError(f"parameter {key!r} must be a plain JSON value, got {value!r}")
     return [
         Task(
@@ -105,6 +105,14 @@ def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], thre
         )
         for name in names
     ]
+
+
+def _survives_json(value: Any) -> bool:
+    try:
+        back = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError):
+        return False
+    return type(back) is type(value) and back == value
 
 
 # --- one notebook ----------------------------------------------------------------------------------------------------------
