@@ -138,13 +138,13 @@ def reproduce(options: argparse.Namespace) -> int:
         directory = runs.new_directory()
     tasks = runs.plan(names, directory, asked, threads)
     write_json(directory / "batch.json", {"parameters": asked, "notebooks": names})
+    runs.point_latest(directory)
     manifests = training.ensure(dataset, asked["target"], asked["auxiliary"], preset=options.preset, seed=asked["seed"])
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
         statuses = runs.run_batch(tasks, executor, resume=bool(options.resume))
     about = _about(dataset, manifests, asked, directory, time.monotonic() - start)
     report = runs.collect(directory, statuses, about)
-    runs.point_latest(directory)
     failed = [status for status in statuses if status["status"] != "done"]
     for status in failed:
         print(f"workbench: notebook {status['notebook']} failed: {status['error'].splitlines()[0]}", file=sys.stderr)

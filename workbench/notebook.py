@@ -87,6 +87,7 @@ class Notebook:
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
         """Keep a matplotlib figure as PNG and SVG with its caption, close it, and return it for display."""
+        import matplotlib.pyplot as plt
         from IPython.display import HTML
 
         folder = self.output / "figures"
@@ -98,6 +99,7 @@ class Notebook:
             with replacing(folder / f"{self.name}-{name}.{kind}") as temporary:
                 temporary.write_bytes(image)
         width = round(figure.get_figwidth() * 96)
+        plt.close(figure)  # where it is one of pyplot's, no cell shows it a second time
         self._kept["figures"].append({"file": f"figures/{self.name}-{name}", "caption": caption, "width": width})
         self._write()
         encoded = base64.b64encode(image).decode()

@@ -84,7 +84,7 @@ class Explorer:
         self._cache: tuple[tuple[str, int], Tensor, Tensor] | None = None
         self._wanted: Settings | None = None
         self._wake = threading.Condition()
-        self._busy = False
+        self._busy = self._failed = False
         self._build()
         self._worker = threading.Thread(target=self._work, name="explorer", daemon=True)
         self._worker.start()
@@ -206,6 +206,7 @@ class Explorer:
         self._cache = None
         self.source.options = list(self.sources)
         self.source.value = UPLOADS
+        self._change_source({"new": UPLOADS})  # the name may be the same and the pictures others
 
     def _say(self, text: str) -> None:
         self.message.value = f'<div class="pmc2 bad">{html.escape(text)}</div>' if text else ""
@@ -275,9 +276,14 @@ class Explorer:
     def _guard(self, action: Callable[[], None]) -> None:
         try:
             action()
+            if self._failed:
+                self._failed = False
+                self._say("")
         except WorkbenchError as error:
+            self._failed = True
             self._say(str(error))
         except Exception as error:  # a thread of its own: nobody else would see it
+            self._failed = True
             self._say(f"{type(error).__name__}: {error}")
             traceback.print_exc()
 

@@ -21,6 +21,7 @@ import os
 import platform
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -260,9 +261,12 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     """
     try:
         from distributed import Client
+        from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
         raise RunError("--scheduler needs Dask: pip install 'pmc2-workbench[cluster]'") from error
     try:
+        with socket.create_connection(get_address_host_port(scheduler), timeout=10):
+            pass  # asked first: a Client that never connects cannot be taken down quietly
         client = Client(scheduler, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
         raise RunError(
