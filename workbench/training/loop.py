@@ -182,8 +182,6 @@ class _Run:
             tqdm.write(f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting anew", sys.stderr)
             return 0
         self.objective.network.load_state_dict(state["network"])
-        if self.objective.companion is not None:
-            self.objective.companion.load_state_dict(state["companion"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.best_loss = state["best"], state["best_loss"]
         self.outcome = Outcome(**json.loads(state["outcome"]))
@@ -191,13 +189,11 @@ class _Run:
 
     def save(self, step: int) -> None:
         """Write the checkpoint, all or nothing."""
-        companion = self.objective.companion
         if self.fabric.global_rank == 0:
             state = {
                 "identity": self.identity,
                 "step": step,
                 "network": self.objective.network.state_dict(),
-                "companion": {} if companion is None else companion.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "best": self.best,
                 "best_loss": self.best_loss,

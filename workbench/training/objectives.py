@@ -76,13 +76,9 @@ DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
 
 
 class Objective(nn.Module):
-    """A network and its loss: forward(images, labels) -> (loss, figures by name).
-
-    `network` is what is learnt and kept; `companion`, if there is one, is learnt beside it and thrown away.
-    """
+    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept."""
 
     network: nn.Module
-    companion: nn.Module | None = None
 
     def groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
@@ -152,11 +148,7 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
-
-    For the latter a linear classifier on the pooled latents learns beside the compressor (deep supervision): through decoder
-    and target alone the encoder hears of the labels too faintly to learn from in minutes.
-    """
+    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects."""
 
     def __init__(
         self, compressor: NeuralCompressor, generator: PerturbationGenerator, target: Classifier, loss: CompressorLoss
@@ -165,7 +157,6 @@ class CompressorObjective(Objective):
         self.network = self.compressor = compressor
         self.loss = loss
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
-        self.companion = nn.Linear(compressor.M, target.num_classes) if loss.kind == "rate-accuracy" else None
         self.zero = LowerBound(0)
         self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
@@ -218,7 +209,6 @@ class CompressorObjective(Objective):
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
-        rest += self.companion.parameters() if self.companion is not None else []
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
@@ -234,7 +224,7 @@ class CompressorObjective(Objective):
         with torch.no_grad():
             images = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, likelihoods, y_hat = self._code(images.float(), straight=task and self.training)
+            x_hat, likelihoods = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)
         mse = F.mse_loss(x_hat, images)
         figures = {"bits": bits, "mse": mse}
@@ -244,14 +234,12 @@ class CompressorObjective(Objective):
             figures["accuracy"] = _share(logits, labels)
             if task:
                 distortion = F.cross_entropy(logits, labels)
-                if self.training and self.companion is not None:
-                    distortion = distortion + F.cross_entropy(self.companion(y_hat.mean((2, 3))), labels)
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return bits / images[0, 0].numel() + weight * distortion, figures
 
-    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the likelihoods of y, and y as quantised where `straight` (else empty).
+    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor]:
+        """Return x_hat and the likelihoods of y.
 
         CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
         spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
@@ -259,11 +247,11 @@ class CompressorObjective(Objective):
         """
         if not straight:
             out = self.compressor(images)
-            return out["x_hat"], out["likelihoods"]["y"], images.new_empty(0)
+            return out["x_hat"], out["likelihoods"]["y"]
         y = self.compressor.g_a(images)
         y_hat = y + (y.round() - y).detach()
         likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
-        return self.compressor.g_s(y_hat), likelihoods, y_hat
+        return self.compressor.g_s(y_hat), likelihoods
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
