@@ -198,6 +198,7 @@ def test_table_2_has_both_models_before_and_after_and_the_similarity(
     row = evaluation.table2()
     assert set(row) == {
         "original",
+        "psnr",
         "auxiliary_original",
         "target",
         "auxiliary",
