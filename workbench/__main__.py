@@ -66,7 +66,7 @@ def train(options: argparse.Namespace) -> int:
     else:
         variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
-    for manifest in trained:
+    for manifest in trained if training.rank() == 0 else ():
         print(f"{weights.roots()[0] / manifest.family / manifest.file}  {_figures(manifest)}")
     return 0 if all(manifest.complete for manifest in trained) else 130
 

@@ -372,7 +372,8 @@ def _save_imported(module: nn.Module, name: str, family: str, path: Path, depend
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """Return the kind and the spec from which `models.build` makes a network of this shape."""
     if isinstance(module, models.Classifier):
-        return "classifier", {"name": module.name, "num_classes": module.num_classes}
+        spec = {"name": module.name, "num_classes": module.num_classes}
+        return "classifier", spec if module.head == "public" else {**spec, "head": module.head}
     if isinstance(module, models.PerturbationGenerator):
         return "generator", {"width": module.width}
     if isinstance(module, models.NeuralCompressor):

@@ -7,7 +7,7 @@
     recipes      with which settings: the presets, the three trainings, `ensure`
 """
 
-from .loop import Outcome, Settings, fit
+from .loop import Outcome, Settings, fit, rank
 from .objectives import CompressorLoss, GeneratorLoss, Objective
 from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_generator
 
@@ -21,6 +21,7 @@ __all__ = [
     "Settings",
     "ensure",
     "fit",
+    "rank",
     "train_classifier",
     "train_compressor",
     "train_generator",

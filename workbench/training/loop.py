@@ -6,14 +6,19 @@ walked.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import math
+import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,7 +33,7 @@ from ..models import channels_last
 from ..storage import replacing
 from .objectives import Objective
 
-__all__ = ["Outcome", "Settings", "batches", "crop_and_flip", "fit", "seed_step", "steps"]
+__all__ = ["Outcome", "Settings", "batches", "crop_and_flip", "fit", "rank", "seed_step", "steps", "wait_for_all"]
 
 CHECKPOINT_EVERY_S = 30.0
 
@@ -51,7 +56,8 @@ class Settings:
     validation_images: int | None = None
     clip: float | None = None  # of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
-    width: int = 32  # of the U-Net
+    width: int = 32  # of the U-Net; of the compressor N is 4 times, M 6 times as much
+    head: str = "public"  # of the classifiers that have several
 
 
 @dataclass
@@ -82,8 +88,9 @@ def fit(
     """Train `objective.network` in place and leave it as it was at its best validation loss.
 
     A checkpoint is written every half minute, at every interrupt, and found again if its `identity` (settings, seed, data) is
-    the same. Ctrl-C ends the training early: the best checkpoint so far is kept and `complete` is False. One bar shows loss,
-    figures and time left. `on_epoch` sees the growing history. Several `devices` split each batch between them.
+    the same. Ctrl-C ends the training early, after the step it fell into: the best checkpoint so far is kept and `complete` is
+    False; a second Ctrl-C raises at once. One bar shows loss, figures and time left. `on_epoch` sees the growing history.
+    Several `devices` split each batch between them, a process each: all but the first are copies that write nothing.
     """
     fabric = _fabric(device, devices)
     total = steps(len(train), settings)
@@ -108,9 +115,10 @@ def fit(
     started = saved = time.monotonic()
     spent = outcome.seconds
     running: dict[str, float] = {}
-    try:
-        while step < total:
-            rows = _rows(len(train), settings.batch, step, seed).to(fabric.device)[fabric.global_rank :: fabric.world_size]
+    stop = False
+    with _interrupts() as interrupted, contextlib.closing(bar):
+        while step < total and not stop:
+            rows = _share_of(_rows(len(train), settings.batch, step, seed), fabric).to(fabric.device)
             torch.manual_seed(seed_step(seed, step * fabric.world_size + fabric.global_rank))
             batch = to_float(images[rows])
             batch = batch if augment is None else augment(batch)
@@ -134,22 +142,72 @@ def fit(
                 run.validate(module, validation, settings, step, running, sample)
                 if on_epoch is not None:
                     on_epoch(outcome.history)
-            if step < total and time.monotonic() - saved > CHECKPOINT_EVERY_S:
+            stop, due = _agreed(fabric, interrupted.is_set(), time.monotonic() - saved > CHECKPOINT_EVERY_S)
+            if step < total and (stop or due):
                 run.save(step)
                 saved = time.monotonic()
-        outcome.complete = True
-    except KeyboardInterrupt:
-        if run.best is None:
+        if step < total and run.best is None:  # after the checkpoint: it may change the network
             run.validate(module, validation, settings, step, running, sample)
-        run.save(step)
+    outcome.complete = step == total
+    if not outcome.complete and fabric.global_rank == 0:
         tqdm.write(
             f"{label}: stopped at step {step} of {total}; the best so far is kept, the same command goes on from here",
             sys.stderr,
         )
-    finally:
-        bar.close()
     run.restore_best()
     return outcome
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets instead of raising, so that it is taken between two steps; a second one raises.
+
+    A step torn apart would leave batch statistics or an update that the resumed run adds once more. Only the main thread can
+    be interrupted; elsewhere the event stays unset.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
+    """Return which wishes at least one process has: their clocks and signals differ, what they do next must not."""
+    if fabric.world_size == 1:
+        return list(wishes)
+    sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
+    assert isinstance(sums, Tensor)
+    return [bool(value > 0) for value in sums]
+
+
+def _share_of(rows: Tensor, fabric: Fabric) -> Tensor:
+    """Return this process's rows of a batch, at least one: a last batch may be smaller than the number of processes."""
+    return rows[fabric.global_rank % len(rows) :: fabric.world_size]
+
+
+def rank() -> int:
+    """Return which of several training processes this is; 0 writes and speaks."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    return int(os.environ.get("LOCAL_RANK", "0"))  # set for the copies before they have met
+
+
+def wait_for_all() -> None:
+    """Return when every training process has come here."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 class _Run:

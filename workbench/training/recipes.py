@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from .. import weights
 from ..data import Dataset, to_float
 from ..errors import unknown
-from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
+from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last, heads
 from ..storage import data_root, require_writable
 from ..weights import Manifest
-from .loop import Settings, crop_and_flip, fit, seed_step
+from .loop import Settings, crop_and_flip, fit, rank, seed_step, wait_for_all
 from .objectives import (
     ClassifierObjective,
     CompressorLoss,
@@ -30,12 +30,12 @@ from .objectives import (
 __all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator"]
 
 # `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
-# give the compressor's. `quick`: minutes on 2 cores; a U-Net of half width.
+# give the compressor's. `quick`: minutes on 2 cores; networks of half width, the VGGs with their linear head.
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
-        "classifier": Settings(5, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000),
-        "generator": Settings(8, 64, 3e-3, 5e-4, max_images=16_000, validation_images=1000, width=16),
-        "compressor": Settings(10, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000),
+        "classifier": Settings(4, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000, head="linear"),
+        "generator": Settings(5, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=16),
+        "compressor": Settings(7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -44,7 +44,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
     },
 }
 LOSSES = {  # what each preset means where the caller does not say
-    "quick": (GeneratorLoss("bounded", "absolute", 1.0), CompressorLoss("rate-accuracy")),
+    "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
     "paper": (GeneratorLoss(), CompressorLoss()),
 }
 
@@ -53,7 +53,9 @@ def train_classifier(dataset: Dataset, name: str, preset: str = "quick", seed: i
     """Train a classifier on a data set and keep it under its name."""
     settings = _preset(preset, "classifier")
     torch.manual_seed(seed_step(seed, -1))
-    objective = ClassifierObjective(Classifier(weights.classifier_name(name), len(dataset.classes)))
+    weights.classifier_name(name)  # raises for one that is unknown
+    head = settings.head if settings.head in heads(name) else "public"
+    objective = ClassifierObjective(Classifier(name, len(dataset.classes), head))
     return _train(objective, dataset, name, preset, settings, seed, {}, {}, **run)
 
 
@@ -97,7 +99,7 @@ def train_compressor(
     generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
     assert isinstance(generator, PerturbationGenerator)
     torch.manual_seed(seed_step(seed, -1))
-    objective = CompressorObjective(NeuralCompressor(), channels_last(generator), target_model, loss)
+    objective = CompressorObjective(NeuralCompressor(4 * settings.width, 6 * settings.width), channels_last(generator), target_model, loss)
     if loss.kind == "rate-accuracy":
         objective.initialise(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "generator": second.sha256}
@@ -156,10 +158,12 @@ def _train(
     manifest = Manifest(
         name, dataset.family, kind, spec, dataset.title, seed, training, outcome.best, depends, outcome.complete
     )
-    manifest = weights.save(objective.network, manifest)
-    if outcome.complete:
-        checkpoint.unlink(missing_ok=True)
-    return manifest
+    if rank() == 0:
+        manifest = weights.save(objective.network, manifest)
+        if outcome.complete:
+            checkpoint.unlink(missing_ok=True)
+    wait_for_all()
+    return manifest if rank() == 0 else weights.find(name, dataset.family) or manifest
 
 
 def _preset(preset: str, kind: str) -> Settings:
@@ -207,7 +211,8 @@ def ensure(
             and all(sha in {manifest.sha256 for manifest in present.values()} for sha in found.depends.values())
         )
         if found is None or not fresh:
-            tqdm.write(f"no usable weights {name!r} for {dataset.title}: training them with preset {preset!r}", sys.stderr)
+            if rank() == 0:
+                tqdm.write(f"no usable weights {name!r} for {dataset.title}: training them with preset {preset!r}", sys.stderr)
             found = train()
             if not found.complete:
                 raise KeyboardInterrupt
