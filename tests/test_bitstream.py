@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from workbench.bitstream import MAX_IMAGES, pack, unpack
+from workbench.bitstream import MAX_IMAGES, TAG_BYTES, pack, pack_stream, unpack, unpack_stream
 from workbench.errors import PayloadError, UsageError
 
 KEY = b"png"
@@ -122,8 +122,9 @@ def test_a_true_first_byte_before_random_ones_is_refused(layout: int, rest: byte
     ("payload", "reason"),
     [
         (b"", "begins with nothing"),
-        (b"\x20abcdefgh", "not a payload of version 1: it begins with 20"),
-        (b"\x13abcdefgh", "begins with 13"),
+        (b"\x20abcdefgh", "not a payload of version 1 for this codec: it begins with 20"),
+        (b"\x13abcdefgh", "for this codec: it begins with 13"),
+        (b"\x14abcdefgh", "begins with 14"),
         (b"\x11\x01\x04" + b"x" * 8, "claims 1 images"),
         (b"\x11\x80\x80\x04\x00" + b"x" * 4, "claims 65536 images"),
         (b"\x12\xff\xff\x03\x08\x04\x01" + b"\x00" * 100, "ends inside the lengths"),
@@ -150,6 +151,45 @@ def test_a_refusal_names_neither_key_nor_content() -> None:
         unpack(bytes(payload), secret)
     assert "e3b0" not in str(caught.value)
     assert "private" not in str(caught.value)
+
+
+# --- one stream for the batch ----------------------------------------------------------------------------------------------
+
+
+@given(stream=st.binary(max_size=300), count=st.integers(1, MAX_IMAGES), key=st.binary(max_size=80))
+def test_a_stream_comes_out_with_its_number_of_images(stream: bytes, count: int, key: bytes) -> None:
+    payload = pack_stream(stream, count, key)
+    assert unpack_stream(payload, key) == (stream, count)
+    assert len(payload) - len(stream) - TAG_BYTES <= 6
+
+
+@pytest.mark.parametrize(("count", "overhead"), [(1, 1), (2, 2), (127, 2), (128, 3), (256, 3), (MAX_IMAGES, 4)])
+def test_the_header_of_a_stream_is_1_to_4_bytes(count: int, overhead: int) -> None:
+    assert len(pack_stream(b"abc", count, KEY)) == 3 + TAG_BYTES + overhead
+
+
+@settings(max_examples=300)
+@given(stream=st.binary(max_size=30), count=st.integers(1, 600), data=st.data())
+def test_a_changed_stream_is_refused(stream: bytes, count: int, data: st.DataObject) -> None:
+    payload = bytearray(pack_stream(stream, count, KEY))
+    position = data.draw(st.integers(0, len(payload) - 1))
+    payload[position] ^= data.draw(st.integers(1, 255))
+    for broken in (bytes(payload), pack_stream(stream, count, KEY)[:position], pack_stream(stream, count, KEY) + b"\0"):
+        with pytest.raises(PayloadError):
+            unpack_stream(broken, KEY)
+
+
+def test_strings_and_streams_are_not_taken_for_each_other() -> None:
+    with pytest.raises(PayloadError, match="for this codec"):
+        unpack(pack_stream(b"abcd", 3, KEY), KEY)
+    with pytest.raises(PayloadError, match="for this codec"):
+        unpack_stream(pack([b"ab", b"cd"], KEY), KEY)
+
+
+@pytest.mark.parametrize("n", [0, MAX_IMAGES + 1])
+def test_a_stream_for_no_image_or_65536_is_refused(n: int) -> None:
+    with pytest.raises(UsageError, match=f"1 to 65535 images, got {n}"):
+        pack_stream(b"x", n, KEY)
 
 
 # --- numbers of images -----------------------------------------------------------------------------------------------------

@@ -196,7 +196,7 @@ def test_an_unknown_preset_is_one_line_with_the_choices(what: str, tiny_data: Pa
     code, line = fails_in_one_line(capsys, "train", what, *PAIR, "--preset", "fast")
     assert code == 2
     assert "unknown preset 'fast'" in line
-    assert "choose one of paper, quick" in line
+    assert "choose one of hours, paper, quick" in line
 
 
 @pytest.mark.parametrize(

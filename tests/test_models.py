@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from workbench import models
 from workbench.errors import UsageError
-from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, UNet, build, parameters
+from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, UNet, build, heads, parameters
 
 PARAMETERS = {
     "vgg13_bn": 28_334_410,
@@ -203,6 +203,21 @@ def test_protected_images_stay_between_0_and_1(strength: float) -> None:
     protected = lively()(pictures(2, 3, 32, 32), strength)
     assert protected.min() >= 0
     assert protected.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["vgg13_bn", "vgg16_bn"])
+def test_the_vggs_linear_head_is_one_layer_on_the_same_features(name: str) -> None:
+    public, linear = Classifier(name), Classifier(name, head="linear").eval()
+    shapes = {key: value.shape for key, value in public.network.features.state_dict().items()}
+    assert {key: value.shape for key, value in linear.network.features.state_dict().items()} == shapes
+    assert sum(p.numel() for p in linear.parameters()) < 0.55 * sum(p.numel() for p in public.parameters())
+    assert linear(pictures(2, 3, 32, 32)).shape == (2, 10)
+    assert (heads(name), heads("resnet18")) == (("public", "linear"), ("public",))
+
+
+def test_a_head_that_a_classifier_has_not_is_refused() -> None:
+    with pytest.raises(UsageError, match="unknown head of resnet18 'linear'"):
+        Classifier("resnet18", head="linear")
 
 
 def test_strength_0_is_the_original_and_strength_is_linear_between() -> None:

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "workbench"
 FLOORS = (
     ("errors", "storage", "_compat", "metrics", "data"),
     ("models", "weights"),
-    ("bitstream", "codecs"),
+    ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation"),
     ("plots", "notebook", "panels", "runs"),

@@ -550,6 +550,37 @@ def test_rate_accuracy_trains_on_the_rounded_latents_that_will_be_sent(few: Data
     assert not torch.allclose(*seen["rate-distortion"], rtol=1e-6), "the paper's trains on noise"
 
 
+@pytest.mark.parametrize("kind", ["rate-accuracy", "rate-distortion"])
+def test_both_terms_reach_every_part_that_learns(kind: str, few: Dataset) -> None:
+    images, labels = to_float(few.train.images), few.train.labels
+    objective = compressor_objective(kind).train()
+    loss, _ = objective(images, labels)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for part in ("g_a", "g_s", "entropy_bottleneck"):
+        gradients = [p.grad for p in getattr(objective.compressor, part).parameters() if p.requires_grad]
+        assert gradients, part
+        assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients), part
+        assert any((gradient != 0).any() for gradient in gradients if gradient is not None), part
+    assert all(p.grad is None for frozen in (objective.generator, objective.target) for p in frozen.parameters())
+
+
+def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images(few: Dataset) -> None:
+    objective = compressor_objective()
+    with torch.no_grad():
+        objective.compressor.g_a[-1].weight.mul_(0.05)
+        objective.compressor.g_a[-1].bias.zero_()
+        objective.compressor.update(force=True)
+        images = to_float(few.train.images)
+        objective.eval().finish(images)
+        symbols = objective.compressor.symbols(objective.generator(images))
+    rows, counts = symbols.flatten(1).unique(dim=0, return_counts=True)
+    patterns, seen = objective.compressor.patterns.flatten(1), objective.compressor.pattern_counts
+    assert len(patterns) == int((counts > 1).sum()) > 0
+    assert int(seen.sum()) == len(images) + 1
+    for pattern, count in zip(patterns, seen, strict=False):
+        assert int(counts[(rows == pattern).all(1)].item()) == int(count)
+
+
 def test_at_first_a_few_channels_speak_and_the_silent_ones_stay_silent(few: Dataset, tmp_path: Path) -> None:
     images = to_float(few.train.images)
     generator = PerturbationGenerator(width=2).eval()
@@ -679,7 +710,7 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 
 
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
-    assert set(recipes.PRESETS) == {"quick", "paper"} == set(training.LOSSES)
+    assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
     assert all(set(kinds) == {"classifier", "generator", "compressor"} for kinds in recipes.PRESETS.values())
 
 
@@ -701,10 +732,10 @@ def unknown_device(few: Dataset, folder: Path) -> None:
     [
         (
             lambda few, _: training.train_classifier(few, TARGET, preset="fast"),
-            "unknown preset 'fast': .*choose one of paper, quick",
+            "unknown preset 'fast': .*choose one of hours, paper, quick",
         ),
         (lambda few, _: training.train_generator(few, TARGET, AUXILIARY, preset="papre"), "did you mean 'paper'"),
-        (lambda few, _: training.train_compressor(few, TARGET, AUXILIARY, preset="x"), "choose one of paper, quick"),
+        (lambda few, _: training.train_compressor(few, TARGET, AUXILIARY, preset="x"), "choose one of hours, paper, quick"),
         (lambda few, _: training.train_classifier(few, "resnet81"), "did you mean 'resnet18'"),
         (unknown_device, "unknown device 'gpu': .*choose one of auto, cpu, cuda"),
         (lambda *_: GeneratorLoss("capped"), "unknown auxiliary term 'capped': .*bounded, unbounded"),

@@ -49,6 +49,10 @@ def train(options: argparse.Namespace) -> int:
     _check_preset(options.preset)
     names = (options.target, options.auxiliary)
     run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
+    if options.epochs is not None:
+        if options.what == "pair":
+            raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
+        run["epochs"] = options.epochs
     generator = training.LOSSES[options.preset][0]
     generator = training.GeneratorLoss(
         options.auxiliary_term or generator.auxiliary,
@@ -81,7 +85,7 @@ def evaluate(options: argparse.Namespace) -> int:
         dataset.family,
         options.target,
         options.auxiliary,
-        compressor=options.codec == "neural",
+        compressor=options.codec in system.NEURAL,
         variant=options.generator_variant,
         compressor_variant=options.variant,
     )
@@ -95,7 +99,9 @@ def evaluate(options: argparse.Namespace) -> int:
             raise UsageError(f"--subsampling {options.subsampling} goes with --codec jpeg, not {options.codec}")
         chosen["subsampling"] = options.subsampling
     client = system.Client(options.client_quality)
-    size = (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec == "neural" else (32, 32)
+    size = (
+        (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
+    )
     codec = system.codec_for(pair, options.codec, size=size, **chosen)
     evaluation = Evaluation(
         pair, dataset, limit=options.limit, client=client, batch=options.batch, device=_device(options.device), progress=True
@@ -363,7 +369,8 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("what", choices=("pair", "classifier", "generator", "compressor"), help="what to train")
     common(made)
-    made.add_argument("--preset", default="quick", help="quick (minutes on 2 cores) or paper (the paper's hyper-parameters)")
+    made.add_argument("--preset", default="quick", help="quick (minutes on 2 cores), hours (an afternoon on them) or paper")
+    made.add_argument("--epochs", type=_positive, metavar="N", help="of one network, in place of the preset's")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument(
         "--devices", type=_positive, default=1, help="how many GPUs (or processes on a CPU) share each batch; default: 1"
@@ -393,7 +400,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
   workbench evaluate --dataset samples --codec png --strength 0.5""",
     )
     common(made)
-    made.add_argument("--codec", default="neural", choices=("neural", "png", "jpeg", "webp"), help="default: neural")
+    made.add_argument(
+        "--codec",
+        default="neural",
+        choices=("neural", "compressai", "png", "jpeg", "webp"),
+        help="default: neural; compressai: with CompressAI's entropy coder, as in the paper",
+    )
     made.add_argument("--quality", type=int, metavar="Q", help="of jpeg (1 to 95) or webp (1 to 100)")
     made.add_argument("--subsampling", metavar="S", help="of jpeg: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4)")
     made.add_argument(

@@ -1,4 +1,6 @@
-"""The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1]. png, jpeg, webp, neural.
+"""The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1].
+
+png, jpeg, webp; neural, with a stream for the batch; compressai, the same networks with a string an image, as in the paper.
 
 A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
 `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
@@ -18,10 +20,11 @@ from torch import Tensor
 
 from . import bitstream
 from .data import to_float, to_uint8
+from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
-from .models import NeuralCompressor, check_images
+from .models import MULTIPLE, NeuralCompressor, check_images
 
-__all__ = ["CODECS", "Codec", "Jpeg", "Neural", "Png", "WebP", "codec"]
+__all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
 MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # of an image, in pixels; of a decoded batch, in bytes
 
@@ -37,6 +40,34 @@ class Codec(ABC):
         """What the decoder must know to be the right one: for a learned codec, the hash of its weights."""
 
     @abstractmethod
+    def encode(self, images: Tensor) -> bytes:
+        """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
+
+    @abstractmethod
+    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
+        """Return the distinct images U x 3 x H x W in [0, 1] of a payload, and for each of its N images which of them it is.
+
+        Raises PayloadError for any other bytes.
+        """
+
+    @abstractmethod
+    def sizes(self, payload: bytes) -> list[float]:
+        """Return each image's bytes in a payload, without what they share."""
+
+    def decode(self, payload: bytes) -> Tensor:
+        """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
+        distinct, which = self.decode_distinct(payload)
+        return distinct[which]
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the codec's networks, where it has some, to a device."""
+        return self
+
+
+class _StringCodec(Codec):
+    """A codec that makes one string of each image."""
+
+    @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
         """Return one string for each of N x 3 x H x W images in [0, 1]."""
 
@@ -44,28 +75,28 @@ class Codec(ABC):
     def decode_each(self, strings: list[bytes]) -> Tensor:
         """Return N x 3 x H x W images in [0, 1] from strings whose integrity was checked."""
 
-    def to(self, device: str | torch.device) -> Self:
-        """Move the codec's networks, where it has some, to a device."""
-        return self
-
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         check_images(images)
         with torch.inference_mode():
             return bitstream.pack(self.encode_each(images), self.key)
 
-    def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
+    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
+        """Return the images of a payload, each for itself."""
         strings = bitstream.unpack(payload, self.key)
         with torch.inference_mode():
-            return self.decode_each(strings)
+            return self.decode_each(strings), torch.arange(len(strings))
 
-    def sizes(self, payload: bytes) -> list[int]:
-        """Return each image's bytes in a payload, without the header they share."""
-        return [len(string) for string in bitstream.unpack(payload, self.key)]
+    def decode(self, payload: bytes) -> Tensor:
+        """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
+        return self.decode_distinct(payload)[0]
+
+    def sizes(self, payload: bytes) -> list[float]:
+        """Return the length of each image's string."""
+        return [float(len(string)) for string in bitstream.unpack(payload, self.key)]
 
 
-class _FileCodec(Codec):
+class _FileCodec(_StringCodec):
     """A codec of ordinary image files, by Pillow: 8 bits a channel."""
 
     format: ClassVar[str]
@@ -160,14 +191,12 @@ class WebP(_FileCodec):
         return {"quality": self.quality, "lossless": self.lossless, "exact": True}
 
 
-class Neural(Codec):
-    """The perturbation-aware neural codec with CompressAI's entropy coder, as in the paper: 8, 12, 16 ... bytes an image.
+class _NeuralCodec(Codec):
+    """The perturbation-aware neural codec. `compressor` must be trained and its integer tables updated.
 
-    `compressor` must be trained and its integer tables updated; `identity` is the SHA-256 of its weights, so that a payload
-    made for others is refused. Both ends know the `size` (H, W) of the images.
+    `identity` is the SHA-256 of its weights, so that a payload made for others is refused. Both ends know the `size` (H, W) of
+    the images.
     """
-
-    name = "neural"
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
         if compressor.entropy_bottleneck._quantized_cdf.numel() == 0:
@@ -176,19 +205,65 @@ class Neural(Codec):
 
     @property
     def key(self) -> bytes:
-        """The hash of the weights and the size of the images."""
-        return f"{self.identity} {self.size[0]}x{self.size[1]}".encode()
+        """The coder, the hash of the weights and the size of the images."""
+        return f"{self.name} {self.identity} {self.size[0]}x{self.size[1]}".encode()
 
     def to(self, device: str | torch.device) -> Self:
         """Move the compressor to a device."""
         self.compressor.to(device)
         return self
 
-    def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return one string for each image."""
+    def _checked(self, images: Tensor) -> Tensor:
+        check_images(images)
         if tuple(images.shape[-2:]) != self.size:
             raise UsageError(f"this neural codec takes images of {self.size}, got {tuple(images.shape[-2:])}")
-        strings: list[bytes] = self.compressor.strings(images.to(self._device))
+        return images.to(self.compressor.entropy_bottleneck.quantiles.device)
+
+
+class Neural(_NeuralCodec):
+    """The neural codec with one entropy-coded stream for the batch (see `entropy`): a byte or less an image."""
+
+    name = "neural"
+
+    def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
+        super().__init__(compressor, identity, size)
+        bottleneck = compressor.entropy_bottleneck
+        tables = (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length, compressor.patterns)
+        cdf, offset, length, patterns = (table.cpu().numpy().astype(np.int32) for table in tables)
+        self.coder = LatentCoder(Tables(cdf, offset, length, patterns, compressor.pattern_counts.cpu().numpy()))
+        self._latent = (-(-size[0] // MULTIPLE), -(-size[1] // MULTIPLE))
+
+    def encode(self, images: Tensor) -> bytes:
+        """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
+        with torch.inference_mode():
+            symbols = self.compressor.symbols(self._checked(images))
+        return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key)
+
+    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
+        """Return the images of the distinct latents of a payload, clamped to [0, 1], and which of them each image is."""
+        symbols, which = self._symbols(payload)
+        with torch.inference_mode():
+            images = self.compressor.reconstruct(torch.from_numpy(symbols), self.size).clamp_(0, 1)
+        return images, torch.from_numpy(which)
+
+    def sizes(self, payload: bytes) -> list[float]:
+        """Return the information in each image's latents; the stream's rounding to whole bytes is shared."""
+        symbols, which = self._symbols(payload)
+        return (self.coder.bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
+
+    def _symbols(self, payload: bytes) -> tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
+        stream, n = bitstream.unpack_stream(payload, self.key)
+        return self.coder.decode(stream, n, self._latent)
+
+
+class CompressAI(_NeuralCodec, _StringCodec):
+    """The neural codec with CompressAI's entropy coder, as in the paper: 8, 12, 16 ... bytes an image."""
+
+    name = "compressai"
+
+    def encode_each(self, images: Tensor) -> list[bytes]:
+        """Return one string for each image."""
+        strings: list[bytes] = self.compressor.strings(self._checked(images))
         return strings
 
     def decode_each(self, strings: list[bytes]) -> Tensor:
@@ -198,13 +273,8 @@ class Neural(Codec):
         images: Tensor = self.compressor.images(strings, self.size)
         return images
 
-    @property
-    def _device(self) -> torch.device:
-        device: torch.device = self.compressor.entropy_bottleneck.quantiles.device
-        return device
 
-
-CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neural": Neural}
+CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neural": Neural, "compressai": CompressAI}
 
 
 def codec(name: str, **options: Any) -> Codec:

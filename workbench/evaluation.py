@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metrics
-from .codecs import Codec, Jpeg, Png
+from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset, to_float
 from .errors import UsageError
 from .models import Classifier, channels_last
@@ -123,13 +124,14 @@ class Evaluation:
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on images that correspond to the test images."""
+        """Return a classifier's accuracy on images that correspond to the test images; equal images are classified once."""
+        first, which = _distinct(images)
         scores = []
         with torch.inference_mode():
-            for rows in self._batches(len(images), f"classifying with {classifier.name}"):
-                batch = images[rows].to(self.device, memory_format=torch.channels_last)
+            for rows in self._batches(len(first), f"classifying with {classifier.name}"):
+                batch = images[first[rows]].to(self.device, memory_format=torch.channels_last)
                 scores.append(classifier(batch).cpu())
-        return metrics.accuracy(torch.cat(scores), self.labels)
+        return metrics.accuracy(torch.cat(scores)[which], self.labels)
 
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
@@ -260,6 +262,17 @@ class Evaluation:
         }
 
 
+def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of the first image of each content, and for each image which of those it equals, bit by bit."""
+    rows = images.flatten(1).contiguous().view(torch.int32).numpy()
+    mix = np.random.default_rng(0).integers(1, 1 << 62, rows.shape[1], np.int64)
+    hashes = np.concatenate([part.astype(np.int64) @ mix for part in np.array_split(rows, -(-len(rows) // 512))])
+    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
+    if not np.array_equal(rows[first[which]], rows):  # two contents of one hash: each image for itself
+        first = which = np.arange(len(rows))
+    return torch.from_numpy(first), torch.from_numpy(which)
+
+
 def describe(codec: Codec) -> str:
     """Name a codec with its options: `jpeg q89 4:4:4`."""
     match codec:
@@ -269,7 +282,7 @@ def describe(codec: Codec) -> str:
             return f"{codec.name} lossless"
         case _ if hasattr(codec, "quality"):
             return f"{codec.name} q{codec.quality}"
-    return codec.name
+    return "neural, CompressAI's coder" if isinstance(codec, CompressAI) else codec.name
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -286,17 +286,26 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
                           `-> entropy model -> likelihoods
 
     The paper's (PMC², section 3.3) is N = 128, M = 192: 2,998,147 parameters. Images in [0, 1]; sides that are no multiple of
-    16 are padded by reflection, and `x_hat` is cut again.
+    16 are padded by reflection, and `x_hat` is cut again. Beside CompressAI's integer tables it keeps those of the commonest
+    latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
     """
+
+    patterns: Tensor
+    pattern_counts: Tensor
 
     def __init__(self, N: int = 128, M: int = 192) -> None:
         super().__init__(N, M)
+        self.register_buffer("patterns", torch.zeros(0, M, 1, 1, dtype=torch.int8))
+        self.register_buffer("pattern_counts", torch.ones(1, dtype=torch.int64))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
         """Load weights with their integer tables, whose sizes follow from training; CompressAI resizes only empty ones."""
         bottleneck = self.entropy_bottleneck
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
+        for table in ("patterns", "pattern_counts"):
+            if table in state_dict:
+                setattr(self, table, torch.empty_like(state_dict[table], device=bottleneck.quantiles.device))
         return super().load_state_dict(state_dict, strict=strict)
 
     def forward(self, images: Tensor) -> dict[str, Any]:
@@ -305,6 +314,22 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         out: dict[str, Any] = super().forward(_pad(images))
         out["x_hat"] = out["x_hat"][..., : images.shape[-2], : images.shape[-1]]
         return out
+
+    def symbols(self, images: Tensor) -> Tensor:
+        """Return the quantised latents less their medians, whole numbers N x M x H/16 x W/16."""
+        check_images(images)
+        y: Tensor = self.g_a(_pad(images))
+        return (y - self._medians).round().to(torch.int32)
+
+    def reconstruct(self, symbols: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return the images of `size` (H, W), not clamped, of `symbols`."""
+        x_hat: Tensor = self.g_s(symbols.to(self._medians.device) + self._medians)
+        return x_hat[..., : size[0], : size[1]]
+
+    @property
+    def _medians(self) -> Tensor:
+        medians: Tensor = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
+        return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
         """Return the entropy-coded latents, one string an image. CompressAI's coder: 8, 12, 16 ... bytes each."""
@@ -323,7 +348,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by the name of its kind: `classifier` (name, num_classes, head), `generator` (width), `compressor` (N, M)."""
+    """Build a network by its kind: `classifier` (name, num_classes, head), `generator` (width), `compressor` (N, M)."""
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,
         "generator": PerturbationGenerator,

@@ -20,7 +20,7 @@ from .data import Split, load_pictures, to_float, to_uint8
 from .errors import WorkbenchError
 from .evaluation import describe
 from .models import Classifier
-from .system import Cloud, Edge, codec_for
+from .system import NEURAL, Cloud, Edge, codec_for
 from .weights import Pair
 
 __all__ = ["Explorer", "View"]
@@ -141,7 +141,7 @@ class Explorer:
         self.index = widgets.IntSlider(0, 0, len(self.sources[first]) - 1, description="number", style=wide)
         self.upload = widgets.FileUpload(accept="image/*", multiple=True, description="my own…")
         self.strength = widgets.FloatSlider(1.0, min=0.0, max=1.0, step=0.01, description="strength", style=wide)
-        codecs = [name for name in ("neural", "png", "jpeg", "webp") if name != "neural" or self.pair.compressor is not None]
+        codecs = [*(NEURAL if self.pair.compressor is not None else ()), "png", "jpeg", "webp"]
         self.codec = widgets.Dropdown(options=codecs, value=codecs[0], description="codec", style=wide)
         self.quality = widgets.IntSlider(89, 1, 95, description="quality", style=wide, disabled=True)
         for control in (self.source, self.index, self.strength, self.codec, self.quality):

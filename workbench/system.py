@@ -42,12 +42,13 @@ COMPONENTS = (
     "classifier",
     "cloud_other",
 )
+NEURAL = ("neural", "compressai")  # the codecs that need the pair's compressor
 NETWORKS = ("network_client_edge", "network_edge_cloud")
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
     """Build a codec by name for a pair: the neural one from its compressor and the images' `size` (H, W)."""
-    if name != "neural":
+    if name not in NEURAL:
         return codec(name, **options)
     if pair.compressor is None:
         raise WeightsError(f"pair {pair.name} was loaded without its compressor: load it with compressor=True")
@@ -132,13 +133,14 @@ class Cloud:
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
-        """Return scores N x K: the model's class probabilities, on the CPU."""
+        """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once."""
         clock = clock or Stopwatch()
-        images = self.decode(payload, clock)
+        with clock("decompression", self.device):
+            images, which = self.codec.decode_distinct(payload)
         with torch.inference_mode(), clock("classifier", self.device):
             scores = self.classifier(images.to(self.device, memory_format=torch.channels_last)).softmax(1)
         with clock("cloud_other"):
-            return scores.cpu()  # type: ignore[no-any-return]
+            return scores.cpu()[which]  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -188,7 +190,7 @@ class System:
         **options: Any,
     ) -> System:
         """Join PMC² from the weights of a pair, found by name; `options` go to the codec. Raises WeightsError."""
-        pair = load_pair(family, target, auxiliary, compressor=codec == "neural")
+        pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         return cls.in_process(pair.generator, codec_for(pair, codec, **options), pair.target, device=device)
 
     @classmethod

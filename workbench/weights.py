@@ -43,6 +43,7 @@ __all__ = [
 ]
 
 FORMAT = 1
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts")  # of integers, sized by training
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
     """Fill a network from tensors under the public names; raise WeightsError naming the first that does not fit."""
     own = state_dict(module)
-    tables = {key for key in own if key.rpartition(".")[2] in ("_quantized_cdf", "_offset", "_cdf_length")}  # sized by training
+    tables = {key for key in own if key.rpartition(".")[2] in TABLES}
     for key in sorted(own.keys() | state.keys()):
         if key not in state or key not in own:
             raise WeightsError(f"{label}: tensor {key!r} is {'missing' if key not in state else 'not part of the network'}")

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import metrics
+from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator
 
@@ -89,6 +90,9 @@ class Objective(nn.Module):
 
     def before_validation(self, images: Tensor) -> None:
         """Bring the network into the state in which it will be used; `images` are some of the training split."""
+
+    def finish(self, images: Tensor) -> None:
+        """Add what is learnt last, of images of the training split, to the network that was best."""
 
 
 class ClassifierObjective(Objective):
@@ -217,6 +221,15 @@ class CompressorObjective(Objective):
             self.compressor.update(force=True, update_quantiles=True)
             return
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
+
+    def finish(self, images: Tensor) -> None:
+        """Keep the commonest latents and how often each came (see `entropy`)."""
+        compressor = self.compressor
+        with torch.no_grad():
+            parts = [compressor.symbols(self.generator(part)).cpu() for part in torch.split(images, 256)]
+        patterns, counts = learn_patterns(torch.cat(parts).numpy())
+        compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
+        compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""

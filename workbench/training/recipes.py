@@ -30,12 +30,20 @@ from .objectives import (
 __all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator"]
 
 # `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
-# give the compressor's. `quick`: minutes on 2 cores; networks of half width, the VGGs with their linear head.
+# give the compressor's. `quick`: minutes on 2 cores; networks of half width, the VGGs with their linear head. `hours`: CIFAR-10
+# on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
-        "classifier": Settings(4, 64, 2e-3, 5e-4, max_images=50_000, validation_images=1000, head="linear"),
+        "classifier": Settings(4, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear"),
         "generator": Settings(5, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=16),
-        "compressor": Settings(7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
+        "compressor": Settings(
+            7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16
+        ),
+    },
+    "hours": {
+        "classifier": Settings(6, 64, 5e-2, 5e-4, optimizer="sgd", warmup=0.2, head="linear"),
+        "generator": Settings(2, 48, 4e-3, 5e-4, warmup=0.2, max_images=60_000),
+        "compressor": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=60_000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -43,15 +51,19 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "compressor": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
+TABULATED = 16_384  # training images of which a compressor learns its commonest latents
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
+    "hours": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
     "paper": (GeneratorLoss(), CompressorLoss()),
 }
 
 
-def train_classifier(dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, **run: Any) -> Manifest:
-    """Train a classifier on a data set and keep it under its name."""
-    settings = _preset(preset, "classifier")
+def train_classifier(
+    dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, epochs: int | None = None, **run: Any
+) -> Manifest:
+    """Train a classifier on a data set and keep it under its name; `epochs` in place of the preset's."""
+    settings = _preset(preset, "classifier", epochs)
     torch.manual_seed(seed_step(seed, -1))
     weights.classifier_name(name)  # raises for one that is unknown
     head = settings.head if settings.head in heads(name) else "public"
@@ -67,10 +79,11 @@ def train_generator(
     seed: int = 0,
     loss: GeneratorLoss | None = None,
     variant: str = "",
+    epochs: int | None = None,
     **run: Any,
 ) -> Manifest:
     """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`."""
-    settings, loss = _preset(preset, "generator"), loss or LOSSES[preset][0]
+    settings, loss = _preset(preset, "generator", epochs), loss or LOSSES[preset][0]
     if preset == "paper" and (target, auxiliary) == ("googlenet", "vgg13_bn"):
         settings = replace(settings, learning_rate=1e-3)  # PP's public code: the one pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
@@ -90,16 +103,19 @@ def train_compressor(
     loss: CompressorLoss | None = None,
     variant: str = "",
     generator_variant: str = "",
+    epochs: int | None = None,
     **run: Any,
 ) -> Manifest:
     """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`."""
-    settings, loss = _preset(preset, "compressor"), loss or LOSSES[preset][1]
+    settings, loss = _preset(preset, "compressor", epochs), loss or LOSSES[preset][1]
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
     generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
     assert isinstance(generator, PerturbationGenerator)
     torch.manual_seed(seed_step(seed, -1))
-    objective = CompressorObjective(NeuralCompressor(4 * settings.width, 6 * settings.width), channels_last(generator), target_model, loss)
+    objective = CompressorObjective(
+        NeuralCompressor(4 * settings.width, 6 * settings.width), channels_last(generator), target_model, loss
+    )
     if loss.kind == "rate-accuracy":
         objective.initialise(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "generator": second.sha256}
@@ -144,6 +160,8 @@ def _train(
         devices=devices,
         on_epoch=on_epoch,
     )
+    if rank() == 0:
+        objective.finish(to_float(dataset.train.images[:TABULATED]))
     training = {
         "preset": preset,
         **asdict(settings),
@@ -166,10 +184,11 @@ def _train(
     return manifest if rank() == 0 else weights.find(name, dataset.family) or manifest
 
 
-def _preset(preset: str, kind: str) -> Settings:
+def _preset(preset: str, kind: str, epochs: int | None = None) -> Settings:
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    return PRESETS[preset][kind]
+    settings = PRESETS[preset][kind]
+    return settings if epochs is None else replace(settings, epochs=epochs, max_images=None)
 
 
 def _classifier(dataset: Dataset, name: str) -> tuple[Classifier, Manifest]:

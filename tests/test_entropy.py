@@ -1,0 +1,188 @@
+"""The batch's entropy coder: lossless on whatever latents come, near their information, deaf to any other bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from workbench.entropy import Integers, LatentCoder, Tables, learn_patterns
+from workbench.errors import PayloadError
+from workbench.models import NeuralCompressor
+
+M, SIZE = 12, (2, 2)
+
+
+def tables(patterns: Integers | None = None, counts: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> Tables:
+    """CompressAI's own integer tables of an untrained entropy model, and the patterns given."""
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(N=8, M=M)
+    compressor.update(force=True, update_quantiles=True)
+    bottleneck = compressor.entropy_bottleneck
+    cdf, offset, length = (
+        t.numpy().astype(np.int32) for t in (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length)
+    )
+    if patterns is None or counts is None:
+        patterns, counts = np.zeros((0, M, 1, 1), np.int32), np.ones(1, np.int64)
+    return Tables(cdf, offset, length, patterns, counts)
+
+
+def sources() -> Integers:
+    """Latents as a trained compressor has them: 10 usual ones on four loud channels, each image one of them or near it."""
+    generator = np.random.default_rng(0)
+    usual = np.zeros((10, M, *SIZE), np.int32)
+    usual[:, :4] = generator.integers(-2, 3, (10, 4, *SIZE))
+    symbols = usual[generator.choice(10, 400, p=np.arange(1, 11) / 55)]
+    for row in generator.choice(400, 60, replace=False):
+        symbols[row, generator.integers(4), generator.integers(2), generator.integers(2)] += generator.integers(-3, 4)
+    symbols[7, 9, 0, 0] = 1  # a quiet channel speaks once
+    return symbols
+
+
+SYMBOLS = sources()
+CODERS = {"patterns": LatentCoder(tables(*learn_patterns(SYMBOLS[:300]))), "plain": LatentCoder(tables())}
+
+
+@pytest.fixture(params=CODERS)
+def coder(request: pytest.FixtureRequest) -> LatentCoder:
+    return CODERS[request.param]
+
+
+def restored(coder: LatentCoder, symbols: Integers) -> Integers:
+    distinct, which = coder.decode(coder.encode(symbols), len(symbols), symbols.shape[2:])
+    return distinct[which]
+
+
+LATENTS: list[st.SearchStrategy[int]] = [st.integers(-2, 2), st.integers(-300, 300), st.integers(-(1 << 31), (1 << 31) - 1)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), n=st.integers(1, 12), size=st.sampled_from([(1, 1), (2, 2), (1, 3)]), kind=st.sampled_from(LATENTS))
+@pytest.mark.parametrize("name", CODERS)
+def test_any_latents_of_32_bits_come_back(
+    name: str, data: st.DataObject, n: int, size: tuple[int, int], kind: st.SearchStrategy[int]
+) -> None:
+    symbols = data.draw(arrays.arrays(np.int32, (n, M, *size), elements=kind, fill=st.just(0)))
+    assert np.array_equal(restored(CODERS[name], symbols), symbols)
+
+
+@settings(max_examples=200, deadline=None)
+@given(rows=st.lists(st.integers(0, len(SYMBOLS) - 1), min_size=1, max_size=300))
+@pytest.mark.parametrize("name", CODERS)
+def test_batches_of_usual_latents_come_back_near_their_information(name: str, rows: list[int]) -> None:
+    coder, symbols = CODERS[name], SYMBOLS[rows]
+    assert np.array_equal(restored(coder, symbols), symbols)
+    excess = 8 * len(coder.encode(symbols)) - coder.bits(symbols).sum()
+    assert excess <= 10 + 0.01 * coder.bits(symbols).sum()
+
+
+def test_equal_latents_are_decoded_once() -> None:
+    coder = CODERS["patterns"]
+    distinct, which = coder.decode(coder.encode(SYMBOLS), len(SYMBOLS), SIZE)
+    known = coder.index(SYMBOLS) < len(coder.tables.patterns)
+    assert known.mean() > 0.8
+    assert len(distinct) == len(set(coder.index(SYMBOLS)[known])) + (~known).sum()
+    assert which.min() == 0
+    assert which.max() == len(distinct) - 1
+
+
+def test_patterns_cost_less_than_latents_one_by_one() -> None:
+    assert len(CODERS["patterns"].encode(SYMBOLS)) < 0.25 * len(CODERS["plain"].encode(SYMBOLS))
+
+
+def test_a_single_pattern_costs_nothing_at_all() -> None:
+    silent = np.zeros((50, M, *SIZE), np.int32)
+    coder = LatentCoder(tables(*learn_patterns(silent)))
+    assert len(coder.encode(silent)) <= 1
+    assert np.array_equal(restored(coder, silent), silent)
+
+
+def test_latents_of_another_size_than_the_patterns_are_coded_one_by_one() -> None:
+    other = np.ones((3, M, 2, 3), np.int32)
+    assert (CODERS["patterns"].index(other) == len(CODERS["patterns"].tables.patterns)).all()
+    assert np.array_equal(restored(CODERS["patterns"], other), other)
+
+
+def test_the_stream_ends_with_the_last_byte_that_matters(coder: LatentCoder) -> None:
+    for n in (1, 2, 7, 50):
+        stream = coder.encode(SYMBOLS[:n])
+        assert not stream.endswith(b"\0")
+        for cut in range(1, len(stream) + 1):
+            try:
+                distinct, which = coder.decode(stream[:-cut], n, SIZE)
+            except PayloadError:
+                continue
+            assert not np.array_equal(distinct[which], SYMBOLS[:n])
+
+
+def test_encoding_again_gives_the_same_bytes(coder: LatentCoder) -> None:
+    assert LatentCoder(coder.tables).encode(SYMBOLS) == coder.encode(SYMBOLS)
+
+
+# --- what is learnt --------------------------------------------------------------------------------------------------------
+
+
+def test_patterns_are_those_that_came_more_than_once_commonest_first() -> None:
+    rows = np.repeat(np.arange(4, dtype=np.int32), [5, 1, 3, 1])[:, None, None, None]
+    patterns, counts = learn_patterns(rows)
+    assert patterns.ravel().tolist() == [0, 2]
+    assert counts.tolist() == [5, 3, 3]  # two came once, and one more for what never came
+
+
+def test_no_more_patterns_are_kept_than_asked_for_nor_any_beyond_8_bits() -> None:
+    rows = np.repeat(np.array([200, 3, 4], np.int32), 2)[:, None, None, None]
+    patterns, counts = learn_patterns(rows, at_most=1)
+    assert patterns.ravel().tolist() == [3]
+    assert counts.tolist() == [2, 5]
+
+
+# --- refusals --------------------------------------------------------------------------------------------------------------
+
+
+def mutate(stream: bytes, source: random.Random) -> bytes:
+    """Change, cut, insert or repeat a few bytes."""
+    out = bytearray(stream)
+    for _ in range(source.randrange(1, 4)):
+        position = source.randrange(len(out) + 1)
+        match source.randrange(4):
+            case 0:
+                out[position : position + 1] = source.randbytes(1)
+            case 1:
+                del out[position:]
+            case 2:
+                out[position:position] = source.randbytes(source.randrange(1, 5))
+            case _:
+                out += out[position:]
+    return bytes(out)
+
+
+MAKERS: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    "random": lambda stream, source: source.randbytes(source.randrange(40)),
+    "mutated": mutate,
+}
+
+
+@pytest.mark.parametrize("made", MAKERS)
+def test_other_bytes_are_refused_or_are_what_an_encoder_makes(coder: LatentCoder, made: str) -> None:
+    source = random.Random(0)
+    for _ in range(400):
+        n = source.choice([1, 1, 2, 5, 40])
+        stream = MAKERS[made](coder.encode(SYMBOLS[:n]), source)
+        try:
+            distinct, which = coder.decode(stream, n, SIZE)
+        except PayloadError:
+            continue
+        assert coder.encode(distinct[which]) == stream
+
+
+def test_a_stream_for_another_number_of_images_is_refused(coder: LatentCoder) -> None:
+    stream = coder.encode(SYMBOLS[:40])
+    for n in (39, 41, 200):
+        with pytest.raises(PayloadError, match="no encoder makes|cannot be decoded"):
+            coder.decode(stream, n, SIZE)
