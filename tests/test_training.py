@@ -27,7 +27,7 @@ from workbench.errors import StorageError, UsageError, WeightsError
 from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
 from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
-from workbench.training.objectives import ClassifierObjective, CompressorObjective, GeneratorObjective
+from workbench.training.objectives import ClassifierObjective, CompressorObjective, GeneratorObjective, JointObjective
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -68,11 +68,20 @@ def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
     return CompressorObjective(compressor, PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(kind))
 
 
+def joint_objective() -> JointObjective:
+    compressor, generator = NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2)
+    compressor.g_a[-1].weight.data.mul_(100)
+    classifiers = (Small().eval(), Small("other", logits=20).eval())
+    losses = (CompressorLoss("rate-accuracy", 0.2), GeneratorLoss("bounded", "absolute", 2.0))
+    return JointObjective(compressor, generator, *classifiers, *losses)
+
+
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "classifier": classifier_objective,
     "generator": generator_objective,
     "compressor": compressor_objective,
     "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
+    "joint": joint_objective,
 }
 
 
@@ -89,7 +98,7 @@ def few(digits: Dataset) -> Dataset:
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
     settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
-    presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), settings) for name in recipes.PRESETS}
+    presets = {name: dict.fromkeys(("classifier", "generator", "compressor", "joint"), settings) for name in recipes.PRESETS}
     monkeypatch.setattr(recipes, "PRESETS", presets)
     return settings
 
@@ -581,6 +590,42 @@ def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images
         assert int(counts[(rows == pattern).all(1)].item()) == int(count)
 
 
+def test_the_joint_loss_is_both_losses_on_what_the_edge_makes_and_what_the_cloud_sees(few: Dataset) -> None:
+    objective = joint_objective().eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    with torch.no_grad():
+        loss, figures = objective(images, labels)
+        protected = objective.generator(images)
+        out = objective.compressor(protected)
+        bits = -out["likelihoods"]["y"].log2().sum() / len(images)
+        expected = bits / (32 * 32) / 0.2 + 2.0 * metrics.ssim(images, protected).abs().mean()
+        for view in (protected, out["x_hat"].clamp(0, 1)):
+            other = F.cross_entropy(objective.protection.auxiliary(view), labels, reduction="none")
+            expected = expected + F.cross_entropy(objective.target(view), labels) - other.clamp(max=2.5).mean()
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-5)
+    assert figures["accuracy"] == (objective.target(out["x_hat"].clamp(0, 1)).argmax(1) == labels).float().mean()
+
+
+def test_in_joint_training_generator_and_compressor_learn_and_the_classifiers_do_not(few: Dataset) -> None:
+    objective = joint_objective().train()
+    assert [part.training for part in (objective.generator, objective.compressor)] == [True, True]
+    loss, _ = objective(to_float(few.train.images), few.train.labels)
+    loss.backward()
+    for part in (objective.generator, objective.compressor.g_a, objective.compressor.g_s):
+        assert any(p.grad is not None and (p.grad != 0).any() for p in part.parameters())
+    for frozen in (objective.target, objective.protection.auxiliary):
+        assert not frozen.training
+        assert all(p.grad is None for p in frozen.parameters())
+
+
+def test_joint_training_is_for_rate_accuracy_alone(few: Dataset) -> None:
+    made = joint_objective()
+    with pytest.raises(UsageError, match="together on rate-accuracy, not on 'rate-distortion'"):
+        JointObjective(
+            made.compressor, made.generator, made.target, made.protection.auxiliary, CompressorLoss(), GeneratorLoss()
+        )
+
+
 def test_at_first_a_few_channels_speak_and_the_silent_ones_stay_silent(few: Dataset, tmp_path: Path) -> None:
     images = to_float(few.train.images)
     generator = PerturbationGenerator(width=2).eval()
@@ -702,7 +747,7 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
     assert (generator.epochs, generator.batch, generator.learning_rate, generator.weight_decay) == (100, 256, 5e-3, 5e-4)
     assert (generator.warmup, generator.width, generator.max_images, generator.optimizer) == (0.3, 32, None, "adamw")
     assert {kind: (each.epochs, each.batch) for kind, each in recipes.PRESETS["paper"].items()} == dict.fromkeys(
-        ("classifier", "generator", "compressor"), (100, 256)
+        ("classifier", "generator", "compressor", "joint"), (100, 256)
     )
     loss, distortion = training.LOSSES["paper"]
     assert (loss.auxiliary, loss.ssim, loss.ssim_weight) == ("unbounded", "signed", 0.5)
@@ -711,7 +756,7 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
     assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
-    assert all(set(kinds) == {"classifier", "generator", "compressor"} for kinds in recipes.PRESETS.values())
+    assert all(set(kinds) == {"classifier", "generator", "compressor", "joint"} for kinds in recipes.PRESETS.values())
 
 
 def unknown_device(few: Dataset, folder: Path) -> None:
@@ -863,6 +908,39 @@ def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_r
     assert weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits") == compressor
     again = training.ensure(few, TARGET, AUXILIARY, compressor=False, **QUICKLY)
     assert [manifest.complete for manifest in again] == [True] * 3
+
+
+def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
+    few: Dataset, own_data: Path, tiny_presets: Settings
+) -> None:
+    (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
+    epochs: list[int] = []
+
+    def stop_in_the_joint_training(history: list[dict[str, Any]]) -> None:
+        epochs.append(len(history))
+        if epochs.count(1) == 2:
+            stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu", on_epoch=stop_in_the_joint_training)
+    stopped = weights.find(f"{TARGET}-X-{AUXILIARY}", "digits")
+    assert stopped is not None
+    assert not stopped.complete
+    manifests = training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+    assert [each.name for each in manifests][2:] == [f"{TARGET}-X-{AUXILIARY}", f"{TARGET}-X-{AUXILIARY}-compressor"]
+    assert all(each.complete for each in manifests)
+    pair = weights.load_pair("digits", TARGET, AUXILIARY)
+    start = weights.find(f"{TARGET}-X-{AUXILIARY}@start", "digits")
+    assert start is not None
+    assert pair.manifests["generator"].training["loss"]["start"] == start.sha256
+    assert pair.manifests["generator"].training["loss"]["before"]["seconds"] == start.training["seconds"]
+    assert pair.manifests["generator"].sha256 != start.sha256
+    assert training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu") == manifests, "nothing is trained again"
+
+
+def test_joint_training_does_not_overwrite_what_it_starts_from(few: Dataset, own_data: Path) -> None:
+    with pytest.raises(UsageError, match="would overwrite the generator variant 'start'"):
+        training.train_joint(few, TARGET, AUXILIARY, variant="start")
 
 
 def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:

@@ -67,8 +67,13 @@ def train(options: argparse.Namespace) -> int:
         trained = [training.train_classifier(dataset, options.target, **run)]
     elif options.what == "generator":
         trained = [training.train_generator(dataset, *names, loss=generator, variant=options.variant, **run)]
+    elif options.what == "joint":
+        variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant or "start"}
+        trained = training.train_joint(
+            dataset, options.target, options.auxiliary, generator_loss=generator, compressor_loss=compressor, **variants, **run
+        )
     else:
-        variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant}
+        variants = {"variant": options.variant, "generator_variant": options.generator_variant}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
     for manifest in trained if training.rank() == 0 else ():
         print(f"{weights.roots()[0] / manifest.family / manifest.file}  {_figures(manifest)}")
@@ -365,9 +370,10 @@ def _parser() -> argparse.ArgumentParser:
   workbench train classifier --target densenet121 --dataset cifar10 --data-dir ~/cifar10
   workbench train generator --auxiliary-term bounded --ssim-weight 1 --variant bounded
   workbench train compressor --loss rate-distortion --weight 1e-4 --variant rd
+  workbench train generator --variant start && workbench train joint --weight 0.03      generator and compressor together
 Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
-    made.add_argument("what", choices=("pair", "classifier", "generator", "compressor"), help="what to train")
+    made.add_argument("what", choices=("pair", "classifier", "generator", "compressor", "joint"), help="what to train")
     common(made)
     made.add_argument("--preset", default="quick", help="quick (minutes on 2 cores), hours (an afternoon on them) or paper")
     made.add_argument("--epochs", type=_positive, metavar="N", help="of one network, in place of the preset's")
@@ -389,7 +395,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
     made.add_argument("--variant", default="", metavar="NAME", help="keep a generator or compressor under a name of its own")
-    made.add_argument("--generator-variant", default="", metavar="NAME", help="compressor: which generator it is for")
+    made.add_argument(
+        "--generator-variant",
+        default="",
+        metavar="NAME",
+        help="which generator the compressor is for; joint: which it starts from (default: start)",
+    )
 
     made = command(
         "evaluate",

@@ -9,7 +9,7 @@
 
 from .loop import Outcome, Settings, fit, rank
 from .objectives import CompressorLoss, GeneratorLoss, Objective
-from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_generator
+from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_generator, train_joint
 
 __all__ = [
     "LOSSES",
@@ -25,4 +25,5 @@ __all__ = [
     "train_classifier",
     "train_compressor",
     "train_generator",
+    "train_joint",
 ]

@@ -23,6 +23,8 @@ __all__ = [
     "CompressorObjective",
     "GeneratorLoss",
     "GeneratorObjective",
+    "JointNetwork",
+    "JointObjective",
     "Objective",
 ]
 
@@ -81,6 +83,10 @@ class Objective(nn.Module):
 
     network: nn.Module
 
+    def parts(self) -> list[nn.Module]:
+        """Return the networks to keep, each under a name of its own."""
+        return [self.network]
+
     def groups(self) -> list[dict[str, Any]]:
         """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
@@ -133,18 +139,27 @@ class GeneratorObjective(Objective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
-        protected = self.network(images)
-        logits = self.target(protected)
+        return self.judge(images, self.network(images), labels)
+
+    def judge(
+        self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter."""
+        views = protected if decoded is None else torch.cat([protected, decoded])
+        copies, n = len(views) // len(images), len(images)
+        truth = labels.repeat(copies)
+        logits = self.target(views)
         with torch.autocast(images.device.type, enabled=False):
             similarity = metrics.ssim(images.float(), protected.float())
         term = similarity.abs() if self.loss.ssim == "absolute" else similarity
-        loss = F.cross_entropy(logits, labels) + self.loss.ssim_weight * term.mean()
-        figures = {"accuracy": _share(logits, labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
+        loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
+        figures = {"accuracy": _share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
         if self.auxiliary is not None:
-            other = self.auxiliary(protected)
-            entropy = F.cross_entropy(other, labels, reduction="none")
-            loss = loss - (entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy).mean()
-            figures["auxiliary"] = _share(other, labels)
+            other = self.auxiliary(views)
+            entropy = F.cross_entropy(other, truth, reduction="none")
+            entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
+            loss = loss - copies * entropy.mean()
+            figures["auxiliary"] = _share(other[-n:], labels)
         return loss, figures
 
 
@@ -225,8 +240,9 @@ class CompressorObjective(Objective):
     def finish(self, images: Tensor) -> None:
         """Keep the commonest latents and how often each came (see `entropy`)."""
         compressor = self.compressor
+        device = compressor.entropy_bottleneck.quantiles.device
         with torch.no_grad():
-            parts = [compressor.symbols(self.generator(part)).cpu() for part in torch.split(images, 256)]
+            parts = [compressor.symbols(self.generator(part.to(device))).cpu() for part in torch.split(images, 256)]
         patterns, counts = learn_patterns(torch.cat(parts).numpy())
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
@@ -265,6 +281,65 @@ class CompressorObjective(Objective):
         y_hat = y + (y.round() - y).detach()
         likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
         return self.compressor.g_s(y_hat), likelihoods
+
+
+class JointNetwork(nn.Module):
+    """A generator and the compressor of what it protects, as one network."""
+
+    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor) -> None:
+        super().__init__()
+        self.generator, self.compressor = generator, compressor
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load both, the compressor by its own way: its tables change their sizes."""
+        for name, part in self.named_children():
+            own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
+            part.load_state_dict(own, strict)
+
+
+class JointObjective(CompressorObjective):
+    """Generator and compressor learn together, which the paper leaves undone: both their losses on both pictures.
+
+    generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is what the edge
+    makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads.
+    """
+
+    def __init__(
+        self,
+        compressor: NeuralCompressor,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        auxiliary: Classifier,
+        loss: CompressorLoss,
+        protection: GeneratorLoss,
+    ) -> None:
+        if loss.kind != "rate-accuracy":
+            raise UsageError(f"generator and compressor are trained together on rate-accuracy, not on {loss.kind!r}")
+        super().__init__(compressor, generator, target, loss)
+        generator.requires_grad_(True)
+        self.protection = GeneratorObjective(generator, target, auxiliary, protection)
+        self.network = JointNetwork(generator, compressor)
+
+    def parts(self) -> list[nn.Module]:
+        """Return the generator and its compressor."""
+        return [self.generator, self.compressor]
+
+    def train(self, mode: bool = True) -> JointObjective:
+        """Set the mode of the two that learn; the classifiers' stays."""
+        super().train(mode)
+        self.protection.train(mode)
+        return self
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
+        protected = self.generator(images)
+        with torch.autocast(images.device.type, enabled=False):
+            x_hat, likelihoods = self._code(protected.float(), straight=self.training)
+        bits = -likelihoods.log2().sum() / len(images)
+        loss, figures = self.protection.judge(images, protected, labels, _clamp(x_hat, self.zero))
+        assert self.loss.weight is not None
+        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        return loss + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:

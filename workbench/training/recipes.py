@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from .. import weights
 from ..data import Dataset, to_float
-from ..errors import unknown
+from ..errors import UsageError, unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last, heads
 from ..storage import data_root, require_writable
 from ..weights import Manifest
@@ -24,10 +24,11 @@ from .objectives import (
     CompressorObjective,
     GeneratorLoss,
     GeneratorObjective,
+    JointObjective,
     Objective,
 )
 
-__all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator"]
+__all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator", "train_joint"]
 
 # `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
 # give the compressor's. `quick`: minutes on 2 cores; networks of half width, the VGGs with their linear head. `hours`: CIFAR-10
@@ -39,18 +40,23 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "compressor": Settings(
             7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16
         ),
+        "joint": Settings(7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
     },
     "hours": {
         "classifier": Settings(6, 64, 5e-2, 5e-4, optimizer="sgd", warmup=0.2, head="linear"),
-        "generator": Settings(2, 48, 4e-3, 5e-4, warmup=0.2, max_images=60_000),
-        "compressor": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=60_000),
+        "generator": Settings(2, 48, 4e-3, 5e-4, warmup=0.2, max_images=40_000),
+        "compressor": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=40_000),
+        "joint": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=50_000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
         "generator": Settings(100, 256, 5e-3, 5e-4),
         "compressor": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+        "joint": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
+JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
+START = "start"  # from a generator kept under this variant
 TABULATED = 16_384  # training images of which a compressor learns its commonest latents
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
@@ -68,7 +74,7 @@ def train_classifier(
     weights.classifier_name(name)  # raises for one that is unknown
     head = settings.head if settings.head in heads(name) else "public"
     objective = ClassifierObjective(Classifier(name, len(dataset.classes), head))
-    return _train(objective, dataset, name, preset, settings, seed, {}, {}, **run)
+    return _train(objective, dataset, [name], preset, settings, seed, {}, {}, **run)[0]
 
 
 def train_generator(
@@ -91,7 +97,7 @@ def train_generator(
     torch.manual_seed(seed_step(seed, -1))
     objective = GeneratorObjective(PerturbationGenerator(settings.width), target_model, auxiliary_model, loss)
     depends = {"target": first.sha256, "auxiliary": second.sha256}
-    return _train(objective, dataset, name, preset, settings, seed, asdict(loss), depends, **run)
+    return _train(objective, dataset, [name], preset, settings, seed, asdict(loss), depends, **run)[0]
 
 
 def train_compressor(
@@ -119,13 +125,46 @@ def train_compressor(
     if loss.kind == "rate-accuracy":
         objective.initialise(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "generator": second.sha256}
-    return _train(objective, dataset, name, preset, settings, seed, asdict(loss), depends, **run)
+    return _train(objective, dataset, [name], preset, settings, seed, asdict(loss), depends, **run)[0]
+
+
+def train_joint(
+    dataset: Dataset,
+    target: str,
+    auxiliary: str,
+    preset: str = "quick",
+    seed: int = 0,
+    generator_loss: GeneratorLoss | None = None,
+    compressor_loss: CompressorLoss | None = None,
+    variant: str = "",
+    generator_variant: str = START,
+    epochs: int | None = None,
+    **run: Any,
+) -> list[Manifest]:
+    """Go on training a generator (a pair's `generator_variant`) together with a new compressor; keep both under `variant`."""
+    if variant == generator_variant:
+        raise UsageError(
+            f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"
+        )
+    settings = _preset(preset, "joint", epochs)
+    protection, loss = generator_loss or LOSSES[preset][0], compressor_loss or CompressorLoss("rate-accuracy")
+    names = [weights.generator_name(target, auxiliary, variant), weights.compressor_name(target, auxiliary, "", variant)]
+    (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
+    generator, start = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
+    assert isinstance(generator, PerturbationGenerator)
+    torch.manual_seed(seed_step(seed, -1))
+    compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
+    objective = JointObjective(compressor, channels_last(generator), target_model, auxiliary_model, loss, protection)
+    objective.initialise(to_float(dataset.train.images[:256]))
+    depends = {"target": first.sha256, "auxiliary": second.sha256}
+    losses = {"joint": {**asdict(protection), **asdict(loss)}, "start": start.sha256, "before": start.training}
+    return _train(objective, dataset, names, preset, settings, seed, losses, depends, **run)
 
 
 def _train(
     objective: Objective,
     dataset: Dataset,
-    name: str,
+    names: list[str],
     preset: str,
     settings: Settings,
     seed: int,
@@ -135,24 +174,27 @@ def _train(
     device: str = "auto",
     devices: int = 1,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
-) -> Manifest:
-    kind, spec = weights.describe(objective.network)
-    checkpoint = data_root() / "runs" / "checkpoints" / dataset.family / f"{name}.pt"
+) -> list[Manifest]:
+    """Fit, and keep each of the objective's parts under its name; a later part depends on those before it."""
+    parts = objective.parts()
+    specs = [weights.describe(part) for part in parts]
+    label = " ".join(dict.fromkeys([*(kind for kind, _ in specs), names[0]]))
+    checkpoint = data_root() / "runs" / "checkpoints" / dataset.family / f"{'+'.join(names)}.pt"
     require_writable(checkpoint.parent)
     outcome = fit(
         objective,
         dataset.train,
         dataset.validation,
         settings,
-        label=f"{kind} {name}",
+        label=label,
         checkpoint=checkpoint,
         identity={
-            "name": name,
+            "names": names,
             "data": dataset.title,
             "n": len(dataset.train),
             "loss": loss,
             "depends": depends,
-            "spec": spec,
+            "specs": specs,
         },
         seed=seed,
         augment=crop_and_flip(dataset.mirror, settings.crop),
@@ -173,15 +215,18 @@ def _train(
         "torch": torch.__version__,
         "history": outcome.history,
     }
-    manifest = Manifest(
-        name, dataset.family, kind, spec, dataset.title, seed, training, outcome.best, depends, outcome.complete
-    )
+    made: list[Manifest] = []
     if rank() == 0:
-        manifest = weights.save(objective.network, manifest)
+        for name, part, (kind, spec) in zip(names, parts, specs, strict=True):
+            on = {**depends, **{each.kind: each.sha256 for each in made}}
+            manifest = Manifest(
+                name, dataset.family, kind, spec, dataset.title, seed, training, outcome.best, on, outcome.complete
+            )
+            made.append(weights.save(part, manifest))
         if outcome.complete:
             checkpoint.unlink(missing_ok=True)
     wait_for_all()
-    return manifest if rank() == 0 else weights.find(name, dataset.family) or manifest
+    return made or [found for name in names if (found := weights.find(name, dataset.family)) is not None]
 
 
 def _preset(preset: str, kind: str, epochs: int | None = None) -> Settings:
@@ -214,26 +259,37 @@ def ensure(
     What exists is taken as it is, whatever its preset; weights that were trained against others than those present are trained
     again. Says on standard error what it trains.
     """
-    plan: list[tuple[str, Callable[[], Manifest]]] = [
-        (name, partial(train_classifier, dataset, name, preset, seed, **run)) for name in dict.fromkeys((target, auxiliary))
-    ]
-    pair = (dataset, target, auxiliary, preset, seed)
-    plan.append((weights.generator_name(target, auxiliary), partial(train_generator, *pair, loss=generator_loss, **run)))
-    if compressor:
-        plan.append((weights.compressor_name(target, auxiliary), partial(train_compressor, *pair, loss=compressor_loss, **run)))
     present: dict[str, Manifest] = {}
-    for name, train in plan:
+
+    def usable(name: str) -> Manifest | None:
         found = weights.find(name, dataset.family)
-        fresh = (
-            found is not None
-            and found.complete
-            and all(sha in {manifest.sha256 for manifest in present.values()} for sha in found.depends.values())
-        )
-        if found is None or not fresh:
+        shas = {manifest.sha256 for manifest in present.values()}
+        return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
+
+    def need(name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
+        found: Manifest | list[Manifest] | None = usable(name)
+        if found is None:
             if rank() == 0:
                 tqdm.write(f"no usable weights {name!r} for {dataset.title}: training them with preset {preset!r}", sys.stderr)
             found = train()
-            if not found.complete:
+        for each in found if isinstance(found, list) else [found]:
+            if not each.complete:
                 raise KeyboardInterrupt
-        present[name] = found
+            present[each.name] = each
+
+    for each in dict.fromkeys((target, auxiliary)):
+        need(each, partial(train_classifier, dataset, each, preset, seed, **run))
+    pair = (dataset, target, auxiliary, preset, seed)
+    name = weights.generator_name(target, auxiliary)
+    learn = partial(train_generator, *pair, generator_loss, **run)
+    jointly = preset in JOINTLY and (compressor_loss or LOSSES[preset][1]).kind == "rate-accuracy"
+    if compressor and jointly and usable(name) is None:
+        start = weights.generator_name(target, auxiliary, START)
+        need(start, partial(learn, variant=START))
+        need(name, partial(train_joint, *pair, generator_loss, compressor_loss, **run))
+        del present[start]
+    need(name, learn)
+    if compressor:
+        code = partial(train_compressor, *pair, compressor_loss, **run)
+        need(weights.compressor_name(target, auxiliary), code)
     return list(present.values())
