@@ -121,6 +121,18 @@ def test_evaluate_measures_the_codec_that_is_asked_for(
         assert result["ssim"]["value"] > 0.9, "only the phone's JPEG lies between"
 
 
+def test_bench_prints_ratios_for_people_and_machines(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "models", *PAIR, "--limit", "6", "--batches", "1", "4", "--rounds", "2", "--device", "cpu"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert set(result["batches"]) == {"1", "4"}
+    assert result["dataset"] == "scikit-learn digits"
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert "the papers' way" in text
+    assert "0 of 6 labels differ" in text
+
+
 def test_evaluate_says_the_same_to_people(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)

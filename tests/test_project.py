@@ -17,10 +17,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
     ("errors", "storage", "_compat", "metrics", "data"),
-    ("models", "weights"),
+    ("models", "weights", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "bench"),
     ("plots", "notebook", "panels", "runs"),
     ("__main__",),
 )

@@ -3,10 +3,10 @@
 The package is flat, and a file imports only from the floors below it::
 
     0  errors  data  metrics        what goes in, what is measured
-    1  models  weights              the networks, and how they are kept
+    1  models  weights  inference   the networks, how they are kept, how they are run
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
-    4  training  evaluation         how the networks come to be, and how good they are
+    4  training  evaluation  bench  how they come to be, how good and how fast they are
     6  plots  panels  runs          figures, interactive views, batches of notebooks
     7  __main__                     the `workbench` command
 """

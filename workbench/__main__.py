@@ -178,6 +178,42 @@ def import_weights(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Time edge and cloud beside the papers' own way."""
+    from . import weights
+    from .bench import bench_models
+    from .data import to_float
+
+    dataset = _dataset(options)
+    pair = weights.load_pair(dataset.family, options.target, options.auxiliary)
+    images = to_float(dataset.test.head(options.limit).images)
+    result = bench_models(
+        pair, images, batches=options.batches, rounds=options.rounds, device=_device(options.device), progress=True
+    )
+    result |= {"dataset": dataset.title}
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    agreement = result["agreement"]
+    print(f"{dataset.title}, {pair.name}, {result['device']}, {result['rounds']} rounds; ms an image, median [least, most]\n")
+    columns = ["batch", "part", "the papers' way", "ours", "ratio"]
+    rows = [
+        [
+            batch,
+            part,
+            *("{median:.2f} [{least:.2f}, {most:.2f}]".format(**each[key]) for key in ("paper_ms", "ours_ms", "ratio")),
+        ]
+        for batch, parts in result["batches"].items()
+        for part, each in parts.items()
+    ]
+    print(_text_table(columns, rows))
+    print(
+        f"\n{agreement['labels_changed']} of {agreement['n']} labels differ; "
+        f"protected images differ by at most {agreement['largest_difference']:.1e}"
+    )
+    return 0
+
+
 def models(options: argparse.Namespace) -> int:
     """List the networks and the weights that are there."""
     from . import models as networks
@@ -447,6 +483,20 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         "--resume", nargs="?", const="latest", metavar="RUN", help="go on with a run of data/runs (default: the latest)"
     )
     made.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (extra `cluster`)")
+
+    made = command(
+        "bench",
+        bench,
+        "time edge and cloud beside the papers' own way, as a ratio",
+        """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
+  workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json""",
+    )
+    made.add_argument("what", choices=("models",), help="models: generator, codec and classifier")
+    common(made)
+    made.add_argument("--batches", type=_positive, nargs="+", default=[1, 256], metavar="N", help="images at a time (1 256)")
+    made.add_argument("--rounds", type=_positive, default=15, metavar="N", help="turns of each side (default: 15)")
+    made.add_argument("--limit", type=_positive, metavar="N", help="the first N test images only")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
 
     made = command(
         "import-weights",

@@ -24,7 +24,8 @@ from . import metrics
 from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset, to_float
 from .errors import UsageError
-from .models import Classifier, channels_last
+from .inference import prepare_pair
+from .models import Classifier
 from .system import Client, Cloud, Edge
 from .weights import Pair
 
@@ -95,13 +96,12 @@ class Evaluation:
             raise UsageError(
                 f"the weights tell {pair.target.num_classes} classes apart, {dataset.title} has {len(dataset.classes)}"
             )
-        self.pair, self.dataset, self.batch, self.device = pair, dataset, batch, torch.device(device)
+        self.pair = prepare_pair(pair, device)
+        self.dataset, self.batch, self.device = dataset, batch, torch.device(device)
         self.client, self.progress = client or Client(), progress
         self._table2: dict[float, dict[str, metrics.Estimate]] = {}
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
-        for classifier in (pair.target, pair.auxiliary):
-            channels_last(classifier, self.device)
 
     # --- what every row shares ---------------------------------------------------------------------------------------------
 

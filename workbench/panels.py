@@ -19,6 +19,7 @@ from . import metrics, plots
 from .data import Split, load_pictures, to_float, to_uint8
 from .errors import WorkbenchError
 from .evaluation import describe
+from .inference import prepare_pair
 from .models import Classifier
 from .system import NEURAL, Cloud, Edge, codec_for
 from .weights import Pair
@@ -80,7 +81,8 @@ class Explorer:
     def __init__(
         self, pair: Pair, sources: dict[str, Split], classes: tuple[str, ...], curves: list[dict[str, Any]] | None = None
     ) -> None:
-        self.pair, self.sources, self.classes, self.curves = pair, dict(sources), classes, curves or []
+        self.pair = prepare_pair(pair)
+        self.sources, self.classes, self.curves = dict(sources), classes, curves or []
         self._cache: tuple[tuple[str, int], Tensor, Tensor] | None = None
         self._wanted: Settings | None = None
         self._wake = threading.Condition()

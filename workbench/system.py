@@ -16,7 +16,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch import Tensor
 from .codecs import Codec, Jpeg, Png, codec
 from .data import load_pictures, to_float
 from .errors import WeightsError
+from .inference import prepare
 from .models import Classifier, PerturbationGenerator, channels_last, check_images
 from .weights import Pair, load_pair
 
@@ -177,6 +178,7 @@ class System:
     ) -> System:
         """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud."""
         codec = codec.to(device)
+        generator, classifier = prepare(generator, device), prepare(classifier, device)
         return cls(client or Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
 
     @classmethod
@@ -191,6 +193,7 @@ class System:
     ) -> System:
         """Join PMC² from the weights of a pair, found by name; `options` go to the codec. Raises WeightsError."""
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
+        pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor))
         return cls.in_process(pair.generator, codec_for(pair, codec, **options), pair.target, device=device)
 
     @classmethod

@@ -1,0 +1,57 @@
+"""The benchmark of edge and cloud: both sides measured on the same images, in turns, and held against each other."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from workbench.bench import STEPS, bench_models
+from workbench.data import Dataset, to_float
+from workbench.errors import UsageError
+from workbench.weights import Pair
+
+
+def test_both_sides_are_timed_step_by_step_and_agree(pair: Pair, digits: Dataset) -> None:
+    images = to_float(digits.test.images[:12])
+    result = bench_models(pair, images, batches=(1, 8), rounds=3)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    assert set(result["batches"]) == {"1", "8"}
+    for parts in result["batches"].values():
+        assert set(parts) == {*STEPS, "edge", "cloud", "both"}
+        for part in parts.values():
+            for figure in part.values():
+                assert 0 < figure["least"] <= figure["median"] <= figure["most"]
+        whole = parts["edge"]["ours_ms"]["least"] + parts["cloud"]["ours_ms"]["least"]
+        assert whole <= parts["both"]["ours_ms"]["least"] * 1.0001
+    assert result["agreement"]["n"] == 12
+    assert result["agreement"]["labels_changed"] == 0
+    assert result["agreement"]["largest_difference"] < 1e-3
+    assert result["weights"] == pair.sha256()
+    assert result["threads"] == torch.get_num_threads()
+
+
+def test_a_generator_that_is_not_the_same_is_noticed(pair: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench import bench
+
+    def other(pair: Pair, device: object) -> Pair:
+        made = prepare(pair)
+        made.generator.unet.outc.f.bias += 0.5
+        return made
+
+    prepare = bench.prepare_pair
+    monkeypatch.setattr(bench, "prepare_pair", other)
+    result = bench_models(pair, to_float(digits.test.images[:4]), batches=(1,), rounds=1)
+    assert result["agreement"]["largest_difference"] > 0.05
+
+
+@pytest.mark.parametrize(("batches", "rounds"), [((0,), 1), ((), 1), ((1,), 0)])
+def test_counts_below_one_are_refused(pair: Pair, digits: Dataset, batches: tuple[int, ...], rounds: int) -> None:
+    with pytest.raises(UsageError, match="must be at least 1"):
+        bench_models(pair, to_float(digits.test.images[:4]), batches=batches, rounds=rounds)
+
+
+def test_a_batch_larger_than_the_images_is_refused(pair: Pair, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="a batch of 5 needs as many images, there are 4"):
+        bench_models(pair, to_float(digits.test.images[:4]), batches=(1, 5))

@@ -1,0 +1,110 @@
+"""Networks made for inference: the same function, the same labels, in fewer operations."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import nn
+
+from workbench import models
+from workbench.codecs import CompressAI, Neural
+from workbench.data import Dataset, to_float
+from workbench.inference import prepare, prepare_pair
+from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.weights import Pair
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def trained(network: Network) -> Network:
+    """Give batch norms the statistics that training would."""
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", models.CLASSIFIER_NAMES)
+def test_a_classifier_gives_the_same_logits_with_its_batch_norms_folded(name: str, digits: Dataset) -> None:
+    torch.manual_seed(0)
+    plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])
+    fast = prepare(plain)
+    norms = [sum(isinstance(module, nn.BatchNorm2d) for module in each.modules()) for each in (plain, fast)]
+    with torch.inference_mode():
+        expected = plain(images)
+        torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+    assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's come before their convolutions
+    assert norms[0] > norms[1]
+
+
+@pytest.mark.parametrize("size", [(32, 32), (20, 44)])
+@pytest.mark.parametrize("strength", [1.0, 0.4])
+def test_a_generator_gives_the_same_images(size: tuple[int, int], strength: float) -> None:
+    torch.manual_seed(0)
+    plain = trained(PerturbationGenerator(width=8))
+    images = torch.rand(3, 3, *size)
+    with torch.inference_mode():
+        expected = plain(images, strength)
+        assert (prepare(plain)(images, strength) - expected).abs().max() < 1e-4
+    assert (expected - images).abs().mean() > 0.01
+
+
+def quiet(channels: int) -> NeuralCompressor:
+    """A compressor of which only the first channels speak."""
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.g_a[-1].weight[channels:] = 0
+    compressor.g_a[-1].bias[channels:] = 0
+    compressor.entropy_bottleneck.quantiles[:, 0, 1] = 0
+    compressor.update(force=True)
+    return compressor
+
+
+@pytest.mark.parametrize("channels", [0, 4, 12])
+def test_a_compressor_gives_the_same_latents_and_images_without_its_silent_channels(channels: int) -> None:
+    plain = quiet(channels)
+    fast, images = prepare(plain), torch.rand(5, 3, 32, 32)
+    with torch.inference_mode():
+        symbols = plain.symbols(images)
+        assert torch.equal(fast.symbols(images), symbols)
+        expected = plain.reconstruct(symbols, (32, 32))
+        assert (fast.reconstruct(symbols, (32, 32)) - expected).abs().max() < 1e-4
+    assert (channels > 0) == bool((symbols != 0).any())
+    work = [sum(p.numel() for p in each.g_a.parameters()) for each in (plain, fast)]
+    assert (work[1] < 0.8 * work[0]) == (channels == 4)
+
+
+def test_a_channel_whose_median_is_not_zero_is_kept() -> None:
+    plain = quiet(4)
+    plain.entropy_bottleneck.quantiles[:, 0, 1] = 3
+    fast, images = prepare(plain), torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        symbols = plain.symbols(images)
+        assert torch.equal(fast.symbols(images), symbols)
+        assert (fast.reconstruct(symbols, (32, 32)) - plain.reconstruct(symbols, (32, 32))).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("kind", [Neural, CompressAI])
+def test_payloads_pass_between_plain_and_prepared(kind: type[Neural | CompressAI]) -> None:
+    plain, fast = kind(quiet(4), "ours"), kind(prepare(quiet(4)), "ours")
+    images = torch.rand(5, 3, 32, 32)
+    payload = plain.encode(images)
+    assert fast.encode(images) == payload
+    assert (fast.decode(payload) - plain.decode(payload)).abs().max() < 1e-4
+
+
+def test_a_pair_is_prepared_whole_and_the_original_stays_as_it_was(pair: Pair, digits: Dataset) -> None:
+    before = {key: value.clone() for key, value in pair.target.state_dict().items()}
+    fast = prepare_pair(pair)
+    images = to_float(digits.test.images[:16])
+    with torch.inference_mode():
+        protected = pair.generator(images)
+        assert (fast.generator(images) - protected).abs().max() < 1e-4
+        assert torch.equal(fast.target(protected).argmax(1), pair.target(protected).argmax(1))
+    assert fast.manifests is pair.manifests
+    assert all(torch.equal(value, before[key]) for key, value in pair.target.state_dict().items())
