@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workbench.data import Dataset, load, to_float
 from workbench.errors import UsageError
-from workbench.metrics import Estimate, accuracy, mean, psnr, ssim, wilson
+from workbench.metrics import Estimate, accuracy, label_bits, mean, psnr, ssim, wilson
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +187,23 @@ def test_psnr_is_known_for_a_known_error(images: torch.Tensor) -> None:
     y[1] -= 0.01
     assert psnr(x, y).tolist() == pytest.approx([20.0, 40.0], abs=1e-3)
     assert psnr(images, images).tolist() == [math.inf] * 4
+
+
+# --- the bound on labels ---------------------------------------------------------------------------------------------------
+
+
+def test_the_labels_bound_is_what_the_channel_of_errors_needs() -> None:
+    assert label_bits(1.0, 10) == pytest.approx(math.log2(10))
+    assert label_bits(0.1, 10) == label_bits(0.03, 10) == 0
+    assert label_bits(0.904, 10) == pytest.approx(2.56, abs=0.005)  # the paper's accuracy
+    # Mutual information of a uniform label and its answer, right in 3 of 4 cases, else any of the others.
+    joint = np.full((4, 4), 0.25 / 3 / 4)
+    np.fill_diagonal(joint, 0.75 / 4)
+    information = float((joint * np.log2(joint / np.outer(joint.sum(1), joint.sum(0)))).sum())
+    assert label_bits(0.75, 4) == pytest.approx(information)
+
+
+@pytest.mark.parametrize(("share", "classes"), [(1.1, 10), (-0.1, 10), (0.5, 1)])
+def test_shares_and_classes_out_of_range_are_refused(share: float, classes: int) -> None:
+    with pytest.raises(UsageError, match="expected a share from 0 to 1 and at least 2 classes"):
+        label_bits(share, classes)

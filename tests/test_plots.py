@@ -49,6 +49,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "strength_curves of one point": lambda: plots.strength_curves(CURVE[:1], 0.1, "a title"),
     "accuracy_bytes": lambda: plots.accuracy_bytes({"JPEG 4:4:4": CURVE, "JPEG 4:2:0": CURVE}, "a title", {"png": CURVE[0]}),
     "accuracy_bytes without points": lambda: plots.accuracy_bytes({"JPEG": CURVE}, "a title"),
+    "rate_accuracy": lambda: plots.rate_accuracy(
+        {"JPEG 4:4:4": CURVE}, {"neural": CURVE[0], "png": CURVE[1]}, wilson(9, 10), 10, "a title"
+    ),
     "heatmap": lambda: plots.heatmap({("a", "b"): wilson(9, 10)}, ["a"], ["b"], "a title"),
     "heatmap with blanks": lambda: plots.heatmap(
         {("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], ""

@@ -107,11 +107,10 @@ def evaluate(options: argparse.Namespace) -> int:
     size = (
         (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
     )
-    codec = system.codec_for(pair, options.codec, size=size, **chosen)
     evaluation = Evaluation(
         pair, dataset, limit=options.limit, client=client, batch=options.batch, device=_device(options.device), progress=True
     )
-    result = evaluation.result(codec, options.strength)
+    result = evaluation.result(system.codec_for(evaluation.pair, options.codec, size=size, **chosen), options.strength)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
 from .errors import UsageError
 
-__all__ = ["Estimate", "accuracy", "mean", "psnr", "ssim", "wilson"]
+__all__ = ["Estimate", "accuracy", "label_bits", "mean", "psnr", "ssim", "wilson"]
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
@@ -72,6 +72,21 @@ def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
     if scores.ndim != 2 or labels.shape != scores.shape[:1]:
         raise UsageError(f"scores must be N x K and labels N, got {tuple(scores.shape)} and {tuple(labels.shape)}")
     return wilson(int((scores.argmax(1) == labels.to(scores.device)).sum()), len(labels))
+
+
+def label_bits(share: float, classes: int) -> float:
+    """Return the fewest bits an image with which one of `classes` equally likely labels is told right in `share` of all cases.
+
+    The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3):
+    log2 K - H(D) - D log2(K - 1). No codec of any kind lies below it, whatever it sends. 0 from chance downwards.
+    """
+    wrong = 1 - share
+    if not 0 <= wrong <= 1 or classes < 2:
+        raise UsageError(f"expected a share from 0 to 1 and at least 2 classes, got {share} and {classes}")
+    if wrong >= 1 - 1 / classes:
+        return 0.0
+    entropy = -sum(p * math.log2(p) for p in (wrong, share) if p > 0)
+    return math.log2(classes) - entropy - wrong * math.log2(classes - 1)
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 from . import data, training, weights
 from .errors import UsageError, unknown
 from .evaluation import Evaluation
+from .inference import prepare_pair
 from .metrics import Estimate
 from .storage import data_root, replacing, write_json
 
@@ -61,7 +62,7 @@ class Notebook:
         target, auxiliary = target or self.parameters["target"], auxiliary or self.parameters["auxiliary"]
         if dataset.family == dataset.name or dataset.name == "folder":  # the samples have nothing to train on
             training.ensure(dataset, target, auxiliary, seed=self.parameters.get("seed", 0), compressor=compressor)
-        return weights.load_pair(dataset.family, target, auxiliary, compressor=compressor)
+        return prepare_pair(weights.load_pair(dataset.family, target, auxiliary, compressor=compressor))
 
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
         """Return the evaluation of a pair on the test images, as many as the parameter `limit` says (0: all)."""

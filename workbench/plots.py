@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .data import to_uint8
-from .metrics import Estimate
+from .metrics import Estimate, label_bits
 
 __all__ = ["accuracy_bytes", "gallery", "heatmap", "residual", "strength_curves", "training_curves", "use_style"]
 
@@ -99,9 +99,7 @@ def accuracy_bytes(
         ordered = sorted(rows, key=lambda row: row["bytes"].value)
         _band(rate, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
     for colour, (name, row) in zip((GREY, "#000000"), (points or {}).items(), strict=False):
-        y: Estimate = row["target"]
-        bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
-        rate.errorbar([row["bytes"].value], [100 * y.value], yerr=bars, fmt="D", color=colour, capsize=3, label=name)
+        _point(rate, row["bytes"].value, row["target"], name, colour, "D")
     quality.set(xlabel="JPEG quality", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
     rate.set(
         xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log"
@@ -110,6 +108,37 @@ def accuracy_bytes(
     rate.legend(loc="lower right")
     figure.suptitle(title, fontsize=10)
     return figure
+
+
+def rate_accuracy(
+    curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
+) -> Figure:
+    """Draw accuracy over bytes with what no codec can pass, the bound of the label alone, and what needs none.
+
+    `label` is the accuracy of an edge that classifies by itself and sends the answer, log2 K bits; `curves` and `points` as in
+    `accuracy_bytes`.
+    """
+    figure, axis = _subplots(figsize=(8.2, 4.2))
+    shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)
+    bound = [label_bits(share, classes) / 8 for share in shares]
+    axis.plot(bound, 100 * shares, color="black", linestyle="--", linewidth=1, label="bound: no codec to the left of it")
+    axis.fill_betweenx(100 * shares, 1e-3, bound, color="black", alpha=0.06, linewidth=0)
+    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN), curves.items(), strict=False):
+        ordered = sorted(rows, key=lambda row: row["bytes"].value)
+        _band(axis, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+    for marker, (name, row) in zip("Dsov^P*", points.items(), strict=False):
+        _point(axis, row["bytes"].value, row["target"], name, PURPLE, marker)
+    _point(axis, np.log2(classes) / 8, label, "the edge classifies and sends the label", GREY, "X")
+    axis.set(xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
+    axis.set(xscale="log", xlim=(0.05, None))
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axis.set_title(title)
+    return figure
+
+
+def _point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
+    bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
+    axis.errorbar([x], [100 * y.value], yerr=bars, fmt=marker, color=colour, capsize=3, label=name)
 
 
 def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
