@@ -19,6 +19,7 @@ TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--payloads", type=int, default=400, help="hostile payloads to try in each fuzzing test (default: 400)")
     parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -337,6 +338,25 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
 def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.Tensor) -> None:
     plain = Neural(spread(0), "ours")
     assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
+
+
+def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: pytest.FixtureRequest) -> None:
+    coder = learnt(images)
+    whole = [coder.encode(images[:n]) for n in (1, 3, 6)]
+    source = random.Random(0)
+    for number in range(request.config.getoption("--payloads")):
+        payload = bytearray(source.choice(whole))
+        for _ in range(source.randrange(1, 4)):
+            payload[source.randrange(len(payload))] = source.randrange(256)
+        del payload[source.randrange(1, len(payload) + 1) if number % 3 == 0 else len(payload) :]
+        if number % 2:  # under a right tag, as whoever knows the key makes one
+            payload = bytearray(bitstream.pack_stream(bytes(payload[6:]), source.choice([1, 3, 6, 200]), coder.key))
+        try:
+            distinct, which = coder.decode_distinct(bytes(payload))
+        except PayloadError:
+            continue
+        assert distinct.isfinite().all()
+        assert int(which.max()) == len(distinct) - 1
 
 
 def test_neural_needs_entropy_tables() -> None:

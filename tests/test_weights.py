@@ -22,7 +22,7 @@ import torch
 from workbench import weights
 from workbench.errors import UsageError, WeightsError
 from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator, build
-from workbench.weights import Manifest, describe
+from workbench.weights import Manifest, Pair, describe
 
 
 def generator(seed: int = 0) -> PerturbationGenerator:
@@ -559,3 +559,36 @@ def test_tensors_that_fit_no_classifier_are_refused(empty_data: Path, tmp_path: 
     torch.save({"layer.weight": torch.zeros(10, 3), "layer.bias": torch.zeros(10)}, tmp_path / "x.pt")
     with pytest.raises(WeightsError, match=r"fits none of .*resnet18.* \(2 tensors\)"):
         weights.import_checkpoint(tmp_path / "x.pt")
+
+
+# --- what ships ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
+    pair: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {manifest.name: manifest for manifest, _ in weights.listing()}
+    size = {manifest.name: path.stat().st_size for manifest, path in weights.listing()}
+    made = weights.export("digits", pair.target.name, pair.auxiliary.name, tmp_path / "weights")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    shipped = weights.load_pair("digits", pair.target.name, pair.auxiliary.name)
+    assert [manifest.name for manifest in made] == [manifest.name for manifest in shipped.manifests.values()]
+    images = torch.rand(4, 3, 32, 32)
+    for manifest, path in weights.listing():
+        assert path.stat().st_size < 0.7 * size[manifest.name]  # tables of integers and names stay
+        assert manifest.training["precision"] == "float16"
+        assert manifest.sha256 != before[manifest.name].sha256
+    assert all(parameter.dtype == torch.float32 for parameter in shipped.generator.parameters())
+    with torch.no_grad():
+        assert (shipped.generator(images) - pair.generator(images)).abs().max() < 5e-3
+    tables = [each.compressor.entropy_bottleneck._quantized_cdf for each in (shipped, pair) if each.compressor is not None]
+    assert torch.equal(*tables)
+
+
+def test_a_value_beyond_16_bits_is_not_exported_in_them(tmp_path: Path) -> None:
+    network = PerturbationGenerator(width=2)
+    network.unet.outc.f.bias.data[0] = 1e6
+    kind, spec = weights.describe(network)
+    with pytest.raises(WeightsError, match="'outc.f.bias' does not fit 16 bits"):
+        weights.save(network, Manifest("g", "digits", kind, spec, "none", 0), tmp_path, half=True)
+    assert not list(tmp_path.rglob("*.safetensors"))

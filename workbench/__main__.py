@@ -213,6 +213,16 @@ def bench(options: argparse.Namespace) -> int:
     return 0
 
 
+def export_weights(options: argparse.Namespace) -> int:
+    """Write a pair's weights in the form that ships."""
+    from . import weights
+
+    for manifest in weights.export(options.dataset, options.target, options.auxiliary, options.folder, not options.full):
+        path = options.folder / manifest.family / manifest.file
+        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+    return 0
+
+
 def models(options: argparse.Namespace) -> int:
     """List the networks and the weights that are there."""
     from . import models as networks
@@ -509,6 +519,16 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     made.add_argument("--dataset", default="cifar10", help="the data set it was trained on (default: cifar10)")
     made.add_argument("--target", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
     made.add_argument("--auxiliary", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
+
+    made = command(
+        "export-weights",
+        export_weights,
+        "write a pair's weights in the form that ships: floats in 16 bits",
+        "  workbench export-weights data/weights --dataset cifar10",
+    )
+    made.add_argument("folder", type=Path, help="where to: data/weights is searched for weights")
+    common(made, device=False)
+    made.add_argument("--full", action="store_true", help="keep floats in 32 bits")
 
     made = command(
         "models", models, "list the networks and the weights that are there", "  workbench models\n  workbench models --json"

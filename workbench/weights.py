@@ -16,7 +16,7 @@ import json
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "Pair",
     "classifier_name",
     "compressor_name",
+    "export",
     "find",
     "generator_name",
     "import_checkpoint",
@@ -124,12 +125,19 @@ def listing() -> Iterator[tuple[Manifest, Path]]:
                 yield manifest, path.with_name(manifest.file)
 
 
-def save(module: nn.Module, manifest: Manifest, root: Path | None = None) -> Manifest:
+def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: bool = False) -> Manifest:
     """Write a network's tensors and its manifest, all or nothing; return the manifest with file name and hash filled in.
 
-    `root` is `data/runs/weights` unless given. Raises StorageError when the disk is full or the folder cannot be written.
+    `root` is `data/runs/weights` unless given; `half` keeps floats in 16 bits, which `load` widens again. Raises StorageError
+    when the disk is full or the folder cannot be written, WeightsError for a value beyond 16 bits.
     """
-    blob = safetensors.torch.save({key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()})
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()}
+    if half:
+        tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
+        for key, value in tensors.items():
+            if not value.isfinite().all():
+                raise WeightsError(f"weights {manifest.name!r}: tensor {key!r} does not fit 16 bits; keep it in 32")
+    blob = safetensors.torch.save(tensors)
     digest = hashlib.sha256(blob).hexdigest()
     complete = Manifest(**{**asdict(manifest), "file": f"{manifest.name}.{digest[:8]}.safetensors", "sha256": digest})
     folder = (root or roots()[0]) / manifest.family
@@ -222,6 +230,20 @@ def load_pair(
                     f"({manifests[other].sha256[:8]}): train {name!r} again"
                 )
     return Pair(**{"compressor": None, **loaded}, manifests=manifests)
+
+
+def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
+    """Write a pair's four networks to a folder in the form that ships; return their manifests.
+
+    Floats are kept in 16 bits unless `half` is False; hashes change with them, and what depends on them is renamed with them.
+    """
+    pair = load_pair(family, target, auxiliary)
+    made: dict[str, Manifest] = {}
+    for role, manifest in pair.manifests.items():
+        depends = {other: made[other].sha256 for other in manifest.depends}
+        training = {**manifest.training, "precision": "float16" if half else "float32"}
+        made[role] = save(getattr(pair, role), replace(manifest, depends=depends, training=training), root, half)
+    return list(made.values())
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
