@@ -368,6 +368,25 @@ def test_a_damaged_checkpoint_is_reported_and_training_starts_anew(
     assert differences(tensors(again), tensors(fresh)) == []
 
 
+@pytest.mark.parametrize("part", ["network", "optimizer"])
+def test_a_checkpoint_that_another_version_wrote_is_not_used(
+    part: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
+    state = torch.load(checkpoint, weights_only=True)
+    if part == "network":
+        state["network"].popitem()
+    else:
+        state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
+    torch.save(state, checkpoint)
+    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
+    capsys.readouterr()
+    train_here(again, few, tmp_path / "parts")
+    assert "a checkpoint of another version of this training; starting anew" in capsys.readouterr().err
+    train_here(fresh, few, tmp_path / "whole")
+    assert differences(tensors(again), tensors(fresh)) == []
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted_checkpoint(few, tmp_path / "parts", replace(SETTINGS, learning_rate=2e-2))
     again, fresh = seeded(classifier_objective), seeded(classifier_objective)
@@ -608,10 +627,10 @@ def test_the_joint_loss_is_both_losses_on_what_the_edge_makes_and_what_the_cloud
 
 def test_in_joint_training_generator_and_compressor_learn_and_the_classifiers_do_not(few: Dataset) -> None:
     objective = joint_objective().train()
-    assert [part.training for part in (objective.generator, objective.compressor)] == [True, True]
+    assert [part.training for part in (objective.generator, objective.compressor)] == [False, True]
     loss, _ = objective(to_float(few.train.images), few.train.labels)
     loss.backward()
-    for part in (objective.generator, objective.compressor.g_a, objective.compressor.g_s):
+    for part in (objective.generator, objective.compressor.g_a, objective.compressor.g_s, objective.network.reader):
         assert any(p.grad is not None and (p.grad != 0).any() for p in part.parameters())
     for frozen in (objective.target, objective.protection.auxiliary):
         assert not frozen.training

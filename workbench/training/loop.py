@@ -239,8 +239,15 @@ class _Run:
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
             tqdm.write(f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting anew", sys.stderr)
             return 0
-        self.objective.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        network = self.objective.network
+        fresh = {key: value.clone() for key, value in network.state_dict().items()}
+        try:
+            network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError):
+            network.load_state_dict(fresh)
+            tqdm.write(f"{self.path.name}: a checkpoint of another version of this training; starting anew", sys.stderr)
+            return 0
         self.best, self.best_loss = state["best"], state["best_loss"]
         self.outcome = Outcome(**json.loads(state["outcome"]))
         return int(state["step"])

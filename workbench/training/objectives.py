@@ -207,10 +207,13 @@ class CompressorObjective(Objective):
         turn = round(0.6 * total)
         self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
         if step == turn:
-            with torch.no_grad():
-                self.compressor.g_a[-1].weight.div_(COARSEN)
-                self.compressor.g_a[-1].bias.div_(COARSEN)
-                self.compressor.g_s[0].weight.mul_(COARSEN)
+            self._coarsen()
+
+    @torch.no_grad()
+    def _coarsen(self) -> None:
+        self.compressor.g_a[-1].weight.div_(COARSEN)
+        self.compressor.g_a[-1].bias.div_(COARSEN)
+        self.compressor.g_s[0].weight.mul_(COARSEN)
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -253,7 +256,7 @@ class CompressorObjective(Objective):
         with torch.no_grad():
             images = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, likelihoods = self._code(images.float(), straight=task and self.training)
+            x_hat, likelihoods, _ = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)
         mse = F.mse_loss(x_hat, images)
         figures = {"bits": bits, "mse": mse}
@@ -267,8 +270,8 @@ class CompressorObjective(Objective):
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return bits / images[0, 0].numel() + weight * distortion, figures
 
-    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor]:
-        """Return x_hat and the likelihoods of y.
+    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return x_hat, the likelihoods of y and, where it is `straight`, the rounded y.
 
         CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
         spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
@@ -276,32 +279,40 @@ class CompressorObjective(Objective):
         """
         if not straight:
             out = self.compressor(images)
-            return out["x_hat"], out["likelihoods"]["y"]
+            return out["x_hat"], out["likelihoods"]["y"], None
         y = self.compressor.g_a(images)
         y_hat = y + (y.round() - y).detach()
         likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
-        return self.compressor.g_s(y_hat), likelihoods
+        return self.compressor.g_s(y_hat), likelihoods, y_hat
 
 
 class JointNetwork(nn.Module):
-    """A generator and the compressor of what it protects, as one network."""
+    """A generator and the compressor of what it protects, as one network; and a reader of the latents, which is not kept."""
 
-    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor) -> None:
+    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__()
         self.generator, self.compressor = generator, compressor
+        self.reader = nn.Linear(4 * ACTIVE, classes)
+
+    def read(self, y: Tensor) -> Tensor:
+        """Return the logits that a linear layer finds in the latents that speak."""
+        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :ACTIVE], 2).flatten(1))
+        return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Load both, the compressor by its own way: its tables change their sizes."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
-            part.load_state_dict(own, strict)
+            part.load_state_dict(own)
 
 
 class JointObjective(CompressorObjective):
     """Generator and compressor learn together, which the paper leaves undone: both their losses on both pictures.
 
     generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is what the edge
-    makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads.
+    makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads. While
+    the decoder has learnt nothing yet, its gradient says little: a linear reader of the latents asks for the label there too.
+    The generator's batch norms keep the statistics that it came with.
     """
 
     def __init__(
@@ -318,28 +329,34 @@ class JointObjective(CompressorObjective):
         super().__init__(compressor, generator, target, loss)
         generator.requires_grad_(True)
         self.protection = GeneratorObjective(generator, target, auxiliary, protection)
-        self.network = JointNetwork(generator, compressor)
+        self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
+
+    @torch.no_grad()
+    def _coarsen(self) -> None:
+        super()._coarsen()
+        self.joint.reader.weight.mul_(COARSEN)
 
     def parts(self) -> list[nn.Module]:
         """Return the generator and its compressor."""
         return [self.generator, self.compressor]
 
     def train(self, mode: bool = True) -> JointObjective:
-        """Set the mode of the two that learn; the classifiers' stays."""
+        """Set the compressor's mode; the others' stays."""
         super().train(mode)
-        self.protection.train(mode)
+        self.protection.eval()
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
         protected = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):
-            x_hat, likelihoods = self._code(protected.float(), straight=self.training)
+            x_hat, likelihoods, y_hat = self._code(protected.float(), straight=self.training)
+            asked = 0.0 if y_hat is None else F.cross_entropy(self.joint.read(y_hat), labels)
         bits = -likelihoods.log2().sum() / len(images)
         loss, figures = self.protection.judge(images, protected, labels, _clamp(x_hat, self.zero))
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
-        return loss + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
+        return loss + asked + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
