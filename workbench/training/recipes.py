@@ -44,8 +44,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
     },
     "hours": {
         "classifier": Settings(6, 64, 5e-2, 5e-4, optimizer="sgd", warmup=0.2, head="linear"),
-        "generator": Settings(2, 48, 4e-3, 5e-4, warmup=0.2, max_images=40_000),
-        "compressor": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=40_000),
+        "generator": Settings(1, 48, 4e-3, 5e-4, warmup=0.2, max_images=30_000),
+        "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000),
         "joint": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=50_000),
     },
     "paper": {
