@@ -59,7 +59,9 @@ def train(options: argparse.Namespace) -> int:
         options.ssim_term or generator.ssim,
         generator.ssim_weight if options.ssim_weight is None else options.ssim_weight,
     )
-    compressor = training.CompressorLoss(options.loss or training.LOSSES[options.preset][1].kind, options.weight)
+    compressor = training.LOSSES[options.preset][1]
+    if options.loss or options.weight is not None:
+        compressor = training.CompressorLoss(options.loss or compressor.kind, options.weight)
     trained: list[Manifest] = []
     if options.what == "pair":
         trained = training.ensure(dataset, *names, generator_loss=generator, compressor_loss=compressor, **run)

@@ -46,7 +46,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "classifier": Settings(6, 64, 5e-2, 5e-4, optimizer="sgd", warmup=0.2, head="linear"),
         "generator": Settings(1, 48, 4e-3, 5e-4, warmup=0.2, max_images=30_000),
         "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000),
-        "joint": Settings(2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=50_000),
+        "joint": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=36_000),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -60,7 +60,7 @@ START = "start"  # from a generator kept under this variant
 TABULATED = 16_384  # training images of which a compressor learns its commonest latents
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
-    "hours": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
+    "hours": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy", 0.02)),
     "paper": (GeneratorLoss(), CompressorLoss()),
 }
 
@@ -147,7 +147,7 @@ def train_joint(
             f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"
         )
     settings = _preset(preset, "joint", epochs)
-    protection, loss = generator_loss or LOSSES[preset][0], compressor_loss or CompressorLoss("rate-accuracy")
+    protection, loss = generator_loss or LOSSES[preset][0], compressor_loss or LOSSES[preset][1]
     names = [weights.generator_name(target, auxiliary, variant), weights.compressor_name(target, auxiliary, "", variant)]
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
     generator, start = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
