@@ -21,7 +21,7 @@ FLOORS = (
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "bench"),
-    ("plots", "notebook", "panels", "runs"),
+    ("plots", "notebook", "panels", "runs", "grid"),
     ("__main__",),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

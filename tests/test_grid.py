@@ -1,0 +1,102 @@
+"""The grid of pairs: what is missing is trained and measured, each job in a process of its own; nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench import grid as module
+from workbench import weights
+from workbench.__main__ import main
+from workbench.errors import RunError
+from workbench.grid import Grid
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+NAME = f"{TARGET}-X-{AUXILIARY}"
+DATA = ("--dataset", "digits")
+
+
+@pytest.fixture
+def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the tiny networks' folder, to be changed."""
+    shutil.copytree(tiny_root, tmp_path / "data")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """What would be run, and nothing is: trainings take minutes."""
+    seen: list[list[str]] = []
+
+    def note(jobs: list[tuple[str, ...]], environment: dict[str, str]) -> tuple[str, str]:
+        seen.extend(list(job) for job in jobs)
+        return "", "not run"
+
+    monkeypatch.setattr(module, "_run", note)
+    return seen
+
+
+def test_a_trained_pair_is_measured_once(own_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["grid", "--targets", TARGET, "--auxiliaries", AUXILIARY, "--limit", "6"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert NAME in printed
+    assert "all 64 pairs would take about 0 hours" in printed, "these weights say nothing of their time"
+    folder = own_data / "runs" / "grid" / "digits"
+    kept = json.loads((folder / "grid.json").read_text())
+    assert [each["n"] for each in kept["results"]] == [6]
+    assert kept["results"][0]["weights"] == weights.load_pair("digits", TARGET, AUXILIARY, compressor=False).sha256()
+    for who in ("target", "auxiliary"):
+        assert (folder / f"{who}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (folder / f"{who}.svg").read_bytes()
+    before = (folder / f"{NAME}.json").stat().st_mtime_ns
+    with ThreadPoolExecutor(1) as pool:
+        assert Grid("digits", DATA, (TARGET,), (AUXILIARY,), limit=6).run(pool) == kept
+    assert (folder / f"{NAME}.json").stat().st_mtime_ns == before
+
+
+def test_what_is_missing_is_trained_before_it_is_measured(own_data: Path, commands: list[list[str]]) -> None:
+    (own_data / "runs" / "weights" / "digits" / f"{NAME}.json").unlink()
+    with pytest.raises(RunError, match=f"1 jobs failed.*{NAME}: not run"):
+        Grid("digits", DATA, (TARGET,), (AUXILIARY,), seed=3).run()
+    train, evaluate = commands
+    assert train[:6] == ["train", "generator", "--target", TARGET, "--auxiliary", AUXILIARY]
+    assert train[train.index("--seed") + 1] == "3"
+    assert evaluate[0] == "evaluate"
+
+
+def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Path, commands: list[list[str]]) -> None:
+    with pytest.raises(RunError, match="1 jobs failed.*densenet121: not run"):
+        Grid("digits", DATA, (TARGET, "densenet121"), (AUXILIARY,), limit=6).run()
+    assert commands[0][:4] == ["train", "classifier", "--target", "densenet121"]
+    assert all("densenet121" not in command for command in commands[1:])
+
+
+def test_a_result_of_other_weights_or_of_other_images_is_measured_again(own_data: Path, commands: list[list[str]]) -> None:
+    grid = Grid("digits", DATA, (TARGET,), (AUXILIARY,), limit=6)
+    sha = weights.load_pair("digits", TARGET, AUXILIARY, compressor=False).sha256()
+    for result in ({"weights": {**sha, "generator": "0" * 64}, "n": 6}, {"weights": sha, "n": 5}):
+        grid.folder.mkdir(parents=True, exist_ok=True)
+        (grid.folder / f"{NAME}.json").write_text(json.dumps(result))
+        commands.clear()
+        with pytest.raises(RunError):
+            grid.run()
+        assert [command[0] for command in commands] == ["evaluate"]
+
+
+def test_a_job_that_fails_is_named_with_its_reason(own_data: Path, tmp_path: Path) -> None:
+    data: Any = ("--dataset", "folder", "--data-dir", str(tmp_path / "nowhere"))
+    with pytest.raises(RunError, match=rf"{NAME}: workbench evaluate ended with \d \(workbench: .*nowhere"):
+        Grid("digits", data, (TARGET,), (AUXILIARY,)).run()
+
+
+def test_an_unknown_name_is_one_line(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grid", "--targets", "resnet81"]) == 2
+    assert "unknown classifier 'resnet81': did you mean 'resnet18'" in capsys.readouterr().err

@@ -1,0 +1,217 @@
+"""The target x auxiliary grid as one batch: first the classifiers, then a generator for each pair, then its row of Table 2.
+
+::
+
+    data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, as it comes
+                                grid.json                       all of them, with the cost measured and that of all 64
+                                target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
+
+Each job is a process of its own on an Executor: this machine, or Dask workers with a GPU each that see the same files. What is
+done is not done again: weights that fit are kept, and results that were measured with them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from . import plots, weights
+from .errors import RunError, WeightsError
+from .metrics import Estimate
+from .models import CLASSIFIER_NAMES
+from .runs import cores
+from .storage import data_root, replacing, write_json
+
+__all__ = ["Grid"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A grid to train and measure. `data` are the options that name the data set: `("--dataset", "cifar10", ...)`."""
+
+    family: str
+    data: tuple[str, ...]
+    targets: tuple[str, ...] = CLASSIFIER_NAMES
+    auxiliaries: tuple[str, ...] = CLASSIFIER_NAMES
+    preset: str = "quick"
+    seed: int = 0
+    limit: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return data_root() / "runs" / "grid" / self.family
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs, target first."""
+        return [(target, auxiliary) for target in self.targets for auxiliary in self.auxiliaries]
+
+    def run(self, executor: Executor | None = None) -> dict[str, Any]:
+        """Train what is missing, measure, and return what `grid.json` holds. A job that fails does not stop the others.
+
+        Raises RunError when jobs failed, naming them, after all others were done. Ctrl-C ends what runs; it can be resumed.
+        """
+        names = dict.fromkeys((*self.targets, *self.auxiliaries))
+        common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
+        classifiers = {name: ("train", "classifier", "--target", name, *common) for name in names if not _complete(name, self)}
+        failed = self._batch("classifiers", {name: [job] for name, job in classifiers.items()}, executor)
+        jobs = {}
+        for target, auxiliary in self.pairs:
+            name = weights.generator_name(target, auxiliary)
+            if failed.keys().isdisjoint((target, auxiliary)) and not self._measured(target, auxiliary):
+                pair = ("--target", target, "--auxiliary", auxiliary)
+                train = [] if self._trained(target, auxiliary) else [("train", "generator", *pair, *common)]
+                limit = () if self.limit is None else ("--limit", str(self.limit))
+                jobs[name] = [*train, ("evaluate", *pair, "--codec", "png", "--json", *limit, *self.data)]
+        failed |= self._batch("pairs", jobs, executor)
+        result = self._collect()
+        if failed:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+            raise RunError(f"{len(failed)} jobs failed, the same command tries only these again: {reasons}")
+        return result
+
+    def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
+        """Run jobs, keep what pairs print, and return the reasons of those that failed."""
+        workers = max(1, min(len(jobs), cores()))
+        pool = executor or ThreadPoolExecutor(max_workers=workers)
+        environment = {"WORKBENCH_DATA": str(data_root())} | (
+            {"OMP_NUM_THREADS": str(cores() // workers)} if executor is None else {}
+        )
+        failed: dict[str, str] = {}
+        futures: dict[Future[tuple[str, str]], str] = {}
+        bar = tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True)
+        try:
+            futures = {pool.submit(_run, commands, environment): name for name, commands in jobs.items()}
+            for future in as_completed(futures):
+                name = futures[future]
+                try:
+                    out, error = future.result()
+                except Exception as lost:  # a lost worker: whatever the executor raises
+                    out, error = "", f"{type(lost).__name__}: {lost}"
+                if error:
+                    failed[name] = error
+                elif out:
+                    write_json(self.folder / f"{name}.json", json.loads(out))
+                bar.update()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            _stop_running()
+            raise
+        finally:
+            bar.close()
+            if executor is None:
+                pool.shutdown()
+        return failed
+
+    def _trained(self, target: str, auxiliary: str) -> bool:
+        try:
+            weights.load_pair(self.family, target, auxiliary, compressor=False)
+        except WeightsError:
+            return False
+        return _complete(weights.generator_name(target, auxiliary), self)
+
+    def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
+        """Return the pair's result if it was measured with the weights that are there, on as many images."""
+        path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
+        if not path.is_file() or not self._trained(target, auxiliary):
+            return None
+        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        pair = weights.load_pair(self.family, target, auxiliary, compressor=False)
+        same = result["weights"] == pair.sha256() and (self.limit is None or result["n"] == self.limit)
+        return result if same else None
+
+    def _collect(self) -> dict[str, Any]:
+        found = {pair: result for pair in self.pairs if (result := self._measured(*pair)) is not None}
+        names = dict.fromkeys((*self.targets, *self.auxiliaries))
+        seconds = {
+            "classifier": [_seconds(name, self) for name in names if _complete(name, self)],
+            "generator": [_seconds(weights.generator_name(*pair), self) for pair in found],
+        }
+        mean = {kind: sum(each) / len(each) if each else 0.0 for kind, each in seconds.items()}
+        whole = (len(CLASSIFIER_NAMES) * mean["classifier"] + len(CLASSIFIER_NAMES) ** 2 * mean["generator"]) / 3600
+        cost = {"measured_seconds": {k: sum(v) for k, v in seconds.items()}, "all_64_pairs_hours": round(whole, 2)}
+        result = {"results": list(found.values()), "asked": len(self.pairs), "preset": self.preset, "cost": cost}
+        write_json(self.folder / "grid.json", result)
+        for key in ("protected", "auxiliary_protected"):
+            if found:
+                self._draw(key, found)
+        return result
+
+    def _draw(self, key: str, found: dict[tuple[str, str], dict[str, Any]]) -> None:
+        plots.use_style()
+        values = {pair: Estimate(**result[f"{key}_accuracy"]) for pair, result in found.items()}
+        who = "target" if key == "protected" else "auxiliary"
+        first = next(iter(found.values()))
+        title = f"{who} on protected images (%), {first['dataset']}, n = {first['n']}, preset {self.preset}"
+        figure = plots.heatmap(values, list(self.targets), list(self.auxiliaries), title)
+        for suffix in ("png", "svg"):
+            with replacing(self.folder / f"{who}.{suffix}") as temporary:
+                figure.savefig(temporary, format=suffix, dpi=160)
+
+
+def _complete(name: str, grid: Grid) -> bool:
+    found = weights.find(name, grid.family)
+    return found is not None and found.complete
+
+
+def _seconds(name: str, grid: Grid) -> float:
+    found = weights.find(name, grid.family)
+    return float(found.training.get("seconds", 0.0)) if found is not None else 0.0
+
+
+_running: set[subprocess.Popen[str]] = set()
+_lock = threading.Lock()
+
+
+def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
+    """Run `workbench` commands one after another; return what the last one printed, and the first error's last line."""
+    out = ""
+    for command in commands:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "workbench", *command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        with _lock:
+            _running.add(process)
+        try:
+            out, errors = process.communicate()
+        finally:
+            with _lock:
+                _running.discard(process)
+        if process.returncode:
+            lines = errors.replace("\r", "\n").strip().splitlines() or ["no message"]
+            return "", f"workbench {command[0]} ended with {process.returncode} ({lines[-1]})"
+        out = out if command[0] == "evaluate" else ""
+    return out, ""
+
+
+def _stop_running() -> None:
+    """Interrupt all jobs: a training keeps its checkpoint."""
+    with _lock:
+        running = list(_running)
+    for process in running:
+        process.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + 30
+    for process in running:
+        try:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
