@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench import weights
+from workbench import models, weights
 from workbench.codecs import Jpeg, Neural, Png
 from workbench.data import Dataset, Split, to_float
 from workbench.errors import DataError, PayloadError, UsageError, WeightsError
@@ -238,3 +238,18 @@ def test_a_stopwatch_adds_up_by_component() -> None:
         assert (clock.milliseconds[component] or 0.0) > before
     assert clock.total == pytest.approx(sum(value for value in clock.milliseconds.values() if value is not None))
     assert clock.milliseconds["network_edge_cloud"] is None
+
+
+def test_a_large_batch_passes_through_the_networks_in_parts(
+    networks: Pair, neural: Neural, images: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = System.in_process(networks.generator, neural, networks.target)
+    whole = system.recognise(images)
+    most: list[int] = []
+    for network in (system.edge.generator, system.cloud.classifier):
+        network.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
+    monkeypatch.setattr(models, "AT_ONCE", 4)
+    parts = system.recognise(images)
+    assert most == [4, 2, 4, 2]
+    assert parts.s2_bytes == whole.s2_bytes
+    assert torch.allclose(parts.scores, whole.scores, atol=1e-5)

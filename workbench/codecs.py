@@ -22,7 +22,7 @@ from . import bitstream
 from .data import to_float, to_uint8
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
-from .models import MULTIPLE, NeuralCompressor, check_images
+from .models import MULTIPLE, NeuralCompressor, check_images, in_parts
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -236,14 +236,14 @@ class Neural(_NeuralCodec):
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         with torch.inference_mode():
-            symbols = self.compressor.symbols(self._checked(images))
+            symbols = in_parts(self.compressor.symbols, self._checked(images))
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key)
 
     def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
         """Return the images of the distinct latents of a payload, clamped to [0, 1], and which of them each image is."""
         symbols, which = self._symbols(payload)
         with torch.inference_mode():
-            images = self.compressor.reconstruct(torch.from_numpy(symbols), self.size).clamp_(0, 1)
+            images = in_parts(lambda part: self.compressor.reconstruct(part, self.size), torch.from_numpy(symbols)).clamp_(0, 1)
         return images, torch.from_numpy(which)
 
     def sizes(self, payload: bytes) -> list[float]:

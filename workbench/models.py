@@ -30,6 +30,7 @@ __all__ = [
     "build",
     "channels_last",
     "heads",
+    "in_parts",
     "parameters",
 ]
 
@@ -37,6 +38,7 @@ __all__ = [
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 Network = TypeVar("Network", bound=nn.Module)
 MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
+AT_ONCE = 1024  # images that pass through a network together, however many a batch has
 
 
 # --- classifiers -----------------------------------------------------------------------------------------------------------
@@ -365,6 +367,13 @@ def build(kind: str, **spec: Any) -> nn.Module:
 def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
     """Move a network to a device (None: where it is) in the memory layout in which convolutions run fastest."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
+    """Return function(batch), of at most `AT_ONCE` rows at a time: what a network keeps of an image is 100 times the image."""
+    if len(batch) <= AT_ONCE:
+        return function(batch)
+    return torch.cat([function(part) for part in torch.split(batch, AT_ONCE)])
 
 
 def parameters(module: nn.Module) -> int:

@@ -26,7 +26,7 @@ from .codecs import Codec, Jpeg, Png, codec
 from .data import load_pictures, to_float
 from .errors import WeightsError
 from .inference import prepare
-from .models import Classifier, PerturbationGenerator, channels_last, check_images
+from .models import Classifier, PerturbationGenerator, channels_last, check_images, in_parts
 from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
@@ -109,8 +109,8 @@ class Edge:
     def perturb(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> Tensor:
         """Return the protected images, in [0, 1]. They stay on the edge: only `protect` sends."""
         with torch.inference_mode(), (clock or Stopwatch())("generator", self.device):
-            out: Tensor = self.generator(images.to(self.device, memory_format=torch.channels_last), strength)
-            return out
+            images = images.to(self.device, memory_format=torch.channels_last)
+            return in_parts(lambda part: self.generator(part, strength), images)
 
     def protect(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> bytes:
         """Return the payload for the cloud: codec.encode(generator(images, strength))."""
@@ -139,7 +139,7 @@ class Cloud:
         with clock("decompression", self.device):
             images, which = self.codec.decode_distinct(payload)
         with torch.inference_mode(), clock("classifier", self.device):
-            scores = self.classifier(images.to(self.device, memory_format=torch.channels_last)).softmax(1)
+            scores = in_parts(self.classifier, images.to(self.device, memory_format=torch.channels_last)).softmax(1)
         with clock("cloud_other"):
             return scores.cpu()[which]  # type: ignore[no-any-return]
 
