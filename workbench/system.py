@@ -141,7 +141,7 @@ class Cloud:
         with torch.inference_mode(), clock("classifier", self.device):
             scores = in_parts(self.classifier, images.to(self.device, memory_format=torch.channels_last)).softmax(1)
         with clock("cloud_other"):
-            return scores.cpu()[which]  # type: ignore[no-any-return]
+            return scores.cpu()[which]
 
 
 @dataclass(frozen=True)
