@@ -543,6 +543,26 @@ def test_the_rate_accuracy_loss_is_bits_per_pixel_plus_weighted_cross_entropy(fe
     assert figures["accuracy"] == (logits.argmax(1) == labels).float().mean()
 
 
+def test_with_an_auxiliary_the_rate_accuracy_loss_is_less_its_bounded_cross_entropy(few: Dataset) -> None:
+    torch.manual_seed(0)
+    parts = (NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval())
+    images, labels = to_float(few.train.images), few.train.labels
+    losses = []
+    for auxiliary in (None, Small("other", logits=20).eval(), Small(logits=20).eval()):
+        objective = CompressorObjective(*parts, CompressorLoss("rate-accuracy", 0.4), auxiliary).eval()
+        with torch.no_grad():
+            loss, figures = objective(images, labels)
+            other = Small("other") if auxiliary is None else auxiliary
+            logits = other(objective.compressor(objective.generator(images))["x_hat"].clamp(0, 1))
+        losses.append(loss)
+        if "auxiliary" in figures:
+            assert figures["auxiliary"] == (logits.argmax(1) == labels).float().mean()
+            term = F.cross_entropy(logits, labels, reduction="none").clamp(max=2.5).mean()
+    assert "auxiliary" not in figures, "the target is not its own auxiliary"
+    torch.testing.assert_close(losses[1], losses[0] - 0.4 * term)
+    torch.testing.assert_close(losses[2], losses[0])
+
+
 def test_the_quantisers_step_grows_once_and_the_function_around_it_stays(few: Dataset) -> None:
     objective = compressor_objective()
     compressor, images = objective.compressor, to_float(few.train.images[:8])

@@ -30,6 +30,7 @@ __all__ = [
 
 
 SSIM_TERMS = ("signed", "absolute")
+CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2.30
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class GeneratorLoss:
     auxiliary: str = "unbounded"
     ssim: str = "signed"
     ssim_weight: float = 0.5
-    cap: float = 2.5
+    cap: float = CAP
 
     def __post_init__(self) -> None:
         if self.auxiliary not in ("unbounded", "bounded"):
@@ -62,7 +63,7 @@ class CompressorLoss:
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
     paper's; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, which the paper calls right
-    and leaves undone. A weight of None stands for the default of each.
+    and leaves undone, less the auxiliary's, bounded. A weight of None stands for the default of each.
     """
 
     kind: str = "rate-distortion"
@@ -167,10 +168,19 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects."""
+    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
+
+    The second asks for what the target recognises, not for what the generator made: with an `auxiliary` it also asks, as the
+    generator's bounded loss does, that this one go on failing at what the cloud decodes.
+    """
 
     def __init__(
-        self, compressor: NeuralCompressor, generator: PerturbationGenerator, target: Classifier, loss: CompressorLoss
+        self,
+        compressor: NeuralCompressor,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        loss: CompressorLoss,
+        auxiliary: Classifier | None = None,
     ) -> None:
         super().__init__()
         self.network = self.compressor = compressor
@@ -179,6 +189,7 @@ class CompressorObjective(Objective):
         self.zero = LowerBound(0)
         self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
+        self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
 
     def initialise(self, images: Tensor) -> None:
         """Scale the latents of `images`, which as initialised would all round to zero, and fit the entropy model to them.
@@ -222,8 +233,9 @@ class CompressorObjective(Objective):
     def train(self, mode: bool = True) -> CompressorObjective:
         """Set the compressor's mode; the others' stays."""
         super().train(mode)
-        self.generator.eval()
-        self.target.eval()
+        for frozen in (self.generator, self.target, self.auxiliary):
+            if frozen is not None:
+                frozen.eval()
         return self
 
     def groups(self) -> list[dict[str, Any]]:
@@ -262,10 +274,15 @@ class CompressorObjective(Objective):
         figures = {"bits": bits, "mse": mse}
         distortion = 255**2 * mse
         if task or not self.training:
-            logits = self.target(_clamp(x_hat, self.zero))
+            decoded = _clamp(x_hat, self.zero)
+            logits = self.target(decoded)
             figures["accuracy"] = _share(logits, labels)
             if task:
                 distortion = F.cross_entropy(logits, labels)
+            if task and self.auxiliary is not None:
+                other = self.auxiliary(decoded)
+                distortion = distortion - F.cross_entropy(other, labels, reduction="none").clamp(max=CAP).mean()
+                figures["auxiliary"] = _share(other, labels)
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return bits / images[0, 0].numel() + weight * distortion, figures

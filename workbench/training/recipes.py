@@ -118,13 +118,16 @@ def train_compressor(
     target_model, first = _classifier(dataset, target)
     generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
     assert isinstance(generator, PerturbationGenerator)
+    depends = {"target": first.sha256, "generator": second.sha256}
+    auxiliary_model = None
+    if loss.kind == "rate-accuracy":
+        auxiliary_model, third = _classifier(dataset, auxiliary)
+        depends["auxiliary"] = third.sha256
     torch.manual_seed(seed_step(seed, -1))
-    objective = CompressorObjective(
-        NeuralCompressor(4 * settings.width, 6 * settings.width), channels_last(generator), target_model, loss
-    )
+    compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
+    objective = CompressorObjective(compressor, channels_last(generator), target_model, loss, auxiliary_model)
     if loss.kind == "rate-accuracy":
         objective.initialise(to_float(dataset.train.images[:256]))
-    depends = {"target": first.sha256, "generator": second.sha256}
     return _train(objective, dataset, [name], preset, settings, seed, asdict(loss), depends, **run)[0]
 
 
