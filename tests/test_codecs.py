@@ -340,6 +340,19 @@ def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.T
     assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 
+def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> None:
+    coder = learnt(images)
+    latents = coder.compressor.symbols(images[:2]).numpy()
+    for huge in (2**31 - 1, -(2**31)):
+        latents[1] = huge
+        payload = bitstream.pack_stream(coder.coder.encode(latents), 2, coder.key)
+        with torch.no_grad():
+            if coder.compressor.reconstruct(torch.from_numpy(latents), (32, 32)).isfinite().all():
+                coder.compressor.g_s[-1].weight.mul_(float("inf"))  # whatever overflows, it is the picture that is judged
+        with pytest.raises(PayloadError, match="decode to no picture"):
+            coder.decode(payload)
+
+
 def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: pytest.FixtureRequest) -> None:
     coder = learnt(images)
     whole = [coder.encode(images[:n]) for n in (1, 3, 6)]

@@ -243,8 +243,8 @@ class Neural(_NeuralCodec):
         """Return the images of the distinct latents of a payload, clamped to [0, 1], and which of them each image is."""
         symbols, which = self._symbols(payload)
         with torch.inference_mode():
-            images = in_parts(lambda part: self.compressor.reconstruct(part, self.size), torch.from_numpy(symbols)).clamp_(0, 1)
-        return images, torch.from_numpy(which)
+            images = in_parts(lambda part: self.compressor.reconstruct(part, self.size), torch.from_numpy(symbols))
+        return _pictures(images), torch.from_numpy(which)
 
     def sizes(self, payload: bytes) -> list[float]:
         """Return the information in each image's latents; the stream's rounding to whole bytes is shared."""
@@ -270,8 +270,7 @@ class CompressAI(_NeuralCodec, _StringCodec):
         """Return the images, clamped to [0, 1]."""
         if any(len(string) < 8 or len(string) % 4 for string in strings):
             raise PayloadError("payload holds a string that is no whole number of 4-byte words, at least two")
-        images: Tensor = self.compressor.images(strings, self.size)
-        return images
+        return _pictures(self.compressor.images(strings, self.size))
 
 
 CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neural": Neural, "compressai": CompressAI}
@@ -285,6 +284,13 @@ def codec(name: str, **options: Any) -> Codec:
         return CODECS[name](**options)
     except TypeError as error:
         raise UsageError(f"codec {name!r} does not take {', '.join(options) or 'no options'}: {error}") from error
+
+
+def _pictures(images: Tensor) -> Tensor:
+    """Return decoded images clamped to [0, 1]; PayloadError where latents of no encoder overflowed the decoder."""
+    if not images.isfinite().all():
+        raise PayloadError("payload holds latents that decode to no picture")
+    return images.clamp(0, 1)
 
 
 def _save(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str, options: dict[str, Any]) -> bytes:
