@@ -26,8 +26,10 @@ from workbench.data import Dataset, to_float
 from workbench.errors import StorageError, UsageError, WeightsError
 from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
+from workbench.training.compression import CompressorObjective, JointObjective
 from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
-from workbench.training.objectives import ClassifierObjective, CompressorObjective, GeneratorObjective, JointObjective
+from workbench.training.objectives import ClassifierObjective
+from workbench.training.protection import GeneratorObjective
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -610,6 +612,15 @@ def test_both_terms_reach_every_part_that_learns(kind: str, few: Dataset) -> Non
         assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients), part
         assert any((gradient != 0).any() for gradient in gradients if gradient is not None), part
     assert all(p.grad is None for frozen in (objective.generator, objective.target) for p in frozen.parameters())
+
+
+def test_the_cost_of_a_training_is_counted_over_an_interrupt(few: Dataset, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+    whole = train_here(ClassifierObjective(network), few, tmp_path / "whole")
+    images = 2 * len(few.train)
+    # forward and the weights' gradient, a multiplication and an addition each; the images need no gradient
+    assert whole.pflop == pytest.approx(2 * 2 * 3 * 32 * 32 * 10 * images / 1e15)
+    assert interrupted_checkpoint(few, tmp_path / "parts").exists()
 
 
 def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images(few: Dataset) -> None:

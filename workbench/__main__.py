@@ -67,6 +67,8 @@ def train(options: argparse.Namespace) -> int:
         trained = training.ensure(dataset, *names, generator_loss=generator, compressor_loss=compressor, **run)
     elif options.what == "classifier":
         trained = [training.train_classifier(dataset, options.target, **run)]
+    elif options.what == "encoder":
+        trained = [training.train_encoder(dataset, **run)]
     elif options.what == "generator":
         trained = [training.train_generator(dataset, *names, loss=generator, variant=options.variant, **run)]
     elif options.what == "joint":
@@ -455,7 +457,9 @@ def _parser() -> argparse.ArgumentParser:
   workbench train generator --variant start && workbench train joint --weight 0.03      generator and compressor together
 Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
-    made.add_argument("what", choices=("pair", "classifier", "generator", "compressor", "joint"), help="what to train")
+    made.add_argument(
+        "what", choices=("pair", "classifier", "encoder", "generator", "compressor", "joint"), help="what to train"
+    )
     common(made)
     made.add_argument("--preset", default="quick", help="quick (minutes on 2 cores), hours (an afternoon on them) or paper")
     made.add_argument("--epochs", type=_positive, metavar="N", help="of one network, in place of the preset's")

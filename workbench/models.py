@@ -236,13 +236,18 @@ class UNet(nn.Module):
         self.u1, self.u2, self.u3, self.u4 = Up(16 * w, 8 * w), Up(8 * w, 4 * w), Up(4 * w, 2 * w), Up(2 * w, w)
         self.outc = OutConv(w, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
+    def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the features of the five levels: w x H x W down to 16 w x H/16 x W/16."""
         x1 = self.inc(x)
         x2 = self.d1(x1)
         x3 = self.d2(x2)
         x4 = self.d3(x3)
-        y = self.u1(self.d4(x4), x4)
+        return x1, x2, x3, x4, self.d4(x4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
+        x1, x2, x3, x4, x5 = self.contract(x)
+        y = self.u1(x5, x4)
         return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]
 
 
@@ -274,6 +279,11 @@ class PerturbationGenerator(nn.Module):
         perturbation = self.unet((_pad(images) - self.mean) / self.std)[..., : images.shape[-2], : images.shape[-1]]
         protected = (images + perturbation * self.std).clamp(0, 1)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what the U-Net's deepest level finds in images: N x 16 width x H/16 x W/16."""
+        check_images(images)
+        return self.unet.contract((_pad(images) - self.mean) / self.std)[-1]
 
 
 # --- the neural compressor -------------------------------------------------------------------------------------------------

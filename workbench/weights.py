@@ -241,7 +241,7 @@ def export(family: str, target: str, auxiliary: str, root: Path, half: bool = Tr
     made: dict[str, Manifest] = {}
     for role, manifest in pair.manifests.items():
         depends = {other: made[other].sha256 for other in manifest.depends}
-        training = {**manifest.training, "precision": "float16" if half else "float32"}
+        training = {**manifest.training, "kept_in": "float16" if half else "float32"}
         made[role] = save(getattr(pair, role), replace(manifest, depends=depends, training=training), root, half)
     return list(made.values())
 

@@ -2,14 +2,16 @@
 
 ::
 
-    objectives   what is learnt: the losses
+    objectives protection compression   what is learnt: the losses
     loop         how: `fit`, its checkpoints, its schedule
     recipes      with which settings: the presets, the three trainings, `ensure`
 """
 
+from .compression import CompressorLoss
 from .loop import Outcome, Settings, fit, rank
-from .objectives import CompressorLoss, GeneratorLoss, Objective
-from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_generator, train_joint
+from .objectives import Objective
+from .protection import GeneratorLoss
+from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_encoder, train_generator, train_joint
 
 __all__ = [
     "LOSSES",
@@ -24,6 +26,7 @@ __all__ = [
     "rank",
     "train_classifier",
     "train_compressor",
+    "train_encoder",
     "train_generator",
     "train_joint",
 ]

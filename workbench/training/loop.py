@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from ..data import Split, to_float
@@ -58,16 +59,23 @@ class Settings:
     crop: int = 4  # zeros around an image before its random crop, in pixels
     width: int = 32  # of the U-Net; of the compressor N is 4 times, M 6 times as much
     head: str = "public"  # of the classifiers that have several
+    half: bool = False  # forward passes in bfloat16 on a CPU that computes in it (a CUDA GPU's always are)
+    captured: bool = False  # train on what the client's JPEG leaves of the images (S1)
 
 
 @dataclass
 class Outcome:
-    """What `fit` leaves: the figures of the best checkpoint, the curves, and whether training ran to its end."""
+    """What `fit` leaves: the figures of the best checkpoint, the curves, the cost, and whether training ran to its end.
+
+    `pflop` counts multiplications and additions of all steps' forward and backward passes, in 10^15.
+    """
 
     best: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
     complete: bool = False
     seconds: float = 0.0
+    pflop: float = 0.0
+    precision: str = "32-true"
 
 
 def fit(
@@ -92,13 +100,16 @@ def fit(
     False; a second Ctrl-C raises at once. One bar shows loss, figures and time left. `on_epoch` sees the growing history.
     Several `devices` split each batch between them, a process each: all but the first are copies that write nothing.
     """
-    fabric = _fabric(device, devices)
+    fabric = _fabric(device, devices, settings.half)
     total = steps(len(train), settings)
     torch.manual_seed(seed_step(seed, -1))
     channels_last(objective)
     module, optimizer = fabric.setup(objective, _optimizer(objective, settings))
-    run = _Run(fabric, objective, optimizer, checkpoint, {**identity, "seed": seed, "settings": asdict(settings)})
+    precision = _precision(device, settings.half)
+    about = {**identity, "seed": seed, "settings": asdict(settings), "precision": precision}
+    run = _Run(fabric, objective, optimizer, checkpoint, about)
     step = run.resume()
+    run.outcome.precision = precision
     outcome, per_epoch = run.outcome, math.ceil(len(train) / settings.batch)
     images, labels = train.images.to(fabric.device), train.labels.to(fabric.device)
     sample = to_float(images[:1024])
@@ -116,6 +127,7 @@ def fit(
     spent = outcome.seconds
     running: dict[str, float] = {}
     stop = False
+    per_image = 0.0
     with _interrupts() as interrupted, contextlib.closing(bar):
         while step < total and not stop:
             rows = _share_of(_rows(len(train), settings.batch, step, seed), fabric).to(fabric.device)
@@ -126,9 +138,13 @@ def fit(
                 group["lr"] = settings.learning_rate * group["scale"] * _schedule(step / total, settings.warmup)
             module.train()
             objective.at(step, total)
-            loss, figures = module(batch.contiguous(memory_format=torch.channels_last), labels[rows])
-            optimizer.zero_grad(set_to_none=True)
-            fabric.backward(loss)
+            with contextlib.nullcontext() if per_image else FlopCounterMode(display=False) as counter:
+                loss, figures = module(batch.contiguous(memory_format=torch.channels_last), labels[rows])
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(loss)
+            if counter is not None:
+                per_image = counter.get_total_flops() / len(rows)
+            outcome.pflop += per_image * len(rows) * fabric.world_size / 1e15
             if settings.clip is not None:
                 fabric.clip_gradients(module, optimizer, max_norm=settings.clip)
             optimizer.step()
@@ -295,7 +311,7 @@ class _Run:
         self.objective.network.eval()
 
 
-def _fabric(device: str, devices: int) -> Fabric:
+def _fabric(device: str, devices: int, half: bool) -> Fabric:
     accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(device)
     if accelerator is None:
         raise unknown("device", device, ("auto", "cpu", "cuda"))
@@ -305,10 +321,18 @@ def _fabric(device: str, devices: int) -> Fabric:
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
     strategy = "ddp" if devices > 1 else "auto"
-    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision="bf16-mixed" if cuda else "32-true")
+    fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=_precision(device, half))
     if devices > 1:
         fabric.launch()
     return fabric
+
+
+def _precision(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
+    """Return in which numbers forward passes run: bfloat16 on a CUDA GPU, and where asked for on a CPU that has it."""
+    if torch.cuda.is_available() and device != "cpu":
+        return "bf16-mixed"
+    capable = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+    return "bf16-mixed" if half and capable else "32-true"
 
 
 def _optimizer(objective: Objective, settings: Settings) -> torch.optim.Optimizer:

@@ -1,4 +1,4 @@
-"""The three trainings with their presets, and `ensure`, which trains what a pair lacks."""
+"""The trainings with their presets, and `ensure`, which trains what a pair lacks."""
 
 from __future__ import annotations
 
@@ -12,23 +12,27 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import weights
-from ..data import Dataset, to_float
+from ..data import Dataset, Split, load_pictures, to_float
 from ..errors import UsageError, unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last, heads
 from ..storage import data_root, require_writable
+from ..system import Client
 from ..weights import Manifest
+from .compression import CompressorLoss, CompressorObjective, JointObjective
 from .loop import Settings, crop_and_flip, fit, rank, seed_step, wait_for_all
-from .objectives import (
-    ClassifierObjective,
-    CompressorLoss,
-    CompressorObjective,
-    GeneratorLoss,
-    GeneratorObjective,
-    JointObjective,
-    Objective,
-)
+from .objectives import ClassifierObjective, Objective
+from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective
 
-__all__ = ["LOSSES", "PRESETS", "ensure", "train_classifier", "train_compressor", "train_generator", "train_joint"]
+__all__ = [
+    "LOSSES",
+    "PRESETS",
+    "ensure",
+    "train_classifier",
+    "train_compressor",
+    "train_encoder",
+    "train_generator",
+    "train_joint",
+]
 
 # `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
 # give the compressor's. `quick`: minutes on 2 cores; networks of half width, the VGGs with their linear head. `hours`: CIFAR-10
@@ -43,10 +47,11 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "joint": Settings(7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
     },
     "hours": {
-        "classifier": Settings(6, 64, 5e-2, 5e-4, optimizer="sgd", warmup=0.2, head="linear"),
-        "generator": Settings(1, 48, 4e-3, 5e-4, warmup=0.2, max_images=30_000),
-        "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000),
-        "joint": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=36_000),
+        "classifier": Settings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
+        "encoder": Settings(12, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True),
+        "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True),
+        "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
+        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, half=True, captured=True),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -56,7 +61,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
     },
 }
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
-START = "start"  # from a generator kept under this variant
+START = "start"  # from a generator kept under this variant;
+ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
 TABULATED = 16_384  # training images of which a compressor learns its commonest latents
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
@@ -77,6 +83,14 @@ def train_classifier(
     return _train(objective, dataset, [name], preset, settings, seed, {}, {}, **run)[0]
 
 
+def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs: int | None = None, **run: Any) -> Manifest:
+    """Train the start of all generators of a data set, a U-Net whose contracting half tells the classes apart; keep it."""
+    settings = _preset(preset, ENCODER, epochs)
+    torch.manual_seed(seed_step(seed, -1))
+    objective = EncoderObjective(PerturbationGenerator(settings.width), len(dataset.classes))
+    return _train(objective, dataset, [ENCODER], preset, settings, seed, {}, {}, **run)[0]
+
+
 def train_generator(
     dataset: Dataset,
     target: str,
@@ -95,9 +109,13 @@ def train_generator(
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
     torch.manual_seed(seed_step(seed, -1))
-    objective = GeneratorObjective(PerturbationGenerator(settings.width), target_model, auxiliary_model, loss)
+    generator, losses = PerturbationGenerator(settings.width), asdict(loss)
+    if ENCODER in PRESETS[preset]:
+        generator, start = _generator(dataset, ENCODER)
+        losses |= {"start": start.sha256, "before": start.training}
+    objective = GeneratorObjective(generator.requires_grad_(True), target_model, auxiliary_model, loss)
     depends = {"target": first.sha256, "auxiliary": second.sha256}
-    return _train(objective, dataset, [name], preset, settings, seed, asdict(loss), depends, **run)[0]
+    return _train(objective, dataset, [name], preset, settings, seed, losses, depends, **run)[0]
 
 
 def train_compressor(
@@ -116,8 +134,7 @@ def train_compressor(
     settings, loss = _preset(preset, "compressor", epochs), loss or LOSSES[preset][1]
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
-    generator, second = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
-    assert isinstance(generator, PerturbationGenerator)
+    generator, second = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
     depends = {"target": first.sha256, "generator": second.sha256}
     auxiliary_model = None
     if loss.kind == "rate-accuracy":
@@ -153,8 +170,7 @@ def train_joint(
     protection, loss = generator_loss or LOSSES[preset][0], compressor_loss or LOSSES[preset][1]
     names = [weights.generator_name(target, auxiliary, variant), weights.compressor_name(target, auxiliary, "", variant)]
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
-    generator, start = weights.load(weights.generator_name(target, auxiliary, generator_variant), dataset.family, "generator")
-    assert isinstance(generator, PerturbationGenerator)
+    generator, start = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
     torch.manual_seed(seed_step(seed, -1))
     compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
     objective = JointObjective(compressor, channels_last(generator), target_model, auxiliary_model, loss, protection)
@@ -186,7 +202,7 @@ def _train(
     require_writable(checkpoint.parent)
     outcome = fit(
         objective,
-        dataset.train,
+        _captured(dataset.train) if settings.captured else dataset.train,
         dataset.validation,
         settings,
         label=label,
@@ -214,6 +230,8 @@ def _train(
         "images": len(dataset.train),
         "validation_images": min(len(dataset.validation), settings.validation_images or len(dataset.validation)),
         "seconds": round(outcome.seconds, 1),
+        "pflop": round(outcome.pflop, 6),
+        "computed_in": outcome.precision,
         "device": "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu",
         "torch": torch.__version__,
         "history": outcome.history,
@@ -232,10 +250,19 @@ def _train(
     return made or [found for name in names if (found := weights.find(name, dataset.family)) is not None]
 
 
+def _captured(split: Split) -> Split:
+    """Return a split as the edge receives it, through the JPEG that the client sends (S1)."""
+    client = Client()
+    files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
+    return Split(load_pictures(files, None), split.labels)
+
+
 def _preset(preset: str, kind: str, epochs: int | None = None) -> Settings:
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
-    settings = PRESETS[preset][kind]
+    settings = PRESETS[preset].get(kind)
+    if settings is None:
+        raise UsageError(f"preset {preset!r} has no training of an {kind}; 'hours' has")
     return settings if epochs is None else replace(settings, epochs=epochs, max_images=None)
 
 
@@ -243,6 +270,12 @@ def _classifier(dataset: Dataset, name: str) -> tuple[Classifier, Manifest]:
     module, manifest = weights.load(weights.classifier_name(name), dataset.family, "classifier")
     assert isinstance(module, Classifier)
     return channels_last(module), manifest
+
+
+def _generator(dataset: Dataset, name: str) -> tuple[PerturbationGenerator, Manifest]:
+    module, manifest = weights.load(name, dataset.family, "generator")
+    assert isinstance(module, PerturbationGenerator)
+    return module, manifest
 
 
 def ensure(
@@ -286,6 +319,9 @@ def ensure(
     name = weights.generator_name(target, auxiliary)
     learn = partial(train_generator, *pair, generator_loss, **run)
     jointly = preset in JOINTLY and (compressor_loss or LOSSES[preset][1]).kind == "rate-accuracy"
+    if usable(name) is None and ENCODER in PRESETS[preset]:
+        need(ENCODER, partial(train_encoder, dataset, preset, seed, **run))
+        del present[ENCODER]
     if compressor and jointly and usable(name) is None:
         start = weights.generator_name(target, auxiliary, START)
         need(start, partial(learn, variant=START))

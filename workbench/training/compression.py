@@ -1,0 +1,297 @@
+"""What the compressor learns: rate and distortion as in the paper, or rate and recognition; alone or with the generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..entropy import learn_patterns
+from ..errors import UsageError, unknown
+from ..models import Classifier, NeuralCompressor, PerturbationGenerator
+from .objectives import Objective, share
+from .protection import CAP, GeneratorLoss, GeneratorObjective
+
+from compressai.entropy_models import EntropyBottleneck  # isort: skip
+from compressai.ops import LowerBound  # isort: skip  (after models, which makes torchvision importable)
+
+__all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObjective", "refit_entropy_model"]
+
+
+@dataclass(frozen=True)
+class CompressorLoss:
+    """bits per pixel + weight * distortion.
+
+    `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
+    paper's; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, which the paper calls right
+    and leaves undone, less the auxiliary's, bounded. A weight of None stands for the default of each.
+    """
+
+    kind: str = "rate-distortion"
+    weight: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in DISTORTION_WEIGHTS:
+            raise unknown("compressor loss", self.kind, DISTORTION_WEIGHTS)
+        if self.weight is None:
+            object.__setattr__(self, "weight", DISTORTION_WEIGHTS[self.kind])
+
+
+DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}
+
+
+ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
+
+
+class CompressorObjective(Objective):
+    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
+
+    The second asks for what the target recognises, not for what the generator made: with an `auxiliary` it also asks, as the
+    generator's bounded loss does, that this one go on failing at what the cloud decodes.
+    """
+
+    def __init__(
+        self,
+        compressor: NeuralCompressor,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        loss: CompressorLoss,
+        auxiliary: Classifier | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = self.compressor = compressor
+        self.loss = loss
+        compressor.entropy_bottleneck.quantiles.requires_grad_(False)
+        self.zero = LowerBound(0)
+        self.ease = 1.0
+        self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
+        self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
+
+    def initialise(self, images: Tensor) -> None:
+        """Scale the latents of `images`, which as initialised would all round to zero, and fit the entropy model to them.
+
+        `ACTIVE` channels start with a spread of some rounding steps; the others are silent, and stay so: a label is a few bits,
+        and hundreds of latents that speak once in a hundred images cost more than those few that carry it.
+        """
+        layer = self.compressor.g_a[-1]
+        with torch.no_grad():
+            deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
+            active = torch.arange(len(deviation), device=deviation.device) < ACTIVE
+            layer.weight.mul_((active * 1.5 / deviation)[:, None, None, None])
+            layer.bias.zero_()
+        layer.weight.register_hook(lambda gradient: gradient * active[:, None, None, None].to(gradient))
+        layer.bias.register_hook(lambda gradient: gradient * active.to(gradient))
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images), steps=1000)
+
+    def at(self, step: int, total: int) -> None:
+        """Ease the rate in: fine steps and a heavy distortion first, coarse steps and its own weight in the last two fifths.
+
+        Under full rate pressure from the start the latents go silent before the decoder has learnt to use them. The step of the
+        quantiser is the scale of the latents, so that coarser steps are a smaller last layer of g_a and a larger first of g_s.
+        """
+        if self.loss.kind != "rate-accuracy":
+            return
+        turn = round(0.6 * total)
+        self.ease = EASE ** max(0.0, 1 - step / max(turn, 1))
+        if step == turn:
+            self._coarsen()
+
+    @torch.no_grad()
+    def _coarsen(self) -> None:
+        self.compressor.g_a[-1].weight.div_(COARSEN)
+        self.compressor.g_a[-1].bias.div_(COARSEN)
+        self.compressor.g_s[0].weight.mul_(COARSEN)
+
+    def _latents(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([self.compressor.g_a(self.generator(part)) for part in torch.split(images, 256)])
+
+    def train(self, mode: bool = True) -> CompressorObjective:
+        """Set the compressor's mode; the others' stays."""
+        super().train(mode)
+        for frozen in (self.generator, self.target, self.auxiliary):
+            if frozen is not None:
+                frozen.eval()
+        return self
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Let the entropy model learn twenty times faster: its rate falls last. Its quantiles are solved, not learnt."""
+        entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
+        known = {id(p) for p in entropy}
+        rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
+
+    def before_validation(self, images: Tensor) -> None:
+        """Make the integer tables; where training rounds as the coder will, first fit the entropy model to `images`."""
+        if self.loss.kind == "rate-distortion":
+            self.compressor.update(force=True, update_quantiles=True)
+            return
+        refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
+
+    def finish(self, images: Tensor) -> None:
+        """Keep the commonest latents and how often each came (see `entropy`)."""
+        compressor = self.compressor
+        device = compressor.entropy_bottleneck.quantiles.device
+        with torch.no_grad():
+            parts = [compressor.symbols(self.generator(part.to(device))).cpu() for part in torch.split(images, 256)]
+        patterns, counts = learn_patterns(torch.cat(parts).numpy())
+        compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
+        compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
+        task = self.loss.kind == "rate-accuracy"
+        with torch.no_grad():
+            images = self.generator(images)
+        with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
+            x_hat, likelihoods, _ = self._code(images.float(), straight=task and self.training)
+        bits = -likelihoods.log2().sum() / len(images)
+        mse = F.mse_loss(x_hat, images)
+        figures = {"bits": bits, "mse": mse}
+        distortion = 255**2 * mse
+        if task or not self.training:
+            decoded = _clamp(x_hat, self.zero)
+            logits = self.target(decoded)
+            figures["accuracy"] = share(logits, labels)
+            if task:
+                distortion = F.cross_entropy(logits, labels)
+            if task and self.auxiliary is not None:
+                other = self.auxiliary(decoded)
+                distortion = distortion - F.cross_entropy(other, labels, reduction="none").clamp(max=CAP).mean()
+                figures["auxiliary"] = share(other, labels)
+        assert self.loss.weight is not None
+        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        return bits / images[0, 0].numel() + weight * distortion, figures
+
+    def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return x_hat, the likelihoods of y and, where it is `straight`, the rounded y.
+
+        CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
+        spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
+        be sent, the rounded latents, for rate and reconstruction, with the gradient passed straight through the rounding.
+        """
+        if not straight:
+            out = self.compressor(images)
+            return out["x_hat"], out["likelihoods"]["y"], None
+        y = self.compressor.g_a(images)
+        y_hat = y + (y.round() - y).detach()
+        likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
+        return self.compressor.g_s(y_hat), likelihoods, y_hat
+
+
+class JointNetwork(nn.Module):
+    """A generator and the compressor of what it protects, as one network; and a reader of the latents, which is not kept."""
+
+    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
+        super().__init__()
+        self.generator, self.compressor = generator, compressor
+        self.reader = nn.Linear(4 * ACTIVE, classes)
+
+    def read(self, y: Tensor) -> Tensor:
+        """Return the logits that a linear layer finds in the latents that speak."""
+        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :ACTIVE], 2).flatten(1))
+        return logits
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load both, the compressor by its own way: its tables change their sizes."""
+        for name, part in self.named_children():
+            own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
+            part.load_state_dict(own)
+
+
+class JointObjective(CompressorObjective):
+    """Generator and compressor learn together, which the paper leaves undone: both their losses on both pictures.
+
+    generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is what the edge
+    makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads. While
+    the decoder has learnt nothing yet, its gradient says little: a linear reader of the latents asks for the label there too.
+    The generator's batch norms keep the statistics that it came with.
+    """
+
+    def __init__(
+        self,
+        compressor: NeuralCompressor,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        auxiliary: Classifier,
+        loss: CompressorLoss,
+        protection: GeneratorLoss,
+    ) -> None:
+        if loss.kind != "rate-accuracy":
+            raise UsageError(f"generator and compressor are trained together on rate-accuracy, not on {loss.kind!r}")
+        super().__init__(compressor, generator, target, loss)
+        generator.requires_grad_(True)
+        self.protection = GeneratorObjective(generator, target, auxiliary, protection)
+        self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
+
+    @torch.no_grad()
+    def _coarsen(self) -> None:
+        super()._coarsen()
+        self.joint.reader.weight.mul_(COARSEN)
+
+    def parts(self) -> list[nn.Module]:
+        """Return the generator and its compressor."""
+        return [self.generator, self.compressor]
+
+    def train(self, mode: bool = True) -> JointObjective:
+        """Set the compressor's mode; the others' stays."""
+        super().train(mode)
+        self.protection.eval()
+        return self
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
+        protected = self.generator(images)
+        with torch.autocast(images.device.type, enabled=False):
+            x_hat, likelihoods, y_hat = self._code(protected.float(), straight=self.training)
+            asked = 0.0 if y_hat is None else F.cross_entropy(self.joint.read(y_hat), labels)
+        bits = -likelihoods.log2().sum() / len(images)
+        loss, figures = self.protection.judge(images, protected, labels, _clamp(x_hat, self.zero))
+        assert self.loss.weight is not None
+        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        return loss + asked + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
+
+
+def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
+    """Return the probability of each symbol (M x n, whole numbers) by its channel's learnt distribution."""
+    likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
+    return likelihoods[:, 0]
+
+
+def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor, steps: int = 300) -> None:
+    """Fit the learnt distributions to latents (N x M x H x W) as they will be sent, rounded, and update the integer tables.
+
+    The histogram of each channel is all that its distribution depends on, so that this takes a second and changes no
+    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in reach keeps a little weight, for
+    images not seen here.
+    """
+    symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
+    reach = int(symbols.abs().max()) + 2
+    values = torch.arange(-reach, reach + 1, device=symbols.device, dtype=torch.float32)
+    counts = torch.stack([(symbols == value).sum(1) for value in values], dim=1).float()  # M x (2 reach + 1)
+    weights = (counts + 0.05 * torch.exp(-values.abs())) / symbols.shape[1]
+    learnt = [parameter for name, parameter in bottleneck.named_parameters() if name != "quantiles"]
+    optimizer = torch.optim.Adam(learnt, 1e-2)
+    grid = values.expand(len(counts), -1)
+    with torch.enable_grad():
+        for _ in range(steps):
+            loss = -(weights * _likelihoods(bottleneck, grid).log2()).sum()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    bottleneck._update_quantiles()
+    with torch.no_grad():
+        bottleneck.quantiles[:, :, 1] = 0
+        bottleneck.quantiles[:, :, 0].clamp_(max=-1)
+        bottleneck.quantiles[:, :, 2].clamp_(min=1)
+    bottleneck.update(force=True)
+
+
+def _clamp(x: Tensor, bound: LowerBound) -> Tensor:
+    """Clamp to [0, 1]; pixels outside still learn, but only inwards."""
+    inside: Tensor = 1 - bound(1 - bound(x))
+    return inside
