@@ -328,9 +328,10 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
     batch = images[[0, 1, 0, 2, 1, 0, 0, 0]]
     payload = coder.encode(batch)
     assert len(payload) - bitstream.TAG_BYTES - 2 <= 3  # eight times log2(3) bits
-    distinct, which = coder.decode_distinct(payload)
-    assert len(distinct) == 3
-    assert torch.allclose(distinct[which], spread(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
+    coded, which = coder.unpack(payload)
+    assert len(coded) == len(set(coded)) == 3
+    assert torch.equal(coder.decode_each(coded)[which], coder.decode(payload))
+    assert torch.allclose(coder.decode(payload), spread(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
     known, unknown = coder.sizes(payload), coder.sizes(coder.encode(images[3:]))
     assert max(known) < 0.3 < min(unknown)
 
@@ -365,11 +366,12 @@ def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: 
         if number % 2:  # under a right tag, as whoever knows the key makes one
             payload = bytearray(bitstream.pack_stream(bytes(payload[6:]), source.choice([1, 3, 6, 200]), coder.key))
         try:
-            distinct, which = coder.decode_distinct(bytes(payload))
+            coded, which = coder.unpack(bytes(payload))
+            pictures = coder.decode_each(coded)
         except PayloadError:
             continue
-        assert distinct.isfinite().all()
-        assert int(which.max()) == len(distinct) - 1
+        assert pictures.isfinite().all()
+        assert int(which.max()) == len(pictures) - 1
 
 
 def test_neural_needs_entropy_tables() -> None:

@@ -249,7 +249,44 @@ def test_a_large_batch_passes_through_the_networks_in_parts(
     for network in (system.edge.generator, system.cloud.classifier):
         network.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
     monkeypatch.setattr(models, "AT_ONCE", 4)
+    system.cloud._answers.clear()
     parts = system.recognise(images)
     assert most == [4, 2, 4, 2]
     assert parts.s2_bytes == whole.s2_bytes
     assert torch.allclose(parts.scores, whole.scores, atol=1e-5)
+
+
+# --- what the cloud remembers ----------------------------------------------------------------------------------------------
+
+
+def test_a_code_seen_before_is_answered_without_the_model(
+    networks: Pair, neural: Neural, images: torch.Tensor, request: pytest.FixtureRequest
+) -> None:
+    seen: list[int] = []
+    hook = networks.target.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    request.addfinalizer(hook.remove)
+    cloud, forgetful = Cloud(neural, networks.target), Cloud(neural, networks.target, remembered=0)
+    payload = neural.encode(images)
+    distinct = len(neural.unpack(payload)[0])
+    first, again = cloud.recognise(payload), cloud.recognise(payload)
+    assert seen == [distinct]
+    assert torch.equal(first, again)
+    mixed = cloud.recognise(neural.encode(torch.cat([images[:2], 1 - images[:1]])))
+    assert seen == [distinct, 1]
+    assert torch.equal(mixed[:2], first[:2])
+    torch.testing.assert_close(forgetful.recognise(payload), first)
+    assert seen == [distinct, 1, distinct]
+
+
+def test_the_cloud_keeps_the_newest_answers_only(networks: Pair, neural: Neural, images: torch.Tensor) -> None:
+    cloud = Cloud(neural, networks.target, remembered=2)
+    scores = torch.cat([cloud.recognise(neural.encode(image[None])) for image in images])
+    assert len(cloud._answers) == 2
+    torch.testing.assert_close(cloud.recognise(neural.encode(images)), scores)
+    assert len(cloud._answers) == 2
+
+
+def test_pictures_of_codecs_that_do_not_repeat_are_not_kept(networks: Pair, images: torch.Tensor) -> None:
+    cloud = Cloud(Png(), networks.target)
+    cloud.recognise(Png().encode(images))
+    assert not cloud._answers

@@ -232,23 +232,27 @@ def bench(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(result, indent=1))
         return 0
-    agreement = result["agreement"]
     print(f"{dataset.title}, {pair.name}, {result['device']}, {result['rounds']} rounds; ms an image, median [least, most]\n")
-    columns = ["batch", "part", "the papers' way", "ours", "ratio"]
+    sides = list(result["agreement"])
+    columns = ["batch", "part", "the papers' way", *(text for name in sides for text in (name, "ratio"))]
+    spread = "{median:.2f} [{least:.2f}, {most:.2f}]"
     rows = [
         [
             batch,
             part,
-            *("{median:.2f} [{least:.2f}, {most:.2f}]".format(**each[key]) for key in ("paper_ms", "ours_ms", "ratio")),
+            spread.format(**each["paper"]["ms"]),
+            *(spread.format(**each[name][key]) for name in sides for key in ("ms", "ratio")),
         ]
         for batch, parts in result["batches"].items()
         for part, each in parts.items()
     ]
     print(_text_table(columns, rows))
-    print(
-        f"\n{agreement['labels_changed']} of {agreement['n']} labels differ; "
-        f"protected images differ by at most {agreement['largest_difference']:.1e}"
-    )
+    print("\nnew: at a cloud that remembers no earlier answer; reduced: generator and classifier in bfloat16")
+    for name, found in result["agreement"].items():
+        print(
+            f"{name}: {found['labels_changed']} of {found['n']} labels differ from the papers' way; "
+            f"protected images by at most {found['largest_difference']:.1e}"
+        )
     return 0
 
 

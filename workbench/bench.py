@@ -1,11 +1,13 @@
-"""How fast edge and cloud run, beside the papers' own way, both in one run.
+"""How fast edge and cloud run, beside the papers' own way, all in one run.
 
 ::
 
-    the papers' way   plain U-Net, eager, N x C x H x W      CompressAI compress    CompressAI decompress   plain classifier
-    ours              prepared (see `inference`)             one stream (`entropy`) distinct latents once   prepared
+    paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
+    ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
+    new       as ours, at a cloud that remembers no answer of an earlier batch
+    reduced   as ours, generator and classifier in bfloat16
 
-Both sides take turns, round by round, so that whatever else the machine does falls on both; a ratio is taken within a round.
+All sides take turns, round by round, so that whatever else the machine does falls on each; a ratio is taken within a round.
 """
 
 from __future__ import annotations
@@ -13,9 +15,9 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,43 +28,69 @@ from .errors import UsageError
 from .evaluation import provenance
 from .inference import prepare_pair
 from .models import Classifier, PerturbationGenerator
-from .system import codec_for
+from .system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
 from .weights import Pair
 
 __all__ = ["bench_models"]
 
 STEPS = ("generator", "compression", "decompression", "classifier")
+SUMS = {"edge": STEPS[:2], "cloud": STEPS[2:], "both": STEPS}
+
+
+class _Side(Protocol):
+    def run(self, images: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
+        """Send a batch through; return the milliseconds of each part, the protected images and the labels."""
 
 
 @dataclass(frozen=True)
-class _Side:
-    """Generator, codec and classifier as one side runs them."""
+class _Papers:
+    """The papers' own way, with CompressAI's coder and no step that they do not have."""
 
     generator: PerturbationGenerator
     codec: Codec
     classifier: Classifier
     device: torch.device
-    layout: torch.memory_format
 
     def run(self, images: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Send a batch through; return the seconds of each step, the protected images and the labels."""
         marks = [self._now()]
         with torch.inference_mode():
-            protected = self.generator(images.to(self.device, memory_format=self.layout))
+            protected = self.generator(images.to(self.device))
             marks.append(self._now())
             payload = self.codec.encode(protected)
             marks.append(self._now())
-            decoded, which = self.codec.decode_distinct(payload)
+            decoded = self.codec.decode(payload)
             marks.append(self._now())
-            scores = self.classifier(decoded.to(self.device, memory_format=self.layout))[which.to(self.device)]
+            scores = self.classifier(decoded.to(self.device)).cpu()
             marks.append(self._now())
-        seconds = {step: end - start for step, start, end in zip(STEPS, marks, marks[1:], strict=False)}
-        return seconds, protected.cpu(), scores.argmax(1).cpu()
+        each = {step: 1e3 * (end - start) for step, start, end in zip(STEPS, marks, marks[1:], strict=False)}
+        return _with_sums(each), protected.cpu(), scores.argmax(1)
 
     def _now(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
+
+
+@dataclass(frozen=True)
+class _Ours:
+    """Edge and cloud as they are deployed: all that they do between images in and scores out."""
+
+    edge: Edge
+    cloud: Cloud
+
+    def run(self, images: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
+        clock = Stopwatch()
+        protected = self.edge.perturb(images, clock=clock)
+        with clock("compression", self.edge.device):
+            payload = self.edge.codec.encode(protected)
+        scores = self.cloud.recognise(payload, clock)
+        each = {step: clock.milliseconds[step] or 0.0 for step in STEPS}
+        each["classifier"] += clock.milliseconds["cloud_other"] or 0.0
+        return _with_sums(each), protected.cpu(), scores.argmax(1)
+
+
+def _with_sums(each: dict[str, float]) -> dict[str, float]:
+    return each | {name: sum(each[step] for step in steps) for name, steps in SUMS.items()}
 
 
 def bench_models(
@@ -74,24 +102,23 @@ def bench_models(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Time both sides on images (float N x 3 x H x W in [0, 1]) in batches of each size; return one JSON object.
+    """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size; return one JSON object.
 
-    Milliseconds are an image's, the median over rounds with the least and the most; `ratio` is the papers' way over ours, of
-    each round its own. Beside them the largest difference between the two protected images, of a value between 0 and 1, and the
-    share of labels that differ, over all `images`. Raises UsageError where there are fewer images than the largest batch.
+    Milliseconds are an image's, the median over rounds with the least and the most; `ratio` is the papers' way over the side,
+    of each round its own. `agreement` holds for each side, over all `images`, the largest difference between its protected
+    images and the papers' way's, of a value between 0 and 1, and how many labels differ. Raises UsageError where
+    there are fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")
     if max(batches) > len(images):
         raise UsageError(f"a batch of {max(batches)} needs as many images, there are {len(images)}")
     device = torch.device(device)
-    size = (int(images.shape[-2]), int(images.shape[-1]))
-    sides = {
-        "paper": _side(pair, "compressai", size, device, torch.contiguous_format),
-        "ours": _side(prepare_pair(pair, device), "neural", size, device, torch.channels_last),
-    }
+    sides = _sides(pair, (int(images.shape[-2]), int(images.shape[-1])), device)
     result: dict[str, Any] = {"target": pair.target.name, "auxiliary": pair.auxiliary.name, "weights": pair.sha256()}
-    result |= {"rounds": rounds, "threads": torch.get_num_threads(), **provenance(device), "batches": {}}
+    result |= {"rounds": rounds, "threads": torch.get_num_threads(), **provenance(device)}
+    result["agreement"] = _agreement(sides, images)  # first: the cloud has then seen the codes of ordinary use
+    result["batches"] = {}
     bar = tqdm(total=len(batches) * (rounds + 1), desc="bench", unit="round", disable=not progress, file=sys.stderr)
     with bar:
         for batch in batches:
@@ -99,32 +126,34 @@ def bench_models(
             for number in range(rounds + 1):
                 start = number * batch % (len(images) - batch + 1)
                 for name, side in sides.items():
-                    seconds, _, _ = side.run(images[start : start + batch])
-                    times[name].append({step: 1e3 * each / batch for step, each in seconds.items()})
+                    milliseconds, _, _ = side.run(images[start : start + batch])
+                    times[name].append({part: each / batch for part, each in milliseconds.items()})
                 bar.update()
-            result["batches"][str(batch)] = _compare(*(each[1:] for each in times.values()))  # the first round warms up
-    return result | {"agreement": _agreement(sides, images)}
+            result["batches"][str(batch)] = _compare({name: each[1:] for name, each in times.items()})  # the first warms up
+    return result
 
 
-def _side(pair: Pair, codec: str, size: tuple[int, int], device: torch.device, layout: torch.memory_format) -> _Side:
-    made = codec_for(pair, codec, size=size).to(device)
-    return _Side(pair.generator.eval().to(device), made, pair.target.eval().to(device), device, layout)
+def _sides(pair: Pair, size: tuple[int, int], device: torch.device) -> dict[str, _Side]:
+    def ours(precision: str, remembered: int = REMEMBERED) -> _Ours:
+        made = prepare_pair(pair, device, precision)
+        codec = codec_for(made, "neural", size=size).to(device)
+        return _Ours(Edge(made.generator, codec, device), Cloud(codec, made.target, device, remembered))
+
+    coder = codec_for(pair, "compressai", size=size).to(device)
+    paper = _Papers(pair.generator.eval().to(device), coder, pair.target.eval().to(device), device)
+    return {"paper": paper, "ours": ours("float32"), "new": ours("float32", 0), "reduced": ours("bfloat16")}
 
 
-def _compare(paper: list[dict[str, float]], ours: list[dict[str, float]]) -> dict[str, Any]:
-    sums: dict[str, Callable[[dict[str, float]], float]] = {
-        "edge": lambda each: each["generator"] + each["compression"],
-        "cloud": lambda each: each["decompression"] + each["classifier"],
-        "both": lambda each: sum(each.values()),
-    }
-    parts = {step: (lambda each, step=step: each[step]) for step in STEPS} | sums
+def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
+    """Return for each part and each side its milliseconds, and how many times faster than the papers' way it is."""
+    paper = times["paper"]
     return {
         part: {
-            "paper_ms": _spread([figure(each) for each in paper]),
-            "ours_ms": _spread([figure(each) for each in ours]),
-            "ratio": _spread([figure(theirs) / figure(own) for theirs, own in zip(paper, ours, strict=True)]),
+            name: {"ms": _spread([each[part] for each in own])}
+            | ({} if own is paper else {"ratio": _spread([a[part] / b[part] for a, b in zip(paper, own, strict=True)])})
+            for name, own in times.items()
         }
-        for part, figure in parts.items()
+        for part in (*STEPS, *SUMS)
     }
 
 
@@ -133,9 +162,13 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 
 def _agreement(sides: dict[str, _Side], images: Tensor) -> dict[str, Any]:
-    difference, changed = 0.0, 0
+    outcome: dict[str, dict[str, Any]] = {
+        name: {"n": len(images), "largest_difference": 0.0, "labels_changed": 0} for name in sides if name != "paper"
+    }
     for part in torch.split(images, 256):
-        (_, expected, labels), (_, protected, own) = (side.run(part) for side in sides.values())
-        difference = max(difference, float((expected - protected).abs().max()))
-        changed += int((labels != own).sum())
-    return {"n": len(images), "largest_difference": difference, "labels_changed": changed}
+        _, expected, labels = sides["paper"].run(part)
+        for name, found in outcome.items():
+            _, protected, own = sides[name].run(part)
+            found["largest_difference"] = max(found["largest_difference"], float((expected - protected).abs().max()))
+            found["labels_changed"] += int((labels != own).sum())
+    return outcome

@@ -4,6 +4,8 @@ png, jpeg, webp; neural, with a stream for the batch; compressai, the same netwo
 
 A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
 `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
+
+    payload -> unpack (checked) -> each image still coded, equal ones once -> decode_each -> images
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class Codec(ABC):
     """The contract: `decode(encode(images))` has the shape of `images`; a payload of another codec raises PayloadError."""
 
     name: ClassVar[str]
+    repeats: ClassVar[bool] = False  # whether images often share their code, so that an answer is worth remembering
 
     @property
     @abstractmethod
@@ -44,11 +47,15 @@ class Codec(ABC):
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
 
     @abstractmethod
-    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
-        """Return the distinct images U x 3 x H x W in [0, 1] of a payload, and for each of its N images which of them it is.
+    def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
+        """Return the distinct coded images of a payload, checked, and for each of its N images which of them it is.
 
         Raises PayloadError for any other bytes.
         """
+
+    @abstractmethod
+    def decode_each(self, coded: list[bytes]) -> Tensor:
+        """Return N x 3 x H x W images in [0, 1] from what `unpack` returned."""
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
@@ -56,8 +63,10 @@ class Codec(ABC):
 
     def decode(self, payload: bytes) -> Tensor:
         """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
-        distinct, which = self.decode_distinct(payload)
-        return distinct[which]
+        coded, which = self.unpack(payload)
+        with torch.inference_mode():
+            images = self.decode_each(coded)
+        return images[which] if self.repeats else images
 
     def to(self, device: str | torch.device) -> Self:
         """Move the codec's networks, where it has some, to a device."""
@@ -71,25 +80,16 @@ class _StringCodec(Codec):
     def encode_each(self, images: Tensor) -> list[bytes]:
         """Return one string for each of N x 3 x H x W images in [0, 1]."""
 
-    @abstractmethod
-    def decode_each(self, strings: list[bytes]) -> Tensor:
-        """Return N x 3 x H x W images in [0, 1] from strings whose integrity was checked."""
-
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         check_images(images)
         with torch.inference_mode():
             return bitstream.pack(self.encode_each(images), self.key)
 
-    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
-        """Return the images of a payload, each for itself."""
+    def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
+        """Return the strings of a payload, each for itself."""
         strings = bitstream.unpack(payload, self.key)
-        with torch.inference_mode():
-            return self.decode_each(strings), torch.arange(len(strings))
-
-    def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
-        return self.decode_distinct(payload)[0]
+        return strings, torch.arange(len(strings))
 
     def sizes(self, payload: bytes) -> list[float]:
         """Return the length of each image's string."""
@@ -116,11 +116,11 @@ class _FileCodec(_StringCodec):
         options = self.options()
         return [_save(image, self.format, options) for image in pixels]
 
-    def decode_each(self, strings: list[bytes]) -> Tensor:
+    def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of bombs and odd metadata; sizes are judged before anything is decoded
-            return self._decode_all(strings)
+            return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:
         first = self._open(strings[0])
@@ -223,7 +223,7 @@ class _NeuralCodec(Codec):
 class Neural(_NeuralCodec):
     """The neural codec with one entropy-coded stream for the batch (see `entropy`): a byte or less an image."""
 
-    name = "neural"
+    name, repeats = "neural", True
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
         super().__init__(compressor, identity, size)
@@ -239,12 +239,15 @@ class Neural(_NeuralCodec):
             symbols = in_parts(self.compressor.symbols, self._checked(images))
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key)
 
-    def decode_distinct(self, payload: bytes) -> tuple[Tensor, Tensor]:
-        """Return the images of the distinct latents of a payload, clamped to [0, 1], and which of them each image is."""
+    def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
+        """Return the distinct latents of a payload, and which of them each image has."""
         symbols, which = self._symbols(payload)
-        with torch.inference_mode():
-            images = in_parts(lambda part: self.compressor.reconstruct(part, self.size), torch.from_numpy(symbols))
-        return _pictures(images), torch.from_numpy(which)
+        return [each.tobytes() for each in symbols], torch.from_numpy(which)
+
+    def decode_each(self, coded: list[bytes]) -> Tensor:
+        """Return the images of latents, clamped to [0, 1]."""
+        symbols = torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(len(coded), -1, *self._latent)
+        return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size), symbols))
 
     def sizes(self, payload: bytes) -> list[float]:
         """Return the information in each image's latents; the stream's rounding to whole bytes is shared."""
@@ -266,11 +269,11 @@ class CompressAI(_NeuralCodec, _StringCodec):
         strings: list[bytes] = self.compressor.strings(self._checked(images))
         return strings
 
-    def decode_each(self, strings: list[bytes]) -> Tensor:
+    def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images, clamped to [0, 1]."""
-        if any(len(string) < 8 or len(string) % 4 for string in strings):
+        if any(len(string) < 8 or len(string) % 4 for string in coded):
             raise PayloadError("payload holds a string that is no whole number of 4-byte words, at least two")
-        return _pictures(self.compressor.images(strings, self.size))
+        return _pictures(self.compressor.images(coded, self.size))
 
 
 CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neural": Neural, "compressai": CompressAI}
