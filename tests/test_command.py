@@ -216,7 +216,7 @@ def test_an_unknown_preset_is_one_line_with_the_choices(what: str, tiny_data: Pa
     [
         (("generator",), 1, "no weights 'resnet18' for data set 'digits'"),
         (("compressor",), 1, "no weights"),
-        (("generator", "--ssim-weight", "-1"), 2, "the SSIM weight must not be negative, got -1.0"),
+        (("generator", "--ssim-weight", "-1"), 2, "the SSIM weight must be a number from 0 up, got -1.0"),
         (("classifier", "--target", "resnet"), 2, "unknown classifier 'resnet'"),
         (("generator", "--variant", "a b"), 2, "variant 'a b' must be"),
         (("classifier", "--dataset", "samples"), 1, "the samples have no train split"),
@@ -309,7 +309,11 @@ def test_reproduce_that_was_interrupted_is_resumed_to_its_report_and_then_has_no
     with monkeypatch.context() as interrupted:
         interrupted.setattr(runs, "run_batch", stop)
         assert main(["reproduce", *PAIR, "--limit", "8", "--notebooks", "bandwidth"]) == 130
-    assert "the same command goes on" in capsys.readouterr().err
+    assert "`workbench reproduce --resume` goes on" in capsys.readouterr().err
+    code, line = fails_in_one_line(capsys, "reproduce", "--resume", "--limit", "9")
+    assert (code, line) == (2, "workbench: --resume goes on with limit 8, not 9: leave that option away")
+    code, line = fails_in_one_line(capsys, "reproduce", "--resume", "--preset", "paper")
+    assert "--resume goes on with preset 'quick', not 'paper'" in line
     assert main(["reproduce", "--resume"]) == 0
     out = capsys.readouterr().out
     latest = tiny_data / "runs" / "latest"
@@ -327,6 +331,57 @@ def test_reproduce_that_was_interrupted_is_resumed_to_its_report_and_then_has_no
     assert main(["reproduce", "--resume"]) == 0
     assert (report.parent / "bandwidth.ipynb").stat().st_mtime_ns == executed
     assert capsys.readouterr().out == out
+
+
+@pytest.mark.parametrize("batch", ["{}", "[]", '{"parameters": {}}', '{"parameters": 3, "notebooks": ["train"]}', "{"])
+def test_a_batch_that_is_none_is_one_line(batch: str, empty_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (empty_data / "runs" / "old").mkdir(parents=True)
+    (empty_data / "runs" / "old" / "batch.json").write_text(batch)
+    assert fails_in_one_line(capsys, "reproduce", "--resume", "old")[1].startswith("workbench: no run to resume at")
+
+
+def test_the_report_counts_the_images_that_there_are(
+    tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(runs, "run_batch", lambda tasks, *_, **__: [])
+    assert main(["reproduce", *PAIR, "--limit", "1000", "--notebooks", "train"]) == 0
+    summary = json.loads((tiny_data / "runs" / "latest" / "summary.json").read_text())
+    assert summary["about"]["n"] == 480
+
+
+def test_a_data_set_that_cannot_be_read_leaves_no_run_behind(
+    empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "none").mkdir()
+    fails_in_one_line(capsys, "reproduce", "--dataset", "folder", "--data-dir", str(tmp_path / "none"))
+    assert list(empty_data.glob("runs/*")) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_output_that_cannot_be_written_is_one_line(tiny_data: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "workbench", "models"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[0] == "workbench: No space left on device"
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["../../escaped", "cifar", "samples", "folder"])
+def test_weights_are_imported_for_a_data_set_that_exists(
+    name: str, empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(Classifier(TARGET).network.state_dict(), tmp_path / "resnet18.pt")
+    code, line = fails_in_one_line(capsys, "import-weights", str(tmp_path / "resnet18.pt"), "--dataset", name)
+    assert code == 2
+    assert f"unknown data set {name!r}" in line
+    assert not empty_data.exists()
 
 
 @pytest.mark.parametrize(
@@ -385,9 +440,17 @@ def test_models_says_of_a_damaged_manifest_which_file_it_is(empty_data: Path, ca
     path = empty_data / "weights" / "digits" / "resnet18.json"
     path.parent.mkdir(parents=True)
     path.write_text("{")
-    code, line = fails_in_one_line(capsys, "models")
-    assert code == 1
-    assert str(path) in line
+    torch.manual_seed(0)
+    classifier = Classifier(AUXILIARY)
+    spec = weights.describe(classifier)[1]
+    weights.save(classifier, weights.Manifest(AUXILIARY, "digits", "classifier", spec, "untrained", 0))
+    for arguments in (["models"], ["models", "--json"]):
+        assert main(arguments) == 1
+        out, err = capsys.readouterr()
+        assert AUXILIARY in out, "the others are listed all the same"
+        (line,) = err.splitlines()
+        assert line.startswith("workbench: ")
+        assert str(path) in line
 
 
 def test_import_weights_says_what_it_found(empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import pickle
+import re
 import struct
 import time
 import zlib
@@ -147,7 +148,8 @@ def test_a_folder_of_classes_is_split_into_tenths_that_are_disjoint(tmp_path: Pa
     (tmp_path / "pets" / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "pets" / ".cache").mkdir()
     pets = load("folder", tmp_path / "pets")
-    assert (pets.classes, pets.family) == (("cat", "dog"), "pets")
+    assert pets.classes == ("cat", "dog")
+    assert pets.family.startswith("folder-pets-")
     levels = [split.images[:, 0, 0, 0].tolist() for split in (pets.train, pets.validation, pets.test)]
     assert [len(part) for part in levels] == [16, 2, 2]
     assert [*levels[0], *levels[1], *levels[2]] == shuffled(20).tolist()
@@ -165,6 +167,22 @@ def test_a_folder_with_train_and_test_keeps_them_apart_and_halves_the_test(tmp_p
     assert [len(half) for half in halves] == [5, 5]
     assert sorted(halves[0] + halves[1]) == list(range(100, 110))
     assert torch.equal(pets.test.labels, (pets.test.images[:, 0, 0, 0] >= 104).long())
+
+
+def test_folders_of_one_name_share_weights_only_where_their_classes_are_the_same(tmp_path: Path) -> None:
+    families = []
+    for place, classes in (("a", ("cat", "dog")), ("b", ("cat", "dog")), ("c", ("cow", "dog")), ("cifar10", ("x", "y"))):
+        folder = tmp_path / place / "pets of mine"
+        save_class_folders(folder, dict.fromkeys(classes, 2))
+        families.append(load("folder", folder / ".." / folder.name).family)
+    assert families[0] == families[1] != families[2]
+    assert all(re.fullmatch(r"folder-pets-of-mine-[0-9a-f]{8}", family) for family in families)
+
+
+def test_a_folder_too_small_for_three_splits_is_a_data_error(tmp_path: Path) -> None:
+    save_class_folders(tmp_path / "few", {"cat": 1, "dog": 1})
+    with pytest.raises(DataError, match="2 images in .*few' are too few to train, validate and test on"):
+        _ = load("folder", tmp_path / "few").train
 
 
 def test_a_folder_data_set_needs_a_folder() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,3 +268,34 @@ def test_part_of_the_images_can_be_sent_when_there_are_more_than_one_batch(netwo
     whole = Evaluation(networks, digits, limit=12, batch=4)
     sizes, decoded = whole.transmit(whole.images[[1, 5, 7]], Png())
     assert len(sizes) == len(decoded) == 3
+
+
+def test_the_pairs_other_compressors_are_measured_over_the_weights_of_their_losses(
+    networks: Pair, digits: Dataset, tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(tiny_root, root)
+    monkeypatch.setenv("WORKBENCH_DATA", str(root))
+    evaluation = Evaluation(networks, digits, limit=8)
+    assert evaluation.compressors() == {}
+    own = networks.manifests["compressor"]
+    for variant, kind, weight in (("a", "rate-distortion", 0.01), ("b", "rate-distortion", 0.001), ("c", "rate-accuracy", 0.1)):
+        name = weights.compressor_name("resnet18", "mobilenet_v2", variant)
+        training = {**own.training, "loss": {"kind": kind, "weight": weight}}
+        weights.save(networks.compressor, replace(own, name=name, training=training))
+    stale = replace(own, name=weights.compressor_name("resnet18", "mobilenet_v2", "d"), depends={"generator": "another"})
+    weights.save(networks.compressor, stale)
+    curves = evaluation.compressors()
+    assert {kind: [row["point"] for row in rows] for kind, rows in curves.items()} == {
+        "rate-accuracy": [0.1],
+        "rate-distortion": [0.001, 0.01],
+    }
+    expected = Estimate(**evaluation.result(codec_for(evaluation.pair, "neural"))["target_accuracy"])
+    assert all(row["target"] == expected for rows in curves.values() for row in rows)
+
+
+def test_in_sixteen_bits_the_figures_are_nearly_the_same_and_say_so(networks: Pair, digits: Dataset) -> None:
+    narrow = Evaluation(networks, digits, limit=LIMIT, precision="bfloat16").result(Png())
+    wide = Evaluation(networks, digits, limit=LIMIT).result(Png())
+    assert (narrow["precision"], wide["precision"]) == ("bfloat16", "float32")
+    assert narrow["target_accuracy"]["value"] == pytest.approx(wide["target_accuracy"]["value"], abs=3 / LIMIT)

@@ -82,7 +82,11 @@ def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Pa
 def test_a_result_of_other_weights_or_of_other_images_is_measured_again(own_data: Path, commands: list[list[str]]) -> None:
     grid = Grid("digits", DATA, (TARGET,), (AUXILIARY,), limit=6)
     sha = weights.load_pair("digits", TARGET, AUXILIARY, compressor=False).sha256()
-    for result in ({"weights": {**sha, "generator": "0" * 64}, "n": 6}, {"weights": sha, "n": 5}):
+    for result in (
+        {"weights": {**sha, "generator": "0" * 64}, "n": 6, "limit": 6},
+        {"weights": sha, "n": 5, "limit": 5},
+        {"weights": sha, "n": 6, "limit": None},
+    ):
         grid.folder.mkdir(parents=True, exist_ok=True)
         (grid.folder / f"{NAME}.json").write_text(json.dumps(result))
         commands.clear()

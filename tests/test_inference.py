@@ -130,3 +130,15 @@ def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) ->
     assert found.dtype is torch.float32
     difference = float((found - expected).abs().max())
     assert 0 < difference < 0.1 * float(expected.abs().max())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_on_a_gpu_prepared_and_plain_are_the_same(name: str, pair: Pair, digits: Dataset) -> None:
+    torch.manual_seed(0)
+    images = to_float(digits.test.images[:16]).cuda()
+    classifier, generator = trained(Classifier(name)), trained(PerturbationGenerator(width=8))
+    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+        expected = generator.cuda()(images)
+        assert (prepare(generator, "cuda")(images) - expected).abs().max() < 1e-3
+        assert torch.equal(prepare(classifier, "cuda")(expected).argmax(1), classifier.cuda()(expected).argmax(1))

@@ -326,3 +326,17 @@ def test_channels_last_changes_the_layout_and_not_the_answer() -> None:
     moved = models.channels_last(generator)
     assert moved.unet.inc.f[3].weight.is_contiguous(memory_format=torch.channels_last)
     assert torch.allclose(moved(images.contiguous(memory_format=torch.channels_last)), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", models.CLASSIFIER_NAMES)
+@pytest.mark.parametrize("size", [(16, 16), (48, 32), (8, 40)])
+def test_a_classifier_takes_images_of_any_size(name: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    classifier = models.Classifier(name).eval()
+    images = torch.rand(2, 3, *size)
+    with torch.inference_mode():
+        assert classifier(images).shape == (2, 10)
+        if min(size) < 32:
+            bottom, right = (max(0, 32 - side) for side in size)
+            padded = torch.nn.functional.pad(images, (0, right, 0, bottom), mode="replicate")
+            assert torch.equal(classifier(images), classifier(padded))

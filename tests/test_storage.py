@@ -185,8 +185,12 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_no_obstacle(tmp_p
         assert writer.wait(timeout=60) == -signal.SIGKILL
     assert json.loads(path.read_text()) == {"n": 1}
     assert [each.name for each in tmp_path.glob("*.json")] == ["figures.json"]
-    write_json(path, {"n": 2})
-    assert json.loads(path.read_text()) == {"n": 2}
+    assert len(list(tmp_path.glob(".figures.json.*.tmp"))) == 1, "what the killed writer left"
+    with replacing(path) as beside:
+        beside.write_text("{}")
+        write_json(path, {"n": 2})
+        assert beside.is_file(), "of a writer that lives"
+    assert [each.name for each in tmp_path.iterdir()] == ["figures.json"], "what the dead one left is gone"
 
 
 def test_the_data_folder_is_the_environments_then_the_checkouts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,13 +23,14 @@ from torch.nn import functional as F
 from workbench import metrics, training, weights
 from workbench.codecs import Neural
 from workbench.data import Dataset, to_float
-from workbench.errors import StorageError, UsageError, WeightsError
+from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
 from workbench.training.compression import CompressorObjective, JointObjective
 from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
 from workbench.training.objectives import ClassifierObjective
-from workbench.training.protection import GeneratorObjective
+from workbench.training.protection import EncoderObjective, GeneratorObjective
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -80,6 +81,7 @@ def joint_objective() -> JointObjective:
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "classifier": classifier_objective,
+    "encoder": lambda: EncoderObjective(PerturbationGenerator(width=2), 10),
     "generator": generator_objective,
     "compressor": compressor_objective,
     "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
@@ -100,7 +102,7 @@ def few(digits: Dataset) -> Dataset:
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
     settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
-    presets = {name: dict.fromkeys(("classifier", "generator", "compressor", "joint"), settings) for name in recipes.PRESETS}
+    presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
     monkeypatch.setattr(recipes, "PRESETS", presets)
     return settings
 
@@ -415,6 +417,23 @@ def test_ctrl_c_says_that_the_best_is_kept_and_leaves_no_partial_file(
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
+def test_a_loss_that_is_no_number_is_one_run_error_and_the_checkpoint_stays(few: Dataset, tmp_path: Path) -> None:
+    before = interrupted_checkpoint(few, tmp_path).read_bytes()
+    objective = seeded(classifier_objective)
+    objective.register_forward_hook(lambda module, _, out: (out[0] * float("nan"), out[1]))
+    with pytest.raises(RunError, match=r"test: loss is nan at step \d; lower the weights"):
+        train_here(objective, few, tmp_path)
+    assert (tmp_path / "test.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -1.0])
+def test_weights_of_a_loss_are_numbers(weight: float) -> None:
+    with pytest.raises(UsageError, match="must be a number"):
+        GeneratorLoss(ssim_weight=weight)
+    with pytest.raises(UsageError, match="must be a number"):
+        CompressorLoss("rate-accuracy", weight)
+
+
 def test_an_error_in_the_objective_is_raised_as_it_is(few: Dataset, tmp_path: Path) -> None:
     def fail() -> None:
         raise ZeroDivisionError
@@ -620,7 +639,21 @@ def test_the_cost_of_a_training_is_counted_over_an_interrupt(few: Dataset, tmp_p
     images = 2 * len(few.train)
     # forward and the weights' gradient, a multiplication and an addition each; the images need no gradient
     assert whole.pflop == pytest.approx(2 * 2 * 3 * 32 * 32 * 10 * images / 1e15)
-    assert interrupted_checkpoint(few, tmp_path / "parts").exists()
+    first = train_here(Interrupted(ClassifierObjective(network), 2, stop, after=False), few, tmp_path / "parts")
+    assert 0 < first.pflop < whole.pflop
+    assert train_here(ClassifierObjective(network), few, tmp_path / "parts").pflop == pytest.approx(whole.pflop)
+
+
+def test_an_encoder_learns_in_the_contracting_half_alone(few: Dataset) -> None:
+    generator = PerturbationGenerator(width=2)
+    objective = EncoderObjective(generator, 10).train()
+    images = to_float(few.train.images)
+    assert generator.features(images).shape == (len(images), 32, 2, 2)
+    loss, _ = objective(images, few.train.labels)
+    loss.backward()
+    learnt = {name.split(".")[0] for name, p in generator.unet.named_parameters() if p.grad is not None}
+    assert learnt == {"inc", "d1", "d2", "d3", "d4"}
+    assert objective.parts() == [generator]
 
 
 def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images(few: Dataset) -> None:
@@ -806,7 +839,45 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
     assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
-    assert all(set(kinds) == {"classifier", "generator", "compressor", "joint"} for kinds in recipes.PRESETS.values())
+    every = {"classifier", "generator", "compressor", "joint"}
+    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [set(), {"encoder"}, set()]
+    assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
+
+
+def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'hours' has"):
+        training.train_encoder(few, "paper")
+
+
+def test_a_generator_of_hours_needs_its_encoder_first(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+    with pytest.raises(WeightsError, match="no weights 'encoder' for data set 'digits'"):
+        training.train_generator(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+
+
+def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:
+    split = recipes._captured(few.train)
+    images = to_float(few.train.images)
+    received = System.baseline(PerturbationGenerator(2), Small()).edge.receive(Client().capture(images))
+    assert torch.equal(split.labels, few.train.labels)
+    assert torch.equal(to_float(split.images), received)
+    assert 0 < (received - images).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("able", "half", "precision"),
+    [
+        (True, True, "bf16-mixed"),
+        (True, False, "32-true"),
+        (False, True, "32-true"),
+    ],
+)
+def test_sixteen_bits_are_used_where_they_are_asked_for_and_the_processor_has_them(
+    able: bool, half: bool, precision: str, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    outcome = train_here(seeded(classifier_objective), few, tmp_path, replace(SETTINGS, half=half))
+    assert outcome.precision == precision
+    assert outcome.complete
 
 
 def unknown_device(few: Dataset, folder: Path) -> None:
@@ -885,6 +956,19 @@ def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
     assert again.complete
     assert again.training["history"][:1] == manifest.training["history"], "it went on from where it was stopped"
     assert [entry["step"] for entry in again.training["history"]] == [2, 3]
+
+
+def test_ctrl_c_does_not_put_the_beginning_of_a_training_in_the_place_of_a_finished_one(
+    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights.find(AUXILIARY, "digits")
+    stopped = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+    assert not stopped.complete
+    assert weights.find(AUXILIARY, "digits") == before
+    assert f"the weights {AUXILIARY} that were there stay as they are" in capsys.readouterr().err
+    weights.load_pair("digits", TARGET, AUXILIARY)
+    assert training.train_classifier(few, AUXILIARY, device="cpu").complete, "the same call goes on"
+    assert weights.find(AUXILIARY, "digits") != before
 
 
 def test_a_generator_cannot_be_trained_without_its_classifiers(few: Dataset, empty_data: Path) -> None:
@@ -968,7 +1052,7 @@ def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
 
     def stop_in_the_joint_training(history: list[dict[str, Any]]) -> None:
         epochs.append(len(history))
-        if epochs.count(1) == 2:
+        if epochs.count(1) == 3:  # after the encoder's and the generator's
             stop()
 
     with pytest.raises(KeyboardInterrupt):
@@ -980,8 +1064,10 @@ def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
     assert [each.name for each in manifests][2:] == [f"{TARGET}-X-{AUXILIARY}", f"{TARGET}-X-{AUXILIARY}-compressor"]
     assert all(each.complete for each in manifests)
     pair = weights.load_pair("digits", TARGET, AUXILIARY)
-    start = weights.find(f"{TARGET}-X-{AUXILIARY}@start", "digits")
+    start, encoder = weights.find(f"{TARGET}-X-{AUXILIARY}@start", "digits"), weights.find("encoder", "digits")
     assert start is not None
+    assert encoder is not None
+    assert start.training["loss"]["start"] == encoder.sha256
     assert pair.manifests["generator"].training["loss"]["start"] == start.sha256
     assert pair.manifests["generator"].training["loss"]["before"]["seconds"] == start.training["seconds"]
     assert pair.manifests["generator"].sha256 != start.sha256

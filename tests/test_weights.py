@@ -261,6 +261,11 @@ def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: st
         {"kind": ["generator"]},
         {"sha256": None},
         {"format": 2},
+        {"metrics": None},
+        {"training": []},
+        {"depends": {"other": "0" * 64}},
+        {"complete": "yes"},
+        {"seed": "one"},
     ],
     ids=str,
 )
@@ -498,6 +503,43 @@ def test_a_generator_tensor_of_a_wrong_shape_is_named(empty_data: Path, tmp_path
     assert list(weights.listing()) == []
 
 
+def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp_path: Path) -> None:
+    whole = checkpoint({}, model_A=classifier().network, attack_model=generator().unet) | {"callbacks": {}}
+    missing = {key: value for key, value in whole["state_dict"].items() if key != "attack_model.outc.f.weight"}
+    for state, message in (
+        (missing, "tensor 'outc.f.weight' is missing"),
+        ({**whole["state_dict"], "attack_model.inc.f.0.weight": torch.tensor(1.0)}, "the network needs"),
+    ):
+        torch.save({**whole, "state_dict": state}, tmp_path / "x.ckpt")
+        with pytest.raises(WeightsError, match=message):
+            weights.import_checkpoint(tmp_path / "x.ckpt", target="mobilenet_v2", auxiliary="vgg13_bn")
+        assert list(weights.listing()) == []
+
+
+@pytest.mark.parametrize("family", ["..", "a/b", "", ".hidden", "/tmp"])
+def test_a_family_cannot_leave_the_folder(family: str, empty_data: Path) -> None:
+    network = generator()
+    with pytest.raises(UsageError, match=f"data set family {family!r} must be"):
+        weights.save(network, Manifest("g", family, *weights.describe(network), "digits", 0))
+    with pytest.raises(UsageError, match="data set family"):
+        weights.find("g", family)
+    assert not empty_data.exists()
+
+
+def test_figures_that_are_no_numbers_are_not_kept(kept: Path) -> None:
+    before = {path.name: path.read_bytes() for path in kept.parent.iterdir()}
+    network = generator(9)
+    with pytest.raises(WeightsError, match="figures that are no finite numbers"):
+        weights.save(network, Manifest("g", "digits", *weights.describe(network), "digits", 0, metrics={"loss": float("nan")}))
+    assert {path.name: path.read_bytes() for path in kept.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18-vgg13_bn", "", "a-X-b"])
+def test_what_is_no_pair_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is not a pair|unknown classifier"):
+        weights.pair_of(name)
+
+
 class Trap:
     """Pickles into a call of the shell."""
 
@@ -576,7 +618,7 @@ def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
     images = torch.rand(4, 3, 32, 32)
     for manifest, path in weights.listing():
         assert path.stat().st_size < 0.7 * size[manifest.name]  # tables of integers and names stay
-        assert manifest.training["precision"] == "float16"
+        assert manifest.training["kept_in"] == "float16"
         assert manifest.sha256 != before[manifest.name].sha256
     assert all(parameter.dtype == torch.float32 for parameter in shipped.generator.parameters())
     with torch.no_grad():

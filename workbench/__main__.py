@@ -27,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        sys.stdout.flush()
     except WorkbenchError as error:
         print(f"workbench: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("workbench: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except OSError as error:
+        print(f"workbench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
         return 1
     return status
 
@@ -48,6 +52,8 @@ def train(options: argparse.Namespace) -> int:
     dataset = _dataset(options)
     _check_preset(options.preset)
     names = (options.target, options.auxiliary)
+    if options.variant and options.what not in ("generator", "compressor", "joint"):
+        raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {options.what}")
     run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
     if options.epochs is not None:
         if options.what == "pair":
@@ -79,7 +85,7 @@ def train(options: argparse.Namespace) -> int:
     else:
         variants = {"variant": options.variant, "generator_variant": options.generator_variant}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
-    for manifest in trained if training.rank() == 0 else ():
+    for manifest in (each for each in trained if each.file and training.rank() == 0):
         print(f"{weights.roots()[0] / manifest.family / manifest.file}  {_figures(manifest)}")
     return 0 if all(manifest.complete for manifest in trained) else 130
 
@@ -112,7 +118,14 @@ def evaluate(options: argparse.Namespace) -> int:
         (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
     )
     evaluation = Evaluation(
-        pair, dataset, limit=options.limit, client=client, batch=options.batch, device=_device(options.device), progress=True
+        pair,
+        dataset,
+        limit=options.limit,
+        client=client,
+        batch=options.batch,
+        device=_device(options.device),
+        precision=options.precision,
+        progress=True,
     )
     result = evaluation.result(system.codec_for(evaluation.pair, options.codec, size=size, **chosen), options.strength)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
@@ -137,13 +150,11 @@ def reproduce(options: argparse.Namespace) -> int:
     names = options.notebooks or list(runs.NOTEBOOKS)
     if options.resume:
         directory = (data_root() / "runs" / options.resume).resolve()
-        batch = runs.read_json(directory / "batch.json")
-        if not batch:
-            raise RunError(f"no run to resume at {directory}: name a folder of {data_root() / 'runs'}, or leave --resume away")
-        asked, names = batch["parameters"], batch["notebooks"]
+        asked, names, options.preset = _batch(directory, asked, options)
         options.dataset, options.data_dir = asked["dataset"], asked["data_dir"]
     start = time.monotonic()
     dataset = _dataset(options)
+    n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if it must be, before anything is made
     threads = max(1, (runs.cores() // min(len(names), runs.cores())))
     _check_preset(options.preset)
     weights.generator_name(asked["target"], asked["auxiliary"])  # raises for names that cannot be
@@ -151,13 +162,17 @@ def reproduce(options: argparse.Namespace) -> int:
     if not options.resume:
         directory = runs.new_directory()
     tasks = runs.plan(names, directory, asked, threads)
-    write_json(directory / "batch.json", {"parameters": asked, "notebooks": names})
+    write_json(directory / "batch.json", {"parameters": asked, "notebooks": names, "preset": options.preset})
     runs.point_latest(directory)
-    manifests = training.ensure(dataset, asked["target"], asked["auxiliary"], preset=options.preset, seed=asked["seed"])
-    with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
-        statuses = runs.run_batch(tasks, executor, resume=bool(options.resume))
-    about = _about(dataset, manifests, asked, directory, time.monotonic() - start)
+    try:
+        manifests = training.ensure(dataset, asked["target"], asked["auxiliary"], preset=options.preset, seed=asked["seed"])
+        with contextlib.ExitStack() as stack:
+            executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
+            statuses = runs.run_batch(tasks, executor, resume=bool(options.resume))
+    except KeyboardInterrupt:
+        print("workbench: stopped; `workbench reproduce --resume` goes on from there", file=sys.stderr)
+        return 130
+    about = _about(dataset, n, manifests, asked, directory, time.monotonic() - start)
     report = runs.collect(directory, statuses, about)
     failed = [status for status in statuses if status["status"] != "done"]
     for status in failed:
@@ -167,6 +182,23 @@ def reproduce(options: argparse.Namespace) -> int:
     if failed:
         print(f"workbench: {len(failed)} of {len(statuses)} notebooks failed; --resume runs only these again", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
+    """Return parameters, notebooks and preset of a run to resume; raise where other ones were given beside `--resume`."""
+    from . import runs
+
+    batch = runs.read_json(directory / "batch.json")
+    asked, names, preset = batch.get("parameters"), batch.get("notebooks"), batch.get("preset", "quick")
+    known = {"dataset", "data_dir", "target", "auxiliary", "seed"}
+    if not (isinstance(asked, dict) and known <= asked.keys() and isinstance(names, list) and names):
+        raise RunError(f"no run to resume at {directory}: name a folder of {directory.parent}, or leave --resume away")
+    defaults = {"dataset": "digits", "data_dir": "", "target": TARGET, "auxiliary": AUXILIARY, "seed": 0}
+    for key, value in {**given, "preset": options.preset, "notebooks": options.notebooks or names}.items():
+        there = {**asked, "preset": preset, "notebooks": names}.get(key)
+        if value != there and value != {**defaults, "preset": "quick"}.get(key):
+            raise UsageError(f"--resume goes on with {key} {there!r}, not {value!r}: leave that option away")
+    return asked, names, preset
 
 
 def grid(options: argparse.Namespace) -> int:
@@ -206,8 +238,11 @@ def grid(options: argparse.Namespace) -> int:
 
 def import_weights(options: argparse.Namespace) -> int:
     """Convert a checkpoint of the public baseline."""
-    from . import weights
+    from . import data, weights
 
+    families = [name for name in data.DATASETS if name not in ("samples", "samples-imagenet", "folder")]
+    if options.dataset not in families and not options.dataset.startswith("folder-"):
+        raise unknown("data set", options.dataset, families)
     for manifest in weights.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
         print(
             f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  "
@@ -271,10 +306,13 @@ def models(options: argparse.Namespace) -> int:
     from . import models as networks
     from . import weights
 
+    broken: list[WorkbenchError] = []
     listed = [
         {**manifest.__dict__, "path": str(path), "bytes": path.stat().st_size if path.is_file() else None}
-        for manifest, path in weights.listing()
+        for manifest, path in weights.listing(broken.append)
     ]
+    for error in broken:
+        print(f"workbench: {error}", file=sys.stderr)
     if options.json:
         print(
             json.dumps(
@@ -282,11 +320,11 @@ def models(options: argparse.Namespace) -> int:
                 indent=1,
             )
         )
-        return 0
+        return 1 if broken else 0
     print("classifiers that can be built: " + ", ".join(networks.CLASSIFIER_NAMES))
     if not listed:
         print(f"no weights yet under {weights.roots()[0]}; train some: workbench train pair --dataset digits")
-        return 0
+        return 1 if broken else 0
     rows = []
     for each in listed:
         metrics = each["metrics"]
@@ -295,7 +333,7 @@ def models(options: argparse.Namespace) -> int:
         size = "missing" if each["bytes"] is None else f"{each['bytes'] / 1e6:.1f} MB"
         rows.append([each["kind"], each["name"], each["data"], preset, accuracy, size])
     print(_text_table(["kind", "name", "trained on", "preset", "validation accuracy", "size"], rows))
-    return 0
+    return 1 if broken else 0
 
 
 # --- what they share -------------------------------------------------------------------------------------------------------
@@ -363,7 +401,7 @@ def _describe(result: dict[str, Any]) -> str:
 
 
 def _about(
-    dataset: Dataset, manifests: list[Manifest], asked: dict[str, Any], directory: Path, seconds: float
+    dataset: Dataset, n: int, manifests: list[Manifest], asked: dict[str, Any], directory: Path, seconds: float
 ) -> dict[str, Any]:
     from datetime import datetime
 
@@ -386,7 +424,7 @@ def _about(
         "version": __version__,
         "when": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M %Z"),
         "dataset": dataset.title,
-        "n": asked.get("limit") or len(dataset.test),
+        "n": n,
         "target": asked["target"],
         "auxiliary": asked["auxiliary"],
         "parameters": asked,
@@ -515,6 +553,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (the paper's; default)")
     made.add_argument("--limit", type=_positive, metavar="N", help="the first N test images only")
     made.add_argument("--batch", type=_positive, default=256, metavar="N", help="images that share a payload (default: 256)")
+    made.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="in which generator and classifiers compute (default: float32)",
+    )
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--json", action="store_true", help="print one JSON object")
@@ -600,10 +644,9 @@ The same command goes on where it was stopped.""",
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import io
 import re
@@ -259,10 +260,15 @@ def _folder(directory: Path | None) -> Dataset:
         first = 0 if given else round(0.8 * len(source))
         middle = (first + len(source)) // 2
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
+        if not min(first or len(read(True)), middle - first, len(source) - middle):
+            raise DataError(f"{len(source)} images in {str(directory)!r} are too few to train, validate and test on")
         chosen = {"train": order[:first], "validation": order[first:middle], "test": order[middle:]}[name]
         return Split(source.images[chosen], source.labels[chosen])
 
-    return Dataset("folder", f"folder {directory.name}", directory.name, classes, True, split)
+    name = directory.resolve().name
+    plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32]
+    family = f"folder-{plain}-{hashlib.sha256(chr(0).join(classes).encode()).hexdigest()[:8]}"  # other classes, other weights
+    return Dataset("folder", f"folder {name}", family, classes, True, split)
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {

@@ -26,8 +26,8 @@ from .data import Dataset, to_float
 from .errors import UsageError
 from .inference import prepare_pair
 from .models import Classifier
-from .system import Client, Cloud, Edge
-from .weights import Pair
+from .system import Client, Cloud, Edge, codec_for
+from .weights import Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "Evaluation", "provenance"]
 
@@ -76,7 +76,8 @@ class Evaluation:
     """A pair on the test images of a data set.
 
     `limit` takes the first images only; `client` is the phone (JPEG quality 90, 4:4:4 unless given); images pass in batches of
-    `batch`, which is also the number that shares one payload.
+    `batch`, which is also the number that shares one payload; generator and classifiers compute in `precision` (see
+    `inference.prepare`).
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Evaluation:
         client: Client | None = None,
         batch: int = 256,
         device: str = "cpu",
+        precision: str = "float32",
         progress: bool = False,
     ) -> None:
         if limit is not None and limit < 1:
@@ -96,7 +98,7 @@ class Evaluation:
             raise UsageError(
                 f"the weights tell {pair.target.num_classes} classes apart, {dataset.title} has {len(dataset.classes)}"
             )
-        self.pair = prepare_pair(pair, device)
+        self.pair, self.precision = prepare_pair(pair, device, precision), precision
         self.dataset, self.batch, self.device = dataset, batch, torch.device(device)
         self.client, self.progress = client or Client(), progress
         self._table2: dict[float, dict[str, metrics.Estimate]] = {}
@@ -247,6 +249,21 @@ class Evaluation:
             rows.append(row)
         return rows
 
+    def compressors(self) -> dict[str, list[dict[str, Any]]]:
+        """Measure the pair's other compressors: by their loss, rows of `curve` over lambda, the weight of its second term."""
+        target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
+        found: dict[str, dict[float, Codec]] = {}
+        for variant in compressor_variants(self.pair):
+            other = load_pair(self.dataset.family, target, auxiliary, compressor_variant=variant)
+            loss = other.manifests["compressor"].training["loss"]
+            size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+            codec = codec_for(prepare_pair(other, self.device), "neural", size)
+            found.setdefault(loss["kind"], {})[float(loss["weight"])] = codec
+        return {
+            kind: self.curve(sorted(codecs), codecs.__getitem__, lambda _: 1.0, auxiliary=False)
+            for kind, codecs in sorted(found.items())
+        }
+
     def origin(self) -> dict[str, Any]:
         """Return what a figure must carry: data, seed, weights, device, versions, commit."""
         manifests = self.pair.manifests
@@ -258,6 +275,7 @@ class Evaluation:
             "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
             "trained_on": {role: manifest.data for role, manifest in manifests.items()},
             "seed": manifests["generator"].seed,
+            "precision": self.precision,
             **provenance(self.device),
         }
 

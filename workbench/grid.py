@@ -104,7 +104,7 @@ class Grid:
                 if error:
                     failed[name] = error
                 elif out:
-                    write_json(self.folder / f"{name}.json", json.loads(out))
+                    write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
                 bar.update()
         except BaseException:
             for future in futures:
@@ -131,7 +131,7 @@ class Grid:
             return None
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         pair = weights.load_pair(self.family, target, auxiliary, compressor=False)
-        same = result["weights"] == pair.sha256() and (self.limit is None or result["n"] == self.limit)
+        same = result["weights"] == pair.sha256() and result.get("limit", ...) == self.limit
         return result if same else None
 
     def _collect(self) -> dict[str, Any]:

@@ -38,6 +38,7 @@ __all__ = [
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 Network = TypeVar("Network", bound=nn.Module)
 MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
+LEAST = 32  # the sides that every classifier takes; the VGGs halve them five times
 AT_ONCE = 1024  # images that pass through a network together, however many a batch has
 
 
@@ -133,9 +134,9 @@ def heads(name: str) -> tuple[str, ...]:
 class Classifier(nn.Module):
     """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
 
-    `name` is one of `CLASSIFIERS`; sides of at least 32 pixels. `head` `public` is the form of the public checkpoints; the VGGs
-    have another, `linear`: one layer in place of three, a third of the parameters (vgg13_bn: 9.4 M for 28.3 M). Raises
-    UsageError for another name or head.
+    `name` is one of `CLASSIFIERS`; images with a side below 32 pixels are padded with their border. `head` `public` is the form
+    of the public checkpoints; the VGGs have another, `linear`: one layer in place of three, a third of the parameters
+    (vgg13_bn: 9.4 M for 28.3 M). Raises UsageError for another name or head.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public") -> None:
@@ -157,6 +158,9 @@ class Classifier(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, N x K."""
         check_images(images)
+        bottom, right = (max(0, LEAST - side) for side in images.shape[-2:])
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits
 

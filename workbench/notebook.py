@@ -22,7 +22,7 @@ from .inference import prepare_pair
 from .metrics import Estimate
 from .storage import data_root, replacing, write_json
 
-__all__ = ["Notebook", "plain"]
+__all__ = ["Notebook", "loss_text", "plain"]
 
 FORMAT = 1
 _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
@@ -112,6 +112,14 @@ class Notebook:
 
     def _write(self) -> None:
         write_json(self.output / f"{self.name}.json", self._kept)
+
+
+def loss_text(training: dict[str, Any]) -> str:
+    """Return in a line which loss a manifest's `training` names, with its weights."""
+    loss = training.get("loss", {})
+    terms = loss.get("joint", {key: value for key, value in loss.items() if key not in ("start", "before")})
+    text = ", ".join(f"{key} {value}" for key, value in terms.items())
+    return (f"joint: {text}" if "joint" in loss else text) or "cross-entropy"
 
 
 def check_parameters(declared: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from .metrics import Estimate, label_bits
 __all__ = ["accuracy_bytes", "gallery", "heatmap", "residual", "strength_curves", "training_curves", "use_style"]
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
+SKY = "#56B4E9"
 
 
 def use_style() -> None:
@@ -123,7 +124,7 @@ def rate_accuracy(
     bound = [label_bits(share, classes) / 8 for share in shares]
     axis.plot(bound, 100 * shares, color="black", linestyle="--", linewidth=1, label="bound: no codec to the left of it")
     axis.fill_betweenx(100 * shares, 1e-3, bound, color="black", alpha=0.06, linewidth=0)
-    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN), curves.items(), strict=False):
+    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, SKY), curves.items(), strict=False):
         ordered = sorted(rows, key=lambda row: row["bytes"].value)
         _band(axis, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
     for marker, (name, row) in zip("Dsov^P*", points.items(), strict=False):

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import platform
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import StorageError
+
+_HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
 __all__ = ["data_root", "replacing", "require_writable", "write_json", "write_text"]
 
@@ -32,7 +37,8 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        _sweep(path)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.{_HOST}-{os.getpid()}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -45,6 +51,24 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process of this machine that was killed left beside `path`."""
+    for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
+        pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # there, and another user's
+        return True
+    return True
 
 
 def require_writable(folder: Path) -> None:

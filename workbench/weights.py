@@ -15,7 +15,7 @@ import hashlib
 import json
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ __all__ = [
     "Pair",
     "classifier_name",
     "compressor_name",
+    "compressor_variants",
     "export",
     "find",
     "generator_name",
@@ -40,10 +41,18 @@ __all__ = [
     "listing",
     "load",
     "load_pair",
+    "pair_of",
     "save",
 ]
 
 FORMAT = 1
+ROLES = ("target", "auxiliary", "generator", "compressor")
+_TYPES: dict[str, Any] = {
+    **dict.fromkeys(("name", "family", "kind", "data", "file", "sha256"), str),
+    **dict.fromkeys(("spec", "training", "metrics", "depends"), dict),
+    "seed": (int, type(None)),
+    "complete": bool,
+}
 TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts")  # of integers, sized by training
 
 
@@ -88,12 +97,25 @@ def compressor_name(target: str, auxiliary: str, variant: str = "", generator_va
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
 
 
+def pair_of(name: str) -> tuple[str, str]:
+    """Return target and auxiliary of a pair's name, `target-X-auxiliary`; UsageError for any other text."""
+    target, separator, auxiliary = name.partition("-X-")
+    if not separator:
+        raise UsageError(f"{name!r} is not a pair: write target-X-auxiliary, such as resnet18-X-vgg13_bn")
+    return classifier_name(target), classifier_name(auxiliary)
+
+
 def _variant(variant: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", variant):
+    return _plain("variant", variant)
+
+
+def _plain(what: str, name: str) -> str:
+    """Return a name that is to be part of a file's, or raise UsageError: it must not lead to another folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UsageError(
-            f"variant {variant!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
+            f"{what} {name!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
         )
-    return variant
+    return name
 
 
 def roots() -> tuple[Path, Path]:
@@ -111,15 +133,25 @@ def find(name: str, family: str) -> Manifest | None:
 
 
 def _locate(name: str, family: str) -> Path | None:
+    _plain("data set family", family)
     return next((path for root in roots() if (path := root / family / f"{name}.json").is_file()), None)
 
 
-def listing() -> Iterator[tuple[Manifest, Path]]:
-    """Yield every manifest with the path of its tensors; what was trained here hides what shipped under the same name."""
+def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
+    """Yield every manifest with the path of its tensors; what was trained here hides what shipped under the same name.
+
+    A manifest that cannot be read raises WeightsError, or is handed to `on_error` and passed over.
+    """
     seen: set[tuple[str, str]] = set()
     for root in roots():
         for path in sorted(root.glob("*/*.json")):
-            manifest = _read_manifest(path)
+            try:
+                manifest = _read_manifest(path)
+            except WeightsError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
             if (key := (manifest.family, manifest.name)) not in seen:
                 seen.add(key)
                 yield manifest, path.with_name(manifest.file)
@@ -129,8 +161,9 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
     """Write a network's tensors and its manifest, all or nothing; return the manifest with file name and hash filled in.
 
     `root` is `data/runs/weights` unless given; `half` keeps floats in 16 bits, which `load` widens again. Raises StorageError
-    when the disk is full or the folder cannot be written, WeightsError for a value beyond 16 bits.
+    when the disk is full or the folder cannot be written, WeightsError for a value beyond 16 bits or a figure that is none.
     """
+    _plain("data set family", manifest.family)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()}
     if half:
         tensors = {key: value.half() if value.is_floating_point() else value for key, value in tensors.items()}
@@ -140,6 +173,10 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
     blob = safetensors.torch.save(tensors)
     digest = hashlib.sha256(blob).hexdigest()
     complete = Manifest(**{**asdict(manifest), "file": f"{manifest.name}.{digest[:8]}.safetensors", "sha256": digest})
+    try:
+        json.dumps(asdict(complete), allow_nan=False)
+    except ValueError as error:
+        raise WeightsError(f"weights {manifest.name!r} have figures that are no finite numbers; they were not kept") from error
     folder = (root or roots()[0]) / manifest.family
     with replacing(folder / complete.file) as temporary:
         temporary.write_bytes(blob)
@@ -232,6 +269,19 @@ def load_pair(
     return Pair(**{"compressor": None, **loaded}, manifests=manifests)
 
 
+def compressor_variants(pair: Pair) -> list[str]:
+    """Return the variants under which compressors of a pair's very generator are kept, beside its own."""
+    generator = pair.manifests["generator"]
+    prefix = f"{generator.name}-compressor@"
+    return [
+        manifest.name.removeprefix(prefix)
+        for manifest, _ in listing()
+        if manifest.family == generator.family
+        and manifest.name.startswith(prefix)
+        and manifest.depends.get("generator") == generator.sha256
+    ]
+
+
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
     """Write a pair's four networks to a folder in the form that ships; return their manifests.
 
@@ -286,13 +336,15 @@ def _read_manifest(path: Path) -> Manifest:
         raise WeightsError(
             f"{path} is not a manifest of this workbench ({error}); delete it and train or copy these weights again"
         ) from error
+    wrong = [key for key, kind in _TYPES.items() if not isinstance(getattr(manifest, key), kind)]
+    if wrong or not manifest.depends.keys() <= set(ROLES):
+        what = ", ".join(wrong) or "depends"
+        raise WeightsError(
+            f"{path} is not a manifest of this workbench (its {what} cannot be); delete it, train or copy these weights again"
+        )
     if manifest.format != FORMAT:
         raise WeightsError(f"{path} has manifest format {manifest.format}, this workbench reads {FORMAT}")
-    if (
-        not isinstance(manifest.file, str)
-        or Path(manifest.file).name != manifest.file
-        or not manifest.file.endswith(".safetensors")
-    ):
+    if Path(manifest.file).name != manifest.file or not manifest.file.endswith(".safetensors"):
         raise WeightsError(f"{path} names the file {manifest.file!r}, which is not a safetensors file beside it")
     return manifest
 
@@ -335,21 +387,21 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
         raise WeightsError(
             f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary"
         )
-    saved = []
-    depends = {}
+    networks: list[tuple[models.Classifier, str, str]] = []
     for role, name, prefix in (("target", target, "model_A."), ("auxiliary", auxiliary, "model_B.")):
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if inner and not (role == "auxiliary" and auxiliary == target):
             classifier = _recognise(inner, path)
             if classifier.name != name:
                 raise WeightsError(f"{path} holds a {classifier.name} as {role}, not a {name}")
-            saved.append(_save_imported(classifier, name, family, path))
-            depends[role] = saved[-1].sha256
+            networks.append((classifier, name, role))
+    first = generator.get("inc.f.0.weight")
+    network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
+    load_state(network, generator, str(path))
+    saved = [_save_imported(classifier, name, family, path) for classifier, name, _ in networks]  # all fit: now keep them
+    depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
-    width = len(generator.get("inc.f.0.weight", ()))
-    network = models.PerturbationGenerator(width or 32)
-    load_state(network, generator, str(path))
     return [*saved, _save_imported(network, generator_name(target, auxiliary), family, path, depends)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,8 @@ class CompressorLoss:
             raise unknown("compressor loss", self.kind, DISTORTION_WEIGHTS)
         if self.weight is None:
             object.__setattr__(self, "weight", DISTORTION_WEIGHTS[self.kind])
+        if self.weight is None or not (math.isfinite(self.weight) and self.weight > 0):
+            raise UsageError(f"the weight of a compressor's loss must be a number above 0, got {self.weight}")
 
 
 DISTORTION_WEIGHTS = {"rate-distortion": 1e-4, "rate-accuracy": 0.15}

@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
 from ..data import Split, to_float
-from ..errors import UsageError, unknown
+from ..errors import RunError, StorageError, UsageError, unknown
 from ..models import channels_last
 from ..storage import replacing
 from .objectives import Objective
@@ -148,19 +148,27 @@ def fit(
             if settings.clip is not None:
                 fabric.clip_gradients(module, optimizer, max_norm=settings.clip)
             optimizer.step()
-            if step % 10 == 0:
+            due = time.monotonic() - saved > CHECKPOINT_EVERY_S
+            if step % 10 == 0 or due:
                 running = {"loss": loss.item(), **{key: value.item() for key, value in figures.items()}}
+                _require_finite(label, step, running)
                 bar.set_postfix({key: f"{value:.3g}" for key, value in running.items()}, refresh=False)
             step += 1
             bar.update()
             outcome.seconds = spent + time.monotonic() - started
             if step == total or step % per_epoch == 0:
                 run.validate(module, validation, settings, step, running, sample)
+                _require_finite(label, step, outcome.history[-1]["validation"])
                 if on_epoch is not None:
                     on_epoch(outcome.history)
-            stop, due = _agreed(fabric, interrupted.is_set(), time.monotonic() - saved > CHECKPOINT_EVERY_S)
+            stop, due = _agreed(fabric, interrupted.is_set(), due)
             if step < total and (stop or due):
-                run.save(step)
+                try:
+                    run.save(step)
+                except StorageError as error:
+                    if not stop:
+                        raise
+                    tqdm.write(f"{label}: {error}", sys.stderr)  # the best so far may still fit
                 saved = time.monotonic()
         if step < total and run.best is None:  # after the checkpoint: it may change the network
             run.validate(module, validation, settings, step, running, sample)
@@ -172,6 +180,16 @@ def fit(
         )
     run.restore_best()
     return outcome
+
+
+def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
+    """Raise RunError where a figure is no number any more: nothing that comes after it would be worth keeping."""
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise RunError(
+                f"{label}: {name} is {value} at step {step}; lower the weights of the loss or the preset's learning rate. "
+                "The last checkpoint is as it was"
+            )
 
 
 @contextlib.contextmanager
@@ -260,13 +278,13 @@ class _Run:
         try:
             network.load_state_dict(state["network"])
             self.optimizer.load_state_dict(state["optimizer"])
-        except (KeyError, RuntimeError, ValueError):
+            self.outcome = Outcome(**json.loads(state["outcome"]))
+            self.best, self.best_loss, step = state["best"], state["best_loss"], int(state["step"])
+        except (KeyError, RuntimeError, TypeError, ValueError):
             network.load_state_dict(fresh)
             tqdm.write(f"{self.path.name}: a checkpoint of another version of this training; starting anew", sys.stderr)
             return 0
-        self.best, self.best_loss = state["best"], state["best_loss"]
-        self.outcome = Outcome(**json.loads(state["outcome"]))
-        return int(state["step"])
+        return step
 
     def save(self, step: int) -> None:
         """Write the checkpoint, all or nothing."""

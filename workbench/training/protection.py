@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -39,8 +40,8 @@ class GeneratorLoss:
             raise unknown("auxiliary term", self.auxiliary, ("unbounded", "bounded"))
         if self.ssim not in SSIM_TERMS:
             raise unknown("SSIM term", self.ssim, SSIM_TERMS)
-        if self.ssim_weight < 0:
-            raise UsageError(f"the SSIM weight must not be negative, got {self.ssim_weight}")
+        if not (math.isfinite(self.ssim_weight) and self.ssim_weight >= 0):
+            raise UsageError(f"the SSIM weight must be a number from 0 up, got {self.ssim_weight}")
 
 
 class ReadGenerator(nn.Module):

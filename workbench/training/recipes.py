@@ -237,7 +237,11 @@ def _train(
         "history": outcome.history,
     }
     made: list[Manifest] = []
-    if rank() == 0:
+    kept = [weights.find(name, dataset.family) for name in names]
+    if rank() == 0 and not outcome.complete and any(each is not None and each.complete for each in kept):
+        tqdm.write(f"{label}: the weights {', '.join(names)} that were there stay as they are", sys.stderr)
+        made = [replace(each, complete=False, file="") for each in kept if each is not None]
+    elif rank() == 0:
         for name, part, (kind, spec) in zip(names, parts, specs, strict=True):
             on = {**depends, **{each.kind: each.sha256 for each in made}}
             manifest = Manifest(
