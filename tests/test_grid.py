@@ -72,6 +72,13 @@ def test_what_is_missing_is_trained_before_it_is_measured(own_data: Path, comman
     assert evaluate[0] == "evaluate"
 
 
+def test_a_preset_whose_generators_start_from_an_encoder_trains_it_first(own_data: Path, commands: list[list[str]]) -> None:
+    (own_data / "runs" / "weights" / "digits" / f"{NAME}.json").unlink()
+    with pytest.raises(RunError, match=r"1 jobs failed.*encoder: not run$"):
+        Grid("digits", DATA, (TARGET,), (AUXILIARY,), preset="hours").run()
+    assert [command[:2] for command in commands] == [["train", "encoder"]], "and no generator without it"
+
+
 def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Path, commands: list[list[str]]) -> None:
     with pytest.raises(RunError, match=rf"2 jobs failed.*densenet121: not run; {NAME}: not run$"):
         Grid("digits", DATA, (TARGET, "densenet121"), (AUXILIARY,), limit=6).run()

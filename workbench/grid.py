@@ -33,6 +33,7 @@ from .metrics import Estimate
 from .models import CLASSIFIER_NAMES
 from .runs import cores
 from .storage import data_root, replacing, write_json
+from .training import ENCODER, PRESETS
 
 __all__ = ["Grid"]
 
@@ -66,12 +67,15 @@ class Grid:
         """
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
-        classifiers = {name: ("train", "classifier", "--target", name, *common) for name in names if not _complete(name, self)}
-        failed = self._batch("classifiers", {name: [job] for name, job in classifiers.items()}, executor)
+        first = {name: ("train", "classifier", "--target", name, *common) for name in names}
+        if ENCODER in PRESETS[self.preset]:  # from which all generators start
+            first[ENCODER] = ("train", ENCODER, *common)
+        jobs = {name: [job] for name, job in first.items() if not _complete(name, self)}
+        failed = self._batch("classifiers", jobs, executor)
         jobs = {}
         for target, auxiliary in self.pairs:
             name = weights.generator_name(target, auxiliary)
-            if failed.keys().isdisjoint((target, auxiliary)) and not self._measured(target, auxiliary):
+            if failed.keys().isdisjoint((target, auxiliary, ENCODER)) and not self._measured(target, auxiliary):
                 pair = ("--target", target, "--auxiliary", auxiliary)
                 train = [] if self._trained(target, auxiliary) else [("train", "generator", *pair, *common)]
                 limit = () if self.limit is None else ("--limit", str(self.limit))

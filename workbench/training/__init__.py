@@ -11,9 +11,20 @@ from .compression import CompressorLoss
 from .loop import Outcome, Settings, fit, rank
 from .objectives import Objective
 from .protection import GeneratorLoss
-from .recipes import LOSSES, PRESETS, ensure, train_classifier, train_compressor, train_encoder, train_generator, train_joint
+from .recipes import (
+    ENCODER,
+    LOSSES,
+    PRESETS,
+    ensure,
+    train_classifier,
+    train_compressor,
+    train_encoder,
+    train_generator,
+    train_joint,
+)
 
 __all__ = [
+    "ENCODER",
     "LOSSES",
     "PRESETS",
     "CompressorLoss",

@@ -24,6 +24,7 @@ from .objectives import ClassifierObjective, Objective
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective
 
 __all__ = [
+    "ENCODER",
     "LOSSES",
     "PRESETS",
     "ensure",
