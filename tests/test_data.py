@@ -133,7 +133,16 @@ def test_the_imagenet_samples_are_cut_square_and_named_after_their_classes() -> 
     assert len(samples.classes) == len(set(expected))
 
 
-@pytest.mark.parametrize("name", ["samples", "samples-imagenet"])
+def test_the_photographs_are_those_of_imagenet_that_show_a_class_of_cifar10() -> None:
+    photographs, imagenet = load("samples-photographs"), load("samples-imagenet")
+    assert (photographs.classes, photographs.family) == (CIFAR10_CLASSES, "cifar10")
+    named = [CIFAR10_CLASSES[label] for label in photographs.test.labels]
+    assert named == ["dog", "automobile", "automobile", "bird", "bird", "dog", "bird"]
+    for image in photographs.test.images:
+        assert (imagenet.test.images == image).flatten(1).all(1).any()
+
+
+@pytest.mark.parametrize("name", ["samples", "samples-imagenet", "samples-photographs"])
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_the_samples_have_a_test_split_only(name: str, split: str) -> None:
     with pytest.raises(DataError, match=f"no {split} split"):

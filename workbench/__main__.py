@@ -240,7 +240,7 @@ def import_weights(options: argparse.Namespace) -> int:
     """Convert a checkpoint of the public baseline."""
     from . import data, weights
 
-    families = [name for name in data.DATASETS if name not in ("samples", "samples-imagenet", "folder")]
+    families = [name for name in data.DATASETS if name != "folder" and not name.startswith("samples")]
     if options.dataset not in families and not options.dataset.startswith("folder-"):
         raise unknown("data set", options.dataset, families)
     for manifest in weights.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
@@ -474,7 +474,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def common(made: argparse.ArgumentParser, device: bool = True) -> None:
         made.add_argument(
-            "--dataset", default="digits", help="digits, cifar10, samples, samples-imagenet or folder (default: digits)"
+            "--dataset",
+            default="digits",
+            help="digits, cifar10, samples, samples-imagenet, samples-photographs or folder (default: digits)",
         )
         made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set; for `folder`, its class folders")
         made.add_argument(

@@ -35,6 +35,8 @@ __all__ = [
 ]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# ImageNet's classes in the foolbox package that are CIFAR-10's: eagle, goose, spoonbill; bull mastiff, dalmatian; jeep.
+PHOTOGRAPHS = {22: "bird", 99: "bird", 129: "bird", 243: "dog", 251: "dog", 609: "automobile"}
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -99,7 +101,8 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5). Read from
       `data_dir` (torchvision's layout, or `train/` and `test/` with class folders), else downloaded to `data/datasets`.
     - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only); `samples-imagenet`: 20 ImageNet
-      pictures from the same place, cut square and scaled to 32 x 32.
+      pictures from the same place, cut square and scaled to 32 x 32; `samples-photographs`: the 7 of these that show a class
+      of CIFAR-10.
     - `folder`: any `data_dir` of class folders, with or without `train/` and `test/` above them.
 
     Raises UsageError for an unknown name, DataError when files are missing or cannot be read.
@@ -226,6 +229,14 @@ def _samples_imagenet(directory: Path | None) -> Dataset:
     return Dataset("samples-imagenet", "ImageNet (20 samples, 32 x 32)", "imagenet", names, True, read)
 
 
+def _samples_photographs(directory: Path | None) -> Dataset:
+    def read(split: str) -> Split:
+        shown = {path: PHOTOGRAPHS[_label(path)] for path in _packaged("imagenet", split) if _label(path) in PHOTOGRAPHS}
+        return Split(load_pictures(shown, 32), torch.tensor([CIFAR10_CLASSES.index(name) for name in shown.values()]))
+
+    return Dataset("samples-photographs", "ImageNet (7 photographs, 32 x 32)", "cifar10", CIFAR10_CLASSES, True, read)
+
+
 def _packaged(prefix: str, split: str) -> list[Path]:
     if split != "test":
         raise DataError(f"the samples have no {split} split, they are 20 images to look at: use --dataset cifar10 or digits")
@@ -276,6 +287,7 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
     "cifar10": _cifar10,
     "samples": _samples,
     "samples-imagenet": _samples_imagenet,
+    "samples-photographs": _samples_photographs,
     "folder": _folder,
 }
 

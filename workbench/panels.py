@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import metrics, plots
+from .codecs import Codec
 from .data import Split, load_pictures, to_float, to_uint8
 from .errors import WorkbenchError
 from .evaluation import describe
@@ -83,6 +84,7 @@ class Explorer:
     ) -> None:
         self.pair = prepare_pair(pair)
         self.sources, self.classes, self.curves = dict(sources), classes, curves or []
+        self._codecs: dict[tuple[str, int, tuple[int, int]], Codec] = {}
         self._cache: tuple[tuple[str, int], Tensor, Tensor] | None = None
         self._wanted: Settings | None = None
         self._wake = threading.Condition()
@@ -99,8 +101,7 @@ class Explorer:
         split = self.sources[settings.source]
         original, full = self._full_strength(settings)
         protected = torch.lerp(original, full, settings.strength)
-        options = {"quality": settings.quality} if settings.codec in ("jpeg", "webp") else {}
-        codec = codec_for(self.pair, settings.codec, size=(int(original.shape[-2]), int(original.shape[-1])), **options)
+        codec = self._codec(settings, (int(original.shape[-2]), int(original.shape[-1])))
         payload = codec.encode(protected)
         reconstructed = Cloud(codec, self.pair.target).decode(payload)
         label = int(split.labels[settings.index])
@@ -119,6 +120,13 @@ class Explorer:
             len(payload),
             describe(codec),
         )
+
+    def _codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
+        key = (settings.codec, settings.quality if settings.codec in ("jpeg", "webp") else 0, size)
+        if key not in self._codecs:
+            options = {"quality": key[1]} if key[1] else {}
+            self._codecs[key] = codec_for(self.pair, settings.codec, size=size, **options)
+        return self._codecs[key]
 
     def _full_strength(self, settings: Settings) -> tuple[Tensor, Tensor]:
         key = (settings.source, settings.index)
