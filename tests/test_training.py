@@ -701,6 +701,16 @@ def test_in_joint_training_generator_and_compressor_learn_and_the_classifiers_do
         assert all(p.grad is None for p in frozen.parameters())
 
 
+def test_in_joint_training_the_generator_learns_slower_and_everything_learns_once() -> None:
+    objective = joint_objective()
+    groups = objective.groups()
+    scales = {id(p): group["scale"] for group in groups for p in group["params"]}
+    assert len(scales) == sum(len(group["params"]) for group in groups), "in one group only"
+    assert set(scales) == {id(p) for p in objective.network.parameters() if p.requires_grad}
+    assert {scales[id(p)] for p in objective.generator.parameters()} == {0.1}
+    assert {scales[id(p)] for p in objective.compressor.g_a.parameters()} == {1.0}
+
+
 def test_joint_training_is_for_rate_accuracy_alone(few: Dataset) -> None:
     made = joint_objective()
     with pytest.raises(UsageError, match="together on rate-accuracy, not on 'rate-distortion'"):
@@ -906,7 +916,7 @@ def unknown_device(few: Dataset, folder: Path) -> None:
         (unknown_device, "unknown device 'gpu': .*choose one of auto, cpu, cuda"),
         (lambda *_: GeneratorLoss("capped"), "unknown auxiliary term 'capped': .*bounded, unbounded"),
         (lambda *_: GeneratorLoss(ssim="abs"), "unknown SSIM term 'abs': .*absolute, signed"),
-        (lambda *_: GeneratorLoss(ssim_weight=-1), "must not be negative, got -1"),
+        (lambda *_: GeneratorLoss(ssim_weight=-1), "must be a number from 0 up, got -1"),
         (lambda *_: CompressorLoss("mse"), "unknown compressor loss 'mse': .*rate-accuracy, rate-distortion"),
     ],
 )

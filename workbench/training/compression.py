@@ -235,6 +235,14 @@ class JointObjective(CompressorObjective):
         super()._coarsen()
         self.joint.reader.weight.mul_(COARSEN)
 
+    def groups(self) -> list[dict[str, Any]]:
+        """Let the generator, which comes trained, learn ten times slower: at the compressor's pace it forgets the classes."""
+        generator = list(self.generator.parameters())
+        known = {id(p) for p in generator}
+        rest, entropy = super().groups()
+        others = [p for p in rest["params"] if id(p) not in known]
+        return [{"params": others, "scale": 1.0}, {"params": generator, "scale": 0.1}, entropy]
+
     def parts(self) -> list[nn.Module]:
         """Return the generator and its compressor."""
         return [self.generator, self.compressor]

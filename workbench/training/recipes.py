@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "encoder": Settings(12, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True),
         "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True),
         "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
-        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, half=True, captured=True),
+        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=80_000, half=True, captured=True),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -239,7 +239,7 @@ def _train(
     }
     made: list[Manifest] = []
     kept = [weights.find(name, dataset.family) for name in names]
-    if rank() == 0 and not outcome.complete and any(each is not None and each.complete for each in kept):
+    if rank() == 0 and not outcome.complete and all(each is not None and each.complete for each in kept):
         tqdm.write(f"{label}: the weights {', '.join(names)} that were there stay as they are", sys.stderr)
         made = [replace(each, complete=False, file="") for each in kept if each is not None]
     elif rank() == 0:
