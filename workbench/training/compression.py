@@ -135,7 +135,7 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def finish(self, images: Tensor) -> None:
-        """Keep the commonest latents and how often each came (see `entropy`)."""
+        """Keep the commonest latents of `images` and how often each came (see `entropy`)."""
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
         with torch.no_grad():

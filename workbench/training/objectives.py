@@ -32,7 +32,7 @@ class Objective(nn.Module):
         """Bring the network into the state in which it will be used; `images` are some of the training split."""
 
     def finish(self, images: Tensor) -> None:
-        """Add what is learnt last, of images of the training split, to the network that was best."""
+        """Add what is learnt last, of images like those to come, to the network that was best."""
 
 
 class ClassifierObjective(Objective):

@@ -64,7 +64,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
 START = "start"  # from a generator kept under this variant;
 ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
-TABULATED = 16_384  # training images of which a compressor learns its commonest latents
+TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
     "hours": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy", 0.02)),
@@ -223,7 +223,7 @@ def _train(
         on_epoch=on_epoch,
     )
     if rank() == 0:
-        objective.finish(to_float(dataset.train.images[:TABULATED]))
+        objective.finish(to_float(_tabulated(dataset, settings).images))
     training = {
         "preset": preset,
         **asdict(settings),
@@ -253,6 +253,17 @@ def _train(
             checkpoint.unlink(missing_ok=True)
     wait_for_all()
     return made or [found for name in names if (found := weights.find(name, dataset.family)) is not None]
+
+
+def _tabulated(dataset: Dataset, settings: Settings) -> Split:
+    """Return the images of which a compressor learns how often which latents come.
+
+    Those of the validation split: on images that it was fitted on an encoder is surer than on new ones, and what it is seldom
+    sure of would cost too much. Where they are few, training images are added.
+    """
+    split, rest = dataset.validation, dataset.train.head(max(0, TABULATED - len(dataset.validation)))
+    split = Split(torch.cat([split.images, rest.images]), torch.cat([split.labels, rest.labels]))
+    return _captured(split) if settings.captured else split
 
 
 def _captured(split: Split) -> Split:
