@@ -248,7 +248,7 @@ def test_a_large_batch_passes_through_the_networks_in_parts(
     most: list[int] = []
     for network in (system.edge.generator, system.cloud.classifier):
         network.register_forward_pre_hook(lambda _, inputs: most.append(len(inputs[0])))
-    monkeypatch.setattr(models, "AT_ONCE", 4)
+    monkeypatch.setitem(models.AT_ONCE, "cpu", 4)
     system.cloud._answers.clear()
     parts = system.recognise(images)
     assert most == [4, 2, 4, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import runpy
@@ -24,13 +25,13 @@ from workbench import metrics, training, weights
 from workbench.codecs import Neural
 from workbench.data import Dataset, to_float
 from workbench.errors import RunError, StorageError, UsageError, WeightsError
-from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, parameters
 from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
-from workbench.training.compression import CompressorObjective, JointObjective
+from workbench.training.compression import CompressorObjective, JointObjective, fit_reader
 from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
 from workbench.training.objectives import ClassifierObjective
-from workbench.training.protection import EncoderObjective, GeneratorObjective
+from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -71,12 +72,12 @@ def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
     return CompressorObjective(compressor, PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(kind))
 
 
-def joint_objective() -> JointObjective:
+def joint_objective(keep_encoder: bool = False) -> JointObjective:
     compressor, generator = NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2)
     compressor.g_a[-1].weight.data.mul_(100)
     classifiers = (Small().eval(), Small("other", logits=20).eval())
     losses = (CompressorLoss("rate-accuracy", 0.2), GeneratorLoss("bounded", "absolute", 2.0))
-    return JointObjective(compressor, generator, *classifiers, *losses)
+    return JointObjective(compressor, generator, *classifiers, *losses, keep_encoder)
 
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
@@ -657,13 +658,13 @@ def test_an_encoder_learns_in_the_contracting_half_alone(few: Dataset) -> None:
 
 
 def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images(few: Dataset) -> None:
-    objective = compressor_objective()
+    objective = compressor_objective("rate-distortion")
     with torch.no_grad():
         objective.compressor.g_a[-1].weight.mul_(0.05)
         objective.compressor.g_a[-1].bias.zero_()
         objective.compressor.update(force=True)
         images = to_float(few.train.images)
-        objective.eval().finish(images)
+        assert objective.eval().finish(images, few.train.labels) == {}
         symbols = objective.compressor.symbols(objective.generator(images))
     rows, counts = symbols.flatten(1).unique(dim=0, return_counts=True)
     patterns, seen = objective.compressor.patterns.flatten(1), objective.compressor.pattern_counts
@@ -671,6 +672,68 @@ def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images
     assert int(seen.sum()) == len(images) + 1
     for pattern, count in zip(patterns, seen, strict=False):
         assert int(counts[(rows == pattern).all(1)].item()) == int(count)
+
+
+def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answers_best(few: Dataset) -> None:
+    objective = compressor_objective("rate-accuracy").eval()
+    compressor, images, labels = objective.compressor, to_float(few.train.images), few.train.labels
+    with torch.no_grad():
+        compressor.g_a[-1].weight.mul_(0.05)
+        compressor.g_a[-1].bias.zero_()
+        rounded = compressor.symbols(objective.generator(images))
+        rows, counts = rounded.flatten(1).unique(dim=0, return_counts=True)
+        figures = objective.finish(images, labels)
+        y = compressor.latents(objective.generator(images))
+        chosen = compressor.symbols(objective.generator(images))
+        decoded = compressor.reconstruct(chosen, (32, 32)).clamp(0, 1)
+        says = objective.target(decoded).softmax(1)
+    assert {tuple(row) for row in compressor.patterns.flatten(1).tolist()} <= {tuple(row) for row in rows[counts > 1].tolist()}
+    assert int(compressor.pattern_counts.sum()) == len(images) + 1, "each image has a pattern"
+    assert figures["accuracy"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
+    assert 0 <= figures["bits"] <= math.log2(len(compressor.patterns)) + 0.1
+    likely = (y.flatten(1) @ compressor.reader[:, :-1].T + compressor.reader[:, -1]).softmax(1)
+    best = (likely @ compressor.answers.T).max(1).values
+    index = compressor.choose(y, rate_weight=0.0)
+    torch.testing.assert_close((likely * compressor.answers[index]).sum(1), best)
+    assert len(set(compressor.choose(y, rate_weight=1e6).tolist())) == 1, "bits above all: always the commonest"
+
+
+def test_the_reader_of_latents_is_a_logistic_regression() -> None:
+    torch.manual_seed(0)
+    latents = torch.randn(400, 6)
+    labels = (latents @ torch.randn(6, 3) + torch.tensor([1.0, 0, -1])).argmax(1)
+    reader = fit_reader(latents, labels, 4)
+    logits = latents @ reader[:, :-1].T + reader[:, -1]
+    assert (logits.argmax(1) == labels).float().mean() > 0.97
+    assert reader.shape == (4, 7)
+    assert (logits.argmax(1) != 3).all(), "a class that never came is never read"
+
+
+def test_with_its_encoder_kept_a_generator_learns_in_its_expanding_half_alone(few: Dataset) -> None:
+    unet = learn_apart_from_encoder(PerturbationGenerator(width=2)).unet
+    learns = {name for name, part in unet.named_children() if any(p.requires_grad for p in part.parameters())}
+    assert learns == {"u1", "u2", "u3", "u4", "outc"}
+    joint = joint_objective(keep_encoder=True).train()
+    generator = joint.generator
+    before = {key: value.clone() for key, value in generator.state_dict().items()}
+    groups = joint.groups()
+    assert sum(p.numel() for p in groups[1]["params"]) == parameters(generator)
+    optimizer = torch.optim.SGD([p for group in groups for p in group["params"]], 0.1)
+    loss, _ = joint(to_float(few.train.images), few.train.labels)
+    loss.backward()
+    optimizer.step()
+    changed = {name.split(".")[1] for name, value in generator.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed and changed <= {"u1", "u2", "u3", "u4", "outc"}
+
+
+def test_in_training_the_auxiliary_is_shown_every_second_picture(few: Dataset) -> None:
+    objective = joint_objective()
+    seen: list[int] = []
+    objective.protection.auxiliary.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    images, labels = to_float(few.train.images[:7]), few.train.labels[:7]
+    for mode in (True, False):
+        objective.train(mode)(images, labels)
+    assert seen == [7, 14]
 
 
 def test_the_joint_loss_is_both_losses_on_what_the_edge_makes_and_what_the_cloud_sees(few: Dataset) -> None:
@@ -804,6 +867,22 @@ def test_the_number_of_images_bounds_the_number_of_steps() -> None:
     assert steps(100, Settings(3, 32, 1e-3, 0.0)) == 12
     assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=70)) == 3
     assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
+
+
+def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(200, 3, 32, 24)
+    torch.manual_seed(1)
+    plain = crop_and_flip(True)(images)
+    torch.manual_seed(1)
+    erased = crop_and_flip(True, erase=8)(images)
+    changed = (plain != erased).any(1)
+    assert (erased.movedim(1, -1)[changed] == 0.5).all()
+    areas = changed.flatten(1).sum(1)
+    assert areas.max() == 49  # pixels less than 4 from the centre: 7 by 7
+    assert 0 < areas.min() < 49, "one at the border is cut"
+    rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
+    assert torch.equal(areas, rows * columns)
 
 
 @pytest.mark.parametrize("mirror", [False, True])

@@ -282,10 +282,10 @@ def bench(options: argparse.Namespace) -> int:
         for part, each in parts.items()
     ]
     print(_text_table(columns, rows))
-    print("\nnew: at a cloud that remembers no earlier answer; reduced: generator and classifier in bfloat16")
+    print("\nnew: at a cloud that remembers no earlier answer; reduced: generator, encoder and classifier in bfloat16")
     for name, found in result["agreement"].items():
         print(
-            f"{name}: {found['labels_changed']} of {found['n']} labels differ from the papers' way; "
+            f"{name}: {found['labels_changed']} of {found['n']} labels differ from the plain networks'; "
             f"protected images by at most {found['largest_difference']:.1e}"
         )
     return 0
@@ -545,7 +545,7 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         "--codec",
         default="neural",
         choices=("neural", "compressai", "png", "jpeg", "webp"),
-        help="default: neural; compressai: with CompressAI's entropy coder, as in the paper",
+        help="default: neural; compressai: as in the paper, latents rounded, with CompressAI's entropy coder",
     )
     made.add_argument("--quality", type=int, metavar="Q", help="of jpeg (1 to 95) or webp (1 to 100)")
     made.add_argument("--subsampling", metavar="S", help="of jpeg: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4)")

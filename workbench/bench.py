@@ -5,13 +5,14 @@
     paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
     ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
     new       as ours, at a cloud that remembers no answer of an earlier batch
-    reduced   as ours, generator and classifier in bfloat16
+    reduced   as ours, generator, encoder and classifier in bfloat16
 
 All sides take turns, round by round, so that whatever else the machine does falls on each; a ratio is taken within a round.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
@@ -106,18 +107,23 @@ def bench_models(
 
     Milliseconds are an image's, the median over rounds with the least and the most; `ratio` is the papers' way over the side,
     of each round its own. `agreement` holds for each side, over all `images`, the largest difference between its protected
-    images and the papers' way's, of a value between 0 and 1, and how many labels differ. Raises UsageError where
-    there are fewer images than the largest batch.
+    images and those of the plain networks under the same codec, of a value between 0 and 1, and how many labels differ (the
+    papers' way rounds the latents, and so has other labels). Raises UsageError where there are fewer images than the largest
+    batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")
     if max(batches) > len(images):
         raise UsageError(f"a batch of {max(batches)} needs as many images, there are {len(images)}")
     device = torch.device(device)
-    sides = _sides(pair, (int(images.shape[-2]), int(images.shape[-1])), device)
+    size = (int(images.shape[-2]), int(images.shape[-1]))
+    sides = _sides(pair, size, device)
     result: dict[str, Any] = {"target": pair.target.name, "auxiliary": pair.auxiliary.name, "weights": pair.sha256()}
     result |= {"rounds": rounds, "threads": torch.get_num_threads(), **provenance(device)}
-    result["agreement"] = _agreement(sides, images)  # first: the cloud has then seen the codes of ordinary use
+    plain = copy.deepcopy(pair)
+    codec = codec_for(plain, "neural", size=size).to(device)
+    reference = _Ours(Edge(plain.generator, codec, device), Cloud(codec, plain.target, device, remembered=0))
+    result["agreement"] = _agreement(reference, sides, images)  # first: the cloud has then seen the codes of ordinary use
     result["batches"] = {}
     bar = tqdm(total=len(batches) * (rounds + 1), desc="bench", unit="round", disable=not progress, file=sys.stderr)
     with bar:
@@ -161,12 +167,12 @@ def _spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def _agreement(sides: dict[str, _Side], images: Tensor) -> dict[str, Any]:
+def _agreement(reference: _Side, sides: dict[str, _Side], images: Tensor) -> dict[str, Any]:
     outcome: dict[str, dict[str, Any]] = {
         name: {"n": len(images), "largest_difference": 0.0, "labels_changed": 0} for name in sides if name != "paper"
     }
     for part in torch.split(images, 256):
-        _, expected, labels = sides["paper"].run(part)
+        _, expected, labels = reference.run(part)
         for name, found in outcome.items():
             _, protected, own = sides[name].run(part)
             found["largest_difference"] = max(found["largest_difference"], float((expected - protected).abs().max()))

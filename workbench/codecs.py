@@ -1,6 +1,7 @@
 """The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1].
 
-png, jpeg, webp; neural, with a stream for the batch; compressai, the same networks with a string an image, as in the paper.
+png, jpeg, webp; neural, which sends the latents that serve recognition best, a stream for the batch; compressai, the same
+networks as in the paper: latents rounded, a string an image.
 
 A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
 `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
@@ -11,6 +12,7 @@ A payload is a whole batch as it crosses, its header counted (see `bitstream`). 
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
@@ -24,7 +26,7 @@ from . import bitstream
 from .data import to_float, to_uint8
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
-from .models import MULTIPLE, NeuralCompressor, check_images, in_parts
+from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -221,12 +223,24 @@ class _NeuralCodec(Codec):
 
 
 class Neural(_NeuralCodec):
-    """The neural codec with one entropy-coded stream for the batch (see `entropy`): a byte or less an image."""
+    """The neural codec with one entropy-coded stream for the batch (see `entropy`): a byte or less an image.
+
+    `rate_weight` is what a bit is worth to a compressor that chooses what it sends, in chances that the target errs.
+    """
 
     name, repeats = "neural", True
 
-    def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
+    def __init__(
+        self,
+        compressor: NeuralCompressor,
+        identity: str,
+        size: tuple[int, int] = (32, 32),
+        rate_weight: float = RATE_WEIGHT,
+    ) -> None:
         super().__init__(compressor, identity, size)
+        if not (math.isfinite(rate_weight) and rate_weight >= 0):
+            raise UsageError(f"the weight of a bit must be a number from 0 up, got {rate_weight}")
+        self.rate_weight = rate_weight
         bottleneck = compressor.entropy_bottleneck
         tables = (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length, compressor.patterns)
         cdf, offset, length, patterns = (table.cpu().numpy().astype(np.int32) for table in tables)
@@ -236,7 +250,7 @@ class Neural(_NeuralCodec):
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         with torch.inference_mode():
-            symbols = in_parts(self.compressor.symbols, self._checked(images))
+            symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight), self._checked(images))
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
@@ -260,7 +274,7 @@ class Neural(_NeuralCodec):
 
 
 class CompressAI(_NeuralCodec, _StringCodec):
-    """The neural codec with CompressAI's entropy coder, as in the paper: 8, 12, 16 ... bytes an image."""
+    """The neural codec as in the paper: latents rounded, CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
 
     name = "compressai"
 

@@ -5,7 +5,7 @@
     computed once
 
 Exact to rounding: images within 1e-3, labels the same (tested). `bfloat16` convolves in 16 bits: half the time, and a label in
-some hundreds may change. What is prepared can no longer be trained, saved, or moved to another device.
+a thousand may change; the compressor's decoder stays in 32 bits. What is prepared can no longer be trained, saved, or moved to another device.
 """
 
 from __future__ import annotations
@@ -57,21 +57,20 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
         _lighten(out)
         with torch.inference_mode():
             latents = torch.zeros_like(out.g_a(example))
-        out.g_a, out.g_s = (
-            _made(fx.symbolic_trace(part), first, numbers) for part, first in ((out.g_a, example), (out.g_s, latents))
-        )
+        out.g_a = _made(fx.symbolic_trace(out.g_a), example, numbers)
+        out.g_s = _made(fx.symbolic_trace(out.g_s), latents, torch.float32)
     out.prepared = precision
     return out  # type: ignore[no-any-return]
 
 
 def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision: str = "float32") -> Pair:
-    """Return a pair whose networks are made for inference on a device; the compressor's stay in 32 bits."""
+    """Return a pair whose networks are made for inference on a device."""
     return replace(
         pair,
         target=prepare(pair.target, device, precision),
         auxiliary=prepare(pair.auxiliary, device, precision),
         generator=prepare(pair.generator, device, precision),
-        compressor=None if pair.compressor is None else prepare(pair.compressor, device),
+        compressor=None if pair.compressor is None else prepare(pair.compressor, device, precision),
     )
 
 

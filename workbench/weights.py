@@ -53,7 +53,7 @@ _TYPES: dict[str, Any] = {
     "seed": (int, type(None)),
     "complete": bool,
 }
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts")  # of integers, sized by training
+TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers")  # sized by training
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
 from ..models import Classifier, NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, share
-from .protection import CAP, GeneratorLoss, GeneratorObjective
+from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 
 from compressai.entropy_models import EntropyBottleneck  # isort: skip
 from compressai.ops import LowerBound  # isort: skip  (after models, which makes torchvision importable)
@@ -112,14 +112,6 @@ class CompressorObjective(Objective):
         with torch.no_grad():
             return torch.cat([self.compressor.g_a(self.generator(part)) for part in torch.split(images, 256)])
 
-    def train(self, mode: bool = True) -> CompressorObjective:
-        """Set the compressor's mode; the others' stays."""
-        super().train(mode)
-        for frozen in (self.generator, self.target, self.auxiliary):
-            if frozen is not None:
-                frozen.eval()
-        return self
-
     def groups(self) -> list[dict[str, Any]]:
         """Let the entropy model learn twenty times faster: its rate falls last. Its quantiles are solved, not learnt."""
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
@@ -134,15 +126,32 @@ class CompressorObjective(Objective):
             return
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
-    def finish(self, images: Tensor) -> None:
-        """Keep the commonest latents of `images` and how often each came (see `entropy`)."""
+    @torch.no_grad()
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Keep the commonest latents of `images` and how often each came (see `entropy`); where rate and accuracy are learnt,
+        also what it takes to choose among them (see `NeuralCompressor.choose`). Return bits and accuracy of what is chosen.
+        """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
-        with torch.no_grad():
-            parts = [compressor.symbols(self.generator(part.to(device))).cpu() for part in torch.split(images, 256)]
-        patterns, counts = learn_patterns(torch.cat(parts).numpy())
+        parts = [compressor.latents(self.generator(part.to(device))) for part in torch.split(images, 256)]
+        y, labels = torch.cat(parts), labels.to(device)
+        patterns, counts = learn_patterns(y.round().to(torch.int32).cpu().numpy())
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
+        if self.loss.kind != "rate-accuracy" or not len(patterns):
+            return {}
+        decoded = [compressor.g_s(part + compressor.medians).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
+        compressor.answers = torch.cat([self.target(part).softmax(1) for part in decoded])
+        compressor.reader = fit_reader(y.flatten(1), labels, self.target.num_classes)
+        for _ in range(5):  # what is chosen decides what it costs, and so what is chosen
+            chosen = torch.bincount(compressor.choose(y), minlength=len(compressor.patterns))
+            kept = chosen > 0
+            compressor.patterns, compressor.answers = compressor.patterns[kept], compressor.answers[kept]
+            compressor.pattern_counts = torch.cat([chosen[kept], chosen.new_ones(1)])
+        index = compressor.choose(y)
+        share_of = compressor.pattern_counts[:-1] / compressor.pattern_counts.sum()
+        accuracy = (compressor.answers.argmax(1)[index] == labels).float().mean()
+        return {"accuracy": float(accuracy), "bits": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
@@ -170,7 +179,7 @@ class CompressorObjective(Objective):
         return bits / images[0, 0].numel() + weight * distortion, figures
 
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x_hat, the likelihoods of y and, where it is `straight`, the rounded y.
+        """Return x_hat, the likelihoods of y_hat and, where it is `straight`, y.
 
         CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
         spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
@@ -182,7 +191,7 @@ class CompressorObjective(Objective):
         y = self.compressor.g_a(images)
         y_hat = y + (y.round() - y).detach()
         likelihoods = _likelihoods(self.compressor.entropy_bottleneck, y_hat.transpose(0, 1).flatten(1))
-        return self.compressor.g_s(y_hat), likelihoods, y_hat
+        return self.compressor.g_s(y_hat), likelihoods, y
 
 
 class JointNetwork(nn.Module):
@@ -210,8 +219,10 @@ class JointObjective(CompressorObjective):
 
     generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is what the edge
     makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads. While
-    the decoder has learnt nothing yet, its gradient says little: a linear reader of the latents asks for the label there too.
-    The generator's batch norms keep the statistics that it came with.
+    the decoder has learnt nothing yet, its gradient says little: a linear reader of the latents asks for the label there too,
+    as the one will that chooses what is sent (see `NeuralCompressor.choose`).
+    The generator's batch norms keep the statistics that it came with; with `keep_encoder` its contracting half stays as it is.
+    In training the auxiliary, which costs as much as the rest and learns sooner, is shown every second picture.
     """
 
     def __init__(
@@ -222,11 +233,16 @@ class JointObjective(CompressorObjective):
         auxiliary: Classifier,
         loss: CompressorLoss,
         protection: GeneratorLoss,
+        keep_encoder: bool = False,
     ) -> None:
         if loss.kind != "rate-accuracy":
             raise UsageError(f"generator and compressor are trained together on rate-accuracy, not on {loss.kind!r}")
         super().__init__(compressor, generator, target, loss)
-        generator.requires_grad_(True)
+        if keep_encoder:
+            learn_apart_from_encoder(generator)
+        else:
+            generator.requires_grad_(True)
+        self.pace = 0.3 if keep_encoder else 0.1
         self.protection = GeneratorObjective(generator, target, auxiliary, protection)
         self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
 
@@ -236,12 +252,12 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Let the generator, which comes trained, learn ten times slower: at the compressor's pace it forgets the classes."""
-        generator = list(self.generator.parameters())
+        """Let the generator, which comes trained, learn slower: at the compressor's pace it forgets the classes."""
+        generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()
         others = [p for p in rest["params"] if id(p) not in known]
-        return [{"params": others, "scale": 1.0}, {"params": generator, "scale": 0.1}, entropy]
+        return [{"params": others, "scale": 1.0}, {"params": generator, "scale": self.pace}, entropy]
 
     def parts(self) -> list[nn.Module]:
         """Return the generator and its compressor."""
@@ -257,10 +273,12 @@ class JointObjective(CompressorObjective):
         """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
         protected = self.generator(images)
         with torch.autocast(images.device.type, enabled=False):
-            x_hat, likelihoods, y_hat = self._code(protected.float(), straight=self.training)
-            asked = 0.0 if y_hat is None else F.cross_entropy(self.joint.read(y_hat), labels)
+            x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)
+            asked = 0.0 if y is None else F.cross_entropy(self.joint.read(y), labels)
         bits = -likelihoods.log2().sum() / len(images)
-        loss, figures = self.protection.judge(images, protected, labels, _clamp(x_hat, self.zero))
+        loss, figures = self.protection.judge(
+            images, protected, labels, _clamp(x_hat, self.zero), every=2 if self.training else 1
+        )
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
         return loss + asked + bits / images[0, 0].numel() / weight, {**figures, "bits": bits}
@@ -270,6 +288,23 @@ def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
     """Return the probability of each symbol (M x n, whole numbers) by its channel's learnt distribution."""
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
     return likelihoods[:, 0]
+
+
+def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-4) -> Tensor:
+    """Return the multinomial logistic regression of labels (n) on latents (n x D): C x (D + 1), the biases last."""
+    with torch.inference_mode(False), torch.enable_grad():
+        x, labels = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).detach().clone(), labels.clone()
+        weights = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
+        optimizer = torch.optim.LBFGS([weights], max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure() -> Tensor:
+            optimizer.zero_grad()
+            loss = F.cross_entropy(x @ weights.T, labels) + decay * weights.square().sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return weights.detach()
 
 
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor, steps: int = 300) -> None:

@@ -57,6 +57,8 @@ class Settings:
     validation_images: int | None = None
     clip: float | None = None  # of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
+    erase: int = 0  # pixels less than half this far from a random one are made grey (cutout; DeVries and Taylor 2017)
+    smoothing: float = 0.0  # share of a label that goes to all classes alike, where cross-entropy is all that is learnt
     width: int = 32  # of the U-Net; of the compressor N is 4 times, M 6 times as much
     head: str = "public"  # of the classifiers that have several
     half: bool = False  # forward passes in bfloat16 on a CPU that computes in it (a CUDA GPU's always are)
@@ -398,8 +400,11 @@ def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Te
         yield images.contiguous(memory_format=torch.channels_last), split.labels[start : start + batch].to(device)
 
 
-def crop_and_flip(mirror: bool, padding: int = 4) -> Callable[[Tensor], Tensor]:
-    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip where labels survive one."""
+def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
+    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip where labels survive one.
+
+    With `erase`, pixels less than half this far, both ways, from a random one are made grey (cutout), which the papers leave.
+    """
 
     def augment(images: Tensor) -> Tensor:
         n, _, height, width = images.shape
@@ -412,6 +417,12 @@ def crop_and_flip(mirror: bool, padding: int = 4) -> Callable[[Tensor], Tensor]:
             columns = torch.where(flip, width - 1 - columns, columns)
         rows = torch.arange(height, device=device).view(1, 1, height, 1)
         channels = torch.arange(3, device=device).view(1, 3, 1, 1)
-        return padded[torch.arange(n, device=device).view(n, 1, 1, 1), channels, top + rows, left + columns]
+        cropped = padded[torch.arange(n, device=device).view(n, 1, 1, 1), channels, top + rows, left + columns]
+        if not erase:
+            return cropped
+        y, x = torch.randint(height, (n, 1, 1, 1), device=device), torch.randint(width, (n, 1, 1, 1), device=device)
+        columns = torch.arange(width, device=device).view(1, 1, 1, width)
+        inside = ((rows - y).abs() * 2 < erase) & ((columns - x).abs() * 2 < erase)
+        return cropped.masked_fill(inside, 0.5)
 
     return augment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,6 +16,14 @@ class Objective(nn.Module):
     """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept."""
 
     network: nn.Module
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of what learns. What is frozen stays in eval mode: its batch norms keep the statistics it came with."""
+        super().train(mode)
+        if mode:
+            for child in self.children():
+                _settle(child)
+        return self
 
     def parts(self) -> list[nn.Module]:
         """Return the networks to keep, each under a name of its own."""
@@ -31,8 +39,9 @@ class Objective(nn.Module):
     def before_validation(self, images: Tensor) -> None:
         """Bring the network into the state in which it will be used; `images` are some of the training split."""
 
-    def finish(self, images: Tensor) -> None:
-        """Add what is learnt last, of images like those to come, to the network that was best."""
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Add what is learnt last, of images like those to come, to the network that was best; return figures it changes."""
+        return {}
 
 
 class ClassifierObjective(Objective):
@@ -47,6 +56,16 @@ class ClassifierObjective(Objective):
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels)
         return loss, {"accuracy": share(logits, labels)}
+
+
+def _settle(module: nn.Module) -> None:
+    """Put each largest part of which no parameter learns into eval mode."""
+    parameters = list(module.parameters())
+    if parameters and not any(each.requires_grad for each in parameters):
+        module.eval()
+    else:
+        for child in module.children():
+            _settle(child)
 
 
 def share(logits: Tensor, labels: Tensor) -> Tensor:

@@ -58,6 +58,14 @@ class ReadGenerator(nn.Module):
         return logits
 
 
+def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGenerator:
+    """Let the expanding half of a generator learn alone: what the contracting half knows of the classes is not forgotten."""
+    unet = generator.requires_grad_(True).unet
+    for part in (unet.inc, unet.d1, unet.d2, unet.d3, unet.d4):
+        part.requires_grad_(False)
+    return generator
+
+
 class EncoderObjective(Objective):
     """A start for a generator: its contracting half learns by cross-entropy to tell the classes apart.
 
@@ -65,9 +73,9 @@ class EncoderObjective(Objective):
     target they learn it slowly, at ten times the cost of an image. It depends on no classifier: one start serves all pairs.
     """
 
-    def __init__(self, generator: PerturbationGenerator, classes: int) -> None:
+    def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.smoothing = generator, smoothing
         self.network = ReadGenerator(generator, classes)
         for part in (generator.unet.u1, generator.unet.u2, generator.unet.u3, generator.unet.u4, generator.unet.outc):
             part.requires_grad_(False)
@@ -79,7 +87,8 @@ class EncoderObjective(Objective):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
         logits = self.network(images)
-        return F.cross_entropy(logits, labels), {"accuracy": share(logits, labels)}
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
+        return loss, {"accuracy": share(logits, labels)}
 
 
 class GeneratorObjective(Objective):
@@ -96,22 +105,17 @@ class GeneratorObjective(Objective):
         self.target = target.requires_grad_(False)
         self.auxiliary = None if auxiliary.name == target.name else auxiliary.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> GeneratorObjective:
-        """Set the generator's mode; the classifiers' stays."""
-        super().train(mode)
-        for frozen in (self.target, self.auxiliary):
-            if frozen is not None:
-                frozen.eval()
-        return self
-
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
         return self.judge(images, self.network(images), labels)
 
     def judge(
-        self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None = None
+        self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None = None, every: int = 1
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter."""
+        """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter.
+
+        The auxiliary is shown every `every`-th picture.
+        """
         views = protected if decoded is None else torch.cat([protected, decoded])
         copies, n = len(views) // len(images), len(images)
         truth = labels.repeat(copies)
@@ -122,9 +126,10 @@ class GeneratorObjective(Objective):
         loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
         figures = {"accuracy": share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
         if self.auxiliary is not None:
-            other = self.auxiliary(views)
+            other, truth = self.auxiliary(views[::every]), truth[::every]
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            figures["auxiliary"] = share(other[-n:], labels)
+            first = -(-(len(views) - n) // every)  # of the latter
+            figures["auxiliary"] = share(other[first:], truth[first:])
         return loss, figures

@@ -21,7 +21,7 @@ from ..weights import Manifest
 from .compression import CompressorLoss, CompressorObjective, JointObjective
 from .loop import Settings, crop_and_flip, fit, rank, seed_step, wait_for_all
 from .objectives import ClassifierObjective, Objective
-from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective
+from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 
 __all__ = [
     "ENCODER",
@@ -49,10 +49,10 @@ PRESETS: dict[str, dict[str, Settings]] = {
     },
     "hours": {
         "classifier": Settings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
-        "encoder": Settings(12, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True),
-        "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True),
+        "encoder": Settings(24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1),
+        "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
         "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
-        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=80_000, half=True, captured=True),
+        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=60_000, half=True, captured=True, erase=8),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
@@ -88,7 +88,7 @@ def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs
     """Train the start of all generators of a data set, a U-Net whose contracting half tells the classes apart; keep it."""
     settings = _preset(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
-    objective = EncoderObjective(PerturbationGenerator(settings.width), len(dataset.classes))
+    objective = EncoderObjective(PerturbationGenerator(settings.width), len(dataset.classes), settings.smoothing)
     return _train(objective, dataset, [ENCODER], preset, settings, seed, {}, {}, **run)[0]
 
 
@@ -113,8 +113,9 @@ def train_generator(
     generator, losses = PerturbationGenerator(settings.width), asdict(loss)
     if ENCODER in PRESETS[preset]:
         generator, start = _generator(dataset, ENCODER)
+        learn_apart_from_encoder(generator)
         losses |= {"start": start.sha256, "before": start.training}
-    objective = GeneratorObjective(generator.requires_grad_(True), target_model, auxiliary_model, loss)
+    objective = GeneratorObjective(generator, target_model, auxiliary_model, loss)
     depends = {"target": first.sha256, "auxiliary": second.sha256}
     return _train(objective, dataset, [name], preset, settings, seed, losses, depends, **run)[0]
 
@@ -174,7 +175,8 @@ def train_joint(
     generator, start = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
     torch.manual_seed(seed_step(seed, -1))
     compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
-    objective = JointObjective(compressor, channels_last(generator), target_model, auxiliary_model, loss, protection)
+    keep = ENCODER in PRESETS[preset]
+    objective = JointObjective(compressor, channels_last(generator), target_model, auxiliary_model, loss, protection, keep)
     objective.initialise(to_float(dataset.train.images[:256]))
     depends = {"target": first.sha256, "auxiliary": second.sha256}
     losses = {"joint": {**asdict(protection), **asdict(loss)}, "start": start.sha256, "before": start.training}
@@ -217,13 +219,14 @@ def _train(
             "specs": specs,
         },
         seed=seed,
-        augment=crop_and_flip(dataset.mirror, settings.crop),
+        augment=crop_and_flip(dataset.mirror, settings.crop, settings.erase),
         device=device,
         devices=devices,
         on_epoch=on_epoch,
     )
     if rank() == 0:
-        objective.finish(to_float(_tabulated(dataset, settings).images))
+        last = _tabulated(dataset, settings)
+        outcome.best |= objective.finish(to_float(last.images), last.labels)
     training = {
         "preset": preset,
         **asdict(settings),
