@@ -336,6 +336,50 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
     assert max(known) < 0.3 < min(unknown)
 
 
+def choosing(images: torch.Tensor) -> NeuralCompressor:
+    """A compressor that knows three patterns, and by their first latents which class an image is of."""
+    compressor = learnt(images).compressor
+    y = compressor.patterns.flatten(1).float()
+    compressor.reader = torch.cat([10 * y, -5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number
+    compressor.answers = torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
+    return compressor
+
+
+def test_a_compressor_with_a_reader_sends_patterns_only(images: torch.Tensor) -> None:
+    compressor = choosing(images)
+    coder = Neural(compressor, "ours")
+    y = compressor.latents(images)
+    nearest = torch.cdist(y.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
+    assert torch.equal(compressor.symbols(images), compressor.patterns[nearest].int())
+    coded, which = coder.unpack(coder.encode(images))
+    assert len(coded) <= 3 < len(images)
+    assert max(coder.sizes(coder.encode(images))) < 0.3, "log2(3) bits"
+    assert torch.equal(
+        torch.frombuffer(bytearray(coded[int(which[0])]), dtype=torch.int32), compressor.patterns[nearest[0]].int().flatten()
+    )
+
+
+def test_a_heavy_bit_makes_all_images_the_commonest_pattern(images: torch.Tensor) -> None:
+    compressor = choosing(images)
+    compressor.pattern_counts = torch.tensor([1, 8, 1, 1])
+    assert len(Neural(compressor, "ours", rate_weight=0.0).unpack(Neural(compressor, "ours").encode(images))[0]) > 1
+    coded, _ = Neural(compressor, "ours").unpack(Neural(compressor, "ours", rate_weight=100.0).encode(images))
+    assert torch.equal(torch.frombuffer(bytearray(coded[0]), dtype=torch.int32), compressor.patterns[1].int().flatten())
+    assert len(coded) == 1
+
+
+def test_images_of_another_size_than_the_patterns_are_rounded(images: torch.Tensor) -> None:
+    compressor = choosing(images)
+    wide = torch.rand(2, 3, 32, 48)
+    assert torch.equal(compressor.symbols(wide), compressor.latents(wide).round().int())
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float, images: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match=f"from 0 up, got {weight}"):
+        Neural(spread(0), "ours", rate_weight=weight)
+
+
 def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.Tensor) -> None:
     plain = Neural(spread(0), "ours")
     assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)

@@ -78,7 +78,7 @@ def test_a_result_carries_its_figures_and_their_origin(
         assert figure["low"] <= figure["value"] <= figure["high"], key
         assert figure["n"] == LIMIT
     assert all(0 <= result[key]["value"] <= 1 for key in ACCURACIES)
-    named = {"png": "png", "jpeg": "jpeg q89 4:4:4", "neural": "neural", "compressai": "neural, CompressAI's coder"}
+    named = {"png": "png", "jpeg": "jpeg q89 4:4:4", "neural": "neural", "compressai": "neural, rounded, CompressAI's coder"}
     assert result["codec"] == named[name]
     assert (result["client"], result["strength"], result["batch"]) == ("jpeg q90 4:4:4", 1.0, 256)
     assert (result["dataset"], result["seed"]) == ("scikit-learn digits", 0)

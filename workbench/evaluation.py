@@ -300,7 +300,7 @@ def describe(codec: Codec) -> str:
             return f"{codec.name} lossless"
         case _ if hasattr(codec, "quality"):
             return f"{codec.name} q{codec.quality}"
-    return "neural, CompressAI's coder" if isinstance(codec, CompressAI) else codec.name
+    return "neural, rounded, CompressAI's coder" if isinstance(codec, CompressAI) else codec.name
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:

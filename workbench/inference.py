@@ -5,7 +5,8 @@
     computed once
 
 Exact to rounding: images within 1e-3, labels the same (tested). `bfloat16` convolves in 16 bits: half the time, and a label in
-a thousand may change; the compressor's decoder stays in 32 bits. What is prepared can no longer be trained, saved, or moved to another device.
+some hundreds may change; the compressor's decoder stays in 32 bits. What is prepared can no longer be trained, saved, or moved
+to another device.
 """
 
 from __future__ import annotations

@@ -309,8 +309,8 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     16 are padded by reflection, and `x_hat` is cut again. Beside CompressAI's integer tables it keeps those of the commonest
     latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
-    One that was trained on rate and accuracy knows more (see `choose`): `reader` (C x (M h w + 1)), a linear layer that reads the
-    class from the latents before they are quantised, and `answers` (K x C), what the target says of each pattern.
+    One that was trained on rate and accuracy knows more (see `choose`): `reader` (C x (M h w + 1)), a linear layer that reads
+    the class from the latents before they are quantised, and `answers` (K x C), what the target says of each pattern.
     """
 
     patterns: Tensor

@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "encoder": Settings(24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1),
         "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
         "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
-        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=60_000, half=True, captured=True, erase=8),
+        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
     },
     "paper": {
         "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
