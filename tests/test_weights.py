@@ -106,6 +106,26 @@ def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> No
     assert torch.equal(loaded.images(strings, (32, 32)), compressor.images(strings, (32, 32)))
 
 
+def test_a_compressor_comes_back_with_what_it_takes_to_choose(empty_data: Path) -> None:
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    rounded = compressor.symbols(pictures())
+    compressor.patterns, compressor.pattern_counts = rounded.to(torch.int8), torch.tensor([3, 2, 1])
+    compressor.reader, compressor.answers = torch.randn(10, 49), torch.rand(2, 10)
+    weights.save(compressor, manifest(compressor, "c"))
+    loaded, _ = weights.load("c", "digits", "compressor")
+    assert isinstance(loaded, NeuralCompressor)
+    assert same(loaded, compressor)
+    assert torch.equal(loaded.symbols(pictures(8)), compressor.symbols(pictures(8)))
+    for reader, answers in (((10, 48), (2, 10)), ((10, 49), (3, 10))):
+        compressor.reader, compressor.answers = torch.zeros(reader), torch.zeros(answers)
+        weights.save(compressor, manifest(compressor, "c"))
+        with pytest.raises(UsageError, match="2 patterns of 48 latents cannot have a reader"):
+            weights.load("c", "digits", "compressor")
+
+
 def test_saving_again_replaces_the_old_tensors_and_leaves_other_names_alone(kept: Path) -> None:
     weights.save(generator(5), manifest(generator(), "g@other"))
     before = {path.name for path in kept.parent.iterdir()}

@@ -8,7 +8,7 @@ The package is flat, and a file imports only from the floors below it::
     3  system                       Client, Edge, Cloud, joined
     4  training  evaluation  bench  how they come to be, how good and how fast they are
     6  plots  panels  runs  grid    figures, interactive views, batches of notebooks and of pairs
-    7  __main__                     the `workbench` command
+    7  commands  __main__           the `workbench` command
 """
 
 __version__ = "0.1.0"

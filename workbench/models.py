@@ -333,7 +333,15 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         for table in ("patterns", "pattern_counts", "reader", "answers"):
             if table in state_dict:
                 setattr(self, table, torch.empty_like(state_dict[table], device=bottleneck.quantiles.device))
-        return super().load_state_dict(state_dict, strict=strict)
+        loaded = super().load_state_dict(state_dict, strict=strict)
+        if len(self.reader):
+            latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
+            if self.reader.shape != (classes, latents + 1) or self.answers.shape != (len(self.patterns), classes):
+                raise UsageError(
+                    f"a compressor with {len(self.patterns)} patterns of {latents} latents cannot have a reader of "
+                    f"{tuple(self.reader.shape)} and answers of {tuple(self.answers.shape)}"
+                )
+        return loaded
 
     def forward(self, images: Tensor) -> dict[str, Any]:
         """Return `x_hat` (not clamped) and `likelihoods["y"]`; quantisation is noise in training mode."""

@@ -1,0 +1,126 @@
+"""`workbench evaluate`: one pair measured with one codec."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .common import (
+    Commands,
+    add_command,
+    add_common,
+    pick_device,
+    positive,
+    read_dataset,
+)
+
+if TYPE_CHECKING:
+    pass
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "evaluate",
+        evaluate,
+        "measure accuracy, SSIM and bytes of the whole system",
+        """  workbench evaluate --dataset digits --codec neural --json
+  workbench evaluate --dataset cifar10 --data-dir ~/cifar10 --codec jpeg --quality 89 --limit 500
+  workbench evaluate --dataset samples --codec png --strength 0.5""",
+    )
+    add_common(made)
+    made.add_argument(
+        "--codec",
+        default="neural",
+        choices=("neural", "compressai", "png", "jpeg", "webp"),
+        help="default: neural; compressai: as in the paper, latents rounded, with CompressAI's entropy coder",
+    )
+    made.add_argument("--quality", type=int, metavar="Q", help="of jpeg (1 to 95) or webp (1 to 100)")
+    made.add_argument("--subsampling", metavar="S", help="of jpeg: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4)")
+    made.add_argument(
+        "--client-quality", type=int, default=90, metavar="Q", help="of the JPEG that the phone sends (default: 90)"
+    )
+    made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (the paper's; default)")
+    made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
+    made.add_argument("--batch", type=positive, default=256, metavar="N", help="images that share a payload (default: 256)")
+    made.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="in which generator and classifiers compute (default: float32)",
+    )
+    made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
+    made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Measure one pair with one codec."""
+    from .. import system, weights
+    from ..evaluation import Evaluation
+
+    dataset = read_dataset(options)
+    pair = weights.load_pair(
+        dataset.family,
+        options.target,
+        options.auxiliary,
+        compressor=options.codec in system.NEURAL,
+        variant=options.generator_variant,
+        compressor_variant=options.variant,
+    )
+    chosen: dict[str, Any] = {}
+    if options.quality is not None:
+        if options.codec not in ("jpeg", "webp"):
+            raise UsageError(f"--quality {options.quality} goes with --codec jpeg or webp, not {options.codec}")
+        chosen["quality"] = options.quality
+    if options.subsampling is not None:
+        if options.codec != "jpeg":
+            raise UsageError(f"--subsampling {options.subsampling} goes with --codec jpeg, not {options.codec}")
+        chosen["subsampling"] = options.subsampling
+    client = system.Client(options.client_quality)
+    size = (
+        (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1])) if options.codec in system.NEURAL else (32, 32)
+    )
+    evaluation = Evaluation(
+        pair,
+        dataset,
+        limit=options.limit,
+        client=client,
+        batch=options.batch,
+        device=pick_device(options.device),
+        precision=options.precision,
+        progress=True,
+    )
+    result = evaluation.result(system.codec_for(evaluation.pair, options.codec, size=size, **chosen), options.strength)
+    print(json.dumps(result, indent=1) if options.json else _describe(result))
+    return 0
+
+
+def _describe(result: dict[str, Any]) -> str:
+    def percent(key: str) -> str:
+        value = result[key]
+        return f"{100 * value['value']:.2f} % [{100 * value['low']:.2f}, {100 * value['high']:.2f}]"
+
+    def number(key: str) -> str:
+        value = result[key]
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}], spread {value['std']:.3f}"
+
+    return "\n".join(
+        [
+            f"{result['target']} protected against {result['auxiliary']}, {result['codec']}, strength {result['strength']:g}",
+            f"{result['dataset']}, {result['n']} test images, seed {result['seed']}, {result['device']}",
+            f"  target on originals        {percent('original_accuracy')}",
+            f"  target on protected        {percent('protected_accuracy')}",
+            f"  target at the cloud        {percent('target_accuracy')}",
+            f"  auxiliary at the cloud     {percent('auxiliary_accuracy')}",
+            f"  SSIM, original/protected   {number('ssim')}",
+            f"  |SSIM|                     {number('abs_ssim')}",
+            f"  S1, client to edge, bytes  {number('s1_bytes')}",
+            f"  S2, edge to cloud, bytes   {number('s2_bytes')}",
+        ]
+    )

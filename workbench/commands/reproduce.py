@@ -1,0 +1,155 @@
+"""`workbench reproduce`: train what is missing, execute the notebooks, write the report."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+from ..errors import RunError, UsageError
+from .common import (
+    AUXILIARY,
+    TARGET,
+    Commands,
+    add_command,
+    add_common,
+    check_preset,
+    positive,
+    read_dataset,
+    text_table,
+)
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..weights import Manifest
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "reproduce",
+        reproduce,
+        "train what is missing, execute every notebook, write the report",
+        """  workbench reproduce
+  workbench reproduce --dataset cifar10 --data-dir ~/cifar10 --limit 1000
+  workbench reproduce --resume                           what is missing of the latest run
+  workbench reproduce --scheduler tcp://head:8786        on a Dask cluster that sees these files""",
+    )
+    add_common(made, device=False)
+    made.add_argument("--preset", default="quick", help="for what must be trained: quick or paper (default: quick)")
+    made.add_argument("--seed", type=int, default=0, help="default: 0")
+    made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
+    made.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: all)")
+    made.add_argument(
+        "--resume", nargs="?", const="latest", metavar="RUN", help="go on with a run of data/runs (default: the latest)"
+    )
+    made.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (extra `cluster`)")
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Train what is missing, execute the notebooks, write the report."""
+    import contextlib
+    import time
+
+    from .. import runs, training, weights
+    from ..storage import data_root, write_json
+
+    asked = {
+        "dataset": options.dataset,
+        "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
+        "target": options.target,
+        "auxiliary": options.auxiliary,
+        "seed": options.seed,
+    } | ({"limit": options.limit} if options.limit is not None else {})
+    names = options.notebooks or list(runs.NOTEBOOKS)
+    if options.resume:
+        directory = (data_root() / "runs" / options.resume).resolve()
+        asked, names, options.preset = _batch(directory, asked, options)
+        options.dataset, options.data_dir = asked["dataset"], asked["data_dir"]
+    start = time.monotonic()
+    dataset = read_dataset(options)
+    n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if it must be, before anything is made
+    threads = max(1, (runs.cores() // min(len(names), runs.cores())))
+    check_preset(options.preset)
+    weights.generator_name(asked["target"], asked["auxiliary"])  # raises for names that cannot be
+    runs.plan(names, Path(), asked)  # likewise, before anything is made
+    if not options.resume:
+        directory = runs.new_directory()
+    tasks = runs.plan(names, directory, asked, threads)
+    write_json(directory / "batch.json", {"parameters": asked, "notebooks": names, "preset": options.preset})
+    runs.point_latest(directory)
+    try:
+        manifests = training.ensure(dataset, asked["target"], asked["auxiliary"], preset=options.preset, seed=asked["seed"])
+        with contextlib.ExitStack() as stack:
+            executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
+            statuses = runs.run_batch(tasks, executor, resume=bool(options.resume))
+    except KeyboardInterrupt:
+        print("workbench: stopped; `workbench reproduce --resume` goes on from there", file=sys.stderr)
+        return 130
+    about = _about(dataset, n, manifests, asked, directory, time.monotonic() - start)
+    report = runs.collect(directory, statuses, about)
+    failed = [status for status in statuses if status["status"] != "done"]
+    for status in failed:
+        print(f"workbench: notebook {status['notebook']} failed: {status['error'].splitlines()[0]}", file=sys.stderr)
+    print(text_table(about["main"]["columns"], about["main"]["rows"]))
+    print(f"\n{about['main']['note']}\n\n{report}")
+    if failed:
+        print(f"workbench: {len(failed)} of {len(statuses)} notebooks failed; --resume runs only these again", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
+    """Return parameters, notebooks and preset of a run to resume; raise where other ones were given beside `--resume`."""
+    from .. import runs
+
+    batch = runs.read_json(directory / "batch.json")
+    asked, names, preset = batch.get("parameters"), batch.get("notebooks"), batch.get("preset", "quick")
+    known = {"dataset", "data_dir", "target", "auxiliary", "seed"}
+    if not (isinstance(asked, dict) and known <= asked.keys() and isinstance(names, list) and names):
+        raise RunError(f"no run to resume at {directory}: name a folder of {directory.parent}, or leave --resume away")
+    defaults = {"dataset": "digits", "data_dir": "", "target": TARGET, "auxiliary": AUXILIARY, "seed": 0}
+    for key, value in {**given, "preset": options.preset, "notebooks": options.notebooks or names}.items():
+        there = {**asked, "preset": preset, "notebooks": names}.get(key)
+        if value != there and value != {**defaults, "preset": "quick"}.get(key):
+            raise UsageError(f"--resume goes on with {key} {there!r}, not {value!r}: leave that option away")
+    return asked, names, preset
+
+
+def _about(
+    dataset: Dataset, n: int, manifests: list[Manifest], asked: dict[str, Any], directory: Path, seconds: float
+) -> dict[str, Any]:
+    from datetime import datetime
+
+    from .. import runs
+    from ..evaluation import provenance
+
+    main_table = runs.main_table(directory)
+    origin = provenance()
+    facts = {
+        "weights": "; ".join(
+            f"{each.name} {each.sha256[:12]} ({each.training.get('preset', 'imported')})" for each in manifests
+        ),
+        "training": f"{sum(each.training.get('seconds', 0) for each in manifests):.0f} s in all, seed {asked['seed']}",
+        "device": origin["device"],
+        "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
+        "commit": origin["commit"] or "outside a checkout",
+        "this run": f"{math.ceil(seconds)} s; notebooks, figures (PNG, SVG) and summary.json lie beside this page",
+    }
+    return {
+        "version": __version__,
+        "when": datetime.now().astimezone().strftime("%-d %B %Y, %H:%M %Z"),
+        "dataset": dataset.title,
+        "n": n,
+        "target": asked["target"],
+        "auxiliary": asked["auxiliary"],
+        "parameters": asked,
+        "origin": origin,
+        "facts": facts,
+        "main": main_table,
+    }
