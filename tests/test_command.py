@@ -20,7 +20,7 @@ from workbench.training import Settings, recipes
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
-COMMANDS = ("train", "evaluate", "reproduce", "import-weights", "models")
+COMMANDS = ("train", "evaluate", "reproduce", "grid", "bench", "import-weights", "export-weights", "models", "certs")
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")
 

@@ -21,6 +21,7 @@ FLOORS = (
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "bench"),
+    ("certs",),
     ("plots", "notebook", "panels", "runs", "grid"),
     ("commands", "__main__"),
 )

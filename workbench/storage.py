@@ -29,8 +29,10 @@ def data_root() -> Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`, to be written; on leaving, it replaces `path` at once or is removed.
+
+    Until then it is readable by its owner alone, and then by those of `mode`.
 
     Raises StorageError when the folder cannot be written or the disk is full; `path` is then as it was.
     """
@@ -44,7 +46,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
+        temporary.chmod(mode)
         temporary.replace(path)
     except OSError as error:
         raise StorageError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder") from error

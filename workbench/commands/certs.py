@@ -1,0 +1,36 @@
+"""`workbench certs`: development certificates for edge, cloud and client."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .common import Commands, add_command, positive
+
+__all__ = ["add"]
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "certs",
+        certs,
+        "make a development authority and certificates for edge, cloud and client",
+        """  workbench certs data/certs                              for services on this machine
+  workbench certs data/certs --names edge.local 192.0.2.7    by which names edge and cloud are reached
+  workbench certs data/certs --roles edge --days 30       renew one, under the same authority""",
+    )
+    made.add_argument("folder", type=Path, help="where to; keys are readable by their owner alone")
+    made.add_argument("--names", nargs="+", metavar="NAME", help="host names and addresses (default: localhost 127.0.0.1 ::1)")
+    made.add_argument("--roles", nargs="+", choices=("edge", "cloud", "client"), help="default: all three")
+    made.add_argument("--days", type=positive, default=365, metavar="N", help="how long they hold, 825 at most (365)")
+
+
+def certs(options: argparse.Namespace) -> int:
+    """Write the certificates, and say which."""
+    from ..certs import LOCAL, ROLES, issue
+
+    for path in issue(options.folder, options.names or LOCAL, options.roles or ROLES, options.days):
+        print(path)
+    return 0
