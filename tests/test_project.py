@@ -21,7 +21,7 @@ FLOORS = (
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "bench"),
-    ("certs",),
+    ("certs", "protocol"),
     ("plots", "notebook", "panels", "runs", "grid"),
     ("commands", "__main__"),
 )

@@ -7,7 +7,7 @@ The package is flat, and a file imports only from the floors below it::
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
     4  training  evaluation  bench  how they come to be, how good and how fast they are
-    5  certs                        who may speak with whom
+    5  protocol  certs              what services speak, and who may speak with whom
     6  plots  panels  runs  grid    figures, interactive views, batches of notebooks and of pairs
     7  commands  __main__           the `workbench` command
 """

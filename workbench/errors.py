@@ -7,6 +7,7 @@
     ├── DataError             a picture or a data set that cannot be read
     ├── WeightsError          weights that are missing, corrupted or made for something else
     ├── PayloadError          bytes that are not a payload of this codec
+    ├── ProtocolError         a request or a response that is not of the protocol
     ├── StorageError          a disk that is full, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 __all__ = [
     "DataError",
     "PayloadError",
+    "ProtocolError",
     "RunError",
     "StorageError",
     "UsageError",
@@ -48,6 +50,10 @@ class WeightsError(WorkbenchError):
 
 class PayloadError(WorkbenchError):
     """Raised when bytes are not a payload of the codec that was asked to decode them."""
+
+
+class ProtocolError(WorkbenchError):
+    """Raised when a request or a response is not of the protocol."""
 
 
 class StorageError(WorkbenchError):
