@@ -15,12 +15,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import threading
-import time
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from . import plots, weights
 from .errors import RunError, WeightsError
 from .metrics import Estimate
 from .models import CLASSIFIER_NAMES
+from .processes import Children, as_done, interrupts
 from .runs import cores
 from .storage import data_root, replacing, write_json
 from .training import ENCODER, PRESETS
@@ -97,23 +95,25 @@ class Grid:
         failed: dict[str, str] = {}
         futures: dict[Future[tuple[str, str]], str] = {}
         bar = tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True)
+        _children.restart()
         try:
-            futures = {pool.submit(_run, commands, environment): name for name, commands in jobs.items()}
-            for future in as_completed(futures):
-                name = futures[future]
-                try:
-                    out, error = future.result()
-                except Exception as lost:  # a lost worker: whatever the executor raises
-                    out, error = "", f"{type(lost).__name__}: {lost}"
-                if error:
-                    failed[name] = error
-                elif out:
-                    write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
-                bar.update()
+            with interrupts() as interrupted:
+                futures = {pool.submit(_run, commands, environment): name for name, commands in jobs.items()}
+                for future in as_done(futures, interrupted):
+                    name = futures[future]
+                    try:
+                        out, error = future.result()
+                    except Exception as lost:  # a lost worker: whatever the executor raises
+                        out, error = "", f"{type(lost).__name__}: {lost}"
+                    if error:
+                        failed[name] = error
+                    elif out:
+                        write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
+                    bar.update()
         except BaseException:
             for future in futures:
                 future.cancel()
-            _stop_running()
+            _children.stop(signal.SIGINT, patience=30)  # a training keeps its checkpoint
             raise
         finally:
             bar.close()
@@ -177,45 +177,17 @@ def _seconds(name: str, grid: Grid) -> float:
     return float(found.training.get("seconds", 0.0)) if found is not None else 0.0
 
 
-_running: set[subprocess.Popen[str]] = set()
-_lock = threading.Lock()
+_children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
     """Run `workbench` commands one after another; return what the last one printed, and the first error's last line."""
     out = ""
     for command in commands:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workbench", *command],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-            start_new_session=True,
-        )
-        with _lock:
-            _running.add(process)
-        try:
+        with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:
             out, errors = process.communicate()
-        finally:
-            with _lock:
-                _running.discard(process)
         if process.returncode:
             lines = errors.replace("\r", "\n").strip().splitlines() or ["no message"]
             return "", f"workbench {command[0]} ended with {process.returncode} ({lines[-1]})"
         out = out if command[0] == "evaluate" else ""
     return out, ""
-
-
-def _stop_running() -> None:
-    """Interrupt all jobs: a training keeps its checkpoint."""
-    with _lock:
-        running = list(_running)
-    for process in running:
-        process.send_signal(signal.SIGINT)
-    deadline = time.monotonic() + 30
-    for process in running:
-        try:
-            process.wait(max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()

@@ -25,10 +25,9 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +36,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .errors import RunError, StorageError, UsageError, unknown
+from .processes import Children, as_done, interrupts
 from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
@@ -118,8 +118,7 @@ def _survives_json(value: Any) -> bool:
 
 # --- one notebook ----------------------------------------------------------------------------------------------------------
 
-_running: set[subprocess.Popen[str]] = set()
-_running_lock = threading.Lock()
+_children = Children()
 
 
 def execute(task: Task) -> dict[str, Any]:
@@ -136,22 +135,8 @@ def execute(task: Task) -> dict[str, Any]:
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
     }
     environment.pop("JPY_SESSION_NAME", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench.runs"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
-    with _running_lock:
-        _running.add(process)
-    try:
+    with _children.start([sys.executable, "-m", "workbench.runs"], stdin=subprocess.PIPE, env=environment) as process:
         out, err = process.communicate(json.dumps(asdict(task)))
-    finally:
-        with _running_lock:
-            _running.discard(process)
     lines = out.strip().splitlines()
     try:
         status: dict[str, Any] = json.loads(lines[-1])
@@ -161,14 +146,6 @@ def execute(task: Task) -> dict[str, Any]:
     status |= {"notebook": task.name, "parameters": task.parameters, "seconds": round(time.monotonic() - start, 1)}
     write_json(task.status_file, status)
     return status
-
-
-def stop_running() -> None:
-    """End the processes of all notebooks that are being executed; their kernels end with them."""
-    with _running_lock:
-        for process in _running:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
 
 
 def _execute_here(task: Task) -> dict[str, Any]:
@@ -219,24 +196,26 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
     pool = executor or ThreadPoolExecutor(max_workers=max(1, min(len(pending), cores())))
     bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
     futures: dict[Future[dict[str, Any]], Task] = {}
+    _children.restart()
     try:
-        futures = {pool.submit(execute, task): task for task in pending}
-        for future in as_completed(futures):
-            task = futures[future]
-            try:
-                statuses[task.name] = future.result()
-            except StorageError:
-                raise
-            except Exception as error:  # a lost worker: whatever the executor raises
-                failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
-                statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
-            state = statuses[task.name]
-            bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
-            bar.update()
+        with interrupts() as interrupted:
+            futures = {pool.submit(execute, task): task for task in pending}
+            for future in as_done(futures, interrupted):
+                task = futures[future]
+                try:
+                    statuses[task.name] = future.result()
+                except StorageError:
+                    raise
+                except Exception as error:  # a lost worker: whatever the executor raises
+                    failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
+                    statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
+                state = statuses[task.name]
+                bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
+                bar.update()
     except BaseException:
         for future in futures:
             future.cancel()
-        stop_running()
+        _children.stop(signal.SIGTERM)
         raise
     finally:
         bar.close()

@@ -11,14 +11,11 @@ import io
 import json
 import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -31,6 +28,7 @@ from tqdm.auto import tqdm
 from ..data import Split, to_float
 from ..errors import RunError, StorageError, UsageError, unknown
 from ..models import channels_last
+from ..processes import interrupts
 from ..storage import replacing
 from .objectives import Objective
 
@@ -130,7 +128,7 @@ def fit(
     running: dict[str, float] = {}
     stop = False
     per_image = 0.0
-    with _interrupts() as interrupted, contextlib.closing(bar):
+    with interrupts() as interrupted, contextlib.closing(bar):
         while step < total and not stop:
             rows = _share_of(_rows(len(train), settings.batch, step, seed), fabric).to(fabric.device)
             torch.manual_seed(seed_step(seed, step * fabric.world_size + fabric.global_rank))
@@ -192,31 +190,6 @@ def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
                 f"{label}: {name} is {value} at step {step}; lower the weights of the loss or the preset's learning rate. "
                 "The last checkpoint is as it was"
             )
-
-
-@contextlib.contextmanager
-def _interrupts() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets instead of raising, so that it is taken between two steps; a second one raises.
-
-    A step torn apart would leave batch statistics or an update that the resumed run adds once more. Only the main thread can
-    be interrupted; elsewhere the event stays unset.
-    """
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    previous = signal.getsignal(signal.SIGINT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _agreed(fabric: Fabric, *wishes: bool) -> list[bool]:

@@ -1,0 +1,71 @@
+"""Processes that a batch starts, and the Ctrl-C that ends them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import Future
+
+import pytest
+
+from workbench.errors import RunError
+from workbench.processes import Children, as_done, interrupts
+
+WAITS = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
+STUBBORN = [
+    sys.executable,
+    "-c",
+    WAITS[2].replace("import ", "import signal, ").replace("print", "signal.signal(2, signal.SIG_IGN); print"),
+]
+
+
+def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with interrupts() as interrupted:
+        assert not interrupted.is_set()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert interrupted.wait(5)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_results_come_as_they_are_done_and_ctrl_c_between_them() -> None:
+    first, second = Future[int](), Future[int]()
+    first.set_result(1)
+    interrupted = threading.Event()
+    each = as_done([second, first], interrupted)
+    assert next(each) is first
+    second.set_result(2)
+    assert next(each) is second
+    assert list(each) == []
+    interrupted.set()
+    with pytest.raises(KeyboardInterrupt):
+        next(as_done([Future[int]()], interrupted))
+
+
+def test_what_is_stopped_ends_and_nothing_starts_until_a_new_batch_does() -> None:
+    children = Children()
+    with children.start(WAITS) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        children.stop(signal.SIGTERM)
+        assert process.wait(10) == -signal.SIGTERM
+        process.communicate()
+    with pytest.raises(RunError, match="was not started"), children.start(WAITS):
+        pass
+    children.restart()
+    with children.start([sys.executable, "-c", "print('again')"]) as process:
+        assert process.communicate(timeout=30)[0] == "again\n"
+
+
+def test_one_that_does_not_listen_is_killed_when_patience_ends() -> None:
+    children = Children()
+    with children.start(STUBBORN) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "up\n"
+        children.stop(signal.SIGINT, patience=0.3)
+        assert process.wait(10) == -signal.SIGKILL
+        process.communicate()

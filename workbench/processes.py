@@ -1,0 +1,98 @@
+"""Processes that a batch starts, and the Ctrl-C that ends them: taken between two steps, lost nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from types import FrameType
+from typing import Any, TypeVar
+
+from .errors import RunError
+
+__all__ = ["Children", "as_done", "interrupts"]
+
+Result = TypeVar("Result")
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[threading.Event]:
+    """Give an event that the first Ctrl-C sets instead of raising, so that it is taken between two steps; a second one raises.
+
+    A step torn apart would leave batch statistics or an update that the resumed run adds once more, and an exception raised in
+    a finaliser is lost. Only the main thread can be interrupted; elsewhere the event stays unset.
+    """
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    previous = signal.getsignal(signal.SIGINT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+class Children:
+    """The processes that this one has started: once they are stopped, no other starts until a new batch does."""
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock, self._stopped = threading.Lock(), False
+
+    def restart(self) -> None:
+        """Let processes start again."""
+        with self._lock:
+            self._stopped = False
+
+    @contextlib.contextmanager
+    def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+        """Give a process in a session of its own, its output piped. Raises RunError where all were told to stop."""
+        with self._lock:
+            if self._stopped:
+                raise RunError(f"{command[0]} was not started: the batch is being stopped")
+            process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, **options
+            )
+            self._running.add(process)
+        try:
+            yield process
+        finally:
+            with self._lock:
+                self._running.discard(process)
+
+    def stop(self, number: int, patience: float = 0.0) -> None:
+        """Send a signal to the sessions of all, and kill those that live on after `patience` seconds, where there is any."""
+        with self._lock:
+            self._stopped, running = True, list(self._running)
+        for process in running:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        deadline = time.monotonic() + patience
+        for process in running if patience else ():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event) -> Iterator[Future[Result]]:
+    """Yield futures as they are done; raise KeyboardInterrupt between two of them where Ctrl-C came (see `interrupts`)."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        yield from done
