@@ -119,6 +119,8 @@ def test_a_compressor_comes_back_with_what_it_takes_to_choose(empty_data: Path) 
     assert isinstance(loaded, NeuralCompressor)
     assert same(loaded, compressor)
     assert torch.equal(loaded.symbols(pictures(8)), compressor.symbols(pictures(8)))
+    weights.save(compressor, manifest(compressor, "c"), half=True)
+    assert weights.load("c", "digits", "compressor")[0].symbols(pictures()).shape == (2, 12, 2, 2), "kept in 16 bits, run in 32"
     for reader, answers in (((10, 48), (2, 10)), ((10, 49), (3, 10))):
         compressor.reader, compressor.answers = torch.zeros(reader), torch.zeros(answers)
         weights.save(compressor, manifest(compressor, "c"))

@@ -331,8 +331,8 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
         for table in ("patterns", "pattern_counts", "reader", "answers"):
-            if table in state_dict:
-                setattr(self, table, torch.empty_like(state_dict[table], device=bottleneck.quantiles.device))
+            if table in state_dict:  # its size follows from training, its numbers may have been kept in fewer bits
+                setattr(self, table, getattr(self, table).new_empty(state_dict[table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
