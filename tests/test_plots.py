@@ -106,6 +106,7 @@ def test_strength_curves_draw_percent_intervals_and_chance() -> None:
     np.testing.assert_allclose(ssim.get_lines()[0].get_ydata(), 0.2)
     np.testing.assert_allclose(size.get_lines()[0].get_ydata(), [row["bytes"].value for row in CURVE])  # type: ignore[attr-defined]
     assert {text.get_text() for text in accuracy.get_legend().get_texts()} == {"target", "auxiliary", "chance"}
+    assert size.get_ylim()[1] > max(row["bytes"].high for row in CURVE), "nothing lies on the frame, be it a flat line"
 
 
 def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> None:

@@ -83,7 +83,7 @@ def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size:
     ssim.axhline(0, color=GREY, lw=1)
     ssim.set(ylabel="SSIM (original, protected)", ylim=(-0.2, 1.05))
     _band(size_axis, x, [row["bytes"] for row in rows], "S2", PURPLE)
-    size_axis.set(ylabel="S2 (bytes/image)", ylim=(0, None))
+    size_axis.set(ylabel="S2 (bytes/image)", ylim=(0, 1.1 * max(row["bytes"].high for row in rows) or 1))
     for axis in (accuracy, ssim, size_axis):
         axis.set(xlabel="perturbation strength", xlim=(0, 1))
     figure.suptitle(title, fontsize=10)
