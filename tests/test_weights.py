@@ -124,7 +124,7 @@ def test_a_compressor_comes_back_with_what_it_takes_to_choose(empty_data: Path) 
     for reader, answers in (((10, 48), (2, 10)), ((10, 49), (3, 10))):
         compressor.reader, compressor.answers = torch.zeros(reader), torch.zeros(answers)
         weights.save(compressor, manifest(compressor, "c"))
-        with pytest.raises(UsageError, match="2 patterns of 48 latents cannot have a reader"):
+        with pytest.raises(WeightsError, match="weights 'c': a compressor with 2 patterns of 48 latents cannot have a reader"):
             weights.load("c", "digits", "compressor")
 
 

@@ -42,8 +42,7 @@ RATE_WEIGHT = 0.002  # of a bit, where the compressor chooses what it sends, in 
 LEAST = 32  # the sides that every classifier takes; the VGGs halve them five times
 # Images that pass through a network together, however many a batch has. On a CPU what a layer makes of 64 stays in the
 # caches, which is worth a tenth of the U-Net's time and a quarter of the encoder's.
-AT_ONCE = {"cpu": 64}
-AT_ONCE_ELSEWHERE = 1024
+AT_ONCE = {"cpu": 64, "cuda": 1024}
 
 
 # --- classifiers -----------------------------------------------------------------------------------------------------------
@@ -336,10 +335,12 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
-            if self.reader.shape != (classes, latents + 1) or self.answers.shape != (len(self.patterns), classes):
+            known = len(self.patterns)
+            fits = self.reader.shape == (classes, latents + 1) and self.answers.shape == (known, classes)
+            if not fits or len(self.pattern_counts) != known + 1:
                 raise UsageError(
-                    f"a compressor with {len(self.patterns)} patterns of {latents} latents cannot have a reader of "
-                    f"{tuple(self.reader.shape)} and answers of {tuple(self.answers.shape)}"
+                    f"a compressor with {known} patterns of {latents} latents cannot have a reader of "
+                    f"{tuple(self.reader.shape)}, answers of {tuple(self.answers.shape)}, {len(self.pattern_counts)} counts"
                 )
         return loaded
 
@@ -427,7 +428,7 @@ def channels_last(module: Network, device: str | torch.device | None = None) -> 
 
 def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
     """Return function(batch), of some rows at a time: what a network keeps of an image is 100 times the image."""
-    at_once = AT_ONCE.get(batch.device.type, AT_ONCE_ELSEWHERE)
+    at_once = AT_ONCE.get(batch.device.type, max(AT_ONCE.values()))
     if len(batch) <= at_once:
         return function(batch)
     return torch.cat([function(part) for part in torch.split(batch, at_once)])

@@ -312,7 +312,10 @@ def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
             raise WeightsError(
                 f"{label}: tensor {key!r} is {tuple(state[key].shape)}, the network needs {tuple(own[key].shape)}"
             )
-    _core(module).load_state_dict(state)
+    try:
+        _core(module).load_state_dict(state)
+    except UsageError as error:
+        raise WeightsError(f"{label}: {error}; train or copy them again") from error
 
 
 def _core(module: nn.Module) -> nn.Module:

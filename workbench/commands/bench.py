@@ -4,20 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
-from .common import (
-    Commands,
-    add_command,
-    add_common,
-    pick_device,
-    positive,
-    read_dataset,
-    text_table,
-)
-
-if TYPE_CHECKING:
-    pass
+from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
 
 __all__ = ["add"]
 

@@ -4,20 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError
-from .common import (
-    Commands,
-    add_command,
-    add_common,
-    pick_device,
-    positive,
-    read_dataset,
-)
-
-if TYPE_CHECKING:
-    pass
+from .common import Commands, add_command, add_common, pick_device, positive, read_dataset
 
 __all__ = ["add"]
 

@@ -4,19 +4,8 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from .common import (
-    Commands,
-    add_command,
-    check_preset,
-    positive,
-    read_dataset,
-    text_table,
-)
-
-if TYPE_CHECKING:
-    pass
+from .common import Commands, add_command, check_preset, positive, read_dataset, text_table
 
 __all__ = ["add"]
 

@@ -10,17 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import RunError, UsageError
-from .common import (
-    AUXILIARY,
-    TARGET,
-    Commands,
-    add_command,
-    add_common,
-    check_preset,
-    positive,
-    read_dataset,
-    text_table,
-)
+from .common import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from ..data import Dataset

@@ -6,14 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from .common import (
-    Commands,
-    add_command,
-    add_common,
-    check_preset,
-    positive,
-    read_dataset,
-)
+from .common import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
     from ..weights import Manifest

@@ -6,18 +6,9 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from ..errors import WorkbenchError, unknown
-from .common import (
-    Commands,
-    add_command,
-    add_common,
-    text_table,
-)
-
-if TYPE_CHECKING:
-    pass
+from .common import Commands, add_command, add_common, text_table
 
 __all__ = ["add"]
 
