@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from workbench.bench import STEPS, bench_models
-from workbench.data import Dataset, to_float
+from workbench.data import Dataset
 from workbench.errors import UsageError
+from workbench.pictures import to_float
 from workbench.weights import Pair
 
 

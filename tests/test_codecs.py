@@ -17,11 +17,12 @@ from PIL import Image
 
 from workbench import bitstream
 from workbench.codecs import CODECS, Codec, CompressAI, Jpeg, Neural, Png, WebP, codec
-from workbench.data import load, to_float, to_uint8
+from workbench.data import load
 from workbench.entropy import learn_patterns
 from workbench.errors import PayloadError, UsageError
 from workbench.metrics import psnr
 from workbench.models import NeuralCompressor
+from workbench.pictures import to_float, to_uint8
 from workbench.system import codec_for
 from workbench.weights import Pair
 

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load, load_pictures, open_picture, to_float, to_uint8
+from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load
 from workbench.errors import DataError, UsageError
+from workbench.pictures import load_pictures, open_picture, to_float, to_uint8
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8))

@@ -14,11 +14,12 @@ import torch
 
 from workbench import weights
 from workbench.codecs import Codec, Jpeg, Png, WebP, codec
-from workbench.data import Dataset, Split, load, to_float
+from workbench.data import Dataset, Split, load
 from workbench.errors import UsageError
 from workbench.evaluation import PAPER, Evaluation, describe, provenance
 from workbench.metrics import Estimate, ssim
 from workbench.models import Classifier
+from workbench.pictures import to_float
 from workbench.system import Client, System, codec_for
 from workbench.weights import Pair
 

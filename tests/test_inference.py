@@ -10,10 +10,11 @@ from torch import nn
 
 from workbench import models
 from workbench.codecs import CompressAI, Neural
-from workbench.data import Dataset, to_float
+from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.inference import prepare, prepare_pair
 from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.pictures import to_float
 from workbench.weights import Pair
 
 Network = TypeVar("Network", bound=nn.Module)

@@ -11,9 +11,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.data import Dataset, load, to_float
+from workbench.data import Dataset, load
 from workbench.errors import UsageError
 from workbench.metrics import Estimate, accuracy, label_bits, mean, psnr, ssim, wilson
+from workbench.pictures import to_float
 
 
 @pytest.fixture(scope="module")

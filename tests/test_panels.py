@@ -14,9 +14,10 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.data import Dataset, Split, to_uint8
+from workbench.data import Dataset, Split
 from workbench.evaluation import Evaluation
 from workbench.panels import SIDE, UPLOADS, Explorer, Settings
+from workbench.pictures import to_uint8
 from workbench.system import codec_for
 from workbench.weights import Pair
 

@@ -10,10 +10,11 @@ import torch
 
 from workbench import models, weights
 from workbench.codecs import Jpeg, Neural, Png
-from workbench.data import Dataset, Split, to_float
+from workbench.data import Dataset, Split
 from workbench.errors import DataError, PayloadError, UsageError, WeightsError
 from workbench.metrics import psnr
 from workbench.models import Classifier, NeuralCompressor
+from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Client, Cloud, Edge, Stopwatch, System, codec_for
 from workbench.weights import Pair
 

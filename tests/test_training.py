@@ -23,9 +23,10 @@ from torch.nn import functional as F
 
 from workbench import metrics, training, weights
 from workbench.codecs import Neural
-from workbench.data import Dataset, to_float
+from workbench.data import Dataset
 from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, parameters
+from workbench.pictures import to_float
 from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
 from workbench.training.compression import CompressorObjective, JointObjective, fit_reader

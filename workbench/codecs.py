@@ -23,10 +23,10 @@ from PIL import Image
 from torch import Tensor
 
 from . import bitstream
-from .data import to_float, to_uint8
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
+from .pictures import to_float, to_uint8
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 

@@ -1,4 +1,4 @@
-"""Pictures in: data sets as uint8 N x 3 x H x W tensors with labels and splits, and a person's own pictures of any kind."""
+"""Data sets as uint8 N x 3 x H x W tensors with labels, class names and the papers' splits."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ import importlib.util
 import io
 import re
 import threading
-import warnings
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .errors import DataError, UsageError, unknown
+from .pictures import load_pictures, open_picture, to_uint8
 from .storage import data_root
 
 __all__ = [
@@ -28,10 +26,6 @@ __all__ = [
     "Dataset",
     "Split",
     "load",
-    "load_pictures",
-    "open_picture",
-    "to_float",
-    "to_uint8",
 ]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -39,12 +33,6 @@ CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog
 PHOTOGRAPHS = {22: "bird", 99: "bird", 129: "bird", 243: "dog", 251: "dog", 609: "automobile"}
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-MAX_PIXELS = 120_000_000  # more than any phone's camera; a header that claims more is refused before anything is decoded
-MAX_BYTES = 128 << 20
-MAX_TOTAL = 4 << 30  # of one batch, decoded
-ORIENTATION = 274  # the EXIF tag
-TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
 DOWNLOAD_TIMEOUT_S = 30
 
 
@@ -303,108 +291,3 @@ def _read_class_folders(root: Path, classes: Sequence[str], size: int) -> Split:
         paths += found
         labels += [label] * len(found)
     return Split(load_pictures(paths, size), torch.tensor(labels))
-
-
-def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32) -> Tensor:
-    """Read pictures (paths or files' bytes) into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
-
-    With `size` None they stay as they are and must all be of one size (DataError).
-    """
-    sources = list(sources)
-    if not sources:
-        raise UsageError("no pictures given: name at least one file")
-    first = np.asarray(open_picture(sources[0], size))
-    if len(sources) * first.size > MAX_TOTAL:
-        raise DataError(
-            f"{len(sources)} pictures of {first.shape[1]} x {first.shape[0]} pixels are more than fit in {MAX_TOTAL >> 30} GiB"
-        )
-    out = np.empty((len(sources), *first.shape), np.uint8)
-    out[0] = first
-
-    def read(index: int) -> None:
-        pixels = np.asarray(_open(sources[index], size))
-        if pixels.shape != first.shape:
-            raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
-        out[index] = pixels
-
-    with warnings.catch_warnings():  # once, around all threads: the filters are the process's
-        warnings.simplefilter("ignore")
-        if len(sources) < 64:
-            for index in range(1, len(sources)):
-                read(index)
-        else:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(read, range(1, len(sources))))
-    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
-
-
-def open_picture(source: str | Path | bytes, size: int | None = 32) -> Image.Image:
-    """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
-
-    EXIF orientation is honoured; transparency is laid on white; grey, 16-bit, palette and CMYK pictures become 8-bit RGB; of an
-    animation the first frame counts. A picture that is already `size` x `size` passes through unchanged.
-
-    Raises DataError for a file that is missing, larger than 128 MiB, not a picture, truncated, or that claims more than 120
-    million pixels: the header is judged before anything is decoded.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; what matters is judged below
-        return _open(source, size)
-
-
-def _open(source: str | Path | bytes, size: int | None) -> Image.Image:
-    label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
-    try:
-        length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-        if length > MAX_BYTES:
-            raise DataError(f"picture {label} is larger than {MAX_BYTES >> 20} MiB; scale it down first")
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=FORMATS) as picture:
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise DataError(f"picture {label} claims {width} x {height} pixels; at most {MAX_PIXELS:,} are read")
-            orientation = picture.getexif().get(ORIENTATION, 1)
-            if size is not None:
-                picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices
-            upright = _to_rgb(picture)
-            if orientation in TURNS:
-                upright = upright.transpose(TURNS[orientation])
-            return _to_square(upright, size)
-    except DataError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise DataError(f"picture {label} claims too many pixels; at most {MAX_PIXELS:,} are read") from error
-    except FileNotFoundError as error:
-        raise DataError(f"picture {label} does not exist") from error
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        reason = (
-            "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        )
-        raise DataError(f"picture {label} cannot be read: {reason}; give a whole JPEG, PNG, WebP, GIF, BMP or TIFF") from error
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and wider: scaled, where convert() would clip
-        wide = np.nan_to_num(np.array(picture, dtype=np.float32), copy=False, posinf=0.0, neginf=0.0)
-        top = 65535.0 if picture.mode.startswith("I") else max(1.0, float(wide.max(initial=0.0)))
-        wide *= 255 / top
-        return Image.fromarray(wide.round(out=wide).clip(0, 255, out=wide).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
-        layer = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-    return picture.convert("RGB")
-
-
-def _to_square(picture: Image.Image, size: int | None) -> Image.Image:
-    if size is None or picture.size == (size, size):
-        return picture
-    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-
-
-def to_float(images: Tensor) -> Tensor:
-    """Return uint8 images as float32 in [0, 1]."""
-    return images.to(torch.float32).div_(255)
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Return images in [0, 1] as uint8, rounded to the nearest of 256 levels."""
-    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -8,6 +8,7 @@
     ├── WeightsError          weights that are missing, corrupted or made for something else
     ├── PayloadError          bytes that are not a payload of this codec
     ├── ProtocolError         a request or a response that is not of the protocol
+    ├── ServiceError          a service that cannot be reached or trusted, or that refuses
     ├── StorageError          a disk that is full, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
@@ -24,6 +25,7 @@ __all__ = [
     "PayloadError",
     "ProtocolError",
     "RunError",
+    "ServiceError",
     "StorageError",
     "UsageError",
     "WeightsError",
@@ -54,6 +56,14 @@ class PayloadError(WorkbenchError):
 
 class ProtocolError(WorkbenchError):
     """Raised when a request or a response is not of the protocol."""
+
+
+class ServiceError(WorkbenchError):
+    """Raised when a service cannot be reached or trusted, or refuses; `status` is the HTTP status that says so."""
+
+    def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.retry_after = status, retry_after
 
 
 class StorageError(WorkbenchError):

@@ -22,10 +22,11 @@ from tqdm.auto import tqdm
 
 from . import metrics
 from .codecs import Codec, CompressAI, Jpeg, Png
-from .data import Dataset, to_float
+from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
 from .models import Classifier
+from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Pair, compressor_variants, load_pair
 

@@ -444,7 +444,7 @@ def check_images(images: Tensor) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
         raise UsageError(
             f"expected float images N x 3 x H x W in [0, 1], got {images.dtype} {tuple(images.shape)}; "
-            "see workbench.data.to_float"
+            "see workbench.pictures.to_float"
         )
 
 

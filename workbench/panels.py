@@ -17,11 +17,12 @@ from torch import Tensor
 
 from . import metrics, plots
 from .codecs import Codec
-from .data import Split, load_pictures, to_float, to_uint8
+from .data import Split
 from .errors import WorkbenchError
 from .evaluation import describe
 from .inference import prepare_pair
 from .models import Classifier
+from .pictures import load_pictures, to_float, to_uint8
 from .system import NEURAL, Cloud, Edge, codec_for
 from .weights import Pair
 

@@ -12,8 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .data import to_uint8
 from .metrics import Estimate, label_bits
+from .pictures import to_uint8
 
 __all__ = ["accuracy_bytes", "gallery", "heatmap", "residual", "strength_curves", "training_curves", "use_style"]
 

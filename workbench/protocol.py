@@ -81,6 +81,7 @@ class Response:
     outputs: dict[str, Tensor]
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------------
@@ -105,11 +106,11 @@ def read_request(body: bytes, json_length: str | None = None) -> Request:
 def read_response(body: bytes, json_length: str | None = None) -> Response:
     """Return the response of a body."""
     content, rest = _content(body, json_length)
-    model = content.get("model_name", "")
-    if not isinstance(model, str):
-        raise ProtocolError("model_name must be a string")
+    model, version = content.get("model_name", ""), content.get("model_version", "")
+    if not (isinstance(model, str) and isinstance(version, str)):
+        raise ProtocolError("model_name and model_version must be strings")
     outputs = _tensors(_entries(content, "outputs"), rest, "output")
-    return Response(model, outputs, _id(content), _parameters(content, "the response"))
+    return Response(model, outputs, _id(content), _parameters(content, "the response"), version)
 
 
 def _content(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
@@ -274,6 +275,7 @@ def write_response(response: Response, request: Request) -> tuple[bytes, str | N
         raise ProtocolError(f"no output {missing[0]!r}; there are {', '.join(response.outputs)}")
     outputs = [response.outputs[name] for name in request.outputs or response.outputs]
     content: dict[str, Any] = {"model_name": response.model}
+    content |= {"model_version": response.version} if response.version else {}
     content |= {"id": request.id} if request.id else {}
     content |= {"parameters": response.parameters} if response.parameters else {}
     body, length = _written(content, "outputs", outputs, [request.wants_binary(each.name) for each in outputs])

@@ -13,6 +13,7 @@ the cloud, and there is no first hop. `Edge.protect` is the only door through wh
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +24,10 @@ import torch
 from torch import Tensor
 
 from .codecs import Codec, Jpeg, Png, codec
-from .data import load_pictures, to_float
 from .errors import WeightsError
 from .inference import prepare
 from .models import Classifier, PerturbationGenerator, channels_last, check_images, in_parts
+from .pictures import ANY, Limits, load_pictures, to_float
 from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
@@ -99,13 +100,15 @@ class Edge:
         self.generator = channels_last(generator.eval(), self.device)
         self.codec = codec
 
-    def receive(self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None) -> Tensor:
+    def receive(
+        self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None, limits: Limits = ANY
+    ) -> Tensor:
         """Return the clients' files as images in [0, 1], cut to squares of `size` (None: as they are, of one size).
 
-        Raises DataError where one cannot be read.
+        Raises DataError where one cannot be read, or is beyond the `limits`.
         """
         with (clock or Stopwatch())("edge_other"):
-            return to_float(load_pictures(files, size))
+            return to_float(load_pictures(files, size, limits))
 
     def perturb(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> Tensor:
         """Return the protected images, in [0, 1]. They stay on the edge: only `protect` sends."""
@@ -135,6 +138,8 @@ class Cloud:
         self.classifier = channels_last(classifier.eval(), self.device)
         self.codec, self.remembered = codec, remembered if codec.repeats else 0
         self._answers: dict[bytes, Tensor] = {}
+        self._singles: dict[bytes, Tensor] = {}  # by the whole payload, where it is of one image
+        self._lock = threading.Lock()  # of the answers: a service recognises in several threads
 
     def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
         """Return the images that the cloud sees, in [0, 1]; PayloadError for bytes that are no payload of its codec."""
@@ -143,17 +148,27 @@ class Cloud:
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
         """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once."""
+        if (known := self.remember(payload)) is not None:
+            return known
         clock = clock or Stopwatch()
         with clock("decompression"):
             coded, which = self.codec.unpack(payload)
         if not self.remembered:
             return self._classify(coded, clock)[which]
-        found = {code: self._answers[code] for code in coded if code in self._answers}
+        with self._lock:
+            found = {code: self._answers[code] for code in coded if code in self._answers}
         if new := [code for code in coded if code not in found]:
             found |= zip(new, self._classify(new, clock), strict=True)
         with clock("cloud_other"):
-            self._remember(found)
-            return torch.stack([found[code] for code in coded])[which]
+            scores = torch.stack([found[code] for code in coded])[which]
+            self._remember(self._answers, found)
+            if len(scores) == 1:
+                self._remember(self._singles, {payload: scores})
+            return scores
+
+    def remember(self, payload: bytes) -> Tensor | None:
+        """Return the scores of a payload of one image that came before, byte by byte the same; None for any other."""
+        return self._singles.get(payload)
 
     def _classify(self, coded: list[bytes], clock: Stopwatch) -> Tensor:
         with torch.inference_mode(), clock("decompression", self.device):
@@ -161,20 +176,21 @@ class Cloud:
         with torch.inference_mode(), clock("classifier", self.device):
             return in_parts(self.classifier, images).softmax(1).cpu()
 
-    def _remember(self, found: dict[bytes, Tensor]) -> None:
+    def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
         """Keep answers; the oldest make room."""
-        self._answers |= found
-        while len(self._answers) > self.remembered:
-            del self._answers[next(iter(self._answers))]
+        with self._lock:
+            answers |= found
+            while len(answers) > self.remembered:
+                del answers[next(iter(answers))]
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """The answer to a batch: scores N x K, the bytes of each hop for the batch, and where the time went (ms, whole batch)."""
+    """The answer to a batch: scores N x K, the bytes of each hop for the batch (of a payload that others share, its part), and where the time went (ms, whole batch)."""
 
     scores: Tensor
     s1_bytes: int | None
-    s2_bytes: int
+    s2_bytes: float
     milliseconds: dict[str, float | None]
 
     @property

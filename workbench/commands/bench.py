@@ -32,7 +32,7 @@ def bench(options: argparse.Namespace) -> int:
     """Time edge and cloud beside the papers' own way."""
     from .. import weights
     from ..bench import bench_models
-    from ..data import to_float
+    from ..pictures import to_float
 
     dataset = read_dataset(options)
     pair = weights.load_pair(dataset.family, options.target, options.auxiliary)

@@ -25,9 +25,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
-from ..data import Split, to_float
+from ..data import Split
 from ..errors import RunError, StorageError, UsageError, unknown
 from ..models import channels_last
+from ..pictures import to_float
 from ..processes import interrupts
 from ..storage import replacing
 from .objectives import Objective

@@ -1,0 +1,239 @@
+"""The client of the services: pictures to an edge over HTTPS, labels back; or, arrangement PP, protected PNG straight to a cloud.
+
+::
+
+    with Client("https://127.0.0.1:8443", certs="data/certs") as client:
+        answer = client.recognise(images)          as System.recognise, in process
+        answer = client.recognise_files([jpeg])    files as a phone has them
+
+`AsyncClient` is the same with `async with` and `await`; `Client` runs one on a thread of its own, so that it works in a notebook.
+A connection is kept and reused; what the service refuses for lack of room, or loses, is sent again until the deadline, under an
+id that makes a repeat harmless. Many images go in batches side by side, and come back in their order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import uuid
+import weakref
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import uvloop
+from torch import Tensor as Images
+from tqdm.auto import tqdm
+
+from .errors import ServiceError, UsageError
+from .models import check_images
+from .protocol import Tensor
+from .services.connection import Connection, infer, metadata
+from .services.trust import Token, client_context
+from .system import Client as Phone
+from .system import Edge, Recognition, Stopwatch
+
+__all__ = ["AsyncClient", "Client"]
+
+Result = TypeVar("Result")
+EDGE = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
+CLOUD = ("decompression", "classifier", "cloud_other")
+
+
+class AsyncClient:
+    """Speaks with the edge at `url`; with `protects`, an edge of one's own, with the cloud there (arrangement PP).
+
+    `certs` is a folder made by `workbench certs`: its authority is trusted, its client certificate shown, unless a `token` is.
+    An answer may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are sent, at most
+    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        certs: str | Path | None = None,
+        token: Token | None = None,
+        protects: Edge | None = None,
+        deadline_s: float = 30.0,
+        attempt_s: float = 10.0,
+        batch: int = 256,
+        at_once: int = 2,
+        quality: int = 90,
+        subsampling: str = "4:4:4",
+        plain: bool = False,
+    ) -> None:
+        if certs is None and not plain:
+            raise UsageError("give certs=, the folder made by `workbench certs`: its authority is whom this client trusts")
+        if batch < 1 or at_once < 1 or deadline_s <= 0:
+            raise UsageError(f"batch, at_once and deadline_s must be above 0, got {batch}, {at_once}, {deadline_s}")
+        folder = None if certs is None else Path(certs)
+        trust = None if folder is None else lambda: client_context(folder, None if token else "client")
+        self._connection = Connection(url, trust, token.header if token else None, attempt_s=attempt_s, plain=plain)
+        self._phone, self._protects = Phone(quality, subsampling), protects
+        self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
+        self._stack = AsyncExitStack()
+        self._model: tuple[str, tuple[str, ...]] | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._connection.url!r})"
+
+    async def __aenter__(self) -> AsyncClient:
+        await self._stack.enter_async_context(self._connection)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._stack.aclose()
+
+    async def model(self) -> tuple[str, tuple[str, ...]]:
+        """Return the name of the service's model and its classes; asked once."""
+        if self._model is None:
+            deadline = self._deadline()
+            names = (await metadata(self._connection, deadline=deadline)).get("models")
+            if not (isinstance(names, list) and names and isinstance(names[0], str)):
+                raise ServiceError(f"{self._connection.url} is no service of this workbench: it names no model", status=502)
+            told = (await metadata(self._connection, names[0], deadline)).get("parameters", {})
+            if (codec := told.get("codec")) != "png" and self._protects is not None:
+                raise ServiceError(
+                    f"{self._connection.url} takes payloads of {codec!r}: start it with --arrangement pp", status=502
+                )
+            self._model = names[0], tuple(str(told.get("classes", "")).split(","))
+        return self._model
+
+    async def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
+        """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
+        check_images(images)
+        return await self._all(len(images), progress, lambda part: self._images(images[part], strength))
+
+    async def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
+        """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
+        if self._protects is not None:
+            raise UsageError("in arrangement PP the phone protects images itself: call recognise")
+        if not files:
+            raise UsageError("no pictures given: name at least one file")
+        return await self._all(len(files), progress, lambda part: self._files(files[part], strength, Stopwatch()))
+
+    async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
+        """Send slices of n images, some side by side; return the answers as one, in order."""
+        free = asyncio.Semaphore(self.at_once)
+        with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
+
+            async def one(start: int) -> Recognition:
+                async with free:
+                    answer = await send(slice(start, start + self.batch))
+                    bar.update(len(answer.scores))
+                    return answer
+
+            if n <= self.batch:
+                return await one(0)
+            tasks = [asyncio.create_task(one(start)) for start in range(0, n, self.batch)]
+            try:
+                return _joined(await asyncio.gather(*tasks))
+            finally:
+                for task in tasks:
+                    task.cancel()
+
+    async def _images(self, images: Images, strength: float) -> Recognition:
+        clock = Stopwatch()
+        if self._protects is None:
+            return await self._files(self._phone.capture(images, clock), strength, clock)
+        payload = self._protects.protect(images, strength, clock)
+        scores, told, passed = await self._ask(Tensor.of("payload", [payload]), {})
+        for name in CLOUD:
+            clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
+        clock.milliseconds["network_edge_cloud"] = passed - sum(clock.milliseconds[name] or 0.0 for name in CLOUD)
+        return Recognition(scores, None, len(payload), clock.milliseconds)
+
+    async def _files(self, files: Sequence[bytes], strength: float, clock: Stopwatch) -> Recognition:
+        scores, told, passed = await self._ask(Tensor.of("image", list(files)), {"strength": strength})
+        for name in EDGE:
+            clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
+        clock.milliseconds["network_client_edge"] = passed - sum(clock.milliseconds[name] or 0.0 for name in EDGE)
+        return Recognition(scores, sum(map(len, files)), float(told.get("payload_bytes", 0)), clock.milliseconds)
+
+    async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
+        """Return scores, what else the service says, and the milliseconds until all of it was here."""
+        model, classes = await self.model()
+        start, deadline = time.perf_counter(), self._deadline()
+        parameters = parameters | {"timeout": int(1e6 * self.deadline_s)}
+        answer = await infer(self._connection, model, [tensor], id=uuid.uuid4().hex, parameters=parameters, deadline=deadline)
+        scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
+        if isinstance(scores, list) or scores.dtype != np.float32 or scores.ndim != 2 or scores.shape[1] != len(classes):
+            raise ServiceError(f"{self._connection.url} did not answer with scores of {len(classes)} classes", status=502)
+        passed = 1e3 * (time.perf_counter() - start)
+        return torch.from_numpy(scores.copy()), answer.parameters, passed
+
+    def _deadline(self) -> float:
+        return asyncio.get_running_loop().time() + self.deadline_s
+
+
+class Client:
+    """`AsyncClient` without `await`: the same arguments; it connects when it is first used, and `close` ends it."""
+
+    def __init__(self, url: str, **options: Any) -> None:
+        self._inner = AsyncClient(url, **options)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: Callable[[], Any] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"Client({self._inner._connection.url!r})"
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the model's classes."""
+        return self._run(self._inner.model)[1]
+
+    def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
+        """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
+        return self._run(self._inner.recognise, images, strength, progress)
+
+    def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
+        """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
+        return self._run(self._inner.recognise_files, files, strength, progress)
+
+    def close(self) -> None:
+        """Disconnect; a later call connects anew."""
+        self._end()
+        self._loop = None
+
+    def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
+        if self._loop is None:
+            self._loop = uvloop.new_event_loop()
+            thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
+            thread.start()
+            self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
+        call = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        try:
+            return call.result()
+        except BaseException:
+            call.cancel()  # Ctrl-C: what was asked is no longer wanted
+            raise
+
+
+def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
+    asyncio.run_coroutine_threadsafe(inner.__aexit__(), loop).result()
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+    loop.close()
+
+
+def _joined(parts: Sequence[Recognition]) -> Recognition:
+    """Return the answers of parts as one: times and bytes added."""
+    times: dict[str, float | None] = {}
+    for part in parts:
+        for name, value in part.milliseconds.items():
+            times[name] = value if times.get(name) is None else (times[name] or 0.0) + (value or 0.0)
+    s1 = [part.s1_bytes for part in parts if part.s1_bytes is not None]
+    return Recognition(
+        torch.cat([part.scores for part in parts]), sum(s1) if s1 else None, sum(p.s2_bytes for p in parts), times
+    )

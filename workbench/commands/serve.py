@@ -1,0 +1,148 @@
+"""`workbench serve`: the edge or the cloud as an HTTPS service."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError
+from .common import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
+
+if TYPE_CHECKING:
+    from ..certs import Role
+    from ..services.app import Service
+    from ..services.stages import Stage
+
+__all__ = ["add"]
+
+CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
+SPIN = "30000"  # turns that a thread of torch's looks for work before it sleeps: through a network, but not between requests
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "serve",
+        serve,
+        "run the edge or the cloud as an HTTPS service, until Ctrl-C or SIGTERM",
+        f"""  workbench certs data/certs
+  workbench serve cloud --certs data/certs
+  workbench serve edge --certs data/certs --cloud https://{CLOUD}
+  workbench serve cloud --certs data/certs --arrangement pp          phones ask it themselves, with PNG
+  workbench serve edge --certs data/certs --cloud https://... --token-file token --listen 0.0.0.0:8443""",
+    )
+    made.add_argument("what", choices=("edge", "cloud"))
+    made.add_argument("--listen", metavar="HOST:PORT", help=f"port 0: any free one (default: {EDGE}, {CLOUD})")
+    made.add_argument("--port-file", type=Path, metavar="FILE", help="write the port there once the service listens")
+    made.add_argument("--certs", type=Path, metavar="DIR", help="a folder made by `workbench certs`")
+    made.add_argument("--cloud", metavar="URL", help="of an edge: where payloads go")
+    made.add_argument("--dataset", default="cifar10", help="whose weights (default: cifar10, which ships)")
+    made.add_argument("--data-dir", metavar="DIR", help="of data set `folder`: its class folders, which name the classes")
+    made.add_argument("--target", default=TARGET, metavar="NAME", help=f"the cloud's model (default: {TARGET})")
+    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the pair's other (default: {AUXILIARY})")
+    made.add_argument(
+        "--codec", help="between edge and cloud: neural, compressai, png, jpeg or webp (default: neural; pp: png)"
+    )
+    made.add_argument(
+        "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
+    )
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
+    made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
+    made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
+    made.add_argument("--queue", type=positive, default=1024, metavar="N", help="images that may wait at the edge (1024)")
+    made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
+    made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
+    made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
+    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
+    made.add_argument("--quiet", action="store_true", help="no line for each request")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Load, warm, listen, drain."""
+    if not options.plain_http and options.certs is None:
+        raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
+    if options.what == "edge" and options.cloud is None:
+        raise UsageError("an edge needs --cloud URL, such as https://" + CLOUD)
+    if options.what == "edge" and options.arrangement == "pp":
+        raise UsageError("arrangement pp has no edge: the phone protects, and asks the cloud")
+    if not 0 <= options.least_strength <= 1 or options.wait_ms < 0 or options.deadline <= 0:
+        raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
+    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
+
+    from ..data import load
+    from ..services.batching import Lanes
+    from ..services.server import Listener, Tls
+    from ..services.server import serve as run
+    from ..services.stages import Stage, lanes_and_threads
+    from ..services.trust import Token, server_context
+
+    _log(options.quiet)
+    listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
+    token = Token.read(options.token_file)
+    tls = None
+    if not options.plain_http:
+        demand = options.what == "cloud" or token is None
+        tls = Tls(server_context(options.certs, options.what, demand), options.certs, options.what)
+    device = pick_device(options.device)
+    codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
+    dataset = load(options.dataset, options.data_dir)
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, codec, device)
+    lanes, threads = lanes_and_threads(device, options.lanes, options.threads)
+    shared = {"token": token, "plain": options.plain_http, "deadline_s": options.deadline, "lanes": Lanes(lanes, threads)}
+    service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
+    run(service, listener, tls, options.port_file)
+    return 0
+
+
+def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+    from ..services.cloud import CloudService, cloud_model
+    from ..services.stages import cloud_stage, warm_cloud
+
+    cloud, weights = cloud_stage(stage)
+    shared["lanes"].warm(lambda: warm_cloud(cloud, stage.size))
+    roles: tuple[Role, ...] = ("client",) if options.arrangement == "pp" else ("edge",)
+    service = CloudService(
+        cloud, cloud_model(stage.target, weights, cloud, stage.classes), stage.classes, roles=roles, **shared
+    )
+    service.ready = True
+    return service
+
+
+def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+    from ..services.connection import Connection
+    from ..services.edge import EdgeService, edge_model
+    from ..services.stages import edge_stage, warm_edge
+    from ..services.trust import client_context
+
+    trust = None if options.certs is None else lambda: client_context(options.certs, "edge")
+    cloud = Connection(options.cloud, trust, attempt_s=5.0, plain=options.plain_http)
+    edge, weights, target = edge_stage(stage)
+    shared["lanes"].warm(lambda: warm_edge(edge, stage.size))
+    return EdgeService(
+        edge,
+        edge_model(stage.target, weights, stage.classes, stage.codec),
+        stage.classes,
+        cloud,
+        target,
+        size=stage.size,
+        most=options.batch,
+        capacity=max(options.queue, options.batch),
+        wait_s=options.wait_ms / 1e3,
+        least_strength=options.least_strength,
+        **shared,
+    )
+
+
+def _log(quiet: bool) -> None:
+    """Write a line of JSON a request, and what else is to be said, to standard error."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
+    for name in ("aiohttp", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # their lines quote what is on the wire

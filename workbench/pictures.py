@@ -1,0 +1,156 @@
+"""A person's own pictures in: files of any kind and size as uint8 N x 3 x H x W tensors, judged before they are decoded."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from .errors import DataError, UsageError
+
+__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "to_float", "to_uint8"]
+
+MAX_TOTAL = 4 << 30  # of one batch, decoded
+ORIENTATION = 274  # the EXIF tag
+TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
+START_OF_SCAN = b"\xff\xda"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is decoded: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other.
+
+    A JPEG may have more pixels, for it is decoded at the smallest scale that suffices; `scans` bounds the passes over them of a
+    progressive one, each of which takes as long as all the others.
+    """
+
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+    file_bytes: int = 128 << 20
+    jpeg_pixels: int = 120_000_000  # more than any phone's camera
+    pixels: int = 120_000_000
+    scans: int = 1000
+
+    def check(self, picture: Image.Image, source: str | Path | bytes, label: str) -> None:
+        """Raise DataError for a picture, opened and not yet decoded, that is beyond them."""
+        width, height = picture.size
+        most = self.jpeg_pixels if picture.format == "JPEG" else self.pixels
+        if width * height > most:
+            raise DataError(f"picture {label} claims {width} x {height} pixels; at most {most:,} are read")
+        scans = source.count(START_OF_SCAN) if isinstance(source, bytes) and "progressive" in picture.info else 1
+        if scans > self.scans:
+            raise DataError(f"picture {label} has {scans} scans; at most {self.scans} are read")
+
+
+ANY = Limits()
+
+
+def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, limits: Limits = ANY) -> Tensor:
+    """Read pictures (paths or files' bytes) into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
+
+    With `size` None they stay as they are and must all be of one size (DataError).
+    """
+    sources = list(sources)
+    if not sources:
+        raise UsageError("no pictures given: name at least one file")
+    first = np.asarray(open_picture(sources[0], size, limits))
+    if len(sources) * first.size > MAX_TOTAL:
+        raise DataError(
+            f"{len(sources)} pictures of {first.shape[1]} x {first.shape[0]} pixels are more than fit in {MAX_TOTAL >> 30} GiB"
+        )
+    out = np.empty((len(sources), *first.shape), np.uint8)
+    out[0] = first
+
+    def read(index: int) -> None:
+        pixels = np.asarray(_open(sources[index], size, limits))
+        if pixels.shape != first.shape:
+            raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
+        out[index] = pixels
+
+    with warnings.catch_warnings():  # once, around all threads: the filters are the process's
+        warnings.simplefilter("ignore")
+        if len(sources) < 64:
+            for index in range(1, len(sources)):
+                read(index)
+        else:
+            with ThreadPoolExecutor() as pool:
+                list(pool.map(read, range(1, len(sources))))
+    return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
+
+
+def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY) -> Image.Image:
+    """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
+
+    EXIF orientation is honoured; transparency is laid on white; grey, 16-bit, palette and CMYK pictures become 8-bit RGB; of an
+    animation the first frame counts. A picture that is already `size` x `size` passes through unchanged.
+
+    Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
+    anything is decoded.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; what matters is judged below
+        return _open(source, size, limits)
+
+
+def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image.Image:
+    label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
+    try:
+        length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+        if length > limits.file_bytes:
+            raise DataError(f"picture {label} is larger than {limits.file_bytes:,} bytes; scale it down first")
+        content = io.BytesIO(source) if isinstance(source, bytes) else source
+        with Image.open(content, formats=limits.formats) as picture:
+            limits.check(picture, source, label)
+            orientation = picture.getexif().get(ORIENTATION, 1)
+            if size is not None:
+                picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices
+            upright = _to_rgb(picture)
+            if orientation in TURNS:
+                upright = upright.transpose(TURNS[orientation])
+            return _to_square(upright, size)
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"picture {label} claims too many pixels; at most {limits.pixels:,} are read") from error
+    except FileNotFoundError as error:
+        raise DataError(f"picture {label} does not exist") from error
+    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        reason = (
+            "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+        )
+        raise DataError(f"picture {label} cannot be read: {reason}; give a whole {', '.join(limits.formats)}") from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and wider: scaled, where convert() would clip
+        wide = np.nan_to_num(np.array(picture, dtype=np.float32), copy=False, posinf=0.0, neginf=0.0)
+        top = 65535.0 if picture.mode.startswith("I") else max(1.0, float(wide.max(initial=0.0)))
+        wide *= 255 / top
+        return Image.fromarray(wide.round(out=wide).clip(0, 255, out=wide).astype(np.uint8)).convert("RGB")
+    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+        layer = picture.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _to_square(picture: Image.Image, size: int | None) -> Image.Image:
+    if size is None or picture.size == (size, size):
+        return picture
+    return ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Return uint8 images as float32 in [0, 1]."""
+    return images.to(torch.float32).div_(255)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Return images in [0, 1] as uint8, rounded to the nearest of 256 levels."""
+    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -1,0 +1,12 @@
+"""Edge and cloud as HTTPS services.
+
+::
+
+    trust        TLS contexts, roles, tokens: who may speak with whom, and certificates that rotate
+    connection   one end of a connection to a service: kept alive, repeated where that is safe, within a deadline
+    intake       a request's body, bounded in bytes, time and sum
+    batching     requests joined to micro-batches on lanes of computation, within a bounded queue
+    app          what both services are: routes, answers, errors, metrics, one log line a request
+    edge cloud   what each does with a request          openapi   their description
+    server       an application on its port, from warm to drained          local   both, started here as processes
+"""

@@ -1,0 +1,181 @@
+"""Requests joined to micro-batches, computed on lanes, within a bounded queue.
+
+::
+
+    submit -> queue (bounded in images; full: refused) -> a lane is free: join what waits -> lane -> forward -> each its part
+
+A batch starts as soon as a lane is free; what arrives meanwhile forms the next one. Only where further requests are known to be
+arriving does a batch wait for them, and not for long. Nothing waits for a neighbour: what takes long to prepare is prepared
+before it joins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from ..errors import ServiceError
+
+__all__ = ["Batcher", "Job", "Lanes"]
+
+Part = TypeVar("Part")
+
+
+@dataclass(eq=False)
+class Job(Generic[Part]):
+    """A request in the queue: `size` images, joined with others of the same `kind`; `answer` is where its part is put."""
+
+    work: Any = field(repr=False)
+    size: int
+    kind: Any
+    answer: asyncio.Future[Part]
+    deadline: float
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+class Lanes:
+    """Threads that compute, each with as many of torch's as `threads` says.
+
+    Nothing else in a process may compute with more than one: each thread that does has a team of its own, and teams that are
+    more than the cores take turns in sleeping, which costs half of the time of a single image.
+    """
+
+    def __init__(self, count: int = 1, threads: int = 1) -> None:
+        torch.set_num_threads(1)
+        self.count = count
+        self.pool = ThreadPoolExecutor(count, "lane", initializer=torch.set_num_threads, initargs=(threads,))
+
+    def warm(self, function: Callable[[], Any]) -> None:
+        """Run a function once on every lane."""
+        together = threading.Barrier(self.count)
+
+        def one() -> None:
+            together.wait()
+            function()
+
+        for done in [self.pool.submit(one) for _ in range(self.count)]:
+            done.result()
+
+    def close(self) -> None:
+        """Finish what runs, and end them."""
+        self.pool.shutdown()
+
+
+class Batcher(Generic[Part]):
+    """Joins jobs and runs them: `compute` on a lane (a thread), then `forward` beside the next batch.
+
+    `compute(jobs)` returns what `forward(jobs, computed)` sends on; `forward` sets each job's answer. `most` images are joined,
+    `capacity` may be accepted and unanswered, `wait_s` is how long a batch waits for requests that are arriving.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Job[Part]]], Any],
+        forward: Callable[[Sequence[Job[Part]], Any], Awaitable[None]],
+        *,
+        lanes: Lanes,
+        most: int = 256,
+        capacity: int = 1024,
+        wait_s: float = 0.002,
+    ) -> None:
+        self.compute, self.forward = compute, forward
+        self.most, self.capacity, self.wait_s = most, capacity, wait_s
+        self.accepted = 0  # images, not yet answered
+        self.arriving = 0  # requests whose body is on its way
+        self._lanes, self._free = lanes, lanes.count
+        self._waiting: deque[Job[Part]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        self._running: set[asyncio.Task[None]] = set()
+        self._pace = 0.0  # seconds an image, smoothed
+
+    async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
+        """Return the answer to a request; ServiceError 429 where the queue is full, 504 where `deadline` (loop time) passes."""
+        if self.accepted + size > self.capacity:
+            after = max(1, math.ceil(self._pace * self.accepted))
+            raise ServiceError(f"the queue is full ({self.accepted} images wait)", status=429, retry_after=after)
+        loop = asyncio.get_running_loop()
+        job: Job[Part] = Job(work, size, kind, loop.create_future(), deadline)
+        self.accepted += size
+        try:
+            self._waiting.append(job)
+            loop.call_soon(self._dispatch)  # after those that arrived in the same breath
+            async with asyncio.timeout_at(deadline):
+                return await job.answer
+        except TimeoutError:
+            raise ServiceError("the deadline passed before the answer was there", status=504) from None
+        finally:
+            self.accepted -= size
+
+    def settled(self) -> None:
+        """Take note that a request has arrived whole, or never will: what waited for it may start."""
+        self.arriving -= 1
+        if not self.arriving and self._waiting:
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    async def close(self) -> None:
+        """Wait for what runs."""
+        while self._running:
+            await asyncio.wait(self._running)
+
+    def _dispatch(self, ripe: bool = False) -> None:
+        """Start batches while there is a lane; `ripe` once the first has waited long enough."""
+        while self._free and self._waiting:
+            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self.most:
+                if self._timer is None:
+                    self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._ripe)
+                return
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            if batch := self._take():
+                self._free -= 1
+                task = asyncio.create_task(self._run(batch))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+            ripe = False
+
+    def _ripe(self) -> None:
+        self._timer = None
+        self._dispatch(ripe=True)
+
+    def _take(self) -> list[Job[Part]]:
+        """Take the oldest job and those of its kind that fit beside it; what nobody waits for any more falls out."""
+        batch: list[Job[Part]] = []
+        later: list[Job[Part]] = []
+        size = 0
+        while self._waiting and size < self.most:
+            job = self._waiting.popleft()
+            if job.answer.done():
+                continue
+            if batch and (job.kind != batch[0].kind or size + job.size > self.most):
+                later.append(job)
+                continue
+            batch.append(job)
+            size += job.size
+        self._waiting.extendleft(reversed(later))
+        return batch
+
+    async def _run(self, batch: list[Job[Part]]) -> None:
+        start = time.perf_counter()
+        try:
+            try:
+                computed = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, self.compute, batch)
+            finally:
+                pace = (time.perf_counter() - start) / sum(job.size for job in batch)
+                self._pace = pace if not self._pace else 0.8 * self._pace + 0.2 * pace
+                self._free += 1
+                self._dispatch()
+            await self.forward(batch, computed)
+        except Exception as error:
+            for job in batch:
+                if not job.answer.done():
+                    job.answer.set_exception(error)

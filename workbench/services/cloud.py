@@ -1,0 +1,125 @@
+"""The cloud's service: a payload in, scores and labels out. It never sees a picture that was not protected."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..certs import Role
+from ..errors import ProtocolError, ServiceError
+from ..protocol import Request, Response, Tensor
+from ..system import Cloud, Stopwatch
+from .app import Call, Model, Service
+from .batching import Lanes
+from .openapi import cloud_document
+
+__all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
+
+MOST_WAITING = 256  # payloads
+
+
+def key_id(key: bytes) -> str:
+    """Return by what both ends of a codec know each other: a hash of all that the decoder must know."""
+    return hashlib.sha256(key).hexdigest()[:16]
+
+
+def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
+    """Describe a cloud's model; `weights` is the SHA-256 of its classifier's."""
+    return Model(
+        name,
+        weights[:16],
+        [{"name": "payload", "datatype": "BYTES", "shape": [1]}],
+        output_metadata(len(classes)),
+        {"codec": cloud.codec.name, "codec_id": key_id(cloud.codec.key), "classes": ",".join(classes)},
+    )
+
+
+def output_metadata(classes: int) -> list[dict[str, Any]]:
+    """Return what both services' metadata say of the outputs."""
+    return [
+        {"name": "label", "datatype": "BYTES", "shape": [-1]},
+        {"name": "class", "datatype": "INT64", "shape": [-1]},
+        {"name": "scores", "datatype": "FP32", "shape": [-1, classes]},
+    ]
+
+
+def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> dict[str, Tensor]:
+    """Return the outputs that tell scores (N x K): label, class and the scores themselves."""
+    found = scores.argmax(1)
+    tensors = (
+        Tensor.of("label", [classes[index].encode() for index in found]),
+        Tensor.of("class", found.astype(np.int64)),
+        Tensor.of("scores", scores),
+    )
+    return {tensor.name: tensor for tensor in tensors}
+
+
+class CloudService(Service):
+    """Recognises what an edge has protected; with roles ("client",) what a phone has (arrangement PP)."""
+
+    name, other = "pmc2-cloud", "cloud_other"
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        model: Model,
+        classes: Sequence[str],
+        lanes: Lanes,
+        roles: tuple[Role, ...] = ("edge",),
+        **options: Any,
+    ) -> None:
+        super().__init__(model, roles, **options)
+        self.cloud, self.classes = cloud, tuple(classes)
+        self._lanes = lanes
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Return the payloads that are accepted and unanswered."""
+        return self._waiting
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        return cloud_document(self.model)
+
+    async def close(self) -> None:
+        """End the lanes."""
+        self._lanes.close()
+
+    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+        """Recognise the images of one payload."""
+        payload = request.inputs.get("payload")
+        if (
+            set(request.inputs) != {"payload"}
+            or payload is None
+            or not isinstance(payload.data, list)
+            or len(payload.data) != 1
+        ):
+            raise ProtocolError("the input must be one tensor 'payload' of BYTES with one element")
+        if self._waiting >= MOST_WAITING:
+            raise ServiceError(f"the queue is full ({self._waiting} payloads wait)", status=429, retry_after=1)
+        call.payload = len(payload.data[0])
+        if (known := self.cloud.remember(payload.data[0])) is not None:
+            call.images = len(known)
+            return Response(self.model.name, answer_tensors(known.numpy(), self.classes), request.id, {}, self.model.version)
+        clock = Stopwatch()
+        self._waiting += 1
+        work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, self.cloud.recognise, payload.data[0], clock)
+        work.add_done_callback(self._done)
+        try:
+            async with asyncio.timeout_at(deadline):
+                scores = (await work).numpy()
+        except TimeoutError:
+            raise ServiceError("the deadline passed before the answer was there", status=504) from None
+        call.images = len(scores)
+        call.milliseconds = {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")}
+        return Response(self.model.name, answer_tensors(scores, self.classes), request.id, {}, self.model.version)
+
+    def _done(self, work: asyncio.Future[Any]) -> None:
+        self._waiting -= 1
+        if not work.cancelled():
+            work.exception()  # taken: whoever waited for it may have gone

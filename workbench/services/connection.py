@@ -1,0 +1,158 @@
+"""One end of a connection to a service: kept alive, repeated where that is safe, within a deadline.
+
+Recognition changes nothing at the service, and a request carries an id: a repeat gives the same answer. So what was refused for
+lack of room (429, 503), or lost with its connection, is sent again, after a pause that grows and varies, until the deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import ssl
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ServiceError, UsageError
+from ..protocol import LENGTH_HEADER, Response, Tensor, read_response, write_request
+from .http import HttpAnswer, HttpConnections
+from .trust import is_loopback
+
+__all__ = ["Connection", "infer", "metadata"]
+
+PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
+AGAIN = (429, 503)
+
+
+class Connection:
+    """To one service, by its URL; open it with `async with`.
+
+    `trust` makes the TLS context, and makes it anew when certificates were renewed; `attempt_s` is how long an attempt may take
+    before it is given up for another. Raises UsageError for a URL that is not https (or http on loopback, if `plain`).
+    """
+
+    def __init__(
+        self,
+        url: str,
+        trust: Callable[[], ssl.SSLContext] | None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        attempt_s: float = 10.0,
+        plain: bool = False,
+    ) -> None:
+        self.url, host, port = _checked(url, plain)
+        self.attempt_s, self._trust = attempt_s, trust
+        self._context = trust() if trust is not None and self.url.startswith("https") else None
+        self._http = HttpConnections(host, port, headers)
+
+    def __repr__(self) -> str:
+        return f"Connection({self.url!r})"
+
+    async def __aenter__(self) -> Connection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._http.close()
+
+    def renew(self) -> None:
+        """Trust and show, from the next connection on, what the certificates' folder holds now."""
+        if self._trust is not None and self._context is not None:
+            self._context = self._trust()
+            self._http.close()
+
+    async def call(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
+    ) -> HttpAnswer:
+        """Send a request until it is answered, or the loop's time is `deadline` (None: one attempt); return the answer.
+
+        Raises ServiceError where nothing answered, and at once where the other end cannot be trusted.
+        """
+        loop = asyncio.get_running_loop()
+        pause, reason = PAUSE_S, ""
+        while True:
+            left = self.attempt_s if deadline is None else min(self.attempt_s, deadline - loop.time())
+            answer = None
+            try:
+                async with asyncio.timeout(max(0.001, left)):
+                    answer = await self._http.request(method, path, body, headers or {}, self._context)
+            except TimeoutError:
+                reason = f"{self.url} did not answer in {max(0.0, left):.1f} s"
+            except ssl.SSLCertVerificationError as error:
+                raise ServiceError(f"{self.url} is not to be trusted: {error.verify_message}", status=502) from None
+            except OSError as error:
+                if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+                    raise ServiceError(f"{self.url} does not trust this end ({error.reason})", status=502) from None
+                reason = f"{self.url} cannot be reached ({error.strerror or error})"
+            if answer is not None and answer.status not in AGAIN:
+                return answer
+            wait = pause * random.uniform(0.5, 1.0)
+            if answer is not None and answer.status == 429:
+                wait = max(wait, min(_number(answer.headers.get("retry-after")), 5.0) * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+            if deadline is None or loop.time() + wait >= deadline:
+                if answer is not None:
+                    return answer
+                raise ServiceError(reason, status=503)
+            await asyncio.sleep(wait)
+
+
+async def infer(
+    connection: Connection,
+    model: str,
+    inputs: list[Tensor],
+    *,
+    id: str = "",
+    parameters: dict[str, Any] | None = None,
+    deadline: float | None = None,
+) -> Response:
+    """Ask a model of a service (Open Inference Protocol v2, binary data); ServiceError where it refuses, with its words."""
+    body, length = write_request(inputs, id, parameters)
+    headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
+    answer = await connection.call("POST", f"/v2/models/{model}/infer", body, headers, deadline)
+    if answer.status != 200:
+        raise ServiceError(f"{connection.url}: {_error(answer)}", status=answer.status)
+    return read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower()))
+
+
+async def metadata(connection: Connection, model: str = "", deadline: float | None = None) -> dict[str, Any]:
+    """Return what a service says of itself, or of a model; ServiceError where it does not."""
+    answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
+    if answer.status != 200:
+        raise ServiceError(f"{connection.url}: {_error(answer)}", status=answer.status)
+    try:
+        found = json.loads(answer.body)
+    except ValueError as error:
+        raise ServiceError(f"{connection.url} does not speak the Open Inference Protocol", status=502) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _checked(url: str, plain: bool) -> tuple[str, str, int]:
+    """Return a service's URL, its host and its port."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+        valid = (
+            parts.scheme in ("http", "https") and host and parts.path in ("", "/") and not parts.query and not parts.username
+        )
+    except ValueError:
+        valid, host, port = False, "", 0
+    if not valid:
+        raise UsageError(f"{url!r} is not the URL of a service: write https://HOST:PORT")
+    if parts.scheme == "http" and not (plain and is_loopback(host)):
+        raise UsageError(
+            f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"
+        )
+    return url.rstrip("/"), host, port
+
+
+def _error(answer: HttpAnswer) -> str:
+    """Return what a service says is wrong, in a line."""
+    try:
+        return " ".join(str(json.loads(answer.body)["error"]).split())[:500]
+    except (ValueError, KeyError, TypeError):
+        return f"status {answer.status}"
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text and text.isascii() and text.isdigit() and len(text) < 6 else 0.0

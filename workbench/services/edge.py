@@ -1,0 +1,360 @@
+"""The edge's service: pictures in, a payload on to the cloud, labels back. Nothing but the payload leaves.
+
+::
+
+    JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> each request its own
+                   |
+                   large ones beside, so that they hold nobody up
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import math
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from starlette.requests import Request as HttpRequest
+from starlette.responses import JSONResponse
+from starlette.responses import Response as HttpResponse
+
+from ..certs import Role
+from ..errors import DataError, ProtocolError, ServiceError, UsageError, WorkbenchError
+from ..pictures import Limits
+from ..protocol import Request, Response, Tensor
+from ..system import Edge, Stopwatch
+from .app import Answer, Call, Model, Service, number
+from .batching import Batcher, Job, Lanes
+from .cloud import answer_tensors, key_id, output_metadata
+from .connection import Connection, infer, metadata
+from .forms import pictures_of
+from .openapi import edge_document
+
+__all__ = ["EdgeService", "edge_model"]
+
+log = logging.getLogger("workbench.services")
+
+SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixels=128 * 128, scans=20)
+SMALL_SUM = 1 << 20  # bytes of a request's small pictures
+LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
+REMEMBERED = 1024  # answers, by the id of their request
+COMPONENTS = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
+
+Scores = np.ndarray[Any, np.dtype[np.float32]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to a request: its scores, the bytes of the payload that are its share, and where the time went (ms)."""
+
+    scores: Scores
+    payload: float
+    milliseconds: dict[str, float]
+
+
+@dataclass
+class _Pictures:
+    """What a request brought, and its images once they are decoded."""
+
+    files: Sequence[bytes] = field(repr=False)
+    images: torch.Tensor | None = field(default=None, repr=False)
+    error: WorkbenchError | None = None
+    large: bool = False
+
+
+def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
+    """Describe what an edge offers: recognition by the model `name`; `weights` is the SHA-256 of its generator's."""
+    return Model(
+        name,
+        weights[:16],
+        [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+        output_metadata(len(classes)),
+        {"codec": codec, "classes": ",".join(classes)},
+    )
+
+
+class EdgeService(Service):
+    """Protects pictures and has the cloud recognise them.
+
+    `target` is the SHA-256 of the classifier that the generator was trained for: another cloud's answers are refused. Requests
+    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent.
+    """
+
+    name, other = "pmc2-edge", "edge_other"
+
+    def __init__(
+        self,
+        edge: Edge,
+        model: Model,
+        classes: Sequence[str],
+        cloud: Connection,
+        target: str,
+        lanes: Lanes,
+        *,
+        size: int = 32,
+        most: int = 256,
+        capacity: int = 1024,
+        wait_s: float = 0.002,
+        least_strength: float = 1.0,
+        roles: tuple[Role, ...] = ("client",),
+        **options: Any,
+    ) -> None:
+        self._batcher: Batcher[Found] = Batcher(
+            self._protect, self._forward, lanes=lanes, most=most, capacity=capacity, wait_s=wait_s
+        )
+        super().__init__(model, roles, **options)
+        self._lanes = lanes
+        self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
+        self.target, self.size, self.least_strength = target[:16], size, least_strength
+        self._decoders = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="decoder")
+        self._answers: OrderedDict[tuple[str, str, bytes], asyncio.Future[Found]] = OrderedDict()
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Return the images that are accepted and unanswered."""
+        return self._batcher.accepted
+
+    def arriving(self, change: int) -> None:
+        """Let a batch wait for what is on its way."""
+        if change > 0:
+            self._batcher.arriving += 1
+        else:
+            self._batcher.settled()
+
+    def renewed(self) -> None:
+        """Show the new certificate to the cloud, too."""
+        self.cloud.renew()
+
+    def openapi(self) -> dict[str, Any]:
+        """Return the OpenAPI document."""
+        return edge_document(self.model)
+
+    def direct(self) -> dict[str, Answer]:
+        """The plain way in, for curl and phones."""
+        return {"/recognize": self._plain}
+
+    async def open(self) -> None:
+        """Connect to the cloud; the service is ready once the cloud is known to be the right one."""
+        await self.cloud.__aenter__()
+        self._watch = asyncio.create_task(self._until_known())
+
+    async def close(self) -> None:
+        """Finish what runs, then disconnect."""
+        if self._watch is not None:
+            self._watch.cancel()
+        await self._batcher.close()
+        self._lanes.close()
+        self._decoders.shutdown()
+        await self.cloud.__aexit__()
+
+    # --- the cloud -----------------------------------------------------------------------------------------------------
+
+    async def _until_known(self) -> None:
+        pause, told = 0.05, ""
+        while not self.ready:
+            try:
+                await self.check_cloud()
+                self.ready = True
+                return
+            except WorkbenchError as error:
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("not ready: %s", told)
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, 0.5)
+
+    async def check_cloud(self) -> None:
+        """Raise ServiceError unless the cloud offers the model that the generator was trained for, and decodes its payloads."""
+        found = await metadata(self.cloud, self.model.name)
+        self._check_version((found.get("versions") or [""])[0])
+        codec = found.get("parameters", {}).get("codec_id")
+        if codec != key_id(self.edge.codec.key):
+            raise ServiceError(
+                f"the cloud at {self.cloud.url} decodes another codec or other weights than this edge encodes with "
+                f"({codec}, {key_id(self.edge.codec.key)}): start both with the same pair and --codec",
+                status=502,
+            )
+
+    def _check_version(self, version: Any) -> None:
+        if version != self.target:
+            raise ServiceError(
+                f"the cloud at {self.cloud.url} answers with a {self.model.name} {version!s:.16}, the generator was trained "
+                f"for {self.target}: start both with the same pair",
+                status=502,
+            )
+
+    # --- requests ------------------------------------------------------------------------------------------------------
+
+    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+        """Recognise the pictures of an inference request."""
+        image = request.inputs.get("image")
+        if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
+            raise ProtocolError("the input must be one tensor 'image' of BYTES, a JPEG or PNG file an element")
+        found = await self._recognised(image.data, number(request.parameters, "strength", 1.0), call, deadline)
+        told = {"payload_bytes": found.payload}
+        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
+
+    async def _plain(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+        """Answer a body that is a picture, or a form with several."""
+        call.id = http.headers.get("X-Request-Id", "")[:256]
+        files = pictures_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
+        deadline = self.deadline(_header_number(http, "X-Timeout"))
+        strength = _header_number(http, "X-Strength")
+        found = await self._recognised(files, 1.0 if strength is None else strength, call, deadline)
+        best = found.scores.argmax(1)
+        results = [
+            {"label": self.classes[index], "class": int(index), "scores": [round(float(score), 6) for score in scores]}
+            for index, scores in zip(best, found.scores, strict=True)
+        ]
+        times = {name: round(value, 3) for name, value in call.finish(self.other).items()}
+        answer = {"model": self.model.name, "results": results, "milliseconds": times, "payload_bytes": round(found.payload, 3)}
+        return JSONResponse(answer | ({"id": call.id} if call.id else {}))
+
+    async def _recognised(self, files: Sequence[bytes], strength: float, call: Call, deadline: float) -> Found:
+        """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
+        if not 0 < len(files) <= self._batcher.most:
+            raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
+        if not self.least_strength <= strength <= 1:
+            raise UsageError(
+                f"strength must be from {self.least_strength:g} to 1, got {strength:g}; "
+                "an edge started with a lower --least-strength protects less"
+            )
+        call.images = len(files)
+        if not call.id:
+            found = await self._submit(files, strength, deadline)
+        else:
+            found = await self._once(files, strength, call, deadline)
+        call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
+        return found
+
+    async def _once(self, files: Sequence[bytes], strength: float, call: Call, deadline: float) -> Found:
+        digest = hashlib.blake2b(repr(strength).encode(), digest_size=16)
+        for file in files:
+            digest.update(len(file).to_bytes(4, "little") + file)
+        key = (call.peer, call.id, digest.digest())
+        if (known := self._answers.get(key)) is not None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await asyncio.shield(known)
+            except TimeoutError:
+                raise ServiceError("the deadline passed before the answer was there", status=504) from None
+        mine = self._answers[key] = asyncio.get_running_loop().create_future()
+        while len(self._answers) > REMEMBERED:
+            self._answers.popitem(last=False)
+        try:
+            found = await self._submit(files, strength, deadline)
+        except BaseException as error:
+            self._answers.pop(key, None)  # what failed may be tried again
+            mine.set_exception(error if isinstance(error, WorkbenchError) else ServiceError("the request was given up"))
+            mine.exception()
+            raise
+        mine.set_result(found)
+        return found
+
+    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float) -> Found:
+        work = _Pictures(files)
+        if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
+            await self._decode(work, deadline)
+        found = await self._batcher.submit(work, len(files), strength, deadline)
+        if work.large:  # told from its header on the lane: decoded beside, then once more
+            await self._decode(work, deadline)
+            found = await self._batcher.submit(work, len(files), strength, deadline)
+        return found
+
+    async def _decode(self, work: _Pictures, deadline: float) -> None:
+        if self._batcher.accepted + len(work.files) > self._batcher.capacity:
+            raise ServiceError("the queue is full", status=429, retry_after=1)
+        self._batcher.accepted += len(work.files)
+        decoding = asyncio.get_running_loop().run_in_executor(
+            self._decoders, lambda: self.edge.receive(work.files, self.size, limits=LARGE)
+        )
+        try:
+            async with asyncio.timeout_at(deadline):
+                work.images = await decoding
+        except TimeoutError:
+            raise ServiceError("the deadline passed before the pictures were decoded", status=504) from None
+        finally:
+            self._batcher.accepted -= len(work.files)
+
+    # --- batches -------------------------------------------------------------------------------------------------------
+
+    def _protect(self, jobs: Sequence[Job[Found]]) -> tuple[bytes, Stopwatch]:
+        """Decode what is not yet decoded, and return the payload of all; on a lane."""
+        clock = Stopwatch()
+        whole: list[torch.Tensor] = []
+        for job in jobs:
+            work: _Pictures = job.work
+            if work.images is None:
+                try:
+                    work.images = self.edge.receive(work.files, self.size, clock, SMALL)
+                except DataError:
+                    work.large = True
+                    continue
+            whole.append(work.images)
+        if not whole:
+            return b"", clock
+        images = whole[0] if len(whole) == 1 else torch.cat(whole)
+        return self.edge.protect(images, jobs[0].kind, clock), clock
+
+    async def _forward(self, jobs: Sequence[Job[Found]], computed: tuple[bytes, Stopwatch]) -> None:
+        """Send the payload of a batch to the cloud, and give each job its part of the answer."""
+        payload, clock = computed
+        aside = [job for job in jobs if job.work.large and job.work.images is None]
+        for job in aside:
+            if not job.answer.done():
+                job.answer.set_result(_NOTHING)
+        sent = [job for job in jobs if job not in aside]
+        if not sent:
+            return
+        start = time.perf_counter()
+        n = sum(job.size for job in sent)
+        answer, scores = await self._ask(payload, n, max(job.deadline for job in sent))
+        passed = 1e3 * (time.perf_counter() - start)
+        times = {name: clock.milliseconds[name] or 0.0 for name in ("generator", "compression")}
+        told = ("decompression", "classifier", "cloud_other")
+        times |= {name: float(answer.parameters.get(f"{name}_ms", 0.0)) for name in told}
+        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in told))
+        position = 0
+        for job in sent:
+            part = scores[position : position + job.size]
+            position += job.size
+            if not job.answer.done():
+                job.answer.set_result(Found(part, len(payload) * job.size / n, dict(times)))
+
+    async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
+        """Return the cloud's answer and its scores for the n images of a payload; what goes wrong there is not a client's fault."""
+        try:
+            answer = await infer(self.cloud, self.model.name, [Tensor.of("payload", [payload])], deadline=deadline)
+        except ProtocolError:
+            raise ServiceError(f"the cloud at {self.cloud.url} did not answer in the protocol", status=502) from None
+        except ServiceError as error:
+            status = {429: 503, 503: 503, 504: 504}.get(error.status, 502)
+            raise ServiceError(str(error), status=status, retry_after=error.retry_after) from None
+        self._check_version(answer.version)
+        scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
+        if isinstance(scores, list) or scores.dtype != np.float32 or scores.shape != (n, len(self.classes)):
+            raise ServiceError(f"the cloud at {self.cloud.url} did not answer with scores for {n} images", status=502)
+        return answer, scores
+
+
+_NOTHING = Found(np.empty((0, 0), np.float32), 0.0, {})
+
+
+def _header_number(http: HttpRequest, name: str) -> float | None:
+    text = http.headers.get(name)
+    if text is None:
+        return None
+    try:
+        return float(text) if len(text) < 32 else math.nan
+    except ValueError:
+        raise ProtocolError(f"the header {name} must be a number") from None

@@ -1,0 +1,48 @@
+"""The body of a request, read within bounds: in bytes, in time, and in the sum over all requests that are being read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.requests import ClientDisconnect, Request
+
+from ..errors import ServiceError
+
+__all__ = ["Intake"]
+
+
+class Intake:
+    """Reads bodies of at most `most` bytes, `budget` bytes of all together, each within `patience_s` seconds."""
+
+    def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
+        self.most, self.budget, self.patience_s = most, budget, patience_s
+        self.held = 0
+
+    @asynccontextmanager
+    async def body(self, request: Request) -> AsyncIterator[bytes]:
+        """Give the body; its bytes count as held until the context is left.
+
+        Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 broken off.
+        """
+        taken = 0
+        chunks: list[bytes] = []
+        try:
+            try:
+                async with asyncio.timeout(self.patience_s):
+                    async for chunk in request.stream():
+                        taken += len(chunk)
+                        self.held += len(chunk)
+                        if taken > self.most:
+                            raise ServiceError(f"a body may have at most {self.most} bytes", status=413)
+                        if self.held > self.budget:
+                            raise ServiceError("too much is being received at once", status=429, retry_after=1)
+                        chunks.append(chunk)
+            except TimeoutError:
+                raise ServiceError(f"the body took longer than {self.patience_s:g} s to arrive", status=408) from None
+            except ClientDisconnect:
+                raise ServiceError("the client went away before its request was whole", status=400) from None
+            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        finally:
+            self.held -= taken

@@ -1,0 +1,128 @@
+"""Edge and cloud as processes of this machine: started by `workbench serve`, waited for until they are ready, stopped together."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..certs import issue
+from ..errors import ServiceError
+from .trust import client_context
+
+__all__ = ["Local", "Running"]
+
+START_S = 120.0  # torch, weights and warming up, on a busy machine
+
+
+@dataclass
+class Running:
+    """A service that runs here: its arguments, its process, its port, its log."""
+
+    arguments: Sequence[str]
+    folder: Path
+    port: int
+    log: Path
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"https://127.0.0.1:{self.port}"
+
+    def restart(self) -> None:
+        """Start it again on its port, after it ended."""
+        other = _start(self.arguments, self.folder, self.log.stem, self.port)
+        self.process = other.process
+
+    def stop(self, number: int = signal.SIGTERM, patience: float = 40.0) -> int:
+        """Send a signal and return the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait()
+
+
+class Local:
+    """Starts services with certificates of their own in a folder that goes with them.
+
+    with Local() as local:
+        cloud = local.start("cloud", "--codec", "png")
+        edge = local.start("edge", "--codec", "png", "--cloud", cloud.url)
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self.services: list[Running] = []
+
+    def __enter__(self) -> Local:
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="workbench-")))
+        self.certs = self.folder / "certs"
+        issue(self.certs, days=7)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for service in reversed(self.services):  # the edge first: it finishes what the cloud still answers
+            service.stop()
+        self._stack.close()
+
+    def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
+        """Start `workbench serve what` and wait until it is ready (or, not `ready`, listens); ServiceError where it ends first."""
+        name = f"{what}-{len(self.services)}"
+        arguments = ["serve", what, "--certs", str(self.certs), *options]
+        service = _start(arguments, self.folder, name, port)
+        self.services.append(service)
+        if ready:
+            self.await_ready(service)
+        return service
+
+    def await_ready(self, service: Running) -> None:
+        """Return once a service says that it is ready; ServiceError if it ends, or takes too long."""
+        context = client_context(self.certs, "edge" if service.arguments[1] == "cloud" else "client")
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError, ssl.SSLError, urllib.error.URLError):
+                with urllib.request.urlopen(f"{service.url}/v2/health/ready", context=context, timeout=5) as answer:
+                    if json.load(answer).get("ready"):
+                        return
+            if service.process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise ServiceError(f"the {service.arguments[1]} did not become ready: {_last_line(service.log)}")
+
+
+def _start(arguments: Sequence[str], folder: Path, name: str, port: int) -> Running:
+    port_file, log = folder / f"{name}.port", folder / f"{name}.log"
+    port_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "workbench", *arguments, "--listen", f"127.0.0.1:{port}", "--port-file", str(port_file)]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=os.environ
+        )
+    deadline = time.monotonic() + START_S
+    while not port_file.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise ServiceError(f"the {arguments[1]} did not start: {_last_line(log)}")
+        time.sleep(0.02)
+    return Running(arguments, folder, int(port_file.read_text()), log, process)
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"

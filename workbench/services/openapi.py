@@ -1,0 +1,170 @@
+"""The services' OpenAPI documents."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from .app import Model
+
+__all__ = ["cloud_document", "edge_document"]
+
+Document = dict[str, Any]
+
+
+def edge_document(model: Model) -> Document:
+    """Describe the edge."""
+    document = _document("PMC² edge", model, "image", "JPEG or PNG files; as JSON only of binary data's length")
+    limits = [
+        _header("X-Request-Id", {"type": "string", "maxLength": 256}, "a repeat under it gets the same answer"),
+        _header(
+            "X-Timeout", {"type": "number", "exclusiveMinimum": 0, "maximum": 600}, "seconds until the answer is worth nothing"
+        ),
+        _header("X-Strength", {"type": "number", "minimum": 0, "maximum": 1}, "of the perturbation; 1 unless said"),
+    ]
+    picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
+    several = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}, "minProperties": 1}
+    document["paths"]["/recognize"] = {
+        "post": {
+            "summary": "Recognise a picture, or several in a form",
+            "parameters": limits,
+            "requestBody": {
+                "required": True,
+                "content": {"image/jpeg": picture, "image/png": picture, "multipart/form-data": {"schema": several}},
+            },
+            "responses": _responses("the labels, in the order of the pictures", {"$ref": "#/components/schemas/Results"}),
+        }
+    }
+    document["components"]["schemas"]["Results"] = _object(
+        {
+            "model": {"type": "string"},
+            "id": {"type": "string"},
+            "results": {
+                "type": "array",
+                "items": _object({"label": {"type": "string"}, "class": {"type": "integer"}, "scores": _array("number")}),
+            },
+            "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
+            "payload_bytes": {"type": "number"},
+        },
+        ["model", "results", "milliseconds", "payload_bytes"],
+    )
+    return document
+
+
+def cloud_document(model: Model) -> Document:
+    """Describe the cloud."""
+    return _document("PMC² cloud", model, "payload", "one payload of the codec that the metadata names, as binary data")
+
+
+def _document(title: str, model: Model, tensor: str, what: str) -> Document:
+    ok = {"type": "object"}
+    infer = {
+        "summary": f"Recognise (Open Inference Protocol v2); the input `{tensor}` of BYTES: {what}",
+        "parameters": [
+            _header("Inference-Header-Content-Length", {"type": "integer", "minimum": 0}, "of the JSON before binary data")
+        ],
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": {"$ref": "#/components/schemas/InferRequest"}},
+                "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            },
+        },
+        "responses": _responses("label, class and scores", ok),
+    }
+    paths = {
+        "/v2/health/live": {"get": {"summary": "The service runs", "security": [], "responses": _ok(ok)}},
+        "/v2/health/ready": {
+            "get": {
+                "summary": "The service is warm, and an edge knows its cloud",
+                "security": [],
+                "responses": _ok(ok) | {"503": _response("not yet", ok)},
+            }
+        },
+        "/v2": {"get": {"summary": "What this service is", "security": [], "responses": _ok(ok)}},
+        f"/v2/models/{model.name}": {"get": {"summary": "The model", "responses": _responses("its metadata", ok)}},
+        f"/v2/models/{model.name}/ready": {
+            "get": {"summary": "The model is ready", "security": [], "responses": _ok(ok) | {"503": _response("not yet", ok)}}
+        },
+        f"/v2/models/{model.name}/infer": {"post": infer},
+        "/metrics": {
+            "get": {
+                "summary": "Prometheus metrics",
+                "responses": {
+                    "200": {"description": "text", "content": {"text/plain": {"schema": {"type": "string"}}}},
+                    **{status: _response(text, _ERROR) for status, text in _REFUSALS.items() if status in ("401", "403")},
+                },
+            }
+        },
+        "/openapi.json": {"get": {"summary": "This document", "security": [], "responses": _ok(ok)}},
+    }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": title, "version": __version__},
+        "paths": paths,
+        "security": [{"bearer": []}, {"certificate": []}],
+        "components": {
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}, "certificate": {"type": "mutualTLS"}},
+            "schemas": {"InferRequest": _infer_request(tensor), "Error": _object({"error": {"type": "string"}})},
+        },
+    }
+
+
+def _infer_request(tensor: str) -> Document:
+    shape = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1, "maxItems": 8}
+    entry = {"name": {"const": tensor}, "datatype": {"const": "BYTES"}, "shape": shape, "data": _array("string")}
+    return _object(
+        {
+            "id": {"type": "string", "maxLength": 256},
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "timeout": {"type": "number", "minimum": 1_000_000, "maximum": 600_000_000, "description": "microseconds"},
+                    "strength": {"type": "number", "minimum": 0, "maximum": 1},
+                },
+            },
+            "inputs": {"type": "array", "items": _object(entry, ["name", "datatype", "shape"]), "minItems": 1, "maxItems": 1},
+            "outputs": {"type": "array", "items": _object({"name": {"enum": ["label", "class", "scores"]}})},
+        },
+        ["inputs"],
+    )
+
+
+_ERROR: Document = {"$ref": "#/components/schemas/Error"}
+_REFUSALS = {
+    "400": "not of the protocol, no picture, no payload of this codec and these weights",
+    "401": "neither certificate nor token",
+    "403": "of a role that may not",
+    "408": "the body came too slowly",
+    "413": "the body is too long",
+    "429": "the queue is full: again after Retry-After seconds",
+    "502": "the cloud is another, or cannot be trusted",
+    "503": "the cloud cannot be reached",
+    "504": "the deadline passed",
+}
+
+
+def _responses(text: str, schema: Document) -> Document:
+    return {"200": _response(text, schema)} | {status: _response(why, _ERROR) for status, why in _REFUSALS.items()}
+
+
+def _ok(schema: Document) -> Document:
+    return {"200": _response("so it is", schema)}
+
+
+def _response(text: str, schema: Document) -> Document:
+    return {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def _header(name: str, schema: Document, text: str) -> Document:
+    return {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
+
+
+def _array(kind: str) -> Document:
+    return {"type": "array", "items": {"type": kind}}
+
+
+def _object(properties: Document, required: list[str] | None = None) -> Document:
+    return {"type": "object", "properties": properties, "required": list(properties) if required is None else required}

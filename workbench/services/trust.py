@@ -1,0 +1,147 @@
+"""Who may speak with whom: TLS 1.3 contexts, roles, bearer tokens, and certificates that rotate under a running service.
+
+::
+
+    client --certificate or token--> edge --certificate--> cloud         (checked: authority, expiry, a server's name)
+    phone  --certificate-----------> cloud                               (arrangement PP)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import ipaddress
+import logging
+import os
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..certs import Role, role_of
+from ..errors import UsageError
+
+__all__ = ["Peer", "Token", "client_context", "is_loopback", "peer_of", "rotate", "server_context"]
+
+TOKEN_VARIABLE = "WORKBENCH_TOKEN"
+LEAST_TOKEN = 16  # characters
+LOOK_S = 0.5  # between two looks at the files of a certificate
+
+log = logging.getLogger("workbench.services")
+
+
+@dataclass(frozen=True)
+class Peer:
+    """The other end of a connection: the role in its certificate (None: it has shown none), and whose it is."""
+
+    role: Role | None = None
+    name: str = ""
+
+
+def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
+    """Return who is at the other end; TLS has checked its certificate by now, where it sent one."""
+    certificate = connection.getpeercert(binary_form=True) if connection is not None else None
+    return Peer(role_of(certificate), hashlib.sha256(certificate).hexdigest()[:16]) if certificate else Peer()
+
+
+@dataclass(frozen=True)
+class Token:
+    """A bearer token. It is compared in constant time and shown by nothing."""
+
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path | None = None) -> Token | None:
+        """Return the token in a file, or else in `$WORKBENCH_TOKEN`; None where there is neither. Raises UsageError."""
+        where = str(path) if path is not None else f"${TOKEN_VARIABLE}"
+        if path is None:
+            text = os.environ.get(TOKEN_VARIABLE, "")
+            if not text:
+                return None
+        else:
+            try:
+                text = path.read_text(encoding="ascii")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UsageError(f"no token can be read from {where} ({type(error).__name__})") from None
+        text = text.strip()
+        if len(text) < LEAST_TOKEN or not text.isascii() or not text.isprintable() or " " in text:
+            raise UsageError(f"the token in {where} must be at least {LEAST_TOKEN} printable characters without a space")
+        return cls(text.encode())
+
+    def fits(self, header: str | None) -> bool:
+        """Return whether an Authorization header carries this token."""
+        kind, _, given = (header or "").partition(" ")
+        return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.secret)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """The header that carries it."""
+        return {"Authorization": f"Bearer {self.secret.decode()}"}
+
+
+def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
+    """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _fill(context, folder, role)
+    context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
+    return context
+
+
+def client_context(folder: Path, role: Role | None) -> ssl.SSLContext:
+    """Return the TLS context of a client: it checks the service's authority, expiry and name, and shows its role, if any."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _fill(context, folder, role)
+    return context
+
+
+def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(_found(folder, "ca.pem"))
+        if role is not None:
+            context.load_cert_chain(_found(folder, f"{role}.pem"), _found(folder, f"{role}.key"))
+    except (ssl.SSLError, OSError) as error:
+        raise UsageError(f"the certificates in {folder} cannot be used ({error}): make them with `workbench certs`") from None
+
+
+def _found(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.is_file():
+        raise UsageError(f"there is no {name} in {folder}: make certificates with `workbench certs {folder}`")
+    return path
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine itself and nothing else can listen on the way."""
+    with contextlib.suppress(ValueError):
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    return host == "localhost"
+
+
+async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
+    """Call `renewed` whenever the certificate or the authority in a folder has become another that holds; run until cancelled.
+
+    Files that do not fit each other, as in the midst of a renewal, are looked at again; what was loaded before stays in use.
+    """
+    files = [folder / "ca.pem", folder / f"{role}.pem", folder / f"{role}.key"]
+
+    def marks() -> list[tuple[int, int]]:
+        with contextlib.suppress(OSError):
+            return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
+        return []
+
+    known = marks()
+    while True:
+        await asyncio.sleep(LOOK_S)
+        if (now := marks()) == known or not now:
+            continue
+        try:
+            client_context(folder, role)  # in a context of its own: a pair that does not fit would spoil one in use
+            renewed()
+        except (UsageError, ssl.SSLError, OSError) as error:
+            log.warning("the certificate of %s was not renewed: %s", role, error)
+        else:
+            known = now
+            log.info("the certificate of %s was renewed", role)
