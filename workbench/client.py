@@ -1,4 +1,4 @@
-"""The client of the services: pictures to an edge over HTTPS, labels back; or, arrangement PP, protected PNG straight to a cloud.
+"""The client of the services: pictures to an edge over HTTPS, labels back; in arrangement PP, protected PNG to a cloud.
 
 ::
 
@@ -6,7 +6,7 @@
         answer = client.recognise(images)          as System.recognise, in process
         answer = client.recognise_files([jpeg])    files as a phone has them
 
-`AsyncClient` is the same with `async with` and `await`; `Client` runs one on a thread of its own, so that it works in a notebook.
+`AsyncClient` is the same with `async with` and `await`; `Client` runs one on a thread of its own, so that notebooks can use it.
 A connection is kept and reused; what the service refuses for lack of room, or loses, is sent again until the deadline, under an
 id that makes a repeat harmless. Many images go in batches side by side, and come back in their order.
 """

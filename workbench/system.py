@@ -186,7 +186,10 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The answer to a batch: scores N x K, the bytes of each hop for the batch (of a payload that others share, its part), and where the time went (ms, whole batch)."""
+    """The answer to a batch: scores N x K, the bytes of each hop, and where the time went (ms), all of the whole batch.
+
+    Of a payload that others share the bytes are its part.
+    """
 
     scores: Tensor
     s1_bytes: int | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..processes import keep_memory
 from .common import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
-SPIN = "30000"  # turns that a thread of torch's looks for work before it sleeps: through a network, but not between requests
+SPIN = "10000"  # turns that a thread of torch's looks for work before it sleeps: through a network, but not between requests
 
 
 def add(commands: Commands) -> None:
@@ -75,6 +77,7 @@ def serve(options: argparse.Namespace) -> int:
     if not 0 <= options.least_strength <= 1 or options.wait_ms < 0 or options.deadline <= 0:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
+    keep_memory()
 
     from ..data import load
     from ..services.batching import Lanes
@@ -97,6 +100,8 @@ def serve(options: argparse.Namespace) -> int:
     lanes, threads = lanes_and_threads(device, options.lanes, options.threads)
     shared = {"token": token, "plain": options.plain_http, "deadline_s": options.deadline, "lanes": Lanes(lanes, threads)}
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
+    gc.collect()
+    gc.freeze()  # what is there now stays: no later collection walks through it
     run(service, listener, tls, options.port_file)
     return 0
 

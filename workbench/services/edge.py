@@ -47,7 +47,6 @@ SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixe
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
 REMEMBERED = 1024  # answers, by the id of their request
-COMPONENTS = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -332,7 +331,7 @@ class EdgeService(Service):
                 job.answer.set_result(Found(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
-        """Return the cloud's answer and its scores for the n images of a payload; what goes wrong there is not a client's fault."""
+        """Return the cloud's answer and its scores for the n images of a payload; what goes wrong there is no client's fault."""
         try:
             answer = await infer(self.cloud, self.model.name, [Tensor.of("payload", [payload])], deadline=deadline)
         except ProtocolError:

@@ -1,4 +1,4 @@
-"""Edge and cloud as processes of this machine: started by `workbench serve`, waited for until they are ready, stopped together."""
+"""Edge and cloud as processes of this machine: `workbench serve`, waited for until they are ready, stopped together."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ import contextlib
 import json
 import os
 import signal
-import ssl
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +79,7 @@ class Local:
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start `workbench serve what` and wait until it is ready (or, not `ready`, listens); ServiceError where it ends first."""
+        """Start `workbench serve what`, wait until it is ready (or, not `ready`, listens); ServiceError where it ends first."""
         name = f"{what}-{len(self.services)}"
         arguments = ["serve", what, "--certs", str(self.certs), *options]
         service = _start(arguments, self.folder, name, port)
@@ -95,10 +93,12 @@ class Local:
         context = client_context(self.certs, "edge" if service.arguments[1] == "cloud" else "client")
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, ssl.SSLError, urllib.error.URLError):
-                with urllib.request.urlopen(f"{service.url}/v2/health/ready", context=context, timeout=5) as answer:
-                    if json.load(answer).get("ready"):
-                        return
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"{service.url}/v2/health/ready", context=context, timeout=5) as answer,
+            ):
+                if json.load(answer).get("ready"):
+                    return
             if service.process.poll() is not None:
                 break
             time.sleep(0.02)
