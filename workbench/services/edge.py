@@ -331,7 +331,7 @@ class EdgeService(Service):
                 job.answer.set_result(Found(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
-        """Return the cloud's answer and its scores for the n images of a payload; what goes wrong there is no client's fault."""
+        """Return the cloud's answer and its scores for the n images of a payload; its faults are no client's."""
         try:
             answer = await infer(self.cloud, self.model.name, [Tensor.of("payload", [payload])], deadline=deadline)
         except ProtocolError:
