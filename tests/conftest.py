@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from workbench import weights
-from workbench.data import Dataset, load
+from workbench.codecs import Neural
+from workbench.data import Dataset, Split, load
 from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
 
 torch.set_num_threads(1)  # beside other processes on few cores, more threads wait for each other
@@ -76,6 +78,42 @@ def pair(tiny_data: Path) -> Pair:
 def digits() -> Dataset:
     """The embedded data set."""
     return load("digits")
+
+
+@pytest.fixture(scope="session")
+def networks(tiny_root: Path, digits: Dataset) -> Pair:
+    """The tiny pair, its target fitted to some digits, so that its labels mean something."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tiny_root))
+        pair = weights.load_pair("digits", TARGET, AUXILIARY)
+    fit(pair.target, digits.train.head(128))
+    return pair
+
+
+def fit(classifier: Classifier, split: Split) -> None:
+    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
+    last = list(classifier.network.modules())[-1]
+    features: list[torch.Tensor] = []
+    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
+    with torch.no_grad():
+        classifier(to_float(split.images))
+        hook.remove()
+        x = features[0] - features[0].mean(0)
+        kernel = x @ x.T
+        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
+        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
+        last.weight.copy_(weight.T)
+        last.bias.copy_(-features[0].mean(0) @ weight)
+
+
+@pytest.fixture(scope="session")
+def neural() -> Neural:
+    """An untrained neural codec whose latents spread over many symbols, so that images differ once they are decoded."""
+    torch.manual_seed(0)
+    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
+    compressor.g_a[-1].weight.mul_(300)
+    compressor.update(force=True, update_quantiles=True)
+    return Neural(compressor, identity="spread")
 
 
 @pytest.fixture(scope="session")

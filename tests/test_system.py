@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,50 +10,14 @@ import torch
 
 from workbench import models, weights
 from workbench.codecs import Jpeg, Neural, Png
-from workbench.data import Dataset, Split
+from workbench.data import Dataset
 from workbench.errors import DataError, PayloadError, UsageError, WeightsError
 from workbench.metrics import psnr
-from workbench.models import Classifier, NeuralCompressor
 from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Client, Cloud, Edge, Stopwatch, System, codec_for
 from workbench.weights import Pair
 
 NETWORKS = {"network_client_edge", "network_edge_cloud"}
-
-
-@pytest.fixture(scope="module")
-def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WORKBENCH_DATA", str(tiny_root))
-        pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
-        fit(pair.target, digits.train.head(128))
-        yield pair
-
-
-def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
-    last = list(classifier.network.modules())[-1]
-    features: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
-    with torch.no_grad():
-        classifier(to_float(split.images))
-        hook.remove()
-        x = features[0] - features[0].mean(0)
-        kernel = x @ x.T
-        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
-        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
-        last.weight.copy_(weight.T)
-        last.bias.copy_(-features[0].mean(0) @ weight)
-
-
-@pytest.fixture(scope="module")
-def neural() -> Neural:
-    """An untrained neural codec whose latents spread over many symbols, so that images differ once they are decoded."""
-    torch.manual_seed(0)
-    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)
-    compressor.update(force=True, update_quantiles=True)
-    return Neural(compressor, identity="spread")
 
 
 @pytest.fixture(scope="module")

@@ -19,23 +19,26 @@ import time
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import uvloop
 from torch import Tensor as Images
 from tqdm.auto import tqdm
 
 from .errors import ServiceError, UsageError
-from .models import check_images
+from .models import check_images, check_strength
 from .protocol import Tensor
 from .services.connection import Connection, infer, metadata
 from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
+
+try:
+    from uvloop import new_event_loop
+except ImportError:  # as on Windows
+    from asyncio import new_event_loop
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -76,18 +79,16 @@ class AsyncClient:
         self._connection = Connection(url, trust, token.header if token else None, attempt_s=attempt_s, plain=plain)
         self._phone, self._protects = Phone(quality, subsampling), protects
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
-        self._stack = AsyncExitStack()
         self._model: tuple[str, tuple[str, ...]] | None = None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
 
     async def __aenter__(self) -> AsyncClient:
-        await self._stack.enter_async_context(self._connection)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._stack.aclose()
+        await self._connection.__aexit__()
 
     async def model(self) -> tuple[str, tuple[str, ...]]:
         """Return the name of the service's model and its classes; asked once."""
@@ -107,6 +108,7 @@ class AsyncClient:
     async def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
         check_images(images)
+        check_strength(strength)
         return await self._all(len(images), progress, lambda part: self._images(images[part], strength))
 
     async def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
@@ -115,6 +117,7 @@ class AsyncClient:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
             raise UsageError("no pictures given: name at least one file")
+        check_strength(strength)
         return await self._all(len(files), progress, lambda part: self._files(files[part], strength, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
@@ -177,6 +180,7 @@ class Client:
     def __init__(self, url: str, **options: Any) -> None:
         self._inner = AsyncClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._starting = threading.Lock()
         self._end: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
@@ -207,12 +211,14 @@ class Client:
         self._loop = None
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
-        if self._loop is None:
-            self._loop = uvloop.new_event_loop()
-            thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
-            thread.start()
-            self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
-        call = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
+        with self._starting:
+            if self._loop is None:
+                self._loop = new_event_loop()
+                thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
+                thread.start()
+                self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
+            loop = self._loop
+        call = asyncio.run_coroutine_threadsafe(function(*arguments), loop)
         try:
             return call.result()
         except BaseException:

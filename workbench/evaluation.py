@@ -25,7 +25,7 @@ from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
-from .models import Classifier
+from .models import Classifier, check_strength
 from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Pair, compressor_variants, load_pair
@@ -122,8 +122,7 @@ class Evaluation:
 
     def protected(self, strength: float = 1.0) -> Tensor:
         """Return the test images as protected by the edge, N x 3 x H x W on the CPU."""
-        if not 0.0 <= strength <= 1.0:
-            raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
+        check_strength(strength)
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:

@@ -279,8 +279,7 @@ class PerturbationGenerator(nn.Module):
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
         """Return the protected images, in [0, 1], of the shape of `images`."""
         check_images(images)
-        if not 0.0 <= strength <= 1.0:
-            raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
+        check_strength(strength)
         if strength == 0.0:
             return images
         perturbation = self.unet((_pad(images) - self.mean) / self.std)[..., : images.shape[-2], : images.shape[-1]]
@@ -446,6 +445,12 @@ def check_images(images: Tensor) -> None:
             f"expected float images N x 3 x H x W in [0, 1], got {images.dtype} {tuple(images.shape)}; "
             "see workbench.pictures.to_float"
         )
+
+
+def check_strength(strength: float) -> None:
+    """Raise UsageError for a strength of the perturbation that is not from 0 to 1."""
+    if not 0.0 <= strength <= 1.0:
+        raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
 
 
 def _pad(images: Tensor) -> Tensor:

@@ -149,5 +149,4 @@ def _log(quiet: bool) -> None:
     """Write a line of JSON a request, and what else is to be said, to standard error."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    for name in ("aiohttp", "asyncio"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # their lines quote what is on the wire
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote what is on the wire

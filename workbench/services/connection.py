@@ -53,13 +53,13 @@ class Connection:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._http.close()
+        await self._http.close()
 
     def renew(self) -> None:
         """Trust and show, from the next connection on, what the certificates' folder holds now."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
-            self._http.close()
+            self._http.forget()
 
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None

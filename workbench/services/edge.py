@@ -29,6 +29,7 @@ from starlette.responses import Response as HttpResponse
 
 from ..certs import Role
 from ..errors import DataError, ProtocolError, ServiceError, UsageError, WorkbenchError
+from ..models import check_strength
 from ..pictures import Limits
 from ..protocol import Request, Response, Tensor
 from ..system import Edge, Stopwatch
@@ -39,10 +40,11 @@ from .connection import Connection, infer, metadata
 from .forms import pictures_of
 from .openapi import edge_document
 
-__all__ = ["EdgeService", "edge_model"]
+__all__ = ["LARGE", "EdgeService", "edge_model"]
 
 log = logging.getLogger("workbench.services")
 
+# A small picture takes a lane's time, a large one a thread's beside it.
 SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixels=128 * 128, scans=20)
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
@@ -223,11 +225,9 @@ class EdgeService(Service):
         """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
-        if not self.least_strength <= strength <= 1:
-            raise UsageError(
-                f"strength must be from {self.least_strength:g} to 1, got {strength:g}; "
-                "an edge started with a lower --least-strength protects less"
-            )
+        check_strength(strength)
+        if strength < self.least_strength:
+            raise UsageError(f"this edge protects at a strength of {self.least_strength:g} or more, got {strength:g}")
         call.images = len(files)
         if not call.id:
             found = await self._submit(files, strength, deadline)

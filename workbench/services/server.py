@@ -9,6 +9,7 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from asyncio import TimerHandle
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ..storage import write_text
 from .app import Service
 from .trust import is_loopback, peer_of, rotate
 
-__all__ = ["Listener", "Tls", "address", "serve"]
+__all__ = ["Listener", "Tls", "address", "serve", "server_of"]
 
 HEAD_S = 10.0  # for a request's head to arrive, and for a connection to send its first
 MOST_HEAD = 32 << 10  # bytes
@@ -104,6 +105,9 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
         previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -144,7 +148,19 @@ def address(text: str) -> tuple[str, int]:
 
 
 def serve(service: Service, listener: Listener, tls: Tls | None, port_file: Path | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Without `tls`: on loopback alone (UsageError)."""
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Without `tls`: on loopback alone (UsageError).
+
+    `port_file` says the port for as long as the service listens there.
+    """
+    try:
+        server_of(service, listener, tls, port_file).run(sockets=[listener.socket])
+    finally:
+        if port_file is not None:
+            port_file.unlink(missing_ok=True)
+
+
+def server_of(service: Service, listener: Listener, tls: Tls | None, port_file: Path | None = None) -> uvicorn.Server:
+    """Return the server that `serve` runs: a thread of its own can run it, too, until its `should_exit` is set."""
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
     scheme = "https" if tls is not None else "http"
@@ -175,12 +191,7 @@ def serve(service: Service, listener: Listener, tls: Tls | None, port_file: Path
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what a stranger sends is not worth a line
     config.load()
     config.ssl = tls.context if tls is not None else None
-    server = _Server(config, started)
-    try:
-        server.run(sockets=[listener.socket])
-    finally:
-        if port_file is not None:
-            port_file.unlink(missing_ok=True)
+    return _Server(config, started)
 
 
 def _with_rotation(service: Service, tls: Tls | None) -> Any:

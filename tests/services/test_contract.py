@@ -1,0 +1,124 @@
+"""One contract for every system: in this process, and across real TLS connections."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.client import Client
+from workbench.codecs import Codec, Jpeg, Neural, Png
+from workbench.data import Dataset
+from workbench.errors import UsageError
+from workbench.pictures import to_float
+from workbench.system import COMPONENTS, Edge, System
+from workbench.weights import Pair
+
+from conftest import both_of, cloud_of, serving  # isort: skip
+
+NETWORKS = ("network_client_edge", "network_edge_cloud")
+ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way in ("in process", "over HTTPS")]
+
+
+@dataclass(frozen=True)
+class Arranged:
+    """A system of one of the arrangements, and one of the same parts in this process, to compare with."""
+
+    system: System | Client
+    way: str
+    what: str
+    reference: System
+
+
+@pytest.fixture(scope="module", params=ARRANGEMENTS, ids=lambda each: f"{each[1]}, {each[0]}")
+def arranged(
+    request: pytest.FixtureRequest, networks: Pair, neural: Neural, digits: Dataset, certs: Path
+) -> Iterator[Arranged]:
+    way, what = request.param
+    codecs: dict[str, Codec] = {"png": Png(), "jpeg": Jpeg(), "neural": neural, "PP": Png()}
+    codec = codecs[what]
+    with contextlib.ExitStack() as stack:
+        if what == "PP":
+            reference = System.baseline(networks.generator, networks.target)
+        else:
+            reference = System.in_process(networks.generator, codec, networks.target)
+        system: System | Client = reference
+        if way == "over HTTPS" and what == "PP":
+            cloud = stack.enter_context(serving(cloud_of(networks, codec, digits, roles=("client",)), certs, "cloud"))
+            system = stack.enter_context(Client(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
+        elif way == "over HTTPS":
+            both = stack.enter_context(both_of(networks, codec, digits, certs, least_strength=0.0))
+            system = stack.enter_context(Client(both.edge.url, certs=certs))
+        yield Arranged(system, way, what, reference)
+
+
+@pytest.fixture(scope="module")
+def images(digits: Dataset) -> torch.Tensor:
+    return to_float(digits.test.images[:60])
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_labels_are_those_of_the_parts_joined_in_process(arranged: Arranged, images: torch.Tensor, n: int) -> None:
+    answer, expected = arranged.system.recognise(images[:n]), arranged.reference.recognise(images[:n])
+    assert answer.scores.shape == (n, 10)
+    assert answer.scores.sum(1).tolist() == pytest.approx([1.0] * n, abs=1e-5)
+    assert torch.equal(answer.labels, expected.labels)
+    torch.testing.assert_close(answer.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+def test_the_bytes_of_each_hop_are_counted(arranged: Arranged, images: torch.Tensor) -> None:
+    answer, expected = arranged.system.recognise(images), arranged.reference.recognise(images)
+    assert answer.s1_bytes == expected.s1_bytes
+    assert answer.s2_bytes == pytest.approx(expected.s2_bytes, rel=0.001)
+
+
+def test_nine_components_are_timed(arranged: Arranged, images: torch.Tensor) -> None:
+    milliseconds = arranged.system.recognise(images).milliseconds
+    assert tuple(milliseconds) == COMPONENTS
+    unmeasured = {component for component, value in milliseconds.items() if value is None}
+    if arranged.way == "in process":
+        assert unmeasured == set(NETWORKS)
+    else:
+        assert unmeasured == ({"network_client_edge"} if arranged.what == "PP" else set())
+        assert (milliseconds["network_edge_cloud"] or 0) > 0
+    assert all(value >= 0 for value in milliseconds.values() if value is not None)
+    assert (milliseconds["generator"] or 0) > 0
+
+
+def test_images_keep_their_order(arranged: Arranged, images: torch.Tensor) -> None:
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(1))
+    scores = arranged.system.recognise(images).scores
+    torch.testing.assert_close(arranged.system.recognise(images[order]).scores, scores[order], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(scores, scores[order], rtol=0.1)
+
+
+def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.Tensor) -> None:
+    expected = arranged.reference.recognise(images).scores
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: arranged.system.recognise(images[i : i + 1]).scores, range(len(images))))
+    torch.testing.assert_close(torch.cat(answers), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_strength_reaches_the_generator(arranged: Arranged, images: torch.Tensor) -> None:
+    for strength in (0.0, 0.5):
+        answer, expected = arranged.system.recognise(images[:8], strength), arranged.reference.recognise(images[:8], strength)
+        torch.testing.assert_close(answer.scores, expected.scores, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "wrong", [torch.zeros(3, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8), torch.zeros(0, 3, 32, 32)]
+)
+def test_what_are_no_images_is_refused(arranged: Arranged, wrong: torch.Tensor) -> None:
+    with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
+        arranged.system.recognise(wrong)
+
+
+@pytest.mark.parametrize("strength", [-0.5, 2.0, float("nan")])
+def test_a_strength_out_of_range_is_refused(arranged: Arranged, images: torch.Tensor, strength: float) -> None:
+    with pytest.raises(UsageError, match="strength must be between 0"):
+        arranged.system.recognise(images, strength)

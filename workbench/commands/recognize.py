@@ -1,0 +1,115 @@
+"""`workbench recognize`: pictures to an edge, labels back."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DataError, UsageError
+from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
+
+if TYPE_CHECKING:
+    from ..client import Client
+    from ..system import Recognition
+
+__all__ = ["add"]
+
+EDGE, CLOUD = "https://127.0.0.1:8443", "https://127.0.0.1:8444"
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "recognize",
+        recognize,
+        "have pictures recognised by an edge and its cloud",
+        f"""  workbench recognize cat.png dog.jpg --edge {EDGE} --certs data/certs
+  workbench recognize *.jpg --certs data/certs --token-file token --json
+  workbench recognize cat.png --arrangement pp --cloud {CLOUD} --certs data/certs   protected here, no edge""",
+    )
+    made.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG or PNG, of any size")
+    made.add_argument("--edge", default=EDGE, metavar="URL", help=f"where pictures go (default: {EDGE})")
+    made.add_argument("--certs", type=Path, metavar="DIR", help="a folder made by `workbench certs`: its authority is trusted")
+    made.add_argument("--token-file", type=Path, metavar="FILE", help="shown in place of a certificate ($WORKBENCH_TOKEN)")
+    made.add_argument("--strength", type=float, default=1.0, metavar="A", help="of the perturbation (default: 1)")
+    made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="for each batch of 256 (30)")
+    made.add_argument("--batch", type=positive, default=256, metavar="N", help="pictures that are sent together (256)")
+    made.add_argument(
+        "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: protect here, send PNG to --cloud (default: pmc2)"
+    )
+    made.add_argument("--cloud", default=CLOUD, metavar="URL", help=f"of arrangement pp (default: {CLOUD})")
+    made.add_argument("--dataset", default="cifar10", help="of arrangement pp: whose weights (default: cifar10, which ships)")
+    made.add_argument("--target", default=TARGET, metavar="NAME", help=f"of arrangement pp (default: {TARGET})")
+    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"of arrangement pp (default: {AUXILIARY})")
+    made.add_argument("--plain-http", action="store_true", help="allow http:// on loopback: for debugging")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+
+
+def recognize(options: argparse.Namespace) -> int:
+    """Send the pictures, print the labels."""
+    from ..client import Client
+    from ..services.trust import Token
+
+    if options.certs is None and not options.plain_http:
+        raise UsageError("give --certs DIR (made by `workbench certs DIR`): its authority is whom this client trusts")
+    shared: dict[str, Any] = {"certs": options.certs, "token": Token.read(options.token_file), "plain": options.plain_http}
+    shared |= {"deadline_s": options.deadline, "batch": options.batch}
+    files = [_read(path) for path in options.files]
+    progress = len(files) > options.batch
+    if options.arrangement == "pp":
+        edge, images = _phone(options, files)
+        with Client(options.cloud, protects=edge, **shared) as client:
+            answer = client.recognise(images, options.strength, progress)
+            return _told(options, client, answer)
+    with Client(options.edge, **shared) as client:
+        answer = client.recognise_files(files, options.strength, progress)
+        return _told(options, client, answer)
+
+
+def _read(path: Path) -> bytes:
+    """Return a file that an edge will read; DataError, with its name, for any other."""
+    from ..pictures import open_picture
+    from ..services.edge import LARGE
+
+    open_picture(path, limits=LARGE)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+
+
+def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
+    """Return what protects on the phone itself in arrangement PP, and the pictures as images."""
+    from .. import data
+    from ..pictures import load_pictures, to_float
+    from ..services.stages import Stage, edge_stage
+
+    dataset = data.load(options.dataset)
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, "png")
+    return edge_stage(stage)[0], to_float(load_pictures(files, stage.size))
+
+
+def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> int:
+    """Print the answer."""
+    classes, names = client.classes, [str(path) for path in options.files]
+    best = answer.scores.max(1).values.tolist()
+    labels = [classes[label] for label in answer.labels.tolist()]
+    if options.json:
+        scores = [dict(zip(classes, map(float, row), strict=True)) for row in answer.scores]
+        results = [
+            {"file": name, "label": label, "scores": row} for name, label, row in zip(names, labels, scores, strict=True)
+        ]
+        told = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
+        told |= {"s1_bytes": answer.s1_bytes, "s2_bytes": answer.s2_bytes, "milliseconds": answer.milliseconds}
+        print(json.dumps(told, indent=1))
+        return 0
+    rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
+    print(text_table(["picture", "label", "score"], rows))
+    sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "
+    total = sum(value for value in answer.milliseconds.values() if value is not None)
+    print(f"\n{sent}{answer.s2_bytes:,.0f} bytes on to the cloud, {total:.1f} ms in all:")
+    print(text_table(["component", "ms"], [[name, f"{value or 0:.2f}"] for name, value in answer.milliseconds.items()]))
+    return 0
