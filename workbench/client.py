@@ -14,6 +14,7 @@ id that makes a repeat harmless. Many images go in batches side by side, and com
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 import time
 import uuid
@@ -34,11 +35,6 @@ from .services.connection import Connection, infer, metadata
 from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
-
-try:
-    from uvloop import new_event_loop
-except ImportError:  # as on Windows
-    from asyncio import new_event_loop
 
 __all__ = ["AsyncClient", "Client"]
 
@@ -213,7 +209,7 @@ class Client:
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
         with self._starting:
             if self._loop is None:
-                self._loop = new_event_loop()
+                self._loop = _new_loop()
                 thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
                 thread.start()
                 self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
@@ -224,6 +220,14 @@ class Client:
         except BaseException:
             call.cancel()  # Ctrl-C: what was asked is no longer wanted
             raise
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
 
 
 def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
