@@ -19,6 +19,7 @@ from .errors import DataError, UsageError
 __all__ = ["ANY", "Limits", "load_pictures", "open_picture", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
+THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
 ORIENTATION = 274  # the EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
 START_OF_SCAN = b"\xff\xda"
@@ -32,11 +33,17 @@ class Limits:
     progressive one, each of which takes as long as all the others.
     """
 
-    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+    formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
     file_bytes: int = 128 << 20
     jpeg_pixels: int = 120_000_000  # more than any phone's camera
     pixels: int = 120_000_000
     scans: int = 1000
+
+    @property
+    def names(self) -> str:
+        """The formats, as a person writes them."""
+        *others, last = (name.replace("WEBP", "WebP") for name in self.formats)
+        return f"{', '.join(others)} or {last}" if others else last
 
     def check(self, picture: Image.Image, source: str | Path | bytes, label: str) -> None:
         """Raise DataError for a picture, opened and not yet decoded, that is beyond them."""
@@ -76,7 +83,7 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
 
     with warnings.catch_warnings():  # once, around all threads: the filters are the process's
         warnings.simplefilter("ignore")
-        if len(sources) < 64:
+        if _length(sources[0]) * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
         else:
@@ -99,12 +106,15 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
         return _open(source, size, limits)
 
 
+def _length(source: str | Path | bytes) -> int:
+    return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
+
+
 def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image.Image:
     label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
     try:
-        length = len(source) if isinstance(source, bytes) else Path(source).stat().st_size
-        if length > limits.file_bytes:
-            raise DataError(f"picture {label} is larger than {limits.file_bytes:,} bytes; scale it down first")
+        if _length(source) > limits.file_bytes:
+            raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
         content = io.BytesIO(source) if isinstance(source, bytes) else source
         with Image.open(content, formats=limits.formats) as picture:
             limits.check(picture, source, label)
@@ -125,7 +135,7 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image
         reason = (
             "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
         )
-        raise DataError(f"picture {label} cannot be read: {reason}; give a whole {', '.join(limits.formats)}") from error
+        raise DataError(f"picture {label} cannot be read: {reason}; give a whole {limits.names}") from error
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ holds a pixel, a label (but for the answer itself), a key or a token.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import time
@@ -107,7 +108,8 @@ class Service(ABC):
         self._requests = Counter("pmc2_requests", "requests by status", ["status"], registry=registry)
         self._images = Counter("pmc2_images", "images recognised", registry=registry)
         self._payload = Counter("pmc2_payload_bytes", "bytes of payloads between edge and cloud", registry=registry)
-        self._times = Histogram("pmc2_milliseconds", "time by component", ["component"], buckets=BUCKETS, registry=registry)
+        times = Histogram("pmc2_milliseconds", "time by component", ["component"], buckets=BUCKETS, registry=registry)
+        self._times = functools.cache(times.labels)  # by component; they are few
         Gauge("pmc2_waiting_images", "accepted and unanswered", registry=registry).set_function(lambda: self.waiting)
         Gauge("pmc2_held_bytes", "of bodies being read", registry=registry).set_function(lambda: self.intake.held)
         self._direct = {f"/v2/models/{model.name}/infer": self._answer, **self.direct()}
@@ -286,8 +288,8 @@ class Service(ABC):
             self._images.inc(call.images)
             self._payload.inc(call.payload or 0)
             for component, value in call.milliseconds.items():
-                self._times.labels(component).observe(value)
-            self._times.labels("total").observe(total)
+                self._times(component).observe(value)
+            self._times("total").observe(total)
         if log.isEnabledFor(logging.INFO):
             line: dict[str, Any] = {"at": round(time.time(), 3), "service": self.name, "status": status}
             line |= {"error": kind} if kind else {}
