@@ -20,8 +20,9 @@ FLOORS = (
     ("models", "weights", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
-    ("training", "evaluation", "bench"),
-    ("certs", "protocol"),
+    ("training", "evaluation"),
+    ("certs", "protocol", "services", "client"),
+    ("bench",),
     ("plots", "notebook", "panels", "runs", "grid"),
     ("commands", "__main__"),
 )

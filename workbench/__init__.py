@@ -6,10 +6,12 @@ The package is flat, and a file imports only from the floors below it::
     1  models  weights  inference   the networks, how they are kept, how they are run
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
-    4  training  evaluation  bench  how they come to be, how good and how fast they are
-    5  protocol  certs              what services speak, and who may speak with whom
-    6  plots  panels  runs  grid    figures, interactive views, batches of notebooks and of pairs
-    7  commands  __main__           the `workbench` command
+    4  training  evaluation         how they come to be, how good they are
+    5  protocol  certs  services/   what services speak, who may speak with whom, edge and cloud over HTTPS,
+       client                       and who asks them
+    6  bench/                       how fast models and services are
+    7  plots  panels  runs  grid    figures, interactive views, batches of notebooks and of pairs
+    8  commands/  __main__          the `workbench` command
 """
 
 __version__ = "0.1.0"

@@ -19,18 +19,19 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
-from .pictures import to_float, to_uint8
+from .pictures import Limits, to_float, to_uint8
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
 MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # of an image, in pixels; of a decoded batch, in bytes
+BOUNDS = Limits(scans=20)  # of an image's file, beside its side
 
 
 class Codec(ABC):
@@ -99,9 +100,12 @@ class _StringCodec(Codec):
 
 
 class _FileCodec(_StringCodec):
-    """A codec of ordinary image files, by Pillow: 8 bits a channel."""
+    """A codec of ordinary image files, by Pillow: 8 bits a channel. Images with a longer `side` than that are not decoded."""
 
     format: ClassVar[str]
+
+    def __init__(self, side: int = MAX_SIDE) -> None:
+        self.side = side
 
     @property
     def key(self) -> bytes:
@@ -141,14 +145,16 @@ class _FileCodec(_StringCodec):
 
     def _open(self, string: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:
+            BOUNDS.scans_of(string, f"of {len(string)} bytes in a payload")
             with Image.open(io.BytesIO(string), formats=[self.format]) as picture:
-                if max(picture.size) > MAX_SIDE:
-                    raise PayloadError(f"image of {picture.size} pixels in a payload; sides of at most {MAX_SIDE} are decoded")
+                if max(picture.size) > self.side:
+                    raise PayloadError(f"image of {picture.size} pixels in a payload; sides of at most {self.side} are decoded")
                 return np.asarray(picture.convert("RGB"))
         except PayloadError:
             raise
         except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-            raise PayloadError(f"payload holds no whole {self.format} image: {error}") from error
+            reason = "not of the format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
+            raise PayloadError(f"payload holds no whole {self.format} image: {reason}") from error
 
 
 class Png(_FileCodec):
@@ -166,7 +172,8 @@ class Jpeg(_FileCodec):
 
     name, format = "jpeg", "JPEG"
 
-    def __init__(self, quality: int = 89, subsampling: str = "4:4:4", optimize: bool = True) -> None:
+    def __init__(self, quality: int = 89, subsampling: str = "4:4:4", optimize: bool = True, side: int = MAX_SIDE) -> None:
+        super().__init__(side)
         if not (isinstance(quality, int) and 1 <= quality <= 95):
             raise UsageError(f"JPEG quality must be a whole number from 1 to 95, got {quality!r}")
         if subsampling not in ("4:4:4", "4:2:2", "4:2:0"):
@@ -183,7 +190,8 @@ class WebP(_FileCodec):
 
     name, format = "webp", "WEBP"
 
-    def __init__(self, quality: int = 90, lossless: bool = False) -> None:
+    def __init__(self, quality: int = 90, lossless: bool = False, side: int = MAX_SIDE) -> None:
+        super().__init__(side)
         if not (isinstance(quality, int) and 1 <= quality <= 100):
             raise UsageError(f"WebP quality must be a whole number from 1 to 100, got {quality!r}")
         self.quality, self.lossless = quality, lossless

@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
 from .errors import UsageError
 
-__all__ = ["Estimate", "accuracy", "label_bits", "mean", "psnr", "ssim", "wilson"]
+__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "ssim", "wilson"]
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
@@ -65,6 +65,17 @@ def mean(values: Tensor | Sequence[float]) -> Estimate:
     half = _Z * std / math.sqrt(x.size)
     value = float(x.mean())
     return Estimate(value, value - half, value + half, int(x.size), std)
+
+
+def percentile(values: Sequence[float] | np.ndarray[Any, Any], percent: float) -> Estimate:
+    """Return a percentile with the interval that order statistics give it (binomial, normal approximation of the ranks)."""
+    x = np.sort(np.asarray(values, dtype=np.float64))
+    if x.size == 0 or not 0 < percent < 100:
+        raise UsageError(f"a percentile needs at least one value and a share from 0 to 100, got {x.size} and {percent}")
+    p = percent / 100
+    half = _Z * math.sqrt(x.size * p * (1 - p))
+    low, high = (int(min(max(math.floor(rank), 0), x.size - 1)) for rank in (x.size * p - half, x.size * p + half))
+    return Estimate(float(np.percentile(x, percent)), float(x[low]), float(x[high]), int(x.size))
 
 
 def accuracy(scores: Tensor, labels: Tensor) -> Estimate:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,18 @@ MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
 ORIENTATION = 274  # the EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
-START_OF_SCAN = b"\xff\xda"
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
+START, END, SCAN = 0xD8, 0xD9, 0xDA
 
 
 @dataclass(frozen=True)
 class Limits:
     """What is decoded: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other.
 
-    A JPEG may have more pixels, for it is decoded at the smallest scale that suffices; `scans` bounds the passes over them of a
-    progressive one, each of which takes as long as all the others.
+    A JPEG of one scan may have more pixels, for it is decoded at the smallest scale that suffices; of several, progressive or
+    not, all of it is kept until the last, and `scans` bounds the passes over it, each of which takes as long as all the others.
+    `pieces` bounds the segments of a JPEG and the chunks of a PNG, of which a reader keeps more than they are long.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -38,6 +42,7 @@ class Limits:
     jpeg_pixels: int = 120_000_000  # more than any phone's camera
     pixels: int = 120_000_000
     scans: int = 1000
+    pieces: int = 20_000  # some encoders write a PNG in chunks of 4 KB
 
     @property
     def names(self) -> str:
@@ -45,15 +50,23 @@ class Limits:
         *others, last = (name.replace("WEBP", "WebP") for name in self.formats)
         return f"{', '.join(others)} or {last}" if others else last
 
-    def check(self, picture: Image.Image, source: str | Path | bytes, label: str) -> None:
+    def scans_of(self, file: bytes, label: str) -> int:
+        """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, beyond `scans` or `pieces`."""
+        pieces = scans = 0
+        for marker in _pieces(file):
+            pieces, scans = pieces + 1, scans + (marker == SCAN)
+            if scans > self.scans:
+                raise DataError(f"picture {label} has more than {self.scans} scans, the most that are read")
+            if pieces > self.pieces:
+                raise DataError(f"picture {label} has more than {self.pieces:,} segments or chunks, the most that are read")
+        return scans
+
+    def check(self, picture: Image.Image, scans: int, label: str) -> None:
         """Raise DataError for a picture, opened and not yet decoded, that is beyond them."""
         width, height = picture.size
-        most = self.jpeg_pixels if picture.format == "JPEG" else self.pixels
+        most = self.jpeg_pixels if scans == 1 else self.pixels
         if width * height > most:
             raise DataError(f"picture {label} claims {width} x {height} pixels; at most {most:,} are read")
-        scans = source.count(START_OF_SCAN) if isinstance(source, bytes) and "progressive" in picture.info else 1
-        if scans > self.scans:
-            raise DataError(f"picture {label} has {scans} scans; at most {self.scans} are read")
 
 
 ANY = Limits()
@@ -106,6 +119,23 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
         return _open(source, size, limits)
 
 
+def _pieces(file: bytes) -> Iterator[int]:
+    """Give the marker of each segment of a JPEG, or 0 for each chunk of a PNG, as their decoders meet them; of others nothing.
+
+    What a segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
+    """
+    if file.startswith(PNG):
+        position = len(PNG)
+        while position < len(file):
+            yield 0
+            position += 12 + int.from_bytes(file[position : position + 4], "big")
+    elif file.startswith(JPEG):
+        position = len(JPEG)
+        while (found := MARKER.search(file, position)) and (marker := found[1][0]) not in (START, END):
+            yield marker
+            position = found.end() + int.from_bytes(file[found.end() : found.end() + 2], "big")
+
+
 def _length(source: str | Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
@@ -115,9 +145,10 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image
     try:
         if _length(source) > limits.file_bytes:
             raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
-        content = io.BytesIO(source) if isinstance(source, bytes) else source
-        with Image.open(content, formats=limits.formats) as picture:
-            limits.check(picture, source, label)
+        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        scans = limits.scans_of(content, label)
+        with Image.open(io.BytesIO(content), formats=limits.formats) as picture:
+            limits.check(picture, scans, label)
             orientation = picture.getexif().get(ORIENTATION, 1)
             if size is not None:
                 picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices

@@ -33,8 +33,9 @@ DATATYPES: dict[str, str] = {
     **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
 }
-MAX_JSON = 1 << 20  # of the JSON part of a binary body; a plain body is bounded by the server
+MAX_JSON = 1 << 20  # an object of Python's takes up to 30 times its JSON, which is read in one go
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
+MAX_STRINGS = 1 << 16  # elements of BYTES, each of which is an object
 JSON_NUMBERS = (int, float, bool)
 
 
@@ -120,8 +121,8 @@ def _content(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memo
         if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 10 and int(json_length) <= len(body)):
             raise ProtocolError(f"{LENGTH_HEADER} must be a number of bytes, at most the body's {len(body)}")
         length = int(json_length)
-        if length > MAX_JSON:
-            raise ProtocolError(f"{LENGTH_HEADER} {length} is above {MAX_JSON}")
+    if length > MAX_JSON:
+        raise ProtocolError(f"JSON of {length} bytes is above {MAX_JSON}: send tensors as binary data")
     try:
         content = json.loads(bytes(body[:length]).decode("utf-8"), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
@@ -162,6 +163,8 @@ def _parameters(entry: dict[str, Any], what: str) -> dict[str, Any]:
     found = entry.get("parameters", {})
     if not isinstance(found, dict):
         raise ProtocolError(f"the parameters of {what} must be an object")
+    if any(type(value) is int and not -(1 << 63) <= value < 1 << 64 for value in found.values()):
+        raise ProtocolError(f"a whole number among the parameters of {what} has more than 64 bits")
     return found
 
 
@@ -174,15 +177,14 @@ def _tensors(entries: list[dict[str, Any]], rest: memoryview, kind: str) -> dict
         datatype, shape = entry.get("datatype"), entry.get("shape")
         if not isinstance(datatype, str) or datatype not in ("BYTES", *DATATYPES):
             raise ProtocolError(f"{kind} {name!r}: datatype must be one of BYTES, {', '.join(DATATYPES)}")
+        most = MAX_STRINGS if datatype == "BYTES" else MAX_ELEMENTS
         if (
             not isinstance(shape, list)
             or not 0 < len(shape) <= MAX_RANK
             or not all(type(side) is int and 0 <= side <= MAX_ELEMENTS for side in shape)
-            or math.prod(shape) > MAX_ELEMENTS
+            or math.prod(shape) > most
         ):
-            raise ProtocolError(
-                f"{kind} {name!r}: shape must be 1 to {MAX_RANK} sides of at most {MAX_ELEMENTS} elements in all"
-            )
+            raise ProtocolError(f"{kind} {name!r}: shape must be 1 to {MAX_RANK} sides of at most {most} elements in all")
         size = _parameters(entry, f"{kind} {name!r}").get("binary_data_size")
         if size is None:
             data = _from_json(entry.get("data"), datatype, tuple(shape), f"{kind} {name!r}")

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
+import logging
+import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
 
 from workbench.certs import Role, issue
-from workbench.codecs import Codec
+from workbench.codecs import Codec, Jpeg
 from workbench.data import Dataset
+from workbench.pictures import to_float
 from workbench.services.app import Service
 from workbench.services.batching import Lanes
 from workbench.services.cloud import CloudService, cloud_model
@@ -35,6 +44,29 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
+    root = tmp_path_factory.mktemp("folders")
+    kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
+    issue(kinds["expired"], days=20, now=datetime.now(UTC) - timedelta(days=30))
+    for name, hosts in (("good", ("127.0.0.1", "localhost")), ("elsewhere", ("elsewhere.example",))):
+        kinds[name].mkdir()
+        for part in ("ca.pem", "ca.key"):
+            shutil.copy(kinds["expired"] / part, kinds[name])
+        issue(kinds[name], names=hosts)
+    issue(kinds["foreign"])
+    shutil.copytree(kinds["foreign"], kinds["stranger"])
+    shutil.copy(kinds["good"] / "ca.pem", kinds["stranger"])
+    return kinds
+
+
+@pytest.fixture(scope="session")
+def files(digits: Dataset) -> list[bytes]:
+    """JPEG files of digits, as a phone sends them."""
+    return Jpeg().encode_each(to_float(digits.test.images[:60]))
+
+
 @dataclass
 class Served:
     """A service at work on a thread, its URL, and the server that can be told to end."""
@@ -51,9 +83,11 @@ class Served:
 
 
 @contextlib.contextmanager
-def serving(service: Service, certs: Path | None, role: Role, demand: bool = True, ready: bool = True) -> Iterator[Served]:
-    """Serve on a free port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
-    listener = Listener.open("127.0.0.1:0")
+def serving(
+    service: Service, certs: Path | None, role: Role, demand: bool = True, ready: bool = True, port: int = 0
+) -> Iterator[Served]:
+    """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
+    listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
     server = server_of(service, listener, tls)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
@@ -114,3 +148,104 @@ def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: 
             serving(edge_of(pair, codec, dataset, cloud.url, certs, **options), certs, "edge", demand="token" not in options)
         )
         yield Both(edge, cloud, certs)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a service answered."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def ask(
+    url: str,
+    path: str,
+    body: bytes | None = None,
+    certs: Path | None = None,
+    role: Role | None = "client",
+    headers: Mapping[str, str] | None = None,
+    method: str | None = None,
+) -> Answered:
+    """Send one request on a connection of its own, with Python's client, and a certificate of that role."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    connection: http.client.HTTPConnection
+    if certs is None:
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
+    else:
+        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=60, context=client_context(certs, role))
+    with contextlib.closing(connection):
+        connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
+        response = connection.getresponse()
+        return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
+    """Return a form (multipart) of files, and the header that says so."""
+    boundary = "between-two-pictures"
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="{index}.jpg"\r\n'
+        "Content-Type: image/jpeg\r\n\r\n".encode()
+        + file
+        + b"\r\n"
+        for index, file in enumerate(files)
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+
+
+def measured(url: str, certs: Path, role: Role = "client") -> dict[str, float]:
+    """Return the samples of a service's metrics, by name and, where they have labels, the values of these."""
+    answer = ask(url, "/metrics", certs=certs, role=role)
+    assert answer.status == 200
+    families = text_string_to_metric_families(answer.body.decode())
+    return {" ".join([sample.name, *sample.labels.values()]): sample.value for family in families for sample in family.samples}
+
+
+class Log:
+    """The records of the package's loggers, as they are handed to handlers."""
+
+    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
+        self._caplog = caplog
+
+    def lines(self, service: str = "pmc2-edge") -> list[dict[str, Any]]:
+        """Return the lines of a service, one a request."""
+        records = [record for record in list(self._caplog.records) if record.name == "workbench.access"]
+        found = [json.loads(record.getMessage()) for record in records if record.levelno == logging.INFO]
+        return [line for line in found if line["service"] == service]
+
+    @property
+    def text(self) -> str:
+        """Everything that was logged, by anything, tracebacks included."""
+        return self._caplog.text
+
+
+@pytest.fixture
+def logged(caplog: pytest.LogCaptureFixture) -> Log:
+    """All that is logged during a test, at the finest level."""
+    caplog.set_level(logging.DEBUG)
+    for name in ("workbench.access", "workbench.services"):
+        caplog.set_level(logging.DEBUG, name)
+    return Log(caplog)
+
+
+@contextlib.contextmanager
+def occupied(*pools: Executor) -> Iterator[None]:
+    """Keep the threads of pools busy, so that what is given to them waits until the context is left."""
+    gate = threading.Event()
+    try:
+        for pool in pools:
+            started = threading.Semaphore(0)
+            width: int = pool._max_workers  # type: ignore[attr-defined]
+            for _ in range(width):
+                pool.submit(lambda begun=started: (begun.release(), gate.wait(60)))
+            for _ in range(width):
+                assert started.acquire(timeout=30)
+        yield
+    finally:
+        gate.set()

@@ -19,7 +19,7 @@ from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Edge, System
 from workbench.weights import Pair
 
-from conftest import both_of, cloud_of, serving  # isort: skip
+from .conftest import both_of, cloud_of, serving
 
 NETWORKS = ("network_client_edge", "network_edge_cloud")
 ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way in ("in process", "over HTTPS")]

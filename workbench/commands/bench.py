@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 def bench(options: argparse.Namespace) -> int:
     """Time edge and cloud beside the papers' own way."""
     from .. import weights
-    from ..bench import bench_models
+    from ..bench.models import bench_models
     from ..pictures import to_float
 
     dataset = read_dataset(options)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import logging
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..processes import keep_memory
+from ..storage import write_text
 from .common import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
 
 if TYPE_CHECKING:
     from ..certs import Role
     from ..services.app import Service
+    from ..services.server import Tls
     from ..services.stages import Stage
+    from ..services.trust import Token
 
 __all__ = ["add"]
 
@@ -40,7 +46,7 @@ def add(commands: Commands) -> None:
     )
     made.add_argument("what", choices=("edge", "cloud"))
     made.add_argument("--listen", metavar="HOST:PORT", help=f"port 0: any free one (default: {EDGE}, {CLOUD})")
-    made.add_argument("--port-file", type=Path, metavar="FILE", help="write the port there once the service listens")
+    made.add_argument("--port-file", type=Path, metavar="FILE", help="write the port there as soon as it is taken")
     made.add_argument("--certs", type=Path, metavar="DIR", help="a folder made by `workbench certs`")
     made.add_argument("--cloud", metavar="URL", help="of an edge: where payloads go")
     made.add_argument("--dataset", default="cifar10", help="whose weights (default: cifar10, which ships)")
@@ -67,7 +73,7 @@ def add(commands: Commands) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Load, warm, listen, drain."""
+    """Take the port, load, warm, listen, drain."""
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:
@@ -78,32 +84,63 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server drains instead
 
-    from ..data import load
-    from ..services.batching import Lanes
-    from ..services.server import Listener, Tls
+    from ..services.server import Listener
     from ..services.server import serve as run
-    from ..services.stages import Stage, lanes_and_threads
-    from ..services.trust import Token, server_context
 
     _log(options.quiet)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
-    token = Token.read(options.token_file)
-    tls = None
-    if not options.plain_http:
-        demand = options.what == "cloud" or token is None
-        tls = Tls(server_context(options.certs, options.what, demand), options.certs, options.what)
+    with _port_file(options.port_file, listener.port):
+        run(_service(options), listener, _tls(options))
+    return 0
+
+
+@contextlib.contextmanager
+def _port_file(path: Path | None, port: int) -> Iterator[None]:
+    """Say the port in a file for as long as it is taken."""
+    if path is None:
+        yield
+        return
+    write_text(path, f"{port}\n")
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _tls(options: argparse.Namespace) -> Tls | None:
+    from ..services.server import Tls
+    from ..services.trust import server_context
+
+    if options.plain_http:
+        return None
+    demand = options.what == "cloud" or _token(options) is None
+    return Tls(server_context(options.certs, options.what, demand), options.certs, options.what)
+
+
+def _token(options: argparse.Namespace) -> Token | None:
+    from ..services.trust import Token
+
+    return Token.read(options.token_file)
+
+
+def _service(options: argparse.Namespace) -> Service:
+    """Load and warm what is served."""
+    from ..data import load
+    from ..services.batching import Lanes
+    from ..services.stages import Stage, lanes_and_threads
+
+    shared: dict[str, Any] = {"token": _token(options), "plain": options.plain_http, "deadline_s": options.deadline}
     device = pick_device(options.device)
     codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
     dataset = load(options.dataset, options.data_dir)
     stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, codec, device)
-    lanes, threads = lanes_and_threads(device, options.lanes, options.threads)
-    shared = {"token": token, "plain": options.plain_http, "deadline_s": options.deadline, "lanes": Lanes(lanes, threads)}
+    shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads))
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # what is there now stays: no later collection walks through it
-    run(service, listener, tls, options.port_file)
-    return 0
+    return service
 
 
 def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:

@@ -9,4 +9,5 @@
     app          what both services are: routes, answers, errors, metrics, one log line a request
     edge cloud   what each does with a request          openapi   their description
     server       an application on its port, from warm to drained          local   both, started here as processes
+    link         what stands between two machines: bandwidth, delay, bytes counted
 """

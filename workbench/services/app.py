@@ -23,7 +23,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
@@ -105,6 +113,7 @@ class Service(ABC):
         self.intake, self.deadline_s = intake or Intake(), deadline_s
         self.ready = False
         registry = self._registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # CPU, memory, files: where the system tells
         self._requests = Counter("pmc2_requests", "requests by status", ["status"], registry=registry)
         self._images = Counter("pmc2_images", "images recognised", registry=registry)
         self._payload = Counter("pmc2_payload_bytes", "bytes of payloads between edge and cloud", registry=registry)

@@ -321,7 +321,7 @@ class EdgeService(Service):
         passed = 1e3 * (time.perf_counter() - start)
         times = {name: clock.milliseconds[name] or 0.0 for name in ("generator", "compression")}
         told = ("decompression", "classifier", "cloud_other")
-        times |= {name: float(answer.parameters.get(f"{name}_ms", 0.0)) for name in told}
+        times |= {name: _milliseconds(answer, name) for name in told}
         times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in told))
         position = 0
         for job in sent:
@@ -347,6 +347,12 @@ class EdgeService(Service):
 
 
 _NOTHING = Found(np.empty((0, 0), np.float32), 0.0, {})
+
+
+def _milliseconds(answer: Response, name: str) -> float:
+    """Return what a cloud says that a component took; 0 where it says nothing that can be."""
+    value = answer.parameters.get(f"{name}_ms")
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
 
 
 def _header_number(http: HttpRequest, name: str) -> float | None:

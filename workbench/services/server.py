@@ -21,7 +21,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from ..certs import Role
 from ..errors import UsageError
-from ..storage import write_text
 from .app import Service
 from .trust import is_loopback, peer_of, rotate
 
@@ -147,19 +146,12 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(service: Service, listener: Listener, tls: Tls | None, port_file: Path | None = None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Without `tls`: on loopback alone (UsageError).
-
-    `port_file` says the port for as long as the service listens there.
-    """
-    try:
-        server_of(service, listener, tls, port_file).run(sockets=[listener.socket])
-    finally:
-        if port_file is not None:
-            port_file.unlink(missing_ok=True)
+def serve(service: Service, listener: Listener, tls: Tls | None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Without `tls`: on loopback alone (UsageError)."""
+    server_of(service, listener, tls).run(sockets=[listener.socket])
 
 
-def server_of(service: Service, listener: Listener, tls: Tls | None, port_file: Path | None = None) -> uvicorn.Server:
+def server_of(service: Service, listener: Listener, tls: Tls | None) -> uvicorn.Server:
     """Return the server that `serve` runs: a thread of its own can run it, too, until its `should_exit` is set."""
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -169,8 +161,6 @@ def server_of(service: Service, listener: Listener, tls: Tls | None, port_file: 
         logging.getLogger("workbench.services").info(
             "%s listens on %s://%s:%d", service.name, scheme, listener.host, listener.port
         )
-        if port_file is not None:
-            write_text(port_file, f"{listener.port}\n")
 
     config = uvicorn.Config(
         _with_rotation(service, tls),

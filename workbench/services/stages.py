@@ -69,7 +69,7 @@ def warm_cloud(cloud: Cloud, size: int) -> None:
 def _codec(stage: Stage, known: dict[str, str]) -> Codec:
     """Return the codec of a stage; a neural one's weights must have been trained with those that are known."""
     if stage.codec not in NEURAL:
-        return codec(stage.codec)
+        return codec(stage.codec, side=stage.size)  # a larger image takes the cloud the square of its side, in memory and time
     name = weights.compressor_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "compressor")
     for role, sha in known.items():

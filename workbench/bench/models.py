@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from .codecs import Codec
-from .errors import UsageError
-from .evaluation import provenance
-from .inference import prepare_pair
-from .models import Classifier, PerturbationGenerator
-from .system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
-from .weights import Pair
+from ..codecs import Codec
+from ..errors import UsageError
+from ..evaluation import provenance
+from ..inference import prepare_pair
+from ..models import Classifier, PerturbationGenerator
+from ..system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
+from ..weights import Pair
 
 __all__ = ["bench_models"]
 

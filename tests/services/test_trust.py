@@ -1,0 +1,377 @@
+"""Who may speak with whom: roles, tokens, certificates that do not hold, and certificates that rotate under a running service."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import socket
+import ssl
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from workbench.__main__ import main
+from workbench.certs import Role, issue
+from workbench.client import Client
+from workbench.codecs import Codec, Png
+from workbench.data import Dataset
+from workbench.errors import ServiceError, UsageError
+from workbench.services.connection import Connection
+from workbench.services.server import Listener, server_of
+from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
+from workbench.weights import Pair
+
+from .conftest import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
+
+SECRET = "correct-horse-battery-staple"
+NOWHERE = "https://127.0.0.1:1"  # nothing listens there
+PATIENCE_S = 60.0
+CODEC = Png()
+
+
+@pytest.fixture(scope="module")
+def both(networks: Pair, digits: Dataset, folders: dict[str, Path]) -> Iterator[Both]:
+    """Edge and cloud that ask for certificates."""
+    with both_of(networks, CODEC, digits, folders["good"]) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def open_edge(networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path]) -> Iterator[Served]:
+    """A second edge before the same cloud, which takes a token in place of a certificate."""
+    edge = edge_of(networks, CODEC, digits, both.cloud.url, folders["good"], token=Token(SECRET.encode()))
+    with serving(edge, folders["good"], "edge", demand=False) as served:
+        yield served
+
+
+def refusal(url: str, certs: Path, token: Token | None = None) -> ServiceError:
+    """Return why a client of a long patience gets no answer; it has it long before that is at an end."""
+    start = time.monotonic()
+    with Client(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
+        client.classes  # noqa: B018
+    assert time.monotonic() - start < PATIENCE_S / 2
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+# --- roles -----------------------------------------------------------------------------------------------------------------
+
+
+def test_edge_and_cloud_know_each_other_by_their_certificates(both: Both, files: list[bytes], logged: Log) -> None:
+    assert ask(both.edge.url, "/recognize", files[0], both.certs).status == 200
+    until(lambda: logged.lines("pmc2-cloud") and logged.lines("pmc2-edge"))
+    assert logged.lines("pmc2-cloud")[0]["by"] == f"edge {fingerprint(both.certs, 'edge')}"
+    assert logged.lines("pmc2-edge")[0]["by"] == f"client {fingerprint(both.certs, 'client')}"
+
+
+def fingerprint(certs: Path, role: Role) -> str:
+    certificate = x509.load_pem_x509_certificate((certs / f"{role}.pem").read_bytes())
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()[:16]
+
+
+@pytest.mark.parametrize("role", ["client", "cloud"])
+@pytest.mark.parametrize("path", ["/v2/models/resnet18", "/metrics", "/v2/models/resnet18/infer"])
+def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> None:
+    if role == "cloud":  # its certificate is a server's alone: TLS itself refuses it
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask(both.cloud.url, path, b"{}" if path.endswith("infer") else None, both.certs, role)
+        return
+    answer = ask(both.cloud.url, path, b"{}" if path.endswith("infer") else None, both.certs, role)
+    assert (answer.status, answer.json) == (403, {"error": "a certificate of role 'client' may not ask this service"})
+
+
+def test_a_phone_at_the_cloud_is_told_so_at_once(both: Both) -> None:
+    error = refusal(both.cloud.url, both.certs)
+    assert error.status == 403
+    assert "role 'client' may not ask" in str(error)
+
+
+@pytest.mark.parametrize("path", ["/v2/models/resnet18/infer", "/recognize"])
+def test_an_edge_may_not_ask_an_edge(both: Both, files: list[bytes], path: str) -> None:
+    assert ask(both.edge.url, path, files[0], both.certs, "edge").status == 403
+
+
+def test_who_shows_nothing_does_not_get_past_tls(both: Both) -> None:
+    for served in (both.edge, both.cloud):
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            ask(served.url, "/v2/health/live", certs=both.certs, role=None)
+    token = Token(SECRET.encode())  # with one, a client shows no certificate
+    error = refusal(both.edge.url, both.certs, token)
+    assert error.status == 502
+    assert "does not trust this end (TLSV13_ALERT_CERTIFICATE_REQUIRED)" in str(error)
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("header", [f"Bearer {SECRET}", f"bearer {SECRET}", f"Bearer  {SECRET} "])
+def test_a_token_stands_for_a_certificate(open_edge: Served, both: Both, files: list[bytes], header: str) -> None:
+    answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, {"Authorization": header})
+    assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "Bearer", f"Bearer {SECRET[:-1]}", f"Bearer {SECRET}x", f"Basic {SECRET}", SECRET, "Bearer \xff\xfe"]
+)
+def test_a_wrong_token_is_none(open_edge: Served, both: Both, files: list[bytes], header: str | None) -> None:
+    headers = {} if header is None else {"Authorization": header}
+    answer = ask(open_edge.url, "/recognize", files[0], both.certs, None, headers)
+    assert (answer.status, answer.json) == (401, {"error": "show a certificate or a bearer token"})
+
+
+def test_beside_a_token_certificates_still_hold(open_edge: Served, both: Both, files: list[bytes]) -> None:
+    assert ask(open_edge.url, "/recognize", files[0], both.certs).status == 200
+    assert ask(open_edge.url, "/recognize", files[0], both.certs, "edge").status == 403
+
+
+def test_a_client_shows_its_token(open_edge: Served, both: Both, files: list[bytes]) -> None:
+    with Client(open_edge.url, certs=both.certs, token=Token(SECRET.encode())) as client:
+        assert client.recognise_files(files[:2]).scores.shape == (2, 10)
+    error = refusal(open_edge.url, both.certs, Token(b"another-token-altogether"))
+    assert error.status == 401
+
+
+def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "token"
+    path.write_text(f"{SECRET}\n")
+    monkeypatch.delenv("WORKBENCH_TOKEN", raising=False)
+    assert Token.read() is None
+    monkeypatch.setenv("WORKBENCH_TOKEN", "from-the-environment")
+    assert Token.read() == Token(b"from-the-environment")
+    assert Token.read(path) == Token(SECRET.encode())
+
+
+@pytest.mark.parametrize("content", ["", "short", "with a space in between", "a-letter-that-is-no-äscii", "tab\tin-between-it"])
+def test_what_can_be_no_token_is_refused_without_showing_it(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "token"
+    path.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        Token.read(path)
+    assert str(path) in str(caught.value)
+    assert not content or content not in str(caught.value)
+
+
+def test_a_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no token can be read from .*nowhere \(FileNotFoundError\)"):
+        Token.read(tmp_path / "nowhere")
+
+
+def test_no_repr_error_or_log_shows_a_token(open_edge: Served, both: Both, files: list[bytes], logged: Log) -> None:
+    token, wrong = Token(SECRET.encode()), Token(b"another-token-altogether")
+    with Client(open_edge.url, certs=both.certs, token=token) as client:
+        client.recognise_files(files[:1])
+        shown = [repr(token), str(token), repr(client), repr(vars(client)), repr(vars(client._inner))]
+    error = refusal(open_edge.url, both.certs, wrong)
+    shown += [str(error), repr(error), repr(open_edge.service.token)]
+    until(lambda: {200} <= {line["status"] for line in logged.lines()})
+    for text in (*shown, logged.text):
+        assert SECRET not in text
+        assert "another-token-altogether" not in text
+
+
+# --- certificates that do not hold -----------------------------------------------------------------------------------------
+
+WHY = {
+    "expired": "certificate has expired",
+    "elsewhere": "IP address mismatch, certificate is not valid for '127.0.0.1'",
+    "foreign": "unable to get local issuer certificate",
+}
+ALERTS = {"expired": "CERTIFICATE_EXPIRED", "stranger": "UNKNOWN_CA"}
+
+
+@pytest.mark.parametrize("kind", WHY)
+def test_a_client_refuses_an_edge_whose_certificate_does_not_hold(
+    networks: Pair, digits: Dataset, folders: dict[str, Path], kind: str
+) -> None:
+    edge = edge_of(networks, CODEC, digits, NOWHERE, folders["good"])
+    with serving(edge, folders[kind], "edge", ready=False) as served:
+        error = refusal(served.url, folders["good"])
+    assert error.status == 502
+    assert WHY[kind] in str(error) or "self-signed certificate in certificate chain" in str(error)
+    assert f"{served.url} is not to be trusted: " in str(error)
+
+
+@pytest.mark.parametrize("kind", ALERTS)
+def test_an_edge_refuses_a_client_whose_certificate_does_not_hold(both: Both, folders: dict[str, Path], kind: str) -> None:
+    error = refusal(both.edge.url, folders[kind])
+    assert error.status == 502
+    assert f"{both.edge.url} does not trust this end (" in str(error)
+    assert ALERTS[kind] in str(error)
+
+
+@pytest.mark.parametrize("kind", WHY)
+def test_an_edge_refuses_a_cloud_whose_certificate_does_not_hold(
+    networks: Pair, digits: Dataset, folders: dict[str, Path], files: list[bytes], logged: Log, kind: str
+) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(serving(cloud_of(networks, CODEC, digits), folders[kind], "cloud"))
+        edge = edge_of(networks, CODEC, digits, cloud.url, folders["good"], deadline_s=PATIENCE_S)
+        served = stack.enter_context(serving(edge, folders["good"], "edge", ready=False))
+        start = time.monotonic()
+        answer = ask(served.url, "/recognize", files[0], folders["good"])
+        assert time.monotonic() - start < PATIENCE_S / 2
+        assert answer.status == 502
+        assert f"{cloud.url} is not to be trusted: " in answer.json["error"]
+        assert ask(served.url, "/v2/health/ready", certs=folders["good"]).status == 503
+        until(lambda: f"not ready: {cloud.url} is not to be trusted" in logged.text)
+        assert not logged.lines("pmc2-cloud")
+
+
+@pytest.mark.parametrize("kind", ALERTS)
+def test_a_cloud_refuses_an_edge_whose_certificate_does_not_hold(
+    networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path], files: list[bytes], kind: str
+) -> None:
+    edge = edge_of(networks, CODEC, digits, both.cloud.url, folders[kind], deadline_s=PATIENCE_S)
+    with serving(edge, folders["good"], "edge", ready=False) as served:
+        start = time.monotonic()
+        answer = ask(served.url, "/recognize", files[0], folders["good"])
+        assert time.monotonic() - start < PATIENCE_S / 2
+        assert answer.status == 502
+        assert "does not trust this end" in answer.json["error"]
+        assert not served.service.ready
+
+
+@pytest.mark.parametrize("what", ["edge", "cloud"])
+def test_tls_below_1_3_is_refused(both: Both, what: str) -> None:
+    context = client_context(both.certs, "client")
+    assert context.minimum_version == ssl.TLSVersion.TLSv1_3
+    context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_2
+    port = int((both.edge if what == "edge" else both.cloud).url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), 30) as plain, pytest.raises(ssl.SSLError, match="PROTOCOL_VERSION"):
+        context.wrap_socket(plain, server_hostname="127.0.0.1")
+
+
+def test_peers_without_a_certificate_have_no_role() -> None:
+    assert peer_of(None).role is None
+    assert peer_of(None).name == ""
+
+
+@pytest.mark.parametrize("missing", ["ca.pem", "edge.pem", "edge.key"])
+def test_missing_certificates_are_named(certs: Path, tmp_path: Path, missing: str) -> None:
+    folder = tmp_path / "certs"
+    shutil.copytree(certs, folder)
+    (folder / missing).unlink()
+    with pytest.raises(UsageError, match=f"there is no {missing} in .*: make certificates with `workbench certs"):
+        server_context(folder, "edge")
+
+
+def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "certs"
+    shutil.copytree(certs, folder)
+    shutil.copy(folder / "cloud.key", folder / "edge.key")
+    with pytest.raises(UsageError, match="cannot be used") as caught:
+        server_context(folder, "edge")
+    assert "PRIVATE" not in str(caught.value)
+
+
+# --- rotation --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rotated(tmp_path: Path, networks: Pair, digits: Dataset) -> Iterator[tuple[Both, Path]]:
+    """Edge and cloud whose folder got another authority while they ran; and the folder as it was."""
+    folder, before = tmp_path / "certs", tmp_path / "before"
+    issue(folder)
+    shutil.copytree(folder, before)
+    with both_of(networks, CODEC, digits, folder) as both:
+        assert ask(both.edge.url, "/v2/health/ready", certs=before).status == 200
+        for name in ("ca.pem", "ca.key"):
+            (folder / name).unlink()
+        issue(folder)
+        until(lambda: gets_in(both.edge.url, folder, "client") and gets_in(both.cloud.url, folder, "edge"))
+        yield both, before
+
+
+def gets_in(url: str, certs: Path, role: Role) -> bool:
+    try:
+        return ask(url, "/v2/models/resnet18", certs=certs, role=role).status == 200
+    except (ssl.SSLError, ConnectionError):
+        return False
+
+
+def test_certificates_rotate_under_a_running_service(rotated: tuple[Both, Path], files: list[bytes], logged: Log) -> None:
+    both, before = rotated
+    assert ask(both.edge.url, "/recognize", files[0], both.certs).status == 200
+    until(lambda: logged.lines("pmc2-cloud"))
+    assert logged.lines("pmc2-cloud")[-1]["by"] == f"edge {fingerprint(both.certs, 'edge')}"
+    assert fingerprint(both.certs, "edge") != fingerprint(before, "edge")
+    for served in (both.edge, both.cloud):
+        with pytest.raises(ssl.SSLCertVerificationError):  # what is shown now, the old authority has not signed
+            ask(served.url, "/v2/health/live", certs=before)
+
+
+def test_an_authority_that_was_replaced_lets_nobody_in(rotated: tuple[Both, Path]) -> None:
+    both, before = rotated
+    shutil.copy(both.certs / "ca.pem", before)  # it trusts the new one, and shows what the old one has signed
+    assert not gets_in(both.edge.url, before, "client")
+    assert not gets_in(both.cloud.url, before, "edge")
+
+
+def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
+    tmp_path: Path, networks: Pair, digits: Dataset, files: list[bytes], logged: Log
+) -> None:
+    folder, later = tmp_path / "certs", tmp_path / "later"
+    issue(folder)
+    shutil.copytree(folder, later)
+    issue(later)
+    with both_of(networks, CODEC, digits, folder) as both:
+        shutil.copy(later / "cloud.key", folder)  # does not fit the certificate that is still there
+        until(lambda: "the certificate of cloud was not renewed" in logged.text)
+        assert gets_in(both.cloud.url, folder, "edge")
+        shutil.copy(later / "cloud.pem", folder)
+        until(lambda: "the certificate of cloud was renewed" in logged.text)
+        assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
+
+
+# --- without TLS -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "edge.example", ""])
+def test_plain_http_is_served_on_loopback_alone(networks: Pair, digits: Dataset, host: str) -> None:
+    service = cloud_of(networks, CODEC, digits, plain=True)
+    with (
+        Listener.open("127.0.0.1:0").socket as taken,
+        pytest.raises(UsageError, match="plain HTTP is served on loopback alone"),
+    ):
+        server_of(service, Listener(taken, host, 1), None)
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "[::1]", "localhost"])
+def test_loopback_is_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("what", ["edge", "cloud"])
+def test_plain_http_must_be_asked_for(what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", what, "--listen", "127.0.0.1:0"]) != 0
+    assert "give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("url", "plain"), [("http://127.0.0.1:1", False), ("http://192.0.2.1:1", True), ("http://edge", True)])
+def test_plain_http_is_spoken_on_loopback_and_on_request_alone(certs: Path, url: str, plain: bool) -> None:
+    with pytest.raises(UsageError, match="is plain HTTP, which is spoken on this machine alone"):
+        Client(url, certs=certs, plain=plain)
+    with pytest.raises(UsageError, match="is plain HTTP"):
+        Connection(url, None, plain=plain)
+
+
+def test_plain_http_works_where_it_is_asked_for(networks: Pair, neural: Codec, digits: Dataset, files: list[bytes]) -> None:
+    with contextlib.ExitStack() as stack:
+        cloud = stack.enter_context(serving(cloud_of(networks, neural, digits, plain=True), None, "cloud"))
+        edge = edge_of(networks, neural, digits, cloud.url, None, plain=True)
+        served = stack.enter_context(serving(edge, None, "edge"))
+        with Client(served.url, plain=True) as client:
+            assert client.recognise_files(files[:3]).scores.shape == (3, 10)
+
+
+def test_a_plain_service_with_a_token_asks_for_it(networks: Pair, digits: Dataset) -> None:
+    cloud = cloud_of(networks, CODEC, digits, plain=True, token=Token(SECRET.encode()))
+    with serving(cloud, None, "cloud") as served:
+        assert ask(served.url, "/metrics").status == 401
+        assert ask(served.url, "/metrics", headers={"Authorization": f"Bearer {SECRET}"}).status == 200

@@ -1,0 +1,9 @@
+"""How fast: the models beside the papers' own way, and the services at work.
+
+::
+
+    models     edge and cloud without a network, beside the papers' own way
+    load       requests in a closed or an open loop, and what came of them
+    latency    where the time of a picture goes between real services (Figure 4), over links of several kinds
+    services   throughput beside the same models called directly, latency under load, bytes on the wire, CPU and memory
+"""
