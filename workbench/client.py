@@ -114,13 +114,11 @@ class AsyncClient:
         if not files:
             raise UsageError("no pictures given: name at least one file")
         check_strength(strength)
-        return await self._all(
-            len(files), progress, lambda part: self._files(files[part], strength, Stopwatch(), time.perf_counter())
-        )
+        return await self._all(len(files), progress, lambda part: self._files(files[part], strength, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
         """Send slices of n images, some side by side; return the answers as one, in order."""
-        free = asyncio.Semaphore(self.at_once)
+        free, began = asyncio.Semaphore(self.at_once), time.perf_counter()
         with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
 
             async def one(start: int) -> Recognition:
@@ -130,38 +128,31 @@ class AsyncClient:
                     return answer
 
             if n <= self.batch:
-                return await one(0)
+                return _whole(await one(0), began)
             tasks = [asyncio.create_task(one(start)) for start in range(0, n, self.batch)]
             try:
-                return _joined(await asyncio.gather(*tasks))
+                return _whole(_joined(await asyncio.gather(*tasks)), began)
             finally:
                 for task in tasks:
                     task.cancel()
 
     async def _images(self, images: Images, strength: float) -> Recognition:
-        clock, start = Stopwatch(), time.perf_counter()
+        clock = Stopwatch()
         if self._protects is None:
-            return await self._files(self._phone.capture(images, clock), strength, clock, start)
+            return await self._files(self._phone.capture(images, clock), strength, clock)
         payload = self._protects.protect(images, strength, clock)
         scores, told, passed = await self._ask(Tensor.of("payload", [payload]), {})
         for name in CLOUD:
             clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_edge_cloud"] = passed - sum(clock.milliseconds[name] or 0.0 for name in CLOUD)
-        self._others(clock, start)
         return Recognition(scores, None, len(payload), clock.milliseconds)
 
-    async def _files(self, files: Sequence[bytes], strength: float, clock: Stopwatch, start: float) -> Recognition:
+    async def _files(self, files: Sequence[bytes], strength: float, clock: Stopwatch) -> Recognition:
         scores, told, passed = await self._ask(Tensor.of("image", list(files)), {"strength": strength})
         for name in EDGE:
             clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_client_edge"] = passed - sum(clock.milliseconds[name] or 0.0 for name in EDGE)
-        self._others(clock, start)
         return Recognition(scores, sum(map(len, files)), float(told.get("payload_bytes", 0)), clock.milliseconds)
-
-    def _others(self, clock: Stopwatch, start: float) -> None:
-        """Charge what the phone did besides to the paper's "others on edge/mobile"."""
-        rest = 1e3 * (time.perf_counter() - start) - clock.total
-        clock.milliseconds["edge_other"] = (clock.milliseconds["edge_other"] or 0.0) + max(0.0, rest)
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
         """Return scores, what else the service says, and the milliseconds until all of it was here."""
@@ -204,11 +195,13 @@ class Client:
 
     def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
-        return self._run(self._inner.recognise, images, strength, progress)
+        began = time.perf_counter()
+        return _whole(self._run(self._inner.recognise, images, strength, progress), began)
 
     def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
         """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
-        return self._run(self._inner.recognise_files, files, strength, progress)
+        began = time.perf_counter()
+        return _whole(self._run(self._inner.recognise_files, files, strength, progress), began)
 
     def close(self) -> None:
         """Disconnect; a later call connects anew."""
@@ -218,7 +211,7 @@ class Client:
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
         with self._starting:
             if self._loop is None:
-                self._loop = _new_loop()
+                self._loop = new_loop()
                 thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
                 thread.start()
                 self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
@@ -231,7 +224,8 @@ class Client:
             raise
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop, the fastest there is."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -244,6 +238,14 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
     loop.call_soon_threadsafe(loop.stop)
     thread.join()
     loop.close()
+
+
+def _whole(answer: Recognition, began: float) -> Recognition:
+    """Charge what passed since `began` and no component accounts for to the paper's "others on edge/mobile"."""
+    times = answer.milliseconds
+    rest = 1e3 * (time.perf_counter() - began) - sum(value for value in times.values() if value is not None)
+    times["edge_other"] = (times["edge_other"] or 0.0) + max(0.0, rest)
+    return answer
 
 
 def _joined(parts: Sequence[Recognition]) -> Recognition:

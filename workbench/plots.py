@@ -15,10 +15,22 @@ from torch import Tensor
 from .metrics import Estimate, label_bits
 from .pictures import to_uint8
 
-__all__ = ["accuracy_bytes", "gallery", "heatmap", "residual", "strength_curves", "training_curves", "use_style"]
+__all__ = [
+    "accuracy_bytes",
+    "components",
+    "gallery",
+    "heatmap",
+    "links",
+    "residual",
+    "strength_curves",
+    "training_curves",
+    "use_style",
+]
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
 SKY = "#56B4E9"
+# Nine components: phone and its network in greys, edge in oranges, network to the cloud in purple, cloud in blues.
+_COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#CC79A7", "#0072B2", "#56B4E9", "#BFE0F5")
 
 
 def use_style() -> None:
@@ -157,6 +169,44 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
         if not np.isnan(value):
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 55 else "white")
     figure.colorbar(shown, label="accuracy (%)")
+    axis.set_title(title)
+    return figure
+
+
+def components(parts: dict[str, dict[str, Estimate]], titles: dict[str, str], axis_title: str, title: str) -> Figure:
+    """Draw for each arrangement its components (ms an image) as one stacked bar; `titles` names them, in their order."""
+    figure, axis = _subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
+    names = list(parts)
+    left = np.zeros(len(names))
+    for colour, (key, text) in zip(_COMPONENT_COLOURS, titles.items(), strict=True):
+        values = np.array([parts[name][key].value for name in names])
+        axis.barh(names, values, left=left, height=0.62, color=colour, label=text, edgecolor="white", linewidth=0.5)
+        left += values
+    for row, total in enumerate(left):
+        axis.annotate(f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set(xlabel=axis_title, xlim=(0, 1.1 * left.max()))
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axis.set_title(title)
+    return figure
+
+
+def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
+    """Draw the time end to end (ms, log scale) of each arrangement over links of several kinds: median and its interval."""
+    figure, axis = _subplots(figsize=(8.2, 3.8))
+    kinds = list(next(iter(measured.values())))
+    width = 0.8 / len(measured)
+    for number, (colour, (name, rows)) in enumerate(zip((ORANGE, GREEN, SKY, BLUE, PURPLE), measured.items(), strict=False)):
+        x = np.arange(len(kinds)) + (number - (len(measured) - 1) / 2) * width
+        middle = np.array([rows[kind].value for kind in kinds])
+        bars = np.array([[rows[kind].value - rows[kind].low, rows[kind].high - rows[kind].value] for kind in kinds]).T
+        axis.bar(x, middle, width=0.92 * width, color=colour, label=name)
+        axis.errorbar(x, middle, yerr=bars, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.set(ylabel="image to label (ms, median)", yscale="log")
+    axis.grid(axis="x", visible=False)
+    axis.legend(loc="upper left", fontsize=8)
     axis.set_title(title)
     return figure
 

@@ -93,9 +93,10 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> L
 
 async def _one(load: Load, send: Send, number: int, began: float) -> None:
     try:
-        load.images += await send(number)
+        images = await send(number)
     except WorkbenchError as error:
         load.errors[str(error)] += 1
         await asyncio.sleep(0)
     else:
+        load.images += images
         load.milliseconds.append(1e3 * (time.perf_counter() - began))

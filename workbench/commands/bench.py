@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
 
@@ -16,19 +19,104 @@ def add(commands: Commands) -> None:
         commands,
         "bench",
         bench,
-        "time edge and cloud beside the papers' own way, as a ratio",
+        "time models beside the papers' own way, or the services at work, as ratios",
         """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
-  workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json""",
+  workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json
+  workbench bench services --dataset cifar10 --data-dir ~/cifar10    both services here, from one client to saturation""",
     )
-    made.add_argument("what", choices=("models",), help="models: generator, codec and classifier")
+    made.add_argument("what", choices=("models", "services"), help="models: generator, codec and classifier; services: both")
     add_common(made)
-    made.add_argument("--batches", type=positive, nargs="+", default=[1, 256], metavar="N", help="images at a time (1 256)")
-    made.add_argument("--rounds", type=positive, default=15, metavar="N", help="turns of each side (default: 15)")
+    made.add_argument("--batches", type=positive, nargs="+", default=[1, 256], metavar="N", help="of models: at a time (1 256)")
+    made.add_argument("--rounds", type=positive, metavar="N", help="turns of each side (default: 15; services: 5)")
+    made.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
+    made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def bench(options: argparse.Namespace) -> int:
+    """Time what is asked for."""
+    return (models if options.what == "models" else services)(options)
+
+
+def services(options: argparse.Namespace) -> int:
+    """Time edge and cloud at work, beside the same models called directly."""
+    from ..bench.services import bench_services
+    from ..pictures import to_float
+    from ..services.stages import Stage
+    from ..system import System
+
+    dataset = read_dataset(options)
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary)
+    system = System.load(dataset.family, options.target, options.auxiliary, device=pick_device(options.device))
+    images = to_float(dataset.test.head(options.limit or 1024).images)
+    named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
+    result = bench_services(
+        stage,
+        system,
+        images,
+        data=(*named, "--device", options.device),
+        seconds=options.seconds,
+        rounds=options.rounds or 5,
+        requests=options.requests,
+        progress=True,
+    )
+    result |= {"dataset": dataset.title}
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    print(f"{dataset.title}, {stage.target}-X-{stage.auxiliary}, {result['device']}, n = {result['n']} images")
+    for columns, rows in _tables(result):
+        print("\n" + text_table(columns, rows))
+    for name in ("edge", "cloud"):
+        before, after = (result["usage"][when][name] for when in ("before", "after"))
+        if before and after:
+            seconds = after["process_cpu_seconds_total"] - before["process_cpu_seconds_total"]
+            memory = [each["process_resident_memory_bytes"] / 2**20 for each in (before, after)]
+            print(f"\n{name}: {seconds:.1f} s of CPU, {memory[0]:.0f} MiB resident before, {memory[1]:.0f} after", end="")
+    loads = (*result["ladder"], *result["open"], result["saturated"])
+    print(f"\nerrors: {dict(sum((Counter(each['errors']) for each in loads), Counter())) or 'none'}")
+    return 0
+
+
+def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
+    """Give the tables of a benchmark of services."""
+    rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
+    saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
+    named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}
+    named["direct"] = "no network, 256 at a time"
+    yield (
+        ["images, saturated", "images/s", "ratio"],
+        [[named[name], rate.format(**each["images_per_s"]), ratio.format(**each["ratio"])] for name, each in saturated.items()],
+    )
+    percents = ("p50", "p95", "p99")
+    single = result["single"]
+    lines = {
+        "one after another, image to label": single,
+        **{each["loop"]: each for each in (*result["ladder"], *result["open"])},
+    }
+    rows = [
+        [
+            name,
+            f"{each['images_per_s']:.1f}",
+            *("{value:.2f} [{low:.2f}, {high:.2f}]".format(**each["ms"][p]) for p in percents),
+        ]
+        for name, each in lines.items()
+    ]
+    rows.append(["the same without a network", "", *(f"{single['in_process_ms'][p]:.2f}" for p in percents)])
+    yield ["one image a request", "images/s", *(f"{each} (ms)" for each in percents)], rows
+    yield (
+        ["bytes a request", "payload", "client > edge", "edge > client", "edge > cloud", "cloud > edge"],
+        [
+            [f"{name}, {n} image{'s' * (n != '1')}", f"{each['payload']:.0f}"]
+            + [f"{each[link][way]:.0f}" for link in ("client_edge", "edge_cloud") for way in ("out", "back")]
+            for name, wire in result["wire"].items()
+            for n, each in wire.items()
+        ],
+    )
+
+
+def models(options: argparse.Namespace) -> int:
     """Time edge and cloud beside the papers' own way."""
     from .. import weights
     from ..bench.models import bench_models
@@ -38,7 +126,7 @@ def bench(options: argparse.Namespace) -> int:
     pair = weights.load_pair(dataset.family, options.target, options.auxiliary)
     images = to_float(dataset.test.head(options.limit).images)
     result = bench_models(
-        pair, images, batches=options.batches, rounds=options.rounds, device=pick_device(options.device), progress=True
+        pair, images, batches=options.batches, rounds=options.rounds or 15, device=pick_device(options.device), progress=True
     )
     result |= {"dataset": dataset.title}
     if options.json:

@@ -63,6 +63,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
     made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
+    made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
     made.add_argument("--queue", type=positive, default=1024, metavar="N", help="images that may wait at the edge (1024)")
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
@@ -82,6 +83,8 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("arrangement pp has no edge: the phone protects, and asks the cloud")
     if not 0 <= options.least_strength <= 1 or options.wait_ms < 0 or options.deadline <= 0:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
+    if options.remember is not None and options.remember < 0:
+        raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server drains instead
@@ -146,8 +149,9 @@ def _service(options: argparse.Namespace) -> Service:
 def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
     from ..services.cloud import CloudService, cloud_model
     from ..services.stages import cloud_stage, warm_cloud
+    from ..system import REMEMBERED
 
-    cloud, weights = cloud_stage(stage)
+    cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember)
     shared["lanes"].warm(lambda: warm_cloud(cloud, stage.size))
     roles: tuple[Role, ...] = ("client",) if options.arrangement == "pp" else ("edge",)
     service = CloudService(

@@ -37,7 +37,7 @@ class Running:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"https://127.0.0.1:{self.port}"
+        return f"{'http' if '--plain-http' in self.arguments else 'https'}://127.0.0.1:{self.port}"
 
     def restart(self) -> None:
         """Start it again on its port, after it ended."""

@@ -1,0 +1,245 @@
+"""The services at work: throughput beside the same models called directly, latency under load, bytes, CPU and memory.
+
+::
+
+    direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
+    saturated   the same JPEGs over TLS, through both services, as many requests at once as it takes
+    ladder      one image a request, more and more clients                open    one image a request, at a rate
+    wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
+
+Direct and saturated take turns, round by round, on the same cores, and a ratio is taken within a round. Every answer is
+compared with the one that the same networks give in process: a wrong label is an error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import numpy as np
+import torch
+from prometheus_client.parser import text_string_to_metric_families
+from torch import Tensor as Images
+from tqdm.auto import tqdm
+
+from ..certs import Role
+from ..client import Client, new_loop
+from ..errors import ServiceError, UsageError
+from ..evaluation import provenance
+from ..protocol import LENGTH_HEADER, Tensor, read_response, write_request
+from ..services.connection import Connection
+from ..services.link import Link, Way
+from ..services.local import Local, Running
+from ..services.stages import Stage
+from ..services.trust import client_context
+from ..system import Stopwatch, System
+from .latency import end_to_end
+from .load import PERCENTS, Load, closed_loop, open_loop
+
+__all__ = ["bench_services"]
+
+CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, in the open loop
+SIZES = {1: 96, 8: 16, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
+DIRECT = 256  # images at a time
+USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
+Loop = Callable[["Door", Any, float], Awaitable[Load]]
+WAYS: tuple[Way, ...] = ("out", "back")
+
+
+class Door:
+    """An edge as a load sees it: requests made before, their right answers known."""
+
+    def __init__(self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int) -> None:
+        starts = range(0, len(files) - size + 1, size)
+        self.connection, self.path, self.size = connection, f"/v2/models/{model}/infer", size
+        self.requests = [write_request([Tensor.of("image", list(files[at : at + size]))]) for at in starts]
+        self.labels = [labels[at : at + size].numpy() for at in starts]
+
+    async def __call__(self, number: int) -> int:
+        """Send a request; ServiceError for any answer but the right one."""
+        which = number % len(self.requests)
+        body, length = self.requests[which]
+        deadline = asyncio.get_running_loop().time() + 60.0
+        headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
+        answer = await self.connection.call("POST", self.path, body, headers, deadline)
+        if answer.status != 200:
+            raise ServiceError(f"status {answer.status}", status=answer.status)
+        found = read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower())).outputs["class"].data
+        if not np.array_equal(np.asarray(found), self.labels[which]):
+            raise ServiceError("a wrong label", status=502)
+        return self.size
+
+
+class Site:
+    """Edge and cloud at work here, and the loop from which loads are sent to them."""
+
+    def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images) -> None:
+        self._options, self._model, self._files, self._labels = options, model, files, labels
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Site:
+        local = self._stack.enter_context(Local())
+        self.local = local
+        self.cloud = local.start("cloud", *self._options)
+        self.edge = local.start("edge", *self._options, "--cloud", self.cloud.url)
+        self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
+        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client"), attempt_s=60.0)
+        self._stack.callback(lambda: self._run(self._door.__aexit__()))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
+        """Send a load of requests of `size` images: in a closed loop `much` at once, in an open one so many a second."""
+
+        async def sent() -> Load:
+            return await loop(Door(self._door, self._model, self._files, self._labels, size), much, seconds)
+
+        return self._run(sent())
+
+    def usage(self) -> dict[str, dict[str, float]]:
+        """Return what both services say of their CPU time (s) and resident memory (bytes)."""
+        return {"edge": self._used(self.edge), "cloud": self._used(self.cloud)}
+
+    def _used(self, service: Running) -> dict[str, float]:
+        async def text() -> str:
+            role: Role = "client" if service is self.edge else "edge"
+            async with Connection(service.url, lambda: client_context(self.local.certs, role)) as connection:
+                return (await connection.call("GET", "/metrics")).body.decode()
+
+        samples = [sample for family in text_string_to_metric_families(self._run(text())) for sample in family.samples]
+        return {sample.name: sample.value for sample in samples if sample.name in USAGE}
+
+
+def bench_services(
+    stage: Stage,
+    system: System,
+    images: Images,
+    *,
+    data: Sequence[str] = (),
+    seconds: float = 5.0,
+    rounds: int = 5,
+    requests: int = 500,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measure the services of a pair, started here, and the same networks in this process; return one JSON object.
+
+    `system` is joined of the same weights; `data` are the options that name the data set to `workbench serve`. Each step lasts
+    `seconds`; `requests` are sent one by one for the latency of a single picture. Raises UsageError for too few images.
+    """
+    if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
+        raise UsageError(
+            f"needed are {DIRECT} images, a round, a request and some time, got {len(images)}, {rounds}, {requests}, {seconds}"
+        )
+    assert system.client is not None
+    files = system.client.capture(images)
+    labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
+    options = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--codec", stage.codec, "--quiet", *data)
+    result: dict[str, Any] = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "n": len(images)}
+    result |= {"seconds": seconds, "rounds": rounds, "client_quality": system.client.jpeg.quality, **provenance()}
+    bar = tqdm(total=4 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
+    with bar, Site(options, stage.target, files, labels) as site:
+        before = site.usage()
+        bar.update()
+        result["single"] = _single(site, system, images, requests)
+        bar.update()
+        result["saturated"] = _saturated(site, system, files, stage.size, seconds, rounds, bar.update)
+        top = result["saturated"]["1"]["images_per_s"]["median"]
+        result["ladder"] = []
+        for clients in CLIENTS:
+            result["ladder"].append(site.load(closed_loop, clients, seconds).as_dict())
+            bar.update()
+        result["open"] = []
+        for share in SHARES:
+            found = site.load(open_loop, share * top, seconds)
+            result["open"].append({"share_of_saturation": share, **found.as_dict()})
+            bar.update()
+        result["usage"] = {"before": before, "after": site.usage()}
+    result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
+    bar.update(2)
+    return result
+
+
+def _single(site: Site, system: System, images: Images, requests: int) -> dict[str, Any]:
+    """Measure pictures sent one by one: from the image in this process to its label back, over TLS, then directly."""
+    own: list[float] = []
+    with Client(site.edge.url, certs=site.local.certs) as client:
+        found = end_to_end(client, images, requests)
+    for number in range(requests):
+        image = images[number % len(images)][None]
+        start = time.perf_counter()
+        system.recognise(image)
+        own.append(1e3 * (time.perf_counter() - start))
+    told = {key: value for key, value in found.items() if key not in ("components", "ms")}
+    told["components"] = {name: each.as_dict() for name, each in found["components"].items()}
+    told["ms"] = {name: each.as_dict() for name, each in found["ms"].items()}
+    told["in_process_ms"] = {f"p{each}": float(np.percentile(own, each)) for each in PERCENTS}
+    return told
+
+
+def _saturated(
+    site: Site, system: System, files: Sequence[bytes], size: int, seconds: float, rounds: int, done: Callable[[], Any]
+) -> dict[str, Any]:
+    """Measure images a second, directly and through the services with requests of several sizes, in turns."""
+    rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
+    errors: dict[str, int] = {}
+    for _ in range(rounds):
+        rates["direct"].append(_direct_rate(system, files, size, seconds))
+        for each, clients in SIZES.items():
+            load = site.load(closed_loop, clients, seconds, each)
+            rates[str(each)].append(load.rate)
+            errors |= {text: errors.get(text, 0) + count for text, count in load.errors.items()}
+        done()
+    return {
+        name: {
+            "images_per_s": _spread(each),
+            "ratio": _spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
+            **({} if name == "direct" else {"clients": SIZES[int(name)]}),
+        }
+        for name, each in rates.items()
+    } | {"errors": errors}
+
+
+def _direct(system: System, files: Sequence[bytes], size: int) -> Images:
+    return system.cloud.recognise(system.edge.protect(system.edge.receive(files, size, Stopwatch()))).argmax(1)
+
+
+def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: float) -> float:
+    start, images = time.perf_counter(), 0
+    while time.perf_counter() < start + seconds:
+        at = images % (len(files) - DIRECT + 1)
+        images += len(_direct(system, files[at : at + DIRECT], size))
+    return images / (time.perf_counter() - start)
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
+def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 20) -> dict[str, Any]:
+    """Count bytes a request at the sockets of both connections, once they are open, for requests of one image and of many."""
+    counted: dict[str, Any] = {}
+    with ExitStack() as stack:
+        local = stack.enter_context(Local())
+        cloud = local.start("cloud", *options, *protection, ready=False)
+        far = stack.enter_context(Link(cloud.url))
+        edge = local.start("edge", *options, *protection, "--cloud", far.url)
+        near = stack.enter_context(Link(edge.url))
+        client = stack.enter_context(Client(near.url, certs=local.certs, plain=bool(protection)))
+        for n in (1, DIRECT):
+            client.recognise_files(files[:n])
+            links = {"client_edge": near, "edge_cloud": far}
+            start = {name: dict(link.bytes) for name, link in links.items()}
+            payload = [client.recognise_files(files[:n]).s2_bytes for _ in range(repeats)]
+            sockets = {
+                name: {way: (link.bytes[way] - start[name][way]) / repeats for way in WAYS} for name, link in links.items()
+            }
+            counted[str(n)] = {"s1_bytes": sum(map(len, files[:n])), "payload": sum(payload) / repeats, **sockets}
+    return counted
