@@ -20,6 +20,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -204,21 +205,23 @@ class Client:
         return _whole(self._run(self._inner.recognise_files, files, strength, progress), began)
 
     def close(self) -> None:
-        """Disconnect; a later call connects anew."""
-        self._end()
-        self._loop = None
+        """Disconnect; a later call connects anew, and one that still waits ends with a ServiceError."""
+        with self._starting:
+            self._end()
+            self._loop = None
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
         with self._starting:
             if self._loop is None:
                 self._loop = new_loop()
-                thread = threading.Thread(target=self._loop.run_forever, name="client", daemon=True)
+                thread = threading.Thread(target=_until_stopped, args=(self._loop,), name="client", daemon=True)
                 thread.start()
                 self._end = weakref.finalize(self, _end, thread, self._loop, self._inner)
-            loop = self._loop
-        call = asyncio.run_coroutine_threadsafe(function(*arguments), loop)
+            call = asyncio.run_coroutine_threadsafe(function(*arguments), self._loop)
         try:
             return call.result()
+        except CancelledError:
+            raise ServiceError(f"the client of {self._inner._connection.url} was closed before the answer was there") from None
         except BaseException:
             call.cancel()  # Ctrl-C: what was asked is no longer wanted
             raise
@@ -233,11 +236,23 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
-    asyncio.run_coroutine_threadsafe(inner.__aexit__(), loop).result()
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+def _until_stopped(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
     loop.close()
+
+
+def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
+    async def end() -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await inner.__aexit__()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(end(), loop)
+    if threading.current_thread() is not thread:  # the garbage collector runs in any, and that one must not wait for itself
+        thread.join()
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:

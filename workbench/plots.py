@@ -29,7 +29,18 @@ __all__ = [
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
 SKY = "#56B4E9"
-# Nine components: phone and its network in greys, edge in oranges, network to the cloud in purple, cloud in blues.
+# The nine components of Figure 4, and their colours: phone and its network in greys, edge in oranges, cloud in blues.
+COMPONENT_TITLES = {
+    "client_compression": "JPEG on the phone",
+    "network_client_edge": "network phone-edge",
+    "generator": "generator",
+    "compression": "compression",
+    "edge_other": "others on edge/phone",
+    "network_edge_cloud": "network to the cloud",
+    "decompression": "decompression",
+    "classifier": "classifier",
+    "cloud_other": "others on the cloud",
+}
 _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#CC79A7", "#0072B2", "#56B4E9", "#BFE0F5")
 
 
@@ -173,12 +184,12 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
     return figure
 
 
-def components(parts: dict[str, dict[str, Estimate]], titles: dict[str, str], axis_title: str, title: str) -> Figure:
-    """Draw for each arrangement its components (ms an image) as one stacked bar; `titles` names them, in their order."""
+def components(parts: dict[str, dict[str, Estimate]], axis_title: str, title: str) -> Figure:
+    """Draw for each arrangement its nine components (ms an image) as one stacked bar."""
     figure, axis = _subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
-    for colour, (key, text) in zip(_COMPONENT_COLOURS, titles.items(), strict=True):
+    for colour, (key, text) in zip(_COMPONENT_COLOURS, COMPONENT_TITLES.items(), strict=True):
         values = np.array([parts[name][key].value for name in names])
         axis.barh(names, values, left=left, height=0.62, color=colour, label=text, edgecolor="white", linewidth=0.5)
         left += values
@@ -186,6 +197,7 @@ def components(parts: dict[str, dict[str, Estimate]], titles: dict[str, str], ax
         axis.annotate(f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
     axis.set(xlabel=axis_title, xlim=(0, 1.1 * left.max()))
     axis.invert_yaxis()
+    axis.set_axisbelow(True)
     axis.grid(axis="y", visible=False)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     axis.set_title(title)
@@ -193,8 +205,8 @@ def components(parts: dict[str, dict[str, Estimate]], titles: dict[str, str], ax
 
 
 def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
-    """Draw the time end to end (ms, log scale) of each arrangement over links of several kinds: median and its interval."""
-    figure, axis = _subplots(figsize=(8.2, 3.8))
+    """Draw the time end to end (ms, log scale) of each arrangement over links of several kinds: medians and their intervals."""
+    figure, axis = _subplots(figsize=(9.4, 3.6))
     kinds = list(next(iter(measured.values())))
     width = 0.8 / len(measured)
     for number, (colour, (name, rows)) in enumerate(zip((ORANGE, GREEN, SKY, BLUE, PURPLE), measured.items(), strict=False)):
@@ -204,9 +216,10 @@ def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
         axis.bar(x, middle, width=0.92 * width, color=colour, label=name)
         axis.errorbar(x, middle, yerr=bars, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
     axis.set_xticks(range(len(kinds)), kinds)
-    axis.set(ylabel="image to label (ms, median)", yscale="log")
+    axis.set(ylabel="image to label (ms, median)", ylim=(0, None))
+    axis.set_axisbelow(True)
     axis.grid(axis="x", visible=False)
-    axis.legend(loc="upper left", fontsize=8)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
     axis.set_title(title)
     return figure
 

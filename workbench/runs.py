@@ -41,7 +41,8 @@ from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
-NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth")
+NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "latency")
+ALONE = ("latency",)  # these measure time, and have the machine to themselves
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -102,7 +103,7 @@ def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], thre
             str(folder / f"{name}.ipynb"),
             str(directory),
             {key: value for key, value in parameters.items() if key in declared[name]} | {"output_dir": str(directory)},
-            threads,
+            cores() if name in ALONE else threads,
         )
         for name in names
     ]
@@ -199,19 +200,20 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
     _children.restart()
     try:
         with interrupts() as interrupted:
-            futures = {pool.submit(execute, task): task for task in pending}
-            for future in as_done(futures, interrupted):
-                task = futures[future]
-                try:
-                    statuses[task.name] = future.result()
-                except StorageError:
-                    raise
-                except Exception as error:  # a lost worker: whatever the executor raises
-                    failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
-                    statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
-                state = statuses[task.name]
-                bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
-                bar.update()
+            for wave in _waves(pending):
+                futures = {pool.submit(execute, task): task for task in wave}
+                for future in as_done(futures, interrupted):
+                    task = futures[future]
+                    try:
+                        statuses[task.name] = future.result()
+                    except StorageError:
+                        raise
+                    except Exception as error:  # a lost worker: whatever the executor raises
+                        failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
+                        statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
+                    state = statuses[task.name]
+                    bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
+                    bar.update()
     except BaseException:
         for future in futures:
             future.cancel()
@@ -222,6 +224,12 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
         if own:
             pool.shutdown()
     return [statuses[task.name] for task in tasks]
+
+
+def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
+    """Return what runs side by side, wave after wave."""
+    together = [task for task in tasks if task.name not in ALONE]
+    return [wave for wave in (together, *([task] for task in tasks if task.name in ALONE)) if wave]
 
 
 def _read_status(path: Path) -> dict[str, Any] | None:

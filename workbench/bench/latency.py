@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -124,5 +124,5 @@ def over_links(
     for kind in kinds:
         system.link.kind = kind
         found = end_to_end(system.linked, images, requests)
-        measured[kind.name] = {"link": kind, "ms": found["ms"], "s2_bytes": found["s2_bytes"]}
+        measured[kind.name] = {"link": asdict(kind), "ms": found["ms"], "s2_bytes": found["s2_bytes"]}
     return measured

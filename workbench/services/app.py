@@ -127,6 +127,7 @@ class Service(ABC):
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _refused, WorkbenchError: _refused},
         )
+        self.app.router.redirect_slashes = False  # to where the Host header says: a path that there is not, there is not
 
     # --- what a service adds -------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -138,7 +139,8 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     except ValueError:
         valid, host, port = False, "", 0
     if not valid:
-        raise UsageError(f"{url!r} is not the URL of a service: write https://HOST:PORT")
+        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
+        raise UsageError(f"{shown!r} is not the URL of a service: write https://HOST:PORT")
     if parts.scheme == "http" and not (plain and is_loopback(host)):
         raise UsageError(
             f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from ..errors import ProtocolError
 
 __all__ = ["pictures_of"]
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
 
 
 def pictures_of(body: bytes, content_type: str, most: int) -> list[bytes]:

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from ..certs import Role
 from ..errors import UsageError
 from .app import Service
-from .trust import is_loopback, peer_of, rotate
+from .trust import is_loopback, peer_of, rotate, server_context
 
 __all__ = ["Listener", "Tls", "address", "serve", "server_of"]
 
@@ -30,6 +30,7 @@ HEAD_S = 10.0  # for a request's head to arrive, and for a connection to send it
 MOST_HEAD = 32 << 10  # bytes
 MOST_CONNECTIONS = 2048
 DRAIN_S = 30.0
+GOODBYE_S = 2.0  # for the other end to take its leave, where the service ends
 KEEP_ALIVE_S = 75
 
 
@@ -48,6 +49,7 @@ class _Protocol(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _head = 0  # bytes of a head that is not whole
     _in_head = True
+    _leaving = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -72,9 +74,21 @@ class _Protocol(HttpToolsProtocol):
         self._forget()
         super().on_headers_complete()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete and self.cycle.more_body:
+            self._expect()  # refused before its body was here: the rest has as long as a head, and is not looked at
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing() and not self._leaving:  # TLS would wait half a minute for the other end to agree
+            self._leaving = True
+            self._forget()
+            self._timer = self.loop.call_later(GOODBYE_S, self.transport.abort)
 
     def _expect(self) -> None:
         self._forget()
@@ -101,6 +115,20 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._told()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ending = asyncio.create_task(self._end_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _end_late(self) -> None:
+        """Tell connections whose handshake ended after all others were told: one that is kept in use keeps the service."""
+        while True:
+            await asyncio.sleep(0.1)
+            for connection in list(self.server_state.connections):
+                connection.shutdown()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -193,8 +221,9 @@ def _with_rotation(service: Service, tls: Tls | None) -> Any:
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> Any:
         def renewed() -> None:
-            tls.context.load_verify_locations(tls.folder / "ca.pem")
-            tls.context.load_cert_chain(tls.folder / f"{tls.role}.pem", tls.folder / f"{tls.role}.key")
+            # A context forgets no authority that it has trusted: new connections get another.
+            now = server_context(tls.folder, tls.role, demand=tls.context.verify_mode == ssl.CERT_REQUIRED)
+            tls.context.sni_callback = lambda connection, *_: setattr(connection, "context", now)
             service.renewed()
 
         task = asyncio.create_task(rotate(tls.folder, tls.role, renewed))

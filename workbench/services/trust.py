@@ -81,9 +81,28 @@ class Token:
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
+class _Telling(ssl.SSLObject):
+    """A service's end of a connection, that tells a refused client why: event loops drop the alert of a failed handshake."""
+
+    _refusal: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:  # the alert is written, and sent if the loop thinks that there is more to come
+            self._refusal = error
+            raise ssl.SSLWantReadError from None
+
+
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
     """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.sslobject_class = _Telling
+    context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
     _fill(context, folder, role)
     context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     return context
