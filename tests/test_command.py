@@ -20,7 +20,19 @@ from workbench.training import Settings, recipes
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
-COMMANDS = ("train", "evaluate", "reproduce", "grid", "bench", "import-weights", "export-weights", "models", "certs")
+COMMANDS = (
+    "train",
+    "evaluate",
+    "reproduce",
+    "grid",
+    "bench",
+    "import-weights",
+    "export-weights",
+    "models",
+    "certs",
+    "serve",
+    "recognize",
+)
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")
 

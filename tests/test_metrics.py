@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from workbench.data import Dataset, load
 from workbench.errors import UsageError
-from workbench.metrics import Estimate, accuracy, label_bits, mean, psnr, ssim, wilson
+from workbench.metrics import Estimate, accuracy, label_bits, mean, percentile, psnr, ssim, wilson
 from workbench.pictures import to_float
 
 
@@ -89,6 +89,20 @@ def test_mean_takes_tensors_and_whole_numbers_and_a_single_value() -> None:
 def test_mean_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="at least one value"):
         mean([])
+
+
+@pytest.mark.parametrize(("percent", "low", "high"), [(50, 470, 530), (95, 935, 963), (99, 983, 996)])
+def test_a_percentile_has_the_interval_of_its_order_statistics(percent: float, low: float, high: float) -> None:
+    found = percentile(list(range(1000, 0, -1)), percent)
+    assert found.value == pytest.approx(10 * percent, abs=1)
+    assert (found.low, found.high, found.n) == (pytest.approx(low, abs=2), pytest.approx(high, abs=2), 1000)
+
+
+def test_a_percentile_of_one_value_is_that_value_and_of_none_refused() -> None:
+    assert (percentile([3.0], 95).low, percentile([3.0], 95).value) == (3.0, 3.0)
+    for values, percent in (([], 50), ([1.0], 0), ([1.0], 100)):
+        with pytest.raises(UsageError, match="a percentile needs"):
+            percentile(values, percent)
 
 
 def test_an_estimate_reads_as_json_and_as_text() -> None:

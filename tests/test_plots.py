@@ -44,6 +44,8 @@ HISTORY = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.
 BITS = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.5, "bits": 100.0 / s}} for s in (1, 2)]
 PICTURES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
+PARTS = {name: mean([number + 1.0, number + 2.0]) for number, name in enumerate(plots.COMPONENT_TITLES)}
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "strength_curves": lambda: plots.strength_curves(CURVE, 0.1, "a title"),
     "strength_curves of one point": lambda: plots.strength_curves(CURVE[:1], 0.1, "a title"),
@@ -52,6 +54,8 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "rate_accuracy": lambda: plots.rate_accuracy(
         {"JPEG 4:4:4": CURVE}, {"neural": CURVE[0], "png": CURVE[1]}, wilson(9, 10), 10, "a title"
     ),
+    "components": lambda: plots.components({"PMC²": PARTS, "PP": PARTS}, "ms an image", "a title"),
+    "links": lambda: plots.links({"PMC²": {"LAN": mean([1.0, 2.0]), "LTE": mean([9.0, 9.5])}}, "a title"),
     "heatmap": lambda: plots.heatmap({("a", "b"): wilson(9, 10)}, ["a"], ["b"], "a title"),
     "heatmap with blanks": lambda: plots.heatmap(
         {("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], ""

@@ -195,7 +195,7 @@ def components(parts: dict[str, dict[str, Estimate]], axis_title: str, title: st
         left += values
     for row, total in enumerate(left):
         axis.annotate(f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axis.set(xlabel=axis_title, xlim=(0, 1.1 * left.max()))
+    axis.set(xlabel=axis_title, ylabel="arrangement", xlim=(0, 1.1 * left.max()))
     axis.invert_yaxis()
     axis.set_axisbelow(True)
     axis.grid(axis="y", visible=False)
@@ -216,7 +216,7 @@ def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
         axis.bar(x, middle, width=0.92 * width, color=colour, label=name)
         axis.errorbar(x, middle, yerr=bars, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
     axis.set_xticks(range(len(kinds)), kinds)
-    axis.set(ylabel="image to label (ms, median)", ylim=(0, None))
+    axis.set(xlabel="link to the cloud", ylabel="image to label (ms, median)", ylim=(0, None))
     axis.set_axisbelow(True)
     axis.grid(axis="x", visible=False)
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)

@@ -104,6 +104,24 @@ def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.
     torch.testing.assert_close(torch.cat(answers), expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 7, 256])
+def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
+    networks: Pair, digits: Dataset, certs: Path, batch: int
+) -> None:
+    images = to_float(digits.train.images[:1000])
+    reference = System.in_process(networks.generator, Png(), networks.target)
+    expected = torch.cat([reference.recognise(part).labels for part in images.split(256)])
+    assert expected.unique().numel() > 5
+    parts = images.split(batch)
+    with (
+        both_of(networks, Png(), digits, certs, capacity=8192) as both,
+        Client(both.edge.url, certs=certs, deadline_s=120) as client,
+        concurrent.futures.ThreadPoolExecutor(32) as pool,
+    ):
+        answers = list(pool.map(lambda part: client.recognise(part).labels, parts))
+    assert torch.equal(torch.cat(answers), expected)
+
+
 def test_strength_reaches_the_generator(arranged: Arranged, images: torch.Tensor) -> None:
     for strength in (0.0, 0.5):
         answer, expected = arranged.system.recognise(images[:8], strength), arranged.reference.recognise(images[:8], strength)

@@ -1,0 +1,87 @@
+"""What leaves the edge: 1,000 requests, read in plain at the edge's own send, hold payloads and protocol, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.client import Client
+from workbench.codecs import Codec, Neural, Png
+from workbench.data import Dataset
+from workbench.pictures import to_float, to_uint8
+from workbench.protocol import read_request
+from workbench.services import http
+from workbench.system import Client as Phone
+from workbench.weights import Pair
+
+from .conftest import both_of
+
+N = 1000
+CLASSES = tuple(f"handwritten {number}" for number in range(10))
+HEAD = re.compile(
+    rb"POST /v2/models/resnet18/infer HTTP/1\.1\r\nContent-Length: (\d+)\r\nInference-Header-Content-Length: (\d+)\r\n"
+    rb"Content-Type: application/octet-stream\r\nHost: 127\.0\.0\.1:\d+\r\n\r\n"
+)
+KEYS = {"parameters": {"binary_data_output": True}, "inputs": [{"name": "payload", "datatype": "BYTES", "shape": [1]}]}
+
+
+@pytest.fixture(params=["neural", "png"])
+def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
+    return neural if request.param == "neural" else Png()
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
+    """Every request that this process writes into a TLS connection, with the port that it goes to."""
+    written: list[tuple[int, bytes]] = []
+    send = http._Kept.exchange
+
+    async def noted(kept: http._Kept, request: bytes) -> http.HttpAnswer:
+        assert kept.transport is not None
+        assert kept.transport.get_extra_info("ssl_object") is not None
+        written.append((kept.transport.get_extra_info("peername")[1], request))
+        return await send(kept, request)
+
+    monkeypatch.setattr(http._Kept, "exchange", noted)
+    return written
+
+
+def test_a_thousand_requests_hold_payloads_and_protocol_alone(
+    networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
+) -> None:
+    named = replace(digits, classes=CLASSES)
+    pictures = digits.train.images[:N]
+    images = to_float(pictures)
+    originals = Phone().capture(images)
+    with both_of(networks, codec, named, certs) as both, Client(both.edge.url, certs=certs) as client:
+        edge = both.edge.service.edge  # type: ignore[attr-defined]
+        labels = torch.cat([client.recognise_files([file]).labels for file in originals])
+    assert labels.unique().numel() > 2, "the answers differ, so that they could be seen"
+    cloud = int(both.cloud.url.rpartition(":")[2])
+    seen = [request for port, request in sent if port == cloud and request.startswith(b"POST")]
+    others = [request for port, request in sent if port == cloud and not request.startswith(b"POST")]
+    assert len(seen) == N
+    assert {request.partition(b" HTTP")[0] for request in others} <= {b"GET /v2/models/resnet18"}
+    assert all(request.endswith(b"\r\n\r\n") for request in others), "no body"
+    received = to_uint8(edge.receive(originals))
+    for request, file, original, picture in zip(seen, originals, pictures, received, strict=True):
+        head = HEAD.match(request)
+        assert head is not None, "no header but these"
+        body = request[head.end() :]
+        assert len(body) == int(head[1])
+        told, payload = json.loads(body[: int(head[2])]), read_request(body, head[2].decode()).inputs["payload"].data[0]
+        size = told["inputs"][0].pop("parameters")
+        assert told == KEYS
+        assert size == {"binary_data_size": 4 + len(payload)}
+        assert payload == edge.protect(to_float(picture[None])), "to the byte what the codec made of the protected picture"
+        assert body[int(head[2]) + 4 :] == payload, "and nothing behind it"
+        for whole in (original, picture):
+            assert not any(row.tobytes() in request for row in whole.numpy().reshape(-1, 16) if len(set(row)) > 4)
+        assert file[100:140] not in request
+    text = b"".join(seen)
+    assert not any(name.encode() in text for name in CLASSES)
