@@ -87,10 +87,10 @@ class AsyncClient:
     async def __aexit__(self, *_: object) -> None:
         await self._connection.__aexit__()
 
-    async def model(self) -> tuple[str, tuple[str, ...]]:
+    async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
         """Return the name of the service's model and its classes; asked once."""
         if self._model is None:
-            deadline = self._deadline()
+            deadline = self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
             if not (isinstance(names, list) and names and isinstance(names[0], str)):
                 raise ServiceError(f"{self._connection.url} is no service of this workbench: it names no model", status=502)
@@ -157,8 +157,9 @@ class AsyncClient:
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
         """Return scores, what else the service says, and the milliseconds until all of it was here."""
-        model, classes = await self.model()
-        start, deadline = time.perf_counter(), self._deadline()
+        deadline = self._deadline()
+        model, classes = await self.model(deadline)
+        start = time.perf_counter()
         parameters = parameters | {"timeout": int(1e6 * self.deadline_s)}
         answer = await infer(self._connection, model, [tensor], id=uuid.uuid4().hex, parameters=parameters, deadline=deadline)
         scores = answer.outputs["scores"].data if "scores" in answer.outputs else []

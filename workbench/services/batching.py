@@ -12,6 +12,7 @@ before it joins.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import threading
 import time
@@ -111,6 +112,8 @@ class Batcher(Generic[Part]):
             async with asyncio.timeout_at(deadline):
                 return await job.answer
         except TimeoutError:
+            with contextlib.suppress(ValueError):  # it is in a batch by now
+                self._waiting.remove(job)
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         finally:
             self.accepted -= size

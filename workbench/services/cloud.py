@@ -102,18 +102,20 @@ class CloudService(Service):
             raise ProtocolError("the input must be one tensor 'payload' of BYTES with one element")
         if self._waiting >= MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} payloads wait)", status=429, retry_after=1)
-        call.payload = len(payload.data[0])
-        if (known := self.cloud.remember(payload.data[0])) is not None:
+        held = payload.data
+        call.payload = len(held[0])
+        if (known := self.cloud.remember(held[0])) is not None:
             call.images = len(known)
             return Response(self.model.name, answer_tensors(known.numpy(), self.classes), request.id, {}, self.model.version)
         clock = Stopwatch()
         self._waiting += 1
-        work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, self.cloud.recognise, payload.data[0], clock)
+        work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, lambda: self.cloud.recognise(held.pop(), clock))
         work.add_done_callback(self._done)
         try:
             async with asyncio.timeout_at(deadline):
                 scores = (await work).numpy()
         except TimeoutError:
+            held.clear()  # the lanes' queue keeps what came too late until its turn, which no longer counts as waiting
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         call.images = len(scores)
         call.milliseconds = {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")}

@@ -271,9 +271,10 @@ class EdgeService(Service):
         return found
 
     async def _decode(self, work: _Pictures, deadline: float) -> None:
-        if self._batcher.accepted + len(work.files) > self._batcher.capacity:
+        n = len(work.files)
+        if self._batcher.accepted + n > self._batcher.capacity:
             raise ServiceError("the queue is full", status=429, retry_after=1)
-        self._batcher.accepted += len(work.files)
+        self._batcher.accepted += n
         decoding = asyncio.get_running_loop().run_in_executor(
             self._decoders, lambda: self.edge.receive(work.files, self.size, limits=LARGE)
         )
@@ -283,7 +284,8 @@ class EdgeService(Service):
         except TimeoutError:
             raise ServiceError("the deadline passed before the pictures were decoded", status=504) from None
         finally:
-            self._batcher.accepted -= len(work.files)
+            work.files = ()  # what came too late stays in the decoders' queue until its turn, without what is no longer counted
+            self._batcher.accepted -= n
 
     # --- batches -------------------------------------------------------------------------------------------------------
 
@@ -341,7 +343,8 @@ class EdgeService(Service):
             raise ServiceError(str(error), status=status, retry_after=error.retry_after) from None
         self._check_version(answer.version)
         scores = answer.outputs["scores"].data if "scores" in answer.outputs else []
-        if isinstance(scores, list) or scores.dtype != np.float32 or scores.shape != (n, len(self.classes)):
+        shape = (n, len(self.classes))
+        if isinstance(scores, list) or scores.dtype != np.float32 or scores.shape != shape or not np.isfinite(scores).all():
             raise ServiceError(f"the cloud at {self.cloud.url} did not answer with scores for {n} images", status=502)
         return answer, scores
 

@@ -5,7 +5,7 @@ connection that failed, or whose answer was not waited for, is never used again.
 picture take 0.8 ms more, of 7 in all: that is why this file is here.
 
 A connection may be dead though nothing closes it: the other machine was cut off, or is another now. So a short request that has
-no answer for a while is sent again on a new connection, one request at a time. Where the later one is answered first, those
+no answer for a while is sent again on a new connection, one request at a time. Where the later one is served first, those
 that said nothing meanwhile are given up, and what was asked on them is asked anew.
 """
 
@@ -45,6 +45,7 @@ class _Kept(asyncio.Protocol):
     def __init__(self) -> None:
         self.transport: asyncio.Transport | None = None
         self.idle_since = self.asked_at = 0.0
+        self.asked = b""
         self.open = True
         self.gone = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[HttpAnswer] | None = None
@@ -62,7 +63,7 @@ class _Kept(asyncio.Protocol):
         if self.transport is None or not self.open:
             raise self._lost or ConnectionResetError("the connection was closed")
         loop = asyncio.get_running_loop()
-        self._answer, self.asked_at = loop.create_future(), loop.time()
+        self._answer, self.asked, self.asked_at = loop.create_future(), request, loop.time()
         self.transport.write(request)
         try:
             return await self._answer
@@ -70,7 +71,7 @@ class _Kept(asyncio.Protocol):
             self.end()
             raise
         finally:
-            self._answer = None
+            self._answer, self.asked = None, b""
 
     @property
     def waits(self) -> bool:
@@ -148,7 +149,7 @@ class HttpConnections:
         self._always = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
         self._idle: list[_Kept] = []
         self._made: set[_Kept] = set()  # and not gone yet
-        self._again: asyncio.Task[None] | None = None  # sends a request again
+        self._again: asyncio.Task[None] | None = None  # sends requests again
 
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
@@ -160,7 +161,7 @@ class HttpConnections:
         start = loop.time()
         request = b"".join((head, self._always, b"\r\n", body))
         kept = self._take() or await self._open(context)
-        doubt = loop.call_later(DOUBT_S, self._doubt, kept, request, context)
+        doubt = loop.call_later(DOUBT_S, self._doubt, context)
         try:
             answer = await kept.exchange(request)
         except BaseException:
@@ -187,26 +188,31 @@ class HttpConnections:
         self._idle.clear()
         await asyncio.gather(*(kept.gone for kept in self._made))
 
-    def _doubt(self, kept: _Kept, request: bytes, context: ssl.SSLContext | None) -> None:
-        """Look whether a connection on which an answer is late is dead, unless this is being done with another."""
-        if self._again is None and len(request) <= MOST_AGAIN:
-            self._again = asyncio.create_task(self._ask_again(kept, request, context))
+    def _doubt(self, context: ssl.SSLContext | None) -> None:
+        """Find out whether connections on which an answer is late are dead, unless this is being done."""
+        if self._again is None:
+            self._again = asyncio.create_task(self._find_out(context))
 
-    async def _ask_again(self, kept: _Kept, request: bytes, context: ssl.SSLContext | None) -> None:
+    async def _find_out(self, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
         try:
-            while kept.waits:
+            while late := [kept for kept in self._made if self._is_late(kept)]:
                 start = loop.time()
+                oldest = min(late, key=lambda kept: kept.asked_at)
                 with contextlib.suppress(OSError):  # TimeoutError is one
                     async with asyncio.timeout(DOUBT_S):
                         other = await self._open(context)
-                        await other.exchange(request)
-                    if kept.waits:
+                        answer = await other.exchange(oldest.asked)
+                    if answer.status == 200 and oldest.waits:
                         self._give_up(start)
                     self._keep(other)
                 await asyncio.sleep(max(0.0, start + DOUBT_S - loop.time()))
         finally:
             self._again = None
+
+    def _is_late(self, kept: _Kept) -> bool:
+        now = asyncio.get_running_loop().time()
+        return kept.waits and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
     def _give_up(self, since: float) -> None:
         """Take for lost what has said nothing since a moment, neither idle nor asked."""
