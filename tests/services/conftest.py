@@ -215,9 +215,12 @@ class Log:
 
     def lines(self, service: str = "pmc2-edge") -> list[dict[str, Any]]:
         """Return the lines of a service, one a request."""
-        records = [record for record in list(self._caplog.records) if record.name == "workbench.access"]
-        found = [json.loads(record.getMessage()) for record in records if record.levelno == logging.INFO]
+        found = [json.loads(each.getMessage()) for each in self.records("workbench.access") if each.levelno == logging.INFO]
         return [line for line in found if line["service"] == service]
+
+    def records(self, name: str) -> list[logging.LogRecord]:
+        """Return the records of a logger."""
+        return [record for record in list(self._caplog.records) if record.name == name]
 
     @property
     def text(self) -> str:

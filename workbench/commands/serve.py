@@ -93,9 +93,10 @@ def serve(options: argparse.Namespace) -> int:
     from ..services.server import serve as run
 
     _log(options.quiet)
+    tls = _tls(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
-        run(_service(options), listener, _tls(options))
+        run(_service(options), listener, tls)
     return 0
 
 

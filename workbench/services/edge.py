@@ -68,7 +68,6 @@ class _Pictures:
 
     files: Sequence[bytes] = field(repr=False)
     images: torch.Tensor | None = field(default=None, repr=False)
-    error: WorkbenchError | None = None
     large: bool = False
 
 

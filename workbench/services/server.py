@@ -29,6 +29,7 @@ __all__ = ["Listener", "Tls", "address", "serve", "server_of"]
 HEAD_S = 10.0  # for a request's head to arrive, and for a connection to send its first
 MOST_HEAD = 32 << 10  # bytes
 MOST_CONNECTIONS = 2048
+BACKLOG = 1024
 DRAIN_S = 30.0
 GOODBYE_S = 2.0  # for the other end to take its leave, where the service ends
 KEEP_ALIVE_S = 75
@@ -188,6 +189,7 @@ class Listener:
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind((host, port))
+            taken.listen(BACKLOG)  # else another could take it, too; who connects meanwhile waits until it is served
         except OSError as error:
             taken.close()
             raise UsageError(f"cannot listen on {listen}: {error.strerror or error}") from None
@@ -229,7 +231,7 @@ def server_of(service: Service, listener: Listener, tls: Tls | None) -> uvicorn.
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        backlog=1024,
+        backlog=BACKLOG,
         limit_concurrency=MOST_CONNECTIONS,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=int(DRAIN_S),

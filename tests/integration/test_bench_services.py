@@ -1,0 +1,87 @@
+"""Services measured as real processes: every part of the benchmark, and where the time of a picture goes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from workbench.bench import services
+from workbench.bench.latency import ARRANGEMENTS, end_to_end, over_links, running
+from workbench.bench.services import bench_services
+from workbench.data import Dataset
+from workbench.errors import UsageError
+from workbench.pictures import to_float
+from workbench.services.link import LINKS
+from workbench.services.stages import Stage
+from workbench.system import COMPONENTS, System
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+DATA = ("--dataset", "digits")
+
+
+@pytest.fixture
+def stage(digits: Dataset) -> Stage:
+    return Stage("digits", digits.classes, TARGET, AUXILIARY)
+
+
+def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
+    tiny_data: Path, digits: Dataset, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "CLIENTS", (1, 4))
+    monkeypatch.setattr(services, "SHARES", (0.5,))
+    system = System.load("digits", TARGET, AUXILIARY)
+    images = to_float(digits.test.images[:256])
+    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20)
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+    saturated = result["saturated"]
+    assert saturated.pop("errors") == {}
+    assert set(saturated) == {"direct", "1", "8", "64", "256"}
+    assert saturated["direct"]["ratio"] == {"median": 1.0, "least": 1.0, "most": 1.0}
+    assert all(0 < each["images_per_s"]["least"] <= each["images_per_s"]["most"] for each in saturated.values())
+    for each in (*result["ladder"], *result["open"]):
+        assert each["errors"] == {}, "a wrong label is an error"
+        assert each["images"] == each["requests"] > 0
+        assert each["ms"]["p50"]["value"] <= each["ms"]["p99"]["value"]
+    single = result["single"]
+    assert set(single["components"]) == set(COMPONENTS)
+    assert 0.98 < single["covered"] < 1.02
+    assert set(single["in_process_ms"]) == {"p50", "p95", "p99"}
+    for name in ("edge", "cloud"):
+        before, after = (result["usage"][when][name] for when in ("before", "after"))
+        assert after["process_cpu_seconds_total"] > before["process_cpu_seconds_total"] > 0
+        assert after["process_resident_memory_bytes"] > 1 << 20
+    for n, wire in result["wire"]["http"].items():
+        tls = result["wire"]["tls"][n]
+        assert 0 < wire["payload"] < wire["edge_cloud"]["out"] < tls["edge_cloud"]["out"]
+        assert 0 < wire["s1_bytes"] < wire["client_edge"]["out"] < tls["client_edge"]["out"]
+        assert wire["payload"] == tls["payload"]
+
+
+@pytest.mark.parametrize("name", ["neural", "pp"])
+def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digits: Dataset, stage: Stage, name: str) -> None:
+    images = to_float(digits.test.images[:32])
+    with running(name, stage, DATA) as system:
+        one = end_to_end(system.client, images, 20)
+        many = end_to_end(system.client, images, 3, 32)
+        far = over_links(system, images, 3, (LINKS["LTE"],))["LTE"]
+    for found in (one, many):
+        assert set(found["components"]) == set(COMPONENTS)
+        assert all(each.value >= 0 for each in found["components"].values())
+        assert 0.98 < found["covered"] < 1.02
+        assert found["components"]["network_edge_cloud"].value > 0
+        assert found["ms"]["p50"].value <= found["ms"]["p99"].value
+    assert (one["components"]["network_client_edge"].value == 0) == (name == "pp"), "PP has one network"
+    assert far["ms"]["p50"].value >= 2e3 * LINKS["LTE"].delay_s
+    assert far["link"]["bits_per_s"] == LINKS["LTE"].bits_per_s
+
+
+def test_what_cannot_be_measured_is_refused(tiny_data: Path, digits: Dataset, stage: Stage) -> None:
+    images = to_float(digits.test.images[:4])
+    with pytest.raises(UsageError, match="unknown arrangement 'p2p'"), running("p2p", stage):
+        pass
+    with pytest.raises(UsageError, match="256 images"):
+        bench_services(stage, System.load("digits", TARGET, AUXILIARY), images)
+    assert set(ARRANGEMENTS) == {"png", "jpeg", "new", "neural", "pp"}

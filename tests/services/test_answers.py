@@ -1,0 +1,173 @@
+"""Answers that are none: whatever is at the other end, a client ends with one error, and with the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import pytest
+
+from workbench.errors import ProtocolError, ServiceError
+from workbench.protocol import Tensor
+from workbench.services.connection import Connection, infer, metadata
+from workbench.services.http import HttpConnections
+
+
+def http(status: int, body: bytes, *headers: str) -> bytes:
+    lines = (f"HTTP/1.1 {status} so", *headers, f"Content-Length: {len(body)}", "", "")
+    return "\r\n".join(lines).encode() + body
+
+
+OK = http(200, b"{}")
+
+
+@dataclass
+class Heard:
+    """What a server was told."""
+
+    connections: int = 0
+    requests: int = 0
+
+
+def against(said: bytes, talk: Callable[[int], Awaitable[object]], hang_up: bool = True) -> Heard:
+    """Run `talk` with the port of a server that says the same to every request; return what it was told."""
+    heard = Heard()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.connections += 1
+        try:
+            while await reader.readuntil(b"\r\n\r\n"):
+                heard.requests += 1
+                writer.write(said)
+                await writer.drain()
+                if hang_up:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            async with asyncio.timeout(30):
+                await talk(server.sockets[0].getsockname()[1])
+
+    asyncio.run(main())
+    return heard
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9999999999\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 20\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * (70 << 10) + b"\r\nContent-Length: 2\r\n\r\n{}",
+    ],
+    ids=["nothing", "ssh", "no length", "chunked", "negative", "too long", "far too long", "cut", "long head"],
+)
+def test_what_is_no_answer_is_a_lost_connection(said: bytes) -> None:
+    async def talk(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        for _ in range(2):
+            with pytest.raises(ConnectionError):
+                await connections.request("GET", "/", b"", {}, None)
+        assert not connections._idle
+        await connections.close()
+
+    assert against(said, talk).connections == 2  # a connection that failed is not used again
+
+
+def test_a_connection_is_kept_and_used_again() -> None:
+    async def talk(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        for _ in range(5):
+            assert (await connections.request("GET", "/", b"", {}, None)).body == b"{}"
+        await connections.close()
+
+    assert against(OK, talk, hang_up=False) == Heard(1, 5)
+
+
+def test_requests_side_by_side_have_a_connection_each() -> None:
+    async def talk(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        for _ in range(2):
+            await asyncio.gather(*(connections.request("GET", "/", b"", {}, None) for _ in range(4)))
+        await connections.close()
+
+    assert against(OK, talk, hang_up=False) == Heard(4, 8)
+
+
+@pytest.mark.parametrize("said", [OK + OK, OK + b"more than was asked for"])
+def test_an_answer_that_nobody_asked_for_ends_the_connection(said: bytes) -> None:
+    async def talk(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        for _ in range(2):
+            with contextlib.suppress(ConnectionError):  # where the rest came with the answer
+                assert (await connections.request("GET", "/", b"", {}, None)).body == b"{}"
+        await connections.close()
+
+    assert against(said, talk, hang_up=False).connections == 2
+
+
+def test_a_request_that_was_given_up_leaves_no_connection_behind() -> None:
+    async def talk(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(connections.request("GET", "/", b"", {}, None), 0.1)
+        assert not connections._idle
+        await connections.close()
+        assert not connections._made
+
+    against(b"HTTP/1.1 200 OK\r\n", talk, hang_up=False)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (http(200, b"<html>"), "does not speak the Open Inference Protocol"),
+        (http(403, b'{"error": "not\\n you"}'), ": not you"),
+        (http(500, b""), "status 500"),
+        (http(301, b"", "Location: https://192.0.2.1/"), "status 301"),
+    ],
+)
+def test_what_refuses_or_is_another_service_is_told_in_a_line(said: bytes, reason: str) -> None:
+    async def talk(port: int) -> None:
+        async with Connection(f"http://127.0.0.1:{port}", None, plain=True) as connection:
+            with pytest.raises(ServiceError) as caught:
+                await metadata(connection, deadline=asyncio.get_running_loop().time() + 20)
+            assert reason in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+    assert against(said, talk).requests == 1  # and is not asked again
+
+
+def test_an_answer_that_is_not_of_the_protocol_is_refused() -> None:
+    async def talk(port: int) -> None:
+        async with Connection(f"http://127.0.0.1:{port}", None, plain=True) as connection:
+            with pytest.raises(ProtocolError):
+                await infer(connection, "resnet18", [Tensor.of("image", [b"x"])])
+
+    against(OK, talk)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_has_no_room_is_asked_again_until_the_deadline(status: int) -> None:
+    said = http(status, b'{"error": "no room"}', "Retry-After: 0")
+
+    async def talk(port: int) -> None:
+        async with Connection(f"http://127.0.0.1:{port}", None, plain=True) as connection:
+            with pytest.raises(ServiceError, match="no room") as caught:
+                await metadata(connection, deadline=asyncio.get_running_loop().time() + 0.5)
+            assert caught.value.status == status
+            with pytest.raises(ServiceError, match="no room"):
+                await metadata(connection)  # without a deadline: once
+
+    assert 4 <= against(said, talk, hang_up=False).requests <= 25  # the pauses grow

@@ -1,0 +1,436 @@
+"""Requests joined to micro-batches: what goes together, what is refused, and that nobody waits for a neighbour."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench.codecs import Png
+from workbench.data import Dataset
+from workbench.errors import ServiceError
+from workbench.protocol import LENGTH_HEADER, Tensor, write_request
+from workbench.services import cloud as cloud_module
+from workbench.services.batching import Batcher, Job, Lanes
+from workbench.services.cloud import CloudService
+from workbench.services.edge import EdgeService
+from workbench.weights import Pair
+
+from .conftest import Answered, Both, ask, both_of, form_of, measured, occupied, until
+
+FAR = 1e9  # loop time
+MOST = 16
+INFER = "/v2/models/resnet18/infer"
+
+
+@pytest.fixture(scope="module")
+def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
+    with both_of(networks, Png(), digits, certs, least_strength=0.0, most=MOST, capacity=MOST) as both:
+        yield both
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(16) as pool:
+        yield pool
+
+
+class Scene:
+    """Requests to an edge whose lane is held, from threads of their own."""
+
+    def __init__(self, both: Both, pool: ThreadPoolExecutor) -> None:
+        assert isinstance(both.edge.service, EdgeService)
+        assert isinstance(both.cloud.service, CloudService)
+        self.edge, self.cloud, self.both, self.pool = both.edge.service, both.cloud.service, both, pool
+        self.before = measured(both.cloud.url, both.certs, "edge")
+
+    def send(self, file: bytes, wait: bool = True, **headers: str) -> Future[Answered]:
+        """Send a picture; return once it is in the queue."""
+        waiting = self.edge.waiting
+        named = {f"X-{name}": value for name, value in headers.items()}
+        answer = self.pool.submit(ask, self.both.edge.url, "/recognize", file, self.both.certs, headers=named)
+        if wait:
+            until(lambda: self.edge.waiting == waiting + 1)
+        return answer
+
+    def payloads(self, name: str = "pmc2_requests_total 200") -> int:
+        """Return how many payloads the cloud has answered since the start."""
+        now = measured(self.both.cloud.url, self.both.certs, "edge")
+        return int(now.get(name, 0) - self.before.get(name, 0))
+
+    @property
+    def lanes(self) -> ThreadPoolExecutor:
+        return self.edge._lanes.pool
+
+
+@pytest.fixture
+def scene(both: Both, pool: ThreadPoolExecutor) -> Iterator[Scene]:
+    scene = Scene(both, pool)
+    yield scene
+    until(lambda: scene.edge.waiting == scene.cloud.waiting == 0)
+
+
+def scores(answer: Answered) -> list[float]:
+    assert answer.status == 200
+    (result,) = answer.json["results"]
+    found: list[float] = result["scores"]
+    return found
+
+
+def photograph(width: int, height: int) -> bytes:
+    """A picture of noise, which no format makes small."""
+    pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
+
+
+# --- at the edge -----------------------------------------------------------------------------------------------------------
+
+
+def test_requests_that_wait_together_cross_in_one_payload(scene: Scene, files: list[bytes]) -> None:
+    with occupied(scene.lanes):
+        answers = [scene.send(file) for file in files[:6]]
+    together = [scores(answer.result()) for answer in answers]
+    assert scene.payloads() == 2  # the first was on its way to the lane already
+    assert scene.payloads("pmc2_images_total") == 6
+    for file, row in zip(files, together, strict=False):
+        assert scores(scene.send(file, wait=False).result()) == pytest.approx(row, abs=1e-5)
+
+
+def test_strengths_are_not_joined(scene: Scene, files: list[bytes]) -> None:
+    with occupied(scene.lanes):
+        first = scene.send(files[0])
+        answers = [scene.send(files[1], Strength=strength) for strength in ("1", "0.5", "1", "0.5")]
+    strong, weak, strong_too, weak_too = [scores(answer.result()) for answer in answers]
+    scores(first.result())
+    assert scene.payloads() == 3
+    assert (strong, weak) == (pytest.approx(strong_too, abs=1e-5), pytest.approx(weak_too, abs=1e-5))
+    assert strong != pytest.approx(weak, abs=1e-3)
+
+
+def test_a_bad_picture_fails_its_own_request_alone(scene: Scene, files: list[bytes]) -> None:
+    alone = [scores(scene.send(file, wait=False).result()) for file in files[1:3]]
+    payloads = scene.payloads()
+    with occupied(scene.lanes):
+        scene.send(files[0])
+        answers = [scene.send(file) for file in (files[1], b"no picture", files[2], files[3][:200])]
+    good, bad, better, cut = [answer.result() for answer in answers]
+    assert (bad.status, cut.status) == (400, 400)
+    assert [scores(good), scores(better)] == [pytest.approx(row, abs=1e-5) for row in alone]
+    assert scene.payloads() == payloads + 2
+
+
+def test_the_queue_is_bounded(scene: Scene, files: list[bytes]) -> None:
+    body, form = form_of(files[:MOST])
+    with occupied(scene.lanes):
+        accepted = scene.pool.submit(ask, scene.both.edge.url, "/recognize", body, scene.both.certs, headers=form)
+        until(lambda: scene.edge.waiting == MOST)
+        for file in (files[0], photograph(300, 300)):
+            refused = ask(scene.both.edge.url, "/recognize", file, scene.both.certs)
+            assert refused.status == 429
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "the queue is full" in refused.json["error"]
+    assert len(accepted.result().json["results"]) == MOST
+    assert ask(scene.both.edge.url, "/recognize", files[0], scene.both.certs).status == 200
+
+
+def test_what_is_too_late_is_answered_so_and_not_computed(scene: Scene, files: list[bytes]) -> None:
+    with occupied(scene.lanes):
+        first = scene.send(files[0])
+        late = [scene.send(file, Timeout="0.5") for file in files[1:4]]
+        for answer in late:
+            assert answer.result().status == 504
+            assert answer.result().json == {"error": "the deadline passed before the answer was there"}
+        until(lambda: scene.edge.waiting == 1)
+        last = scene.send(files[4])
+    scores(first.result())
+    scores(last.result())
+    assert scene.payloads("pmc2_images_total") == 2
+
+
+def test_a_cloud_that_is_late_is_a_gateways_timeout(scene: Scene, files: list[bytes]) -> None:
+    with occupied(scene.cloud._lanes.pool):
+        assert scene.send(files[0], Timeout="0.5").result().status == 504
+        body, length = write_request([Tensor.of("payload", [b"x"])], parameters={"timeout": 200_000})
+        headers = {LENGTH_HEADER: length}
+        answer = ask(scene.both.cloud.url, INFER, body, scene.both.certs, "edge", headers)
+        assert (answer.status, answer.json) == (504, {"error": "the deadline passed before the answer was there"})
+
+
+def test_the_cloud_bounds_what_waits(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cloud_module, "MOST_WAITING", 1)
+    body, length = write_request([Tensor.of("payload", [b"x"])])
+
+    def sent() -> Answered:
+        return ask(scene.both.cloud.url, INFER, body, scene.both.certs, "edge", {LENGTH_HEADER: length})
+
+    with occupied(scene.cloud._lanes.pool):
+        first = scene.pool.submit(sent)
+        until(lambda: scene.cloud.waiting == 1)
+        refused = sent()
+    assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+    assert first.result().status == 400
+
+
+@pytest.mark.parametrize("kind", ["long", "wide"])
+def test_a_large_picture_holds_no_small_one_up(scene: Scene, files: list[bytes], kind: str) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes: only its header says that it is large
+    large = photograph(700, 500) if kind == "long" else buffer.getvalue()
+    assert (len(large) > 16 << 10) == (kind == "long")
+    with occupied(scene.edge._decoders):
+        slow = scene.send(large)
+        for file in files[:3]:
+            scores(scene.send(file, wait=False).result())
+        assert not slow.done()
+    scores(slow.result())
+
+
+def test_a_large_picture_that_is_none_is_refused(scene: Scene) -> None:
+    answer = scene.send(b"\xff\xd8" + bytes(100_000), wait=False).result()
+    assert answer.status == 400
+    assert "cannot be read" in answer.json["error"]
+
+
+def test_a_large_picture_that_is_too_late_leaves_no_trace(scene: Scene) -> None:
+    with occupied(scene.edge._decoders):
+        answer = scene.send(photograph(300, 300), Timeout="0.3").result()
+        assert answer.status == 504
+        until(lambda: scene.edge.waiting == 0)
+
+
+# --- the batcher itself ----------------------------------------------------------------------------------------------------
+
+
+class Joined:
+    """A batcher that gives each job its own work back, and keeps which were computed together."""
+
+    def __init__(self, lanes: Lanes, **options: Any) -> None:
+        self.batches: list[list[Any]] = []
+        self.gate = threading.Event()
+        self.gate.set()
+        self.batcher: Batcher[Any] = Batcher(self.compute, self.forward, lanes=lanes, **{"wait_s": 0.0} | options)
+
+    def compute(self, jobs: Sequence[Job[Any]]) -> list[Any]:
+        self.batches.append([job.work for job in jobs])
+        assert self.gate.wait(30)
+        if any(job.work == "broken" for job in jobs):
+            raise ValueError("broken")
+        return [job.work for job in jobs]
+
+    async def forward(self, jobs: Sequence[Job[Any]], computed: list[Any]) -> None:
+        await asyncio.sleep(0)
+        for job, work in zip(jobs, computed, strict=True):
+            if work == "lost":
+                raise ServiceError("lost")
+            if not job.answer.done():
+                job.answer.set_result(work)
+
+    def submit(self, work: Any, size: int = 1, kind: Any = 1.0, deadline: float = FAR) -> asyncio.Task[Any]:
+        return asyncio.create_task(self.batcher.submit(work, size, kind, deadline))
+
+    async def started(self, count: int) -> None:
+        async with asyncio.timeout(30):
+            while len(self.batches) < count:
+                await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def lanes() -> Iterator[Lanes]:
+    lanes = Lanes()
+    yield lanes
+    lanes.close()
+
+
+def test_what_arrives_in_one_breath_is_joined(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        assert await asyncio.gather(*map(joined.submit, "abc")) == ["a", "b", "c"]
+        assert joined.batches == [["a", "b", "c"]]
+        assert joined.batcher.accepted == 0
+
+    asyncio.run(main())
+
+
+def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes, most=5)
+        joined.gate.clear()
+        first = joined.submit("a")
+        await joined.started(1)
+        rest = [joined.submit("b", 2), joined.submit("c", 1, kind=0.5), joined.submit("d", 4), joined.submit("e", 3)]
+        await asyncio.sleep(0)
+        joined.gate.set()
+        assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
+        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest leads; whoever fits beside it comes along
+
+    asyncio.run(main())
+
+
+def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes, wait_s=60.0)
+        joined.batcher.arriving = 2
+        first = joined.submit("a")
+        await asyncio.sleep(0.01)
+        assert joined.batches == []
+        joined.batcher.settled()
+        second = joined.submit("b")
+        await asyncio.sleep(0.01)
+        assert joined.batches == []
+        joined.batcher.settled()
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(first, second) == ["a", "b"]
+        assert joined.batches == [["a", "b"]]
+
+    asyncio.run(main())
+
+
+def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes, wait_s=0.02, most=3)
+        joined.batcher.arriving = 1  # and never here
+        async with asyncio.timeout(30):
+            assert await joined.submit("a") == "a"
+        joined.batcher.wait_s = 60.0
+        async with asyncio.timeout(30):
+            assert await asyncio.gather(joined.submit("b"), joined.submit("c", 2)) == ["b", "c"]
+
+    asyncio.run(main())
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes, capacity=4)
+        joined.gate.clear()
+        accepted = [joined.submit("a", 3), joined.submit("b", 1)]
+        await asyncio.sleep(0)
+        with pytest.raises(ServiceError, match=r"the queue is full \(4 images wait\)") as caught:
+            await joined.submit("c")
+        assert caught.value.status == 429
+        assert (caught.value.retry_after or 0) >= 1
+        joined.gate.set()
+        assert await asyncio.gather(*accepted) == ["a", "b"]
+        assert await joined.submit("c", 4) == "c"
+
+    asyncio.run(main())
+
+
+def test_what_nobody_waits_for_falls_out(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        joined.gate.clear()
+        first = joined.submit("a")
+        await joined.started(1)
+        late = joined.submit("late", deadline=asyncio.get_running_loop().time() + 0.02)
+        gone, last = joined.submit("gone"), joined.submit("b")
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(ServiceError) as caught:
+            await late
+        assert caught.value.status == 504
+        assert joined.batcher.accepted == 2
+        joined.gate.set()
+        assert await asyncio.gather(first, last) == ["a", "b"]
+        assert joined.batches == [["a"], ["b"]]
+
+    asyncio.run(main())
+
+
+def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        task = joined.submit("a")
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.sleep(0.01)
+        assert (joined.batches, joined.batcher.accepted) == ([], 0)
+        assert await joined.submit("b") == "b"
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("work", "kind"), [("broken", ValueError), ("lost", ServiceError)])
+def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: Lanes, work: str, kind: type[Exception]) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        other = joined.submit("other", kind=0.5)
+        failed = await asyncio.gather(joined.submit(work), joined.submit("beside"), return_exceptions=True)
+        assert [type(error) for error in failed] == [kind, kind]
+        assert await other == "other"
+        assert await joined.submit("later") == "later"
+        assert joined.batcher.accepted == 0
+
+    asyncio.run(main())
+
+
+def test_lanes_compute_side_by_side() -> None:
+    lanes, together = Lanes(2), threading.Barrier(2, timeout=30)
+
+    class Meeting(Joined):
+        def compute(self, jobs: Sequence[Job[Any]]) -> list[Any]:
+            together.wait()
+            return super().compute(jobs)
+
+    async def main() -> None:
+        joined = Meeting(lanes, most=1)
+        assert await asyncio.gather(joined.submit("a"), joined.submit("b")) == ["a", "b"]
+
+    asyncio.run(main())
+    lanes.close()
+
+
+def test_closing_waits_for_what_runs(lanes: Lanes) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        joined.gate.clear()
+        answer = joined.submit("a")
+        await joined.started(1)
+        closing = asyncio.create_task(joined.batcher.close())
+        await asyncio.sleep(0.01)
+        assert not closing.done()
+        joined.gate.set()
+        await closing
+        assert await answer == "a"
+
+    asyncio.run(main())
+
+
+def test_warming_runs_on_every_lane() -> None:
+    lanes, threads = Lanes(3), set[int]()
+    lanes.warm(lambda: threads.add(threading.get_ident()))
+    lanes.close()
+    assert len(threads) == 3
+
+
+def test_any_mix_is_answered_each_its_own(lanes: Lanes) -> None:
+    draw = random.Random(0)
+    sizes, kinds = [draw.randint(1, 6) for _ in range(300)], [draw.choice([0.5, 1.0]) for _ in range(300)]
+
+    async def main() -> list[list[int]]:
+        joined = Joined(lanes, most=8, capacity=10_000)
+
+        async def one(index: int) -> int:
+            await asyncio.sleep(draw.random() / 50)
+            answer: int = await joined.batcher.submit(index, sizes[index], kinds[index], FAR)
+            return answer
+
+        assert await asyncio.gather(*map(one, range(300))) == list(range(300))
+        assert joined.batcher.accepted == 0
+        return joined.batches
+
+    batches = asyncio.run(main())
+    assert sorted(index for batch in batches for index in batch) == list(range(300))
+    assert all(sum(sizes[index] for index in batch) <= 8 for batch in batches)
+    assert all(len({kinds[index] for index in batch}) == 1 for batch in batches)
+    assert len(batches) < 300

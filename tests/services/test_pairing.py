@@ -1,0 +1,161 @@
+"""Edge and cloud of different weights or codecs: neither computes for the other."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.codecs import Codec, Jpeg, Neural, Png
+from workbench.data import Dataset
+from workbench.errors import WeightsError, WorkbenchError
+from workbench.models import NeuralCompressor
+from workbench.pictures import to_float
+from workbench.protocol import LENGTH_HEADER, Tensor, write_request
+from workbench.services.cloud import key_id
+from workbench.services.stages import Stage, cloud_stage, edge_stage
+from workbench.system import Edge
+from workbench.weights import Pair
+
+from .conftest import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
+
+INFER = "/v2/models/resnet18/infer"
+
+
+@pytest.fixture(scope="module")
+def other() -> Neural:
+    """A neural codec of other weights than the fixture `neural` has."""
+    torch.manual_seed(1)
+    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
+    compressor.update(force=True, update_quantiles=True)
+    return Neural(compressor, identity="other")
+
+
+@pytest.fixture(scope="module")
+def cloud(networks: Pair, neural: Neural, digits: Dataset, certs: Path) -> Iterator[Served]:
+    with serving(cloud_of(networks, neural, digits), certs, "cloud") as served:
+        yield served
+
+
+def sent(served: Served, payload: bytes, certs: Path) -> Answered:
+    body, length = write_request([Tensor.of("payload", [payload])])
+    return ask(served.url, INFER, body, certs, "edge", {LENGTH_HEADER: length})
+
+
+def test_the_cloud_refuses_a_payload_of_other_weights(
+    cloud: Served, networks: Pair, neural: Neural, other: Neural, digits: Dataset, certs: Path
+) -> None:
+    images = to_float(digits.test.images[:3])
+    assert sent(cloud, Edge(networks.generator, neural).protect(images), certs).status == 200
+    answer = sent(cloud, Edge(networks.generator, other).protect(images), certs)
+    assert answer.status == 400
+    assert set(answer.json) == {"error"}
+
+
+def test_the_cloud_refuses_a_payload_of_another_codec(cloud: Served, digits: Dataset, certs: Path) -> None:
+    images = to_float(digits.test.images[:3])
+    for codec in (Png(), Jpeg()):
+        assert sent(cloud, codec.encode(images), certs).status == 400
+
+
+def test_the_cloud_refuses_a_payload_that_was_damaged(
+    cloud: Served, networks: Pair, neural: Neural, digits: Dataset, certs: Path
+) -> None:
+    payload = bytearray(Edge(networks.generator, neural).protect(to_float(digits.test.images[:3])))
+    for position in range(len(payload)):
+        damaged = bytes(payload[:position]) + bytes([payload[position] ^ 0x55]) + bytes(payload[position + 1 :])
+        assert sent(cloud, damaged, certs).status == 400
+
+
+@pytest.mark.parametrize("what", ["target", "weights", "codec"])
+def test_an_edge_is_not_ready_before_another_cloud_than_its_own(
+    cloud: Served,
+    networks: Pair,
+    neural: Neural,
+    other: Neural,
+    digits: Dataset,
+    certs: Path,
+    files: list[bytes],
+    logged: Log,
+    what: str,
+) -> None:
+    codec: Codec = {"target": neural, "weights": other, "codec": Png()}[what]
+    target = "c" * 64 if what == "target" else WEIGHTS["target"]
+    edge = edge_of(networks, codec, digits, cloud.url, certs, target=target)
+    reason = "the generator was trained for cccccccccccccccc" if what == "target" else "decodes another codec or other weights"
+    with serving(edge, certs, "edge", ready=False) as served:
+        until(lambda: reason in logged.text)
+        assert "not ready: " in logged.text
+        assert not edge.ready
+        assert ask(served.url, "/v2/health/ready", certs=certs).status == 503
+        answer = ask(served.url, "/recognize", files[0], certs)
+        assert answer.status == 502
+        assert cloud.url in answer.json["error"]
+
+
+def test_an_edge_whose_cloud_offers_another_model_is_not_ready(
+    cloud: Served, networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes], logged: Log
+) -> None:
+    edge = edge_of(networks, neural, digits, cloud.url, certs)
+    edge.model = dataclasses.replace(edge.model, name="vgg13_bn")
+    with serving(edge, certs, "edge", ready=False) as served:
+        until(lambda: "there is no such model here; there is 'resnet18'" in logged.text)
+        assert ask(served.url, "/recognize", files[0], certs).status == 502
+        assert not edge.ready
+
+
+def test_an_edge_waits_for_its_cloud(networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]) -> None:
+    with contextlib.ExitStack() as stack:
+        with serving(cloud_of(networks, neural, digits), certs, "cloud") as first:
+            url = first.url
+        edge = edge_of(networks, neural, digits, url, certs)
+        served = stack.enter_context(serving(edge, certs, "edge", ready=False))
+        assert not edge.ready
+        port = int(url.rpartition(":")[2])
+        stack.enter_context(serving(cloud_of(networks, neural, digits), certs, "cloud", port=port))
+        until(lambda: edge.ready)
+        assert ask(served.url, "/recognize", files[0], certs).status == 200
+
+
+def test_a_cloud_that_became_another_while_the_edge_ran_is_refused(
+    networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]
+) -> None:
+    with contextlib.ExitStack() as stack:
+        with serving(cloud_of(networks, neural, digits), certs, "cloud") as first:
+            served = stack.enter_context(serving(edge_of(networks, neural, digits, first.url, certs), certs, "edge"))
+            assert ask(served.url, "/recognize", files[0], certs).status == 200
+            port = int(first.url.rpartition(":")[2])
+        another = cloud_of(networks, neural, digits)
+        another.model = dataclasses.replace(another.model, version="d" * 16)
+        stack.enter_context(serving(another, certs, "cloud", port=port))
+        answer = ask(served.url, "/recognize", files[0], certs)
+        assert answer.status == 502
+        assert (
+            "answers with a resnet18 dddddddddddddddd, the generator was trained for bbbbbbbbbbbbbbbb" in answer.json["error"]
+        )
+
+
+def test_codecs_are_known_by_all_that_their_decoder_must_know(neural: Neural, other: Neural) -> None:
+    assert len({key_id(codec.key) for codec in (neural, other, Png(), Jpeg())}) == 4
+    assert key_id(Png().key) == key_id(Png().key)
+
+
+def test_stages_of_one_pair_agree(tiny_data: Path, digits: Dataset) -> None:
+    for codec in ("png", "neural"):
+        stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2", codec)
+        edge, generator, target = edge_stage(stage)
+        cloud, version = cloud_stage(stage)
+        assert target == version != generator
+        assert key_id(edge.codec.key) == key_id(cloud.codec.key)
+
+
+def test_a_stage_whose_weights_are_missing_says_so(empty_data: Path, digits: Dataset) -> None:
+    stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2")
+    for make in (edge_stage, cloud_stage):
+        with pytest.raises(WeightsError, match="digits") as caught:
+            make(stage)
+        assert isinstance(caught.value, WorkbenchError)
