@@ -34,7 +34,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     monkeypatch.setattr(services, "SHARES", (0.5,))
     system = System.load("digits", TARGET, AUXILIARY)
     images = to_float(digits.test.images[:256])
-    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20)
+    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20, soak_s=3.0)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     saturated = result["saturated"]
     assert saturated.pop("errors") == {}
@@ -49,6 +49,12 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     assert set(single["components"]) == set(COMPONENTS)
     assert 0.98 < single["covered"] < 1.02
     assert set(single["in_process_ms"]) == {"p50", "p95", "p99"}
+    soak = result["soak"]
+    assert soak["errors"] == {}
+    assert soak["requests"] > 0
+    assert [each["at_s"] for each in soak["used"]] == sorted(each["at_s"] for each in soak["used"])
+    assert len(soak["used"]) >= 2
+    assert set(soak["memory_change"]) == {"edge", "cloud"}
     for name in ("edge", "cloud"):
         before, after = (result["usage"][when][name] for when in ("before", "after"))
         assert after["process_cpu_seconds_total"] > before["process_cpu_seconds_total"] > 0

@@ -5,6 +5,7 @@
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
     saturated   the same JPEGs over TLS, through both services, as many requests at once as it takes
     ladder      one image a request, more and more clients                open    one image a request, at a rate
+    soak        one image a request at 70 % of saturation, for long: errors, and whether memory stays
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
 Direct and saturated take turns, round by round, on the same cores, and a ratio is taken within a round. Every answer is
@@ -45,6 +46,7 @@ __all__ = ["bench_services"]
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, in the open loop
+SOAK = 0.7
 SIZES = {1: 96, 8: 16, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
 DIRECT = 256  # images at a time
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
@@ -104,17 +106,37 @@ class Site:
 
         return self._run(sent())
 
-    def usage(self) -> dict[str, dict[str, float]]:
+    def usage(self) -> dict[str, Any]:
         """Return what both services say of their CPU time (s) and resident memory (bytes)."""
-        return {"edge": self._used(self.edge), "cloud": self._used(self.cloud)}
+        return self._run(self._usage())
 
-    def _used(self, service: Running) -> dict[str, float]:
-        async def text() -> str:
-            role: Role = "client" if service is self.edge else "edge"
-            async with Connection(service.url, lambda: client_context(self.local.certs, role)) as connection:
-                return (await connection.call("GET", "/metrics")).body.decode()
+    def soak(self, rate: float, seconds: float, every: float) -> tuple[Load, list[dict[str, Any]]]:
+        """Send single images at a rate for long; return what came of it, and what the services used, time and again."""
 
-        samples = [sample for family in text_string_to_metric_families(self._run(text())) for sample in family.samples]
+        async def watched() -> tuple[Load, list[dict[str, Any]]]:
+            used: list[dict[str, Any]] = []
+            start = time.perf_counter()
+
+            async def watch() -> None:
+                while True:
+                    used.append({"at_s": round(time.perf_counter() - start, 1), **await self._usage()})
+                    await asyncio.sleep(every)
+
+            watching = asyncio.create_task(watch())
+            try:
+                return await open_loop(Door(self._door, self._model, self._files, self._labels, 1), rate, seconds), used
+            finally:
+                watching.cancel()
+
+        return self._run(watched())
+
+    async def _usage(self) -> dict[str, Any]:
+        return {"edge": await self._used(self.edge, "client"), "cloud": await self._used(self.cloud, "edge")}
+
+    async def _used(self, service: Running, role: Role) -> dict[str, float]:
+        async with Connection(service.url, lambda: client_context(self.local.certs, role)) as connection:
+            text = (await connection.call("GET", "/metrics")).body.decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {sample.name: sample.value for sample in samples if sample.name in USAGE}
 
 
@@ -127,12 +149,15 @@ def bench_services(
     seconds: float = 5.0,
     rounds: int = 5,
     requests: int = 500,
+    soak_s: float = 0.0,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Measure the services of a pair, started here, and the same networks in this process; return one JSON object.
 
     `system` is joined of the same weights; `data` are the options that name the data set to `workbench serve`. Each step lasts
-    `seconds`; `requests` are sent one by one for the latency of a single picture. Raises UsageError for too few images.
+    `seconds`, the soak `soak_s` (0: none); `requests` are sent one by one for the latency of a single picture.
+
+    Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
@@ -162,9 +187,23 @@ def bench_services(
             result["open"].append({"share_of_saturation": share, **found.as_dict()})
             bar.update()
         result["usage"] = {"before": before, "after": site.usage()}
+        if soak_s:
+            load, used = site.soak(SOAK * top, soak_s, max(1.0, soak_s / 90))
+            result["soak"] = {"share_of_saturation": SOAK, **load.as_dict(), "used": used, "memory_change": _changes(used)}
     result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
     bar.update(2)
     return result
+
+
+def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return by how much each service's memory differs in the last tenth of a soak from the second: the first warms up."""
+    tenth = max(1, len(used) // 10)
+    change: dict[str, float] = {}
+    for name in ("edge", "cloud"):
+        memory = [each[name].get("process_resident_memory_bytes", 0.0) for each in used]
+        first, last = (statistics.median(part) for part in (memory[tenth : 2 * tenth] or memory[:1], memory[-tenth:]))
+        change[name] = last / first - 1 if first else 0.0
+    return change
 
 
 def _single(site: Site, system: System, images: Images, requests: int) -> dict[str, Any]:

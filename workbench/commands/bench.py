@@ -30,6 +30,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--rounds", type=positive, metavar="N", help="turns of each side (default: 15; services: 5)")
     made.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
     made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
+    made.add_argument("--soak", type=float, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -59,6 +60,7 @@ def services(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         rounds=options.rounds or 5,
         requests=options.requests,
+        soak_s=60 * options.soak,
         progress=True,
     )
     result |= {"dataset": dataset.title}
@@ -75,6 +77,10 @@ def services(options: argparse.Namespace) -> int:
             memory = [each["process_resident_memory_bytes"] / 2**20 for each in (before, after)]
             print(f"\n{name}: {seconds:.1f} s of CPU, {memory[0]:.0f} MiB resident before, {memory[1]:.0f} after", end="")
     loads = (*result["ladder"], *result["open"], result["saturated"])
+    if soak := result.get("soak"):
+        change = ", ".join(f"{name} {100 * value:+.1f} %" for name, value in soak["memory_change"].items())
+        wrong = soak["errors"] or "none"
+        print(f"\nsoak: {soak['requests']} requests in {soak['seconds']:.0f} s, errors {wrong}; memory {change}", end="")
     print(f"\nerrors: {dict(sum((Counter(each['errors']) for each in loads), Counter())) or 'none'}")
     return 0
 
