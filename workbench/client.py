@@ -77,6 +77,7 @@ class AsyncClient:
         self._phone, self._protects = Phone(quality, subsampling), protects
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
         self._model: tuple[str, tuple[str, ...]] | None = None
+        self._connecting_s = 0.0  # which is no part of any picture's time
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
@@ -90,7 +91,7 @@ class AsyncClient:
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
         """Return the name of the service's model and its classes; asked once."""
         if self._model is None:
-            deadline = self._deadline() if deadline is None else deadline
+            start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
             if not (isinstance(names, list) and names and isinstance(names[0], str)):
                 raise ServiceError(f"{self._connection.url} is no service of this workbench: it names no model", status=502)
@@ -99,6 +100,7 @@ class AsyncClient:
                 raise ServiceError(
                     f"{self._connection.url} takes payloads of {codec!r}: start it with --arrangement pp", status=502
                 )
+            self._connecting_s += time.perf_counter() - start
             self._model = names[0], tuple(str(told.get("classes", "")).split(","))
         return self._model
 
@@ -119,7 +121,7 @@ class AsyncClient:
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
         """Send slices of n images, some side by side; return the answers as one, in order."""
-        free, began = asyncio.Semaphore(self.at_once), time.perf_counter()
+        free, began = asyncio.Semaphore(self.at_once), time.perf_counter() - self._connecting_s
         with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
 
             async def one(start: int) -> Recognition:
@@ -129,10 +131,10 @@ class AsyncClient:
                     return answer
 
             if n <= self.batch:
-                return _whole(await one(0), began)
+                return _whole(await one(0), began + self._connecting_s)
             tasks = [asyncio.create_task(one(start)) for start in range(0, n, self.batch)]
             try:
-                return _whole(_joined(await asyncio.gather(*tasks)), began)
+                return _whole(_joined(await asyncio.gather(*tasks)), began + self._connecting_s)
             finally:
                 for task in tasks:
                     task.cancel()
@@ -197,19 +199,31 @@ class Client:
 
     def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
-        began = time.perf_counter()
-        return _whole(self._run(self._inner.recognise, images, strength, progress), began)
+        return self._timed(self._inner.recognise, images, strength, progress)
 
     def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
         """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
-        began = time.perf_counter()
-        return _whole(self._run(self._inner.recognise_files, files, strength, progress), began)
+        return self._timed(self._inner.recognise_files, files, strength, progress)
 
     def close(self) -> None:
         """Disconnect; a later call connects anew, and one that still waits ends with a ServiceError."""
         with self._starting:
             self._end()
             self._loop = None
+
+    def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
+        """Run what recognises, and charge the ways to the loop and back to what the phone does besides."""
+        marks = [time.perf_counter()]
+
+        async def marked() -> Recognition:
+            marks.append(time.perf_counter())
+            answer = await function(*arguments)
+            marks.append(time.perf_counter())
+            return answer
+
+        answer = self._run(marked)
+        _charge(answer, (marks[1] - marks[0]) + (time.perf_counter() - marks[2]))
+        return answer
 
     def _run(self, function: Callable[..., Coroutine[Any, Any, Result]], *arguments: Any) -> Result:
         with self._starting:
@@ -257,11 +271,15 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Charge what passed since `began` and no component accounts for to the paper's "others on edge/mobile"."""
-    times = answer.milliseconds
-    rest = 1e3 * (time.perf_counter() - began) - sum(value for value in times.values() if value is not None)
-    times["edge_other"] = (times["edge_other"] or 0.0) + max(0.0, rest)
+    """Charge what passed since `began` and no component accounts for to what the phone does besides."""
+    counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
+    _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer
+
+
+def _charge(answer: Recognition, seconds: float) -> None:
+    """Add to the paper's "others on edge/mobile"."""
+    answer.milliseconds["edge_other"] = (answer.milliseconds["edge_other"] or 0.0) + 1e3 * seconds
 
 
 def _joined(parts: Sequence[Recognition]) -> Recognition:

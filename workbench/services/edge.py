@@ -31,7 +31,7 @@ from ..certs import Role
 from ..errors import DataError, ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..models import check_strength
 from ..pictures import Limits
-from ..protocol import Request, Response, Tensor
+from ..protocol import MAX_ID, Request, Response, Tensor
 from ..system import Edge, Stopwatch
 from .app import Answer, Call, Model, Service, number
 from .batching import Batcher, Job, Lanes
@@ -206,7 +206,9 @@ class EdgeService(Service):
 
     async def _plain(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
         """Answer a body that is a picture, or a form with several."""
-        call.id = http.headers.get("X-Request-Id", "")[:256]
+        call.id = http.headers.get("X-Request-Id", "")
+        if len(call.id) > MAX_ID:
+            raise ProtocolError(f"the header X-Request-Id may have at most {MAX_ID} characters")
         files = pictures_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         deadline = self.deadline(_header_number(http, "X-Timeout"))
         strength = _header_number(http, "X-Strength")
