@@ -51,7 +51,7 @@ class Limits:
         return f"{', '.join(others)} or {last}" if others else last
 
     def scans_of(self, file: bytes, label: str) -> int:
-        """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, beyond `scans` or `pieces`."""
+        """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, that is beyond them."""
         pieces = scans = 0
         for marker in _pieces(file):
             pieces, scans = pieces + 1, scans + (marker == SCAN)
