@@ -37,6 +37,7 @@ class Load:
     kind: str
     images: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0  # that the generator took, where it shares the services' cores
     milliseconds: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)  # how late the generator itself was, in an open loop
     errors: Counter[str] = field(default_factory=Counter)
@@ -49,7 +50,12 @@ class Load:
     def as_dict(self) -> dict[str, Any]:
         """Return it as plain JSON values: percentiles with their 95 % intervals."""
         told: dict[str, Any] = {"loop": self.kind, "requests": len(self.milliseconds), "images": self.images}
-        told |= {"seconds": round(self.seconds, 3), "images_per_s": round(self.rate, 2), "errors": dict(self.errors)}
+        told |= {
+            "seconds": round(self.seconds, 3),
+            "generator_cpu_s": round(self.cpu_s, 3),
+            "images_per_s": round(self.rate, 2),
+            "errors": dict(self.errors),
+        }
         if self.milliseconds:
             told["ms"] = {f"p{each}": percentile(self.milliseconds, each).as_dict() for each in PERCENTS}
         if self.late_ms:
@@ -60,7 +66,7 @@ class Load:
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
     """Keep `concurrency` requests under way for some seconds; those under way at the end are waited for and count."""
     load = Load(f"closed, {concurrency} at once")
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
 
     async def client() -> None:
@@ -68,7 +74,7 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
             await _one(load, send, next(numbers), began)
 
     await asyncio.gather(*(client() for _ in range(concurrency)))
-    load.seconds = time.perf_counter() - start
+    load.seconds, load.cpu_s = time.perf_counter() - start, time.process_time() - cpu
     return load
 
 
@@ -76,7 +82,7 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> L
     """Send requests at a rate (a second) for some seconds, at random moments (Poisson); wait for all of them."""
     load = Load(f"open, {rate:.0f} a second")
     gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     under_way: set[asyncio.Task[None]] = set()
     for number, due in enumerate(start + np.cumsum(gaps)):
         if (wait := due - time.perf_counter()) > 0:
@@ -87,7 +93,7 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> L
         task.add_done_callback(under_way.discard)
     if under_way:
         await asyncio.wait(under_way)
-    load.seconds = time.perf_counter() - start
+    load.seconds, load.cpu_s = time.perf_counter() - start, time.process_time() - cpu
     return load
 
 

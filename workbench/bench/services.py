@@ -228,19 +228,23 @@ def _saturated(
 ) -> dict[str, Any]:
     """Measure images a second, directly and through the services with requests of several sizes, in turns."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
+    generator: dict[str, list[float]] = {str(each): [] for each in SIZES}
     errors: dict[str, int] = {}
     for _ in range(rounds):
         rates["direct"].append(_direct_rate(system, files, size, seconds))
         for each, clients in SIZES.items():
             load = site.load(closed_loop, clients, seconds, each)
             rates[str(each)].append(load.rate)
+            generator[str(each)].append(load.cpu_s / load.seconds)
             errors |= {text: errors.get(text, 0) + count for text, count in load.errors.items()}
         done()
     return {
         name: {
             "images_per_s": _spread(each),
             "ratio": _spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
-            **({} if name == "direct" else {"clients": SIZES[int(name)]}),
+            **(
+                {} if name == "direct" else {"clients": SIZES[int(name)], "generator_cores": statistics.median(generator[name])}
+            ),
         }
         for name, each in rates.items()
     } | {"errors": errors}
@@ -262,7 +266,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
-def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 20) -> dict[str, Any]:
+def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 5) -> dict[str, Any]:
     """Count bytes a request at the sockets of both connections, once they are open, for requests of one image and of many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
