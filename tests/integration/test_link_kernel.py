@@ -36,9 +36,13 @@ def run(*command: str) -> None:
 
 @pytest.fixture
 def far_away() -> Iterator[tuple[str, str]]:
-    """A namespace behind a link of `RATE` that the kernel keeps: its name, and its address."""
-    if not (shutil.which("ip") and shutil.which("tc") and hasattr(os, "geteuid") and os.geteuid() == 0):
-        pytest.skip("network namespaces need root, ip and tc (Debian package iproute2)")
+    """A namespace behind a link of `RATE` that the kernel keeps: its name and its address; skips where there can be none."""
+    if not (shutil.which("ip") and shutil.which("tc")):
+        if os.environ.get("WORKBENCH_REQUIRE_TC"):
+            pytest.fail("WORKBENCH_REQUIRE_TC is set, and there is no ip or no tc")
+        pytest.skip("there is no ip or no tc: install Debian's iproute2")
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
     name, net = f"pmc2-{os.getpid()}", f"10.213.{os.getpid() % 250}"
     near, far = f"n{os.getpid()}", f"f{os.getpid()}"
     try:
