@@ -24,7 +24,7 @@ __all__ = ["HttpAnswer", "HttpConnections"]
 
 MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20
 IDLE_S = 60.0  # less than the services keep a connection that says nothing
-MOST_IDLE = 64
+MOST_IDLE = 1024  # a handshake costs an edge as much as a picture
 CONNECT_S = 3.0  # for TCP and TLS
 DOUBT_S = 1.0  # without an answer, before a request is sent again
 MOST_AGAIN = 64 << 10  # bytes of one that is
