@@ -277,6 +277,36 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: Lanes) -> 
     asyncio.run(main())
 
 
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([1] * 8, [8]),
+        ([1] * 13, [8, 5]),
+        ([1] * 30, [24, 6]),
+        ([1] * 100, [96, 4]),
+        ([3] * 9, [24, 3]),
+        ([13], [13]),
+        ([5, 8], [13]),
+        ([9, 2], [11]),
+        ([1, 12], [13]),
+        ([16, 4, 4, 1], [24, 1]),
+    ],
+)
+def test_a_large_batch_has_a_multiple_of_eight_images_where_it_can(lanes: Lanes, sizes: list[int], batches: list[int]) -> None:
+    async def main() -> None:
+        joined = Joined(lanes)
+        joined.gate.clear()
+        first = joined.submit(0)
+        await joined.started(1)
+        rest = [joined.submit(size, size) for size in sizes]
+        await asyncio.sleep(0)
+        joined.gate.set()
+        assert await asyncio.gather(first, *rest) == [0, *sizes]
+        assert [sum(batch) for batch in joined.batches[1:]] == batches
+
+    asyncio.run(main())
+
+
 def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: Lanes) -> None:
     async def main() -> None:
         joined = Joined(lanes, wait_s=60.0)

@@ -26,7 +26,9 @@ import torch
 
 from ..errors import ServiceError
 
-__all__ = ["Batcher", "Job", "Lanes"]
+__all__ = ["EVEN", "Batcher", "Job", "Lanes"]
+
+EVEN = 8  # images, of which a larger batch has a multiple where it can
 
 Part = TypeVar("Part")
 
@@ -164,7 +166,7 @@ class Batcher(Generic[Part]):
                 continue
             batch.append(job)
             size += job.size
-        self._waiting.extendleft(reversed(later))
+        self._waiting.extendleft(reversed(_odd(batch, size) + later))
         return batch
 
     async def _run(self, batch: list[Job[Part]]) -> None:
@@ -182,3 +184,20 @@ class Batcher(Generic[Part]):
             for job in batch:
                 if not job.answer.done():
                     job.answer.set_exception(error)
+
+
+def _odd(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
+    """Take from a batch the last few jobs that are more than a multiple of `EVEN` images, and return them.
+
+    Convolutions are compiled for each number of images anew, and what is compiled is kept: for all numbers, half a gigabyte.
+    """
+    left = size
+    for kept in range(len(batch), 0, -1):
+        if left <= EVEN or left % EVEN == 0:
+            odd = batch[kept:]
+            del batch[kept:]
+            return odd
+        left -= batch[kept - 1].size
+        if size - left >= EVEN:
+            break
+    return []

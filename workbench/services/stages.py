@@ -14,10 +14,11 @@ from ..errors import UsageError, WeightsError
 from ..inference import prepare
 from ..models import Classifier, PerturbationGenerator
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
+from .batching import EVEN
 
 __all__ = ["Stage", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
 
-WARM = (1, 64)  # images
+WARM = (*range(1, EVEN + 1), *range(2 * EVEN, 65, EVEN))  # images: the batches that there are
 LANE_CORES = 8  # more threads than these make one batch hardly faster: further cores compute another
 
 
@@ -55,13 +56,13 @@ def cloud_stage(stage: Stage, remembered: int = REMEMBERED) -> tuple[Cloud, str]
 
 
 def warm_edge(edge: Edge, size: int) -> None:
-    """Run an edge once as it will be run: the first batch of a shape takes many times as long."""
+    """Run an edge as it will be run: the first batch of a shape takes many times as long."""
     for n in WARM:
         edge.protect(torch.rand(n, 3, size, size))
 
 
 def warm_cloud(cloud: Cloud, size: int) -> None:
-    """Run a cloud once as it will be run."""
+    """Run a cloud as it will be run."""
     for n in WARM:
         cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
