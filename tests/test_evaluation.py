@@ -14,14 +14,15 @@ import torch
 
 from workbench import weights
 from workbench.codecs import Codec, Jpeg, Png, WebP, codec
-from workbench.data import Dataset, Split, load
+from workbench.data import Dataset, load
 from workbench.errors import UsageError
 from workbench.evaluation import PAPER, Evaluation, describe, provenance
 from workbench.metrics import Estimate, ssim
-from workbench.models import Classifier
 from workbench.pictures import to_float
 from workbench.system import Client, System, codec_for
 from workbench.weights import Pair
+
+from conftest import fit  # isort: skip
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation.json"
 LIMIT = 48
@@ -36,22 +37,6 @@ def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
         for classifier in (pair.target, pair.auxiliary):
             fit(classifier, digits.train.head(128))
         yield pair
-
-
-def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
-    last = list(classifier.network.modules())[-1]
-    features: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
-    with torch.no_grad():
-        classifier(to_float(split.images))
-        hook.remove()
-        x = features[0] - features[0].mean(0)
-        kernel = x @ x.T
-        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
-        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
-        last.weight.copy_(weight.T)
-        last.bias.copy_(-features[0].mean(0) @ weight)
 
 
 @pytest.fixture(scope="module")
