@@ -36,6 +36,7 @@ DATATYPES: dict[str, str] = {
 MAX_JSON = 1 << 20  # an object of Python's takes up to 30 times its JSON, which is read in one go
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
 MAX_STRINGS = 1 << 16  # elements of BYTES, each of which is an object
+KINDS = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
 JSON_NUMBERS = (int, float, bool)
 
 
@@ -53,10 +54,9 @@ class Tensor:
         """Name an array, or a list of byte strings. Raises ProtocolError for an array of a kind the protocol does not know."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
-        kinds = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
-        if data.dtype not in kinds:
+        if data.dtype not in KINDS:
             raise ProtocolError(f"tensor {name!r} of {data.dtype} cannot be sent")
-        return cls(name, kinds[data.dtype], data.shape, data)
+        return cls(name, KINDS[data.dtype], data.shape, data)
 
 
 @dataclass(frozen=True)

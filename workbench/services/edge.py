@@ -293,20 +293,27 @@ class EdgeService(Service):
     def _protect(self, jobs: Sequence[Job[Found]]) -> tuple[bytes, Stopwatch]:
         """Decode what is not yet decoded, and return the payload of all; on a lane."""
         clock = Stopwatch()
-        whole: list[torch.Tensor] = []
-        for job in jobs:
-            work: _Pictures = job.work
-            if work.images is None:
-                try:
-                    work.images = self.edge.receive(work.files, self.size, clock, SMALL)
-                except DataError:
-                    work.large = True
-                    continue
-            whole.append(work.images)
+        if fresh := [job.work for job in jobs if job.work.images is None]:
+            self._receive(fresh, clock)
+        whole: list[torch.Tensor] = [job.work.images for job in jobs if job.work.images is not None]
         if not whole:
             return b"", clock
         images = whole[0] if len(whole) == 1 else torch.cat(whole)
         return self.edge.protect(images, jobs[0].kind, clock), clock
+
+    def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
+        """Decode small pictures together, which takes half the time; what is beyond small is marked as large."""
+        try:
+            images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
+        except DataError:
+            if len(works) == 1:
+                works[0].large = True
+            else:
+                for work in works:
+                    self._receive([work], clock)
+            return
+        for work, part in zip(works, images.split([len(work.files) for work in works]), strict=True):
+            work.images = part
 
     async def _forward(self, jobs: Sequence[Job[Found]], computed: tuple[bytes, Stopwatch]) -> None:
         """Send the payload of a batch to the cloud, and give each job its part of the answer."""
