@@ -21,13 +21,13 @@ FLOORS = (
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation"),
-    ("certs", "protocol", "services", "client"),
-    ("bench",),
+    ("certs", "protocol", "attest", "services", "client"),
+    ("bench", "remote", "deployment"),
     ("plots", "notebook", "panels", "runs", "grid"),
     ("commands", "__main__"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
-REQUIRED = ("jupyterlab", "ipywidgets", "torch", "torchvision", "compressai", "matplotlib", "papermill", "pytest")
+REQUIRED = ("jupyterlab", "ipywidgets", "torch", "torchvision", "compressai", "matplotlib", "papermill", "paramiko", "pytest")
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ The package is flat, and a file imports only from the floors below it::
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
     4  training  evaluation         how they come to be, how good they are
-    5  protocol  certs  services/   what services speak, who may speak with whom, edge and cloud over HTTPS,
-       client                       and who asks them
+    5  protocol  certs  attest      what services speak, who may speak with whom, what an edge proves,
+       services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
-    7  plots  panels  runs  grid    figures, interactive views, batches of notebooks and of pairs
+       remote  deployment/          SSH, and the stages on other machines, in a confidential container or not
+    7  plots  panels/  runs  grid   figures, interactive views, batches of notebooks and of pairs
     8  commands/  __main__          the `workbench` command
 """
 

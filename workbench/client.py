@@ -29,10 +29,13 @@ import torch
 from torch import Tensor as Images
 from tqdm.auto import tqdm
 
+from .attest import Policy, Verdict
 from .errors import ServiceError, UsageError
 from .models import check_images, check_strength
 from .protocol import Tensor
+from .services.admission import admission
 from .services.connection import Connection, infer, metadata
+from .services.http import Admission
 from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
@@ -49,7 +52,9 @@ class AsyncClient:
 
     `certs` is a folder made by `workbench certs`: its authority is trusted, its client certificate shown, unless a `token` is.
     An answer may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are sent, at most
-    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send.
+    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send. What `policy` (or its file) asks,
+    the edge's evidence must prove on every new connection before a picture leaves on it, or AttestationError is raised; `verdict`
+    is what it has proved.
     """
 
     def __init__(
@@ -66,6 +71,7 @@ class AsyncClient:
         quality: int = 90,
         subsampling: str = "4:4:4",
         plain: bool = False,
+        policy: Policy | str | Path | None = None,
     ) -> None:
         if certs is None and not plain:
             raise UsageError("give certs=, the folder made by `workbench certs`: its authority is whom this client trusts")
@@ -73,11 +79,24 @@ class AsyncClient:
             raise UsageError(f"batch, at_once and deadline_s must be above 0, got {batch}, {at_once}, {deadline_s}")
         folder = None if certs is None else Path(certs)
         trust = None if folder is None else lambda: client_context(folder, None if token else "client")
-        self._connection = Connection(url, trust, token.header if token else None, attempt_s=attempt_s, plain=plain)
+        headers, admit = token.header if token else None, self._admission(policy)
+        self._connection = Connection(url, trust, headers, attempt_s=attempt_s, plain=plain, admit=admit)
+        if policy is not None and (protects is not None or not self._connection.url.startswith("https")):
+            what = "a cloud has no evidence of its own" if protects is not None else "plain HTTP has no key to bind evidence to"
+            raise UsageError(f"a policy is for an edge over HTTPS, not for {self._connection.url}: {what}; leave it out")
         self._phone, self._protects = Phone(quality, subsampling), protects
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
         self._model: tuple[str, tuple[str, ...]] | None = None
+        self.verdict: Verdict | None = None
         self._connecting_s = 0.0  # which is no part of any picture's time
+
+    def _admission(self, policy: Policy | str | Path | None) -> Admission | None:
+        if policy is None:
+            return None
+        return admission(policy if isinstance(policy, Policy) else Policy.read(Path(policy)), self._judged)
+
+    def _judged(self, verdict: Verdict) -> None:
+        self.verdict = verdict
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
@@ -191,6 +210,11 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the edge's evidence has proved, on the latest connection; None before the first, and without a policy."""
+        return self._inner.verdict
 
     @property
     def classes(self) -> tuple[str, ...]:

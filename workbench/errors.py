@@ -9,6 +9,8 @@
     ├── PayloadError          bytes that are not a payload of this codec
     ├── ProtocolError         a request or a response that is not of the protocol
     ├── ServiceError          a service that cannot be reached or trusted, or that refuses
+    ├── RemoteError           a machine that cannot be reached, trusted or used, or a stage there that does not run
+    ├── AttestationError      evidence that does not prove what was asked of it
     ├── StorageError          a disk that is full, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
@@ -21,9 +23,11 @@ import difflib
 from collections.abc import Iterable
 
 __all__ = [
+    "AttestationError",
     "DataError",
     "PayloadError",
     "ProtocolError",
+    "RemoteError",
     "RunError",
     "ServiceError",
     "StorageError",
@@ -64,6 +68,14 @@ class ServiceError(WorkbenchError):
     def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
         super().__init__(message)
         self.status, self.retry_after = status, retry_after
+
+
+class RemoteError(WorkbenchError):
+    """Raised when a machine cannot be reached, trusted or used, or a stage there does not run."""
+
+
+class AttestationError(WorkbenchError):
+    """Raised when evidence does not prove what was asked of it: names the check, what was expected and what was found."""
 
 
 class StorageError(WorkbenchError):

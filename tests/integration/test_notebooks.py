@@ -73,7 +73,11 @@ def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Execu
 
 
 def test_the_notebooks_are_those_that_a_batch_runs() -> None:
-    assert {path.stem for path in PATHS} == set(runs.NOTEBOOKS) == {"explore", "train", "effectiveness", "bandwidth", "latency"}
+    assert (
+        {path.stem for path in PATHS}
+        == set(runs.NOTEBOOKS)
+        == {"explore", "train", "effectiveness", "bandwidth", "latency", "deploy"}
+    )
 
 
 @pytest.mark.parametrize("name", runs.NOTEBOOKS)

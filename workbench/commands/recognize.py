@@ -28,6 +28,7 @@ def add(commands: Commands) -> None:
         "have pictures recognised by an edge and its cloud",
         f"""  workbench recognize cat.png dog.jpg --edge {EDGE} --certs data/certs
   workbench recognize *.jpg --certs data/certs --token-file token --json
+  workbench recognize cat.png --certs data/certs --policy policy.toml   only to an attested guest
   workbench recognize cat.png --arrangement pp --cloud {CLOUD} --certs data/certs   protected here, no edge""",
     )
     made.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG or PNG, of any size")
@@ -44,6 +45,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--dataset", default="cifar10", help="of arrangement pp: whose weights (default: cifar10, which ships)")
     made.add_argument("--target", default=TARGET, metavar="NAME", help=f"of arrangement pp (default: {TARGET})")
     made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"of arrangement pp (default: {AUXILIARY})")
+    made.add_argument("--policy", type=Path, metavar="FILE", help="what the edge's evidence must prove first (attestation)")
     made.add_argument("--plain-http", action="store_true", help="allow http:// on loopback: for debugging")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -56,7 +58,7 @@ def recognize(options: argparse.Namespace) -> int:
     if options.certs is None and not options.plain_http:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`): its authority is whom this client trusts")
     shared: dict[str, Any] = {"certs": options.certs, "token": Token.read(options.token_file), "plain": options.plain_http}
-    shared |= {"deadline_s": options.deadline, "batch": options.batch}
+    shared |= {"deadline_s": options.deadline, "batch": options.batch, "policy": options.policy}
     files = [_read(path) for path in options.files]
     progress = len(files) > options.batch
     if options.arrangement == "pp":
@@ -103,11 +105,15 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
             {"file": name, "label": label, "scores": row} for name, label, row in zip(names, labels, scores, strict=True)
         ]
         told = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
+        if client.verdict is not None:
+            told["attestation"] = {"proves": client.verdict.proves, "summary": client.verdict.summary}
         told |= {"s1_bytes": answer.s1_bytes, "s2_bytes": answer.s2_bytes, "milliseconds": answer.milliseconds}
         print(json.dumps(told, indent=1))
         return 0
     rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
     print(text_table(["picture", "label", "score"], rows))
+    if client.verdict is not None:
+        print(f"\nattested: {client.verdict.summary}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "
     total = sum(value for value in answer.milliseconds.values() if value is not None)
     print(f"\n{sent}{answer.s2_bytes:,.0f} bytes on to the cloud, {total:.1f} ms in all:")

@@ -20,6 +20,7 @@ from .common import AUXILIARY, TARGET, Commands, add_command, pick_device, posit
 
 if TYPE_CHECKING:
     from ..certs import Role
+    from ..services.agent import Agent
     from ..services.app import Service
     from ..services.server import Tls
     from ..services.stages import Stage
@@ -69,6 +70,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    made.add_argument("--attestation-agent", metavar="URL", help="of an edge in a guest: such as http://127.0.0.1:8006")
     made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
     made.add_argument("--quiet", action="store_true", help="no line for each request")
 
@@ -85,6 +87,7 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
+    _agent(options)
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server drains instead
@@ -127,6 +130,17 @@ def _token(options: argparse.Namespace) -> Token | None:
     from ..services.trust import Token
 
     return Token.read(options.token_file)
+
+
+def _agent(options: argparse.Namespace) -> Agent | None:
+    """Return the guest's attestation agent, where one is named."""
+    from ..services.agent import Agent
+
+    if options.attestation_agent is None:
+        return None
+    if options.what != "edge" or options.plain_http:
+        raise UsageError("--attestation-agent is for an edge with --certs: evidence is bound to the TLS key that clients see")
+    return Agent(options.attestation_agent)
 
 
 def _service(options: argparse.Namespace) -> Service:
@@ -183,6 +197,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
         capacity=max(options.queue, options.batch),
         wait_s=options.wait_ms / 1e3,
         least_strength=options.least_strength,
+        agent=_agent(options),
         **shared,
     )
 

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 
 from ..errors import ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, Response, Tensor, read_response, write_request
-from .http import HttpAnswer, HttpConnections
+from .http import Admission, HttpAnswer, HttpConnections
 from .trust import is_loopback
 
-__all__ = ["Connection", "infer", "metadata"]
+__all__ = ["Connection", "infer", "metadata", "words_of"]
 
 PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.5
 AGAIN = (429, 503)
@@ -30,7 +30,8 @@ class Connection:
     """To one service, by its URL; open it with `async with`.
 
     `trust` makes the TLS context, and makes it anew when certificates were renewed; `attempt_s` is how long an attempt may take
-    before it is given up for another. Raises UsageError for a URL that is not https (or http on loopback, if `plain`).
+    before it is given up for another; `admit` must be content with each new connection. Raises UsageError for a URL that is not
+    https (or http on loopback, if `plain`).
     """
 
     def __init__(
@@ -41,11 +42,12 @@ class Connection:
         *,
         attempt_s: float = 10.0,
         plain: bool = False,
+        admit: Admission | None = None,
     ) -> None:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._http = HttpConnections(host, port, headers)
+        self._http = HttpConnections(host, port, headers, admit)
 
     def __repr__(self) -> str:
         return f"Connection({self.url!r})"
@@ -112,7 +114,7 @@ async def infer(
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
     answer = await connection.call("POST", f"/v2/models/{model}/infer", body, headers, deadline)
     if answer.status != 200:
-        raise ServiceError(f"{connection.url}: {_error(answer)}", status=answer.status)
+        raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
     return read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower()))
 
 
@@ -120,7 +122,7 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
     """Return what a service says of itself, or of a model; ServiceError where it does not."""
     answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
     if answer.status != 200:
-        raise ServiceError(f"{connection.url}: {_error(answer)}", status=answer.status)
+        raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
     try:
         found = json.loads(answer.body)
     except ValueError as error:
@@ -148,7 +150,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     return url.rstrip("/"), host, port
 
 
-def _error(answer: HttpAnswer) -> str:
+def words_of(answer: HttpAnswer) -> str:
     """Return what a service says is wrong, in a line."""
     try:
         return " ".join(str(json.loads(answer.body)["error"]).split())[:500]

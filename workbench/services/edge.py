@@ -14,6 +14,7 @@ import hashlib
 import logging
 import math
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -26,19 +27,24 @@ import torch
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
+from starlette.routing import Route
 
+from ..attest import runtime_data
 from ..certs import Role
 from ..errors import DataError, ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..models import check_strength
 from ..pictures import Limits
 from ..protocol import MAX_ID, Request, Response, Tensor
 from ..system import Edge, Stopwatch
+from .admission import PATH
+from .agent import Agent
 from .app import Answer, Call, Model, Service, number
 from .batching import Batcher, Job, Lanes
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
 from .forms import pictures_of
 from .openapi import edge_document
+from .trust import Peer
 
 __all__ = ["LARGE", "EdgeService", "edge_model"]
 
@@ -49,6 +55,7 @@ SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixe
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
 REMEMBERED = 1024  # answers, by the id of their request
+NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -86,7 +93,8 @@ class EdgeService(Service):
     """Protects pictures and has the cloud recognise them.
 
     `target` is the SHA-256 of the classifier that the generator was trained for: another cloud's answers are refused. Requests
-    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent.
+    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent. `agent`: of the guest that the
+    edge runs in, if it runs in one.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -106,8 +114,10 @@ class EdgeService(Service):
         wait_s: float = 0.002,
         least_strength: float = 1.0,
         roles: tuple[Role, ...] = ("client",),
+        agent: Agent | None = None,
         **options: Any,
     ) -> None:
+        self.agent = agent
         self._batcher: Batcher[Found] = Batcher(
             self._protect, self._forward, lanes=lanes, most=most, capacity=capacity, wait_s=wait_s
         )
@@ -137,7 +147,7 @@ class EdgeService(Service):
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
-        return edge_document(self.model)
+        return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
         """The plain way in, for curl and phones."""
@@ -156,6 +166,24 @@ class EdgeService(Service):
         self._lanes.close()
         self._decoders.shutdown()
         await self.cloud.__aexit__()
+
+    # --- attestation ---------------------------------------------------------------------------------------------------
+
+    def _routes(self) -> list[Route]:
+        return [*super()._routes(), Route(PATH, self._attestation)]
+
+    async def _attestation(self, http: HttpRequest) -> HttpResponse:
+        """Answer with evidence of the guest that carries the client's nonce and the TLS key that it sees."""
+        self.admit(http)
+        nonce = _nonce(http)
+        peer: Peer = http.scope.get("peer", Peer())
+        if self.agent is None:
+            raise ServiceError("this edge has no attestation agent: start it with --attestation-agent in a guest", status=404)
+        if not peer.shown:
+            raise ServiceError(
+                "plain HTTP has no TLS key that evidence could be bound to: start the edge with --certs", status=404
+            )
+        return JSONResponse({"evidence": await self.agent.evidence(runtime_data(nonce, peer.shown))})
 
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
@@ -364,6 +392,14 @@ def _milliseconds(answer: Response, name: str) -> float:
     """Return what a cloud says that a component took; 0 where it says nothing that can be."""
     value = answer.parameters.get(f"{name}_ms")
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
+
+
+def _nonce(http: HttpRequest) -> bytes:
+    """Return the nonce of a question for evidence, 16 to 64 bytes; ProtocolError for any other question."""
+    (name, text), *more = http.query_params.multi_items() or [("", "")]
+    if name != "nonce" or more or not NONCES.fullmatch(text):
+        raise ProtocolError(f"ask for {PATH}?nonce=, 16 to 64 bytes in hexadecimal, and nothing else")
+    return bytes.fromhex(text)
 
 
 def _header_number(http: HttpRequest, name: str) -> float | None:

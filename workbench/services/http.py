@@ -15,12 +15,15 @@ import asyncio
 import contextlib
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import httptools
 
-__all__ = ["HttpAnswer", "HttpConnections"]
+from ..errors import AttestationError
+
+__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once"]
 
 MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20
 IDLE_S = 60.0  # less than the services keep a connection that says nothing
@@ -28,6 +31,7 @@ MOST_IDLE = 1024  # a handshake costs an edge as much as a picture
 CONNECT_S = 3.0  # for TCP and TLS
 DOUBT_S = 1.0  # without an answer, before a request is sent again
 MOST_AGAIN = 64 << 10  # bytes of one that is
+ADMIT_S = 10.0  # for what is asked of a new connection
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,18 @@ class HttpAnswer:
     body: bytes = field(repr=False)
 
 
+# What must be content with a new connection before anything else is sent on it: it can ask the other end there (a path), and
+# is given the connection's TLS. It raises what it is not content with.
+Ask: TypeAlias = Callable[[str], Awaitable[HttpAnswer]]
+Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
+
+
 class _Kept(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_ANSWER) -> None:
+        self.most = most  # bytes of an answer
+        self.admitted = True
         self.transport: asyncio.Transport | None = None
         self.idle_since = self.asked_at = 0.0
         self.asked = b""
@@ -124,7 +136,7 @@ class _Kept(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         length = self._headers.get("content-length", "")
-        if not length.isdigit() or len(length) > 9 or int(length) > MOST_ANSWER:
+        if not length.isdigit() or len(length) > 9 or int(length) > self.most:
             raise ValueError
 
     def on_body(self, body: bytes) -> None:
@@ -140,10 +152,13 @@ class _Kept(asyncio.Protocol):
 
 
 class HttpConnections:
-    """Connections to `host`:`port`; with a TLS context that checks the name `host`. They are opened as they are needed."""
+    """Connections to `host`:`port`; with a TLS context that checks the name `host`. They are opened as they are needed.
 
-    def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None) -> None:
-        self.host, self.port = host, port
+    `admit` must be content with each before anything else is sent on it.
+    """
+
+    def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None, admit: Admission | None = None) -> None:
+        self.host, self.port, self._admit = host, port, admit
         name = f"[{host}]" if ":" in host else host
         lines = {"Host": f"{name}:{port}", **(headers or {})}
         self._always = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
@@ -155,11 +170,9 @@ class HttpConnections:
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
         """Send a request; OSError (or ssl.SSLError, which is one) where there is no answer to it."""
-        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        head = f"{method} {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n{lines}".encode("latin-1")
         loop = asyncio.get_running_loop()
         start = loop.time()
-        request = b"".join((head, self._always, b"\r\n", body))
+        request = self._written(method, path, body, headers)
         kept = self._take() or await self._open(context)
         doubt = loop.call_later(DOUBT_S, self._doubt, context)
         try:
@@ -171,6 +184,11 @@ class HttpConnections:
             doubt.cancel()
         self._keep(kept)
         return answer
+
+    def _written(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        head = f"{method} {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n{lines}".encode("latin-1")
+        return b"".join((head, self._always, b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
         """Let go of what has been idle since before a moment of the loop's time; by default of all that is."""
@@ -199,8 +217,8 @@ class HttpConnections:
             while late := [kept for kept in self._made if self._is_late(kept)]:
                 start = loop.time()
                 oldest = min(late, key=lambda kept: kept.asked_at)
-                with contextlib.suppress(OSError):  # TimeoutError is one
-                    async with asyncio.timeout(DOUBT_S):
+                with contextlib.suppress(OSError, AttestationError):  # TimeoutError is one; who is refused tells nothing
+                    async with asyncio.timeout(DOUBT_S + (ADMIT_S if self._admit is not None else 0.0)):
                         other = await self._open(context)
                         answer = await other.exchange(oldest.asked)
                     if answer.status == 200 and oldest.waits:
@@ -212,13 +230,13 @@ class HttpConnections:
 
     def _is_late(self, kept: _Kept) -> bool:
         now = asyncio.get_running_loop().time()
-        return kept.waits and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
+        return kept.waits and kept.admitted and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
     def _give_up(self, since: float) -> None:
         """Take for lost what has said nothing since a moment, neither idle nor asked."""
         self.forget(since)
         for kept in list(self._made):
-            if kept.waits and kept.asked_at < since:
+            if kept.waits and kept.admitted and kept.asked_at < since:
                 kept.lose(ConnectionResetError("the connection is dead"))
 
     def _keep(self, kept: _Kept) -> None:
@@ -245,4 +263,31 @@ class HttpConnections:
             )
         self._made.add(kept)
         kept.gone.add_done_callback(lambda _: self._made.discard(kept))
+        if self._admit is not None:
+            await self._let_in(kept, self._admit)
         return kept
+
+    async def _let_in(self, kept: _Kept, admit: Admission) -> None:
+        """Have a new connection admitted, or end it."""
+        kept.admitted = False
+        assert kept.transport is not None
+        try:
+            async with asyncio.timeout(ADMIT_S):
+                await admit(
+                    lambda path: kept.exchange(self._written("GET", path, b"", {})), kept.transport.get_extra_info("ssl_object")
+                )
+        except BaseException:
+            kept.end()
+            raise
+        kept.admitted = True
+
+
+async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
+    """Ask for a path over plain HTTP, on a connection of its own, never again; an answer has at most `most` bytes. OSError."""
+    loop = asyncio.get_running_loop()
+    _, kept = await loop.create_connection(lambda: _Kept(most), host, port)
+    name = f"[{host}]" if ":" in host else host
+    try:
+        return await kept.exchange(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode("ascii"))
+    finally:
+        kept.end()

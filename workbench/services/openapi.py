@@ -14,8 +14,8 @@ __all__ = ["cloud_document", "edge_document"]
 Document = dict[str, Any]
 
 
-def edge_document(model: Model) -> Document:
-    """Describe the edge."""
+def edge_document(model: Model, attested: bool = False) -> Document:
+    """Describe the edge; `attested`: there is an agent that gives evidence of its guest."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files; as JSON only of binary data's length")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "a repeat under it gets the same answer"),
@@ -50,7 +50,25 @@ def edge_document(model: Model) -> Document:
         },
         ["model", "results", "milliseconds", "payload_bytes"],
     )
+    if attested:
+        document["paths"]["/attestation"] = {"get": _attestation()}
+        document["components"]["schemas"]["Evidence"] = _object({"evidence": {"type": "object"}})
     return document
+
+
+def _attestation() -> Document:
+    nonce = {"type": "string", "pattern": "^(?:[0-9a-fA-F]{2}){16,64}$"}
+    refused = {"404": "there is no TLS key to bind evidence to", "429": "too many ask: again after Retry-After seconds"}
+    refused |= {"400": "no nonce of 16 to 64 bytes", "502": "the agent has no evidence", "503": "the agent cannot be reached"}
+    refused |= {"504": "the agent did not answer", **{status: _REFUSALS[status] for status in ("401", "403")}}
+    return {
+        "summary": "Evidence of the guest, bound to SHA-256(nonce, public key of the certificate shown on this connection)",
+        "parameters": [{"name": "nonce", "in": "query", "required": True, "schema": nonce}],
+        "responses": {
+            "200": _response("as the guest's agent gives it", {"$ref": "#/components/schemas/Evidence"}),
+            **{status: _response(text, _ERROR) for status, text in sorted(refused.items())},
+        },
+    }
 
 
 def cloud_document(model: Model) -> Document:

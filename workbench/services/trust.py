@@ -20,6 +20,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from ..attest import key_of
 from ..certs import Role, role_of
 from ..errors import UsageError
 
@@ -34,16 +38,30 @@ log = logging.getLogger("workbench.services")
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection: the role in its certificate (None: it has shown none), and whose it is."""
+    """The other end of a connection: the role in its certificate (None: it has shown none), and whose it is.
+
+    `shown` is the public key that this end has shown there (empty: there is no TLS), as `attest.key_of` has it.
+    """
 
     role: Role | None = None
     name: str = ""
+    shown: bytes = field(default=b"", repr=False)
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
     """Return who is at the other end; TLS has checked its certificate by now, where it sent one."""
-    certificate = connection.getpeercert(binary_form=True) if connection is not None else None
-    return Peer(role_of(certificate), hashlib.sha256(certificate).hexdigest()[:16]) if certificate else Peer()
+    if connection is None:
+        return Peer()
+    certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
+    if not certificate:
+        return Peer(shown=shown)
+    return Peer(role_of(certificate), hashlib.sha256(certificate).hexdigest()[:16], shown)
+
+
+class _Context(ssl.SSLContext):
+    """A service's context, that knows the public key of its own certificate: a connection of Python's does not tell it."""
+
+    shown: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -100,10 +118,16 @@ class _Telling(ssl.SSLObject):
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
     """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Telling
     context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
-    _fill(context, folder, role)
+    own = folder / f"{role}.pem"
+    before = after = b""
+    while not after or before != after:  # it may be renewed meanwhile, and what is told must be what was loaded
+        before = own.read_bytes() if own.is_file() else b""
+        _fill(context, folder, role)
+        after = own.read_bytes()
+    context.shown = key_of(x509.load_pem_x509_certificate(after).public_bytes(Encoding.DER))
     context.verify_mode = ssl.CERT_REQUIRED if demand else ssl.CERT_OPTIONAL
     return context
 

@@ -1,4 +1,4 @@
-"""The interactive views, in plain ipywidgets: what a person sees, what the cloud sees, what it recognises, what it costs."""
+"""The view of `explore`, in plain ipywidgets: what a person sees, what the cloud sees, what it recognises, what it costs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from . import metrics, plots
-from .codecs import Codec
-from .data import Split
-from .errors import WorkbenchError
-from .evaluation import describe
-from .inference import prepare_pair
-from .models import Classifier
-from .pictures import load_pictures, to_float, to_uint8
-from .system import NEURAL, Cloud, Edge, codec_for
-from .weights import Pair
+from .. import metrics, plots
+from ..codecs import Codec
+from ..data import Split
+from ..errors import WorkbenchError
+from ..evaluation import describe
+from ..inference import prepare_pair
+from ..models import Classifier
+from ..pictures import load_pictures, to_float, to_uint8
+from ..system import NEURAL, Cloud, Edge, codec_for
+from ..weights import Pair
 
 __all__ = ["Explorer", "View"]
 

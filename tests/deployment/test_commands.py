@@ -1,0 +1,74 @@
+"""The commands of a deployment, as a user calls them: a template, a status before anything runs, errors of one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import AUXILIARY, TARGET
+from workbench.__main__ import main
+from workbench.deployment.plan import TEMPLATE, local_plan
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A plan of both stages on this machine, in the folder that one works in."""
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "deployment.toml"
+    path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))
+    return path
+
+
+def test_a_template_is_written_once_and_never_over_what_is_there(tmp_path: Path, capsys: Capture) -> None:
+    path = tmp_path / "mine.toml"
+    assert main(["init-deployment", str(path)]) == 0
+    assert path.read_text() == TEMPLATE
+    path.write_text("mine")
+    assert main(["init-deployment", str(path)]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+
+
+def test_a_status_of_what_was_never_launched_says_so_and_is_not_a_success(plan: Path, capsys: Capture) -> None:
+    assert main(["status", "--json"]) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["stage"], row["state"], row["host"]) for row in rows] == [
+        ("edge", "absent", "local"),
+        ("cloud", "absent", "local"),
+    ]
+    assert main(["status"]) == 1
+    assert capsys.readouterr().out.splitlines()[0].split() == ["stage", "host", "runtime", "state", "since", "URL"]
+
+
+def test_stopping_what_does_not_run_is_no_error(plan: Path, capsys: Capture) -> None:
+    assert main(["stop", "--purge"]) == 0
+    assert capsys.readouterr().out == "stopped: nothing ran\n"
+    assert not (plan.parent / "far").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["logs", "edge"], "there is no stage deployment-edge here: launch it first"),
+        (["logs", "edge", "--lines", "-1"], "--lines is from 0 up"),
+        (["status", "other.toml"], "workbench init-deployment other.toml"),
+        (["launch", "--ssh-config", "nowhere"], "there is no nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(plan: Path, capsys: Capture, arguments: list[str], words: str) -> None:
+    assert main(arguments) in (1, 2)
+    said = capsys.readouterr().err.strip()
+    assert words in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop"])
+def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert f"workbench {command}" in capsys.readouterr().out.partition("examples:")[2]

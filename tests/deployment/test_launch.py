@@ -1,0 +1,166 @@
+"""A deployment on this machine, by the code that launches others: up, asked, killed, up again, and gone without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import AUXILIARY, TARGET
+from tests.services.conftest import until
+from workbench.data import Dataset
+from workbench.deployment.launch import Deployed, Row
+from workbench.deployment.plan import Deployment, local_plan
+from workbench.errors import RemoteError
+from workbench.pictures import to_float
+from workbench.system import System
+
+Planned = Callable[..., Path]
+
+
+@pytest.fixture
+def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
+    """Write a plan of both stages on this machine, what is kept there in a folder of the test's own."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def write(edge: str = "", cloud: str = "", name: str = "here") -> Path:
+        path = tmp_path / f"{name}.toml"
+        path.write_text(
+            local_plan("digits", TARGET, AUXILIARY, tmp_path / "far").replace("[cloud]", f"{edge}\n[cloud]") + cloud
+        )
+        return path
+
+    return write
+
+
+@contextlib.contextmanager
+def at(path: Path, told: list[str] | None = None) -> Iterator[Deployed]:
+    """The deployment of a plan, taken away at the end."""
+    with Deployed(Deployment.read(path), told=(told if told is not None else []).append) as made:
+        try:
+            yield made
+        finally:
+            made.stop(purge=True)
+
+
+def states(made: Deployed) -> list[str]:
+    return [row.state for row in made.status()]
+
+
+def row_of(made: Deployed, which: str) -> Row:
+    return next(row for row in made.status() if row.stage == which)
+
+
+def child(made: Deployed, which: str) -> int:
+    status = made.stage(which).status()  # type: ignore[arg-type]
+    return int(status["child"])
+
+
+def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_nothing(
+    planned: Planned, digits: Dataset, tmp_path: Path
+) -> None:
+    images = to_float(digits.test.images[:100])
+    with at(planned(), told := []) as made:
+        assert states(made) == ["absent", "absent"]
+        with pytest.raises(RemoteError, match="is not launched"):
+            made.url("edge")
+        urls = made.launch()
+        assert states(made) == ["ready", "ready"]
+        assert any("ready at" in line for line in told)
+        children = child(made, "edge"), child(made, "cloud")
+        assert made.launch() == urls
+        assert (child(made, "edge"), child(made, "cloud")) == children
+
+        inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
+        with made.client() as client:
+            assert torch.equal(client.recognise(images).labels, inside.labels)
+            os.kill(children[1], signal.SIGKILL)
+            until(lambda: row_of(made, "cloud").state == "crashed")
+            assert made.launch() == urls  # the edge went on, and found the cloud again where it was
+            assert child(made, "edge") == children[0]
+            assert torch.equal(client.recognise(images).labels, inside.labels)
+            os.kill(children[0], signal.SIGKILL)
+            until(lambda: row_of(made, "edge").state == "crashed")
+            assert made.launch() == urls
+            assert torch.equal(client.recognise(images).labels, inside.labels)
+        lines = list(made.logs("edge", 20))
+        assert any('"service": "pmc2-edge"' in line for line in lines)
+        assert made.stop() == ["edge", "cloud"]
+        assert states(made) == ["absent", "absent"]
+        assert not (tmp_path / "far" / "stages").exists()
+        assert list((tmp_path / "far").rglob("*.key")) == []
+    assert not (tmp_path / "far").exists()
+    assert not made.folder.exists()
+    assert list(made.folder.parent.iterdir()) == []
+
+
+def test_a_port_that_is_taken_stops_the_launch_in_a_line_and_what_it_started(planned: Planned) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with at(planned(edge=f'listen = "127.0.0.1:{port}"')) as made:
+            with pytest.raises(RemoteError) as caught:
+                made.launch()
+            assert "Address already in use" in str(caught.value)
+            assert "\n" not in str(caught.value)
+            assert states(made) == ["absent", "absent"]
+
+
+def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planned) -> None:
+    with at(planned(cloud='options = ["--remember", "-1"]\n')) as made, pytest.raises(RemoteError, match="from 0 up"):
+        made.launch()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(
+    planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = planned(cloud='device = "cuda"\n')
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with at(path) as made, pytest.raises(RemoteError, match="a GPU is asked for"):
+        made.launch()
+
+
+def test_an_interpreter_without_the_packages_is_named(planned: Planned, tmp_path: Path) -> None:
+    path = planned()
+    path.write_text(path.read_text().replace(json.dumps(sys.executable), json.dumps(sys._base_executable), 1))
+    with at(path) as made, pytest.raises(RemoteError, match="does not run the package"):
+        made.launch()
+
+
+def test_two_launches_at_once_are_one_and_a_line(planned: Planned) -> None:
+    path = planned()
+    with at(path) as made, Deployed(Deployment.read(path)) as other:
+        inside, out = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with made._alone():
+                inside.set()
+                out.wait(60)
+
+        holder = threading.Thread(target=hold)
+        holder.start()
+        inside.wait(60)
+        with pytest.raises(RemoteError, match="another launch or stop of here.toml is under way"):
+            other.launch()
+        out.set()
+        holder.join()
+
+
+def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(planned: Planned) -> None:
+    with at(planned()) as made:
+        made._certificates()
+        before = (made.plan.certs / "edge.pem").read_bytes()
+        made._certificates()
+        assert (made.plan.certs / "edge.pem").read_bytes() == before
+    with at(planned(cloud='address = "cloud.example:8444"\n')) as made:
+        made._certificates()
+        assert (made.plan.certs / "edge.pem").read_bytes() != before

@@ -1,0 +1,562 @@
+"""The container's objects against Kubernetes' own schemas, and the guest's policy in a Rego engine: what they allow, and what not."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import gzip
+import hashlib
+import itertools
+import json
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from kubernetes_validate.utils import all_versions
+
+from workbench.deployment import guest
+from workbench.deployment.manifests import Container, initdata, initdata_digest, render, to_json, to_yaml
+from workbench.errors import UsageError
+
+IMAGE = "registry.example:5000/pmc2-edge@sha256:" + "a" * 64
+CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": b"the key itself"}
+CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
+DEVELOPMENT = Container(IMAGE, "10.0.0.7:8444", runtime="development")
+INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
+VERSIONS = sorted({version for version in all_versions() if int(version.split(".")[1]) >= 28})
+
+
+def rendered(container: Container) -> list[dict[str, Any]]:
+    return render(container, None if container.resource else CERTIFICATES)
+
+
+def only(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = (each for each in manifests if each["kind"] == kind)
+    return found
+
+
+def pod(container: Container) -> dict[str, Any]:
+    template: dict[str, Any] = only(rendered(container), "Deployment")["spec"]["template"]
+    return template
+
+
+COMBINATIONS = [
+    replace(
+        base, node_port=node_port, replicas_min=least, replicas_max=most, create_namespace=namespace, logs=logs, egress=egress
+    )
+    for base, node_port, (least, most), namespace, logs, egress in itertools.product(
+        (CONFIDENTIAL, DEVELOPMENT),
+        (0, 30443),
+        ((1, 1), (3, 3), (1, 4)),
+        (False, True),
+        (False, True),
+        ((), ("192.0.2.0/24:443", "[2001:db8::1]:443")),
+    )
+]
+
+
+OBJECTS = [json.loads(text) for text in sorted({json.dumps(each) for one in COMBINATIONS for each in rendered(one)})]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_container_is_valid_for_this_kubernetes(version: str) -> None:
+    for manifest in OBJECTS:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+def test_the_combinations_have_every_kind_of_object() -> None:
+    assert {manifest["kind"] for manifest in OBJECTS} == {
+        "Namespace", "Secret", "NetworkPolicy", "Deployment", "Service", "PodDisruptionBudget", "HorizontalPodAutoscaler",
+    }  # fmt: skip
+
+
+def test_the_versions_reach_from_1_28_to_the_newest_that_is_known() -> None:
+    assert "1.28.0" in VERSIONS
+    assert kubernetes_validate.latest_version() in VERSIONS
+    assert len(VERSIONS) >= 10
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        ("spec", "template", "spec", "runtimeClassName"),
+        ("spec", "template", "spec", "containers", 0, "securityContext", "readOnlyRootFilesystem"),
+        ("spec", "template", "spec", "containers", 0, "readinessProbe", "httpGet"),
+        ("spec", "strategy"),
+    ],
+    ids=lambda path: str(path[-1]),
+)
+def test_the_schema_catches_a_field_that_is_misspelt(path: tuple[str | int, ...]) -> None:
+    deployment = copy.deepcopy(only(rendered(CONFIDENTIAL), "Deployment"))
+    parent: Any = deployment
+    for step in path[:-1]:
+        parent = parent[step]
+    parent[str(path[-1]).capitalize()] = parent.pop(path[-1])
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+
+
+def test_json_and_yaml_hold_the_same_objects() -> None:
+    manifests = rendered(COMBINATIONS[-1])
+    assert [json.loads(line) for line in to_json(manifests).splitlines()] == manifests
+    assert list(yaml.safe_load_all(to_yaml(manifests))) == manifests
+
+
+def test_a_container_is_rendered_the_same_every_time() -> None:
+    assert to_json(rendered(CONFIDENTIAL)) == to_json(rendered(replace(CONFIDENTIAL)))
+
+
+# --- the pod -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("container", "name"), [(CONFIDENTIAL, "kata-qemu-snp"), (DEVELOPMENT, "kata-qemu-coco-dev")])
+def test_a_runtime_has_its_class(container: Container, name: str) -> None:
+    assert pod(container)["spec"]["runtimeClassName"] == name
+
+
+def test_the_image_is_pulled_by_its_digest_and_never_taken_from_the_host() -> None:
+    edge = pod(CONFIDENTIAL)["spec"]["containers"][0]
+    assert (edge["image"], edge["imagePullPolicy"]) == (IMAGE, "Always")
+
+
+def test_the_annotation_is_the_configuration_whose_digest_is_told() -> None:
+    annotations = pod(CONFIDENTIAL)["metadata"]["annotations"]
+    text = gzip.decompress(base64.b64decode(annotations[INITDATA], validate=True))
+    assert text.decode() == initdata(CONFIDENTIAL)
+    assert hashlib.sha256(text).hexdigest() == initdata_digest(CONFIDENTIAL)
+    assert annotations["io.katacontainers.config.hypervisor.kernel_params"] == "agent.guest_components_rest_api=all"
+
+
+def test_the_configuration_names_the_key_broker() -> None:
+    certificate = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----"
+    found = tomllib.loads(initdata(replace(CONFIDENTIAL, kbs_url="https://10.0.0.9", kbs_cert=certificate)))
+    assert (found["version"], found["algorithm"], set(found["data"])) == (
+        "0.1.0",
+        "sha256",
+        {"policy.rego", "aa.toml", "cdh.toml"},
+    )
+    agent, hub = (tomllib.loads(found["data"][name]) for name in ("aa.toml", "cdh.toml"))
+    assert agent["token_configs"]["kbs"] == {"url": "https://10.0.0.9", "cert": certificate + "\n"}
+    assert hub["kbc"] == {"name": "cc_kbc", "url": "https://10.0.0.9", "kbs_cert": certificate + "\n"}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"image": IMAGE[:-1] + "b"},
+        {"cloud": "10.0.0.8:8444"},
+        {"options": ("--least-strength", "0")},
+        {"resource": "default/another"},
+        {"kbs_url": "http://10.0.0.10:8080"},
+        {"logs": True},
+        {"policy": "package agent_policy"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_what_the_guest_runs_and_allows_changes_the_digest(other: dict[str, Any]) -> None:
+    assert initdata_digest(replace(CONFIDENTIAL, **other)) != initdata_digest(CONFIDENTIAL)
+
+
+def test_how_many_and_how_large_it_is_leaves_the_digest_as_it_is() -> None:
+    other = replace(CONFIDENTIAL, memory="9Gi", cpu="2", replicas_min=2, replicas_max=5, node_port=30443, namespace="other")
+    assert initdata_digest(other) == initdata_digest(CONFIDENTIAL)
+
+
+def test_the_pod_has_no_more_rights_than_it_needs() -> None:
+    spec = pod(CONFIDENTIAL)["spec"]
+    edge = spec["containers"][0]
+    assert spec["automountServiceAccountToken"] is False
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert edge["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+    }
+    assert {volume["name"]: volume.get("emptyDir", {}).get("medium") for volume in spec["volumes"]} == {
+        "run": "Memory",
+        "tmp": "Memory",
+    }
+    assert edge["resources"]["requests"] == edge["resources"]["limits"] == {"cpu": "4", "memory": "6Gi"}
+    assert spec["terminationGracePeriodSeconds"] > 30  # the edge's own time to finish
+
+
+def test_probes_ask_the_edge_itself_by_https_and_never_execute() -> None:
+    edge = pod(CONFIDENTIAL)["spec"]["containers"][0]
+    paths = {kind: edge[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
+    assert paths == {"startup": "/v2/health/ready", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
+    assert {edge[f"{kind}Probe"]["httpGet"]["scheme"] for kind in paths} == {"HTTPS"}
+    assert "--probes" in edge["command"]
+
+
+def test_a_new_manifest_is_a_new_revision() -> None:
+    def revision(container: Container, certificates: dict[str, bytes] | None = None) -> str:
+        (deployment,) = (each for each in render(container, certificates) if each["kind"] == "Deployment")
+        return str(deployment["spec"]["template"]["metadata"]["labels"]["pmc2.workbench/revision"])
+
+    renewed = CERTIFICATES | {"edge.pem": b"another"}
+    assert revision(CONFIDENTIAL) == revision(replace(CONFIDENTIAL, node_port=30443))
+    assert revision(CONFIDENTIAL) != revision(replace(CONFIDENTIAL, memory="7Gi"))
+    assert revision(DEVELOPMENT, CERTIFICATES) != revision(DEVELOPMENT, renewed)
+
+
+# --- the key -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_confidential_edge_gets_its_key_from_the_broker_and_no_manifest_holds_one() -> None:
+    manifests = rendered(CONFIDENTIAL)
+    assert "Secret" not in {each["kind"] for each in manifests}
+    command = pod(CONFIDENTIAL)["spec"]["containers"][0]["command"]
+    assert command[command.index("--secrets") + 1] == "default/pmc2-edge"
+    with pytest.raises(UsageError, match="in a Secret the host could read the TLS key"):
+        render(CONFIDENTIAL, CERTIFICATES)
+
+
+def test_in_development_certificates_come_in_a_secret_that_says_who_can_read_it() -> None:
+    manifests = rendered(DEVELOPMENT)
+    secret = only(manifests, "Secret")
+    assert secret["metadata"]["name"] == "pmc2-edge-readable-by-the-host"
+    assert "can read this key" in secret["metadata"]["annotations"]["pmc2.workbench/warning"]
+    assert {name: base64.b64decode(data) for name, data in secret["data"].items()} == CERTIFICATES
+    assert "--secrets" not in pod(DEVELOPMENT)["spec"]["containers"][0]["command"]
+    with pytest.raises(UsageError, match="needs certificates"):
+        render(DEVELOPMENT, {"ca.pem": b""})
+
+
+@pytest.mark.parametrize("container", [CONFIDENTIAL, DEVELOPMENT])
+def test_no_key_is_anywhere_but_in_the_secret(container: Container) -> None:
+    others = [each for each in rendered(container) if each["kind"] != "Secret"]
+    text = to_json(others).decode() + to_yaml(others) + repr(container)
+    assert "the key itself" not in text
+    assert base64.b64encode(b"the key itself").decode() not in text
+
+
+# --- the network -------------------------------------------------------------------------------------------------------------
+
+
+def egress(container: Container) -> list[str]:
+    """What may be reached, in words."""
+    policy = only(rendered(container), "NetworkPolicy")["spec"]
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    found = []
+    for rule in policy["egress"]:
+        assert rule["to"], "without a peer it is everyone"
+        ports = ",".join(f"{port['protocol']}/{port['port']}" for port in rule["ports"])
+        found += [f"{peer.get('ipBlock', {}).get('cidr', 'dns')} {ports}" for peer in rule["to"]]
+        assert all(set(peer) in ({"ipBlock"}, {"namespaceSelector", "podSelector"}) for peer in rule["to"])
+    return found
+
+
+DNS = "dns UDP/53,TCP/53"
+
+
+@pytest.mark.parametrize(
+    ("container", "reached"),
+    [
+        (DEVELOPMENT, ["10.0.0.7/32 TCP/8444"]),
+        (replace(DEVELOPMENT, cloud="[2001:db8::7]:8444"), ["2001:db8::7/128 TCP/8444"]),
+        (CONFIDENTIAL, ["10.0.0.7/32 TCP/8444", "10.0.0.9/32 TCP/8080"]),
+        (
+            replace(CONFIDENTIAL, image=IMAGE.replace("registry.example", "192.0.2.4"), egress=("192.0.2.4:5000",)),
+            ["10.0.0.7/32 TCP/8444", "192.0.2.4/32 TCP/5000", "10.0.0.9/32 TCP/8080"],
+        ),
+        (
+            replace(CONFIDENTIAL, egress=("192.0.2.0/24:443",)),
+            ["10.0.0.7/32 TCP/8444", "192.0.2.0/24 TCP/443", "10.0.0.9/32 TCP/8080", DNS],
+        ),
+        (
+            replace(CONFIDENTIAL, kbs_url="https://kbs.example", egress=("10.0.0.9:443",)),
+            ["10.0.0.7/32 TCP/8444", "10.0.0.9/32 TCP/443", DNS],
+        ),
+    ],
+    ids=["cloud", "by IPv6", "key broker", "registry", "registry by name", "broker by name"],
+)
+def test_the_edge_reaches_the_cloud_and_what_is_named_and_nothing_else(container: Container, reached: list[str]) -> None:
+    assert egress(container) == reached
+
+
+def test_anyone_may_come_to_the_edges_port_and_to_no_other() -> None:
+    assert only(rendered(CONFIDENTIAL), "NetworkPolicy")["spec"]["ingress"] == [{"ports": [{"protocol": "TCP", "port": 8443}]}]
+
+
+@pytest.mark.parametrize(("node_port", "kind"), [(0, "ClusterIP"), (30443, "NodePort")])
+def test_the_service_is_inside_the_cluster_unless_a_node_port_is_asked_for(node_port: int, kind: str) -> None:
+    spec = only(rendered(replace(CONFIDENTIAL, node_port=node_port)), "Service")["spec"]
+    assert spec["type"] == kind
+    assert spec["ports"][0].get("nodePort", 0) == node_port
+
+
+def test_where_it_scales_the_autoscaler_has_the_word_on_replicas() -> None:
+    scaled = rendered(replace(CONFIDENTIAL, replicas_min=2, replicas_max=5))
+    assert "replicas" not in only(scaled, "Deployment")["spec"]
+    spec = only(scaled, "HorizontalPodAutoscaler")["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 5)
+    assert spec["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "Deployment", "name": "pmc2-edge"}
+    fixed = rendered(replace(CONFIDENTIAL, replicas_min=3, replicas_max=3))
+    assert only(fixed, "Deployment")["spec"]["replicas"] == 3
+    assert "HorizontalPodAutoscaler" not in {each["kind"] for each in fixed}
+
+
+def test_every_object_but_the_namespace_has_the_labels_by_which_all_are_found() -> None:
+    for container in COMBINATIONS:
+        for manifest in rendered(container):
+            labels = manifest["metadata"].get("labels", {})
+            assert (container.selector.items() <= labels.items()) == (manifest["kind"] != "Namespace")
+
+
+# --- refused -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"image": "registry.example/pmc2-edge:1"}, "'registry.example/pmc2-edge:1' must name a digest"),
+        ({"image": "registry.example/pmc2-edge@sha256:abc"}, "must name a digest"),
+        ({"image": 'x"@sha256:' + "a" * 64}, "must name a digest"),
+        ({"cloud": "cloud.example:8444"}, "'cloud.example:8444' must be IP:PORT"),
+        ({"cloud": "10.0.0.7"}, "'10.0.0.7' must be IP:PORT"),
+        ({"cloud": "10.0.0.0/8:8444"}, "one IP:PORT, not a network"),
+        ({"egress": ("registry.example:443",)}, "'registry.example:443' must be IP:PORT"),
+        ({"runtime": "confidental"}, "did you mean 'confidential'"),
+        ({"kbs_url": ""}, "else the host would see its TLS key"),
+        ({"resource": ""}, "else the host would see its TLS key"),
+        ({"kbs_url": "http://kbs.example:8080"}, "has a name, which no network policy knows"),
+        ({"kbs_url": 'http://10.0.0.9/"\nx'}, "must be http"),
+        ({"kbs_url": "http://[::1"}, "must be http"),
+        ({"kbs_cert": '"""\n[kbc]'}, "a certificate in PEM"),
+        ({"resource": "../../etc"}, "REPOSITORY/TYPE"),
+        ({"name": "Edge"}, "'Edge' must be small letters"),
+        ({"namespace": "-"}, "'-' must be small letters"),
+        ({"memory": "6"}, "'6' must be in Mi or Gi"),
+        ({"cpu": "two"}, "'two' must be cores"),
+        ({"port": 443}, "port 443"),
+        ({"node_port": 80}, "node_port 80"),
+        ({"replicas_min": 3, "replicas_max": 2}, "replicas from 3 to 2"),
+        ({"options": ("'''\n[data]",)}, "cannot|can have '''"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_is_refused_in_one_line_that_names_it(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(UsageError, match=told) as refusal:
+        replace(CONFIDENTIAL, **wrong)
+    assert "\n" not in str(refusal.value)
+
+
+# --- the image ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_expects() -> None:
+    text = Path(guest.__file__).with_name("Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+    instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
+    assert [what for kind, what in instructions if kind == "FROM"] == ["${BASE} AS build", "${BASE}"]
+    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is asked for, and has no default"
+    (environment,) = (what.split() for kind, what in instructions if kind == "ENV")
+    assert tuple(environment) == guest.ENVIRONMENT
+    assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions
+    assert ["STOPSIGNAL", "SIGTERM"] in instructions
+    assert ["ENTRYPOINT", json.dumps([guest.PROGRAM])] in instructions
+
+
+# --- the guest's policy ------------------------------------------------------------------------------------------------------
+
+
+def decide(container: Container, request: str, asked: dict[str, Any]) -> bool:
+    """Ask a Rego engine whether the agent does this."""
+    regopy = pytest.importorskip("regopy", reason="the Rego engine regopy is not installed")
+    engine = regopy.Interpreter()
+    engine.add_module("policy.rego", tomllib.loads(initdata(container))["data"]["policy.rego"])
+    engine.set_input(asked)
+    answer = str(engine.query(f"allowed = data.agent_policy.{request}"))
+    if answer == "undefined":  # as for the agent: what no rule is about is refused
+        return False
+    allowed = json.loads(answer)["bindings"]["allowed"]
+    assert isinstance(allowed, bool)
+    return allowed
+
+
+def asked_to_create(container: Container) -> dict[str, Any]:
+    """What the host asks of the agent for the edge's container, in the agent's own terms."""
+    shared = "/run/kata-containers/shared/containers/0a1b-2c3d-"
+    mounts = [
+        {"destination": "/proc", "source": "proc", "type_": "proc"},
+        {"destination": "/dev", "source": "tmpfs", "type_": "tmpfs"},
+        {"destination": "/dev/shm", "source": "/run/kata-containers/sandbox/shm", "type_": "bind"},
+        {"destination": "/sys", "source": "sysfs", "type_": "sysfs"},
+        {"destination": "/etc/hosts", "source": f"{shared}hosts", "type_": "bind"},
+        {"destination": "/etc/resolv.conf", "source": f"{shared}resolv.conf", "type_": "bind"},
+        {"destination": "/dev/termination-log", "source": f"{shared}termination-log", "type_": "bind"},
+        {"destination": "/run/pmc2", "source": "/run/kata-containers/sandbox/ephemeral/run", "type_": "bind"},
+        {"destination": "/tmp", "source": "/run/kata-containers/sandbox/ephemeral/tmp", "type_": "bind"},
+    ]
+    process = {
+        "Args": list(container.command),
+        "Env": [*guest.ENVIRONMENT, "HOSTNAME=pmc2-edge-0", "KUBERNETES_SERVICE_HOST=10.96.0.1", "PYTHON_VERSION=3.11.9"],
+        "User": {"UID": guest.USER, "GID": guest.USER},
+        "NoNewPrivileges": True,
+        "Terminal": False,
+    }
+    return {
+        "container_id": "0a1b",
+        "OCI": {
+            "Annotations": {"io.kubernetes.cri.container-type": "container"},
+            "Hooks": None,
+            "Mounts": mounts,
+            "Process": process,
+        },
+        "storages": [
+            {"driver": "image_guest_pull", "source": container.image},
+            {"driver": "ephemeral", "source": "tmpfs"},
+            {"driver": "ephemeral", "source": "tmpfs"},
+        ],
+    }
+
+
+def asked_for_the_sandbox(container: Container) -> dict[str, Any]:
+    asked = asked_to_create(container)
+    asked["OCI"]["Annotations"]["io.kubernetes.cri.container-type"] = "sandbox"
+    asked["OCI"]["Process"]["Args"] = ["/pause"]
+    asked["OCI"]["Mounts"] = asked["OCI"]["Mounts"][:7]
+    asked["storages"] = [{"driver": "image_guest_pull", "source": "pause"}]
+    return asked
+
+
+def test_the_guest_starts_the_sandbox_and_the_edge() -> None:
+    assert decide(CONFIDENTIAL, "CreateSandboxRequest", {"guest_hook_path": "", "kernel_modules": []})
+    assert decide(CONFIDENTIAL, "CreateContainerRequest", asked_for_the_sandbox(CONFIDENTIAL))
+    assert decide(CONFIDENTIAL, "CreateContainerRequest", asked_to_create(CONFIDENTIAL))
+    for request in ("StartContainerRequest", "SignalProcessRequest", "WaitProcessRequest", "DestroySandboxRequest"):
+        assert decide(CONFIDENTIAL, request, {"container_id": "0a1b"})
+
+
+@pytest.mark.parametrize(
+    "request_",
+    ["ExecProcessRequest", "ReadStreamRequest", "WriteStreamRequest", "SetPolicyRequest", "PullImageRequest", "AddSwapRequest",
+     "ReadContainerTerminationMessage", "StartTracingRequest", "UpdateContainerRequest", "NoSuchRequest"],
+)  # fmt: skip
+def test_the_guest_refuses_what_looks_or_reaches_into_it(request_: str) -> None:
+    assert not decide(CONFIDENTIAL, request_, {"container_id": "0a1b", "process": {"Args": ["sh"]}})
+
+
+def test_what_the_edge_says_is_read_only_where_that_was_asked_for() -> None:
+    assert not decide(CONFIDENTIAL, "ReadStreamRequest", {})
+    assert decide(replace(CONFIDENTIAL, logs=True), "ReadStreamRequest", {})
+    assert decide(DEVELOPMENT, "ReadStreamRequest", {})
+    assert not decide(DEVELOPMENT, "ExecProcessRequest", {"process": {"Args": ["sh"]}})
+
+
+def changed(path: str, value: Any) -> dict[str, Any]:
+    """The request for the edge's container with one thing changed: a step of `path` is a key or an index, + appends."""
+    asked = asked_to_create(CONFIDENTIAL)
+    parent: Any = asked
+    *steps, last = path.split(".")
+    for step in steps:
+        parent = parent[int(step) if step.isdigit() else step]
+    if last == "+":
+        parent.append(value)
+    else:
+        parent[int(last) if last.isdigit() else last] = value
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("storages.0.source", IMAGE[:-1] + "b"),
+        ("storages.0.source", "registry.example:5000/pmc2-edge:1"),
+        ("storages.0.source", "pause"),
+        ("storages.0.driver", "blk"),
+        ("storages.+", {"driver": "virtio-fs", "source": "host"}),
+        ("storages.+", {"driver": "image_guest_pull", "source": "other@sha256:" + "b" * 64}),
+        ("OCI.Process.Args", ["sh"]),
+        ("OCI.Process.Args.+", "--plain-http"),
+        ("OCI.Process.Env.+", "WORKBENCH_TOKEN=of-the-host-of-the-host"),
+        ("OCI.Process.Env.+", "LD_PRELOAD=/etc/hosts"),
+        ("OCI.Process.Env.+", "PYTHONPATH=/tmp"),
+        ("OCI.Process.Env.+", "HTTPS_PROXY=http://192.0.2.1"),
+        ("OCI.Process.Env.1", "WORKBENCH_DATA=/etc"),
+        ("OCI.Process.User.UID", 0),
+        ("OCI.Process.NoNewPrivileges", False),
+        ("OCI.Process.Terminal", True),
+        ("OCI.Hooks", {"Prestart": [{"Path": "/bin/sh"}]}),
+        ("OCI.Mounts.+", {"destination": "/opt/pmc2", "source": "/run/kata-containers/shared/containers/0a-hosts"}),
+        ("OCI.Mounts.+", {"destination": "/etc/passwd", "source": "/run/kata-containers/shared/containers/0a-hosts"}),
+        ("OCI.Mounts.+", {"destination": "/run/pmc2/certs", "source": "/run/kata-containers/shared/containers/0a-1b-certs"}),
+        ("OCI.Mounts.7.source", "/run/kata-containers/shared/containers/0a-1b-hosts"),
+        ("OCI.Mounts.7.source", "/run/kata-containers/sandbox/ephemeral/../../shared/containers/x"),
+        ("OCI.Mounts.2.source", "/run/kata-containers/shared/containers/0a-1b-shm"),
+        ("OCI.Annotations", {"io.kubernetes.cri.container-type": "sandbox"}),
+        ("OCI.Annotations", {}),
+    ],
+)
+def test_the_guest_starts_nothing_but_this_image_with_this_command(path: str, value: Any) -> None:
+    assert not decide(CONFIDENTIAL, "CreateContainerRequest", changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("0a1b-2c3d-resolv.conf", True),
+        ("0a1b-2c3d-hosts", True),
+        ("0a1b/rootfs/opt/pmc2/bin/workbench", False),
+        ("0a1b-2c3d-hosts/../../../../../etc/passwd", False),
+        ("../../../../etc/hosts", False),
+        ("0a1b-2c3d-certs/edge.key", False),
+    ],
+)
+def test_the_host_puts_nothing_into_the_guest_but_what_the_network_needs(path: str, allowed: bool) -> None:
+    asked = {"path": f"/run/kata-containers/shared/containers/{path}"}
+    assert decide(CONFIDENTIAL, "CopyFileRequest", asked) is allowed
+
+
+def test_in_development_the_host_hands_in_the_certificates_and_nothing_else() -> None:
+    folder = "/run/kata-containers/shared/containers/0a1b-2c3d-certs"
+    assert decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/..data/edge.key"})
+    assert not decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/../x"})
+    asked = asked_to_create(DEVELOPMENT)
+    asked["OCI"]["Mounts"].append({"destination": "/run/pmc2/certs", "source": folder, "type_": "bind"})
+    assert decide(DEVELOPMENT, "CreateContainerRequest", asked)
+
+
+NEIGHBOUR = {"device": "eth0", "toIPAddress": {"address": "10.0.0.1"}}
+
+
+@pytest.mark.parametrize(
+    ("request_", "asked", "allowed"),
+    [
+        ("UpdateInterfaceRequest", {"interface": {"name": "eth0", "hwAddr": "66:74:9f:6a:96:01"}}, True),
+        ("UpdateInterfaceRequest", {"interface": {"name": "lo", "hwAddr": "66:74:9f:6a:96:01"}}, False),
+        ("UpdateInterfaceRequest", {"interface": {"name": "eth0", "hwAddr": "00:00:00:00:00:00"}}, False),
+        ("UpdateRoutesRequest", {"routes": {"Routes": [{"dest": "", "device": "eth0", "source": ""}]}}, True),
+        ("UpdateRoutesRequest", {"routes": {"Routes": [{"dest": "", "device": "lo", "source": ""}]}}, False),
+        ("UpdateRoutesRequest", {"routes": {"Routes": [{"dest": "127.0.0.1/32", "device": "eth0", "source": ""}]}}, False),
+        ("UpdateRoutesRequest", {"routes": {"Routes": [{"dest": "", "device": "eth0", "source": "::1"}]}}, False),
+        ("AddARPNeighborsRequest", {"neighbors": {"ARPNeighbors": [NEIGHBOUR]}}, True),
+        ("AddARPNeighborsRequest", {"neighbors": {"ARPNeighbors": [NEIGHBOUR | {"device": "lo"}]}}, False),
+        (
+            "AddARPNeighborsRequest",
+            {"neighbors": {"ARPNeighbors": [NEIGHBOUR | {"toIPAddress": {"address": "127.1.2.3"}}]}},
+            False,
+        ),
+        ("CreateSandboxRequest", {"guest_hook_path": "/tmp/hook", "kernel_modules": []}, False),
+        ("CreateSandboxRequest", {"guest_hook_path": "", "kernel_modules": [{"name": "x"}]}, False),
+    ],
+)
+def test_the_guests_loopback_is_its_own(request_: str, asked: dict[str, Any], allowed: bool) -> None:
+    """There keys are handed out: a host that could redirect it would hand out its own."""
+    assert decide(CONFIDENTIAL, request_, asked) is allowed
+
+
+def test_what_is_put_in_place_of_the_policy_is_what_the_guest_gets() -> None:
+    own = "package agent_policy\n\ndefault ExecProcessRequest := true\n"
+    assert tomllib.loads(initdata(replace(CONFIDENTIAL, policy=own)))["data"]["policy.rego"] == own
+
+
+def test_the_policy_decides_on_every_request_that_it_names_once() -> None:
+    policy = tomllib.loads(initdata(CONFIDENTIAL))["data"]["policy.rego"]
+    named = re.findall(r"^default (\w+) := (?:true|false)$", policy, re.MULTILINE)
+    assert len(named) == len(set(named)) >= 30

@@ -1,0 +1,69 @@
+"""What a stage is sent: a wheel that installs, and of the weights its own half."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from workbench.deployment.plan import Deployment
+from workbench.deployment.shipment import files_of, wheel
+from workbench.errors import WeightsError
+
+PLAN = '[pair]\ndataset = "digits"\ntarget = "resnet18"\nauxiliary = "mobilenet_v2"\n[edge]\nhost = "local"\n[cloud]\nhost = "local"\n'
+
+
+@pytest.fixture
+def plan(tmp_path: Path, tiny_data: Path) -> Deployment:
+    path = tmp_path / "deployment.toml"
+    path.write_text(PLAN)
+    return Deployment.read(path)
+
+
+def test_the_wheel_is_the_same_bytes_each_time_and_pip_installs_it(tmp_path: Path) -> None:
+    first = wheel()
+    wheel.cache_clear()
+    assert wheel() == first
+    path = tmp_path / first.name
+    path.write_bytes(first.content)
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(tmp_path / "site"), str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    found = subprocess.run(
+        [sys.executable, "-c", "import workbench.services.server, workbench; print(workbench.__file__)"],
+        env={"PYTHONPATH": str(tmp_path / "site")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == str(tmp_path / "site" / "workbench" / "__init__.py")
+
+
+def test_the_wheel_says_what_a_stage_needs_and_nothing_of_development() -> None:
+    made = wheel()
+    with zipfile.ZipFile(made.name and __import__("io").BytesIO(made.content)) as archive:
+        name = next(each for each in archive.namelist() if each.endswith("METADATA"))
+        needs = [line for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist")]
+    assert any("uvicorn" in each for each in needs)
+    assert not any("pytest" in each for each in needs)
+    assert made.torch.startswith("torch==")
+    assert made.python == "3.11"
+
+
+def test_each_stage_is_sent_its_own_half_and_no_stage_the_authority_s_key(plan: Deployment) -> None:
+    edge, cloud = files_of(plan, "edge"), files_of(plan, "cloud")
+    assert sorted(name for name in edge if name.startswith("certs/")) == ["certs/ca.pem", "certs/edge.key", "certs/edge.pem"]
+    assert sorted(name for name in cloud if name.startswith("certs/")) == ["certs/ca.pem", "certs/cloud.key", "certs/cloud.pem"]
+    assert [name for name in cloud if "-X-" in name and "compressor" not in name] == []
+    assert [name for name in edge if name.endswith("/resnet18.json")] == []
+    assert [name for name in edge if "-compressor" in name] != []
+
+
+def test_weights_that_are_not_there_are_named_before_anything_is_sent(plan: Deployment, tiny_data: Path) -> None:
+    other = Deployment.read(plan.path)
+    object.__setattr__(other.pair, "auxiliary", "vgg13_bn")
+    with pytest.raises(WeightsError, match="resnet18-X-vgg13_bn"):
+        files_of(other, "edge")

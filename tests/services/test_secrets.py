@@ -1,0 +1,178 @@
+"""What a key broker releases, over a real small HTTP server in place of the guest's data hub: fetched whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from workbench.errors import ServiceError, UsageError
+from workbench.services.secrets import MOST, fetch
+from workbench.services.trust import server_context
+
+RESOURCE = "default/pmc2-edge"
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextlib.contextmanager
+def hub(answer: Answer, port: int = 0) -> Iterator[str]:
+    """A data hub on loopback; give its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with contextlib.suppress(OSError):
+                answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, length: int | None = None) -> None:
+    handler.send_response(status)
+    handler.send_header("Content-Length", str(len(content) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(content)
+
+
+def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
+    """A hub that releases the files of a folder."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if asked is not None:
+            asked.append(handler.path)
+        send(handler, 200, (certs / handler.path.rpartition("/")[2]).read_bytes())
+
+    return answer
+
+
+def test_what_is_released_is_written_for_its_owner_alone_and_serves(certs: Path, tmp_path: Path) -> None:
+    asked: list[str] = []
+    folder = tmp_path / "run" / "certs"
+    with hub(releasing(certs, asked)) as url:
+        written = fetch(url, RESOURCE, folder)
+    assert asked == [f"/cdh/resource/{RESOURCE}/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
+    assert sorted(folder.iterdir()) == sorted(written)
+    for path in written:
+        assert path.read_bytes() == (certs / path.name).read_bytes()
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    server_context(folder, "edge")
+
+
+def test_a_hub_that_starts_late_is_waited_for(certs: Path, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+    failures: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            fetch(f"http://127.0.0.1:{port}", RESOURCE, tmp_path, patience=30)
+        except BaseException as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive(), "it gave up while nothing answered"
+    with hub(releasing(certs), port):
+        thread.join(30)
+    assert not failures
+    assert (tmp_path / "edge.key").is_file()
+
+
+def test_what_the_broker_does_not_release_leaves_nothing_behind(certs: Path, tmp_path: Path) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        if handler.path.endswith(".key"):
+            send(handler, 403, b"policy denies: measurement of the guest")
+        else:
+            releasing(certs)(handler)
+
+    with hub(answer) as url, pytest.raises(ServiceError, match=r"no default/pmc2-edge/edge\.key: .*HTTP 403") as refusal:
+        fetch(url, RESOURCE, tmp_path)
+    assert "measurement" not in str(refusal.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "length"),
+    [(b"", None), (b"<html>", None), (b"-----BEGIN CERTIFICATE-----" + b"A" * MOST, None), (b"\0" * (8 * MOST), None)],
+    ids=["empty", "another format", "too long", "much too long"],
+)
+def test_what_is_no_certificate_is_refused(tmp_path: Path, content: bytes, length: int | None) -> None:
+    with (
+        hub(lambda handler: send(handler, 200, content, length)) as url,
+        pytest.raises(ServiceError, match=r"ca\.pem: what the key broker released is not PEM of at most 64 KiB"),
+    ):
+        fetch(url, RESOURCE, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_certificate_that_breaks_off_is_not_taken_for_a_whole_one(certs: Path, tmp_path: Path) -> None:
+    content = (certs / "ca.pem").read_bytes()
+    with (
+        hub(lambda handler: send(handler, 200, content[:100], len(content))) as url,
+        pytest.raises(ServiceError, match="does not answer \\(IncompleteRead\\)"),
+    ):
+        fetch(url, RESOURCE, tmp_path, patience=0.5)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_answer_that_never_ends_is_given_up(tmp_path: Path) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        for _ in range(400):
+            handler.wfile.write(b"-")
+            handler.wfile.flush()
+            time.sleep(0.05)
+
+    begun = time.monotonic()
+    with hub(drip) as url, pytest.raises(ServiceError, match="does not answer"):
+        fetch(url, RESOURCE, tmp_path, patience=0.5)
+    assert time.monotonic() - begun < 15
+
+
+def test_where_nothing_answers_the_line_says_what_a_guest_needs(tmp_path: Path) -> None:
+    with hub(lambda handler: None) as url:
+        pass
+    with pytest.raises(ServiceError, match=r"guest_components_rest_api=all") as refusal:
+        fetch(url, RESOURCE, tmp_path, patience=0.5)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://192.0.2.1:8006", "https://127.0.0.1:8006", "http://127.0.0.1:8006/x", "127.0.0.1:8006", "http://127.0.0.1:x", ""],
+)
+def test_only_the_guests_own_loopback_is_asked(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UsageError, match="must be http on loopback"):
+        fetch(url, RESOURCE, tmp_path)
+
+
+@pytest.mark.parametrize("resource", ["default", "default/pmc2/edge", "../x", "default/a b", "default/x?y", ""])
+def test_a_resource_has_a_repository_and_a_type(tmp_path: Path, resource: str) -> None:
+    with pytest.raises(UsageError, match="REPOSITORY/TYPE"):
+        fetch("http://127.0.0.1:8006", resource, tmp_path)
+
+
+def test_no_proxy_is_asked(certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with hub(releasing(certs)) as url:
+        assert fetch(url, RESOURCE, tmp_path)

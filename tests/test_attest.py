@@ -1,0 +1,734 @@
+"""Attestation: real reports and chains, every refusal by its name, one flipped bit at a time, and parsers that stay their own."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import dataclasses
+import json
+import os
+import random
+import re
+import tomllib
+import warnings
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from snp import (
+    CHIP,
+    HOST_DATA,
+    MEASUREMENT,
+    NOW,
+    TCB,
+    certificate,
+    curve_key,
+    fields_of,
+    integer,
+    key,
+    own_words,
+    processor,
+    written,
+)
+
+from workbench.attest import ARKS, Policy, Report, Tcb, Verdict, key_of, runtime_data, verify
+from workbench.errors import AttestationError, UsageError
+
+DATA = b"0123456789abcdef" * 4
+MILAN, GENOA, TURIN = "Milan", "Genoa", "Turin"
+FLIPS = 2000
+few = settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+
+
+# --- real reports ----------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Vector:
+    """A real report, the certificates that prove it, and the policy that it fits."""
+
+    report: bytes
+    chain: dict[str, bytes]
+    policy: Policy
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        chain = [{"cert_type": kind, "data": list(der)} for kind, der in self.chain.items()]
+        return {"attestation_report": fields_of(self.report), "cert_chain": chain}
+
+    @property
+    def data(self) -> bytes:
+        return self.report[0x50:0x90]
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of published reports and AMD's certificates; skips where `$WORKBENCH_SHARED` does not name what holds it."""
+    shared = os.environ.get("WORKBENCH_SHARED", "")
+    folder = Path(shared) / "data" / "snp"
+    if not shared or not folder.is_dir():
+        pytest.skip("the published SNP reports are not here: set WORKBENCH_SHARED to the folder with data/snp")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def vectors(published: Path) -> dict[str, Vector]:
+    told = json.loads((published / "evidence-genoa.json").read_bytes())
+    reports = {
+        MILAN: ((published / "report-milan.bin").read_bytes(), (published / "vcek-milan.der").read_bytes()),
+        GENOA: (Report.of_fields(told["attestation_report"]).raw, bytes(told["cert_chain"][0]["data"])),
+    }
+    found = {}
+    for product, (raw, vcek) in reports.items():
+        pems = x509.load_pem_x509_certificates((published / f"ask-ark-asvk-{product.lower()}.pem").read_bytes())
+        named = {pem.subject.rfc4514_string().split(",")[0]: pem.public_bytes(Encoding.DER) for pem in pems}
+        chain = {"VCEK": vcek, "ASK": named[f"CN=SEV-{product}"], "ARK": named[f"CN=ARK-{product}"]}
+        policy = Policy(measurements=(raw[0x90:0xC0].hex(),), initdata=raw[0xC0:0xE0].hex(), products=(product,))
+        found[product] = Vector(raw, chain, policy)
+    return found
+
+
+@pytest.mark.parametrize("product", [MILAN, GENOA])
+def test_a_real_report_proves_what_it_says(vectors: dict[str, Vector], product: str) -> None:
+    vector = vectors[product]
+    verdict = verify(vector.evidence, vector.policy, vector.data)
+    assert verdict.proves
+    assert verdict.product == product
+    assert verdict == verify(vector.report, dataclasses.replace(vector.policy, chain=tuple(vector.chain.values())), vector.data)
+    firmware = {MILAN: Tcb(3, 0, 8, 115), GENOA: Tcb(10, 0, 23, 25)}
+    assert verdict.tcb == firmware[product]
+    assert verdict.chip == vector.report[0x1A0:0x1A8].hex()
+
+
+def test_the_agents_own_json_is_read_with_a_policy_from_a_file(
+    published: Path, vectors: dict[str, Vector], tmp_path: Path
+) -> None:
+    vector = vectors[GENOA]
+    (tmp_path / "amd.pem").write_bytes((published / "ask-ark-asvk-genoa.pem").read_bytes())
+    (tmp_path / "policy.toml").write_text(
+        f'measurements = ["{vector.report[0x90:0xC0].hex()}"]\nchain = ["amd.pem"]\n[minimum_tcb]\nboot_loader = 10\nsnp = 23\n'
+    )
+    text = (published / "evidence-genoa.json").read_bytes()
+    assert verify(text, Policy.read(tmp_path / "policy.toml"), vector.data).product == GENOA
+
+
+def test_a_real_report_is_not_of_another_question_guest_or_firmware(vectors: dict[str, Vector]) -> None:
+    for vector in vectors.values():
+        for change, check in (
+            ({"measurements": ("00" * 48,)}, "measurement"),
+            ({"initdata": "11" * 32}, "initdata"),
+            ({"minimum_tcb": Tcb(microcode=200)}, "minimum TCB"),
+            ({"vmpl": 1}, "VMPL"),
+            ({"products": (MILAN, GENOA), "arks": {MILAN: "00" * 32, GENOA: "00" * 32}}, "ARK pin"),
+            ({"at": datetime(2019, 1, 1, tzinfo=UTC)}, "validity of the ARK"),
+        ):
+            with pytest.raises(AttestationError, match=f"^attestation: {check}: expected .+, found "):
+                verify(vector.evidence, dataclasses.replace(vector.policy, **change), vector.data)
+        with pytest.raises(AttestationError, match="^attestation: freshness: expected "):
+            verify(vector.evidence, vector.policy, bytes(64))
+
+
+def test_the_built_in_fingerprints_are_those_of_amds_roots(vectors: dict[str, Vector]) -> None:
+    roots = {name: x509.load_der_x509_certificate(vector.chain["ARK"]) for name, vector in vectors.items()}
+    assert {name: root.fingerprint(hashes.SHA256()).hex() for name, root in roots.items()} == ARKS
+
+
+def flipped(data: bytes, bit: int) -> bytes:
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[list[tuple[str, int]], int]:
+    """The parts and bits that may be flipped unnoticed, one at a time, among those that are named, and how many were tried."""
+    parts, free, tried = {"report": vector.report, **vector.chain}, [], 0
+    for what, content in parts.items():
+        for bit in bits(what, content):
+            tried += 1
+            raw, *chain = ({**parts, what: flipped(content, bit)}).values()
+            with contextlib.suppress(AttestationError):
+                verify(raw, dataclasses.replace(vector.policy, chain=tuple(chain)), vector.data)
+                free.append((what, bit))
+    return free, tried
+
+
+@pytest.mark.parametrize("product", [MILAN, GENOA])
+def test_no_single_bit_of_a_report_or_a_certificate_can_be_another(vectors: dict[str, Vector], product: str) -> None:
+    rng = random.Random(product)
+    free, tried = taken(vectors[product], lambda _, content: rng.sample(range(8 * len(content)), FLIPS // 8))
+    assert (free, tried) == ([], FLIPS // 2)
+
+
+@pytest.mark.parametrize("product", [MILAN, GENOA])
+def test_nor_any_bit_that_no_signature_covers(vectors: dict[str, Vector], product: str) -> None:
+    """Around a certificate's signature its algorithm's name and its length in bits, around a report's what is reserved."""
+
+    def unsigned(what: str, content: bytes) -> range:
+        if what == "report":
+            return range(8 * (0x2A0 + 144), 8 * len(content), 3)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            made = x509.load_der_x509_certificate(content)
+        start, end = content.index(made.tbs_certificate_bytes) + len(made.tbs_certificate_bytes), len(made.signature)
+        return range(8 * start, 8 * (len(content) - end))
+
+    free, tried = taken(vectors[product], unsigned)
+    assert free == []
+    assert tried > 2000
+
+
+# --- what is taken, of a processor of our own ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("product", "version"), [(MILAN, 2), (MILAN, 3), (GENOA, 2), (GENOA, 5), (TURIN, 3), (TURIN, 5)])
+def test_a_report_of_each_product_and_version_is_taken(product: str, version: int) -> None:
+    ours = processor(product)
+    cpuid = {"cpuid": bytes(3)} if version == 2 else {}
+    mitigations = {"at_0x1f8": 3} if version == 5 else {}
+    evidence = ours.evidence(DATA, version=version, **cpuid, **mitigations)
+    verdict = verify(json.dumps(evidence).encode(), ours.policy(chain=()), DATA)
+    assert (verdict.product, verdict.tcb) == (product, Tcb(**ours.tcb))
+    assert verdict == verify(evidence, ours.policy(), DATA)
+
+
+def test_a_verdict_is_a_table_of_its_checks() -> None:
+    ours = processor()
+    verdict = verify(ours.report(DATA), ours.policy(), DATA)
+    lines = str(verdict).splitlines()
+    assert lines[0] == "AMD SEV-SNP on Milan, boot loader 4, tee 1, snp 22, microcode 213; processor 4041424344454647"
+    assert lines[2].split() == ["check", "expected", "found"]
+    assert len(lines) == 4 + len(verdict.checks)
+    assert all(check.name in line for check, line in zip(verdict.checks, lines[4:], strict=True))
+    assert all(len(line) < 120 for line in lines)
+
+
+def test_any_initdata_is_taken_where_none_is_asked_for_and_the_table_says_so() -> None:
+    ours = processor()
+    verdict = verify(ours.report(DATA, host_data=bytes(32)), ours.policy(initdata=""), DATA)
+    assert "any (the policy asks for none)" in str(verdict)
+
+
+def test_one_of_several_measurements_is_enough_in_capitals_too() -> None:
+    ours = processor()
+    verify(
+        ours.report(DATA),
+        ours.policy(measurements=("AB" * 48, MEASUREMENT.hex().upper()), initdata=HOST_DATA.hex().upper()),
+        DATA,
+    )
+
+
+def test_what_a_policy_allows_is_taken_and_told() -> None:
+    ours = processor()
+    told = str(verify(ours.report(DATA, policy=0xB0000, vmpl=2), ours.policy(debug=True, vmpl=2), DATA))
+    assert re.search(r"debug +off, or on +on\n", told)
+    masked = verify(ours.report(DATA, chip_id=bytes(64)), ours.policy(masked_chip_id=True), DATA)
+    assert masked.chip == "masked"
+    late = verify(ours.report(DATA), ours.policy(at=NOW + timedelta(days=1000), allow_expired=True), DATA)
+    assert "allow_expired" in str(late)
+
+
+def test_the_vcek_of_this_processor_and_firmware_is_chosen_among_several() -> None:
+    ours, ask = processor(), key("ask")
+    others = []
+    for tcb, chip in ((TCB | {"snp": 21}, CHIP), (TCB, bytes(64))):
+        made = certificate("SEV-VCEK", "SEV-Milan", ours.signer.public_key(), ask, own_words(MILAN, tcb, chip), authority=None)
+        others.append(made.public_bytes(Encoding.DER))
+    verify(ours.report(DATA), ours.policy(chain=(*others, *ours.chain)), DATA)
+
+
+def test_shorter_runtime_data_is_padded_and_longer_is_refused() -> None:
+    ours = processor()
+    verify(ours.report(b"short"), ours.policy(), b"short")
+    with pytest.raises(UsageError, match="at most 64 bytes, got 65"):
+        verify(ours.report(b"short"), ours.policy(), bytes(65))
+
+
+def test_runtime_data_is_the_hash_of_nonce_and_key_in_hexadecimal() -> None:
+    assert runtime_data(b"ab", b"c") == b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_key_of_a_tls_certificate_is_its_subject_public_key_info() -> None:
+    made = processor().vcek
+    key = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert key_of(made.public_bytes(Encoding.DER)) == key
+    with pytest.raises(AttestationError, match="TLS certificate: expected a certificate that can be read"):
+        key_of(b"no certificate")
+
+
+# --- every refusal, by the name of its check ------------------------------------------------------------------------------
+
+
+def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] | None = None, **options: Any) -> bytes:
+    """The VCEK of our processor, but for what is told."""
+    said = own_words(MILAN, TCB, CHIP) | (words or {})
+    said = {suffix: value for suffix, value in said.items() if value}
+    made = certificate(
+        "SEV-VCEK",
+        issuer,
+        curve_key("vcek", curve).public_key(),
+        options.pop("signer", key("ask")),
+        said,
+        authority=None,
+        **options,
+    )
+    return made.public_bytes(Encoding.DER)
+
+
+def ask(**options: Any) -> bytes:
+    made = certificate("SEV-Milan", "ARK-Milan", key("ask").public_key(), options.pop("signer", key("ark")), **options)
+    return made.public_bytes(Encoding.DER)
+
+
+def ark(**options: Any) -> bytes:
+    made = certificate(
+        "ARK-Milan", "ARK-Milan", options.pop("public", key("ark")).public_key(), options.pop("signer", key("ark")), **options
+    )
+    return made.public_bytes(Encoding.DER)
+
+
+def chained(**parts: bytes) -> Policy:
+    """The policy of our processor with other certificates; an ARK of one's own is pinned, too."""
+    ours = processor()
+    chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
+    pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
+    return ours.policy(chain=tuple(each for each in chain.values() if each), arks={MILAN: pin})
+
+
+PKCS1, SHA256 = (padding.PKCS1v15(), hashes.SHA384()), (padding.PSS(padding.MGF1(hashes.SHA256()), 32), hashes.SHA256())
+SALT = (padding.PSS(padding.MGF1(hashes.SHA384()), 32), hashes.SHA384())
+OLD = {"days": (-200, -100)}
+
+# The check that refuses, what is told of the report, and the policy.
+REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    ("report format", {"version": 1}, {}),
+    ("report format", {"version": 6}, {}),
+    *(("report format", {f"at_{offset:#x}": 1}, {}) for offset in (0x4C, 0x4F, 0x18B, 0x19F, 0x1EB, 0x1EF, 0x1F8, 0x207, 0x208, 0x29F)),
+    ("report format", {"version": 5, "at_0x208": 1}, {}),
+    ("report format", {"version": 2}, {}),  # with the CPUID that is there from version 3 on
+    ("report format", {"at_0x183": 1}, {}),
+    ("signature algorithm", {"algorithm": 2}, {}),
+    ("signing key", {"key_info": 1 << 2}, {}),
+    ("signing key", {"key_info": 7 << 2}, {}),
+    ("signing key", {"key_info": 3 << 2}, {}),
+    ("signing key", {"key_info": 1 << 5}, {}),
+    ("product of the report", {"cpuid": bytes((0x19, 0x11, 1))}, {}),
+    ("product of the report", {"cpuid": bytes((0x17, 0x31, 0))}, {}),
+    ("TCB of the VCEK", {"reported_tcb": written(TCB | {"snp": 23})}, {}),
+    ("minimum TCB", {}, {"minimum_tcb": Tcb(boot_loader=5)}),
+    ("minimum TCB", {}, {"minimum_tcb": Tcb(tee=2)}),
+    ("minimum TCB", {}, {"minimum_tcb": Tcb(snp=23)}),
+    ("minimum TCB", {}, {"minimum_tcb": Tcb(microcode=214)}),
+    ("minimum TCB", {}, {"minimum_tcb": Tcb(fmc=1)}),
+    ("chip id", {"chip_id": bytes(64)}, {}),
+    ("chip id", {"chip_id": CHIP[::-1]}, {"masked_chip_id": True}),
+    ("guest policy", {"policy": 0x10000}, {}),
+    ("guest policy", {"policy": 0x4030000}, {}),
+    ("debug", {"policy": 0xB0000}, {}),
+    ("migration agent", {"policy": 0x70000}, {}),
+    ("VMPL", {"vmpl": 1}, {}),
+    ("VMPL", {}, {"vmpl": 3}),
+    ("measurement", {"measurement": bytes(48)}, {}),
+    ("initdata", {"host_data": bytes(32)}, {}),
+    ("validity of the ARK", {}, {"at": NOW + timedelta(days=101)}),
+    ("validity of the ARK", {}, {"at": NOW - timedelta(days=101)}),
+]  # fmt: skip
+
+# The same of certificates.
+CHAINS: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
+    ("VCEK", lambda: {"vcek": b""}),
+    ("ASK", lambda: {"ask": b""}),
+    ("ARK", lambda: {"ark": b""}),
+    ("ASK", lambda: {"vcek": vcek(issuer="SEV-VLEK-Milan")}),
+    ("signature of the ARK", lambda: {"ark": ark(signer=key("stranger"))}),
+    ("signature of the ARK", lambda: {"ark": ark(scheme=PKCS1)}),
+    ("signature of the ARK", lambda: {"ark": ark(public=key("small", 2048), signer=key("small", 2048))}),
+    ("signature of the ASK", lambda: {"ask": ask(signer=key("stranger"))}),
+    ("signature of the ASK", lambda: {"ask": ask(scheme=SHA256)}),
+    ("signature of the ASK", lambda: {"ark": ark(public=key("stranger"), signer=key("stranger"))}),
+    ("signature of the VCEK", lambda: {"vcek": vcek(signer=key("stranger"))}),
+    ("signature of the VCEK", lambda: {"vcek": vcek(scheme=SALT)}),
+    ("signature of the VCEK", lambda: {"ask": ask(authority=False)}),
+    ("VCEK", lambda: {"ask": ask(authority=None)}),
+    ("validity of the ARK", lambda: {"ark": ark(**OLD)}),
+    ("validity of the ASK", lambda: {"ask": ask(**OLD)}),
+    ("validity of the VCEK", lambda: {"vcek": vcek(**OLD)}),
+    ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b"\x16\5Genoa"})}),
+    ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b""})}),
+    *(("TCB of the VCEK", lambda suffix=suffix, value=value: {"vcek": vcek(words={suffix: value})})
+      for suffix in ("3.1", "3.2", "3.3", "3.8") for value in (integer(99), b"", b"\2\2\1\4", b"\2\1\xd5")),
+    ("chip id", lambda: {"vcek": vcek(words={"4": CHIP[::-1]})}),
+    ("chip id", lambda: {"vcek": vcek(words={"4": CHIP[:8]})}),
+    ("VCEK", lambda: {"vcek": vcek(curve=False)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "said", "asked"), REPORTS)
+def test_a_report_is_refused_by_the_check_that_it_fails(check: str, said: dict[str, Any], asked: dict[str, Any]) -> None:
+    ours = processor()
+    refusal(ours.report(DATA, **said), ours.policy(**asked), check)
+
+
+@pytest.mark.parametrize(("check", "parts"), CHAINS)
+def test_a_chain_is_refused_by_the_check_that_it_fails(check: str, parts: Callable[[], dict[str, bytes]]) -> None:
+    refusal(processor().report(DATA), chained(**parts()), check)
+
+
+def refusal(evidence: Any, policy: Policy, check: str, data: bytes = DATA) -> str:
+    with pytest.raises(AttestationError) as caught:
+        verify(evidence, policy, data)
+    text = str(caught.value)
+    assert re.fullmatch(f"attestation: {check}: expected .+, found .+", text)
+    assert len(text) < 600
+    return text
+
+
+def test_every_check_of_a_verdict_has_a_refusal_here() -> None:
+    ours = processor()
+    names = {check.name for check in verify(ours.report(DATA), ours.policy(), DATA).checks}
+    refused = {check for check, *_ in REPORTS} | {check for check, _ in CHAINS}
+    elsewhere = {"ARK pin", "layout of the TCB", "signature of the report", "freshness"}  # below
+    assert names <= refused | elsewhere
+    assert not refused & elsewhere
+
+
+def test_a_root_that_is_not_pinned_is_refused_with_both_fingerprints() -> None:
+    ours = processor()
+    text = refusal(ours.report(DATA), ours.policy(arks={}), "ARK pin")
+    assert ARKS[MILAN] in text
+    assert ours.ark.fingerprint(hashes.SHA256()).hex() in text
+
+
+def test_a_turin_that_reports_as_a_milan_is_refused() -> None:
+    ours = processor(TURIN)
+    refusal(ours.report(DATA, version=2, cpuid=bytes(3), reported_tcb=written(TCB)), ours.policy(), "layout of the TCB")
+
+
+@pytest.mark.parametrize("product", [MILAN, TURIN])
+def test_an_older_fmc_is_refused(product: str) -> None:
+    ours = processor(product)
+    refusal(ours.report(DATA), ours.policy(minimum_tcb=Tcb(fmc=2)), "minimum TCB")
+
+
+def test_a_report_that_another_key_signed_is_refused() -> None:
+    ours = processor()
+    other = dataclasses.replace(ours, signer=curve_key("another"))
+    refusal(other.report(DATA), ours.policy(), "signature of the report")
+    for changed in (bytes(144), b"\1" + bytes(143), b"\xff" * 48 + bytes(24) + b"\xff" * 48 + bytes(24)):
+        raw = ours.report(DATA)
+        refusal(raw[:0x2A0] + changed + raw[0x330:], ours.policy(), "signature of the report")
+
+
+def test_bytes_behind_the_signature_are_refused() -> None:
+    ours = processor()
+    for offset in (0x2A0 + 48, 0x2E7, 0x2E8 + 48, 0x330, 0x49F):
+        raw = bytearray(ours.report(DATA))
+        raw[offset] = 1
+        refusal(bytes(raw), ours.policy(), "report format")
+
+
+@pytest.mark.parametrize("data", [b"", DATA[:-1], DATA[::-1], DATA[:63] + b"g"])
+def test_evidence_for_another_question_is_refused(data: bytes) -> None:
+    ours = processor()
+    refusal(ours.report(DATA), ours.policy(), "freshness", data)
+
+
+@pytest.mark.parametrize("length", [0, 1, 672, 1183, 1185, 4000])
+def test_bytes_of_another_length_are_no_report(length: int) -> None:
+    refusal((processor().report(DATA) * 4)[:length], processor().policy(), "evidence")
+    with pytest.raises(AttestationError, match=f"report format: expected 1184 bytes, found {length} bytes"):
+        Report.read(bytes(length))
+
+
+# --- the agent's JSON ------------------------------------------------------------------------------------------------------
+
+
+def without(evidence: dict[str, Any], name: str) -> dict[str, Any]:
+    return {"attestation_report": {key: value for key, value in evidence["attestation_report"].items() if key != name}}
+
+
+def test_every_field_of_the_json_is_needed_and_no_other_is_taken() -> None:
+    ours = processor()
+    evidence = ours.evidence(DATA)
+    for name in evidence["attestation_report"]:
+        assert f"a field {name!r}" in refusal(without(evidence, name), ours.policy(), "report format")
+    evidence["attestation_report"]["more"] = 1
+    assert "'more'" in refusal(evidence, ours.policy(), "report format")
+
+
+@pytest.mark.parametrize("wrong", [None, -1, 1 << 64, 1.0, "1", True, [], {}, [0] * 63, [256] * 64, [True] * 64])
+def test_fields_of_another_kind_are_refused(wrong: Any) -> None:
+    ours = processor()
+    for name in ("version", "policy", "report_data", "reported_tcb", "current", "signature"):
+        refusal(
+            {"attestation_report": ours.evidence(DATA)["attestation_report"] | {name: wrong}}, ours.policy(), "report format"
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"a": ' + b"1" * 5000 + b"}", b"[" * 100_000, b" " * (256 << 10) + b"{}",
+     b'{"attestation_report": []}', b'{"attestation_report": "00"}'],
+    ids=range(10),
+)  # fmt: skip
+def test_what_is_no_evidence_is_refused(text: bytes) -> None:
+    refusal(text, processor().policy(), "evidence")
+
+
+@pytest.mark.parametrize(
+    "chain", [{}, "x", [1], [{}], [{"data": "AAAA"}], [{"data": [256]}], [{"data": [0.5]}], [{"data": [1]}] * 17]
+)
+def test_a_chain_of_another_form_is_refused(chain: Any) -> None:
+    refusal(processor().evidence(DATA) | {"cert_chain": chain}, processor().policy(), "evidence")
+
+
+@pytest.mark.parametrize("data", [[], [48], [48, 0], [0] * 9000])
+def test_a_certificate_that_is_none_is_refused(data: list[int]) -> None:
+    refusal(processor().evidence(DATA) | {"cert_chain": [{"data": data}]}, processor().policy(), "certificate of the evidence")
+
+
+def test_no_chain_is_a_chain_where_the_policy_has_one() -> None:
+    ours = processor()
+    for chain in ({"cert_chain": None}, {"cert_chain": []}, {}):
+        verify({"attestation_report": fields_of(ours.report(DATA)), **chain}, ours.policy(), DATA)
+    refusal({"attestation_report": fields_of(ours.report(DATA))}, ours.policy(chain=()), "VCEK")
+
+
+# --- sample evidence -------------------------------------------------------------------------------------------------------
+
+
+def sample(data: bytes = DATA) -> dict[str, Any]:
+    return {"svn": "1", "report_data": base64.b64encode(data).decode()}
+
+
+def test_sample_evidence_is_taken_by_a_policy_of_its_kind_and_proves_nothing() -> None:
+    verdict = verify(sample(), Policy(kind="sample"), DATA)
+    assert not verdict.proves
+    assert "PROVES NOTHING" in str(verdict)
+    assert (verdict.product, verdict.tcb, verdict.chip) == ("", None, "")
+
+
+def test_sample_evidence_is_taken_by_no_other_policy() -> None:
+    text = refusal(sample(), processor().policy(), "kind")
+    assert "proves nothing" in text
+
+
+def test_real_evidence_is_not_taken_for_a_sample() -> None:
+    policy = Policy(kind="sample")
+    refusal(processor().report(DATA), policy, "kind")
+    refusal(processor().evidence(DATA), policy, "kind")
+    refusal({"svn": "1", "report_data": 7}, policy, "kind")
+
+
+@pytest.mark.parametrize("data", [DATA[::-1], b"", DATA + b"0"])
+def test_a_sample_for_another_question_is_refused(data: bytes) -> None:
+    refusal(sample(data), Policy(kind="sample"), "freshness")
+
+
+@pytest.mark.parametrize("text", ["*", "a", "ä", "=" * 9])
+def test_a_sample_that_is_not_in_base_64_is_refused(text: str) -> None:
+    refusal({"svn": "1", "report_data": text}, Policy(kind="sample"), "freshness")
+
+
+# --- policies --------------------------------------------------------------------------------------------------------------
+
+
+def test_the_template_is_a_policy_and_names_every_key(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(Policy.template())
+    policy = Policy.read(tmp_path / "policy.toml")
+    assert policy == Policy(measurements=("00" * 48,))
+    names = {each.name for kind in (Policy, Tcb) for each in dataclasses.fields(kind)}
+    assert {name for name in names if re.search(rf"^(# )?\[?{name}\b", Policy.template(), re.MULTILINE)} == names
+
+
+def test_what_the_template_has_behind_a_mark_is_the_default(tmp_path: Path) -> None:
+    lines = [line.removeprefix("# ") for line in Policy.template().splitlines()]
+    written = [
+        line
+        for line in lines
+        if re.match(r"(\w+ = |\[minimum_tcb\]|measurements|\]|  \")", line) and not line.startswith(("at", "Turin"))
+    ]
+    content = tomllib.loads("\n".join(written))
+    assert len(content) == 10
+    (tmp_path / "policy.toml").write_text("\n".join(written))
+    assert Policy.read(tmp_path / "policy.toml") == Policy(measurements=("00" * 48,), minimum_tcb=Tcb(fmc=0))
+
+
+GOOD = f'measurements = ["{MEASUREMENT.hex()}"]\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "needs the measurement of at least one guest"),
+        ("measurements = []", "needs the measurement"),
+        ('kind = "tdx"', "unknown kind of evidence 'tdx'"),
+        ("kind = 1", "kind must be a text, got '1'"),
+        ("measurement = []", "unknown key 'measurement': did you mean 'measurements'"),
+        ('measurements = "00"', "measurements must be a list of texts"),
+        ("measurements = [1]", "measurements\\[0\\] must be a text"),
+        ('measurements = ["00"]', "measurements must be 48 bytes in hexadecimal, got '00' \\(2 characters\\)"),
+        (GOOD + 'initdata = "x"', "initdata must be 32 bytes in hexadecimal"),
+        (GOOD + 'products = ["Rome"]', "unknown product 'Rome'"),
+        (GOOD + "products = []", "at least one of the products"),
+        (GOOD + 'products = ["Turin"]', "the fingerprint of Turin's root certificate is not built in: give it as arks.Turin"),
+        (GOOD + "[arks]\nTurin = '00'", "arks.Turin must be 32 bytes"),
+        (GOOD + "[arks]\nRome = '00'", "unknown product 'Rome'"),
+        (GOOD + "[arks]\nMilan = 1", "arks.Milan must be a text"),
+        (GOOD + "arks = 1", "arks must be a table"),
+        (GOOD + "minimum_tcb = 7", "minimum_tcb must be a table"),
+        (GOOD + "[minimum_tcb]\nsvn = 7", "unknown key 'minimum_tcb.svn': did you mean 'minimum_tcb.snp'"),
+        (GOOD + "[minimum_tcb]\nsnp = 256", "minimum_tcb.snp must be a number from 0 to 255, got '256'"),
+        (GOOD + "[minimum_tcb]\nsnp = true", "minimum_tcb.snp must be a number"),
+        (GOOD + "debug = 1", "debug must be true or false, got '1'"),
+        (GOOD + "vmpl = 4", "vmpl is from 0 to 3, got 4"),
+        (GOOD + "vmpl = -1", "vmpl must be a number"),
+        (GOOD + "at = 2026-01-01", "at must be a time such as"),
+        (GOOD + "at = 2026-01-01T00:00:00", "has no time zone: write Z behind it"),
+        (GOOD + 'chain = ["nowhere.pem"]', "nowhere.pem cannot be read: No such file"),
+        (GOOD + 'chain = ["policy.toml"]', "holds no certificates, or one that cannot be read"),
+        (GOOD + 'chain = ["a\\u0000b"]', "cannot be read"),
+        ('kind = "sample"\n' + GOOD, "proves nothing, so a policy of that kind cannot ask for measurements"),
+        ('kind = "sample"\ndebug = true', "cannot ask for debug"),
+        ("= 1", "is no TOML file"),
+        ("a = " + "[" * 5000, "is no TOML file"),
+    ],
+)  # fmt: skip
+def test_a_policy_that_cannot_be_is_refused_in_a_line(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=reason) as caught:
+        Policy.read(path)
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_policy_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="policy.toml cannot be read: No such file or directory"):
+        Policy.read(tmp_path / "policy.toml")
+    (tmp_path / "long.toml").write_bytes(b"#" * (1 << 20) + b"##")
+    with pytest.raises(UsageError, match="is longer than 1048576 bytes"):
+        Policy.read(tmp_path / "long.toml")
+    (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is no TOML file"):
+        Policy.read(tmp_path / "binary.toml")
+
+
+def test_a_chain_is_read_from_pem_and_der_beside_the_policy(tmp_path: Path) -> None:
+    ours = processor()
+    (tmp_path / "amd.pem").write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in (ours.ask, ours.ark)))
+    (tmp_path / "vcek.der").write_bytes(ours.vcek.public_bytes(Encoding.DER))
+    pin = ours.ark.fingerprint(hashes.SHA256()).hex()
+    (tmp_path / "policy.toml").write_text(
+        f'{GOOD}chain = ["vcek.der", "amd.pem"]\nat = 2026-06-01T00:00:00Z\nproducts = ["Milan"]\n[arks]\nMilan = "{pin}"\n'
+    )
+    policy = Policy.read(tmp_path / "policy.toml")
+    assert policy.chain == ours.chain
+    assert verify(ours.report(DATA), policy, DATA).product == MILAN
+
+
+def test_a_turin_is_trusted_under_the_fingerprint_that_the_policy_gives() -> None:
+    ours = processor(TURIN)
+    verdict = verify(ours.report(DATA), ours.policy(minimum_tcb=Tcb(fmc=1)), DATA)
+    assert "fmc 1" in verdict.summary
+
+
+# --- parsers ---------------------------------------------------------------------------------------------------------------
+
+numbers = st.integers() | st.floats() | st.booleans() | st.none()
+values = st.recursive(
+    numbers | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+
+
+def judged(evidence: Any) -> Verdict | None:
+    try:
+        return verify(evidence, processor().policy(), DATA)
+    except AttestationError as error:
+        text = str(error)
+    assert "\n" not in text
+    assert len(text) < 600
+    return None
+
+
+@few
+@given(st.binary(max_size=2000) | st.binary(min_size=1184, max_size=1184))
+def test_any_bytes_are_refused_properly(raw: bytes) -> None:
+    assert judged(raw) is None
+
+
+@few
+@given(st.dictionaries(st.integers(0, 1183), st.integers(0, 255), min_size=1, max_size=8))
+def test_a_damaged_report_is_refused_properly(changes: dict[int, int]) -> None:
+    raw = processor().report(DATA)
+    damaged = bytearray(raw)
+    for index, byte in changes.items():
+        damaged[index] = byte
+    assert (judged(bytes(damaged)) is not None) == (bytes(damaged) == raw)
+
+
+@few
+@given(st.sampled_from(sorted(fields_of(processor().report(DATA)))), values)
+def test_a_field_of_anything_is_refused_properly(name: str, value: Any) -> None:
+    evidence = processor().evidence(DATA)
+    same = type(value) is type(evidence["attestation_report"][name]) and value == evidence["attestation_report"][name]
+    evidence["attestation_report"][name] = value
+    assert judged(evidence) is None or same or (name.startswith("cpuid") and not value)
+
+
+@few
+@given(
+    st.dictionaries(st.sampled_from(["attestation_report", "cert_chain", "svn", "report_data"]) | st.text(max_size=9), values)
+)
+def test_json_of_anything_is_refused_properly(told: dict[str, Any]) -> None:
+    assert judged(json.dumps(told).encode()) is None
+    assert judged(told) is None
+
+
+@few
+@given(
+    st.integers(0, 2), st.dictionaries(st.integers(0, 2000), st.integers(0, 255), min_size=1, max_size=6), st.integers(0, 2000)
+)
+def test_a_damaged_certificate_is_refused_properly(which: int, changes: dict[int, int], length: int) -> None:
+    evidence = processor().evidence(DATA)
+    data = evidence["cert_chain"][which]["data"]
+    before = list(data)
+    for index, byte in changes.items():
+        data[index % len(data)] = byte
+    if length < len(data) and length % 3 == 0:
+        del data[length:]
+    with_chain = processor().policy(chain=())
+    try:
+        verify(evidence, with_chain, DATA)
+    except AttestationError:
+        return
+    assert data == before
+
+
+@few
+@given(st.binary(max_size=300))
+def test_any_bytes_are_no_certificate(der: bytes) -> None:
+    with pytest.raises(AttestationError):
+        key_of(der)
+    assert judged(processor().evidence(DATA) | {"cert_chain": [{"data": list(der)}]}) is None
+
+
+@few
+@given(st.binary(min_size=8, max_size=8), st.booleans())
+def test_a_tcb_version_is_read_or_refused_for_its_reserved_bytes(raw: bytes, turin: bool) -> None:
+    reserved = raw[4:7] if turin else raw[2:6]
+    if any(reserved):
+        with pytest.raises(AttestationError, match="reserved bytes of a TCB version"):
+            Tcb.read(raw, turin)
+    else:
+        parts = dataclasses.asdict(Tcb.read(raw, turin))
+        assert written({name: value for name, value in parts.items() if value is not None}) == raw

@@ -1,0 +1,229 @@
+"""What evidence must prove before a picture leaves: the policy of whoever sends it, in code or in a small TOML file."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ..errors import AttestationError, UsageError, unknown
+from .certificates import ARKS, PRODUCTS, load
+from .report import Tcb
+
+__all__ = ["Policy"]
+
+KINDS = ("snp", "sample")
+MOST_FILE = 1 << 20  # bytes of a policy, and of a file of certificates
+MOST_CERTIFICATES = 32
+
+TEMPLATE = """\
+# What the edge's evidence must prove before a picture leaves this machine.  Every key; those with a # show their default.
+#   workbench recognize cat.png --certs data/certs --policy policy.toml
+
+kind = "snp"                   # AMD SEV-SNP; "sample": what the runtime for development says, WHICH PROVES NOTHING
+
+measurements = [               # SHA-384 of the guest at its start: kernel, agent and their parameters; one of these
+  "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+]
+# initdata = ""                # SHA-256 of the initdata (the report's HOST_DATA), which has the agent's policy; "": any
+
+# products = ["Milan", "Genoa"]  # of these processors; for "Turin" give the fingerprint of its root below
+# chain = []                   # files of certificates, PEM or DER, relative to this one: AMD's ASK and ARK, which evidence
+                               # seldom brings, and a processor's VCEK where it does not bring that, either
+# debug = false                # allow a guest whose memory its host may read
+# vmpl = 0                     # the privilege level that asks for the report, 0 to 3
+# masked_chip_id = false       # allow a host that does not say which of its processors it is
+# allow_expired = false        # take certificates that do not hold (any more)
+# at = 2026-01-31T12:00:00Z    # the time at which they must hold; default: now
+
+# [minimum_tcb]                # the oldest firmware that is trusted
+# boot_loader = 0
+# tee = 0
+# snp = 0
+# microcode = 0
+# fmc = 0                      # of Turin alone
+
+# [arks]                       # SHA-256 of a product's root certificate (ARK); Milan's and Genoa's are built in
+# Turin = "..."
+"""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What is asked of evidence. Raises UsageError for what cannot be asked.
+
+    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing and is taken by no other
+        policy; then everything else stays as it is.
+    measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
+    initdata: SHA-256 of the guest's initdata, in hexadecimal; empty: any.
+    products: processors that are trusted, by the name of their generation.
+    chain: certificates (DER) beside those that the evidence brings.
+    minimum_tcb: the oldest firmware that is trusted.
+    debug: whether a guest may be debugged by its host.  vmpl: the privilege level of who asked for the report.
+    masked_chip_id: whether a report may leave out which processor it is of.
+    allow_expired: whether certificates need not hold at the time `at` (None: now).
+    arks: SHA-256 of root certificates, in hexadecimal, by product; before those that are built in.
+    """
+
+    kind: str = "snp"
+    measurements: tuple[str, ...] = ()
+    initdata: str = ""
+    products: tuple[str, ...] = tuple(ARKS)
+    chain: tuple[bytes, ...] = field(default=(), repr=False)
+    minimum_tcb: Tcb = field(default_factory=Tcb)
+    debug: bool = False
+    vmpl: int = 0
+    masked_chip_id: bool = False
+    allow_expired: bool = False
+    at: datetime | None = None
+    arks: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise unknown("kind of evidence", self.kind, KINDS)
+        if self.kind == "sample":
+            self._check_sample()
+            return
+        _check_digests("measurements", self.measurements, 48)
+        if not self.measurements:
+            raise UsageError("a policy needs the measurement of at least one guest: measurements = [...]")
+        if self.initdata:
+            _check_digests("initdata", (self.initdata,), 32)
+        self._check_products()
+        if self.vmpl not in range(4):
+            raise UsageError(f"vmpl is from 0 to 3, got {self.vmpl}")
+        if self.at is not None and self.at.tzinfo is None:
+            raise UsageError(f"at = {self.at} has no time zone: write Z behind it")
+        if len(self.chain) > MOST_CERTIFICATES:
+            raise UsageError(f"a policy has at most {MOST_CERTIFICATES} certificates in its chain, got {len(self.chain)}")
+
+    def _check_sample(self) -> None:
+        for each in dataclasses.fields(self):
+            default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
+            if each.name != "kind" and getattr(self, each.name) != default:
+                raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
+
+    def _check_products(self) -> None:
+        if not self.products:
+            raise UsageError(f"a policy needs at least one of the products {', '.join(PRODUCTS)}")
+        for name in (*self.products, *self.arks):
+            if name not in PRODUCTS:
+                raise unknown("product", name, PRODUCTS)
+        for name, pin in self.arks.items():
+            _check_digests(f"arks.{name}", (pin,), 32)
+        for name in self.products:
+            if name not in self.pins:
+                raise UsageError(f"the fingerprint of {name}'s root certificate is not built in: give it as arks.{name}")
+
+    @property
+    def pins(self) -> dict[str, str]:
+        """The fingerprints of the root certificates that are trusted, by product."""
+        known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
+        return {name: known[name] for name in self.products if name in known}
+
+    @property
+    def time(self) -> datetime:
+        """The time at which certificates must hold."""
+        return self.at or datetime.now(UTC)
+
+    @staticmethod
+    def template() -> str:
+        """Return a policy's file with every key and what it means."""
+        return TEMPLATE
+
+    @classmethod
+    def read(cls, path: Path) -> Policy:
+        """Read a policy from a TOML file. Raises UsageError, with its name, for what is none."""
+        try:
+            content = tomllib.loads(_bytes(path).decode("utf-8"))
+        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+            raise UsageError(f"{path} is no TOML file ({' '.join(str(error).split())[:200]})") from None
+        try:
+            return cls(**{name: _value(path, name, value) for name, value in _known(content, cls).items()})
+        except UsageError as error:
+            raise UsageError(f"{path}: {error}; `Policy.template()` shows every key") from None
+
+
+def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[str, Any]:
+    names = [each.name for each in dataclasses.fields(kind)]
+    for name in content:
+        if name not in names:
+            raise unknown("key", f"{within}{name}", [f"{within}{each}" for each in names])
+    return content
+
+
+def _value(path: Path, name: str, value: Any) -> Any:
+    """Return a key's value as the dataclass has it."""
+    if name in ("measurements", "products", "chain"):
+        texts = _list(name, value)
+        return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts
+    if name == "minimum_tcb":
+        return Tcb(**{part: _checked(f"{name}.{part}", number, int) for part, number in _table(name, value, Tcb).items()})
+    if name == "arks":
+        return {product: _checked(f"{name}.{product}", pin, str) for product, pin in _table(name, value).items()}
+    types: dict[str, type] = {"kind": str, "initdata": str, "vmpl": int, "at": datetime}
+    return _checked(name, value, types.get(name, bool))
+
+
+def _checked(name: str, value: Any, kind: type) -> Any:
+    words = {
+        str: "a text",
+        int: "a number from 0 to 255",
+        bool: "true or false",
+        datetime: "a time such as 2026-01-31T12:00:00Z",
+    }
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 256):
+        raise UsageError(f"{name} must be {words[kind]}, got {str(value)[:60]!r}")
+    return value
+
+
+def _list(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list):
+        raise UsageError(f"{name} must be a list of texts, got {str(value)[:60]!r}")
+    return tuple(_checked(f"{name}[{index}]", each, str) for index, each in enumerate(value))
+
+
+def _table(name: str, value: Any, kind: type[Any] | None = None) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{name} must be a table, got {str(value)[:60]!r}")
+    return value if kind is None else _known(value, kind, f"{name}.")
+
+
+def _check_digests(name: str, texts: tuple[str, ...], size: int) -> None:
+    for text in texts:
+        if not re.fullmatch(f"[0-9a-fA-F]{{{2 * size}}}", text):
+            raise UsageError(f"{name} must be {size} bytes in hexadecimal, got {text[:24]!r} ({len(text)} characters)")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE + 1)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or type(error).__name__}") from None
+    if len(content) > MOST_FILE:
+        raise UsageError(f"{path} is longer than {MOST_FILE} bytes: it is no policy and no certificate")
+    return content
+
+
+def _certificates(path: Path) -> list[bytes]:
+    """Return the certificates (DER) in a file, PEM or DER."""
+    content = _bytes(path)
+    blocks = re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", content, re.DOTALL)
+    try:
+        found = [_der(block) for block in blocks] if blocks else [content]
+        for der in found:
+            load(der, path.name)
+        return found
+    except (ValueError, AttestationError):
+        raise UsageError(f"{path} holds no certificates, or one that cannot be read: PEM or DER is expected") from None
+
+
+def _der(block: bytes) -> bytes:
+    return base64.b64decode(b"".join(block.split(b"-----")[2].split()), validate=True)

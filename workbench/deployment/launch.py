@@ -1,0 +1,371 @@
+"""A deployment as a whole: both stages up and joined, watched, and taken away again.
+
+::
+
+    launch    certificates -> both: look, send, make an environment -> cloud -> tunnels -> edge -> both ready
+    stop      edge, cloud, tunnels; certificates and what was sent stay for the next launch, unless all is purged
+
+Each step leaves what is there as it is, if that is what was asked for: `launch` twice is `launch` once, and one that was cut
+short goes on where it was. Where a launch fails, what it started is stopped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+from cryptography import x509
+
+from ..certs import Role, issue
+from ..client import Client
+from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
+from ..remote import Host, host_of
+from ..services.connection import Connection
+from ..services.trust import client_context
+from ..storage import write_json
+from . import far, tunnels
+from .plan import Deployment, StagePlan, Which
+from .stages import ContainerStage, FarSide, ProcessStage, Stage
+from .tunnels import Tunnel
+
+__all__ = ["Deployed", "Row"]
+
+STAGES: tuple[Which, ...] = get_args(Which)
+READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
+RENEW = timedelta(days=14)  # before they expire
+
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a stage: `state` is ready, starting, crashed or absent, or unknown where its machine cannot be asked."""
+
+    stage: Which
+    host: str
+    runtime: str
+    state: str
+    url: str = ""
+    since: float | None = None
+    last: str = ""
+
+
+class Deployed:
+    """A deployment at work, or not yet; `config` is another file than ~/.ssh/config. A context manager.
+
+    `told` is told each step, in a line.
+    """
+
+    def __init__(
+        self, deployment: Deployment, config: Path | None = None, told: Told = lambda _: None, progress: bool = False
+    ) -> None:
+        self.plan, self.config, self.told, self.progress = deployment, config, told, progress
+        self.folder = deployment.folder
+        self._hosts: dict[str, Host] = {}
+        self._stages: dict[Which, Stage] = {}
+
+    def __enter__(self) -> Deployed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Disconnect; stages and tunnels stay."""
+        for host in self._hosts.values():
+            host.close()
+        self._hosts.clear()
+        self._stages.clear()
+
+    # --- up ----------------------------------------------------------------------------------------------------------------
+
+    def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
+        """Bring both stages up and join them; return their URLs, as one reaches them from here, once both are ready.
+
+        Raises RemoteError, UsageError or WeightsError for what keeps them from it; what this call started is then stopped.
+        """
+        with self._alone():
+            self._certificates()
+            before = {which: bool(self._running(which)) for which in STAGES}
+            try:
+                return self._launched(ready_s)
+            except BaseException:
+                self._roll_back([which for which in STAGES if not before[which]])
+                raise
+
+    def _launched(self, ready_s: float) -> dict[Which, str]:
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(self.stage(which).prepare) for which in STAGES]:
+                done.result()
+        self.told("cloud: starting")
+        state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
+        self._join(state)
+        self.told("edge: starting")
+        state["edge"] = list(self.stage("edge").start(self._cloud_seen_by_edge(state)))
+        self._join(state)
+        write_json(self.folder / "state.json", state)
+        for which in ("cloud", "edge"):
+            self._await_ready(which, ready_s)
+        return {which: self.url(which) for which in STAGES}
+
+    def _certificates(self) -> None:
+        """Issue certificates for this deployment, unless those that are there will do."""
+        names = ["127.0.0.1", "localhost", *(self.plan.stage(which).address.rpartition(":")[0].strip("[]") for which in STAGES)]
+        names = list(dict.fromkeys(name for name in names if name))
+        known = self.folder / "names.json"
+        with contextlib.suppress(OSError, ValueError):
+            until = min(
+                x509.load_pem_x509_certificate((self.plan.certs / f"{role}.pem").read_bytes()).not_valid_after_utc
+                for role in get_args(Role)
+            )
+            if json.loads(known.read_text()) == names and until - RENEW > datetime.now(UTC):
+                return
+        self.told("certificates: issued")
+        issue(self.plan.certs, names)
+        write_json(known, names)
+
+    def _roll_back(self, fresh: Sequence[Which]) -> None:
+        """Stop what a failed launch started; where that fails, too, `stop` will do it."""
+        for which in reversed(fresh):
+            with contextlib.suppress(WorkbenchError):
+                if self.stage(which).stop():
+                    self.told(f"{which}: stopped again")
+        if len(fresh) == len(STAGES):
+            with contextlib.suppress(WorkbenchError):
+                self._stop_tunnels()
+
+    # --- joined ------------------------------------------------------------------------------------------------------------
+
+    def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
+        """Return the tunnels that the stages started so far need."""
+        edge, cloud = self.plan.edge, self.plan.cloud
+        config = str(self.config) if self.config else None
+        wanted: list[Tunnel] = []
+        if "cloud" in state and not cloud.local and not cloud.address:
+            wanted.append(Tunnel("cloud", "forward", cloud.host, state["cloud"][1], cloud.folder, config=config))
+        if "cloud" in state and self._through_here():
+            near = state["cloud"][1] if cloud.local else tunnels.ports(self.folder).get("cloud", 0)
+            if near:
+                wanted.append(Tunnel("cloud-at-edge", "reverse", edge.host, near, edge.folder, config=config))
+        if "edge" in state and not edge.address and not self._here(edge):
+            target, port = state["edge"]
+            wanted.append(Tunnel("edge", "forward", edge.host, port, edge.folder, target, config))
+        return wanted
+
+    def _through_here(self) -> bool:
+        """Whether the edge reaches the cloud through this machine."""
+        edge, cloud = self.plan.edge, self.plan.cloud
+        return not cloud.address and not edge.local and edge.host != cloud.host
+
+    def _join(self, state: dict[str, Any]) -> None:
+        """Have the tunnels kept up that are needed by now; return once they are there."""
+        deadline = time.monotonic() + JOINED_S
+        while wanted := self._tunnels(state):
+            tunnels.want(self.folder, wanted)
+            self._far_here()("start", JOINED_S, **self._keeper())
+            there = tunnels.ports(self.folder)
+            missing = [each for each in wanted if each.name not in there]
+            if not missing and len(self._tunnels(state)) == len(wanted):
+                return
+            if time.monotonic() > deadline:
+                reasons = there.get("errors", {})
+                told = next((reasons[each.host] for each in missing if each.host in reasons), f"none in {JOINED_S:.0f} s")
+                raise RemoteError(f"no tunnel to {missing[0].host}: {told}")
+            time.sleep(0.05)
+
+    def _keeper(self) -> dict[str, Any]:
+        package = Path(__file__).resolve().parents[2]
+        return {
+            "name": f"{self.plan.name}-tunnels",
+            "port": 0,
+            "command": ["-m", f"{__package__}.tunnels", str(self.folder), "{home}/port"],
+            "environ": {},
+            "environment": {"python": sys.executable, "path": str(package)},
+            "files": {},
+        }
+
+    def _stop_tunnels(self) -> bool:
+        (self.folder / "wanted.json").unlink(missing_ok=True)
+        (self.folder / "ports.json").unlink(missing_ok=True)
+        return bool(self._far_here()("stop", far.DRAIN_S, name=self._keeper()["name"]))
+
+    def _far_here(self) -> FarSide:
+        return FarSide(self._host("local"), str(self.folder / "here"))
+
+    def _cloud_seen_by_edge(self, state: dict[str, Any]) -> str:
+        if self.plan.cloud.address:
+            return self.plan.cloud.address
+        if self.plan.edge.host == self.plan.cloud.host:
+            return f"127.0.0.1:{state['cloud'][1]}"
+        return f"127.0.0.1:{tunnels.ports(self.folder)['cloud-at-edge' if self._through_here() else 'cloud']}"
+
+    # --- asked -------------------------------------------------------------------------------------------------------------
+
+    def url(self, which: Which) -> str:
+        """Return where a stage is reached from here; RemoteError where it was not launched."""
+        plan = self.plan.stage(which)
+        if plan.address:
+            return f"https://{plan.address}"
+        port = self._state().get(which, [""])[-1] if self._here(plan) else tunnels.ports(self.folder).get(which)
+        if not port:
+            raise RemoteError(f"the {which} of {self.plan.path.name} is not launched: `workbench launch {self.plan.path.name}`")
+        return f"https://127.0.0.1:{port}"
+
+    @staticmethod
+    def _here(plan: StagePlan) -> bool:
+        """Whether a stage listens on this machine itself."""
+        return plan.local and plan.runtime == "process"
+
+    def client(self, **options: Any) -> Client:
+        """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
+        if self.plan.policy is not None:
+            options.setdefault("policy", self.plan.policy)
+        return Client(self.url("edge"), certs=self.plan.certs, **options)
+
+    def status(self) -> list[Row]:
+        """Ask both machines, side by side; one that cannot be asked is said so."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(self._row, STAGES))
+
+    def logs(self, which: Which, lines: int = 100, follow: bool = False) -> Iterator[str]:
+        """Give a stage's log, and with `follow` what is to come."""
+        return self.stage(which).logs(lines, follow)
+
+    def stop(self, purge: bool = False) -> list[str]:
+        """Take everything away: stages, tunnels, keys; `purge` also what is kept for the next launch. Return what ran.
+
+        Raises RemoteError where a machine cannot be asked; what can be stopped is.
+        """
+        ran: list[str] = []
+        errors: list[WorkbenchError] = []
+        with self._alone():
+            for which in STAGES:
+                try:
+                    if self.stage(which).stop():
+                        ran.append(which)
+                        self.told(f"{which}: stopped")
+                except WorkbenchError as error:
+                    errors.append(error)
+            for stage in self._to_purge() if purge and not errors else ():
+                stage.purge()
+            if self._stop_tunnels():
+                ran.append("tunnels")
+            (self.folder / "state.json").unlink(missing_ok=True)
+            if purge and not errors:
+                shutil.rmtree(self.folder)
+        if errors:
+            raise errors[0]
+        return ran
+
+    def _to_purge(self) -> list[ProcessStage]:
+        """Return a stage for each folder that is kept on a plain host."""
+        found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
+        return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
+
+    def stage(self, which: Which) -> Stage:
+        """Return the edge or the cloud where it is planned to be."""
+        if which not in STAGES:
+            raise UsageError(f"there is no stage {which!r}: choose edge or cloud")
+        if which not in self._stages:
+            self._stages[which] = self._made(which, self.plan.stage(which))
+        return self._stages[which]
+
+    def _made(self, which: Which, plan: StagePlan) -> Stage:
+        host = self._host(plan.host)
+        told: Told = lambda line: self.told(f"{which}: {line}")  # noqa: E731
+        if plan.runtime == "process":
+            return ProcessStage(host, self.plan, which, told, self.progress)
+        return ContainerStage(host, self.plan, told)
+
+    def _host(self, name: str) -> Host:
+        if name not in self._hosts:
+            self._hosts[name] = host_of(name, config=self.config)
+        return self._hosts[name]
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads((self.folder / "state.json").read_text()))
+        except (OSError, ValueError):
+            return {}
+
+    def _running(self, which: Which) -> bool:
+        return bool(self.stage(which).status()["running"])
+
+    def _row(self, which: Which) -> Row:
+        plan = self.plan.stage(which)
+        try:
+            found = self.stage(which).status()
+        except WorkbenchError as error:
+            return Row(which, plan.host, plan.runtime, "unknown", last=str(error))
+        last = (found.get("last") or [""])[-1]
+        if not found["running"]:
+            state = "crashed" if "ended" in found else "absent"
+            return Row(which, plan.host, plan.runtime, state, since=found.get("ended"), last=last)
+        try:
+            url = self.url(which)
+            state = "ready" if self._ready(which) else "starting"
+        except WorkbenchError as error:
+            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=str(error))
+        return Row(which, plan.host, plan.runtime, state, url, found.get("started"))
+
+    def _ready(self, which: Which) -> bool:
+        """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
+        role: Role = "client" if which == "edge" else "edge"
+
+        async def asked() -> int:
+            trust = lambda: client_context(self.plan.certs, role)  # noqa: E731
+            async with Connection(self.url(which), trust, attempt_s=SHORT_S) as connection:
+                return (await connection.call("GET", "/v2/health/ready")).status
+
+        return asyncio.run(asked()) == 200
+
+    def _await_ready(self, which: Which, patience: float) -> None:
+        """Return once a stage is ready; RemoteError, with its last line, where it ends or takes too long."""
+        self.told(f"{which}: loading")
+        deadline, reason = time.monotonic() + patience, "it is loading"
+        while time.monotonic() < deadline:
+            try:
+                if self._ready(which):
+                    self.told(f"{which}: ready at {self.url(which)}")
+                    return
+                reason = "it is not ready: its log says why"
+            except ServiceError as error:
+                reason = str(error)
+            found = self.stage(which).status()
+            if not found["running"]:
+                last = (found.get("last") or ["it said nothing"])[-1]
+                raise RemoteError(f"the {which} ended with status {found.get('status')}: {last}")
+            time.sleep(0.2)
+        last = next(iter(list(self.stage(which).logs(1, False))[-1:]), "")
+        raise RemoteError(
+            f"the {which} was not ready in {patience:.0f} s ({reason}){f'; its last line: {last}' if last else ''}"
+        )
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let nobody else change this deployment meanwhile."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder.with_name(f".{self.plan.name}.lock")
+        with path.open("ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
+                    raise BlockingIOError  # its holder has just removed it
+            except BlockingIOError:
+                raise RemoteError(f"another launch or stop of {self.plan.path.name} is under way: wait for it") from None
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)

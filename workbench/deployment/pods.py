@@ -1,0 +1,154 @@
+"""What a cluster says of the pods of a container, read: who is ready, and what stands in the way of those that are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .guest import Container
+
+__all__ = ["Pod", "Trouble", "pods_of", "refused", "warned"]
+
+SHOWN = 300  # characters of a message
+ENDS = {  # what no waiting helps against, and what does
+    "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
+    "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
+    "ErrImageNeverPull": "the cluster pulls no images by itself",
+    "CrashLoopBackOff": "",
+    "CreateContainerConfigError": "",
+}
+LASTS = {  # what may pass
+    "ErrImagePull": "",
+    "CreateContainerError": "the guest's policy may have refused it, or the image may not fit its memory",
+    "RunContainerError": "",
+}
+EVENTS = {
+    "FailedMount": "",
+    "FailedCreatePodSandBox": "do the nodes have Kata Containers, and the hardware for this runtime?",
+    "FailedScheduling": "",
+}
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a container."""
+
+    name: str
+    phase: str
+    started: bool
+    ready: bool
+    restarts: int
+    node: str
+    address: str
+    node_address: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """What stands in the way of a pod: a reason of Kubernetes', and what is known of it.
+
+    `final`: it does not pass. `ended`: there was an edge, which may have said why; `previous`: another is in its place.
+    """
+
+    reason: str
+    message: str
+    pod: str = ""
+    final: bool = False
+    ended: bool = False
+    previous: bool = False
+
+    @property
+    def line(self) -> str:
+        """The reason and the message, as one line."""
+        text = " ".join(self.message.split())[:SHOWN]
+        return f"{self.reason}: {text}" if text else self.reason
+
+
+def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
+    """Return the pods of a container, and their troubles, those that do not pass first."""
+    pods, troubles = [], []
+    for each in found:
+        if each["metadata"].get("deletionTimestamp"):
+            continue
+        status = each.get("status", {})
+        inside = status.get("containerStatuses", [])
+        pods.append(
+            Pod(
+                name=each["metadata"]["name"],
+                phase=status.get("phase", "Unknown"),
+                started=any("waiting" not in one.get("state", {"waiting": {}}) for one in inside),
+                ready=_condition(status, "Ready").get("status") == "True",
+                restarts=sum(one.get("restartCount", 0) for one in inside),
+                node=each["spec"].get("nodeName", ""),
+                address=status.get("podIP", ""),
+                node_address=status.get("hostIP", ""),
+            )
+        )
+        troubles += _of_scheduling(status, pods[-1].name)
+        troubles += [trouble for one in inside for trouble in _of_container(one, pods[-1].name, container)]
+    return pods, sorted(troubles, key=lambda trouble: not trouble.final)
+
+
+def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
+    """Return why a Deployment's pods were not even made: no such runtime class, a quota, a rule of the namespace's."""
+    failure = _condition(status, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return []
+    message = failure.get("message", "")
+    if "RuntimeClass" in message and "not found" in message:
+        message = (
+            f"the cluster has no runtime class {runtime_class}: install Kata Containers for this hardware, or take another"
+        )
+    return [Trouble(failure.get("reason", "FailedCreate"), message, final=True)]
+
+
+def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
+    """Return the troubles that are told in events alone, of pods in which nothing has started: the newest of each counts."""
+    newest: dict[str, Mapping[str, Any]] = {}
+    for event in sorted(events, key=_when):
+        newest[event.get("involvedObject", {}).get("name", "")] = event
+    told = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
+    return [
+        Trouble(event["reason"], _advised(event.get("message", ""), EVENTS[event["reason"]]), name)
+        for name, event in told.items()
+        if event.get("reason") in EVENTS
+    ]
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _of_scheduling(status: Mapping[str, Any], pod: str) -> list[Trouble]:
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") != "False":
+        return []
+    return [Trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""), pod)]
+
+
+def _of_container(status: Mapping[str, Any], pod: str, container: Container) -> list[Trouble]:
+    if status.get("ready"):
+        return []
+    state, last = status.get("state", {}), status.get("lastState", {})
+    ended = state.get("terminated") or last.get("terminated") or {}
+    if ended.get("reason") == "OOMKilled":
+        message = f"the edge needs more than memory = {container.memory}, in which its image lies, too"
+        return [Trouble("OOMKilled", message, pod, final=True)]
+    waiting = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason == "CrashLoopBackOff":
+        message = f"the edge ends with exit status {ended.get('exitCode', 'unknown')}, again and again"
+        return [Trouble(reason, message, pod, final=True, ended=True, previous=True)]
+    if reason in ENDS or reason in LASTS:
+        return [Trouble(reason, _advised(message, (ENDS | LASTS)[reason]), pod, final=reason in ENDS)]
+    return []
+
+
+def _advised(message: str, advice: str) -> str:
+    return f"{message[: SHOWN - len(advice) - 2].rstrip('. ')}; {advice}" if advice else message
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    found: Iterable[Mapping[str, Any]] = status.get("conditions", [])
+    return next((each for each in found if each.get("type") == kind), {})

@@ -1,0 +1,102 @@
+"""What a stage is sent: the package as a wheel, its weights and its certificates, and nothing that it does not need."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import io
+import re
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .. import __version__, data, weights
+from ..errors import WeightsError
+from .plan import Deployment, PairPlan, Which
+
+__all__ = ["Wheel", "files_of", "wheel"]
+
+PACKAGE = Path(__file__).resolve().parent.parent
+DISTRIBUTION = "pmc2-workbench"
+EPOCH = (2020, 1, 1, 0, 0, 0)  # the same package is the same bytes, and sent once
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """The package: the wheel's file name, its bytes, and the torch that it asks for, exactly."""
+
+    name: str
+    content: bytes
+    torch: str
+    python: str  # the least version
+
+
+@cache
+def wheel() -> Wheel:
+    """Make a wheel of the package that runs here, whether it is installed or a checkout."""
+    told = importlib.metadata.metadata(DISTRIBUTION)
+    needs = importlib.metadata.requires(DISTRIBUTION) or []
+    torch = next((re.split(r"[ ;]", each)[0] for each in needs if re.match(r"torch\b(?!-)", each)), "")
+    least = re.search(r">=\s*(\d+\.\d+)", told["Requires-Python"] or "")
+    stem = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
+    files = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in _sources()}
+    files[f"{stem}.dist-info/METADATA"] = _metadata(needs)
+    files[f"{stem}.dist-info/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: pmc2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    files[f"{stem}.dist-info/entry_points.txt"] = b"[console_scripts]\nworkbench = workbench.__main__:main\n"
+    record = f"{stem}.dist-info/RECORD"
+    files[record] = "".join(f"{name},{_digest(content)},{len(content)}\n" for name, content in files.items()).encode() + (
+        f"{record},,\n".encode()
+    )
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
+    return Wheel(f"{stem}-py3-none-any.whl", whole.getvalue(), torch, least[1] if least else "3.11")
+
+
+def _sources() -> Iterator[Path]:
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def _metadata(needs: list[str]) -> bytes:
+    """Say what the package needs to run; what its development needs besides is no stage's business."""
+    lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
+    return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
+
+
+def _digest(content: bytes) -> str:
+    return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+def files_of(deployment: Deployment, which: Which) -> dict[str, Path]:
+    """Return what a stage is given, by its name there: weights of its own half of the pair, its certificate, the authority's.
+
+    The cloud is not given the generator: who has its weights undoes it more easily. No stage is given the authority's key.
+    Raises WeightsError for weights that are not there.
+    """
+    files = {f"certs/{name}": deployment.certs / name for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
+    pair = deployment.pair
+    family = data.load(pair.dataset).family
+    names = [weights.generator_name(pair.target, pair.auxiliary)] if which == "edge" else [weights.classifier_name(pair.target)]
+    if pair.codec in ("neural", "compressai"):
+        names.append(weights.compressor_name(pair.target, pair.auxiliary))
+    for name in names:
+        for path in _weights(name, family, pair):
+            files[f"data/weights/{family}/{path.name}"] = path
+    return files
+
+
+def _weights(name: str, family: str, pair: PairPlan) -> tuple[Path, Path]:
+    manifest = weights.find(name, family)
+    for root in weights.roots():
+        path = root / family / f"{name}.json"
+        if manifest is not None and path.is_file():
+            return path, path.with_name(manifest.file)
+    raise WeightsError(
+        f"no weights {name!r} of data set {pair.dataset!r} are here to be sent: train them with `workbench train`"
+    )

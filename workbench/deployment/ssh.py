@@ -1,0 +1,341 @@
+"""Connections over SSH: where a name of ~/.ssh/config leads, whom one trusts there, and how one shows who one is.
+
+::
+
+    name -> Address (one a hop) -> TCP, or a channel of the hop before -> host key, known or refused -> public key -> Connection
+
+Host keys are strict, whatever the configuration says. Only keys are shown, never passwords. A connection that is silent
+although it was asked for a sign of life is given up, and all that waits on it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.packet import Packetizer
+
+from ..errors import RemoteError
+from .addresses import Address, route
+from .hostkeys import check_host_key, preferred_kinds
+from .work import LostError, Watchdog
+
+__all__ = ["Ask", "Connection", "Keyring", "connect"]
+
+CHANNEL_S, AUTH_S = 15.0, 30.0
+TRIES = 3  # of a passphrase
+KEEPALIVE_S = 20.0
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+
+Ask = Callable[[str], str]  # shows a prompt, returns what was typed
+Accept = Callable[[paramiko.Channel], None]
+
+log = logging.getLogger("workbench.ssh")
+log.addHandler(logging.NullHandler())
+log.propagate = False  # paramiko logs tracebacks of what is one line of ours
+
+
+def ask_terminal(prompt: str) -> str:
+    """Ask at the terminal. Raises EOFError where there is none."""
+    if not sys.stdin.isatty():
+        raise EOFError
+    return getpass.getpass(prompt)
+
+
+@dataclass
+class Keyring:
+    """The private keys that were read, so that a passphrase is asked for once; shown by nothing."""
+
+    ask: Ask = ask_terminal
+    _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def open_keys(self, address: Address) -> Generator[tuple[str, paramiko.PKey], None, None]:
+        """Give the keys that may be tried, with their names: those of the agent, of plain files, then of encrypted ones."""
+        if address.agent:
+            with contextlib.suppress(paramiko.SSHException, OSError), contextlib.closing(paramiko.Agent()) as agent:
+                yield from (("the agent's " + (key.comment or key.get_name()), key) for key in agent.get_keys())
+        sealed = []
+        for path in address.keys:
+            try:
+                if (key := self._read(path, None)) is not None:
+                    yield str(path), key
+            except paramiko.PasswordRequiredException:
+                sealed.append(path)
+        yield from ((str(path), self._unseal(path, address.name)) for path in sealed)
+
+    def _read(self, path: Path, passphrase: str | None) -> paramiko.PKey | None:
+        """Read a key file; None where it is none that can be used. PasswordRequiredException where it is encrypted."""
+        if path in self._keys:
+            return self._keys[path]
+        for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+            try:
+                key: paramiko.PKey = kind.from_private_key_file(str(path), passphrase)
+            except paramiko.PasswordRequiredException:
+                raise
+            except (paramiko.SSHException, OSError, ValueError, IndexError, AssertionError, UnicodeDecodeError):
+                continue  # another kind of key, or none at all
+            certificate = Path(f"{path}-cert.pub")
+            if certificate.is_file():
+                key.load_certificate(str(certificate))
+            self._keys[path] = key
+            return key
+        return None
+
+    def _unseal(self, path: Path, name: str) -> paramiko.PKey:
+        with self._lock:
+            for left in range(TRIES, 0, -1):
+                try:
+                    passphrase = self.ask(f"Passphrase of {path}, for {name} ({left} tries): ")
+                except (EOFError, KeyboardInterrupt):
+                    raise RemoteError(
+                        f"{name}: the key {path} is encrypted and nobody can be asked for its passphrase: "
+                        f"`ssh-add {path}` first, or launch from a terminal"
+                    ) from None
+                with contextlib.suppress(paramiko.PasswordRequiredException):
+                    if passphrase and (key := self._read(path, passphrase)) is not None:
+                        return key
+        raise RemoteError(
+            f"{name}: {TRIES} passphrases did not open the key {path}: see which it has by `ssh-keygen -y -f {path}`"
+        )
+
+
+class _Heard(Packetizer):
+    """Reads packets, and remembers when the last one came."""
+
+    heard: float = float("inf")
+
+    def read_message(self) -> Any:
+        message = super().read_message()
+        self.heard = time.monotonic()
+        return message
+
+
+class Connection:
+    """An authenticated connection to a machine, and those to the hops before it; `connect` makes it."""
+
+    def __init__(self, address: Address, transport: paramiko.Transport, before: Connection | None, keepalive: float) -> None:
+        self.address, self.transport, self.before = address, transport, before
+        self._accepts: dict[int, Accept] = {}
+        self._requests = threading.Lock()  # paramiko keeps one answer to requests of a connection
+        self._closed = threading.Event()
+        self._process = os.getpid()
+        _CONNECTIONS.add(self)
+        threading.Thread(target=self._keep_alive, args=(keepalive,), name="keepalive", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is there, as far as one knows, and this process's own."""
+        return self.own and self.transport.is_active()
+
+    @property
+    def own(self) -> bool:
+        """Whether it is this process's, and not of the one that it was forked from."""
+        return self._process == os.getpid()
+
+    def close(self) -> None:
+        """End it, and the hops before it."""
+        self._closed.set()
+        self.transport.close()
+        if self.before is not None:
+            self.before.close()
+
+    def session(self) -> paramiko.Channel:
+        """Open a channel for a command. Raises LostError, after which nothing of it has happened."""
+        return self._open("session", "refuses another session: raise MaxSessions in its sshd_config")
+
+    def dial(self, host: str, port: int) -> paramiko.Channel:
+        """Open a channel to a port over there."""
+        way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
+        return self._open("direct-tcpip", way, (host, port))
+
+    def _open(self, kind: str, refusal: str, to: tuple[str, int] | None = None) -> paramiko.Channel:
+        name = self.address.name
+        try:
+            return self.transport.open_channel(kind, to, ("127.0.0.1", 0) if to else None, timeout=CHANNEL_S)
+        except paramiko.ChannelException as error:
+            raise RemoteError(f"{name} {refusal} ({error.text})") from error
+        except BROKEN as error:
+            self.close()
+            raise LostError(f"{name}: the connection was lost") from error
+
+    def listen(self, port: int, accept: Accept) -> int:
+        """Have the far side listen on a port of its loopback (0: any free one); `accept` gets each connection, on a thread."""
+        name = self.address.name
+        with self._requests, Watchdog(CHANNEL_S, self.transport.close):
+            try:
+                taken = self.transport.request_port_forward("127.0.0.1", port, self._accepted)
+            except BROKEN as error:
+                if not self.transport.is_active():
+                    raise LostError(f"{name}: the connection was lost") from error
+                raise RemoteError(
+                    f"{name} does not listen on its port {port}: it is taken there (0 takes any free one), "
+                    "or its sshd forbids it (AllowTcpForwarding)"
+                ) from error
+        self._accepts[taken] = accept
+        return taken
+
+    def unlisten(self, port: int) -> None:
+        """Have the far side listen no longer."""
+        self._accepts.pop(port, None)
+        with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
+            if self.transport.is_active():
+                self.transport.global_request("cancel-tcpip-forward", ("127.0.0.1", port))
+
+    def _accepted(self, channel: paramiko.Channel, origin: tuple[str, int], to: tuple[str, int]) -> None:
+        if (accept := self._accepts.get(to[1])) is not None:
+            threading.Thread(target=accept, args=(channel,), name="accept", daemon=True).start()
+        else:
+            threading.Thread(target=channel.close, name="accept", daemon=True).start()
+
+    def _keep_alive(self, deadline: float) -> None:
+        """Ask for a sign of life after a third of `deadline` in silence; close what is silent for all of it."""
+        packets = self.transport.packetizer
+        asked: threading.Thread | None = None
+        while not self._closed.wait(deadline / 10) and self.transport.is_active():
+            silent = time.monotonic() - packets.heard if isinstance(packets, _Heard) else 0.0
+            if silent > deadline:
+                log.info("%s: silent for %.0f s", self.address.name, silent)
+                self.transport.close()
+            elif silent > deadline / 3 and (asked is None or not asked.is_alive()):
+                asked = threading.Thread(target=self._ping, name="keepalive", daemon=True)
+                asked.start()
+
+    def _ping(self) -> None:
+        with self._requests, contextlib.suppress(*BROKEN):  # on a thread of its own: a link that is down keeps it waiting
+            self.transport.global_request("keepalive@openssh.com")
+
+
+_CONNECTIONS: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """In a forked child: the connections are the parent's, and nothing is to be said on them, not even that they end."""
+    for connection in _CONNECTIONS:
+        connection.transport.active = False  # type: ignore[attr-defined]  # no call of paramiko's ends one without a word
+        if isinstance(connection.transport.sock, socket.socket):
+            connection.transport.sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> Connection:
+    """Connect to a machine, through the hops before it. Raises RemoteError, LostError where the network is at fault."""
+    made: Connection | None = None
+    hops = route(name, config)
+    for hop in hops:
+        try:
+            made = _connect(hop, made, keyring, keepalive)
+        except RemoteError as error:
+            if made is not None:
+                made.close()
+            if hop is hops[-1]:
+                raise
+            raise type(error)(f"{name}: its ProxyJump fails: {error}") from error
+    if made is None:
+        raise RemoteError(f"{name}: there is no way to it")
+    return made
+
+
+def _connect(address: Address, before: Connection | None, keyring: Keyring, keepalive: float) -> Connection:
+    link = _dial(address) if before is None else before.dial(address.host, address.port)
+    transport = paramiko.Transport(link, packetizer_class=_Heard)
+    try:
+        _greet(transport, address)
+        _authenticate(transport, address, keyring)
+    except BaseException:
+        transport.close()
+        link.close()
+        raise
+    return Connection(address, transport, before, keepalive)
+
+
+def _dial(address: Address) -> socket.socket:
+    """Open a TCP connection to a machine."""
+    name, where = address.name, f"{address.host} port {address.port}"
+    try:
+        return socket.create_connection((address.host, address.port), address.timeout)
+    except socket.gaierror as error:
+        raise LostError(
+            f"{name}: the name {address.host} does not resolve ({error.strerror}): check it, or give HostName in ~/.ssh/config"
+        ) from error
+    except ConnectionRefusedError as error:
+        raise LostError(f"{name}: {where} refuses connections: does sshd run there, and on this port?") from error
+    except TimeoutError as error:
+        raise LostError(
+            f"{name}: {where} did not answer within {address.timeout:g} s: check the address, the network and the firewall"
+        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LostError(f"{name}: {where} cannot be reached ({reason}): check the address and the network") from error
+
+
+def _greet(transport: paramiko.Transport, address: Address) -> None:
+    """Agree on keys, and look whether the machine is the one that is known."""
+    transport.set_log_channel(log.name)
+    transport.banner_timeout = transport.handshake_timeout = address.timeout
+    transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
+    options = transport.get_security_options()
+    options.key_types = preferred_kinds(address, options.key_types)
+    try:
+        transport.start_client(timeout=address.timeout + 1.0)
+        key = transport.get_remote_server_key()
+    except BROKEN as error:
+        reason = str(error) if isinstance(error, paramiko.SSHException) and str(error) else "it hung up"
+        raise LostError(
+            f"{address.name}: what listens on {address.host} port {address.port} did not greet as an SSH server within "
+            f"{address.timeout:g} s ({reason}): check the port, and the server's log"
+        ) from error
+    check_host_key(address, key)
+
+
+def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
+    """Show keys until one is accepted."""
+    tried: list[str] = []
+    with contextlib.closing(keyring.open_keys(address)) as keys:
+        for label, key in keys:
+            tried.append(label)
+            try:
+                more = transport.auth_publickey(address.user, key)
+            except paramiko.BadAuthenticationType as error:
+                methods = ", ".join(error.allowed_types)
+                raise RemoteError(
+                    f"{address.name} lets nobody in by a key (but by {methods}): allow PubkeyAuthentication there"
+                ) from error
+            except paramiko.AuthenticationException:
+                if transport.is_active():
+                    continue
+                raise _refused(address, tried, "; it hung up after so many: set IdentityFile and IdentitiesOnly yes") from None
+            except BROKEN as error:
+                raise LostError(f"{address.name}: the connection was lost while keys were tried") from error
+            if not more:
+                return
+            raise RemoteError(
+                f"{address.name} asks for more than a key ({', '.join(more)}): allow a key alone for {address.user}"
+            )
+    raise _refused(address, tried)
+
+
+def _refused(address: Address, tried: Sequence[str], more: str = "") -> RemoteError:
+    if not tried:
+        return RemoteError(
+            f"{address.name}: there is no key to show: make one by `ssh-keygen`, or name it as IdentityFile in ~/.ssh/config"
+        )
+    return RemoteError(
+        f"{address.name} does not let {address.user} in with {', '.join(tried)}{more}: is the user right (User), and the "
+        f"public key in ~{address.user}/.ssh/authorized_keys there?"
+    )

@@ -1,0 +1,229 @@
+"""A stage where it runs: on a plain host, through `far.py` there, or in a container, through kubectl on its host."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..errors import RemoteError
+from ..remote import Host
+from . import far
+from .containers import Containers
+from .guest import initdata_digest
+from .manifests import FILES
+from .plan import Deployment, StagePlan, Which
+from .shipment import files_of, wheel
+
+__all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
+
+Told = Callable[[str], None]
+SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
+
+
+class Stage(Protocol):
+    """A stage somewhere: on a plain host, or in a container."""
+
+    def prepare(self) -> None:
+        """Send and make what it needs, once."""
+
+    def start(self, cloud: str) -> tuple[str, int]:
+        """Start it, or leave it where it runs as asked; return host and port as seen from its machine.
+
+        `cloud` is where an edge reaches the cloud, HOST:PORT.
+        """
+
+    def status(self) -> dict[str, Any]:
+        """Say whether it runs (`running`), and, where it ended, when (`ended`), how (`status`) and with which `last` lines."""
+
+    def logs(self, lines: int, follow: bool) -> Iterator[str]:
+        """Give the last lines of its log, and those to come."""
+
+    def stop(self) -> bool:
+        """End it and remove what it was given; say whether it ran."""
+
+
+class FarSide:
+    """`far.py` at a machine, sent when it is first asked."""
+
+    def __init__(self, host: Host, folder: str) -> None:
+        self.host, self.folder = host, folder
+        self._program = ""
+
+    def __call__(self, verb: str, timeout: float = SHORT_S, told: Told | None = None, **asked: Any) -> Any:
+        """Ask for one thing; RemoteError with its words where it cannot be done."""
+        answer: dict[str, Any] = {}
+        lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode(), timeout=timeout)
+        with contextlib.closing(lines):  # type: ignore[type-var]
+            for line in lines:
+                answer = self._read(line)
+                if "told" in answer and told is not None:
+                    told(str(answer["told"]))
+        if "done" not in answer:
+            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the far side ended without an answer')}")
+        return answer["done"]
+
+    def lines(self, verb: str, **asked: Any) -> Iterator[str]:
+        """Ask for something that is told line by line, for as long as it is."""
+        lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode())
+        with contextlib.closing(lines):  # type: ignore[type-var]
+            for line in lines:
+                answer = self._read(line)
+                if "error" in answer:
+                    raise RemoteError(f"{self.host.name}: {answer['error']}")
+                if "line" in answer:
+                    yield str(answer["line"])
+
+    def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
+        """Put files into the store; return their SHA-256."""
+        return [path.rpartition("/")[2] for path in self.host.put(files, f"{self.folder}/store", progress=progress)]
+
+    def forget(self) -> None:
+        """Take note that what was sent is there no longer."""
+        self._program = ""
+
+    def _command(self, verb: str) -> list[str]:
+        if not self._program:
+            found = self.host.run(["sh", "-c", "command -v python3"], timeout=SHORT_S)
+            if found.status:
+                raise RemoteError(
+                    f"{self.host.name} has no python3: install Python 3.11 there, such as by `apt install python3-venv`"
+                )
+            (sha,) = self.send([Path(far.__file__)])
+            self._program = f"{self.folder}/store/{sha}"
+        return ["python3", self._program, self.folder, verb]
+
+    def _read(self, line: bytes) -> dict[str, Any]:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise RemoteError(
+                f"{self.host.name}: its shell says something of its own ({line[:60]!r}): keep its start-up files silent"
+            )
+        return found
+
+
+class ProcessStage:
+    """The edge or the cloud as a process of a host."""
+
+    def __init__(
+        self, host: Host, deployment: Deployment, which: Which, told: Told = lambda _: None, progress: bool = False
+    ) -> None:
+        self.deployment, self.which, self.told, self.progress = deployment, which, told, progress
+        self.plan: StagePlan = deployment.stage(which)
+        self.far = FarSide(host, self.plan.folder)
+        self.name = f"{deployment.name}-{which}"
+        self._environment: Mapping[str, str] = {}
+        self._files: dict[str, str] = {}
+
+    def prepare(self) -> None:
+        """Look at the machine, send what is not there, make the environment."""
+        files = files_of(self.deployment, self.which)
+        package = wheel()
+        size = sum(path.stat().st_size for path in files.values())
+        found = self.far("probe", device=self.plan.device, bytes=2 * size)
+        self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
+        keys = [name for name in files if name.startswith("certs/")]
+        rest = [name for name in files if name not in keys]
+        sent = self.far.send([package.content, *(files[name].read_bytes() for name in keys)])
+        sent += self.far.send([files[name] for name in rest], self.progress)
+        self._files = dict(zip(["", *keys, *rest], sent, strict=True))
+        shipped = self._files.pop("")
+        self.told(f"environment of {package.name}")
+        self._environment = self.far(
+            "environment",
+            INSTALL_S,
+            self.told,
+            wheel=shipped,
+            file=package.name,
+            torch=package.torch,
+            least=package.python,
+            python=self.plan.python,
+            pip=list(self.plan.pip),
+            device=self.plan.device,
+        )
+
+    def start(self, cloud: str = "") -> tuple[str, int]:
+        """Start it, or leave it where it runs as asked."""
+        host, _, port = self.plan.listen.rpartition(":")
+        pair = self.deployment.pair
+        command = ["-m", "workbench", "serve", self.which, "--listen", f"{host}:{{port}}", "--port-file", "{home}/port"]
+        command += ["--certs", "{home}/given/certs", "--dataset", pair.dataset, "--target", pair.target]
+        command += ["--auxiliary", pair.auxiliary, "--codec", pair.codec, "--device", self.plan.device]
+        command += ["--cloud", f"https://{cloud}"] if cloud else []
+        found = self.far(
+            "start",
+            START_S,
+            self.told,
+            name=self.name,
+            port=int(port),
+            command=[*command, *self.plan.options],
+            environ={"WORKBENCH_DATA": "{home}/given/data"},
+            environment=dict(self._environment),
+            files=self._files,
+        )
+        return "127.0.0.1", int(found["port"])
+
+    def status(self) -> dict[str, Any]:
+        """Say whether it runs, and how it ended."""
+        return dict(self.far("status", name=self.name))
+
+    def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
+        """Give the lines of its log."""
+        return self.far.lines("logs", name=self.name, lines=lines, follow=follow)
+
+    def stop(self) -> bool:
+        """End it and remove what it was given."""
+        return bool(self.far("stop", far.DRAIN_S + SHORT_S, name=self.name))
+
+    def purge(self) -> bool:
+        """Remove what is kept for the next launch, too."""
+        there = bool(self.far("purge"))
+        self.far.forget()
+        return there
+
+
+class ContainerStage:
+    """The edge in a container of the cluster that kubectl on its host speaks to."""
+
+    def __init__(self, host: Host, deployment: Deployment, told: Told = lambda _: None) -> None:
+        settings = deployment.edge.container
+        self.deployment, self.told = deployment, told
+        self.container = deployment.container()
+        self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
+
+    def prepare(self) -> None:
+        """Say what the evidence of this very edge will hold: an image by digest brings everything else itself."""
+        self.told(f"host_data of its evidence: {initdata_digest(self.container)}")
+
+    def start(self, cloud: str = "") -> tuple[str, int]:
+        """Apply its manifests, and wait until it serves."""
+        certs = self.deployment.certs
+        own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
+        self.containers.apply(own)
+        self.containers.wait(ROLL_OUT_S, self.told)
+        return self.containers.address()
+
+    def status(self) -> dict[str, Any]:
+        """Say how many of its replicas serve, and what stands in the way of others."""
+        try:
+            state = self.containers.status()
+        except RemoteError as error:
+            if "launch it first" in str(error):
+                return {"running": False, "known": False}
+            raise
+        return {"running": bool(state.ready), "known": True, "last": [state.trouble] if state.trouble else []}
+
+    def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
+        """Give what its replicas said, where the guest's policy lets the host read it."""
+        return self.containers.logs(follow, lines)
+
+    def stop(self) -> bool:
+        """Take it away, and wait until the cluster has nothing of it left."""
+        there = bool(self.status()["known"])
+        self.containers.delete()
+        return there

@@ -1,0 +1,219 @@
+"""What joins machines that do not reach each other: ports forwarded over SSH, kept up by a process of its own on this side.
+
+::
+
+    client --127.0.0.1:a--> [this machine] ==SSH==> edge          "forward": a port here is one over there
+                            [this machine] ==SSH==> cloud
+    edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a port over there is one here
+
+The process reads what is wanted from a file, looks again when that changes, and writes the ports that there are into another.
+A connection that is lost is made again, with the same ports; what was under way on it is the services' to repeat.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import RemoteError, WorkbenchError
+from ..remote import Forward, Host, host_of
+from ..storage import write_json, write_text
+
+__all__ = ["Tunnel", "main", "ports", "want"]
+
+log = logging.getLogger("workbench.tunnels")
+
+LOOK_S = 0.1
+CHECK_S, ANSWER_S = 5.0, 10.0
+PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """A port that is wanted: `forward` here for `port` over there, `reverse` over there for `port` here."""
+
+    name: str
+    kind: Literal["forward", "reverse"]
+    host: str
+    port: int
+    folder: str  # of the far side, there
+    target: str = "127.0.0.1"  # of a `forward`, as seen from over there
+    config: str | None = None  # another file than ~/.ssh/config
+
+
+def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
+    """Say which tunnels are wanted."""
+    write_json(folder / "wanted.json", [asdict(each) for each in tunnels])
+
+
+def ports(folder: Path) -> dict[str, Any]:
+    """Return the ports that there are by the tunnels' names, and under `errors` what keeps others from being there."""
+    try:
+        return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Keep up what `FOLDER/wanted.json` says until SIGTERM; `PORT_FILE` says that it is begun."""
+    folder, port_file = Path(arguments[0]), Path(arguments[1])
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
+    logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    ending = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ending.set())
+    keeper = _Keeper(folder)
+    write_text(port_file, "0\n")
+    seen: list[dict[str, Any]] = []
+    while not ending.wait(LOOK_S):
+        with contextlib.suppress(OSError, ValueError):
+            now = json.loads((folder / "wanted.json").read_text(encoding="utf-8"))
+            if now != seen:
+                seen = now
+                keeper.keep([Tunnel(**each) for each in now])
+    keeper.close()
+    return 0
+
+
+class _Keeper:
+    """A thread for each host, and the ports of all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = threading.Lock()
+        self._before = {key: value for key, value in ports(folder).items() if key != "errors"}
+        self._ports: dict[str, int] = {}
+        self._errors: dict[str, str] = {}
+        self._hosts: dict[str, _Kept] = {}
+        self._write()
+
+    def keep(self, wanted: Sequence[Tunnel]) -> None:
+        """Keep these, and let go of others."""
+        for name in {each.host for each in wanted} | set(self._hosts):
+            mine = [each for each in wanted if each.host == name]
+            if name not in self._hosts:
+                self._hosts[name] = _Kept(self, mine[0])
+            self._hosts[name].wanted = mine
+            self._hosts[name].changed.set()
+
+    def before(self, tunnel: Tunnel) -> int:
+        """Return the port that a tunnel had before, 0 if it is new."""
+        return int(self._before.get(tunnel.name, 0))
+
+    def up(self, tunnel: Tunnel, port: int) -> None:
+        """Take note of a tunnel's port."""
+        with self._lock:
+            self._ports[tunnel.name] = self._before[tunnel.name] = port
+            self._errors.pop(tunnel.host, None)
+            self._write()
+        log.info("%s: %s %s: port %d for %d", tunnel.host, tunnel.kind, tunnel.name, port, tunnel.port)
+
+    def down(self, host: str, names: Sequence[str], reason: str = "") -> None:
+        """Take note that tunnels are not there, and why."""
+        with self._lock:
+            for name in names:
+                self._ports.pop(name, None)
+            if reason and self._errors.get(host) != reason:
+                self._errors[host] = reason
+                log.info("%s", reason)
+            self._write()
+
+    def close(self) -> None:
+        """End all."""
+        for each in self._hosts.values():
+            each.end()
+        for each in self._hosts.values():
+            each.thread.join(ANSWER_S)
+
+    def _write(self) -> None:
+        write_json(self.folder / "ports.json", {**self._ports, "errors": self._errors})
+
+
+class _Kept:
+    """The connection to one host and its tunnels, on a thread."""
+
+    def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
+        self.keeper, self.first = keeper, first
+        self.wanted: list[Tunnel] = []
+        self.changed = threading.Event()
+        self._ending = False
+        self._open: dict[Tunnel, Forward] = {}
+        self.thread = threading.Thread(target=self._run, name=first.host, daemon=True)
+        self.thread.start()
+
+    def end(self) -> None:
+        """Let go."""
+        self._ending = True
+        self.changed.set()
+
+    def _run(self) -> None:
+        pause = PAUSE_S
+        while not self._ending:
+            host = host_of(self.first.host, config=Path(self.first.config) if self.first.config else None)
+            began = time.monotonic()
+            reason = ""
+            try:
+                with host:
+                    self._keep(host)
+            except WorkbenchError as error:
+                reason = str(error)
+            except Exception as error:  # a thread that ends silently would leave the ports closed for ever
+                log.exception("unexpected")
+                reason = f"{self.first.host}: {type(error).__name__}"
+            names = [each.name for each in self._open]
+            self._open.clear()
+            self.keeper.down(self.first.host, names, reason)
+            if time.monotonic() - began > LONGEST_PAUSE_S:
+                pause = PAUSE_S
+            if not self._ending:
+                time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _keep(self, host: Host) -> None:
+        """Open what is wanted, and look now and then whether the connection lives; RemoteError once it does not."""
+        try:
+            while not self._ending:
+                self.changed.clear()
+                for tunnel in [each for each in self._open if each not in self.wanted]:
+                    self._open.pop(tunnel).close()
+                    self.keeper.down(host.name, [tunnel.name])
+                for tunnel in self.wanted:
+                    if tunnel not in self._open:
+                        self._open[tunnel] = opened = self._opened(host, tunnel)
+                        self.keeper.up(tunnel, opened.port)
+                if not self.changed.wait(CHECK_S) and host.run(["true"], timeout=ANSWER_S).status:
+                    raise RemoteError(f"{host.name}: its shell runs no command any more")
+        finally:
+            for each in self._open.values():
+                each.close()
+
+    def _opened(self, host: Host, tunnel: Tunnel) -> Forward:
+        before = self.keeper.before(tunnel)
+        if tunnel.kind == "forward":
+            with contextlib.suppress(RemoteError):
+                if before:
+                    return host.forward(tunnel.port, tunnel.target, listen=before)
+            return host.forward(tunnel.port, tunnel.target)
+        if not before:
+            return host.reverse(("127.0.0.1", tunnel.port))
+        try:
+            return host.reverse(("127.0.0.1", tunnel.port), listen=before)
+        except RemoteError:
+            from .stages import FarSide
+
+            if not FarSide(host, tunnel.folder)("free", port=before):  # held by a session whose other end was this machine
+                raise
+            return host.reverse(("127.0.0.1", tunnel.port), listen=before)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,305 @@
+"""A machine by one contract: over SSH, or this one itself. Commands, files and ports there, each with an end and a time limit.
+
+::
+
+    with host_of("gpu-box") as host:                      # of ~/.ssh/config, or user@host:port, or "local"
+        host.run(["nvidia-smi"]).out
+        (path,) = host.put([Path("weights.safetensors")], "pmc2/store")
+        with host.forward(8443) as here:
+            ...                                           # 127.0.0.1:here.port leads to its port 8443
+"""
+
+from __future__ import annotations
+
+import abc
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Protocol, Self
+
+import paramiko
+
+from .deployment import relays, uploads
+from .deployment.relays import Forward
+from .deployment.ssh import BROKEN, KEEPALIVE_S, Ask, Connection, Keyring, ask_terminal, connect
+from .deployment.work import ChannelWork, LocalWork, LostError, Watchdog, Work, last_line, leased, line_of
+from .errors import RemoteError
+from .storage import replacing
+
+__all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
+
+LOCAL = "local"
+MOST_OUTPUT = 64 << 20  # bytes of a `run`
+EXEC_S, STALL_S = 30.0, 60.0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and all that it said."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+
+class Host(Protocol):
+    """A machine. It is reached when it is first asked; a connection that is lost is made again by the next call.
+
+    Paths over there that do not start with / or ~ are relative to the user's home, as is `~/`. All raise RemoteError, and
+    LostError, a kind of it, where the network is at fault.
+    """
+
+    name: str
+
+    def __enter__(self) -> Self:
+        """Begin; nothing is connected yet."""
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+
+    def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
+        """Run a command in the home folder, and return how it ended. It is never repeated, and ended where its time is up."""
+
+    def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
+        """Give the lines that a command says, without their ends; who closes the iterator ends the command.
+
+        RemoteError with the last line of its standard error where it fails.
+        """
+
+    def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
+        """Have files at `folder`/<sha256>, checked; send what is not there. Returns their whole paths over there, in order."""
+
+    def get(self, path: str, target: Path) -> None:
+        """Fetch a file, all or nothing."""
+
+    def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
+        """Have a port of this machine's loopback (0: any free one) lead to a port that is reached from over there."""
+
+    def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
+        """Have a port of the other machine's loopback (0: any free one) lead to an address that is reached from here."""
+
+    def close(self) -> None:
+        """End all that is under way, and the connection."""
+
+
+def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
+    """Return a machine by its name: "local" is this one, all others are reached over SSH."""
+    return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
+
+
+class _Machine(abc.ABC):
+    """What both kinds have in common: everything but how a command starts and how a port is reached."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._forwards: list[Forward] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def start(self, command: Sequence[str]) -> Work:
+        """Start a command in the home folder; what it is given as input, and when that ends, is the caller's."""
+
+    def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
+        """See `Host`."""
+        out = bytearray()
+        with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
+            work.feed(input)
+            for part in iter(work.read, b""):
+                out += part
+                if len(out) > MOST_OUTPUT:
+                    raise RemoteError(f"{self.name}: {command[0]} said more than {MOST_OUTPUT >> 20} MiB and was ended")
+            status = self._ended(work, dog, command[0], timeout)
+            return Result(status, bytes(out), work.errors())
+
+    def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
+        """See `Host`."""
+        with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
+            work.feed(input)
+            yield from work.lines()
+            self._require(command[0], self._ended(work, dog, command[0], timeout), work.errors())
+
+    def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
+        """See `Host`."""
+        return uploads.put(self, files, _home(folder), progress)
+
+    def get(self, path: str, target: Path) -> None:
+        """See `Host`."""
+        with (
+            replacing(target) as temporary,
+            temporary.open("wb") as file,
+            self.start(["cat", "--", _home(path)]) as work,
+            Watchdog(STALL_S, work.end) as dog,
+        ):
+            work.finish()
+            for part in iter(work.read, b""):
+                dog.feed()
+                file.write(part)
+            self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
+
+    def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
+        """Run a command that has to go well; return what it said."""
+        result = self.run(command, input=data, timeout=timeout)
+        self._require(command[0], result.status, result.err)
+        return result.out
+
+    def _ended(self, work: Work, dog: Watchdog, program: str, limit: float | None) -> int:
+        """Return how a command ended; RemoteError where it was ended, or nobody knows."""
+        status: int | None = None
+        try:
+            status = work.wait()
+        except LostError:
+            if not dog.barked:
+                raise LostError(
+                    f"{self.name}: the connection was lost while {program} was at work; it may have gone on"
+                ) from None
+        if dog.barked:
+            raise RemoteError(
+                f"{self.name}: {program} did not end within {limit:g} s and was ended: does it hang, or need longer?"
+            )
+        if status is None or status < 0:
+            raise RemoteError(f"{self.name}: {program} was killed: does the machine have too little memory?")
+        return status
+
+    def _require(self, program: str, status: int, errors: bytes) -> None:
+        if status:
+            said = last_line(errors) or "it says nothing of why"
+            raise RemoteError(f"{self.name}: {program} failed with status {status}: {said}")
+
+    def _kept(self, forward: Forward) -> Forward:
+        self._forwards = [each for each in self._forwards if not each.closed] + [forward]
+        return forward
+
+    def close(self) -> None:
+        """See `Host`."""
+        for each in self._forwards:
+            each.close()
+        self._forwards.clear()
+
+
+class Here(_Machine):
+    """This machine, by the contract of the others: the same shell, the same folders, and no SSH."""
+
+    def __init__(self, name: str = LOCAL) -> None:
+        super().__init__(name)
+
+    def start(self, command: Sequence[str]) -> Work:
+        """Start a command in a session of its own."""
+        try:
+            return LocalWork(command, Path.home())
+        except OSError as error:
+            raise RemoteError(f"{self.name}: {command[0]} cannot be started ({error.strerror})") from error
+
+    def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
+        """See `Host`."""
+        return self.reverse((host, port), listen)
+
+    def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
+        """See `Host`."""
+        return self._kept(relays.forward(relays.listen(listen, "this machine"), partial(relays.dial, near)))
+
+
+class SshHost(_Machine):
+    """A machine over SSH: `name` is a Host of the SSH configuration, or user@host:port.
+
+    ProxyJump and what else the configuration says is followed, but host keys are always strict. `ask` is asked for the
+    passphrases of encrypted keys; a connection that is silent for `keepalive` seconds is given up.
+    """
+
+    def __init__(
+        self, name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S
+    ) -> None:
+        super().__init__(name)
+        self._config, self._keepalive = config, keepalive
+        self._keyring = Keyring(ask)
+        self._open: Connection | None = None
+        self._opening = threading.Lock()
+        self._reverses: dict[int, partial[None]] = {}
+
+    def _connection(self) -> Connection:
+        """Return a connection that is there; where it is a new one, ports over there are listened to again."""
+        with self._opening:
+            if self._open is not None and self._open.alive:
+                return self._open
+            if self._open is not None and self._open.own:
+                self._open.close()
+            self._open = connection = connect(self.name, self._config, self._keyring, self._keepalive)
+            for port, accept in list(self._reverses.items()):
+                try:
+                    connection.listen(port, accept)
+                except RemoteError:
+                    del self._reverses[port]
+                    raise
+            return connection
+
+    def _channel(self) -> paramiko.Channel:
+        """Open a channel; a connection that turns out to be lost has done nothing yet, and is made again, once."""
+        connection = self._connection()
+        try:
+            return connection.session()
+        except LostError:
+            return self._connection().session()
+
+    def start(self, command: Sequence[str]) -> Work:
+        """Start a command through the user's shell over there."""
+        channel = self._channel()
+        with Watchdog(EXEC_S, channel.close) as dog:
+            try:
+                channel.exec_command(line_of(command))
+            except BROKEN as error:
+                channel.close()
+                if not dog.barked and not channel.get_transport().is_active():
+                    raise LostError(f"{self.name}: the connection was lost while {command[0]} was started") from error
+                raise RemoteError(
+                    f"{self.name}: its sshd runs no commands for this user: is it meant for files alone?"
+                ) from error
+        return ChannelWork(channel)
+
+    def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
+        """See `Host`."""
+        listener = relays.listen(listen, "this machine")
+        try:
+            self._connection()
+        except BaseException:
+            listener.close()
+            raise
+        return self._kept(relays.forward(listener, lambda: self._connection().dial(host, port)))
+
+    def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
+        """See `Host`."""
+        pairs = relays.Pairs()
+        accept = partial(relays.answer, pairs, near)
+        port = self._connection().listen(listen, accept)
+        self._reverses[port] = accept
+
+        def end() -> None:
+            self._reverses.pop(port, None)
+            if self._open is not None and self._open.alive:
+                self._open.unlisten(port)
+            pairs.close()
+
+        return self._kept(Forward(port, end))
+
+    def close(self) -> None:
+        """See `Host`."""
+        super().close()
+        with self._opening:
+            if self._open is not None and self._open.own:
+                self._open.close()
+            self._open = None
+
+
+def _home(path: str) -> str:
+    """Return a path as a command that starts in the home folder takes it."""
+    if path == "~" or path.startswith("~/"):
+        return os.path.normpath(path[2:]) if path[2:] else "."
+    if path.startswith("~"):
+        raise RemoteError(f"{path!r} is another user's home: give the whole path")
+    return path or "."

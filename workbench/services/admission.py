@@ -1,0 +1,64 @@
+"""What a client asks of every new connection to an edge before a picture leaves on it: evidence, bound to its TLS key.
+
+::
+
+    client                                edge                             guest's firmware
+      | <-- certificate, its key K -------- |
+      | --- GET /attestation?nonce=N -----> | --- SHA-256(N, K) -----------> |
+      | <-- evidence ---------------------- | <-- report with it, signed --- |        the same N, and K as this end has seen it:
+      | --- pictures ---------------------> |                                         whoever holds K is that guest
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from ..attest import MOST_EVIDENCE, Policy, Verdict, key_of, runtime_data, verify
+from ..attest.report import refusal
+from .connection import words_of
+from .http import Admission, Ask
+
+__all__ = ["NONCE", "PATH", "admission"]
+
+PATH = "/attestation"
+NONCE = 32  # bytes
+FOR_NOW = (429, 503, 504)  # too many ask, or the agent is slow or not there yet
+
+
+def admission(policy: Policy, told: Callable[[Verdict], None]) -> Admission:
+    """Return what admits connections whose other end proves what `policy` asks; `told` is given each verdict.
+
+    It raises AttestationError, and ConnectionError where the edge has no evidence for now, which is worth another attempt.
+    """
+
+    async def admit(ask: Ask, connection: ssl.SSLObject | None) -> None:
+        certificate = connection.getpeercert(binary_form=True) if connection is not None else None
+        if not certificate:
+            raise refusal("TLS certificate", "one that evidence is bound to", "none")
+        nonce = secrets.token_bytes(NONCE)
+        answer = await ask(f"{PATH}?nonce={nonce.hex()}")
+        if answer.status in FOR_NOW:
+            raise ConnectionError(f"no evidence for now: {words_of(answer)}")
+        if answer.status != 200:
+            raise refusal("evidence", "the edge's", f"status {answer.status}: {words_of(answer)}")
+        told(verify(_evidence(answer.body), policy, runtime_data(nonce, key_of(certificate))))
+
+    return admit
+
+
+def _evidence(body: bytes) -> dict[str, Any]:
+    """Return the evidence in an edge's answer."""
+    found: Any = None
+    if len(body) <= MOST_EVIDENCE:
+        with contextlib.suppress(ValueError, RecursionError):
+            found = json.loads(body.decode("utf-8"))
+    evidence = found.get("evidence") if isinstance(found, dict) else None
+    if not isinstance(evidence, dict):
+        wanted = f'{{"evidence": ...}} of at most {MOST_EVIDENCE} bytes'
+        raise refusal("evidence", wanted, f"{len(body)} bytes of another form")
+    return evidence

@@ -1,0 +1,97 @@
+"""What a key broker releases to an attested guest: certificates and key, fetched through the guest's own data hub, at start.
+
+::
+
+    edge --loopback--> Confidential Data Hub --evidence--> key broker --encrypted to the guest--> ca.pem, edge.pem, edge.key
+
+The host sees neither the key nor what it protects. The folder should lie in the guest's memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from ..certs import Role
+from ..errors import ServiceError, UsageError
+from ..storage import replacing
+from .trust import is_loopback
+
+__all__ = ["fetch"]
+
+MOST = 64 << 10  # bytes of a certificate, or a chain of them
+ATTEMPT_S = 30.0  # for one resource: the guest may have to be attested first
+PAUSE_S = 0.2
+KINDS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
+
+
+def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
+    """Write ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE) into `folder`, readable by their owner alone.
+
+    `agent_url` is of the guest's own API, http on loopback; while nothing answers there it is asked again, for `patience`
+    seconds in all. Nothing is written unless all three are released. Raises UsageError for a URL or a resource that cannot be,
+    ServiceError for what is not released.
+    """
+    host, port = _agent(agent_url)
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
+        raise UsageError(f"resource {resource!r} must be REPOSITORY/TYPE, such as default/pmc2-edge")
+    deadline = time.monotonic() + patience
+    names = ["ca.pem", f"{role}.pem", f"{role}.key"]
+    found = {name: _resource(host, port, f"{resource}/{name}", deadline) for name in names}
+    for name, content in found.items():
+        with replacing(folder / name, mode=0o600) as temporary:
+            temporary.write_bytes(content)
+    return [folder / name for name in names]
+
+
+def _agent(url: str) -> tuple[str, int]:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname) and parts.path in ("", "/"):
+            return parts.hostname, parts.port or 80
+    raise UsageError(f"the agent's address must be http on loopback, such as http://127.0.0.1:8006, got {url!r}")
+
+
+def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
+    """Return what the hub releases under `path`; ask again while nothing listens: the hub may start after the edge does."""
+    while True:
+        limit = min(deadline, time.monotonic() + ATTEMPT_S)
+        try:
+            status, content = _get(host, port, f"/cdh/resource/{path}", limit)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            if time.monotonic() + PAUSE_S >= deadline:
+                raise ServiceError(
+                    f"no {path}: the guest's data hub at {host}:{port} does not answer ({type(error).__name__}); "
+                    "is this a guest, and does it have agent.guest_components_rest_api=all?"
+                ) from None
+            time.sleep(PAUSE_S)
+    if status != 200:
+        raise ServiceError(
+            f"no {path}: the guest's data hub answered HTTP {status}; is the resource at the key broker, and does its policy "
+            "release it to this guest?",
+            status=status,
+        )
+    if len(content) > MOST or KINDS[path.rpartition(".")[2]] not in content:
+        raise ServiceError(f"no {path}: what the key broker released is not PEM of at most {MOST >> 10} KiB")
+    return content
+
+
+def _get(host: str, port: int, path: str, deadline: float) -> tuple[int, bytes]:
+    """Ask once, without a proxy, and read no more than is bounded, no longer than until `deadline`."""
+    connection = http.client.HTTPConnection(host, port, timeout=max(0.1, deadline - time.monotonic()))
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        response = connection.getresponse()
+        content = b""
+        while len(content) <= MOST and (part := response.read1(MOST)):
+            content += part
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        if response.length and len(content) <= MOST:
+            raise http.client.IncompleteRead(b"")
+        return response.status, content
