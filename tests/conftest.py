@@ -22,6 +22,9 @@ TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--payloads", type=int, default=400, help="hostile payloads to try in each fuzzing test (default: 400)")
+    parser.addoption(
+        "--cycles", type=int, default=2, help="how often a deployment is launched and stopped in a row (default: 2)"
+    )
     parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
 
 

@@ -58,7 +58,7 @@ def free_port() -> int:
 
 def keygen(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
     """Make a key pair with OpenSSH's own program."""
-    command = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(path), "-C", path.name]
+    command = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(path), "-C", path.name, "-a", "1"]
     subprocess.run([*command, *(["-b", "2048"] if kind == "rsa" else [])], check=True, capture_output=True, timeout=30)
     return path
 
@@ -81,6 +81,7 @@ class Machine:
     options: dict[str, str] = field(default_factory=dict)
     host_key: str = "ed25519"
     process: subprocess.Popen[bytes] | None = None
+    network: netns.Network | None = None
 
     @property
     def home(self) -> Path:
@@ -131,6 +132,7 @@ class Machine:
             "MaxStartups": "100",
             "LogLevel": "VERBOSE",
             "Subsystem": "sftp internal-sftp",
+            "SetEnv": f"HOME={self.home}",  # whose start-up files the login shell reads
             "ForceCommand": inside,
             **self.options,
         }
@@ -265,7 +267,8 @@ def namespaces(tmp_path: Path) -> Iterator[Ground]:
     key = keygen(tmp_path / "id_ed25519")
     with netns.networks(("edge", "cloud")) as found:
         machines = {
-            name: Machine(name, tmp_path / name, key, 22, network.address, network.inside) for name, network in found.items()
+            name: Machine(name, tmp_path / name, key, 22, network.address, network.inside, network=network)
+            for name, network in found.items()
         }
         try:
             for machine in machines.values():

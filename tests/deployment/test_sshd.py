@@ -7,6 +7,7 @@ import getpass
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -15,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from workbench.deployment.work import ChannelWork
 from workbench.errors import RemoteError
 from workbench.remote import Host, LostError, SshHost
 
 from .conftest import LOOPBACK, Ground, free_port, keygen, public, until
 from .faults import serving, silent
-from .netns import Network
 
 Make = Callable[..., Ground]
 
@@ -80,7 +81,6 @@ def test_configuration_cannot_switch_strictness_off(machines: Ground) -> None:
 @pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
 def test_other_kinds_of_keys_are_known_too(sshd: Make, kind: str, tmp_path: Path) -> None:
     ground = sshd(host_key=kind)
-    ground["own"].key = ground["own"].key
     with ground.host("own") as host:
         assert host.run(["echo", "x"]).out == b"x\n"
 
@@ -246,6 +246,22 @@ def test_a_port_that_refuses_is_one_line(own_home: Path) -> None:
     refused(SshHost(f"{LOOPBACK}:{port}"), rf"{LOOPBACK} port {port} refuses connections: does sshd run there")
 
 
+def test_an_address_that_does_not_answer_is_given_up_within_its_time(own_home: Path) -> None:
+    (own_home / "c").write_text("ConnectTimeout 1\n")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(2):  # the queue is full with these: what comes next is dropped, as a firewall does
+            near = stack.enter_context(socket.socket())
+            near.setblocking(False)
+            near.connect_ex((LOOPBACK, port))
+        began = time.monotonic()
+        refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), f"{LOOPBACK} port {port} did not answer within 1 s")
+        assert time.monotonic() - began < 10
+
+
 @pytest.mark.parametrize("says", [b"", b"SSH-2.0-silent\r\n", b"220 mail ESMTP\r\n" * 3])
 def test_what_does_not_greet_is_given_up_within_its_time(says: bytes, own_home: Path) -> None:
     (own_home / "c").write_text("ConnectTimeout 1\n")
@@ -287,13 +303,11 @@ def test_forwarding_that_is_forbidden_is_one_line(sshd: Make) -> None:
 def test_more_sessions_than_sshd_gives_are_one_line(sshd: Make) -> None:
     ground = sshd(MaxSessions="1")
     with ground.host("own") as host:
-        lines = host.stream(["sh", "-c", "echo up; cat"], input=b"")
-        other = host.stream(["sh", "-c", "echo up; sleep 60"])
+        lines = host.stream(["sh", "-c", "echo up; sleep 60"])
         assert next(lines) == b"up"
-        list(lines)
-        assert next(other) == b"up"
         with pytest.raises(RemoteError, match="own refuses another session: raise MaxSessions"):
             host.run(["true"])
+        assert not ground["own"].log.count("Accepted publickey") > 1, "and the connection is kept"
 
 
 def test_a_user_who_may_run_nothing_is_one_line_and_not_a_hang(sshd: Make) -> None:
@@ -307,7 +321,7 @@ def test_a_user_who_may_run_nothing_is_one_line_and_not_a_hang(sshd: Make) -> No
 def test_a_folder_that_may_not_be_written_is_one_line(machines: Ground) -> None:
     with (
         machines.host("edge") as host,
-        pytest.raises(RemoteError, match=r"edge: sh failed with status 1: .*(Read-only|Permission)"),
+        pytest.raises(RemoteError, match=r"edge: sh failed with status 1: .*(Read-only|Permission|not permitted)"),
     ):
         host.put([b"x"], "/proc/1/fdinfo/store" if os.geteuid() else "/sys/store")
 
@@ -323,7 +337,7 @@ def test_a_call_after_a_restart_of_sshd_reaches_the_new_one(sshd: Make) -> None:
             ground["own"].stop()
             ground["own"].start()
             assert host.run(["echo", "two"]).out == b"two\n"
-            with contextlib.closing(__import__("socket").create_connection((LOOPBACK, made.port), 10)) as near:
+            with contextlib.closing(socket.create_connection((LOOPBACK, made.port), 10)) as near:
                 assert near.recv(4) == b"SSH-", "what was forwarded is forwarded again"
 
 
@@ -333,7 +347,7 @@ def test_a_reverse_port_is_listened_to_again_after_a_restart(sshd: Make) -> None
         ground["own"].stop()
         ground["own"].start()
         assert host.run(["true"]).status == 0
-        with contextlib.closing(__import__("socket").create_connection((LOOPBACK, made.port), 10)) as near:
+        with contextlib.closing(socket.create_connection((LOOPBACK, made.port), 10)) as near:
             assert near.recv(4) == b"SSH-"
 
 
@@ -424,6 +438,7 @@ def test_an_upload_whose_server_restarts_is_gone_on_with(sshd: Make, tmp_path: P
     assert part.with_suffix("").read_bytes() == content.read_bytes()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
 def test_a_child_that_was_forked_does_not_disturb_its_parents_connection(machines: Ground) -> None:
     with machines.host("edge") as host:
         assert host.run(["true"]).status == 0
@@ -490,14 +505,10 @@ def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home:
     cuts = [3, 30]
 
     with serving(key, tmp_path) as link, faulty(link.port, key, tmp_path, own_home) as host:
-
-        class Watched(bytes):
-            pass
-
+        write = ChannelWork.write
         seen = [0]
-        write = __import__("workbench.deployment.work", fromlist=["ChannelWork"]).ChannelWork.write
 
-        def cutting(self: object, data: bytes) -> None:
+        def cutting(self: ChannelWork, data: bytes) -> None:
             seen[0] += 1
             if cuts and seen[0] > cuts[0]:
                 cuts.pop(0)
@@ -505,7 +516,7 @@ def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home:
             write(self, data)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("workbench.deployment.work.ChannelWork.write", cutting)
+            patch.setattr(ChannelWork, "write", cutting)
             data = os.urandom(3 << 20)
             (path,) = host.put([data], "store")
     assert not cuts
@@ -513,13 +524,6 @@ def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home:
 
 
 # Networks of their own
-
-
-def network(machine: object) -> Network:
-    prefix = machine.prefix  # type: ignore[attr-defined]
-    address = machine.address  # type: ignore[attr-defined]
-    name = prefix[3]
-    return Network(name, address, f"{name.split('-')[1][:5]}{os.getpid()}")
 
 
 def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each_other(namespaces: Ground) -> None:
@@ -531,13 +535,15 @@ def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each
         assert here.run(["python3", "-c", reach, edge.address]).status == 0
         assert here.run(["python3", "-c", reach, cloud.address]).status == 1
         assert there.run(["python3", "-c", reach, edge.address]).status == 1
-        with there.forward(22) as near, here.reverse((LOOPBACK, near.port)) as far:
+        with there.forward(22, cloud.address) as near, here.reverse((LOOPBACK, near.port)) as far:
             script = f"import socket; print(socket.create_connection(('{LOOPBACK}', {far.port}), 5).recv(4))"
             assert here.run(["python3", "-c", script]).out == b"b'SSH-'\n", "through this machine they do"
 
 
 def test_an_address_that_swallows_everything_is_given_up_within_its_time(namespaces: Ground) -> None:
-    network(namespaces["edge"]).cut()
+    edge = namespaces["edge"].network
+    assert edge is not None
+    edge.cut()
     began = time.monotonic()
     host = one(namespaces.config(ConnectTimeout="1"))
     said = refused(host, "edge: ")
@@ -550,7 +556,8 @@ def test_an_upload_whose_network_goes_and_comes_back_sends_only_the_rest(namespa
     content.write_bytes(os.urandom(12 << 20))
     size, digest = content.stat().st_size, hashlib.sha256(content.read_bytes()).hexdigest()
     part = namespaces["edge"].home / "store" / f"{digest}.part"
-    link = network(namespaces["edge"])
+    link = namespaces["edge"].network
+    assert link is not None
     link.slow(40_000_000)
     sent: list[list[str]] = []
     with namespaces.host("edge", keepalive=1.5) as host:

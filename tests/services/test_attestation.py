@@ -486,7 +486,7 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest) -> None:
     *answers, last = asyncio.run(asked())
     assert isinstance(last, ServiceError)
     assert (last.status, last.retry_after) == (429, 1)
-    assert all("attestation_report" in answer for answer in answers)
+    assert all(b"attestation_report" in answer for answer in answers)
     assert guest.most_at_once == agents.AT_ONCE
 
 

@@ -41,7 +41,7 @@ SOMETIMES = {  # by kind of object: rendered for some containers alone, and take
 LEFT = ("replicaset.apps", "pod")  # what the cluster has made of them
 CALL_S = 30.0  # that the cluster has to answer
 LOOK_S = 2.0  # between two looks at the pods
-LAST = 5  # lines of an edge that ended, in the error
+LAST, LAST_S = 5, 10.0  # lines of an edge that ended, in the error; and the time that they may take
 SHOWN = 400  # characters of what kubectl says
 ADVICE = (
     (r"context .*does not exist", "name one that its kubeconfig has"),
@@ -180,8 +180,9 @@ class Containers:
         troubles += refused(status, CLASSES[self.container.runtime]) if seen else []
         if pods and not troubles and not all(pod.ready for pod in pods):
             troubles += warned(self._events(), pods)
-        numbers = (status.get("updatedReplicas", 0), status.get("readyReplicas", 0)) if seen else (0, 0)
-        return State(spec.get("replicas", 1), *numbers, tuple(pods), troubles[0].line if troubles else ""), troubles
+        updated, ready = (status.get(name, 0) if seen else 0 for name in ("updatedReplicas", "readyReplicas"))
+        line = troubles[0].line if troubles else ""
+        return State(spec.get("replicas", 1), updated, ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
         """Return what the cluster tells of pods; nothing, where one may not ask: they explain, and prove nothing."""
@@ -204,9 +205,16 @@ class Containers:
             return line
         if not self.container.readable:
             return f"{line}; what it said stays in the guest (logs = true lets the host read it)"
-        result = self._run("logs", trouble.pod, f"--tail={LAST}", *(("--previous",) if trouble.previous else ()))
-        last = [text for text in _text(result.out).splitlines() if text.strip()] if result.status == 0 else []
+        last = self._last_lines(trouble)
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
+
+    def _last_lines(self, trouble: Trouble) -> list[str]:
+        """Return what an edge that ended has said at last; nothing where that is not to be had, for it is an extra."""
+        previous = ("--previous",) if trouble.previous else ()
+        with contextlib.suppress(RemoteError):
+            result = self._run("logs", trouble.pod, f"--tail={LAST}", *previous, timeout=LAST_S)
+            return [line for line in _text(result.out).splitlines() if line.strip()] if result.status == 0 else []
+        return []
 
     # --- kubectl -------------------------------------------------------------------------------------------------------------
 

@@ -55,7 +55,7 @@ TAKE = (
     HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = anew ] && rm -f -- "$2.part"; '
     'LC_ALL=C dd of="$2.part" bs=%d seek="$3" conv=notrunc || exit 1; exec 2>/dev/null; '
     '[ "$(hash <"$2.part")" = "$2" ] && chmod "$5" "$2.part" && mv -f -- "$2.part" "$2" && exit 0; '
-    '[ "$(hash <"$2")" = "$2" ] && exit 0; '
+    '[ "$(hash <"$2")" = "$2" ] && rm -f -- "$2.part" && exit 0; '
     '[ "$(wc -c <"$2.part" || echo 0)" -lt "$4" ] && exit %d; rm -f -- "$2.part"; exit %d'
 ) % (BLOCK, INCOMPLETE, SPOILT)
 

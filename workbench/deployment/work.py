@@ -35,13 +35,14 @@ LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
 GRACE_S = 3.0  # from TERM to KILL
 
 # $0 is this text, $1 the length of the input. A session that sshd starts leads a process group; where another server's does
-# not, setsid makes one. What waits for the lease's end starts when the input has been read, and is no part of what is waited for.
+# not, setsid makes one. What waits for the lease's end starts when the input has been read, and nobody waits for it; the shell
+# itself outlives TERM, so that it ends when the command has.
 LEASE = (
     'kill -s 0 -- -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
     "n=$1; shift; exec 3<&0; "
     '{ exec 2>/dev/null; [ "$n" = 0 ] || head -c "$n" <&3; exec >&-; '
     '{ cat <&3 >/dev/null; kill -s 0 $$ && { trap "" TERM; kill -s TERM -- -$$; sleep 3; kill -s KILL -- -$$; }; } & } '
-    '| "$@" 3<&- & wait $!'
+    '| "$@" 3<&- & trap "" TERM; wait $!'
 )
 
 
@@ -274,22 +275,13 @@ class LocalWork(Work):
         """Send TERM to its session and, where that is not enough, KILL."""
         self._ending = True
         self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + GRACE_S
-        while time.monotonic() < deadline and self._lives():
-            time.sleep(0.01)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_S)
         self._signal(signal.SIGKILL)
 
-    def _lives(self) -> bool:
-        self._process.poll()
-        return self._signal(0)
-
-    def _signal(self, number: int) -> bool:
-        """Send a signal to all of its session; say whether there was any to take it."""
-        try:
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, number)
-        except (ProcessLookupError, PermissionError):
-            return False
-        return True
 
     def close(self) -> None:
         """End it, and close its pipes."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from typing import Any
 from urllib.parse import urlsplit
 
 from ..attest import MOST_EVIDENCE
@@ -42,8 +41,8 @@ class Agent:
         self.patience_s = patience_s
         self._free, self._waiting = asyncio.Semaphore(AT_ONCE), 0
 
-    async def evidence(self, runtime_data: bytes) -> dict[str, Any]:
-        """Return the agent's evidence with 64 hexadecimal digits in it. Raises ServiceError where it gives none."""
+    async def evidence(self, runtime_data: bytes) -> bytes:
+        """Return the agent's evidence, a JSON object, that carries 64 hexadecimal digits; ServiceError where it gives none."""
         if self._waiting >= MOST_WAITING:
             raise ServiceError("too many ask for evidence", status=429, retry_after=1)
         self._waiting += 1
@@ -59,14 +58,13 @@ class Agent:
             self._waiting -= 1
         if answer.status != 200:
             raise ServiceError(f"the attestation agent has no evidence (status {answer.status})", status=502)
-        return _read(answer.body)
+        if not _is_object(answer.body):
+            raise ServiceError("the attestation agent did not answer with a JSON object", status=502)
+        return answer.body
 
 
-def _read(body: bytes) -> dict[str, Any]:
+def _is_object(body: bytes) -> bool:
     try:
-        found = json.loads(body.decode("utf-8"))
+        return isinstance(json.loads(body.decode("utf-8")), dict)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ServiceError("the attestation agent did not answer with a JSON object", status=502)
-    return found
+        return False

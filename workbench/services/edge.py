@@ -183,7 +183,8 @@ class EdgeService(Service):
             raise ServiceError(
                 "plain HTTP has no TLS key that evidence could be bound to: start the edge with --certs", status=404
             )
-        return JSONResponse({"evidence": await self.agent.evidence(runtime_data(nonce, peer.shown))})
+        evidence = await self.agent.evidence(runtime_data(nonce, peer.shown))
+        return HttpResponse(b'{"evidence":' + evidence + b"}", media_type="application/json")
 
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
@@ -340,7 +341,7 @@ class EdgeService(Service):
                 for work in works:
                     self._receive([work], clock)
             return
-        for work, part in zip(works, images.split([len(work.files) for work in works]), strict=True):
+        for work, part in zip(works, images.split_with_sizes([len(work.files) for work in works]), strict=True):
             work.images = part
 
     async def _forward(self, jobs: Sequence[Job[Found]], computed: tuple[bytes, Stopwatch]) -> None:

@@ -1,0 +1,212 @@
+"""Both stages on machines of their own, over real sshd: networks that meet on this side alone, cut, mended, killed, restarted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import AUXILIARY, TARGET
+from workbench.data import Dataset
+from workbench.deployment.launch import Deployed
+from workbench.deployment.plan import Deployment
+from workbench.errors import RemoteError
+from workbench.pictures import to_float
+from workbench.system import System
+
+from .conftest import Ground, command_of, numbers, until
+from .netns import ip
+
+PLAN = f"""[pair]
+dataset = "digits"
+target = "{TARGET}"
+auxiliary = "{AUXILIARY}"
+[edge]
+host = "edge"
+python = {json.dumps(sys.executable)}
+[cloud]
+host = "cloud"
+python = {json.dumps(sys.executable)}
+"""
+
+
+def plan(folder: Path) -> Deployment:
+    path = folder / "deployment.toml"
+    path.write_text(PLAN)
+    return Deployment.read(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def images(digits: Dataset) -> torch.Tensor:
+    return to_float(digits.test.images[:100])
+
+
+@pytest.fixture
+def deployed(namespaces: Ground, tmp_path: Path, tiny_data: Path) -> Iterator[Deployed]:
+    """A plan on two machines in networks of their own, taken away at the end."""
+    with Deployed(plan(tmp_path), namespaces.config()) as made:
+        yield made
+        made.stop(purge=True)
+
+
+def left(*places: Path) -> list[str]:
+    """The processes, other than sshd, that have to do with some folders."""
+    words = [str(each) for each in places]
+    found = [command_of(pid) for pid in numbers() if pid != os.getpid()]
+    return [line for line in found if any(word in line for word in words) and "sshd" not in line.split(" ")[0]]
+
+
+def link(ground: Ground, name: str) -> str:
+    """The near end of the link to a machine."""
+    found = json.loads(subprocess.run(["ip", "-j", "addr"], check=True, capture_output=True, timeout=10).stdout)
+    net = ground[name].address.rpartition(".")[0]
+    gate = f"{net}.{int(ground[name].address.rpartition('.')[2]) - 1}"
+    return next(each["ifname"] for each in found if any(at.get("local") == gate for at in each["addr_info"]))
+
+
+def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and_leave_nothing(
+    deployed: Deployed, namespaces: Ground, images: torch.Tensor
+) -> None:
+    inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
+    edge, cloud = namespaces["edge"], namespaces["cloud"]
+    reach = [*edge.prefix, sys.executable, "-c", f"import socket; socket.create_connection(('{cloud.address}', 22), 2)"]
+    assert subprocess.run(reach, capture_output=True, timeout=30).returncode == 1
+    urls = deployed.launch()
+    assert [row.state for row in deployed.status()] == ["ready", "ready"]
+
+    with deployed.client(deadline_s=90) as client:
+
+        def same() -> bool:
+            return torch.equal(client.recognise(images).labels, inside.labels)
+
+        assert same()
+        for which in ("cloud", "edge"):
+            os.kill(int(deployed.stage(which).status()["child"]), signal.SIGKILL)  # type: ignore[arg-type]
+            until(lambda which=which: not deployed.stage(which).status()["running"])  # type: ignore[misc]
+            assert deployed.launch() == urls
+            assert same()
+
+        near = link(namespaces, "cloud")
+        ip("link", "set", near, "down")
+        asked: list[bool] = []
+        asking = threading.Thread(target=lambda: asked.append(same()))
+        asking.start()
+        asking.join(2)
+        assert asking.is_alive()  # the edge cannot reach the cloud, and asks again
+        ip("link", "set", near, "up")
+        asking.join(90)
+        assert asked == [True]
+
+        edge.stop()
+        edge.start()
+        assert same()  # by a new connection, on the same ports
+
+    assert sorted(deployed.stop()) == ["cloud", "edge", "tunnels"]
+    assert left(edge.home, cloud.home, deployed.folder) == []
+    for machine in (edge, cloud):
+        assert list(machine.home.rglob("*.key")) == []
+        assert not (machine.home / ".pmc2" / "stages").exists()
+    deployed.stop(purge=True)
+    assert not (edge.home / ".pmc2").exists()
+    assert not (cloud.home / ".pmc2").exists()
+    assert not deployed.folder.exists()
+
+
+def test_launched_and_stopped_again_and_again_nothing_piles_up(
+    machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest
+) -> None:
+    cycles = request.config.getoption("--cycles")
+    seen: list[object] = []
+    with Deployed(plan(tmp_path), machines.config()) as made:
+        for _ in range(cycles):
+            urls = made.launch()
+            made.stop()
+            for url in urls.values():
+                with socket.socket() as trial:
+                    assert trial.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
+            assert left(machines["edge"].home, machines["cloud"].home, made.folder) == []
+            kept = [sorted(str(path) for path in machine.home.rglob("*")) for machine in machines.machines.values()]
+            seen.append((kept, sorted(str(path) for path in made.folder.rglob("*"))))
+        made.stop(purge=True)
+    assert all(each == seen[0] for each in seen)
+    assert [list(machine.home.rglob("*")) for machine in machines.machines.values()] == [[], []]
+    assert not made.folder.exists()
+
+
+def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Deployed, namespaces: Ground) -> None:
+    near = link(namespaces, "edge")
+    counter = Path(f"/sys/class/net/{near}/statistics/tx_bytes")
+    slow = ["tbf", "rate", "2mbit", "burst", "16kb", "limit", "200000"]
+    subprocess.run(["tc", "qdisc", "add", "dev", near, "root", *slow], check=True, capture_output=True, timeout=10)
+    launched: list[object] = []
+
+    def launch() -> None:
+        try:
+            launched.append(deployed.launch())
+        except RemoteError as error:
+            launched.append(error)
+
+    launching = threading.Thread(target=launch)
+    start = int(counter.read_text())
+    launching.start()
+    try:
+        until(lambda: int(counter.read_text()) - start > 250_000, 60)
+        namespaces["edge"].stop()  # and every connection to it
+        ip("link", "set", near, "down")
+        launching.join(2)
+        assert launching.is_alive()
+        ip("link", "set", near, "up")
+        namespaces["edge"].start()
+        subprocess.run(["tc", "qdisc", "del", "dev", near, "root"], check=True, capture_output=True, timeout=10)
+    finally:
+        launching.join(120)
+    assert isinstance(launched[0], dict), launched
+    assert [row.state for row in deployed.status()] == ["ready", "ready"]
+
+
+@pytest.mark.parametrize("fault", ["no python", "taken port", "unknown host", "no gpu"])
+def test_what_a_machine_lacks_is_one_line_with_its_name(
+    machines: Ground, tmp_path: Path, tiny_data: Path, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = machines.config()
+    text, words = PLAN, ""
+    if fault == "taken port":
+        taken = socket.create_server(("127.0.0.1", 0))
+        text = text.replace('host = "edge"', f'host = "edge"\nlisten = "127.0.0.1:{taken.getsockname()[1]}"')
+        words = "Address already in use"
+    elif fault == "unknown host":
+        config = machines.config(known="")
+        words = "SHA256:"
+    elif fault == "no gpu":
+        if torch.cuda.is_available():
+            pytest.skip("there is a GPU here")
+        text, words = text.replace('host = "cloud"', 'host = "cloud"\ndevice = "cuda"'), "a GPU is asked for"
+    else:
+        text, words = text.replace(json.dumps(sys.executable), '"/nowhere/python"', 1), "cannot be run"
+    path = tmp_path / "deployment.toml"
+    path.write_text(text)
+    with Deployed(Deployment.read(path), config) as made:
+        with pytest.raises(RemoteError) as caught:
+            made.launch()
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert ("cloud" if fault == "no gpu" else "edge") in str(caught.value) or fault == "unknown host"
+        assert left(machines["edge"].home, machines["cloud"].home, made.folder) == []
+        if fault != "unknown host":
+            made.stop(purge=True)
+    if fault == "taken port":
+        taken.close()
