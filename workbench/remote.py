@@ -14,6 +14,7 @@ from __future__ import annotations
 import abc
 import os
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -96,6 +97,7 @@ class _Machine(abc.ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self._forwards: list[Forward] = []
+        self._works: weakref.WeakSet[Work] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -104,8 +106,14 @@ class _Machine(abc.ABC):
         self.close()
 
     @abc.abstractmethod
+    def _begin(self, command: Sequence[str]) -> Work:
+        """Start a command in the home folder."""
+
     def start(self, command: Sequence[str]) -> Work:
         """Start a command in the home folder; what it is given as input, and when that ends, is the caller's."""
+        work = self._begin(command)
+        self._works.add(work)
+        return work
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
         """See `Host`."""
@@ -164,6 +172,8 @@ class _Machine(abc.ABC):
             raise RemoteError(
                 f"{self.name}: {program} did not end within {limit:g} s and was ended: does it hang, or need longer?"
             )
+        if work.ended:
+            raise RemoteError(f"{self.name}: {program} was ended, as the machine was let go of")
         if status is None or status < 0:
             raise RemoteError(f"{self.name}: {program} was killed: does the machine have too little memory?")
         return status
@@ -179,6 +189,8 @@ class _Machine(abc.ABC):
 
     def close(self) -> None:
         """See `Host`."""
+        for work in list(self._works):
+            work.end()
         for each in self._forwards:
             each.close()
         self._forwards.clear()
@@ -190,7 +202,7 @@ class Here(_Machine):
     def __init__(self, name: str = LOCAL) -> None:
         super().__init__(name)
 
-    def start(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> Work:
         """Start a command in a session of its own."""
         try:
             return LocalWork(command, Path.home())
@@ -247,7 +259,7 @@ class SshHost(_Machine):
         except LostError:
             return self._connection().session()
 
-    def start(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> Work:
         """Start a command through the user's shell over there."""
         channel = self._channel()
         with Watchdog(EXEC_S, channel.close) as dog:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.conftest import AUXILIARY, TARGET
 from workbench.__main__ import main
@@ -64,6 +65,27 @@ def test_a_mistake_is_one_line(plan: Path, capsys: Capture, arguments: list[str]
     said = capsys.readouterr().err.strip()
     assert words in said
     assert "\n" not in said
+
+
+def test_a_picture_goes_to_the_edge_of_the_plan_that_is_here_or_named(plan: Path, capsys: Capture, tmp_path: Path) -> None:
+    picture = tmp_path / "digit.png"
+    Image.new("RGB", (32, 32)).save(picture)
+    assert main(["recognize", str(picture)]) == 1
+    assert "the edge of deployment.toml is not launched" in capsys.readouterr().err
+    assert main(["recognize", str(picture), "--deployment", "deployment.toml", "--edge", "https://127.0.0.1:1"]) == 2
+    assert "leave out --edge" in capsys.readouterr().err
+    assert main(["launch", "--json"]) == 0
+    try:
+        urls = json.loads(capsys.readouterr().out)
+        assert main(["recognize", str(picture), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["n"] == 1
+        assert main(["recognize", str(picture), "--edge", urls["edge"], "--certs", urls["certs"]]) == 0
+        assert main(["status"]) == 0
+        assert main(["logs", "edge", "--lines", "1"]) == 0
+        assert '"images": 1' in capsys.readouterr().out
+    finally:
+        assert main(["stop", "--purge"]) == 0
+    assert "stopped: edge, cloud" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop"])

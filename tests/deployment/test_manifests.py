@@ -189,7 +189,7 @@ def test_the_pod_has_no_more_rights_than_it_needs() -> None:
 def test_probes_ask_the_edge_itself_by_https_and_never_execute() -> None:
     edge = pod(CONFIDENTIAL)["spec"]["containers"][0]
     paths = {kind: edge[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}
-    assert paths == {"startup": "/v2/health/ready", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
+    assert paths == {"startup": "/v2/health/live", "readiness": "/v2/health/ready", "liveness": "/v2/health/live"}
     assert {edge[f"{kind}Probe"]["httpGet"]["scheme"] for kind in paths} == {"HTTPS"}
     assert "--probes" in edge["command"]
 

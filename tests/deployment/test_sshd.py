@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import getpass
 import hashlib
+import io
 import os
 import signal
 import socket
@@ -12,10 +13,16 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import paramiko
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from workbench.deployment.addresses import route
+from workbench.deployment.hostkeys import check_host_key
 from workbench.deployment.work import ChannelWork
 from workbench.errors import RemoteError
 from workbench.remote import Host, LostError, SshHost
@@ -24,6 +31,7 @@ from .conftest import LOOPBACK, Ground, free_port, keygen, public, until
 from .faults import serving, silent
 
 Make = Callable[..., Ground]
+KEY = paramiko.ECDSAKey.generate()
 
 
 def refused(host: Host, message: str) -> str:
@@ -102,6 +110,18 @@ def test_names_are_known_hashed_as_patterns_and_by_an_alias(machines: Ground, ow
     assert f"accept it by `ssh -F {own_home / 'ssh_config'} edge`" in said, "a scan would note another name"
 
 
+@given(
+    text=st.text(st.characters(codec="utf-8"), max_size=200)
+    | st.from_regex(r"(\|1\|[a-zA-Z0-9=|]{0,9}|\[?\*\]?:2,!a) ssh-rsa [A-Za-z0-9=]{0,9}")
+)
+def test_no_line_of_known_hosts_is_more_than_ignored(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.getbasetemp() / "any_known_hosts"
+    file.write_text(text, encoding="utf-8")
+    address = replace(route(f"{LOOPBACK}:22", None)[0], known_files=(file,))
+    with pytest.raises(RemoteError, match="is unknown|has changed"):
+        check_host_key(address, KEY)
+
+
 # Who is let in
 
 
@@ -167,8 +187,11 @@ def test_a_wrong_passphrase_is_one_line_after_three(sealed: tuple[Ground, Path])
     assert "a wrong one" not in said
 
 
-def test_an_encrypted_key_without_a_terminal_says_what_to_do(sealed: tuple[Ground, Path]) -> None:
+def test_an_encrypted_key_without_a_terminal_says_what_to_do(
+    sealed: tuple[Ground, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     ground, key = sealed
+    monkeypatch.setattr("sys.stdin", io.StringIO("open sesame\n"))
     refused(ground.host("own"), rf"the key {key} is encrypted .*: `ssh-add {key}` first")
 
 

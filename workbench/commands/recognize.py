@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
 from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
+from .launch import PLAN, deployed
 
 if TYPE_CHECKING:
     from ..client import Client
@@ -27,12 +28,19 @@ def add(commands: Commands) -> None:
         recognize,
         "have pictures recognised by an edge and its cloud",
         f"""  workbench recognize cat.png dog.jpg --edge {EDGE} --certs data/certs
+  workbench recognize cat.png --deployment deployment.toml              through what `workbench launch` has launched
   workbench recognize *.jpg --certs data/certs --token-file token --json
   workbench recognize cat.png --certs data/certs --policy policy.toml   only to an attested guest
   workbench recognize cat.png --arrangement pp --cloud {CLOUD} --certs data/certs   protected here, no edge""",
     )
     made.add_argument("files", type=Path, nargs="+", metavar="FILE", help="JPEG or PNG, of any size")
-    made.add_argument("--edge", default=EDGE, metavar="URL", help=f"where pictures go (default: {EDGE})")
+    made.add_argument("--edge", metavar="URL", help=f"where pictures go (default: the deployment's, else {EDGE})")
+    made.add_argument(
+        "--deployment",
+        type=Path,
+        metavar="FILE",
+        help=f"a plan that is launched (default, without --certs: {PLAN} if it is here)",
+    )
     made.add_argument("--certs", type=Path, metavar="DIR", help="a folder made by `workbench certs`: its authority is trusted")
     made.add_argument("--token-file", type=Path, metavar="FILE", help="shown in place of a certificate ($WORKBENCH_TOKEN)")
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="of the perturbation (default: 1)")
@@ -55,6 +63,7 @@ def recognize(options: argparse.Namespace) -> int:
     from ..client import Client
     from ..services.trust import Token
 
+    _place(options)
     if options.certs is None and not options.plain_http:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`): its authority is whom this client trusts")
     shared: dict[str, Any] = {"certs": options.certs, "token": Token.read(options.token_file), "plain": options.plain_http}
@@ -69,6 +78,20 @@ def recognize(options: argparse.Namespace) -> int:
     with Client(options.edge, **shared) as client:
         answer = client.recognise_files(files, options.strength, progress)
         return _told(options, client, answer)
+
+
+def _place(options: argparse.Namespace) -> None:
+    """Fill in where the edge is, whom to trust and what to ask of it: as the options say, else as the deployment does."""
+    plan = options.deployment
+    if plan is not None and (options.edge is not None or options.arrangement == "pp"):
+        raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
+    if plan is None and options.edge is None and options.certs is None and options.arrangement != "pp" and PLAN.is_file():
+        plan = PLAN
+    if plan is not None:
+        with deployed(plan) as made:
+            options.edge, options.certs = made.url("edge"), options.certs or made.plan.certs
+            options.policy = options.policy or made.plan.policy
+    options.edge = options.edge or EDGE
 
 
 def _read(path: Path) -> bytes:

@@ -71,6 +71,12 @@ def add(commands: Commands) -> None:
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
     made.add_argument("--attestation-agent", metavar="URL", help="of an edge in a guest: such as http://127.0.0.1:8006")
+    made.add_argument(
+        "--secrets", metavar="NAME", help="of an edge in a guest: where its key broker has its certificates; put into --certs"
+    )
+    made.add_argument(
+        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
+    )
     made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
     made.add_argument("--quiet", action="store_true", help="no line for each request")
 
@@ -87,7 +93,11 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
-    _agent(options)
+    agent = _agent(options)
+    if (options.secrets or options.probes) and (options.what != "edge" or options.plain_http):
+        raise UsageError("--secrets and --probes are for an edge with --certs")
+    if options.secrets and agent is None:
+        raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server drains instead
@@ -96,6 +106,10 @@ def serve(options: argparse.Namespace) -> int:
     from ..services.server import serve as run
 
     _log(options.quiet)
+    if options.secrets:
+        from ..services.secrets import fetch
+
+        fetch(options.attestation_agent, options.secrets, options.certs)
     tls = _tls(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
@@ -122,7 +136,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
     if options.plain_http:
         return None
-    demand = options.what == "cloud" or _token(options) is None
+    demand = options.what == "cloud" or (_token(options) is None and not options.probes)
     return Tls(server_context(options.certs, options.what, demand), options.certs, options.what)
 
 

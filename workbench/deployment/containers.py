@@ -120,8 +120,7 @@ class Containers:
                 told(said := line)
             left = deadline - time.monotonic()
             if left <= 0:
-                reason = troubles[0].line if troubles else f"{state.ready} of {state.wanted} are ready, and no reason is given"
-                raise RemoteError(f"{self._name} does not serve after {timeout:g} s: {reason}")
+                raise RemoteError(f"{self._name} does not serve after {timeout:g} s: {self._why(state)}")
             if self._rolled_out(min(LOOK_S, left)):
                 told(f"{self.container.name}: all replicas serve")
                 return
@@ -207,6 +206,15 @@ class Containers:
             return f"{line}; what it said stays in the guest (logs = true lets the host read it)"
         last = self._last_lines(trouble)
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
+
+    def _why(self, state: State) -> str:
+        """Return why it is not ready in time, as far as one can tell from outside."""
+        if any(pod.started and not pod.ready for pod in state.pods):
+            cloud = self.container.cloud
+            return f"{state.ready} of {state.wanted} are ready; an edge runs that is not: does it reach the cloud at {cloud}?"
+        return (
+            state.trouble or f"{state.ready} of {state.wanted} are ready; no reason is given, its guest may still be starting"
+        )
 
     def _last_lines(self, trouble: Trouble) -> list[str]:
         """Return what an edge that ended has said at last; nothing where that is not to be had, for it is an extra."""

@@ -163,9 +163,10 @@ def _edge(container: Container) -> Manifest:
 def _probes(container: Container) -> Manifest:
     """Return the probes: the edge's own health, by HTTPS.
 
-    The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and all but health is
-    refused without one. A TCP probe would say little: the edge takes its port before it has loaded its networks. An exec
-    probe is what the guest's policy is there to refuse.
+    The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and whoever asks for more
+    than health or what the service is, is refused without one. A TCP probe would say little: the edge takes its port before it
+    has loaded its networks. An exec probe is what the guest's policy is there to refuse. It is started when it answers, and
+    ready when it reaches its cloud: one whose cloud is away gets no requests, and is not restarted for it.
     """
 
     def probe(path: str, period: int, failures: int) -> Manifest:
@@ -173,7 +174,7 @@ def _probes(container: Container) -> Manifest:
         return {"httpGet": asked, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
 
     return {
-        "startupProbe": probe("ready", 5, START_S // 5),
+        "startupProbe": probe("live", 5, START_S // 5),
         "readinessProbe": probe("ready", 5, 3),
         "livenessProbe": probe("live", 10, 6),
     }

@@ -168,6 +168,8 @@ class Connection:
         except paramiko.ChannelException as error:
             raise RemoteError(f"{name} {refusal} ({error.text})") from error
         except BROKEN as error:
+            if to and self.transport.is_active():  # it is that port which does not answer
+                raise RemoteError(f"{name} {refusal} (no answer within {CHANNEL_S:g} s)") from error
             self.close()
             raise LostError(f"{name}: the connection was lost") from error
 

@@ -102,10 +102,13 @@ class Item:
             for start in range(first * BLOCK, self.size, BLOCK):
                 yield self.content[start : start + BLOCK]
             return
-        with self.content.open("rb") as file:
-            file.seek(first * BLOCK)
-            while part := file.read(BLOCK):
-                yield part
+        try:
+            with self.content.open("rb") as file:
+                file.seek(first * BLOCK)
+                while part := file.read(BLOCK):
+                    yield part
+        except OSError as error:
+            raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
         """Return the first block that is missing, by what the far side says of its part; None where that is of another file."""

@@ -95,6 +95,7 @@ class Work(abc.ABC):
     """A command at work. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
 
     def __init__(self) -> None:
+        self.ended = False  # by `end`, before it had ended by itself
         self._kept = bytearray()
         self._threads: list[threading.Thread] = []
 
@@ -176,7 +177,7 @@ class ChannelWork(Work):
 
     def __init__(self, channel: paramiko.Channel) -> None:
         super().__init__()
-        self._channel, self._ended = channel, False
+        self._channel = channel
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
@@ -201,7 +202,7 @@ class ChannelWork(Work):
     def wait(self) -> int:
         """Return the exit status that was sent."""
         status = self._channel.recv_exit_status()
-        if status == -1 and not self._ended:
+        if status == -1 and not self.ended:
             transport = self._channel.get_transport()
             transport.join(1.0)  # its thread ends where the connection did
             if not transport.is_active():
@@ -210,7 +211,7 @@ class ChannelWork(Work):
 
     def end(self) -> None:
         """Close the channel; the lease ends the command."""
-        self._ended = True
+        self.ended = True
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()
 
@@ -231,7 +232,6 @@ class LocalWork(Work):
             command, cwd=home, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True
         )
         self._input, self._output, self._errors = self._pipes()
-        self._ending = False
         self._drain(lambda: self._available(self._errors))
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
@@ -262,7 +262,7 @@ class LocalWork(Work):
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
-            if self._ending:  # what has left the command's session may hold the pipe open
+            if self.ended:  # what has left the command's session may hold the pipe open
                 return b""
         return os.read(pipe.fileno(), CHUNK)
 
@@ -273,7 +273,7 @@ class LocalWork(Work):
 
     def end(self) -> None:
         """Send TERM to its session and, where that is not enough, KILL."""
-        self._ending = True
+        self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(GRACE_S)
@@ -287,7 +287,7 @@ class LocalWork(Work):
         """End it, and close its pipes."""
         if self._process.poll() is None:
             self.end()
-        self._ending = True
+        self.ended = True
         self._process.wait()
         for thread in self._threads:
             thread.join(GRACE_S)
