@@ -52,9 +52,9 @@ class AsyncClient:
 
     `certs` is a folder made by `workbench certs`: its authority is trusted, its client certificate shown, unless a `token` is.
     An answer may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are sent, at most
-    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send. What `policy` (or its file) asks,
-    the edge's evidence must prove on every new connection before a picture leaves on it, or AttestationError is raised; `verdict`
-    is what it has proved.
+    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send. What `policy` (or its file)
+    asks, the edge's evidence must prove on every new connection before a picture leaves on it, or AttestationError is raised;
+    `verdict` is what it has proved.
     """
 
     def __init__(

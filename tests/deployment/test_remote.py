@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -345,8 +348,6 @@ def test_a_disk_that_is_full_is_one_line(kind: Kind, small_disk: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB."""
-    import subprocess
-
     folder = tmp_path / "small"
     folder.mkdir()
     try:
@@ -515,6 +516,43 @@ def test_a_reader_that_is_slow_holds_its_writer_back(host: Host) -> None:
         assert sent < 64 << 20, "what nobody reads is not kept"
         near.close()
         far.close()
+
+
+@pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
+def test_another_shell_and_no_more_programs_than_posix_and_python_will_do(
+    shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str, own_home: Path
+) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    programs = ["cat", "chmod", "cut", "dd", "head", "mkdir", "mv", "python3", "rm", "sleep", "wc"]
+    for name, program in [("sh", shell), *((each, each) for each in programs)]:
+        found = shutil.which(program)
+        if found is None:
+            pytest.skip(f"there is no {program}")
+        (folder / name).symlink_to(sys.executable if program == "python3" else found)
+    monkeypatch.setenv("PATH", str(folder))
+    with Here() as here:
+        assert here.run(["cat"], input=b"in").out == b"in"
+        lines = here.stream(["sh", "-c", f"echo up; sleep {mark}"])
+        assert next(lines) == b"up"
+        here.close()
+        until(lambda: not running(mark))
+        data = os.urandom(200_000)
+        part = own_home / "store" / f"{hashlib.sha256(data).hexdigest()}.part"
+        part.parent.mkdir()
+        part.write_bytes(data[:100_000])
+        assert here.put([data], "store") == [str(part.with_suffix(""))]
+        assert part.with_suffix("").read_bytes() == data
+
+
+def test_a_command_ends_with_the_process_that_started_it(mark: str) -> None:
+    script = f"from workbench.remote import Here\nfor line in Here().stream(['sh', '-c', 'echo up; sleep {mark}']): print(line, flush=True)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert b"up" in process.stdout.readline()
+        assert running(mark)
+        process.kill()
+    until(lambda: not running(mark))
 
 
 def test_local_is_this_machine_and_any_other_name_is_reached_over_ssh() -> None:

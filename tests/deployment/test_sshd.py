@@ -479,7 +479,7 @@ def test_a_child_that_was_forked_does_not_disturb_its_parents_connection(machine
 # Faults that OpenSSH does not show
 
 
-def faulty(port: int, key: Path, home: Path, own_home: Path, **options: object) -> SshHost:
+def faulty(port: int, key: Path, own_home: Path, **options: object) -> SshHost:
     (own_home / "known_hosts").write_text(f"[{LOOPBACK}]:{port} {public(key)}\n")
     path = own_home / "ssh_config"
     path.write_text(
@@ -490,7 +490,7 @@ def faulty(port: int, key: Path, home: Path, own_home: Path, **options: object) 
 
 def test_a_server_without_sftp_and_without_sessions_of_its_own_will_do(tmp_path: Path, own_home: Path) -> None:
     key = keygen(tmp_path / "key")
-    with serving(key, tmp_path) as link, faulty(link.port, key, tmp_path, own_home) as host:
+    with serving(key, tmp_path) as link, faulty(link.port, key, own_home) as host:
         assert host.run(["cat"], input=b"in").out == b"in"
         (path,) = host.put([b"x" * 100_000], "store")
         assert Path(path).read_bytes() == b"x" * 100_000
@@ -506,7 +506,7 @@ def test_a_byte_that_flips_on_the_far_side_is_found(tmp_path: Path, own_home: Pa
 
     with (
         serving(key, tmp_path, spoil) as link,
-        faulty(link.port, key, tmp_path, own_home) as host,
+        faulty(link.port, key, own_home) as host,
         pytest.raises(RemoteError, match="arrived as other bytes than those of its SHA-256 and was removed"),
     ):
         host.put([b"x" * 100_000], "store")
@@ -517,7 +517,7 @@ def test_a_server_that_runs_a_command_and_says_nothing_is_timed_out(tmp_path: Pa
     key = keygen(tmp_path / "key")
     with (
         serving(key, tmp_path, stalls=True) as link,
-        faulty(link.port, key, tmp_path, own_home) as host,
+        faulty(link.port, key, own_home) as host,
         pytest.raises(RemoteError, match=r"true did not end within 0\.5 s"),
     ):
         host.run(["true"], timeout=0.5)
@@ -527,7 +527,7 @@ def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home:
     key = keygen(tmp_path / "key")
     cuts = [3, 30]
 
-    with serving(key, tmp_path) as link, faulty(link.port, key, tmp_path, own_home) as host:
+    with serving(key, tmp_path) as link, faulty(link.port, key, own_home) as host:
         write = ChannelWork.write
         seen = [0]
 
@@ -544,6 +544,53 @@ def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home:
             (path,) = host.put([data], "store")
     assert not cuts
     assert Path(path).read_bytes() == data
+
+
+def test_ctrl_c_ends_an_upload_that_nobody_takes(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+    stuck, gate = threading.Event(), threading.Event()
+
+    def spoil(data: bytes) -> bytes:
+        if len(data) > 1000:
+            stuck.set()
+            gate.wait(60)
+        return data
+
+    def interrupt() -> None:
+        assert stuck.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with serving(key, tmp_path, spoil) as link, faulty(link.port, key, own_home) as host:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            host.put([os.urandom(16 << 20), os.urandom(16 << 20)], "store")
+        assert time.monotonic() - began < 30
+        thread.join(10)
+        gate.set()
+
+
+def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
+    machines: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.deployment.ssh.CHANNEL_S", 0.5)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        for _ in range(2):
+            near = stack.enter_context(socket.socket())
+            near.setblocking(False)
+            near.connect_ex(listener.getsockname())
+        host = stack.enter_context(machines.host("edge"))
+        made = stack.enter_context(host.forward(listener.getsockname()[1]))
+        assert host.run(["true"]).status == 0
+        connection = host._open
+        with socket.create_connection((LOOPBACK, made.port), 10) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert host.run(["true"]).status == 0
+        assert host._open is connection
 
 
 # Networks of their own

@@ -21,7 +21,8 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "notebooks" / "explore.ipynb"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+MORE = {"explore": "", "deploy": "\nrequests, keep = 10, True"}
 TOKEN = "a-token-of-this-test"
 FLAGS = (
     "--no-sandbox",
@@ -65,13 +66,14 @@ def chromium() -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder for JupyterLab with the notebook, whose parameters name the tiny pair."""
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    cell.source += f'\ntarget, auxiliary, limit = "{TARGET}", "{AUXILIARY}", 32'
+    """A folder for JupyterLab with notebooks whose parameters name the tiny pair."""
     lab = tmp_path / "lab"
     lab.mkdir()
-    nbformat.write(notebook, lab / "explore.ipynb")
+    for name, more in MORE.items():
+        notebook = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        cell.source += f'\ntarget, auxiliary, limit = "{TARGET}", "{AUXILIARY}", 32{more}'
+        nbformat.write(notebook, lab / f"{name}.ipynb")
     return lab
 
 
@@ -147,7 +149,10 @@ def screenshot(page: Page, folder: Path, name: str) -> None:
 def saved(page: Page, path: Path) -> list[Any] | None:
     """Save the notebook and return its code cells once the last was executed."""
     page.keyboard.press("Control+s")
-    cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    text = path.read_text(encoding="utf-8")
+    if not text:
+        return None  # it is being written
+    cells = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
     return cells if cells[-1].execution_count is not None else None
 
 
@@ -191,3 +196,32 @@ def test_in_the_browser_the_pictures_follow_the_slider(lab: str, page: Page, fol
     assert not [output for output in outputs if output.output_type == "stream"], "nothing was trained, nothing was warned of"
     assert [key for output in outputs for key in output.get("data", {}) if key.startswith("image/")] == [], "no stray figure"
     assert sum("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs) == 1
+
+
+def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button(
+    lab: str, page: Page, folder: Path, tmp_path: Path
+) -> None:
+    page.goto(f"{lab}lab/tree/deploy.ipynb?token={TOKEN}")
+    page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    panel = page.locator(".pmc2-deploy table")
+    panel.wait_for()
+    panel.scroll_into_view_if_needed()
+
+    def states() -> list[str]:
+        return panel.locator("td.state").all_inner_texts()
+
+    wait_for(lambda: states() == ["ready", "ready"], 120, "the stages were not ready")
+    page.get_by_role("tab", name="steps").wait_for()
+    screenshot(page, tmp_path, "deploy-ready")
+    wait_for(lambda: saved(page, folder / "deploy.ipynb"), 120, "the last cell was not executed")
+    page.get_by_role("tab", name="log of the edge").click()
+    page.locator(".pmc2-deploy pre").get_by_text('"service": "pmc2-edge"').first.wait_for()
+    panel.scroll_into_view_if_needed()
+    screenshot(page, tmp_path, "deploy-log")
+    page.get_by_role("button", name="Stop", exact=True).click()
+    wait_for(lambda: states() == ["absent", "absent"], 60, "the stages were not stopped")
+    assert page.get_by_role("button", name="Launch", exact=True).is_enabled()
+    cells = wait_for(lambda: saved(page, folder / "deploy.ipynb"), 60, "the last cell was not executed")
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]

@@ -199,7 +199,8 @@ class Deployed:
     def _stop_tunnels(self) -> bool:
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
-        return bool(self._far_here()("stop", far.DRAIN_S, name=self._keeper()["name"]))
+        here, name = self._far_here(), self._keeper()["name"]
+        return here.knows(name) and bool(here("stop", far.DRAIN_S, name=name))
 
     def _far_here(self) -> FarSide:
         return FarSide(self._host("local"), str(self.folder / "here"))

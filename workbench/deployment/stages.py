@@ -76,6 +76,11 @@ class FarSide:
                 if "line" in answer:
                     yield str(answer["line"])
 
+    def knows(self, stage: str = "") -> bool:
+        """Return whether there is anything of a stage, or of any: nothing is sent to a machine to find that out."""
+        path = f"{self.folder}/stages/{stage}" if stage else self.folder
+        return self.host.run(["test", "-e", path], timeout=SHORT_S).status == 0
+
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
         """Put files into the store; return their SHA-256."""
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self.folder}/store", progress=progress)]
@@ -170,19 +175,21 @@ class ProcessStage:
 
     def status(self) -> dict[str, Any]:
         """Say whether it runs, and how it ended."""
-        return dict(self.far("status", name=self.name))
+        return dict(self.far("status", name=self.name)) if self.far.knows(self.name) else {"running": False, "known": False}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
         """Give the lines of its log."""
+        if not self.far.knows(self.name):
+            raise RemoteError(f"{self.far.host.name}: there is no stage {self.name} here: launch it first")
         return self.far.lines("logs", name=self.name, lines=lines, follow=follow)
 
     def stop(self) -> bool:
         """End it and remove what it was given."""
-        return bool(self.far("stop", far.DRAIN_S + SHORT_S, name=self.name))
+        return self.far.knows(self.name) and bool(self.far("stop", far.DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
         """Remove what is kept for the next launch, too."""
-        there = bool(self.far("purge"))
+        there = self.far.knows() and bool(self.far("purge"))
         self.far.forget()
         return there
 

@@ -144,6 +144,7 @@ class _Sending:
         self.far, self.folder, self.items = far, folder, items
         self._stopped = threading.Event()
         self._done: dict[str, int] = {}
+        self._works: set[Work] = set()
         self._bar = tqdm(total=0, unit="B", unit_scale=True, desc=f"to {far.name}", disable=not progress, leave=False)
 
     def __enter__(self) -> _Sending:
@@ -166,6 +167,8 @@ class _Sending:
                 self._stopped.set()
                 for future in futures:
                     future.cancel()
+                for work in list(self._works):
+                    work.end()
                 raise
         return where
 
@@ -210,12 +213,14 @@ class _Sending:
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
         command.append("anew" if first is None else "")
         with self.far.start(command) as work, Watchdog(STALL_S, work.end) as dog:
+            self._works.add(work)
             self._write(work, item, first or 0, dog.feed)
             dog.feed(item.size / HASHED)
             for _ in iter(work.read, b""):
                 pass
             status = work.wait()
             errors = work.errors()
+        self._works.discard(work)
         if dog.barked:
             raise RemoteError(f"{self.far.name} has taken nothing of {self._what(item)} for {STALL_S:g} s: is its disk alive?")
         return self._judge(item, status, errors)

@@ -36,12 +36,12 @@ GRACE_S = 3.0  # from TERM to KILL
 
 # $0 is this text, $1 the length of the input. A session that sshd starts leads a process group; where another server's does
 # not, setsid makes one. What waits for the lease's end starts when the input has been read, and nobody waits for it; the shell
-# itself outlives TERM, so that it ends when the command has.
+# itself outlives TERM, so that it ends when the command has. `kill -NAME -$$` is the form that dash, bash and busybox share.
 LEASE = (
-    'kill -s 0 -- -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
+    'kill -0 -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
     "n=$1; shift; exec 3<&0; "
     '{ exec 2>/dev/null; [ "$n" = 0 ] || head -c "$n" <&3; exec >&-; '
-    '{ cat <&3 >/dev/null; kill -s 0 $$ && { trap "" TERM; kill -s TERM -- -$$; sleep 3; kill -s KILL -- -$$; }; } & } '
+    '{ cat <&3 >/dev/null; kill -0 $$ && { trap "" TERM; kill -TERM -$$; sleep 3; kill -KILL -$$; }; } & } '
     '| "$@" 3<&- & trap "" TERM; wait $!'
 )
 

@@ -1,0 +1,80 @@
+"""The container's own command, run as a process: it fetches its certificates from the guest's hub, and answers a cluster's probes."""
+
+from __future__ import annotations
+
+import http.client
+import ssl
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+from workbench.certs import issue
+from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
+
+from .conftest import until
+
+CONTAINER = Container(
+    "registry.example/pmc2-edge@sha256:" + "a" * 64,
+    "127.0.0.1:9",
+    kbs_url="http://127.0.0.1:8080",
+    resource="default/pmc2-edge",
+    options=("--dataset", "digits", "--auxiliary", "mobilenet_v2"),
+)
+
+
+def test_the_containers_command_fetches_its_key_and_answers_probes_without_a_certificate(
+    tiny_data: Path, tmp_path: Path
+) -> None:
+    released, folder, port_file = tmp_path / "released", tmp_path / "certs", tmp_path / "port"
+    issue(released)
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = (released / self.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hub = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    here = {AGENT: f"http://127.0.0.1:{hub.server_address[1]}", CERTS: str(folder), "0.0.0.0:8443": "127.0.0.1:0"}
+    command = [here.get(each, each) for each in CONTAINER.command if each != PROGRAM]
+    log = tmp_path / "log"
+    with log.open("wb") as errors:
+        edge = subprocess.Popen([sys.executable, "-m", "workbench", *command, "--port-file", str(port_file)], stderr=errors)
+    try:
+        until(lambda: edge.poll() is not None or probed(port_file), 120)
+        assert edge.poll() is None, log.read_text()
+        assert probed(port_file) == (200, 401)
+        assert (folder / "edge.key").read_bytes() == (released / "edge.key").read_bytes()
+    finally:
+        edge.terminate()
+        ended = edge.wait(60)
+        hub.shutdown()
+        hub.server_close()
+        thread.join()
+    assert ended == 0
+
+
+def probed(port_file: Path) -> tuple[int, int] | None:
+    """Ask as a kubelet does, trusting any certificate and showing none; None while nothing answers."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        port = int(port_file.read_text())
+        found = []
+        for path in ("/v2/health/live", "/metrics"):
+            connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=2, context=context)
+            connection.request("GET", path)
+            found.append(connection.getresponse().status)
+            connection.close()
+        return found[0], found[1]
+    except (OSError, ValueError):
+        return None
