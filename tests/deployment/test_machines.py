@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +18,15 @@ import torch
 
 from tests.conftest import AUXILIARY, TARGET
 from workbench.data import Dataset
+from workbench.deployment import tunnels
 from workbench.deployment.launch import Deployed
 from workbench.deployment.plan import Deployment
+from workbench.deployment.stages import FarSide
 from workbench.errors import RemoteError
 from workbench.pictures import to_float
 from workbench.system import System
 
-from .conftest import Ground, command_of, numbers, until
+from .conftest import Ground, command_of, free_port, numbers, until
 from .netns import ip
 
 PLAN = f"""[pair]
@@ -178,7 +181,55 @@ def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Depl
     assert [row.state for row in deployed.status()] == ["ready", "ready"]
 
 
-@pytest.mark.parametrize("fault", ["no python", "taken port", "unknown host", "no gpu"])
+def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, tmp_path: Path, tiny_data: Path) -> None:
+    ports = {which: free_port() for which in ("edge", "cloud")}
+    path = tmp_path / "direct.toml"
+    text = PLAN
+    for which, port in ports.items():
+        own = f'listen = "127.0.0.1:{port}"\naddress = "localhost:{port}"\n'
+        text = text.replace(f'host = "{which}"\n', f'host = "{which}"\n{own}')
+    path.write_text(text)
+    with Deployed(Deployment.read(path), machines.config()) as made:
+        try:
+            assert made.launch() == {which: f"https://localhost:{port}" for which, port in ports.items()}
+            assert tunnels.ports(made.folder) == {}
+            assert made.stop() == ["edge", "cloud"]
+        finally:
+            made.stop(purge=True)
+
+
+def test_a_port_that_a_dead_session_holds_is_freed(machines: Ground) -> None:
+    with machines.host("edge") as host, machines.host("edge") as other:
+        port = host.reverse(("127.0.0.1", 1)).port
+        side = FarSide(other, ".pmc2")
+        assert side("free", port=port) is True
+        until(lambda: side("free", port=port) is False)
+        with socket.socket() as trial:
+            assert trial.connect_ex(("127.0.0.1", port)) != 0
+        assert other.run(["true"]).status == 0
+        side("purge")
+
+
+def test_a_machine_without_python_is_named_with_the_way_out(
+    sshd: Callable[..., Ground], tmp_path: Path, tiny_data: Path
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in ("sh", "head", "setsid", "kill", "sleep", "cat", "mkdir"):
+        (tools / name).symlink_to(shutil.which(name) or "/bin/false")
+    home = tmp_path / "edge" / "home"
+    inside = f'export HOME={home} PATH={tools}; cd; exec /bin/sh -c "$SSH_ORIGINAL_COMMAND"'
+    ground = sshd("edge", ForceCommand=inside)
+    path = tmp_path / "deployment.toml"
+    path.write_text(PLAN.replace('host = "cloud"', 'host = "local"'))
+    with Deployed(Deployment.read(path), ground.config()) as made:
+        with pytest.raises(RemoteError, match="edge has no python3: install"):
+            made.launch()
+        assert list(home.iterdir()) == []
+        made.plan.folder.rename(tmp_path / "kept")
+
+
+@pytest.mark.parametrize("fault", ["no interpreter", "taken port", "unknown host", "no gpu"])
 def test_what_a_machine_lacks_is_one_line_with_its_name(
     machines: Ground, tmp_path: Path, tiny_data: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,6 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import nbformat
 import pytest
 
+from workbench.deployment.launch import Deployed
+from workbench.deployment.plan import Deployment
+
 from conftest import AUXILIARY, TARGET  # isort: skip
 
 if TYPE_CHECKING:
@@ -198,8 +201,18 @@ def test_in_the_browser_the_pictures_follow_the_slider(lab: str, page: Page, fol
     assert sum("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in outputs) == 1
 
 
+@pytest.fixture
+def stopped(tiny_data: Path) -> Iterator[None]:
+    """Stops at the end what a notebook has launched and kept."""
+    yield
+    for plan in (tiny_data / "runs" / "interactive").glob("local-*.toml"):
+        with Deployed(Deployment.read(plan)) as made:
+            made.stop(purge=True)
+        plan.unlink()
+
+
 def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button(
-    lab: str, page: Page, folder: Path, tmp_path: Path
+    lab: str, page: Page, folder: Path, tmp_path: Path, stopped: None
 ) -> None:
     page.goto(f"{lab}lab/tree/deploy.ipynb?token={TOKEN}")
     page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
