@@ -17,19 +17,8 @@ from workbench.deployment.manifests import Container
 from workbench.errors import RemoteError, UsageError
 from workbench.remote import Here, Host
 
-from .api_server import (
-    CREATING,
-    Cluster,
-    Object,
-    cannot_mount,
-    comes_up,
-    inside,
-    is_refused,
-    kubeconfig,
-    serving,
-    stays,
-    waits,
-)
+from .api_server import kubeconfig, serving
+from .cluster import CREATING, Cluster, Object, cannot_mount, comes_up, inside, is_refused, stays, waits
 from .conftest import Ground, missing, until
 
 IMAGE = "registry.example/pmc2-edge@sha256:" + "a" * 64

@@ -233,8 +233,8 @@ def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button
     page.locator(".pmc2-deploy pre").get_by_text('"service": "pmc2-edge"').first.wait_for()
     panel.scroll_into_view_if_needed()
     screenshot(page, tmp_path, "deploy-log")
-    page.get_by_role("button", name="Stop", exact=True).click()
+    page.locator("button.jupyter-button", has_text="Stop").click()
     wait_for(lambda: states() == ["absent", "absent"], 60, "the stages were not stopped")
-    assert page.get_by_role("button", name="Launch", exact=True).is_enabled()
+    assert page.locator("button.jupyter-button", has_text="Launch").is_enabled()
     cells = wait_for(lambda: saved(page, folder / "deploy.ipynb"), 60, "the last cell was not executed")
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]

@@ -26,8 +26,9 @@ STYLE = """<style>
 .pmc2-deploy table { border-collapse: collapse; width: 100% } .pmc2-deploy td, .pmc2-deploy th { text-align: left;
 padding: 4px 14px 4px 0; border-bottom: 1px solid rgba(128, 128, 128, .25); vertical-align: top }
 .pmc2-deploy th { font-weight: 600 }
-.pmc2-deploy pre { margin: 0; height: 220px; overflow: auto; font-size: 12px; line-height: 1.4; white-space: pre-wrap;
-color: inherit; background: rgba(128, 128, 128, .08); padding: 8px; border-radius: 4px }
+.pmc2-deploy .lines { height: 230px; overflow: auto; display: flex; flex-direction: column-reverse; border-radius: 4px;
+background: rgba(128, 128, 128, .08) } .pmc2-deploy pre { margin: 0 0 auto; padding: 8px; font-size: 12px; line-height: 1.4;
+white-space: pre-wrap; color: inherit; background: none }
 .pmc2-deploy .state::before { content: "●"; margin-right: 6px; color: var(--dot) }
 </style>"""
 
@@ -104,7 +105,7 @@ class DeployPanel:
 
     def _show_lines(self, box: widgets.HTML, lines: Sequence[str]) -> None:
         text = html.escape("\n".join(lines))
-        box.value = f'<div class="pmc2-deploy"><pre tabindex="0">{text}</pre></div>'
+        box.value = f'<div class="pmc2-deploy"><div class="lines" tabindex="0"><pre>{text}</pre></div></div>'
 
     def _say(self, text: str, bad: bool = False) -> None:
         colour = "var(--jp-error-color1, #b3261e)" if bad else "inherit"
