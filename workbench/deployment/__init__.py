@@ -2,10 +2,12 @@
 
 ::
 
-    plan.py         deployment.toml: which stage where, and how one reaches it
-    far.py          what runs there: an environment, a supervised process, its log; Python's standard library alone
-    stages.py       a stage on a plain host, through `far.py`
-    manifests.py, containers.py    the edge in a confidential container, through kubectl on its host
-    tunnels.py      what joins the machines where they do not reach each other: forwarded ports, kept up by a process of its own
-    launch.py       all of it: launch, status, logs, stop
+    plan             deployment.toml: which stage where, and how one reaches it
+    launch           all of it: launch, status, logs, stop
+    stages           a stage on a plain host or in a container
+    shipment         what a stage is sent
+    far              what runs on a plain host: an environment, a supervised process, its log; the standard library alone
+    guest manifests containers pods    the edge in a confidential container, through kubectl on its host
+    tunnels          what joins machines that do not reach each other: ports, kept up by a process on this side
+    ssh addresses hostkeys work uploads relays    what `remote.Host` is made of: connections, commands, files, ports
 """

@@ -60,6 +60,7 @@ host = "local"
 # replicas = [1, 4]            # scaled out by its CPU between these
 # node_port = 30443            # on the host; without it, its pod is reached through SSH
 # kbs = "http://10.0.0.9:8080" # key broker: releases the edge's TLS key to an attested guest alone
+# kbs_cert = "kbs.pem"         # of a broker by https with a certificate of its own: that, in PEM, relative to this file
 # secrets = "default/pmc2-edge"  # its resources there: .../ca.pem, .../edge.pem, .../edge.key
 # egress = []                  # what else the guest must reach, IP:PORT or NETWORK/BITS:PORT: the registry of its image
 # logs = false                 # let the host read what the edge says (development: it may)
@@ -100,6 +101,7 @@ class Settings:
     replicas: tuple[int, ...] = (1, 1)
     node_port: int = 0
     kbs: str = ""
+    kbs_cert: str = ""
     secrets: str = ""
     egress: tuple[str, ...] = ()
     logs: bool = False
@@ -189,6 +191,13 @@ class Deployment:
         """Return the plan of the edge or the cloud."""
         return self.edge if which == "edge" else self.cloud
 
+    def _beside(self, name: str) -> str:
+        """Return the text of a file beside the plan; nothing for no name."""
+        try:
+            return (self.path.parent / name).read_text(encoding="ascii") if name else ""
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
+
     def container(self) -> Container:
         """Return the container of an edge that is to run in one; UsageError where it cannot be."""
         edge, settings, pair = self.edge, self.edge.container, self.pair
@@ -207,6 +216,7 @@ class Deployment:
             replicas_min=settings.replicas[0],
             replicas_max=settings.replicas[1],
             kbs_url=settings.kbs,
+            kbs_cert=self._beside(settings.kbs_cert),
             resource=settings.secrets,
             egress=settings.egress,
             logs=settings.logs,
