@@ -27,8 +27,8 @@ STYLE = """<style>
 padding: 4px 14px 4px 0; border-bottom: 1px solid rgba(128, 128, 128, .25); vertical-align: top }
 .pmc2-deploy th { font-weight: 600 }
 .pmc2-deploy .lines { height: 230px; overflow: auto; display: flex; flex-direction: column-reverse; border-radius: 4px;
-background: rgba(128, 128, 128, .08) } .pmc2-deploy pre { flex: none; margin: 0 0 auto; padding: 8px; font-size: 12px; line-height: 1.4;
-white-space: pre-wrap; color: inherit; background: none }
+background: rgba(128, 128, 128, .08) } .pmc2-deploy pre { flex: none; margin: 0 0 auto; padding: 8px; font-size: 12px;
+line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 .pmc2-deploy .state::before { content: "●"; margin-right: 6px; color: var(--dot) }
 </style>"""
 

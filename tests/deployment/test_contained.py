@@ -1,0 +1,188 @@
+"""A deployment whose edge is in a confidential container: kubectl over SSH, a guest that is a process, its key and its evidence.
+
+The cluster is the tests' API server, and the guest the very command of the container on this machine, beside a small server that
+is its data hub and its attestation agent; the processor that signs is the tests' own. SSH, kubectl, TLS and all checks are real.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import torch
+from snp import processor
+
+from tests.conftest import AUXILIARY, TARGET
+from workbench.data import Dataset
+from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
+from workbench.deployment.launch import Deployed
+from workbench.deployment.plan import Deployment
+from workbench.errors import AttestationError, RemoteError, UsageError
+from workbench.pictures import to_float
+from workbench.system import System
+
+from .api_server import kubeconfig, serving
+from .cluster import CREATING, Cluster, Object, inside
+from .conftest import Ground, free_port
+from .test_containers import kubectl  # noqa: F401  (a fixture)
+
+OURS = processor()
+PLAN = """[pair]
+dataset = "digits"
+target = "{target}"
+auxiliary = "{auxiliary}"
+[edge]
+host = "edge"
+runtime = "confidential"
+image = "registry.example/pmc2-edge@sha256:{digest}"
+options = ["--device", "cpu"]
+[edge.container]
+node_port = {node_port}
+kbs = "http://127.0.0.1:8080"
+secrets = "default/pmc2-edge"
+kubectl = {kubectl}
+kubeconfig = {kubeconfig}
+[cloud]
+host = "cloud"
+python = {python}
+listen = "127.0.0.1:{port}"
+address = "127.0.0.1:{port}"
+"""
+
+
+class Guest:
+    """A guest: what a cluster starts as a pod is a process here, with a data hub and an attestation agent of its own."""
+
+    def __init__(self, released: Path, folder: Path, port: int) -> None:
+        self.released, self.folder, self.port = released, folder, port
+        self.host_data = b""
+        self.process: subprocess.Popen[bytes] | None = None
+        self.asked: list[str] = []
+        guest = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                guest.asked.append(urlsplit(self.path).path)
+                body = guest.answer(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def answer(self, path: str) -> bytes:
+        parts = urlsplit(path)
+        if parts.path == "/aa/evidence":
+            (data,) = parse_qs(parts.query)["runtime_data"]
+            return json.dumps(OURS.evidence(data.encode(), host_data=self.host_data)).encode()
+        return (self.released / parts.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes()
+
+    def deploy(self, cluster: Cluster, deployment: Object) -> None:
+        """Run a Deployment's command, and say that its pod is ready once it listens: a scenario of the cluster."""
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        here = {AGENT: url, CERTS: str(self.folder), "0.0.0.0:8443": f"127.0.0.1:{self.port}"}
+        command = [here.get(each, each) for each in container["command"] if each != PROGRAM]
+        cluster.pod(deployment, 0, CREATING)
+        cluster.say(deployment, 0)
+        with (self.folder.parent / "guest.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "workbench", *command, "--port-file", str(self.folder.parent / "port")], stderr=log
+            )
+
+        def ready() -> None:
+            if not (self.folder.parent / "port").exists():
+                cluster.later(ready)
+                return
+            status = {**inside({"running": {}}, ready=True), "phase": "Running", "hostIP": "127.0.0.1"}
+            with cluster.changed:
+                cluster.pod(deployment, 0, {**status, "conditions": [{"type": "Ready", "status": "True"}]})
+                cluster.say(deployment, 1)
+
+        cluster.later(ready)
+
+    def end(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(60)
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def contained(
+    machines: Ground,
+    kubectl: str,  # noqa: F811
+    tmp_path: Path,
+    tiny_data: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[tuple[Deployed, Guest, Cluster]]:
+    """A plan with the edge in a container, the cluster that it is on, and the guest that it becomes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    cluster, port = Cluster(), free_port()
+    with serving(cluster) as url:
+        given: dict[str, Any] = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": port}
+        given |= {"kubectl": kubectl, "kubeconfig": str(kubeconfig(tmp_path / "kubeconfig", url)), "python": sys.executable}
+        path = tmp_path / "guarded.toml"
+        quoted = {key: json.dumps(given[key]) for key in ("kubectl", "kubeconfig", "python")}
+        path.write_text(PLAN.format(**(given | quoted | {"port": free_port()})))
+        plan = Deployment.read(path)
+        guest = Guest(plan.certs, tmp_path / "memory", port)
+        cluster.scenario = guest.deploy
+        with Deployed(plan, machines.config()) as made:
+            try:
+                yield made, guest, cluster
+            finally:
+                made.stop(purge=True)
+                guest.end()
+
+
+def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
+    contained: tuple[Deployed, Guest, Cluster], digits: Dataset
+) -> None:
+    made, guest, cluster = contained
+    images = to_float(digits.test.images[:20])
+    told: list[str] = []
+    made.told = told.append
+    made.launch()
+    digest = initdata_digest(made.plan.container())
+    assert any(digest in line for line in told), "what a policy is to ask for"
+    assert guest.asked[:3] == [f"/cdh/resource/default/pmc2-edge/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
+    assert [row.state for row in made.status()] == ["ready", "ready"]
+
+    guest.host_data = bytes.fromhex(digest)
+    inside_labels = System.load("digits", TARGET, AUXILIARY).recognise(images).labels
+    with made.client(policy=OURS.policy(initdata=digest)) as client:
+        assert torch.equal(client.recognise(images).labels, inside_labels)
+        assert client.verdict is not None
+        assert client.verdict.proves
+    guest.host_data = bytes(32)  # another configuration: a host that lets itself in
+    with made.client(policy=OURS.policy(initdata=digest)) as client, pytest.raises(AttestationError, match="initdata"):
+        client.recognise(images)
+
+    assert "secrets" not in {plural for _, plural in cluster.requests}
+    assert made.stop() == ["edge", "cloud", "tunnels"]
+    assert {kind for kind, _, _ in cluster.objects} == {"namespaces"}
+
+
+def test_logs_that_the_guest_keeps_are_refused_in_a_line(contained: tuple[Deployed, Guest, Cluster]) -> None:
+    made, *_ = contained
+    with pytest.raises(RemoteError, match="not launched"):
+        made.url("edge")
+    with pytest.raises(UsageError, match="keeps what it says in the guest"):
+        list(made.logs("edge"))
+    assert made.status()[0].state == "absent"
