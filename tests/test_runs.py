@@ -102,7 +102,7 @@ def test_a_plan_gives_each_notebook_the_parameters_it_declares(tmp_path: Path) -
 
 
 def test_an_unknown_notebook_is_refused_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="unknown notebook 'explor': did you mean 'explore'.*bandwidth, effectiveness"):
+    with pytest.raises(UsageError, match="unknown notebook 'explor': did you mean 'explore'.*bandwidth, deploy, effectiveness"):
         runs.plan(["explor"], tmp_path, {})
 
 

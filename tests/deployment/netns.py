@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+COUNT = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,11 @@ def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
 
 
 def _network(index: int, name: str) -> Network:
-    mark = os.getpid() % 16384
+    count = next(COUNT)  # a link goes some time after its namespace: none has the name or the address of the one before
+    mark = (os.getpid() + 97 * count) % 16384
     block = f"10.{214 + index}.{mark // 64}"
     gate, address = (f"{block}.{mark % 64 * 4 + host}" for host in (1, 2))
-    network = Network(f"pmc2-{name}-{os.getpid()}", address, f"{name[:5]}{os.getpid()}")
+    network = Network(f"pmc2-{name}-{os.getpid()}-{count}", address, f"{name[:2]}{os.getpid()}n{count}")
     try:
         ip("netns", "add", network.name)
     except subprocess.CalledProcessError as error:

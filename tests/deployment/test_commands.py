@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.conftest import AUXILIARY, TARGET
 from workbench.__main__ import main
+from workbench.attest import Policy
 from workbench.deployment.plan import TEMPLATE, local_plan
 
 Capture = pytest.CaptureFixture[str]
@@ -32,6 +33,9 @@ def test_a_template_is_written_once_and_never_over_what_is_there(tmp_path: Path,
     assert main(["init-deployment", str(path)]) == 2
     assert "is there already" in capsys.readouterr().err
     assert path.read_text() == "mine"
+    assert main(["init-deployment", str(tmp_path / "two.toml"), "--policy", str(tmp_path / "policy.toml")]) == 0
+    assert Policy.read(tmp_path / "policy.toml").kind == "snp"
+    assert "policy = " in capsys.readouterr().out
 
 
 def test_a_status_of_what_was_never_launched_says_so_and_is_not_a_success(plan: Path, capsys: Capture) -> None:

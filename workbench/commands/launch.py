@@ -29,8 +29,9 @@ def add(commands: Commands) -> None:
         "init-deployment",
         _init,
         "write the commented plan of a deployment",
-        "  workbench init-deployment deployment.toml",
+        "  workbench init-deployment deployment.toml\n  workbench init-deployment deployment.toml --policy policy.toml",
     )
+    made.add_argument("--policy", type=Path, metavar="FILE", help="write a commented policy, too: what an edge must prove")
     made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
     made = _command(
         commands, "launch", _launch, "bring edge and cloud up on their machines, and join them", "launch deployment.toml"
@@ -73,12 +74,18 @@ def deployed(plan: Path, config: Path | None = None) -> Deployed:
 
 
 def _init(options: argparse.Namespace) -> int:
+    from ..attest import Policy
     from ..deployment.plan import TEMPLATE
 
-    if options.plan.exists():
-        raise UsageError(f"{options.plan} is there already: edit it, or name another")
-    write_text(options.plan, TEMPLATE)
+    files = {options.plan: TEMPLATE} | ({options.policy: Policy.template()} if options.policy else {})
+    for path in files:
+        if path.exists():
+            raise UsageError(f"{path} is there already: edit it, or name another")
+    for path, text in files.items():
+        write_text(path, text)
     print(f"{options.plan}: name the hosts, then `workbench launch {options.plan}`")
+    if options.policy:
+        print(f"{options.policy}: name the measurement, then, in the plan, [client] policy = {str(options.policy)!r}")
     return 0
 
 

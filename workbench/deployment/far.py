@@ -374,12 +374,18 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
 
 def _newer(path: Path, handle: int) -> Path | None:
     """Return the log that came after an open one; None where that is the newest."""
-    names = [path, *(path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1))]
-    there = [each for each in names if each.exists()]
-    inodes = [each.stat().st_ino for each in there]
     mine = os.fstat(handle).st_ino
-    position = inodes.index(mine) if mine in inodes else len(there)
-    return there[position - 1] if position else None
+    there: dict[int, Path] = {}
+    for _ in range(5):  # what is looked at while it is put aside may be seen twice, or not at all
+        there = {}
+        for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1))):
+            with contextlib.suppress(OSError):
+                there[each.stat().st_ino] = each
+        if mine in there:
+            break
+        time.sleep(0.01)
+    newer = list(there)[: list(there).index(mine)] if mine in there else list(there)
+    return there[newer[-1]] if newer else None
 
 
 def _wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
