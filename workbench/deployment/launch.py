@@ -24,12 +24,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from cryptography import x509
 
 from ..certs import Role, issue
-from ..client import Client
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..remote import Host, host_of
 from ..services.connection import Connection
@@ -39,6 +38,9 @@ from . import far, tunnels
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage
 from .tunnels import Tunnel
+
+if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
+    from ..client import Client
 
 __all__ = ["Deployed", "Row"]
 
@@ -231,6 +233,8 @@ class Deployed:
 
     def client(self, **options: Any) -> Client:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
+        from ..client import Client
+
         if self.plan.policy is not None:
             options.setdefault("policy", self.plan.policy)
         return Client(self.url("edge"), certs=self.plan.certs, **options)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from .. import __version__, data, weights
+from .. import __version__
 from ..errors import WeightsError
 from .plan import Deployment, PairPlan, Which
 
@@ -79,6 +79,8 @@ def files_of(deployment: Deployment, which: Which) -> dict[str, Path]:
     The cloud is not given the generator: who has its weights undoes it more easily. No stage is given the authority's key.
     Raises WeightsError for weights that are not there.
     """
+    from .. import data, weights  # torch comes with them
+
     files = {f"certs/{name}": deployment.certs / name for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
     pair = deployment.pair
     family = data.load(pair.dataset).family
@@ -92,6 +94,8 @@ def files_of(deployment: Deployment, which: Which) -> dict[str, Path]:
 
 
 def _weights(name: str, family: str, pair: PairPlan) -> tuple[Path, Path]:
+    from .. import weights
+
     manifest = weights.find(name, family)
     for root in weights.roots():
         path = root / family / f"{name}.json"
