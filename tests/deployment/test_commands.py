@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +101,20 @@ def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -
         main([command, "--help"])
     assert caught.value.code == 0
     assert f"workbench {command}" in capsys.readouterr().out.partition("examples:")[2]
+
+
+def test_ctrl_c_in_a_launch_stops_what_it_started(plan: Path) -> None:
+    command = [sys.executable, "-m", "workbench", "launch", str(plan)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as launching:
+        assert launching.stderr is not None
+        for line in launching.stderr:
+            if "cloud: loading" in line:
+                launching.send_signal(signal.SIGINT)
+                break
+        said = launching.stderr.read()
+        assert launching.wait(60) == 130
+    assert "edge: stopped again" in said
+    assert "cloud: stopped again" in said
+    assert "Traceback" not in said
+    assert not (plan.parent / "far" / "stages").exists()
+    assert main(["stop", "--purge"]) == 0

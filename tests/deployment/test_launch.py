@@ -85,6 +85,7 @@ def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_no
             assert torch.equal(client.recognise(images).labels, inside.labels)
             os.kill(children[1], signal.SIGKILL)
             until(lambda: row_of(made, "cloud").state == "crashed")
+            assert any('"service": "pmc2-cloud"' in line for line in row_of(made, "cloud").last)
             assert made.launch() == urls  # the edge went on, and found the cloud again where it was
             assert child(made, "edge") == children[0]
             assert torch.equal(client.recognise(images).labels, inside.labels)

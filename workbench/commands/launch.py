@@ -109,8 +109,8 @@ def _status(options: argparse.Namespace) -> int:
         shown = [[row.stage, row.host, row.runtime, row.state, _ago(row.since), row.url] for row in rows]
         print(text_table(["stage", "host", "runtime", "state", "since", "URL"], shown))
         for row in rows:
-            if row.last:
-                print(f"{row.stage}: {row.last}")
+            for line in row.last:
+                print(f"{row.stage}: {line}")
     return 0 if all(row.state == "ready" for row in rows) else 1
 
 

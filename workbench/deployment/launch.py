@@ -46,6 +46,7 @@ __all__ = ["Deployed", "Row"]
 
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
+LAST = 5  # lines of a stage that ended
 RENEW = timedelta(days=14)  # before they expire
 
 Told = Callable[[str], None]
@@ -61,7 +62,7 @@ class Row:
     state: str
     url: str = ""
     since: float | None = None
-    last: str = ""
+    last: tuple[str, ...] = ()  # lines that it said before it ended, or why it cannot be asked
 
 
 class Deployed:
@@ -313,8 +314,8 @@ class Deployed:
         try:
             found = self.stage(which).status()
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unknown", last=str(error))
-        last = (found.get("last") or [""])[-1]
+            return Row(which, plan.host, plan.runtime, "unknown", last=(str(error),))
+        last = tuple(found.get("last") or ())[-LAST:]
         if not found["running"]:
             state = "crashed" if "ended" in found else "absent"
             return Row(which, plan.host, plan.runtime, state, since=found.get("ended"), last=last)
@@ -322,7 +323,7 @@ class Deployed:
             url = self.url(which)
             state = "ready" if self._ready(which) else "starting"
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=str(error))
+            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=(str(error),))
         return Row(which, plan.host, plan.runtime, state, url, found.get("started"))
 
     def _ready(self, which: Which) -> bool:

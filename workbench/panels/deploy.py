@@ -116,7 +116,7 @@ class DeployPanel:
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"
             f'<td class="state" style="--dot:{COLOURS.get(row.state, "#888")}">{row.state}</td>'
-            f"<td>{html.escape(row.url or row.last)}</td></tr>"
+            f"<td>{html.escape(row.url or ''.join(row.last[-1:]))}</td></tr>"
             for row in rows
         )
         head = "<tr><th>stage</th><th>host</th><th>runtime</th><th>state</th><th>URL, or its last line</th></tr>"
