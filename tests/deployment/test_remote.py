@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import hashlib
 import os
@@ -300,6 +301,19 @@ def test_two_who_send_the_same_at_once_do_not_spoil_each_other(kind: Kind, machi
     assert not failed
     (found,) = (kind.home / "rivals").iterdir()
     assert found.read_bytes() == content.read_bytes()
+
+
+def test_many_small_files_that_two_send_at_once_arrive_each_time(tmp_path: Path, own_home: Path) -> None:
+    def send(number: int) -> list[str]:
+        with Here() as here:
+            return here.put([b"%d %d" % (number, each) for each in range(6)], "small")
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for number in range(25):
+            first, second = pool.map(send, (number, number))
+            assert first == second
+            assert [Path(each).read_bytes() for each in first] == [b"%d %d" % (number, each) for each in range(6)]
+    assert list((own_home / "small").glob("*.part")) == []
 
 
 def test_bytes_that_became_others_on_the_way_are_removed(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,12 +40,12 @@ HASH = (
     "print(found.hexdigest())'; fi | cut -c 1-64; }; "
 )
 # Argument: the folder. Input: a digest a line. Output: the folder; then for each "whole", or of its part the blocks, their
-# digest, and the size in bytes.
+# digest, and the size in bytes (0 of a part that another has just finished).
 ASK = (
     HASH + 'umask 077; mkdir -p -- "$1" && cd -- "$1" && pwd || exit 1; '
     "while read -r name; do "
     'if [ -f "$name" ] && [ "$(hash <"$name")" = "$name" ]; then echo whole; '
-    'elif [ -f "$name.part" ]; then s=$(wc -c <"$name.part"); n=$((s / %d)); '
+    'elif [ -f "$name.part" ]; then s=$(wc -c <"$name.part" || echo 0); n=$((s / %d)); '
     'echo "$n" "$(head -c "$((n * %d))" "$name.part" | hash)" "$s"; '
     "else echo 0 - 0; fi; done"
 ) % (BLOCK, BLOCK)
