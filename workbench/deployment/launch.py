@@ -11,14 +11,16 @@ short goes on where it was. Where a launch fails, what it started is stopped.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
+import http.client
 import json
 import os
 import shutil
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -31,7 +33,6 @@ from cryptography import x509
 from ..certs import Role, issue
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..remote import Host, host_of
-from ..services.connection import Connection
 from ..services.trust import client_context
 from ..storage import write_json
 from . import far, tunnels
@@ -329,13 +330,18 @@ class Deployed:
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
         role: Role = "client" if which == "edge" else "edge"
-
-        async def asked() -> int:
-            trust = lambda: client_context(self.plan.certs, role)  # noqa: E731
-            async with Connection(self.url(which), trust, attempt_s=SHORT_S) as connection:
-                return (await connection.call("GET", "/v2/health/ready")).status
-
-        return asyncio.run(asked()) == 200
+        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role))
+        url = self.url(which)
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({}), trust).open(
+                f"{url}/v2/health/ready", timeout=SHORT_S
+            ) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
+        except (OSError, http.client.HTTPException) as error:
+            raise ServiceError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__})") from None
 
     def _await_ready(self, which: Which, patience: float) -> None:
         """Return once a stage is ready; RemoteError, with its last line, where it ends or takes too long."""
