@@ -252,8 +252,8 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     except ImportError as error:
         raise RunError("--scheduler needs Dask: pip install 'pmc2-workbench[cluster]'") from error
     try:
-        with socket.create_connection(get_address_host_port(scheduler), timeout=10):
-            pass  # asked first: a Client that never connects cannot be taken down quietly
+        # Asked first: a Client that never connects cannot be taken down quietly.
+        socket.create_connection(get_address_host_port(scheduler), timeout=10).close()
         client = Client(scheduler, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
         raise RunError(

@@ -35,6 +35,7 @@ __all__ = [
     "compressor_name",
     "compressor_variants",
     "export",
+    "files",
     "find",
     "generator_name",
     "import_checkpoint",
@@ -137,6 +138,22 @@ def _locate(name: str, family: str) -> Path | None:
     return next((path for root in roots() if (path := root / family / f"{name}.json").is_file()), None)
 
 
+def files(name: str, family: str) -> tuple[Path, Path]:
+    """Return where a manifest and its tensors lie. Raises WeightsError where there are none, or the manifest cannot be read."""
+    path, manifest = _found(name, family)
+    return path, path.with_name(manifest.file)
+
+
+def _found(name: str, family: str) -> tuple[Path, Manifest]:
+    path = _locate(name, family)
+    if path is None:
+        raise WeightsError(
+            f"no weights {name!r} for data set {family!r} under {roots()[0]} or {roots()[1]}; "
+            "train them with `workbench train`, or convert a checkpoint with `workbench import-weights`"
+        )
+    return path, _read_manifest(path)
+
+
 def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
     """Yield every manifest with the path of its tensors; what was trained here hides what shipped under the same name.
 
@@ -193,20 +210,13 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
     Raises WeightsError when there are none by that name, when file and manifest disagree, or when the kind is another.
     """
-    path = _locate(name, family)
-    if path is None:
-        raise WeightsError(
-            f"no weights {name!r} for data set {family!r} under {roots()[0]} or {roots()[1]}; "
-            "train them with `workbench train`, or convert a checkpoint with `workbench import-weights`"
-        )
-    manifest = _read_manifest(path)
+    path, manifest = _found(name, family)
     if manifest.kind != kind:
         raise WeightsError(f"weights {name!r} are those of a {manifest.kind}, not of a {kind}")
-    blob = _read(path.with_name(manifest.file))
+    tensors_path = path.with_name(manifest.file)
+    blob = _read(tensors_path)
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
-        raise WeightsError(
-            f"{path.with_name(manifest.file)} does not have the SHA-256 of its manifest; delete both and train or copy again"
-        )
+        raise WeightsError(f"{tensors_path} does not have the SHA-256 of its manifest; delete both and train or copy again")
     try:
         module = models.build(manifest.kind, **manifest.spec)
         tensors = safetensors.torch.load(blob)

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from tests.services.conftest import until
-from workbench.deployment import far
+from workbench.deployment.far import log as logs
+from workbench.deployment.far.common import locked
+from workbench.deployment.shipment import program
 
 STAGE = """
 import signal, socket, sys, time, pathlib
@@ -42,10 +44,11 @@ class Far:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "store").mkdir(parents=True)
+        self.program = folder / "store" / self.keep(program())
 
     def ask(self, verb: str, **asked: Any) -> dict[str, Any]:
         """Return the last line of the answer."""
-        command = [sys.executable, far.__file__, str(self.folder), verb]
+        command = [sys.executable, str(self.program), str(self.folder), verb]
         ended = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=120)
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout.splitlines()[-1]))
@@ -59,7 +62,14 @@ class Far:
     def start(self, program: str = STAGE, name: str = "pair-edge", **more: Any) -> dict[str, Any]:
         """Start a stage that listens."""
         environment = {"python": sys.executable, "path": ""}
-        asked = {"name": name, "port": 0, "command": ["-c", program, "{port}", "{home}/port"], "environ": {}, "files": {}}
+        asked = {
+            "name": name,
+            "port": 0,
+            "command": ["-c", program, "{port}", "{home}/port"],
+            "environ": {},
+            "files": {},
+            "texts": {},
+        }
         return self.ask("start", **{**asked, "environment": environment, **more})
 
     def home(self, name: str = "pair-edge") -> Path:
@@ -139,17 +149,26 @@ def test_a_stage_that_does_not_listen_to_reason_is_killed(there: Far) -> None:
     assert gone(state["child"])
 
 
-def test_a_stage_is_given_its_files_for_itself_alone_and_its_key_is_kept_nowhere_else(there: Far) -> None:
-    key, other = there.keep(b"a key"), there.keep(b"weights")
-    there.start(files={"certs/edge.key": key, "data/weights/x": other})
+def test_a_stage_is_given_its_files_for_itself_alone_and_its_key_is_nowhere_else(there: Far) -> None:
+    there.start(files={"data/weights/x": there.keep(b"weights")}, texts={"certs/edge.key": "a key"})
     given = there.home() / "given"
-    assert (given / "certs" / "edge.key").read_bytes() == b"a key"
+    assert (given / "data" / "weights" / "x").read_bytes() == b"weights"
+    assert (given / "certs" / "edge.key").read_text() == "a key"
     assert (given / "certs" / "edge.key").stat().st_mode & 0o777 == 0o600
     assert there.home().stat().st_mode & 0o777 == 0o700
-    assert not (there.folder / "store" / key).exists()
-    assert (there.folder / "store" / other).exists()
+
+    def holders() -> list[Path]:
+        return [path for path in there.folder.rglob("*") if path.is_file() and b"a key" in path.read_bytes()]
+
+    assert holders() == [given / "certs" / "edge.key"]
     there.ask("stop", name="pair-edge")
-    assert [path for path in there.folder.rglob("*") if path.is_file() and path.read_bytes() == b"a key"] == []
+    assert holders() == []
+
+
+def test_a_stage_that_could_not_be_given_all_is_not_started_and_stopping_it_takes_its_key(there: Far) -> None:
+    assert "is missing: launch again" in there.start(files={"data/x": "0" * 64}, texts={"certs/edge.key": "a key"})["error"]
+    assert there.ask("stop", name="pair-edge")["done"] is False
+    assert not there.home().exists()
 
 
 def test_a_file_that_was_tampered_with_is_refused_and_removed(there: Far) -> None:
@@ -169,7 +188,7 @@ def test_a_port_that_is_taken_is_the_stage_s_own_words(there: Far) -> None:
 def test_a_log_is_followed_through_its_rotation_until_the_stage_ends(there: Far) -> None:
     lines = "for number in range(120000):\n    print(f'line {number:06} ' + 'x' * 60)\nprint('end', flush=True)\n"
     there.start(STAGE.replace("time.sleep(600)", lines + "time.sleep(600)"))
-    command = [sys.executable, far.__file__, str(there.folder), "logs"]
+    command = [sys.executable, str(there.program), str(there.folder), "logs"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as following:
         assert following.stdin is not None
         assert following.stdout is not None
@@ -187,8 +206,8 @@ def test_a_log_is_followed_through_its_rotation_until_the_stage_ends(there: Far)
 
 
 def test_logs_are_put_aside_and_not_kept_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(far, "LOG_BYTES", 1000)
-    log = far._Log(tmp_path / "log")
+    monkeypatch.setattr(logs, "LOG_BYTES", 1000)
+    log = logs.Log(tmp_path / "log")
     for number in range(200):
         log.write(b"%099d\n" % number)
     log.close()
@@ -199,7 +218,7 @@ def test_logs_are_put_aside_and_not_kept_for_ever(tmp_path: Path, monkeypatch: p
 
 def test_only_one_launch_at_a_time_starts_a_stage(there: Far) -> None:
     there.home().mkdir(parents=True)
-    with far._locked(there.home() / "starting", "x"):
+    with locked(there.home() / "starting", "x"):
         assert "another launch starts this stage" in there.start()["error"]
     assert "done" in there.start()
 

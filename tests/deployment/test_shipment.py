@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -9,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from workbench.certs import issue
 from workbench.deployment.plan import Deployment
-from workbench.deployment.shipment import files_of, wheel
+from workbench.deployment.shipment import certificates_of, program, weights_of, wheel
 from workbench.errors import WeightsError
 
 PLAN = '[pair]\ndataset = "digits"\ntarget = "resnet18"\nauxiliary = "mobilenet_v2"\n[edge]\nhost = "local"\n[cloud]\nhost = "local"\n'
@@ -44,7 +47,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_pip_installs_it(tmp_path: Pat
 
 def test_the_wheel_says_what_a_stage_needs_and_nothing_of_development() -> None:
     made = wheel()
-    with zipfile.ZipFile(made.name and __import__("io").BytesIO(made.content)) as archive:
+    with zipfile.ZipFile(io.BytesIO(made.content)) as archive:
         name = next(each for each in archive.namelist() if each.endswith("METADATA"))
         needs = [line for line in archive.read(name).decode().splitlines() if line.startswith("Requires-Dist")]
     assert any("uvicorn" in each for each in needs)
@@ -53,17 +56,35 @@ def test_the_wheel_says_what_a_stage_needs_and_nothing_of_development() -> None:
     assert made.python == "3.11"
 
 
-def test_each_stage_is_sent_its_own_half_and_no_stage_the_authority_s_key(plan: Deployment) -> None:
-    edge, cloud = files_of(plan, "edge"), files_of(plan, "cloud")
-    assert sorted(name for name in edge if name.startswith("certs/")) == ["certs/ca.pem", "certs/edge.key", "certs/edge.pem"]
-    assert sorted(name for name in cloud if name.startswith("certs/")) == ["certs/ca.pem", "certs/cloud.key", "certs/cloud.pem"]
+def test_each_stage_is_sent_its_own_half_of_the_weights(plan: Deployment) -> None:
+    edge, cloud = weights_of(plan, "edge"), weights_of(plan, "cloud")
     assert [name for name in cloud if "-X-" in name and "compressor" not in name] == []
     assert [name for name in edge if name.endswith("/resnet18.json")] == []
     assert [name for name in edge if "-compressor" in name] != []
+
+
+def test_each_stage_is_given_its_own_certificate_and_none_the_authority_s_key(plan: Deployment) -> None:
+    issue(plan.certs)
+    edge, cloud = certificates_of(plan, "edge"), certificates_of(plan, "cloud")
+    assert sorted(edge) == ["certs/ca.pem", "certs/edge.key", "certs/edge.pem"]
+    assert sorted(cloud) == ["certs/ca.pem", "certs/cloud.key", "certs/cloud.pem"]
+    authority = (plan.certs / "ca.key").read_text()
+    assert authority not in (*edge.values(), *cloud.values())
+
+
+def test_the_program_is_the_same_bytes_each_time_and_needs_nothing_but_python(tmp_path: Path) -> None:
+    first = program()
+    program.cache_clear()
+    assert program() == first
+    path = tmp_path / "program"
+    path.write_bytes(first)
+    asked = [sys.executable, "-I", "-S", str(path), str(tmp_path / "far"), "status"]
+    found = subprocess.run(asked, input='{"name": "x"}', cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(found.stdout)["done"] == {"running": False, "known": False, "port": None}
 
 
 def test_weights_that_are_not_there_are_named_before_anything_is_sent(plan: Deployment, tiny_data: Path) -> None:
     other = Deployment.read(plan.path)
     object.__setattr__(other.pair, "auxiliary", "vgg13_bn")
     with pytest.raises(WeightsError, match="resnet18-X-vgg13_bn"):
-        files_of(other, "edge")
+        weights_of(other, "edge")

@@ -162,7 +162,7 @@ def test_where_nothing_answers_the_line_says_what_a_guest_needs(tmp_path: Path) 
     ["http://192.0.2.1:8006", "https://127.0.0.1:8006", "http://127.0.0.1:8006/x", "127.0.0.1:8006", "http://127.0.0.1:x", ""],
 )
 def test_only_the_guests_own_loopback_is_asked(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UsageError, match="must be http on loopback"):
+    with pytest.raises(UsageError, match="is no attestation agent of this guest"):
         fetch(url, RESOURCE, tmp_path)
 
 

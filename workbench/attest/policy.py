@@ -147,7 +147,7 @@ class Policy:
         try:
             return cls(**{name: _value(path, name, value) for name, value in _known(content, cls).items()})
         except UsageError as error:
-            raise UsageError(f"{path}: {error}; `Policy.template()` shows every key") from None
+            raise UsageError(f"{path}: {error}; `workbench init-deployment --policy FILE` writes one with every key") from None
 
 
 def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[str, Any]:

@@ -30,7 +30,7 @@ from .pods import Pod, Trouble, pods_of, refused, warned
 if TYPE_CHECKING:
     from ..remote import Host, Result
 
-__all__ = ["Containers", "State"]
+__all__ = ["AbsentError", "Containers", "State"]
 
 KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
 SOMETIMES = {  # by kind of object: rendered for some containers alone, and taken away where it no longer is
@@ -54,6 +54,10 @@ ADVICE = (
         "is the cluster up, and is it the one that the kubeconfig there names?",
     ),
 )
+
+
+class AbsentError(RemoteError):
+    """Raised where the cluster has no such container."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +174,7 @@ class Containers:
         found = self._json("get", "deployment.apps,pod", self._selector)
         deployment = next((each for each in found if each["kind"] == "Deployment"), None)
         if deployment is None:
-            raise RemoteError(f"there is no {self._name}: launch it first")
+            raise AbsentError(f"there is no {self._name}: launch it first")
         status, spec = deployment.get("status", {}), deployment["spec"]
         seen = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
         revision = spec["template"]["metadata"]["labels"].get("pmc2.workbench/revision")

@@ -20,11 +20,11 @@ from typing import Literal, get_args
 from urllib.parse import urlsplit
 
 from ..errors import UsageError, unknown
+from ..services.agent import AGENT
 
 __all__ = ["AGENT", "CERTS", "USER", "Container", "Runtime", "initdata", "initdata_digest", "is_address", "peer_of", "port_of"]
 
 Runtime = Literal["confidential", "development"]
-AGENT = "http://127.0.0.1:8006"  # in the guest: evidence, and what a key broker releases
 PROGRAM = "/opt/pmc2/bin/workbench"
 CERTS = "/run/pmc2/certs"
 USER = 65532

@@ -21,7 +21,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -35,9 +35,10 @@ from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
-from . import far, tunnels
+from . import tunnels
+from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
-from .stages import ContainerStage, FarSide, ProcessStage, Stage
+from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
 from .tunnels import Tunnel
 
 if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
@@ -50,12 +51,14 @@ READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
 LAST = 5  # lines of a stage that ended
 RENEW = timedelta(days=14)  # before they expire
 
-Told = Callable[[str], None]
-
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a stage: `state` is ready, starting, crashed or absent, or unknown where its machine cannot be asked."""
+    """What is known of a stage.
+
+    `state`: ready, starting, unreachable (it runs, and nothing answers), crashed or absent; unknown where its machine cannot be
+    asked.
+    """
 
     stage: Which
     host: str
@@ -75,7 +78,8 @@ class Deployed:
     def __init__(
         self, deployment: Deployment, config: Path | None = None, told: Told = lambda _: None, progress: bool = False
     ) -> None:
-        self.plan, self.config, self.told, self.progress = deployment, config, told, progress
+        self.plan, self.told, self.progress = deployment, told, progress
+        self.config = config.resolve() if config else None  # the tunnels' process has another working folder
         self.folder = deployment.folder
         self._hosts: dict[str, Host] = {}
         self._stages: dict[Which, Stage] = {}
@@ -175,13 +179,15 @@ class Deployed:
 
     def _join(self, state: dict[str, Any]) -> None:
         """Have the tunnels kept up that are needed by now; return once they are there."""
-        deadline = time.monotonic() + JOINED_S
+        deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):
-            tunnels.want(self.folder, wanted)
-            self._far_here()("start", JOINED_S, **self._keeper())
+            if wanted != asked:  # one may lead to the port of another
+                tunnels.want(self.folder, wanted)
+                self._far_here()("start", JOINED_S, **self._keeper())
+                asked = wanted
             there = tunnels.ports(self.folder)
             missing = [each for each in wanted if each.name not in there]
-            if not missing and len(self._tunnels(state)) == len(wanted):
+            if not missing and self._tunnels(state) == wanted:
                 return
             if time.monotonic() > deadline:
                 reasons = there.get("errors", {})
@@ -198,13 +204,14 @@ class Deployed:
             "environ": {},
             "environment": {"python": sys.executable, "path": str(package)},
             "files": {},
+            "texts": {},
         }
 
     def _stop_tunnels(self) -> bool:
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
         here, name = self._far_here(), self._keeper()["name"]
-        return here.knows(name) and bool(here("stop", far.DRAIN_S, name=name))
+        return here.knows(name) and bool(here("stop", DRAIN_S, name=name))
 
     def _far_here(self) -> FarSide:
         return FarSide(self._host("local"), str(self.folder / "here"))
@@ -265,15 +272,15 @@ class Deployed:
                         self.told(f"{which}: stopped")
                 except WorkbenchError as error:
                     errors.append(error)
-            for stage in self._to_purge() if purge and not errors else ():
-                stage.purge()
             if self._stop_tunnels():
                 ran.append("tunnels")
             (self.folder / "state.json").unlink(missing_ok=True)
-            if purge and not errors:
+            if errors:
+                raise errors[0]
+            if purge:
+                for stage in self._to_purge():
+                    stage.purge()
                 shutil.rmtree(self.folder)
-        if errors:
-            raise errors[0]
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:

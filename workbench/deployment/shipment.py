@@ -8,16 +8,16 @@ import importlib.metadata
 import io
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from .. import __version__
-from ..errors import WeightsError
-from .plan import Deployment, PairPlan, Which
+from . import far
+from .plan import Deployment, Which
 
-__all__ = ["Wheel", "files_of", "wheel"]
+__all__ = ["Wheel", "certificates_of", "program", "weights_of", "wheel"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "pmc2-workbench"
@@ -42,7 +42,7 @@ def wheel() -> Wheel:
     torch = next((re.split(r"[ ;]", each)[0] for each in needs if re.match(r"torch\b(?!-)", each)), "")
     least = re.search(r">=\s*(\d+\.\d+)", told["Requires-Python"] or "")
     stem = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
-    files = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in _sources()}
+    files = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in _sources(PACKAGE)}
     files[f"{stem}.dist-info/METADATA"] = _metadata(needs)
     files[f"{stem}.dist-info/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: pmc2\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     files[f"{stem}.dist-info/entry_points.txt"] = b"[console_scripts]\nworkbench = workbench.__main__:main\n"
@@ -50,17 +50,29 @@ def wheel() -> Wheel:
     files[record] = "".join(f"{name},{_digest(content)},{len(content)}\n" for name, content in files.items()).encode() + (
         f"{record},,\n".encode()
     )
+    return Wheel(f"{stem}-py3-none-any.whl", _zipped(files), torch, least[1] if least else "3.11")
+
+
+@cache
+def program() -> bytes:
+    """Return the far side's program, the folder `far` in one file that Python runs."""
+    files = {f"far/{path.name}": path.read_bytes() for path in _sources(Path(far.__file__).parent)}
+    start = b"import sys\nfrom far.program import main\nsys.exit(main(sys.argv[1:]))\n"
+    return _zipped({**files, "__main__.py": start})
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and "__pycache__" not in path.parts:
+            yield path
+
+
+def _zipped(files: Mapping[str, bytes]) -> bytes:
     whole = io.BytesIO()
     with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
             archive.writestr(zipfile.ZipInfo(name, EPOCH), content, zipfile.ZIP_DEFLATED)
-    return Wheel(f"{stem}-py3-none-any.whl", whole.getvalue(), torch, least[1] if least else "3.11")
-
-
-def _sources() -> Iterator[Path]:
-    for path in sorted(PACKAGE.rglob("*")):
-        if path.is_file() and "__pycache__" not in path.parts:
-            yield path
+    return whole.getvalue()
 
 
 def _metadata(needs: list[str]) -> bytes:
@@ -73,34 +85,21 @@ def _digest(content: bytes) -> str:
     return "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
-def files_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return what a stage is given, by its name there: weights of its own half of the pair, its certificate, the authority's.
+def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
+    """Return a stage's certificate and key, and the authority's certificate, by their names there. None is given its key."""
+    return {f"certs/{name}": (deployment.certs / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
 
-    The cloud is not given the generator: who has its weights undoes it more easily. No stage is given the authority's key.
-    Raises WeightsError for weights that are not there.
+
+def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
+    """Return the weights of a stage's own half of the pair, by their names there. WeightsError for such as are not here.
+
+    The cloud is not given the generator: who has its weights undoes it more easily.
     """
     from .. import data, weights  # torch comes with them
 
-    files = {f"certs/{name}": deployment.certs / name for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
     pair = deployment.pair
     family = data.load(pair.dataset).family
     names = [weights.generator_name(pair.target, pair.auxiliary)] if which == "edge" else [weights.classifier_name(pair.target)]
     if pair.codec in ("neural", "compressai"):
         names.append(weights.compressor_name(pair.target, pair.auxiliary))
-    for name in names:
-        for path in _weights(name, family, pair):
-            files[f"data/weights/{family}/{path.name}"] = path
-    return files
-
-
-def _weights(name: str, family: str, pair: PairPlan) -> tuple[Path, Path]:
-    from .. import weights
-
-    manifest = weights.find(name, family)
-    for root in weights.roots():
-        path = root / family / f"{name}.json"
-        if manifest is not None and path.is_file():
-            return path, path.with_name(manifest.file)
-    raise WeightsError(
-        f"no weights {name!r} of data set {pair.dataset!r} are here to be sent: train them with `workbench train`"
-    )
+    return {f"data/weights/{family}/{path.name}": path for name in names for path in weights.files(name, family)}

@@ -1,4 +1,4 @@
-"""A stage where it runs: on a plain host, through `far.py` there, or in a container, through kubectl on its host."""
+"""A stage where it runs: on a plain host, through the program `far` there, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Protocol
 
 from ..errors import RemoteError
 from ..remote import Host
-from . import far
-from .containers import Containers
+from .containers import AbsentError, Containers
+from .far.stage import DRAIN_S
 from .guest import initdata_digest
 from .manifests import FILES
 from .plan import Deployment, StagePlan, Which
-from .shipment import files_of, wheel
+from .shipment import certificates_of, program, weights_of, wheel
 
 __all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
 
@@ -46,7 +46,7 @@ class Stage(Protocol):
 
 
 class FarSide:
-    """`far.py` at a machine, sent when it is first asked."""
+    """The program `far` at a machine, sent when it is first asked."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
@@ -96,7 +96,7 @@ class FarSide:
                 raise RemoteError(
                     f"{self.host.name} has no python3: install Python 3.11 there, such as by `apt install python3-venv`"
                 )
-            (sha,) = self.send([Path(far.__file__)])
+            (sha,) = self.send([program()])
             self._program = f"{self.folder}/store/{sha}"
         return ["python3", self._program, self.folder, verb]
 
@@ -123,21 +123,17 @@ class ProcessStage:
         self.far = FarSide(host, self.plan.folder)
         self.name = f"{deployment.name}-{which}"
         self._environment: Mapping[str, str] = {}
-        self._files: dict[str, str] = {}
+        self._weights: dict[str, str] = {}
 
     def prepare(self) -> None:
         """Look at the machine, send what is not there, make the environment."""
-        files = files_of(self.deployment, self.which)
+        weights = weights_of(self.deployment, self.which)
         package = wheel()
-        size = sum(path.stat().st_size for path in files.values())
+        size = sum(path.stat().st_size for path in weights.values())
         found = self.far("probe", device=self.plan.device, bytes=2 * size)
         self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
-        keys = [name for name in files if name.startswith("certs/")]
-        rest = [name for name in files if name not in keys]
-        sent = self.far.send([package.content, *(files[name].read_bytes() for name in keys)])
-        sent += self.far.send([files[name] for name in rest], self.progress)
-        self._files = dict(zip(["", *keys, *rest], sent, strict=True))
-        shipped = self._files.pop("")
+        shipped, *sent = self.far.send([package.content, *weights.values()], self.progress)
+        self._weights = dict(zip(weights, sent, strict=True))
         self.told(f"environment of {package.name}")
         self._environment = self.far(
             "environment",
@@ -169,7 +165,8 @@ class ProcessStage:
             command=[*command, *self.plan.options],
             environ={"WORKBENCH_DATA": "{home}/given/data"},
             environment=dict(self._environment),
-            files=self._files,
+            files=self._weights,
+            texts=certificates_of(self.deployment, self.which),
         )
         return "127.0.0.1", int(found["port"])
 
@@ -185,7 +182,7 @@ class ProcessStage:
 
     def stop(self) -> bool:
         """End it and remove what it was given."""
-        return self.far.knows(self.name) and bool(self.far("stop", far.DRAIN_S + SHORT_S, name=self.name))
+        return self.far.knows(self.name) and bool(self.far("stop", DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
         """Remove what is kept for the next launch, too."""
@@ -219,10 +216,8 @@ class ContainerStage:
         """Say how many of its replicas serve, and what stands in the way of others."""
         try:
             state = self.containers.status()
-        except RemoteError as error:
-            if "launch it first" in str(error):
-                return {"running": False, "known": False}
-            raise
+        except AbsentError:
+            return {"running": False, "known": False}
         return {"running": bool(state.ready), "known": True, "last": [state.trouble] if state.trouble else []}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:

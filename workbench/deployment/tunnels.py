@@ -27,6 +27,7 @@ from typing import Any, Literal
 from ..errors import RemoteError, WorkbenchError
 from ..remote import Forward, Host, host_of
 from ..storage import write_json, write_text
+from .stages import FarSide
 
 __all__ = ["Tunnel", "main", "ports", "want"]
 
@@ -208,8 +209,6 @@ class _Kept:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            from .stages import FarSide
-
             if not FarSide(host, tunnel.folder)("free", port=before):  # held by a session whose other end was this machine
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)

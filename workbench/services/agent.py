@@ -12,16 +12,21 @@ import json
 import re
 from urllib.parse import urlsplit
 
-from ..attest import MOST_EVIDENCE
-from ..errors import ServiceError, UsageError
-from .http import get_once
-from .trust import is_loopback
+from starlette.requests import Request
+from starlette.responses import Response
 
-__all__ = ["AGENT", "Agent"]
+from ..attest import MOST_EVIDENCE, runtime_data
+from ..errors import ProtocolError, ServiceError, UsageError
+from .admission import PATH
+from .http import get_once
+from .trust import Peer, is_loopback
+
+__all__ = ["AGENT", "Agent", "agent_at", "evidence_of"]
 
 AGENT = "http://127.0.0.1:8006"  # where a confidential container has it
 AROUND = 64  # bytes that the edge puts around evidence
 AT_ONCE, MOST_WAITING = 4, 256  # the firmware answers one at a time
+NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 PATIENCE_S = 8.0  # for one answer; less than a client has for an attempt
 
 
@@ -29,15 +34,7 @@ class Agent:
     """At `url`, plain HTTP on loopback: what is beyond the guest's own memory could answer for another guest (UsageError)."""
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
-        try:
-            parts = urlsplit(url)
-            self.host, self.port = parts.hostname or "", parts.port or 80
-            valid = parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.username or parts.fragment)
-        except ValueError:
-            valid, self.host = False, ""
-        if not valid or not is_loopback(self.host):
-            shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
-            raise UsageError(f"{shown!r:.100} is no attestation agent of this guest: write {AGENT}")
+        self.host, self.port = agent_at(url)
         self.patience_s = patience_s
         self._free, self._waiting = asyncio.Semaphore(AT_ONCE), 0
 
@@ -61,6 +58,40 @@ class Agent:
         if not _is_object(answer.body):
             raise ServiceError("the attestation agent did not answer with a JSON object", status=502)
         return answer.body
+
+
+async def evidence_of(agent: Agent | None, http: Request) -> Response:
+    """Answer a client with evidence of the guest that carries its nonce and the TLS key that it sees."""
+    nonce = _nonce(http)
+    peer: Peer = http.scope.get("peer", Peer())
+    if agent is None:
+        raise ServiceError("this edge has no attestation agent: start it with --attestation-agent in a guest", status=404)
+    if not peer.shown:
+        raise ServiceError("plain HTTP has no TLS key that evidence could be bound to: start the edge with --certs", status=404)
+    evidence = await agent.evidence(runtime_data(nonce, peer.shown))
+    return Response(b'{"evidence":' + evidence + b"}", media_type="application/json")
+
+
+def agent_at(url: str) -> tuple[str, int]:
+    """Return host and port of a guest's own API, plain HTTP on loopback; UsageError for any other URL."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or 80
+        valid = parts.scheme == "http" and parts.path in ("", "/") and not (parts.query or parts.username or parts.fragment)
+    except ValueError:
+        valid, host, port = False, "", 0
+    if not valid or not is_loopback(host):
+        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
+        raise UsageError(f"{shown!r:.100} is no attestation agent of this guest: write {AGENT}")
+    return host, port
+
+
+def _nonce(http: Request) -> bytes:
+    """Return the nonce of a question for evidence, 16 to 64 bytes; ProtocolError for any other question."""
+    (name, text), *more = http.query_params.multi_items() or [("", "")]
+    if name != "nonce" or more or not NONCES.fullmatch(text):
+        raise ProtocolError(f"ask for {PATH}?nonce=, 16 to 64 bytes in hexadecimal, and nothing else")
+    return bytes.fromhex(text)
 
 
 def _is_object(body: bytes) -> bool:

@@ -14,7 +14,6 @@ import hashlib
 import logging
 import math
 import os
-import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -29,7 +28,6 @@ from starlette.responses import JSONResponse
 from starlette.responses import Response as HttpResponse
 from starlette.routing import Route
 
-from ..attest import runtime_data
 from ..certs import Role
 from ..errors import DataError, ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..models import check_strength
@@ -37,14 +35,13 @@ from ..pictures import Limits
 from ..protocol import MAX_ID, Request, Response, Tensor
 from ..system import Edge, Stopwatch
 from .admission import PATH
-from .agent import Agent
+from .agent import Agent, evidence_of
 from .app import Answer, Call, Model, Service, number
 from .batching import Batcher, Job, Lanes
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
 from .forms import pictures_of
 from .openapi import edge_document
-from .trust import Peer
 
 __all__ = ["LARGE", "EdgeService", "edge_model"]
 
@@ -55,7 +52,6 @@ SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixe
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
 REMEMBERED = 1024  # answers, by the id of their request
-NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -173,18 +169,8 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        """Answer with evidence of the guest that carries the client's nonce and the TLS key that it sees."""
         self.admit(http)
-        nonce = _nonce(http)
-        peer: Peer = http.scope.get("peer", Peer())
-        if self.agent is None:
-            raise ServiceError("this edge has no attestation agent: start it with --attestation-agent in a guest", status=404)
-        if not peer.shown:
-            raise ServiceError(
-                "plain HTTP has no TLS key that evidence could be bound to: start the edge with --certs", status=404
-            )
-        evidence = await self.agent.evidence(runtime_data(nonce, peer.shown))
-        return HttpResponse(b'{"evidence":' + evidence + b"}", media_type="application/json")
+        return await evidence_of(self.agent, http)
 
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
@@ -393,14 +379,6 @@ def _milliseconds(answer: Response, name: str) -> float:
     """Return what a cloud says that a component took; 0 where it says nothing that can be."""
     value = answer.parameters.get(f"{name}_ms")
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0
-
-
-def _nonce(http: HttpRequest) -> bytes:
-    """Return the nonce of a question for evidence, 16 to 64 bytes; ProtocolError for any other question."""
-    (name, text), *more = http.query_params.multi_items() or [("", "")]
-    if name != "nonce" or more or not NONCES.fullmatch(text):
-        raise ProtocolError(f"ask for {PATH}?nonce=, 16 to 64 bytes in hexadecimal, and nothing else")
-    return bytes.fromhex(text)
 
 
 def _header_number(http: HttpRequest, name: str) -> float | None:

@@ -14,12 +14,11 @@ import http.client
 import re
 import time
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ..certs import Role
 from ..errors import ServiceError, UsageError
 from ..storage import replacing
-from .trust import is_loopback
+from .agent import agent_at
 
 __all__ = ["fetch"]
 
@@ -36,7 +35,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
     seconds in all. Nothing is written unless all three are released. Raises UsageError for a URL or a resource that cannot be,
     ServiceError for what is not released.
     """
-    host, port = _agent(agent_url)
+    host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
         raise UsageError(f"resource {resource!r} must be REPOSITORY/TYPE, such as default/pmc2-edge")
     deadline = time.monotonic() + patience
@@ -46,14 +45,6 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
         with replacing(folder / name, mode=0o600) as temporary:
             temporary.write_bytes(content)
     return [folder / name for name in names]
-
-
-def _agent(url: str) -> tuple[str, int]:
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(url)
-        if parts.scheme == "http" and parts.hostname and is_loopback(parts.hostname) and parts.path in ("", "/"):
-            return parts.hostname, parts.port or 80
-    raise UsageError(f"the agent's address must be http on loopback, such as http://127.0.0.1:8006, got {url!r}")
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
