@@ -9,9 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -21,6 +20,7 @@ import torch
 from snp import processor
 
 from tests.conftest import AUXILIARY, TARGET
+from tests.servers import answering, send
 from workbench.data import Dataset
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.launch import Deployed
@@ -66,22 +66,12 @@ class Guest:
         self.host_data = b""
         self.process: subprocess.Popen[bytes] | None = None
         self.asked: list[str] = []
-        guest = self
+        self.url = ""  # of its data hub and its agent
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                guest.asked.append(urlsplit(self.path).path)
-                body = guest.answer(self.path)
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+    def ask(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer as both."""
+        self.asked.append(urlsplit(handler.path).path)
+        send(handler, 200, self.answer(handler.path))
 
     def answer(self, path: str) -> bytes:
         parts = urlsplit(path)
@@ -93,8 +83,7 @@ class Guest:
     def deploy(self, cluster: Cluster, deployment: Object) -> None:
         """Run a Deployment's command, and say that its pod is ready once it listens: a scenario of the cluster."""
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
-        url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        here = {AGENT: url, CERTS: str(self.folder), "0.0.0.0:8443": f"127.0.0.1:{self.port}"}
+        here = {AGENT: self.url, CERTS: str(self.folder), "0.0.0.0:8443": f"127.0.0.1:{self.port}"}
         command = [here.get(each, each) for each in container["command"] if each != PROGRAM]
         cluster.pod(deployment, 0, CREATING)
         cluster.say(deployment, 0)
@@ -118,8 +107,6 @@ class Guest:
         if self.process is not None:
             self.process.terminate()
             self.process.wait(60)
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -143,7 +130,7 @@ def contained(
         plan = Deployment.read(path)
         guest = Guest(plan.certs, tmp_path / "memory", port)
         cluster.scenario = guest.deploy
-        with Deployed(plan, machines.config()) as made:
+        with Deployed(plan, machines.config()) as made, answering(guest.ask) as guest.url:
             try:
                 yield made, guest, cluster
             finally:

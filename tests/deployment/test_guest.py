@@ -6,10 +6,10 @@ import http.client
 import ssl
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 
+from tests.servers import answering, send
 from workbench.certs import issue
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
 
@@ -30,36 +30,27 @@ def test_the_containers_command_fetches_its_key_and_answers_probes_without_a_cer
     released, folder, port_file = tmp_path / "released", tmp_path / "certs", tmp_path / "port"
     issue(released)
 
-    class Hub(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            content = (released / self.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+    def release(handler: BaseHTTPRequestHandler) -> None:
+        send(handler, 200, (released / handler.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes())
 
-        def log_message(self, *_: object) -> None:
-            pass
+    with answering(release) as url:
+        serve(url, folder, port_file, tmp_path / "log")
+        assert (folder / "edge.key").read_bytes() == (released / "edge.key").read_bytes()
 
-    hub = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    here = {AGENT: f"http://127.0.0.1:{hub.server_address[1]}", CERTS: str(folder), "0.0.0.0:8443": "127.0.0.1:0"}
+
+def serve(url: str, folder: Path, port_file: Path, log: Path) -> None:
+    """Run the container's command with the guest's API at `url`, until it was probed."""
+    here = {AGENT: url, CERTS: str(folder), "0.0.0.0:8443": "127.0.0.1:0"}
     command = [here.get(each, each) for each in CONTAINER.command if each != PROGRAM]
-    log = tmp_path / "log"
     with log.open("wb") as errors:
         edge = subprocess.Popen([sys.executable, "-m", "workbench", *command, "--port-file", str(port_file)], stderr=errors)
     try:
         until(lambda: edge.poll() is not None or probed(port_file), 120)
         assert edge.poll() is None, log.read_text()
         assert probed(port_file) == (200, 401)
-        assert (folder / "edge.key").read_bytes() == (released / "edge.key").read_bytes()
     finally:
         edge.terminate()
         ended = edge.wait(60)
-        hub.shutdown()
-        hub.server_close()
-        thread.join()
     assert ended == 0
 
 

@@ -121,12 +121,14 @@ def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and
 
 
 def test_launched_and_stopped_again_and_again_nothing_piles_up(
-    machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest
+    machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cycles = request.config.getoption("--cycles")
     seen: list[object] = []
     homes = [machine.home for machine in machines.machines.values()]
-    with Deployed(plan(tmp_path), machines.config()) as made:
+    monkeypatch.chdir(tmp_path)
+    config = Path(os.path.relpath(machines.config()))  # as a user gives it, who works in another folder than the tunnels
+    with Deployed(plan(tmp_path), config) as made:
         for _ in range(cycles):
             urls = made.launch()
             made.stop()

@@ -29,6 +29,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 from snp import processor
 
+from tests.servers import accepting
 from workbench.__main__ import main
 from workbench.attest import Policy, key_of, runtime_data, verify
 from workbench.certs import issue
@@ -285,7 +286,6 @@ def test_evidence_that_was_given_before_is_refused(edge: Served, certs: Path, gu
 @contextlib.contextmanager
 def between(certs: Path, url: str) -> Iterator[str]:
     """One who stands between, with a certificate that the client trusts, and passes on all that is said; its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
     server, client = server_context(certs, "edge"), client_context(certs, "client")
 
     def pump(source: ssl.SSLSocket, target: ssl.SSLSocket) -> None:
@@ -305,17 +305,8 @@ def between(certs: Path, url: str) -> Iterator[str]:
                 pump(near, far)
                 back.join(30)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    with accepting(serve) as port:
+        yield f"https://127.0.0.1:{port}"
 
 
 def test_who_stands_between_with_another_key_is_found_out(

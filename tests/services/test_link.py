@@ -11,30 +11,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.servers import accepting
 from workbench.services.link import FREE, LINKS, Kind, Link
 
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
     """Something that sends back what it gets; its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
 
     def serve(near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
             while data := near.recv(1 << 16):
                 near.sendall(data)
 
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield f"https://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
+    with accepting(serve) as port:
+        yield f"https://127.0.0.1:{port}"
 
 
 def connected(link: Link) -> socket.socket:

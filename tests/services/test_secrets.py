@@ -2,53 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
+from tests.servers import Answer, answering, send
 from workbench.errors import ServiceError, UsageError
 from workbench.services.secrets import MOST, fetch
 from workbench.services.trust import server_context
 
 RESOURCE = "default/pmc2-edge"
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextlib.contextmanager
-def hub(answer: Answer, port: int = 0) -> Iterator[str]:
-    """A data hub on loopback; give its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with contextlib.suppress(OSError):
-                answer(self)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
-def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, length: int | None = None) -> None:
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(content) if length is None else length))
-    handler.end_headers()
-    handler.wfile.write(content)
 
 
 def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
@@ -65,7 +33,7 @@ def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
 def test_what_is_released_is_written_for_its_owner_alone_and_serves(certs: Path, tmp_path: Path) -> None:
     asked: list[str] = []
     folder = tmp_path / "run" / "certs"
-    with hub(releasing(certs, asked)) as url:
+    with answering(releasing(certs, asked)) as url:
         written = fetch(url, RESOURCE, folder)
     assert asked == [f"/cdh/resource/{RESOURCE}/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
     assert sorted(folder.iterdir()) == sorted(written)
@@ -91,7 +59,7 @@ def test_a_hub_that_starts_late_is_waited_for(certs: Path, tmp_path: Path) -> No
     thread.start()
     thread.join(0.3)
     assert thread.is_alive(), "it gave up while nothing answered"
-    with hub(releasing(certs), port):
+    with answering(releasing(certs), port):
         thread.join(30)
     assert not failures
     assert (tmp_path / "edge.key").is_file()
@@ -104,7 +72,7 @@ def test_what_the_broker_does_not_release_leaves_nothing_behind(certs: Path, tmp
         else:
             releasing(certs)(handler)
 
-    with hub(answer) as url, pytest.raises(ServiceError, match=r"no default/pmc2-edge/edge\.key: .*HTTP 403") as refusal:
+    with answering(answer) as url, pytest.raises(ServiceError, match=r"no default/pmc2-edge/edge\.key: .*HTTP 403") as refusal:
         fetch(url, RESOURCE, tmp_path)
     assert "measurement" not in str(refusal.value)
     assert list(tmp_path.iterdir()) == []
@@ -117,7 +85,7 @@ def test_what_the_broker_does_not_release_leaves_nothing_behind(certs: Path, tmp
 )
 def test_what_is_no_certificate_is_refused(tmp_path: Path, content: bytes, length: int | None) -> None:
     with (
-        hub(lambda handler: send(handler, 200, content, length)) as url,
+        answering(lambda handler: send(handler, 200, content, length)) as url,
         pytest.raises(ServiceError, match=r"ca\.pem: what the key broker released is not PEM of at most 64 KiB"),
     ):
         fetch(url, RESOURCE, tmp_path)
@@ -127,7 +95,7 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, content: bytes, lengt
 def test_a_certificate_that_breaks_off_is_not_taken_for_a_whole_one(certs: Path, tmp_path: Path) -> None:
     content = (certs / "ca.pem").read_bytes()
     with (
-        hub(lambda handler: send(handler, 200, content[:100], len(content))) as url,
+        answering(lambda handler: send(handler, 200, content[:100], len(content))) as url,
         pytest.raises(ServiceError, match="does not answer \\(IncompleteRead\\)"),
     ):
         fetch(url, RESOURCE, tmp_path, patience=0.5)
@@ -144,13 +112,13 @@ def test_an_answer_that_never_ends_is_given_up(tmp_path: Path) -> None:
             time.sleep(0.05)
 
     begun = time.monotonic()
-    with hub(drip) as url, pytest.raises(ServiceError, match="does not answer"):
+    with answering(drip) as url, pytest.raises(ServiceError, match="does not answer"):
         fetch(url, RESOURCE, tmp_path, patience=0.5)
     assert time.monotonic() - begun < 15
 
 
 def test_where_nothing_answers_the_line_says_what_a_guest_needs(tmp_path: Path) -> None:
-    with hub(lambda handler: None) as url:
+    with answering(lambda handler: None) as url:
         pass
     with pytest.raises(ServiceError, match=r"guest_components_rest_api=all") as refusal:
         fetch(url, RESOURCE, tmp_path, patience=0.5)
@@ -174,5 +142,5 @@ def test_a_resource_has_a_repository_and_a_type(tmp_path: Path, resource: str) -
 
 def test_no_proxy_is_asked(certs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with hub(releasing(certs)) as url:
+    with answering(releasing(certs)) as url:
         assert fetch(url, RESOURCE, tmp_path)
