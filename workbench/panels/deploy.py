@@ -14,7 +14,7 @@ import ipywidgets as widgets
 
 from ..deployment.launch import Deployed, Row
 from ..deployment.plan import Deployment
-from ..errors import WorkbenchError
+from ..errors import RemoteError, WorkbenchError
 
 __all__ = ["DeployPanel"]
 
@@ -60,12 +60,12 @@ class DeployPanel:
         """Take them away; `purge` also what is kept for the next launch."""
         self._do("stopping", lambda: self.deployed.stop(purge))
 
-    def wait(self, timeout: float = 600.0) -> None:
-        """Wait for what was begun; raise what it failed with."""
+    def wait(self, timeout: float = 4000.0) -> None:
+        """Wait for what was begun, which may install an environment first; raise what it failed with."""
         deadline = time.monotonic() + timeout
         while self._busy.is_set():
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not done in {timeout:.0f} s")
+                raise RemoteError(f"not done in {timeout:.0f} s: the steps above say where it is; wait again, or press Stop")
             time.sleep(0.02)
         if self.error is not None:
             raise self.error
