@@ -563,9 +563,11 @@ def test_a_command_ends_with_the_process_that_started_it(mark: str) -> None:
     script = f"from workbench.remote import Here\nfor line in Here().stream(['sh', '-c', 'echo up; sleep {mark}']): print(line, flush=True)"
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
-        assert b"up" in process.stdout.readline()
-        assert running(mark)
-        process.kill()
+        try:
+            assert b"up" in process.stdout.readline()
+            until(lambda: bool(running(mark)))  # the shell says up before it starts the command
+        finally:
+            process.kill()
     until(lambda: not running(mark))
 
 

@@ -13,8 +13,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import pytest
@@ -568,6 +570,35 @@ def test_ctrl_c_ends_an_upload_that_nobody_takes(tmp_path: Path, own_home: Path)
             host.put([os.urandom(16 << 20), os.urandom(16 << 20)], "store")
         assert time.monotonic() - began < 30
         thread.join(10)
+        gate.set()
+
+
+def test_ctrl_c_between_the_first_file_and_the_second_ends_the_first(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keygen(tmp_path / "key")
+    stuck, gate = threading.Event(), threading.Event()
+    submit = ThreadPoolExecutor.submit
+
+    def spoil(data: bytes) -> bytes:
+        if len(data) > 1000:
+            stuck.set()
+            gate.wait(60)
+        return data
+
+    def interrupted(pool: ThreadPoolExecutor, *arguments: Any) -> Any:
+        if stuck.is_set():
+            raise KeyboardInterrupt
+        future = submit(pool, *arguments)
+        assert stuck.wait(30)
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with serving(key, tmp_path, spoil) as link, faulty(link.port, key, own_home) as host:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            host.put([os.urandom(16 << 20), os.urandom(16 << 20)], "store")
+        assert time.monotonic() - began < 30
         gate.set()
 
 

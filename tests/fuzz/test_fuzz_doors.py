@@ -92,8 +92,9 @@ def test_a_refusal_and_an_answer_are_none() -> None:
 
 @pytest.mark.skipif(not LINUX, reason="memory is read from /proc")
 def test_memory_that_comes_and_goes_is_seen() -> None:
-    with Peak() as peak, mmap.mmap(-1, 64 << 20) as area:  # new pages: what the heap keeps for the next would not be seen
-        area.write(os.urandom(64 << 20))
+    with Peak() as peak, mmap.mmap(-1, 80 << 20) as area:  # new pages: what the heap keeps for the next would not be seen
+        for _ in range(80):
+            area.write(os.urandom(1 << 20))
     assert 64 <= peak.grown < 200
 
 

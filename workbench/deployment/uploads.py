@@ -15,7 +15,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -159,8 +159,9 @@ class _Sending:
         left = [(item, state) for item, state in zip(self.items, found, strict=True) if state != "whole"]
         self._bar.total = sum(item.size for item, _ in left)
         with ThreadPoolExecutor(AT_ONCE, "upload") as pool:
-            futures = [pool.submit(self._send, item, state) for item, state in left]
+            futures: list[Future[None]] = []
             try:
+                futures += (pool.submit(self._send, item, state) for item, state in left)
                 for future in futures:
                     future.result()
             except BaseException:  # Ctrl-C, too: what the other threads send is resumed by the next launch
