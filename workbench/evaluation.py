@@ -30,7 +30,7 @@ from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Pair, compressor_variants, load_pair
 
-__all__ = ["PAPER", "Evaluation", "provenance"]
+__all__ = ["PAPER", "Evaluation", "describe", "origin", "provenance"]
 
 # The papers' own figures on CIFAR-10's 5,000 test images, to stand beside ours and never among them. Accuracies in percent.
 PAPER: dict[str, Any] = {
@@ -274,18 +274,23 @@ class Evaluation:
 
     def origin(self) -> dict[str, Any]:
         """Return what a figure must carry: data, seed, weights, device, versions, commit."""
-        manifests = self.pair.manifests
-        return {
-            "dataset": self.dataset.title,
-            "target": self.pair.target.name,
-            "auxiliary": self.pair.auxiliary.name,
-            "weights": self.pair.sha256(),
-            "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
-            "trained_on": {role: manifest.data for role, manifest in manifests.items()},
-            "seed": manifests["generator"].seed,
-            "precision": self.precision,
-            **provenance(self.device),
-        }
+        return origin(self.pair, self.dataset, self.device, self.precision)
+
+
+def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, Any]:
+    """Return what a figure must carry: data, seed, weights, device, versions, commit."""
+    manifests = pair.manifests
+    return {
+        "dataset": dataset.title,
+        "target": pair.target.name,
+        "auxiliary": pair.auxiliary.name,
+        "weights": pair.sha256(),
+        "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
+        "trained_on": {role: manifest.data for role, manifest in manifests.items()},
+        "seed": manifests["generator"].seed,
+        "precision": precision,
+        **provenance(device),
+    }
 
 
 def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:

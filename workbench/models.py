@@ -6,6 +6,8 @@ the public baseline, so that its checkpoints load (see `weights.import_checkpoin
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -260,16 +262,20 @@ class UNet(nn.Module):
 
 
 class PerturbationGenerator(nn.Module):
-    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(x + U-Net(x)).
+    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(x + U-Net(x) + noise * n).
 
     Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cut again.
     `strength` a in [0, 1]: 0 is the original, 1 the paper's protected image. `width` 32 is the paper's (7.77 M parameters).
+    `noise` is the standard deviation of the random component n, drawn anew for each image; 0, the paper's, is none. Outside
+    of training n comes from the operating system's generator: who could foretell it could subtract it.
     Source: PP, section 4; PMC², section 3.
     """
 
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self, width: int = 32, noise: float = 0.0) -> None:
         super().__init__()
-        self.width = width
+        if not 0 <= noise <= 1:
+            raise UsageError(f"the random component's standard deviation must be between 0 and 1, got {noise!r}")
+        self.width, self.noise = width, noise
         self.unet = UNet(width)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
@@ -284,7 +290,11 @@ class PerturbationGenerator(nn.Module):
         if strength == 0.0:
             return images
         perturbation = self.unet((_pad(images) - self.mean) / self.std)[..., : images.shape[-2], : images.shape[-1]]
-        protected = (images + perturbation * self.std).clamp(0, 1)
+        protected = images + perturbation * self.std
+        if self.noise:
+            drawn = torch.randn_like(protected) if self.training else _unforeseeable(protected)
+            protected = protected + self.noise * drawn
+        protected = protected.clamp(0, 1)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def features(self, images: Tensor) -> Tensor:
@@ -374,10 +384,14 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         rate-distortion optimised quantisation with the task's own distortion, rate + accuracy: the reader says how likely each
         class is, the table `answers` what the target would say of each pattern. The decoder knows nothing of it.
         """
+        return self.costs(y, rate_weight).argmin(1)
+
+    def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
+        """Return what each pattern would cost for each of N latents: N x patterns (see `choose`)."""
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
-        return (rate_weight * bits - likely @ self.answers.T).argmin(1)
+        return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int]) -> Tensor:
         """Return the images of `size` (H, W), not clamped, of `symbols`."""
@@ -454,6 +468,16 @@ def check_strength(strength: float) -> None:
     """Raise UsageError for a strength of the perturbation that is not from 0 to 1."""
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
+
+
+def _unforeseeable(images: Tensor) -> Tensor:
+    """Return standard normal numbers of the shape of `images`, from the operating system's generator.
+
+    Torch's own starts every process at the same number unless it is told one, and never at one of more than 32 bits.
+    """
+    words = torch.frombuffer(bytearray(os.urandom(4 * images.numel())), dtype=torch.int32).to(torch.float64)
+    uniform = (words + 0.5) / 2**32  # in (-1/2, 1/2), never at its ends
+    return (torch.erfinv(2 * uniform) * math.sqrt(2)).to(images).view(images.shape)
 
 
 def _pad(images: Tensor) -> Tensor:

@@ -463,7 +463,7 @@ def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
         spec = {"name": module.name, "num_classes": module.num_classes}
         return "classifier", spec if module.head == "public" else {**spec, "head": module.head}
     if isinstance(module, models.PerturbationGenerator):
-        return "generator", {"width": module.width}
+        return "generator", {"width": module.width} | ({"noise": module.noise} if module.noise else {})
     if isinstance(module, models.NeuralCompressor):
         return "compressor", {"N": module.N, "M": module.M}
     raise UsageError(f"a {type(module).__name__} is none of the workbench's networks")

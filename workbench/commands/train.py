@@ -25,6 +25,7 @@ def add(commands: Commands) -> None:
   workbench train classifier --target densenet121 --dataset cifar10 --data-dir ~/cifar10
   workbench train generator --auxiliary-term bounded --ssim-weight 1 --variant bounded
   workbench train compressor --loss rate-distortion --weight 1e-4 --variant rd
+  workbench train generator --start resnet18-X-vgg13_bn --against-inversion 6 --noise 0.2 --variant private
   workbench train generator --variant start && workbench train joint --weight 0.03      generator and compressor together
 Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
@@ -45,6 +46,16 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         help="generator: the paper's, or its magnitude",
     )
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
+    made.add_argument(
+        "--against-inversion",
+        type=float,
+        metavar="W",
+        help="generator: learn in turns with a network that inverts it; weight of what that recovers beyond the label",
+    )
+    made.add_argument(
+        "--noise", type=float, metavar="S", help="generator: standard deviation of a random component, new for each image"
+    )
+    made.add_argument("--start", metavar="WEIGHTS", help="generator: the one that it starts from, such as resnet18-X-vgg13_bn")
     made.add_argument(
         "--loss",
         choices=("rate-distortion", "rate-accuracy"),
@@ -70,6 +81,10 @@ def train(options: argparse.Namespace) -> int:
     if options.variant and options.what not in ("generator", "compressor", "joint"):
         raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {options.what}")
     run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
+    asked = {"--against-inversion": options.against_inversion, "--noise": options.noise, "--start": options.start}
+    for option, value in asked.items():
+        if value is not None and options.what != "generator":
+            raise UsageError(f"{option} {value} goes with `train generator`, not with a {options.what}")
     if options.epochs is not None:
         if options.what == "pair":
             raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
@@ -91,7 +106,11 @@ def train(options: argparse.Namespace) -> int:
     elif options.what == "encoder":
         trained = [training.train_encoder(dataset, **run)]
     elif options.what == "generator":
-        trained = [training.train_generator(dataset, *names, loss=generator, variant=options.variant, **run)]
+        defence = None
+        if options.against_inversion is not None or options.noise is not None:
+            defence = training.Defence(options.against_inversion or 0.0, options.noise or 0.0)
+        learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}
+        trained = [training.train_generator(dataset, options.target, options.auxiliary, **learnt, **run)]
     elif options.what == "joint":
         variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant or "start"}
         trained = training.train_joint(

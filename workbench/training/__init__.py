@@ -2,11 +2,13 @@
 
 ::
 
-    objectives protection compression   what is learnt: the losses
+    objectives protection compression   what is learnt: the losses;
+    adversary    ... against an inversion network
     loop         how: `fit`, its checkpoints, its schedule
     recipes      with which settings: the presets, the three trainings, `ensure`
 """
 
+from .adversary import Defence
 from .compression import CompressorLoss
 from .loop import Outcome, Settings, fit, rank
 from .objectives import Objective
@@ -28,6 +30,7 @@ __all__ = [
     "LOSSES",
     "PRESETS",
     "CompressorLoss",
+    "Defence",
     "GeneratorLoss",
     "Objective",
     "Outcome",

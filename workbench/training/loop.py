@@ -6,6 +6,7 @@ walked.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import json
@@ -101,7 +102,7 @@ def fit(
     False; a second Ctrl-C raises at once. One bar shows loss, figures and time left. `on_epoch` sees the growing history.
     Several `devices` split each batch between them, a process each: all but the first are copies that write nothing.
     """
-    fabric = _fabric(device, devices, settings.half)
+    fabric = _fabric(device, devices, settings.half, objective.adversarial)
     total = steps(len(train), settings)
     torch.manual_seed(seed_step(seed, -1))
     channels_last(objective)
@@ -294,7 +295,7 @@ class _Run:
                     sums[key] = sums.get(key, 0.0) + value.item() * len(labels)
         means = {key: value / len(split) for key, value in sums.items()}
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
-        if means["loss"] < self.best_loss or self.best is None:
+        if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
             self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
             self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
 
@@ -305,7 +306,7 @@ class _Run:
         self.objective.network.eval()
 
 
-def _fabric(device: str, devices: int, half: bool) -> Fabric:
+def _fabric(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
     accelerator = {"auto": "auto", "cpu": "cpu", "cuda": "cuda"}.get(device)
     if accelerator is None:
         raise unknown("device", device, ("auto", "cpu", "cuda"))
@@ -314,11 +315,18 @@ def _fabric(device: str, devices: int, half: bool) -> Fabric:
     cuda = torch.cuda.is_available() and device != "cpu"
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
-    strategy = "ddp" if devices > 1 else "auto"
+    strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=_precision(device, half))
     if devices > 1:
         fabric.launch()
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """End the group of processes: what gloo's threads still do when the interpreter is gone ends in abort()."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _precision(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:

@@ -13,9 +13,14 @@ __all__ = ["ClassifierObjective", "Objective", "share"]
 
 
 class Objective(nn.Module):
-    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept."""
+    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept.
+
+    `adversarial` says that two networks learn in turns, one against the other: each step leaves some parameters alone, and a
+    lower loss may only mean that the adversary was weaker, so that the last network is kept and not that of the lowest loss.
+    """
 
     network: nn.Module
+    adversarial = False
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of what learns. What is frozen stays in eval mode: its batch norms keep the statistics it came with."""

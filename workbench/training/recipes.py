@@ -19,6 +19,7 @@ from ..pictures import load_pictures, to_float
 from ..storage import data_root, require_writable
 from ..system import Client
 from ..weights import Manifest
+from .adversary import AdversarialObjective, Defence, class_means
 from .compression import CompressorLoss, CompressorObjective, JointObjective
 from .loop import Settings, crop_and_flip, fit, rank, seed_step, wait_for_all
 from .objectives import ClassifierObjective, Objective
@@ -102,21 +103,36 @@ def train_generator(
     loss: GeneratorLoss | None = None,
     variant: str = "",
     epochs: int | None = None,
+    start: str | None = None,
+    defence: Defence | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`."""
+    """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`.
+
+    It starts from the generator kept under the name `start`, where one is named; a `defence` lets it learn against an
+    inversion network, with a random component, or both.
+    """
     settings, loss = _preset(preset, "generator", epochs), loss or LOSSES[preset][0]
     if preset == "paper" and (target, auxiliary) == ("googlenet", "vgg13_bn"):
         settings = replace(settings, learning_rate=1e-3)  # PP's public code: the one pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
+    if start == name:
+        raise UsageError(f"training would overwrite the generator {name!r} that it starts from: keep it under a --variant")
     torch.manual_seed(seed_step(seed, -1))
     generator, losses = PerturbationGenerator(settings.width), asdict(loss)
+    if start is not None or ENCODER in PRESETS[preset]:
+        generator, before = _generator(dataset, start or ENCODER)
+        losses |= {"start": before.sha256, "before": before.training}
     if ENCODER in PRESETS[preset]:
-        generator, start = _generator(dataset, ENCODER)
         learn_apart_from_encoder(generator)
-        losses |= {"start": start.sha256, "before": start.training}
-    objective = GeneratorObjective(generator, target_model, auxiliary_model, loss)
+    objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss)
+    if defence is not None:
+        generator.noise = defence.noise
+        losses["defence"] = asdict(defence)
+    if defence is not None and defence.weight:
+        means = class_means(dataset.train, len(dataset.classes))
+        objective = AdversarialObjective(generator, target_model, auxiliary_model, loss, defence, means)
     depends = {"target": first.sha256, "auxiliary": second.sha256}
     return _train(objective, dataset, [name], preset, settings, seed, losses, depends, **run)[0]
 

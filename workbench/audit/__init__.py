@@ -1,0 +1,15 @@
+"""What an attacker gets: views of the pictures, attackers that learn from pairs, and controls, without which no figure counts.
+
+::
+
+    views      what an attacker holds, and the pairs that he can make of it
+    attackers  what he does with them: fit on pairs, guess
+    scores     what a guess is worth
+    run        every attacker on every view, beside the controls; the verdict
+"""
+
+from .attackers import ATTACKERS, Attacker, Effort
+from .run import EFFORTS, Audit
+from .views import SOURCES, VIEWS, Observed, Pairs, Tap
+
+__all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Pairs", "Tap"]

@@ -1,0 +1,352 @@
+"""The audit of one pair: every attacker on every view, beside the controls; linking, membership; curves; the verdict."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from ..data import Dataset
+from ..errors import UsageError, unknown
+from ..evaluation import describe, origin
+from ..metrics import Estimate
+from ..pictures import to_float
+from ..system import Client
+from ..training.adversary import class_means
+from ..weights import Pair
+from .attackers import ATTACKERS, Attacker, Effort, Inversion, Optimise, Prior
+from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
+from .views import VIEWS, Observed, Pairs, Tap, pairs_of
+
+__all__ = ["EFFORTS", "Audit", "verdict"]
+
+# `quick`: one pair in ten minutes on 2 cores. `full`: what the shipped results are made with, an hour and more.
+EFFORTS = {
+    "quick": Effort(pairs=5000, passes=12_000, width=12, steps=10),
+    "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
+}
+# What the audit asks of a view for it to count as protected beyond the label: gaps to the control, and a ratio.
+ALLOWED = {"psnr": 0.5, "ssim": 0.03, "identified": 1.5}
+ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
+
+
+class Audit:
+    """What attackers get of the test images of a data set, from a pair with a codec, at a strength.
+
+    `n` images (or as many as there are), attackers with `seeds` seeds each, who learn from `pairs` (the effort's where it is
+    None, as far as there are so many) of a `source`; figures are means over images and seeds. Raises UsageError for what there
+    is not.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        dataset: Dataset,
+        *,
+        codec: str = "neural",
+        strength: float = 1.0,
+        n: int = 1000,
+        seeds: int = 3,
+        effort: Effort = EFFORTS["quick"],
+        pairs: int | None = None,
+        source: str = "same",
+        device: str = "cpu",
+        progress: bool = False,
+    ) -> None:
+        if pair.target.num_classes != len(dataset.classes):
+            raise UsageError(
+                f"the weights tell {pair.target.num_classes} classes apart, {dataset.title} has {len(dataset.classes)}"
+            )
+        if n < 2 or seeds < 1:
+            raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
+        self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
+        self.seeds, self.device, self.progress = range(seeds), torch.device(device), progress
+        self.source, self.effort = source, replace(effort, pairs=pairs or min(effort.pairs, len(dataset.train)))
+        split = dataset.test.head(n)
+        self.images, self.labels = to_float(split.images), split.labels
+        self.tap = self.tap_at(strength)
+        self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self._observed: dict[tuple[float, str], Observed] = {}
+        self._bar: tqdm[Any] | None = None
+
+    def tap_at(self, strength: float) -> Tap:
+        """Return the same tap at another strength."""
+        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        return Tap(self.pair, self.codec, size, strength, str(self.device))
+
+    def observed(self, view: str, tap: Tap | None = None) -> Observed:
+        """Return what a view shows of the test images."""
+        tap = tap or self.tap
+        key = (tap.strength, view)
+        if key not in self._observed:
+            self._observed[key] = tap.observe(self.images, view)
+        return self._observed[key]
+
+    # --- rows --------------------------------------------------------------------------------------------------------------
+
+    def attack(
+        self, view: str, attacker: str, *, source: str = "", pairs: int | None = None, strength: float | None = None
+    ) -> dict[str, Any]:
+        """Let one attacker try a view; return his row: the view, who, from what, and every figure as an Estimate."""
+        return self.rows(view, [attacker], source=source, pairs=pairs, strength=strength)[0]
+
+    def rows(
+        self,
+        view: str,
+        attackers: Sequence[str],
+        *,
+        source: str = "",
+        pairs: int | None = None,
+        strength: float | None = None,
+    ) -> list[dict[str, Any]]:
+        """Let attackers try a view, each with every seed; those that build on an inversion network share one."""
+        for name in attackers:
+            if name not in ATTACKERS:
+                raise unknown("attacker", name, ATTACKERS)
+            if view not in ATTACKERS[name].views:
+                raise UsageError(f"attacker {name!r} does not work on view {view!r}: on {', '.join(ATTACKERS[name].views)}")
+        source = source or self.source
+        tap = self.tap if strength is None or strength == self.strength else self.tap_at(strength)
+        observed = self.observed(view, tap)
+        effort = replace(self.effort, pairs=pairs or self.effort.pairs)
+        found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
+        for seed in self.seeds:
+            learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)
+            base: Inversion | None = None
+            if {"invert", "prior", "optimise"} & set(attackers):
+                base = Inversion(tap, effort, seed, self._tick)
+                base.fit(learnt)
+            for name in attackers:
+                made = self._made(name, tap, effort, seed, base)
+                figures = self._try(made, learnt, observed, keep=(view, name) if seed == 0 and strength is None else None)
+                found[name].append(figures)
+        return [
+            {
+                "view": view,
+                "attacker": name,
+                "knows": ATTACKERS[name].knows,
+                "source": source if name != "replay" else "the pictures themselves",
+                "pairs": effort.pairs if name != "replay" else len(self.images),
+                "strength": tap.strength,
+                "seeds": len(self.seeds),
+                **{key: across([each[key] for each in values], key in SHARES) for key in values[0]},
+            }
+            for name, values in found.items()
+        ]
+
+    def _made(self, name: str, tap: Tap, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
+        if name == "invert" and base is not None:
+            return base
+        kind = ATTACKERS[name]
+        if issubclass(kind, Prior | Optimise):
+            return kind(tap, effort, seed, self._tick, base)
+        return kind(tap, effort, seed, self._tick)
+
+    def _try(self, attacker: Attacker, pairs: Pairs, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
+        if attacker.guesses == "which":
+            known = attacker.tap.observe(self.images, observed.view)
+            attacker.fit(Pairs(known, self.images, self.labels))
+            return {"identified": identified(attacker.guess(observed))}
+        if not (isinstance(attacker, Inversion)):
+            attacker.fit(pairs)
+        guess = attacker.guess(observed)
+        if attacker.guesses == "class":
+            return {"read": (guess.argmax(1) == self.labels).float()}
+        if keep:
+            self.guesses[keep] = guess
+        return score(guess, self.images, self.labels, self.judge)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The network that judges reconstructions."""
+        return Judge(self.dataset, 2 * self.effort.passes, self.device, self._tick)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """The mean training image of each class."""
+        return class_means(self.dataset.train, len(self.dataset.classes))
+
+    @cached_property
+    def controls(self) -> list[dict[str, Any]]:
+        """Return what needs no view at all: the class's mean image given the true label, and a random training image of it."""
+        mean = self.means[self.labels]
+        self.guesses["control", "class mean"] = mean
+        drawn = []
+        for seed in self.seeds:
+            random, rows = torch.Generator().manual_seed(seed), torch.empty(len(self.labels), dtype=torch.int64)
+            for label in range(len(self.dataset.classes)):
+                of_class, here = (self.dataset.train.labels == label).nonzero()[:, 0], self.labels == label
+                rows[here] = of_class[torch.randint(len(of_class), (int(here.sum()),), generator=random)]
+            drawn.append(to_float(self.dataset.train.images[rows]))
+        self.guesses["control", "training image"] = drawn[0]
+        rows_ = []
+        for name, guesses in (("class mean", [mean]), ("training image", drawn)):
+            values = [score(each, self.images, self.labels, self.judge) for each in guesses]
+            figures = {key: across([each[key] for each in values], key in SHARES) for key in FIGURES}
+            rows_.append({"view": "control", "attacker": name, "knows": "the true label", "seeds": len(guesses), **figures})
+        rows_[0]["identified"] = across([self.by_label], share=True)  # one of the class by lot, not the one nearest to its mean
+        return rows_
+
+    @property
+    def by_label(self) -> Tensor:
+        """The chance of naming the right picture among the known ones when its class is known (N)."""
+        return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
+
+    # --- linking and membership --------------------------------------------------------------------------------------------
+
+    def linked(self, view: str) -> Estimate:
+        """Return how well two captures of one picture are told from captures of two pictures of its class (area under ROC).
+
+        The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of
+        what is seen.
+        """
+        shifted = F.pad(self.images, (1, 0, 1, 0), mode="reflect")[..., : self.images.shape[-2], : self.images.shape[-1]]
+        jpeg = Client(70).jpeg
+        second = self.tap.observe(jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1))), view).seen.flatten(1)
+        first = self.observed(view).seen.flatten(1)
+        random = torch.Generator().manual_seed(0)
+        other = torch.arange(len(self.labels))
+        for label in range(len(self.dataset.classes)):
+            rows = (self.labels == label).nonzero()[:, 0]
+            if len(rows) > 1:  # each is compared with the next of its class, in random order
+                rows = rows[torch.randperm(len(rows), generator=random)]
+                other[rows] = rows.roll(1)
+        alone = other == torch.arange(len(other))
+        same = -(first - second).square().sum(1)
+        different = -(first - second[other]).square().sum(1)[~alone]
+        return area(same, different)
+
+    def members(self, view: str) -> Estimate:
+        """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
+        rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
+        images, labels = to_float(self.dataset.train.images[rows]), self.dataset.train.labels[rows]
+        inside = self.tap.observe(images, view)
+        return area(self._confidence(inside, labels), self._confidence(self.observed(view), self.labels))
+
+    def _confidence(self, observed: Observed, labels: Tensor) -> Tensor:
+        with torch.inference_mode():
+            parts = [
+                self.tap.cloud.classifier(part.to(self.device)).softmax(1).cpu() for part in torch.split(observed.seen, 64)
+            ]
+        return torch.cat(parts).gather(1, labels[:, None])[:, 0]
+
+    # --- the whole ---------------------------------------------------------------------------------------------------------
+
+    def result(self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS)) -> dict[str, Any]:
+        """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin."""
+        plan = {
+            view: [
+                name
+                for name in attackers
+                if view in ATTACKERS[name].views and (self.source == "same" or ATTACKERS[name].guesses != "class")
+            ]
+            for view in views
+        }
+        with self._showing(plan):
+            controls = self.controls
+            rows = [row for view, names in plan.items() if names for row in self.rows(view, names)]
+            linking = {view: self.linked(view) for view in views}
+            membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
+        return {
+            "n": len(self.labels),
+            "seeds": len(self.seeds),
+            "controls": controls,
+            "rows": rows,
+            "linking": linking,
+            "membership": membership,
+            "bound": self.bound(),
+            "answered": self.answered(),
+            "verdict": verdict(controls, rows),
+            "recognisable": RECOGNISABLE,
+            "effort": asdict(self.effort),
+            "codec": describe(self.tap.codec),
+            "strength": self.strength,
+            "noise": self.pair.generator.noise,
+            **origin(self.pair, self.dataset, self.device),
+        }
+
+    def answered(self) -> dict[str, Estimate]:
+        """Return how often the cloud's answer is right, by view: the price of the protection."""
+        return {
+            view: across([(self.observed(view).answers == self.labels).float()], share=True)
+            for view in ("perturbed", "decoded")
+        }
+
+    def bound(self) -> dict[str, Any]:
+        """Return what no attacker on the payload can pass: its bits, the codes seen, and the share that they can identify.
+
+        Of C codes at most C of n pictures are named rightly, whatever is done.
+        """
+        bits = self.tap.bits(self.images)
+        codes = len(self.observed("payload").distinct[0])
+        return {
+            "bits": across([bits]),
+            "codes": codes,
+            "identified": min(1.0, codes / len(self.images)),
+            "label_identified": float(self.by_label.mean()),
+        }
+
+    def _tick(self, images: int) -> None:
+        if self._bar is not None:
+            self._bar.update(images)
+
+    @contextmanager
+    def _showing(self, plan: dict[str, list[str]]) -> Iterator[None]:
+        total = 2 * self.effort.passes + sum(len(self.seeds) * self._cost(names) for names in plan.values())
+        self._bar = tqdm(
+            total=total,
+            desc="audit",
+            unit="image",
+            unit_scale=True,
+            disable=not self.progress,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    def _cost(self, names: list[str]) -> int:
+        """Return how many images pass for one seed of some attackers; those that build on an inversion network share it."""
+        made = [ATTACKERS[name](self.tap, self.effort) for name in names]
+        shared = sum(isinstance(each, Prior | Optimise | Inversion) for each in made)
+        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+
+
+def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return for each view the best attackers, what they have over the control, and whether that is within what is allowed.
+
+    The control is the class's mean image given the true label; of identification, naming one of the class by lot. Who holds the
+    decoded image holds the payload: what is best on the one counts for the other.
+    """
+    control = controls[0]
+    found = {}
+    for view in dict.fromkeys(row["view"] for row in rows):
+        holds = ("decoded", "payload") if view == "decoded" else (view,)
+        mine = [row for row in rows if row["view"] in holds]
+        best = {
+            key: max((row for row in mine if key in row), key=lambda row: row[key].value, default=None)
+            for key in ("psnr", "ssim", "identified")
+        }
+        if any(row is None for row in best.values()):
+            continue
+        over = {key: row[key].value - control[key].value for key, row in best.items() if row is not None}
+        over["identified"] = best["identified"]["identified"].value / control["identified"].value  # type: ignore[index]
+        allowed = ALLOWED | ({"psnr": ALLOWED_PERTURBED} if view == "perturbed" else {})
+        found[view] = {
+            "best": {key: {"attacker": row["attacker"], "value": row[key]} for key, row in best.items() if row is not None},
+            "over": over,
+            "allowed": allowed,
+            "holds": {key: over[key] <= limit for key, limit in allowed.items()},
+        }
+    return found

@@ -1,0 +1,126 @@
+"""What a guess is worth: by pixels, by structure, to a network that no attacker saw, and as a clue to which picture it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import metrics
+from ..data import Dataset
+from ..errors import UsageError
+from ..metrics import Estimate
+from ..pictures import to_float
+from .networks import Reader, learn, run
+
+__all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
+
+# What is measured of every guessed picture; those of which a share is given are proportions.
+FIGURES = ("psnr", "ssim", "abs_ssim", "distance", "judged", "identified")
+SHARES = ("judged", "identified", "read")
+# From where on a reconstruction counts as recognisable (He et al., ACSAC 2019, section 4).
+RECOGNISABLE = {"psnr": 10.0, "ssim": 0.3}
+JUDGE_SEED = 1000
+
+
+class Judge:
+    """A small classifier that learnt on original training images and sees nothing but what it judges.
+
+    It stands where LPIPS would (Zhang et al. 2018), whose weights come by download: `distance` is LPIPS's, on this network's
+    features and without learnt weights of channels, so that it compares with itself alone.
+    """
+
+    def __init__(
+        self, dataset: Dataset, passes: int, device: torch.device, tick: Callable[[int], None] = lambda _: None
+    ) -> None:
+        torch.manual_seed(JUDGE_SEED)
+        self.device, self.network = device, Reader(len(dataset.classes)).to(device)
+        images, labels = dataset.train.images, dataset.train.labels
+        shown = torch.Generator().manual_seed(JUDGE_SEED)
+
+        def loss(images: Tensor, labels: Tensor) -> Tensor:
+            pictures = _shifted(to_float(images), shown)
+            pictures = pictures.flip(-1) if dataset.mirror and torch.rand(1, generator=shown) < 0.5 else pictures
+            return F.cross_entropy(self.network(pictures).float(), labels)
+
+        learn(self.network, loss, (images, labels), passes, seed=JUDGE_SEED, tick=tick)
+
+    def right(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return for each picture whether the judge sees its class in it (N of 0 and 1)."""
+        return (run(self.network, self.device, images).argmax(1) == labels).float()
+
+    def distance(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return how different pairs of pictures look to it (N)."""
+        return run(self.network.distance, self.device, x, y)
+
+
+def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
+    top, left = (int(each) for each in torch.randint(0, 5, (2,), generator=random))
+    return F.pad(images, (2, 2, 2, 2), mode="reflect")[..., top : top + images.shape[-2], left : left + images.shape[-1]]
+
+
+def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
+    """Return every figure of N guessed pictures, one value a picture; `identified` among these N originals themselves."""
+    with torch.inference_mode():
+        similarity = metrics.ssim(images, guesses)
+    likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
+    return {
+        "psnr": metrics.psnr(images, guesses).clamp(max=100),
+        "ssim": similarity,
+        "abs_ssim": similarity.abs(),
+        "distance": judge.distance(images, guesses),
+        "judged": judge.right(guesses, labels),
+        "identified": identified(likeness),
+    }
+
+
+def identified(likeness: Tensor) -> Tensor:
+    """Return the chance that the likeliest of N known pictures is the right one, ties by lot (N x N, the right ones diagonal).
+
+    N values.
+    """
+    best = likeness == likeness.max(1, keepdim=True).values
+    return best.diagonal().float() / best.sum(1)
+
+
+def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
+    """Return the mean of one figure (N values for each of S seeds) with an interval over images and seeds.
+
+    The variance is that of the images' means over seeds, over N, plus that of the seeds' means, over S; of a `share` the first
+    is Wilson's interval, which stays sensible near 0 and 1.
+    """
+    values = torch.stack([each.double() for each in figures])
+    seeds, n = values.shape
+    over_images = metrics.mean(values.mean(0))
+    between = 1.96 * float(values.mean(1).std()) / math.sqrt(seeds) if seeds > 1 else 0.0
+    low, high = over_images.low, over_images.high
+    if share:
+        wilson = metrics.wilson(min(n, round(over_images.value * n)), n)
+        low, high = over_images.value - (wilson.value - wilson.low), over_images.value + (wilson.high - wilson.value)
+    below = math.hypot(over_images.value - low, between)
+    above = math.hypot(high - over_images.value, between)
+    low, high = over_images.value - below, over_images.value + above
+    if share:
+        low, high = max(0.0, low), min(1.0, high)
+    return Estimate(over_images.value, low, high, n, None if share else over_images.std)
+
+
+def area(positive: Tensor, negative: Tensor) -> Estimate:
+    """Return the area under the ROC curve of a score: the chance that a positive has the larger one, ties half.
+
+    1/2 says that the score tells nothing. The interval is Hanley and McNeil's (1982).
+    """
+    if not len(positive) or not len(negative):
+        raise UsageError(f"an area needs scores on both sides, got {len(positive)} and {len(negative)}")
+    order = torch.sort(negative.double()).values
+    below = torch.searchsorted(order, positive.double(), right=False)
+    up_to = torch.searchsorted(order, positive.double(), right=True)
+    value = float((below + up_to).double().mean() / 2 / len(negative))
+    m, n = len(positive), len(negative)
+    first, second = value / (2 - value), 2 * value**2 / (1 + value)
+    spread = value * (1 - value) + (m - 1) * (first - value**2) + (n - 1) * (second - value**2)
+    half = 1.96 * math.sqrt(max(0.0, spread) / (m * n))
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), m + n)

@@ -1,0 +1,255 @@
+"""What an attacker holds: the views of a picture on its way to the cloud, and the pairs that one can make to learn from.
+
+::
+
+    picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
+                                            `perturbed     `payload                  `decoded           `label
+
+`perturbed` is what a link without the neural codec carries (PNG, or a codec that does not protect), `decoded` what the honest
+cloud looks at, `payload` what a tap on the wire reads once it is behind TLS, `label` what an edge would send that classifies by
+itself. Whoever holds a view holds the label, too: the cloud says it.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..codecs import CompressAI, Neural
+from ..data import Dataset
+from ..errors import DataError, unknown
+from ..inference import prepare_pair
+from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
+from ..pictures import to_float, to_uint8
+from ..system import Client, Cloud, Edge, codec_for
+from ..weights import Pair
+from .networks import computes_in_16_bits
+
+__all__ = ["SOURCES", "VIEWS", "Observed", "Pairs", "Tap", "pairs_of"]
+
+VIEWS = ("perturbed", "decoded", "payload", "label")
+SOURCES = ("same", "other", "noise")
+BATCH = 256  # pictures of one payload
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What was seen of N pictures: `seen` (N x C x H x W) in the view, and `answers` (N), the labels that the cloud gave."""
+
+    view: str
+    seen: Tensor
+    answers: Tensor
+
+    def __len__(self) -> int:
+        return len(self.answers)
+
+    def __getitem__(self, rows: slice | Tensor) -> Observed:
+        return Observed(self.view, self.seen[rows], self.answers[rows])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether what was seen is a picture of the original's size."""
+        return self.view in ("perturbed", "decoded")
+
+    @cached_property
+    def distinct(self) -> tuple[Tensor, Tensor]:
+        """The rows of the first of each kind of observation, and for each observation which kind it is (N)."""
+        rows = np.ascontiguousarray(self.seen.flatten(1).numpy())
+        whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
+        _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+        return torch.from_numpy(first), torch.from_numpy(which)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """What an attacker learns from: pictures of his own (N x 3 x H x W in [0, 1]), what was seen of them, their true labels.
+
+    `labels` is None where the pictures show none of the classes.
+    """
+
+    observed: Observed
+    images: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+class Tap:
+    """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
+
+    Raises UsageError for a strength that is not in [0, 1].
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        codec: str = "neural",
+        size: tuple[int, int] = (32, 32),
+        strength: float = 1.0,
+        device: str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        check_strength(strength)
+        self.pair, self.strength, self.device = pair, strength, torch.device(device)
+        self._asked = (codec, size, strength, device)
+        fast = prepare_pair(pair, device, precision)
+        self.codec = codec_for(fast, codec, size).to(device)
+        self.client = Client()
+        self.edge = Edge(fast.generator, self.codec, device)
+        self.cloud = Cloud(self.codec, fast.target, device, remembered=0)
+
+    @cached_property
+    def quick(self) -> Tap:
+        """The same in 16 bits where the device computes in them: for the many pictures that attackers learn from."""
+        return Tap(self.pair, *self._asked, precision="bfloat16") if computes_in_16_bits(self.device) else self
+
+    def captured(self, images: Tensor) -> Tensor:
+        """Return pictures as the edge receives them, through the client's JPEG."""
+        return self.edge.receive(self.client.capture(images))
+
+    def observe(self, images: Tensor, view: str) -> Observed:
+        """Send float images N x 3 x H x W through the system and return what one view shows of them."""
+        if view not in VIEWS:
+            raise unknown("view", view, VIEWS)
+        seen, answers = [], []
+        for part in torch.split(images, BATCH):
+            each, label = self._observe(part, view)
+            seen.append(each.cpu())
+            answers.append(label.cpu())
+        return Observed(view, torch.cat(seen), torch.cat(answers))
+
+    def _observe(self, images: Tensor, view: str) -> tuple[Tensor, Tensor]:
+        protected = self.edge.perturb(self.captured(images), self.strength)
+        if view == "perturbed":  # as PNG carries it: in 8 bits
+            shown = to_float(to_uint8(protected))
+            return shown, self._answer(shown)
+        payload = self.codec.encode(protected)
+        decoded = self.codec.decode(payload)
+        answers = self._answer(decoded)
+        if view == "decoded":
+            return decoded, answers
+        if view == "payload":
+            return self._symbols(protected, payload, decoded), answers
+        return F.one_hot(answers, self.pair.target.num_classes).float()[:, :, None, None], answers
+
+    def _answer(self, pictures: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return in_parts(self.cloud.classifier, pictures.to(self.cloud.device)).argmax(1)
+
+    def _symbols(self, protected: Tensor, payload: bytes, decoded: Tensor) -> Tensor:
+        """Return what a payload says of each picture: the latents of a neural codec; of another the picture it decodes to."""
+        if isinstance(self.codec, Neural):
+            coded, which = self.codec.unpack(payload)
+            shape = (len(coded), self.codec.compressor.M, *(-(-side // MULTIPLE) for side in self.codec.size))
+            return torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(shape)[which].float()
+        if isinstance(self.codec, CompressAI):
+            with torch.inference_mode():
+                latents: Tensor = self.codec.compressor.latents(protected)
+                return latents.round()
+        return decoded
+
+    def bits(self, images: Tensor) -> Tensor:
+        """Return the information in each picture's part of its payload, in bits (N)."""
+        sizes = []
+        for part in torch.split(images, BATCH):
+            payload = self.edge.protect(self.captured(part), self.strength)
+            sizes += self.codec.sizes(payload)
+        return 8 * torch.tensor(sizes)
+
+    @cached_property
+    def generator(self) -> PerturbationGenerator:
+        """The generator as a white-box attacker runs it: without the random component, whose numbers nobody knows."""
+        made = channels_last(copy.deepcopy(self.pair.generator).eval().requires_grad_(False), self.device)
+        made.noise = 0.0
+        return made
+
+    @cached_property
+    def compressor(self) -> NeuralCompressor | None:
+        """The compressor as a white-box attacker runs it; None where the codec is another."""
+        if not isinstance(self.codec, Neural | CompressAI) or self.pair.compressor is None:
+            return None
+        made: NeuralCompressor = copy.deepcopy(self.pair.compressor).eval().requires_grad_(False)
+        return channels_last(made, self.device)
+
+
+def pairs_of(tap: Tap, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
+    """Let an attacker send `n` pictures of his own through the edge, as any client may, and keep what the view shows of them.
+
+    `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
+    Raises UsageError for another source, DataError where the training split has fewer pictures.
+    """
+    size = int(dataset.test.images.shape[-1])
+    random = torch.Generator().manual_seed(seed)
+    labels: Tensor | None = None
+    if source == "same":
+        if n > len(dataset.train):
+            raise DataError(f"{n} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
+        rows = torch.randperm(len(dataset.train), generator=random)[:n]
+        images, labels = to_float(dataset.train.images[rows]), dataset.train.labels[rows]
+    elif source == "other":
+        images = _glyphs(n, size, seed) if dataset.family == "digits" else _cuttings(n, size, random)
+    elif source == "noise":
+        images = _noise(n, size, random)
+    else:
+        raise unknown("source of pairs", source, SOURCES)
+    return Pairs(tap.quick.observe(images, view), images, labels)
+
+
+def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
+    """Return noise of every grain: random colours on grids of 2, 4, 8, 16 and 32 cells, enlarged."""
+    images = torch.empty(n, 3, size, size)
+    for row in range(n):
+        cells = 2 ** int(torch.randint(1, 6, (1,), generator=random))
+        coarse = torch.rand(1, 3, cells, cells, generator=random)
+        images[row] = F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)[0]
+    return images
+
+
+def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
+    """Return cuttings of the two photographs that scikit-learn ships and foolbox's twenty, at random scales, some mirrored."""
+    from sklearn.datasets import load_sample_images
+
+    from ..data import load
+
+    photographs = [torch.from_numpy(np.asarray(each).copy()).permute(2, 0, 1) for each in load_sample_images().images]
+    photographs += list(load("samples-imagenet").test.images)
+    images = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    for row in range(n):
+        draw = torch.rand(5, generator=random)
+        photograph = photographs[int(draw[0] * 2) if draw[1] < 0.9 else 2 + int(draw[0] * (len(photographs) - 2))]
+        height, width = photograph.shape[-2:]
+        side = int(min(height, width) * (0.08 + 0.92 * float(draw[2]) ** 2))
+        side = max(side, min(size // 2, height, width))
+        top, left = int(draw[3] * (height - side + 1)), int(draw[4] * (width - side + 1))
+        cut = to_float(photograph[None, :, top : top + side, left : left + side])
+        cut = F.interpolate(cut, size=size, mode="bilinear", align_corners=False, antialias=True)
+        images[row] = to_uint8(cut.flip(-1) if int(draw[4] * 1e6) % 2 else cut)[0]
+    return to_float(images)
+
+
+def _glyphs(n: int, size: int, seed: int) -> Tensor:
+    """Return digits as matplotlib's fonts print them, turned, shifted and scaled, at the coarseness of scikit-learn's."""
+    from matplotlib import font_manager
+    from PIL import Image, ImageDraw, ImageFont
+
+    random = np.random.default_rng(seed)
+    paths = sorted(
+        {each.fname for each in font_manager.fontManager.ttflist if "DejaVu" in each.name and "Display" not in each.name}
+    )
+    images = np.empty((n, 8, 8), np.float32)
+    for row in range(n):
+        font = ImageFont.truetype(str(random.choice(paths)), int(random.integers(44, 60)))
+        picture = Image.new("L", (64, 64))
+        place = (32 + int(random.integers(-3, 4)), 32 + int(random.integers(-3, 4)))
+        ImageDraw.Draw(picture).text(place, str(random.integers(10)), fill=255, font=font, anchor="mm")
+        picture = picture.rotate(float(random.uniform(-12, 12)), Image.Resampling.BILINEAR)
+        images[row] = np.asarray(picture.resize((8, 8), Image.Resampling.BOX), np.float32) / 255
+    small = torch.from_numpy(images)[:, None]
+    return F.interpolate(small, size=size, mode="bicubic", align_corners=False).clamp_(0, 1).expand(-1, 3, -1, -1).contiguous()

@@ -1,0 +1,131 @@
+"""`workbench audit`: what an attacker gets."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+
+__all__ = ["add"]
+
+VIEWS = ("perturbed", "decoded", "payload", "label")
+ATTACKERS = ("undo", "invert", "prior", "optimise", "read", "retrain", "replay")
+
+
+def add(commands: Commands) -> None:
+    """Declare the options."""
+    made = add_command(
+        commands,
+        "audit",
+        audit,
+        "let attackers try what leaves the edge, beside controls",
+        """  workbench audit                                                  every attacker on every view, digits
+  workbench audit --dataset cifar10 --data-dir ~/cifar10 --json    the pair that ships: ten minutes on 2 cores
+  workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
+  workbench audit --view perturbed --attacker invert --source noise        he learns from noise that he sent himself
+  workbench audit --dataset cifar10 --generator-variant private --view perturbed
+views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
+    )
+    add_common(made)
+    made.add_argument("--view", choices=VIEWS, help="one of the views (default: all)")
+    made.add_argument("--attacker", choices=ATTACKERS, help="one of the attackers (default: all that the view allows)")
+    made.add_argument(
+        "--codec",
+        default="neural",
+        choices=("neural", "compressai", "png", "jpeg", "webp"),
+        help="between edge and cloud (default: neural)",
+    )
+    made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (default)")
+    made.add_argument("--pairs", type=positive, metavar="N", help="pictures with their views that he learns from")
+    made.add_argument(
+        "--source", default="same", choices=("same", "other", "noise"), help="of these: the data set, others like it, noise"
+    )
+    made.add_argument("--effort", default="quick", choices=("quick", "full"), help="quick: minutes; full: an hour and more")
+    made.add_argument("--seeds", type=positive, default=3, metavar="N", help="of each attacker (default: 3)")
+    made.add_argument("--limit", type=positive, default=1000, metavar="N", help="test images, all known to him (default: 1000)")
+    made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
+    made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
+    made.add_argument("--json", action="store_true", help="print one JSON object")
+    made.add_argument("--output", type=Path, metavar="FILE", help="keep the JSON object in a file, too")
+
+
+def audit(options: argparse.Namespace) -> int:
+    """Audit one pair."""
+    from .. import system, weights
+    from ..audit import ATTACKERS as KNOWN
+    from ..audit import EFFORTS, Audit
+    from ..notebook import plain
+    from ..storage import require_writable, write_json
+
+    if options.output is not None:
+        require_writable(options.output.resolve().parent)
+    dataset = read_dataset(options)
+    pair = weights.load_pair(
+        dataset.family,
+        options.target,
+        options.auxiliary,
+        compressor=options.codec in system.NEURAL,
+        variant=options.generator_variant,
+        compressor_variant=options.variant,
+    )
+    views = (options.view,) if options.view else VIEWS
+    attackers = (options.attacker,) if options.attacker else ATTACKERS
+    if options.attacker and options.view and options.view not in KNOWN[options.attacker].views:
+        allowed = ", ".join(KNOWN[options.attacker].views)
+        raise UsageError(f"attacker {options.attacker!r} does not work on view {options.view!r}: on {allowed}")
+    made = Audit(
+        pair,
+        dataset,
+        codec=options.codec,
+        strength=options.strength,
+        n=options.limit,
+        seeds=options.seeds,
+        effort=EFFORTS[options.effort],
+        pairs=options.pairs,
+        source=options.source,
+        device=pick_device(options.device),
+        progress=True,
+    )
+    result = plain(made.result(views, attackers))
+    if options.output is not None:
+        write_json(options.output, result)
+    print(json.dumps(result, indent=1) if options.json else _describe(result))
+    return 0
+
+
+def _describe(result: dict[str, Any]) -> str:
+    def cell(row: dict[str, Any], key: str, digits: int, factor: int = 1) -> str:
+        if key not in row:
+            return "-"
+        value = row[key]
+        return f"{factor * value['value']:.{digits}f} [{factor * value['low']:.{digits}f}, {factor * value['high']:.{digits}f}]"
+
+    columns = ["view", "attacker", "PSNR (dB)", "SSIM", "distance", "class seen (%)", "identified (%)", "class read (%)"]
+    kinds = (("psnr", 1, 1), ("ssim", 2, 1), ("distance", 2, 1), ("judged", 1, 100), ("identified", 1, 100), ("read", 1, 100))
+    rows = [
+        [row["view"], row["attacker"], *(cell(row, key, digits, factor) for key, digits, factor in kinds)]
+        for row in [*result["controls"], *result["rows"]]
+    ]
+    lines = [
+        f"{result['target']} protected against {result['auxiliary']}, {result['codec']}, strength {result['strength']:g}",
+        f"{result['dataset']}, n = {result['n']} test images, {result['seeds']} seeds, {result['device']}",
+        text_table(columns, rows),
+        "",
+    ]
+    for view, found in result["verdict"].items():
+        over, allowed = found["over"], found["allowed"]
+        lines.append(
+            f"{view}: at best {over['psnr']:+.2f} dB (allowed {allowed['psnr']:g}) and {over['ssim']:+.3f} SSIM (allowed "
+            f"{allowed['ssim']:g}) over the class's mean image; the picture named {over['identified']:.2f} times as often as "
+            f"by who knows the label (allowed {allowed['identified']:g})"
+        )
+    bound = result["bound"]
+    lines.append(
+        f"payload: {bound['bits']['value']:.2f} bits an image, {bound['codes']} codes seen: nobody names more than "
+        f"{100 * bound['identified']:.1f} % of {result['n']} known pictures from it"
+    )
+    return "\n".join(lines)
