@@ -158,8 +158,8 @@ class Inversion(Attacker):
         """Return what the network draws, or the mean picture of what is nearest to what was seen."""
         if self.network is None:
             nearest = torch.cdist(observed.seen.flatten(1), self.known).argmin(1)
-            found: Tensor = self.means[nearest]
-            return found
+            means: Tensor = self.means[nearest]
+            return means
         return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
 
 
@@ -212,7 +212,8 @@ class Prior(Attacker):
             made = critic.layers[:4](4 * (guess - 0.5))
             passing = -critic.layers[4:](made).mean()
             critic.requires_grad_(True)
-            return F.l1_loss(guess, images) + 0.1 * F.l1_loss(made, real) + 0.02 * passing
+            total: Tensor = F.l1_loss(guess, images) + 0.1 * F.l1_loss(made, real) + 0.02 * passing
+            return total
 
         data = (pairs.observed.seen, pairs.observed.answers, pairs.images)
         learn(network, loss, data, self.effort.passes // 2, rate=RATE / 4, seed=self.seed, tick=self.tick)

@@ -42,8 +42,8 @@ class Audit:
     """What attackers get of the test images of a data set, from a pair with a codec, at a strength.
 
     `n` images (or as many as there are), attackers with `seeds` seeds each, who learn from `pairs` (the effort's where it is
-    None, as far as there are so many) of a `source`; figures are means over images and seeds. Raises UsageError for what there
-    is not.
+    None, as far as there are so many) of a `source`; figures are means over images and seeds. A `judge` of another audit of
+    the same data set need not be trained again. Raises UsageError for what there is not.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Audit:
         source: str = "same",
         device: str = "cpu",
         progress: bool = False,
+        judge: Judge | None = None,
     ) -> None:
         if pair.target.num_classes != len(dataset.classes):
             raise UsageError(
@@ -68,35 +69,36 @@ class Audit:
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
-        self.seeds, self.device, self.progress = range(seeds), torch.device(device), progress
+        self.seeds, self.device, self.progress = seeds, torch.device(device), progress
         self.source, self.effort = source, replace(effort, pairs=pairs or min(effort.pairs, len(dataset.train)))
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self.tap = self.tap_at(strength)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
-        self._observed: dict[tuple[float, str], Observed] = {}
+        self._observed: dict[str, Observed] = {}
         self._bar: tqdm[Any] | None = None
+        if judge is not None:
+            self.judge = judge
 
-    def tap_at(self, strength: float) -> Tap:
-        """Return the same tap at another strength."""
+    def tap_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Tap:
+        """Return the same tap at another strength, or with another codec, to which `options` go."""
         size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        return Tap(self.pair, self.codec, size, strength, str(self.device))
+        at = self.strength if strength is None else strength
+        return Tap(self.pair, codec or self.codec, size, at, str(self.device), **options)
 
     def observed(self, view: str, tap: Tap | None = None) -> Observed:
         """Return what a view shows of the test images."""
-        tap = tap or self.tap
-        key = (tap.strength, view)
-        if key not in self._observed:
-            self._observed[key] = tap.observe(self.images, view)
-        return self._observed[key]
+        if tap is not None and tap is not self.tap:
+            return tap.observe(self.images, view)
+        if view not in self._observed:
+            self._observed[view] = self.tap.observe(self.images, view)
+        return self._observed[view]
 
     # --- rows --------------------------------------------------------------------------------------------------------------
 
-    def attack(
-        self, view: str, attacker: str, *, source: str = "", pairs: int | None = None, strength: float | None = None
-    ) -> dict[str, Any]:
+    def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
         """Let one attacker try a view; return his row: the view, who, from what, and every figure as an Estimate."""
-        return self.rows(view, [attacker], source=source, pairs=pairs, strength=strength)[0]
+        return self.rows(view, [attacker], **how)[0]
 
     def rows(
         self,
@@ -105,20 +107,23 @@ class Audit:
         *,
         source: str = "",
         pairs: int | None = None,
-        strength: float | None = None,
+        tap: Tap | None = None,
+        seeds: int | None = None,
     ) -> list[dict[str, Any]]:
-        """Let attackers try a view, each with every seed; those that build on an inversion network share one."""
+        """Let attackers try a view, each with every seed; those that build on an inversion network share one.
+
+        What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
+        """
         for name in attackers:
             if name not in ATTACKERS:
                 raise unknown("attacker", name, ATTACKERS)
             if view not in ATTACKERS[name].views:
                 raise UsageError(f"attacker {name!r} does not work on view {view!r}: on {', '.join(ATTACKERS[name].views)}")
-        source = source or self.source
-        tap = self.tap if strength is None or strength == self.strength else self.tap_at(strength)
+        source, tap, tries = source or self.source, tap or self.tap, range(seeds or self.seeds)
         observed = self.observed(view, tap)
         effort = replace(self.effort, pairs=pairs or self.effort.pairs)
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
-        for seed in self.seeds:
+        for seed in tries:
             learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)
             base: Inversion | None = None
             if {"invert", "prior", "optimise"} & set(attackers):
@@ -126,7 +131,7 @@ class Audit:
                 base.fit(learnt)
             for name in attackers:
                 made = self._made(name, tap, effort, seed, base)
-                figures = self._try(made, learnt, observed, keep=(view, name) if seed == 0 and strength is None else None)
+                figures = self._try(made, learnt, observed, keep=(view, name) if seed == 0 and tap is self.tap else None)
                 found[name].append(figures)
         return [
             {
@@ -136,7 +141,7 @@ class Audit:
                 "source": source if name != "replay" else "the pictures themselves",
                 "pairs": effort.pairs if name != "replay" else len(self.images),
                 "strength": tap.strength,
-                "seeds": len(self.seeds),
+                "seeds": len(tries),
                 **{key: across([each[key] for each in values], key in SHARES) for key in values[0]},
             }
             for name, values in found.items()
@@ -180,7 +185,7 @@ class Audit:
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
-        for seed in self.seeds:
+        for seed in range(self.seeds):
             random, rows = torch.Generator().manual_seed(seed), torch.empty(len(self.labels), dtype=torch.int64)
             for label in range(len(self.dataset.classes)):
                 of_class, here = (self.dataset.train.labels == label).nonzero()[:, 0], self.labels == label
@@ -257,7 +262,7 @@ class Audit:
             membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
         return {
             "n": len(self.labels),
-            "seeds": len(self.seeds),
+            "seeds": self.seeds,
             "controls": controls,
             "rows": rows,
             "linking": linking,
@@ -300,7 +305,7 @@ class Audit:
 
     @contextmanager
     def _showing(self, plan: dict[str, list[str]]) -> Iterator[None]:
-        total = 2 * self.effort.passes + sum(len(self.seeds) * self._cost(names) for names in plan.values())
+        total = 2 * self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
         self._bar = tqdm(
             total=total,
             desc="audit",

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,7 @@ class Pairs:
 class Tap:
     """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
 
-    Raises UsageError for a strength that is not in [0, 1].
+    `options` go to the codec. Raises UsageError for a strength that is not in [0, 1].
     """
 
     def __init__(
@@ -95,12 +96,13 @@ class Tap:
         strength: float = 1.0,
         device: str = "cpu",
         precision: str = "float32",
+        **options: Any,
     ) -> None:
         check_strength(strength)
         self.pair, self.strength, self.device = pair, strength, torch.device(device)
-        self._asked = (codec, size, strength, device)
+        self._asked, self._options = (codec, size, strength, device), options
         fast = prepare_pair(pair, device, precision)
-        self.codec = codec_for(fast, codec, size).to(device)
+        self.codec = codec_for(fast, codec, size, **options).to(device)
         self.client = Client()
         self.edge = Edge(fast.generator, self.codec, device)
         self.cloud = Cloud(self.codec, fast.target, device, remembered=0)
@@ -108,7 +110,9 @@ class Tap:
     @cached_property
     def quick(self) -> Tap:
         """The same in 16 bits where the device computes in them: for the many pictures that attackers learn from."""
-        return Tap(self.pair, *self._asked, precision="bfloat16") if computes_in_16_bits(self.device) else self
+        if not computes_in_16_bits(self.device):
+            return self
+        return Tap(self.pair, *self._asked, precision="bfloat16", **self._options)
 
     def captured(self, images: Tensor) -> Tensor:
         """Return pictures as the edge receives them, through the client's JPEG."""

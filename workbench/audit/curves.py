@@ -1,0 +1,74 @@
+"""How the attackers' success moves: with the perturbation's strength, with the bits that cross, with what they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from .run import Audit
+from .scores import across
+
+__all__ = ["CODECS", "of_pairs", "of_rate", "of_strength"]
+
+# From a byte an image and less to a picture whole; names as figures carry them.
+CODECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "neural": ("neural", {}),
+    "neural, rounded": ("compressai", {}),
+    "JPEG q10": ("jpeg", {"quality": 10}),
+    "JPEG q50": ("jpeg", {"quality": 50}),
+    "JPEG q89": ("jpeg", {"quality": 89}),
+    "PNG": ("png", {}),
+}
+
+
+def of_strength(audit: Audit, points: Sequence[float], attacker: str = "invert", seeds: int = 1) -> list[dict[str, Any]]:
+    """Return an attacker's row on the perturbed view at each strength, with how often the target is right (`answered`)."""
+    rows = []
+    for point in points:
+        tap = audit.tap_at(strength=point)
+        answered = (audit.observed("perturbed", tap).answers == audit.labels).float()
+        row = audit.attack("perturbed", attacker, tap=tap, seeds=seeds)
+        rows.append({**row, "point": point, "answered": across([answered], share=True)})
+    return rows
+
+
+def of_rate(audit: Audit, names: Sequence[str], attacker: str = "invert", seeds: int = 1) -> list[dict[str, Any]]:
+    """Return an attacker's row on what the cloud decodes for each of `CODECS`, with the bits and the share answered rightly.
+
+    `over` is what he has above the class's mean image, in dB.
+    """
+    control = audit.controls[0]["psnr"].value
+    rows = []
+    for name in names:
+        codec, options = CODECS[name]
+        tap = audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options)
+        answered = (audit.observed("decoded", tap).answers == audit.labels).float()
+        row = audit.attack("decoded", attacker, tap=tap, seeds=seeds)
+        rows.append(
+            {
+                **row,
+                "point": name,
+                "noise": audit.pair.generator.noise,
+                "bits": across([tap.bits(audit.images)]),
+                "answered": across([answered], share=True),
+                "over": row["psnr"].value - control,
+            }
+        )
+    return rows
+
+
+def of_pairs(
+    audit: Audit, counts: Sequence[int], sources: Sequence[str], attacker: str = "invert", seeds: int = 1
+) -> dict[str, list[dict[str, Any]]]:
+    """Return an attacker's rows on the perturbed view by source, over how many pairs he learnt from.
+
+    Of the data set itself no more pairs are asked for than there are.
+    """
+    most = len(audit.dataset.train)
+    return {
+        source: [
+            {**audit.attack("perturbed", attacker, source=source, pairs=count, seeds=seeds), "point": count}
+            for count in dict.fromkeys(min(each, most) if source == "same" else each for each in counts)
+        ]
+        for source in sources
+    }
