@@ -20,7 +20,7 @@ FLOORS = (
     ("models", "weights", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
-    ("training", "evaluation"),
+    ("training", "evaluation", "audit"),
     ("certs", "protocol", "attest", "services", "client"),
     ("bench", "remote", "deployment"),
     ("plots", "notebook", "panels", "runs", "grid"),

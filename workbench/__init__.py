@@ -6,7 +6,8 @@ The package is flat, and a file imports only from the floors below it::
     1  models  weights  inference   the networks, how they are kept, how they are run
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
-    4  training  evaluation         how they come to be, how good they are
+    4  training  evaluation         how they come to be, how good they are,
+       audit/                       what attackers get of the pictures
     5  protocol  certs  attest      what services speak, who may speak with whom, what an edge proves,
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are

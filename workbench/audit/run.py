@@ -121,7 +121,7 @@ class Audit:
                 raise UsageError(f"attacker {name!r} does not work on view {view!r}: on {', '.join(ATTACKERS[name].views)}")
         source, tap, tries = source or self.source, tap or self.tap, range(seeds or self.seeds)
         observed = self.observed(view, tap)
-        effort = replace(self.effort, pairs=pairs or self.effort.pairs)
+        effort = self.effort if pairs is None else replace(self.effort, pairs=pairs, passes=max(self.effort.passes, pairs))
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
         for seed in tries:
             learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)

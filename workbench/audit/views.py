@@ -37,6 +37,7 @@ __all__ = ["SOURCES", "VIEWS", "Observed", "Pairs", "Tap", "pairs_of"]
 VIEWS = ("perturbed", "decoded", "payload", "label")
 SOURCES = ("same", "other", "noise")
 BATCH = 256  # pictures of one payload
+KEPT = 3  # sets of protected pictures that a tap remembers
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Tap:
         self.client = Client()
         self.edge = Edge(fast.generator, self.codec, device)
         self.cloud = Cloud(self.codec, fast.target, device, remembered=0)
+        self.kept: dict[tuple[str, int, str, int], tuple[Tensor, Tensor, Tensor | None]] = {}
 
     @cached_property
     def quick(self) -> Tap:
@@ -114,58 +116,52 @@ class Tap:
             return self
         return Tap(self.pair, *self._asked, precision="bfloat16", **self._options)
 
-    def captured(self, images: Tensor) -> Tensor:
-        """Return pictures as the edge receives them, through the client's JPEG."""
-        return self.edge.receive(self.client.capture(images))
+    def protect(self, images: Tensor) -> Tensor:
+        """Return float images N x 3 x H x W as the edge protects them once they have passed the client's JPEG, on the CPU."""
+        parts = (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH))
+        return torch.cat([self.edge.perturb(part, self.strength).cpu() for part in parts])
 
     def observe(self, images: Tensor, view: str) -> Observed:
         """Send float images N x 3 x H x W through the system and return what one view shows of them."""
+        return self.show(self.protect(images), view)
+
+    def show(self, protected: Tensor, view: str) -> Observed:
+        """Return what one view shows of protected images."""
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
-        seen, answers = [], []
-        for part in torch.split(images, BATCH):
-            each, label = self._observe(part, view)
-            seen.append(each.cpu())
-            answers.append(label.cpu())
-        return Observed(view, torch.cat(seen), torch.cat(answers))
+        parts = [self._show(part.to(self.device), view) for part in torch.split(protected, BATCH)]
+        seen, answers = (torch.cat([part[index].cpu() for part in parts]) for index in (0, 1))
+        return Observed(view, seen, answers)
 
-    def _observe(self, images: Tensor, view: str) -> tuple[Tensor, Tensor]:
-        protected = self.edge.perturb(self.captured(images), self.strength)
+    def _show(self, protected: Tensor, view: str) -> tuple[Tensor, Tensor]:
         if view == "perturbed":  # as PNG carries it: in 8 bits
             shown = to_float(to_uint8(protected))
             return shown, self._answer(shown)
-        payload = self.codec.encode(protected)
-        decoded = self.codec.decode(payload)
-        answers = self._answer(decoded)
-        if view == "decoded":
-            return decoded, answers
-        if view == "payload":
-            return self._symbols(protected, payload, decoded), answers
-        return F.one_hot(answers, self.pair.target.num_classes).float()[:, :, None, None], answers
+        coded, which = self.codec.unpack(self.codec.encode(protected))
+        pictures = self.codec.decode_each(coded)
+        answers = self._answer(pictures)[which]
+        if view == "label":
+            return F.one_hot(answers, self.pair.target.num_classes).float()[:, :, None, None], answers
+        return (self._symbols(coded, protected) if view == "payload" else pictures)[which], answers
 
     def _answer(self, pictures: Tensor) -> Tensor:
         with torch.inference_mode():
-            return in_parts(self.cloud.classifier, pictures.to(self.cloud.device)).argmax(1)
+            return in_parts(self.cloud.classifier, pictures.to(self.device)).argmax(1)
 
-    def _symbols(self, protected: Tensor, payload: bytes, decoded: Tensor) -> Tensor:
-        """Return what a payload says of each picture: the latents of a neural codec; of another the picture it decodes to."""
+    def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
+        """Return what a payload says: the latents of a neural codec; of another the pictures that it decodes to."""
         if isinstance(self.codec, Neural):
-            coded, which = self.codec.unpack(payload)
             shape = (len(coded), self.codec.compressor.M, *(-(-side // MULTIPLE) for side in self.codec.size))
-            return torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(shape)[which].float()
-        if isinstance(self.codec, CompressAI):
+            return torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(shape).float()
+        if isinstance(self.codec, CompressAI):  # a string for each image, in their order
             with torch.inference_mode():
-                latents: Tensor = self.codec.compressor.latents(protected)
-                return latents.round()
-        return decoded
+                return in_parts(self.codec.compressor.latents, protected).round()
+        return self.codec.decode_each(coded)
 
     def bits(self, images: Tensor) -> Tensor:
         """Return the information in each picture's part of its payload, in bits (N)."""
-        sizes = []
-        for part in torch.split(images, BATCH):
-            payload = self.edge.protect(self.captured(part), self.strength)
-            sizes += self.codec.sizes(payload)
-        return 8 * torch.tensor(sizes)
+        parts = torch.split(self.protect(images), BATCH)
+        return 8 * torch.tensor([size for part in parts for size in self.codec.sizes(self.codec.encode(part.to(self.device)))])
 
     @cached_property
     def generator(self) -> PerturbationGenerator:
@@ -187,23 +183,33 @@ def pairs_of(tap: Tap, dataset: Dataset, view: str, n: int, source: str = "same"
     """Let an attacker send `n` pictures of his own through the edge, as any client may, and keep what the view shows of them.
 
     `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
-    Raises UsageError for another source, DataError where the training split has fewer pictures.
+    The last few that a tap has protected are kept, for its other views. Raises UsageError for another source, DataError where
+    the training split has fewer pictures.
     """
+    quick, asked = tap.quick, (dataset.name, n, source, seed)
+    if asked not in quick.kept:
+        images, labels = _pictures(dataset, n, source, seed)
+        quick.kept[asked] = (images, quick.protect(images), labels)
+        while len(quick.kept) > KEPT:
+            del quick.kept[next(iter(quick.kept))]
+    images, protected, labels = quick.kept[asked]
+    return Pairs(quick.show(protected, view), images, labels)
+
+
+def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor, Tensor | None]:
+    """Return an attacker's own pictures and, where they show the classes, their labels."""
     size = int(dataset.test.images.shape[-1])
     random = torch.Generator().manual_seed(seed)
-    labels: Tensor | None = None
     if source == "same":
         if n > len(dataset.train):
             raise DataError(f"{n} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
         rows = torch.randperm(len(dataset.train), generator=random)[:n]
-        images, labels = to_float(dataset.train.images[rows]), dataset.train.labels[rows]
-    elif source == "other":
-        images = _glyphs(n, size, seed) if dataset.family == "digits" else _cuttings(n, size, random)
-    elif source == "noise":
-        images = _noise(n, size, random)
-    else:
-        raise unknown("source of pairs", source, SOURCES)
-    return Pairs(tap.quick.observe(images, view), images, labels)
+        return to_float(dataset.train.images[rows]), dataset.train.labels[rows]
+    if source == "other":
+        return _glyphs(n, size, seed) if dataset.family == "digits" else _cuttings(n, size, random), None
+    if source == "noise":
+        return _noise(n, size, random), None
+    raise unknown("source of pairs", source, SOURCES)
 
 
 def _noise(n: int, size: int, random: torch.Generator) -> Tensor:

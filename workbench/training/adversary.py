@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..data import Split
 from ..errors import UsageError
-from ..models import Classifier, PerturbationGenerator, UNet
+from ..models import Classifier, PerturbationGenerator, UNet, check_strength
 from ..pictures import to_float
 from .objectives import Objective
 from .protection import GeneratorLoss, GeneratorObjective
@@ -27,12 +27,13 @@ PACE = 2.0  # of the adversary's learning rate, in the generator's
 class Defence:
     """What a generator learns beside its own loss: weight * what an inversion network recovers beyond the label.
 
-    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`), `width` the inversion
-    network's. A weight of 0 leaves the adversary away.
+    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`), `strength` the one at
+    which the generator will be used, `width` the inversion network's. A weight of 0 leaves the adversary away.
     """
 
     weight: float = 0.0
     noise: float = 0.0
+    strength: float = 1.0
     width: int = 16
 
     def __post_init__(self) -> None:
@@ -40,6 +41,7 @@ class Defence:
             raise UsageError(f"the adversary's weight must be a number from 0 up, got {self.weight}")
         if not 0 <= self.noise <= 1:
             raise UsageError(f"the random component's standard deviation must be between 0 and 1, got {self.noise}")
+        check_strength(self.strength)
 
 
 def class_means(split: Split, classes: int) -> Tensor:
@@ -80,7 +82,7 @@ class AdversarialObjective(Objective):
         means: Tensor,
     ) -> None:
         super().__init__()
-        self.protection = GeneratorObjective(generator, target, auxiliary, loss)
+        self.protection = GeneratorObjective(generator, target, auxiliary, loss, defence.strength)
         self.network = self.contest = _Contest(generator, UNet(defence.width))
         self.weight, self.ramp, self.attacks = defence.weight, 1.0, False
         self.register_buffer("means", means, persistent=False)
@@ -114,10 +116,10 @@ class AdversarialObjective(Objective):
         """Return the loss of whose turn it is; in evaluation the generator's, with all figures and what is recovered."""
         if self.training and self.attacks:
             with torch.no_grad():
-                protected = self.contest.generator(images)
+                protected = self.contest.generator(images, self.protection.strength)
             share = self.recovered(protected, images, labels)
             return -share, {"recovered": share}
-        protected = self.contest.generator(images)
+        protected = self.contest.generator(images, self.protection.strength)
         loss, figures = self.protection.judge(images, protected, labels, every=2 if self.training else 1)
         inverter = self.contest.inverter.requires_grad_(False)
         share = self.recovered(protected, images, labels)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from .. import metrics
 from ..errors import UsageError, unknown
-from ..models import Classifier, PerturbationGenerator
+from ..models import Classifier, PerturbationGenerator, check_strength
 from .objectives import Objective, share
 
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective"]
@@ -94,20 +94,27 @@ class EncoderObjective(Objective):
 class GeneratorObjective(Objective):
     """The protective perturbation's loss; target and auxiliary stay frozen, in eval mode.
 
-    Where target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4).
+    Where target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
+    the generator will be used; the papers know 1 alone.
     """
 
     def __init__(
-        self, generator: PerturbationGenerator, target: Classifier, auxiliary: Classifier, loss: GeneratorLoss
+        self,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        auxiliary: Classifier,
+        loss: GeneratorLoss,
+        strength: float = 1.0,
     ) -> None:
         super().__init__()
-        self.network, self.loss = generator, loss
+        check_strength(strength)
+        self.network, self.loss, self.strength = generator, loss, strength
         self.target = target.requires_grad_(False)
         self.auxiliary = None if auxiliary.name == target.name else auxiliary.requires_grad_(False)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
-        return self.judge(images, self.network(images), labels)
+        return self.judge(images, self.network(images, self.strength), labels)
 
     def judge(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None = None, every: int = 1

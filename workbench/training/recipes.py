@@ -110,7 +110,7 @@ def train_generator(
     """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`.
 
     It starts from the generator kept under the name `start`, where one is named; a `defence` lets it learn against an
-    inversion network, with a random component, or both.
+    inversion network, with a random component, for another strength than 1, or all of it.
     """
     settings, loss = _preset(preset, "generator", epochs), loss or LOSSES[preset][0]
     if preset == "paper" and (target, auxiliary) == ("googlenet", "vgg13_bn"):
@@ -126,7 +126,8 @@ def train_generator(
         losses |= {"start": before.sha256, "before": before.training}
     if ENCODER in PRESETS[preset]:
         learn_apart_from_encoder(generator)
-    objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss)
+    strength = 1.0 if defence is None else defence.strength
+    objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength)
     if defence is not None:
         generator.noise = defence.noise
         losses["defence"] = asdict(defence)
