@@ -28,8 +28,10 @@ from .views import VIEWS, Observed, Pairs, Tap, pairs_of
 
 __all__ = ["EFFORTS", "Audit", "verdict"]
 
-# `quick`: one pair in ten minutes on 2 cores. `full`: what the shipped results are made with, an hour and more.
+# `brief`: a notebook's, minutes with its curves; its attackers are weaker than they could be. `quick`: one pair in ten minutes
+# on 2 cores. `full`: what the shipped results are made with, an hour and more.
 EFFORTS = {
+    "brief": Effort(pairs=2000, passes=4000, width=8, steps=5),
     "quick": Effort(pairs=5000, passes=12_000, width=12, steps=10),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
 }

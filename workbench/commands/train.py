@@ -55,6 +55,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     made.add_argument(
         "--noise", type=float, metavar="S", help="generator: standard deviation of a random component, new for each image"
     )
+    made.add_argument(
+        "--strength", type=float, metavar="A", help="generator: the strength that it is to be used at (default: 1)"
+    )
     made.add_argument("--start", metavar="WEIGHTS", help="generator: the one that it starts from, such as resnet18-X-vgg13_bn")
     made.add_argument(
         "--loss",
@@ -81,7 +84,8 @@ def train(options: argparse.Namespace) -> int:
     if options.variant and options.what not in ("generator", "compressor", "joint"):
         raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {options.what}")
     run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
-    asked = {"--against-inversion": options.against_inversion, "--noise": options.noise, "--start": options.start}
+    hardened = {"--against-inversion": options.against_inversion, "--noise": options.noise, "--strength": options.strength}
+    asked = {**hardened, "--start": options.start}
     for option, value in asked.items():
         if value is not None and options.what != "generator":
             raise UsageError(f"{option} {value} goes with `train generator`, not with a {options.what}")
@@ -107,8 +111,9 @@ def train(options: argparse.Namespace) -> int:
         trained = [training.train_encoder(dataset, **run)]
     elif options.what == "generator":
         defence = None
-        if options.against_inversion is not None or options.noise is not None:
-            defence = training.Defence(options.against_inversion or 0.0, options.noise or 0.0)
+        if any(value is not None for value in hardened.values()):
+            strength = 1.0 if options.strength is None else options.strength
+            defence = training.Defence(options.against_inversion or 0.0, options.noise or 0.0, strength)
         learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}
         trained = [training.train_generator(dataset, options.target, options.auxiliary, **learnt, **run)]
     elif options.what == "joint":
