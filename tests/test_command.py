@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import torch
 
 from workbench import __version__, runs, weights
 from workbench.__main__ import main
+from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, page
+from workbench.commands import audit as audit_command
 from workbench.models import Classifier
 from workbench.training import Settings, recipes
 
@@ -23,6 +26,7 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 COMMANDS = (
     "train",
     "evaluate",
+    "audit",
     "reproduce",
     "grid",
     "bench",
@@ -204,6 +208,130 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert "torch sees no CUDA GPU" in line
 
 
+# --- audit -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Efforts of seconds."""
+    for name in EFFORTS:
+        monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
+
+
+AUDIT = ("audit", *PAIR, "--limit", "6", "--seeds", "1", "--device", "cpu")
+
+
+def test_what_the_command_offers_is_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit_command.VIEWS == VIEWS
+    assert tuple(ATTACKERS) == audit_command.ATTACKERS
+    with pytest.raises(SystemExit):
+        main(["audit", "--help"])
+    said = "".join(capsys.readouterr().out.split())
+    for choices in (VIEWS, tuple(ATTACKERS), SOURCES):
+        assert "{" + ",".join(choices) + "}" in said
+
+
+def test_audit_prints_exactly_one_json_object_and_keeps_the_same(
+    tiny_data: Path, tiny_efforts: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, shown = tmp_path / "audit.json", tmp_path / "audit.html"
+    assert main([*AUDIT, "--view", "label", "--json", "--output", str(path), "--page", str(shown)]) == 0
+    out, err = capsys.readouterr()
+    result = json.loads(out)
+    assert json.loads(path.read_text()) == result
+    assert (result["n"], result["seeds"], result["dataset"]) == (6, 1, "scikit-learn digits")
+    assert (result["target"], result["auxiliary"]) == (TARGET, AUXILIARY)
+    assert [row["attacker"] for row in result["rows"]] == ["invert", "prior", "replay"]
+    assert {row["view"] for row in result["rows"]} == {"label"}
+    assert all(len(sha) == 64 for sha in result["weights"].values())
+    assert "audit: 100%" in err
+    assert shown.read_text(encoding="utf-8") == page.render(result)
+    assert {each.name for each in tmp_path.iterdir() if each.is_file()} == {"audit.json", "audit.html"}
+
+
+def test_audit_takes_its_options(tiny_data: Path, tiny_efforts: None, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--view", "perturbed", "--attacker", "undo", "--codec", "png", "--strength", "0.5", "--pairs", "30")
+    assert main([*AUDIT, *options, "--source", "noise", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (row,) = result["rows"]
+    assert (row["attacker"], row["pairs"], row["source"], row["strength"]) == ("undo", 30, "noise", 0.5)
+    assert result["codec"] == "png"
+    assert "compressor" not in result["weights"]
+
+
+def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [*AUDIT, "--view", "perturbed", "--attacker", "undo", "--codec", "png"]
+    assert main([*command, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    assert f"{TARGET} protected against {AUXILIARY}, png, strength 1" in text
+    assert "n = 6 test images" in text
+    for row in (*result["controls"], *result["rows"]):
+        assert f"{row['psnr']['value']:.1f} [{row['psnr']['low']:.1f}, {row['psnr']['high']:.1f}]" in text
+    assert f"perturbed: at best {result['verdict']['perturbed']['over']['psnr']:+.2f} dB" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (
+            ("--attacker", "read", "--view", "payload"),
+            2,
+            "attacker 'read' does not work on view 'payload': on perturbed, decoded",
+        ),
+        (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
+        (("--strength", "1.5"), 2, "strength must be between 0"),
+        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 1077"),
+        (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
+        (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
+        (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
+        (("--output", "/dev/null/audit.json"), 1, "cannot write /dev/null"),
+        (("--page", "/dev/null/audit.html"), 1, "cannot write /dev/null"),
+    ],
+)
+def test_what_cannot_be_audited_is_one_line(
+    arguments: tuple[str, ...], status: int, message: str, tiny_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, line = fails_in_one_line(capsys, *AUDIT, *arguments)
+    assert message in line
+    assert code == status
+
+
+@pytest.mark.parametrize("arguments", [("--view", "png"), ("--attacker", "guess"), ("--seeds", "0"), ("--source", "mine")])
+def test_a_wrong_call_of_audit_exits_with_two(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["audit", *arguments])
+    assert end.value.code == 2
+    assert "usage: workbench audit" in capsys.readouterr().err
+
+
+def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tiny_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "audit.json").write_text("before")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", *AUDIT, "--json", "--output", str(tmp_path / "audit.json")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "WORKBENCH_DATA": str(tiny_data), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stderr is not None
+        said = b""
+        while b"audit:" not in said:
+            chunk = os.read(process.stderr.fileno(), 4096)
+            assert chunk, said.decode()
+            said += chunk
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    text = (said + err).decode()
+    assert process.returncode == 130, text
+    assert out == b""
+    assert "Traceback" not in text
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"audit.json": "before"}
+
+
 # --- train -----------------------------------------------------------------------------------------------------------------
 
 
@@ -232,6 +360,12 @@ def test_an_unknown_preset_is_one_line_with_the_choices(what: str, tiny_data: Pa
         (("classifier", "--target", "resnet"), 2, "unknown classifier 'resnet'"),
         (("generator", "--variant", "a b"), 2, "variant 'a b' must be"),
         (("classifier", "--dataset", "samples"), 1, "the samples have no train split"),
+        (("classifier", "--noise", "0.2"), 2, "--noise 0.2 goes with `train generator`, not with a classifier"),
+        (("pair", "--against-inversion", "2"), 2, "--against-inversion 2.0 goes with `train generator`, not with a pair"),
+        (("compressor", "--start", "x"), 2, "--start x goes with `train generator`, not with a compressor"),
+        (("generator", "--noise", "2"), 2, "standard deviation must be between 0 and 1, got 2.0"),
+        (("generator", "--against-inversion", "-1"), 2, "the adversary's weight must be a number from 0 up, got -1.0"),
+        (("generator", "--strength", "3"), 2, "strength must be between 0"),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(
@@ -268,6 +402,28 @@ def test_train_says_where_the_weights_are_and_how_good(
     manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@mine", "digits")
     assert manifest is not None
     assert (manifest.training["loss"]["auxiliary"], manifest.training["loss"]["ssim_weight"]) == ("bounded", 3.0)
+
+
+def test_train_generator_takes_a_defence(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_presets: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(tiny_root, tmp_path / "data")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    name = f"{TARGET}-X-{AUXILIARY}"
+    defence = ("--against-inversion", "3", "--noise", "0.2", "--strength", "0.8", "--start", name, "--variant", "private")
+    assert main(["train", "generator", *PAIR, "--device", "cpu", *defence]) == 0
+    assert f"{name}@private." in capsys.readouterr().out
+    manifest, start = weights.find(f"{name}@private", "digits"), weights.find(name, "digits")
+    assert manifest is not None
+    assert start is not None
+    assert manifest.spec["noise"] == 0.2
+    kept = manifest.training["loss"]
+    assert kept["start"] == start.sha256
+    assert {key: kept["defence"][key] for key in ("weight", "noise", "strength")} == {
+        "weight": 3,
+        "noise": 0.2,
+        "strength": 0.8,
+    }
 
 
 def test_train_pair_trains_nothing_that_is_there(tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:

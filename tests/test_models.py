@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch.nn import functional as F
 
 from workbench import models
 from workbench.errors import UsageError
+from workbench.inference import prepare
 from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, UNet, build, heads, parameters
 
 PARAMETERS = {
@@ -249,6 +251,87 @@ def test_a_strength_outside_0_to_1_is_refused(strength: float) -> None:
         lively()(pictures(1, 3, 16, 16), strength)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (20, 24)])
+def test_without_a_random_component_the_generator_is_bit_for_bit_what_it_was(size: tuple[int, int]) -> None:
+    generator, images = lively(), pictures(2, 3, *size)
+    plain = PerturbationGenerator(4, noise=0.0).eval()
+    plain.load_state_dict(generator.state_dict())
+    padded = F.pad(images, (0, -size[1] % 16, 0, -size[0] % 16), mode="reflect")
+    with torch.no_grad():
+        perturbation = plain.unet((padded - plain.mean) / plain.std)[..., : size[0], : size[1]]
+        expected = (images + perturbation * plain.std).clamp(0, 1)
+        assert torch.equal(plain(images), expected)
+        assert torch.equal(plain(images), plain(images))
+    assert plain.noise == 0
+
+
+def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
+    """The random component of a generator that leaves grey as it is, so that nothing is clamped."""
+    generator.noise = noise
+    generator.unet.outc.f.weight.data.zero_()
+    generator.unet.outc.f.bias.data.zero_()
+    with torch.no_grad():
+        return (generator(torch.full((n, 3, 32, 32), 0.5)) - 0.5).flatten()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_random_component_is_normal_with_the_deviation_that_was_asked_for(training: bool) -> None:
+    torch.manual_seed(0)
+    drawn = noise_of(lively().train(training), 0.05)
+    assert drawn.mean().item() == pytest.approx(0, abs=6 * 0.05 / len(drawn) ** 0.5)
+    assert drawn.std().item() == pytest.approx(0.05, rel=0.02)
+    rows = drawn.view(40, -1)
+    assert kstest(rows[:10].flatten().double().numpy() / 0.05, "norm").pvalue > 1e-6
+    likeness = torch.corrcoef(rows) - torch.eye(40)
+    assert likeness.abs().max() < 0.12, "each image has its own"
+
+
+def test_what_the_edge_draws_no_seed_foretells_and_what_training_draws_its_seed_does() -> None:
+    for training, same in ((False, False), (True, True)):
+        drawn = []
+        for _ in range(2):
+            torch.manual_seed(7)
+            drawn.append(noise_of(lively().train(training), 0.1, n=2))
+            torch.manual_seed(7)
+            drawn.append(noise_of(lively().train(training), 0.1, n=2))
+        assert all(torch.equal(drawn[0], each) == same for each in drawn[1:])
+
+
+def test_the_random_component_is_in_what_strength_leaves_of_the_perturbation() -> None:
+    generator, images = lively(), torch.full((8, 3, 32, 32), 0.5)
+    generator.unet.outc.f.weight.data.zero_()
+    generator.unet.outc.f.bias.data.zero_()
+    generator.noise = 0.1
+    assert (generator(images, 0.5) - 0.5).std().item() == pytest.approx(0.05, rel=0.05)
+    assert torch.equal(generator(images, 0.0), images)
+    generator.noise = 1.0
+    protected = generator(images)
+    assert protected.min() == 0
+    assert protected.max() == 1
+
+
+def test_a_prepared_generator_draws_too() -> None:
+    plain, images = lively(), pictures(4, 3, 32, 32)
+    plain.noise = 0.1
+    prepared = prepare(plain)
+    with torch.no_grad():
+        first, second = prepared(images), prepared(images)
+        plain.noise = 0.0
+        expected = plain(images)
+    assert prepared.noise == 0.1
+    assert not torch.equal(first, second)
+    inside = (expected > 0.4) & (expected < 0.6)
+    assert inside.sum() > 1000
+    assert (first - expected)[inside].std().item() == pytest.approx(0.1, rel=0.1)
+    assert (first - expected)[inside].mean().item() == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("noise", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_random_component_outside_0_to_1_is_refused(noise: float) -> None:
+    with pytest.raises(UsageError, match=f"standard deviation must be between 0 and 1, got {noise!r}"):
+        PerturbationGenerator(2, noise)
+
+
 WRONG = {
     "one image": torch.zeros(3, 32, 32),
     "grey": torch.zeros(1, 1, 32, 32),
@@ -310,6 +393,8 @@ def test_a_compressor_takes_the_tables_of_another_with_its_weights() -> None:
 def test_build_makes_each_kind_from_its_spec() -> None:
     assert build("classifier", name="mobilenet_v2", num_classes=3).num_classes == 3
     assert build("generator", width=2).width == 2
+    assert build("generator", width=2).noise == 0
+    assert build("generator", width=2, noise=0.2).noise == 0.2
     assert build("compressor", N=8, M=12).M == 12
 
 

@@ -46,6 +46,19 @@ PICTURES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 PARTS = {name: mean([number + 1.0, number + 2.0]) for number, name in enumerate(plots.COMPONENT_TITLES)}
 
+
+def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
+    """A row as the curves of an audit have it."""
+    figures = {"psnr": mean([psnr - 1, psnr + 1]), "ssim": mean([psnr / 40, psnr / 30]), "bits": mean([bits, bits])}
+    return {"point": point, "answered": wilson(right, 100), "over": psnr - 13, **figures}
+
+
+CONTROL: dict[str, object] = {"psnr": Estimate(13.1, 12.9, 13.3, 100), "ssim": Estimate(0.14, 0.12, 0.16, 100)}
+LEVELS = {"psnr": 10.0, "ssim": 0.3}
+STRENGTHS = [attacked(0.0, 30, right=95), attacked(0.5, 25, right=90), attacked(1.0, 18, right=85)]
+RATES = [attacked("PNG", 19, 22000, 98), attacked("neural", 13, 3.3, 97), attacked("JPEG q50", 18.9, 5800, 98)]
+PAIRS = {"same": [attacked(100, 16), attacked(1000, 18)], "noise": [attacked(100, 11), attacked(1000, 12)]}
+
 FIGURES: dict[str, Callable[[], Figure]] = {
     "strength_curves": lambda: plots.strength_curves(CURVE, 0.1, "a title"),
     "strength_curves of one point": lambda: plots.strength_curves(CURVE[:1], 0.1, "a title"),
@@ -62,6 +75,12 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "training_curves": lambda: plots.training_curves({"generator": HISTORY, "compressor": BITS}),
     "training_curves of imported weights": lambda: plots.training_curves({"target": [], "compressor": BITS}),
+    "attack_curves": lambda: plots.attack_curves(STRENGTHS, CONTROL, LEVELS, "a title"),
+    "attack_rates": lambda: plots.attack_rates(RATES, CONTROL, LEVELS, "a title"),
+    "attack_pairs": lambda: plots.attack_pairs(PAIRS, CONTROL, LEVELS, "a title"),
+    "pareto": lambda: plots.pareto([{**row, "variant": name} for row in RATES for name in ("", "private")], "a title"),
+    "pareto of one point": lambda: plots.pareto(RATES[:1], "a title"),
+    "gallery of guesses": lambda: plots.reconstructions(PICTURES, {"inversion": PICTURES.flip(0), "a second": PICTURES / 2}, 2),
     "gallery": lambda: plots.gallery({"original": PICTURES, "protected": PICTURES[:2]}, ["a", "b", "c", "d"]),
     "gallery of one": lambda: plots.gallery({"original": PICTURES[:1]}),
 }
@@ -167,3 +186,103 @@ def test_the_residual_is_mid_grey_where_equal_and_signed_elsewhere() -> None:
     torch.testing.assert_close(plots.residual(x, x + 0.1, gain=4), torch.full_like(x, 0.7))
     assert plots.residual(torch.zeros(1), torch.ones(1), gain=9).item() == 1
     assert plots.residual(torch.ones(1), torch.zeros(1), gain=9).item() == 0
+
+
+def test_an_attack_stands_beside_the_control_with_its_interval_and_the_threshold() -> None:
+    figure = plots.attack_curves(STRENGTHS, CONTROL, LEVELS, "digits")
+    psnr, ssim, accuracy = figure.axes
+    lines = {line.get_label(): line for line in psnr.get_lines()}
+    np.testing.assert_allclose(lines["attacker"].get_ydata(), [30, 25, 18])
+    np.testing.assert_allclose(lines["attacker"].get_xdata(), [0, 0.5, 1])
+    np.testing.assert_allclose(lines["class mean (control)"].get_ydata(), 13.1)
+    assert lines["class mean (control)"].get_linestyle() == "--"
+    np.testing.assert_allclose(lines["recognisable (He et al.)"].get_ydata(), 10)
+    assert lines["recognisable (He et al.)"].get_linestyle() == ":"
+    (band,) = psnr.patches
+    assert (band.get_extents().y0, band.get_extents().y1) == pytest.approx(
+        psnr.transData.transform([(0, 12.9), (0, 13.3)])[:, 1]
+    )
+    np.testing.assert_allclose(ssim.get_lines()[1].get_ydata(), 0.14)
+    np.testing.assert_allclose(ssim.get_lines()[2].get_ydata(), 0.3)
+    np.testing.assert_allclose(accuracy.get_lines()[0].get_ydata(), [95, 90, 85])
+    assert len(accuracy.get_lines()) == 1
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
+
+
+def test_attacks_over_bits_stand_in_order_of_bits_and_every_point_is_named_on_every_axis() -> None:
+    axes = plots.attack_rates(RATES, CONTROL, LEVELS, "digits").axes
+    for axis in axes:
+        assert axis.get_xscale() == "log"
+        np.testing.assert_allclose(axis.get_lines()[0].get_xdata(), [3.3, 5800, 22000])
+        assert {(text.get_text(), text.xy[0]) for text in axis.texts} == {("neural", 3.3), ("JPEG q50", 5800), ("PNG", 22000)}
+    np.testing.assert_allclose(axes[0].get_lines()[0].get_ydata(), [13, 18.9, 19])
+    np.testing.assert_allclose(axes[2].get_lines()[0].get_ydata(), [97, 98, 98])
+
+
+def test_attacks_over_pairs_have_a_line_for_each_source_and_a_tick_for_each_number() -> None:
+    psnr, _ = plots.attack_pairs(PAIRS, CONTROL, LEVELS, "digits").axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in psnr.get_lines()}
+    assert drawn["the same data"] == pytest.approx([16, 18])
+    assert drawn["noise"] == pytest.approx([11, 12])
+    assert "other data" not in drawn
+    assert [label.get_text() for label in psnr.get_xticklabels()] == ["100", "1,000"]
+    assert psnr.get_xscale() == "log"
+
+
+def test_the_front_is_what_no_other_point_betters_in_all_three() -> None:
+    cheap, right, private = attacked("a", 15, 10, 80), attacked("b", 15, 100, 90), attacked("c", 13, 100, 80)
+    dearer, wrong, open_ = attacked("d", 15, 11, 80), attacked("e", 15, 100, 79), attacked("f", 16, 100, 90)
+    points = [cheap, dearer, right, wrong, private, open_]
+    assert plots.front(points) == [True, False, True, False, True, False]
+    assert plots.front([cheap, cheap]) == [True, True], "of equals none betters the other"
+    assert plots.front([]) == []
+
+
+def test_the_pareto_figure_rings_the_front_and_tells_generators_apart_by_their_markers() -> None:
+    own = [{**row, "variant": ""} for row in RATES]
+    other = [{**attacked("neural", 12, 3.4, 95), "variant": "private"}]
+    figure = plots.pareto([*own, *other], "digits")
+    axis, colours = figure.axes
+    mine, theirs, ringed = (each for each in axis.collections if isinstance(each, mpl.collections.PathCollection))
+    np.testing.assert_allclose(mine.get_offsets(), [[22000, 98], [3.3, 97], [5800, 98]])
+    np.testing.assert_allclose(mine.get_array(), [6, 0, 5.9])
+    np.testing.assert_allclose(theirs.get_offsets(), [[3.4, 95]])
+    assert not np.array_equal(mine.get_paths()[0].vertices, theirs.get_paths()[0].vertices)
+    assert mine.get_clim() == theirs.get_clim()
+    np.testing.assert_allclose(ringed.get_offsets(), [[3.3, 97], [5800, 98], [3.4, 95]])
+    assert axis.get_xscale() == "log"
+    assert "dB" in colours.get_ylabel()
+    names = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert names == ["generator: the pair’s own", "generator: private", "Pareto front"]
+
+
+def test_names_beside_points_cover_neither_points_nor_each_other() -> None:
+    crowd = [attacked(f"codec {k}", 15, 100 * 1.12**k, 90 + k % 3) for k in range(8)]
+    figure = plots.pareto(crowd, "digits")
+    figure.savefig(io.BytesIO(), format="png", dpi=figure.dpi)
+    axis = figure.axes[0]
+    boxes = [mpl.text.Text.get_window_extent(text) for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == [f"codec {k}" for k in range(8)]
+    for number, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[:number])
+        assert not any(box.contains(*place) for place in axis.transData.transform(axis.collections[-1].get_offsets()))
+        assert axis.get_window_extent().contains(box.x0, box.y0)
+        assert axis.get_window_extent().contains(box.x1, box.y1)
+
+
+def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_the_right() -> None:
+    wrong = torch.tensor([0.3, 0.0, 0.1, 0.2])[:, None, None, None]
+    images = PICTURES / 2
+    figure = plots.reconstructions(images, {"inversion": images + wrong}, 2)
+    best, worst = figure.axes
+    for axis, order in ((best, (1, 2)), (worst, (3, 0))):
+        shown = np.asarray(axis.get_images()[0].get_array()) / 255
+        for column, row in enumerate(order):
+            left = 34 * column
+            np.testing.assert_allclose(shown[:32, left : left + 32], images[row].permute(1, 2, 0), atol=1 / 250)
+            np.testing.assert_allclose(shown[34:, left : left + 32], (images + wrong)[row].permute(1, 2, 0), atol=1 / 250)
+    assert [label.get_text() for label in best.get_xticklabels()] == ["100.0", "20.0"]
+    assert [label.get_text() for label in worst.get_xticklabels()] == ["14.0", "10.5"]
+    assert [label.get_text() for label in best.get_yticklabels()] == ["original", "inversion"]
+    assert (best.get_title(), worst.get_title()) == ("best 2", "worst 2")
+    assert plots.reconstructions(images, {"one": images}, 9).axes[0].get_title() == "best 4"

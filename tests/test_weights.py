@@ -92,6 +92,26 @@ def test_a_classifier_is_stored_under_the_baselines_names(empty_data: Path) -> N
     assert torch.equal(loaded(pictures()), classifier()(pictures()))
 
 
+def test_a_generators_random_component_comes_back_and_one_without_says_nothing_of_it(empty_data: Path) -> None:
+    plain, noisy = generator(), generator()
+    noisy.noise = 0.2
+    saved = [weights.save(module, manifest(module, name)) for name, module in (("plain", plain), ("noisy", noisy))]
+    assert [each.spec for each in saved] == [{"width": 2}, {"width": 2, "noise": 0.2}]
+    assert saved[0].sha256 == saved[1].sha256, "the tensors are the same"
+    for name, noise in (("plain", 0.0), ("noisy", 0.2)):
+        loaded, _ = weights.load(name, "digits", "generator")
+        assert isinstance(loaded, PerturbationGenerator)
+        assert (loaded.width, loaded.noise) == (2, noise)
+        assert same(loaded, plain)
+        assert torch.equal(loaded(pictures()), loaded(pictures())) == (noise == 0)
+
+
+@pytest.mark.parametrize("noise", [-1, 1.5])
+def test_a_manifest_with_a_random_component_that_cannot_be_is_refused(noise: float, kept: Path) -> None:
+    rewrite(kept, spec={"width": 2, "noise": noise})
+    assert f"standard deviation must be between 0 and 1, got {noise}" in refused()
+
+
 def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> None:
     torch.manual_seed(0)
     compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)

@@ -4,7 +4,7 @@
 
     data/runs/<time>/  batch.json            what was asked for
                        <name>.ipynb          each notebook as executed, its results in <name>.json, its state in
-                       <name>.status.json figures/              every figure as PNG and SVG
+                       <name>.status.json figures/              every figure as PNG and SVG; <name>.html, if it writes a page
                        summary.json          one object for each result
                        report.html           one self-contained page
 
@@ -41,7 +41,7 @@ from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
-NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "latency", "deploy")
+NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "deploy")
 ALONE = ("latency", "deploy")  # these measure time, and have the machine to themselves
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -304,7 +304,9 @@ def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str
     for status in statuses:
         kept = read_json(directory / f"{status['notebook']}.json")
         figures = [{**figure, "data": _embed(directory / f"{figure['file']}.png")} for figure in kept.get("figures", [])]
-        notebooks.append({**kept, **status, "figures": figures, "name": status["notebook"]})
+        page = f"{status['notebook']}.html"  # a notebook may leave one of its own
+        page = page if (directory / page).is_file() else ""
+        notebooks.append({**kept, **status, "figures": figures, "name": status["notebook"], "page": page})
     results = [{"notebook": each["name"], **result} for each in notebooks for result in each.get("results", [])]
     write_json(directory / "summary.json", {"about": about, "results": results})
     environment = Environment(

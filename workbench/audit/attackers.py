@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -42,6 +42,12 @@ class Effort:
     passes: int
     width: int = 16
     steps: int = 40
+
+    def of(self, pairs: int) -> Effort:
+        """Return the same effort with another number of pairs, each of which is learnt from at least once."""
+        if pairs < 1:
+            raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
+        return replace(self, pairs=pairs, passes=max(self.passes, pairs))
 
 
 class Attacker(ABC):
@@ -79,7 +85,7 @@ class Attacker(ABC):
 class Undo(Attacker):
     """Least squares on pixels: of the view smoothed by each of some widths, with and without its histogram made even.
 
-    A channel's polarity, mixed colours and stretched contrast are all undone by the 3 x 6 matrix that fits best.
+    A channel's polarity, mixed colours and stretched contrast are all undone by the 7 x 3 matrix that fits best.
     """
 
     name, knows, views = "undo", "some pairs", PICTURES
@@ -115,8 +121,10 @@ class Undo(Attacker):
             kernel = (kernel / kernel.sum()).expand(3, 1, -1)
             seen = F.conv2d(F.pad(seen, (3, 3, 3, 3), mode="reflect"), kernel[:, :, None], groups=3)
             seen = F.conv2d(seen, kernel[..., None], groups=3)
-        flat = seen.flatten(2)
-        even = flat.argsort(-1).argsort(-1).float() / flat.shape[-1]
+        flat = seen.flatten(2).contiguous()
+        ordered = flat.sort(-1).values
+        below, up_to = torch.searchsorted(ordered, flat), torch.searchsorted(ordered, flat, right=True)
+        even = (below + up_to) / (2 * flat.shape[-1])  # the share of darker pixels, of equals half
         pixels = torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
         return pixels.transpose(1, 2).reshape(-1, pixels.shape[1])
 
@@ -194,9 +202,9 @@ class Prior(Attacker):
         if self.base is None:
             self.base = Inversion(self.tap, self.effort, self.seed, self.tick)
             self.base.fit(pairs)
-        network = copy.deepcopy(self.base.network)
-        if network is None:  # the others looked it up: draw from the same codes
-            network = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size)
+        network, rate = copy.deepcopy(self.base.network), RATE / 4
+        if network is None:  # the base only looked it up: learn from the start
+            network, rate = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size), RATE
         self.network, critic = network.to(self.device), channels_last(Critic(), self.device)
         against = torch.optim.AdamW(critic.parameters(), RATE / 4, betas=(0.5, 0.99))
 
@@ -216,7 +224,7 @@ class Prior(Attacker):
             return total
 
         data = (pairs.observed.seen, pairs.observed.answers, pairs.images)
-        learn(network, loss, data, self.effort.passes // 2, rate=RATE / 4, seed=self.seed, tick=self.tick)
+        learn(network, loss, data, self.effort.passes // 2, rate=rate, seed=self.seed, tick=self.tick)
 
     def guess(self, observed: Observed) -> Tensor:
         """Return what the network draws."""

@@ -21,19 +21,19 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def of_strength(audit: Audit, points: Sequence[float], attacker: str = "invert", seeds: int = 1) -> list[dict[str, Any]]:
-    """Return an attacker's row on the perturbed view at each strength, with how often the target is right (`answered`)."""
+def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
+    """Return the row of `Audit.best` on the perturbed view at each strength, and how often the target is right (`answered`)."""
     rows = []
     for point in points:
         tap = audit.tap_at(strength=point)
         answered = (audit.observed("perturbed", tap).answers == audit.labels).float()
-        row = audit.attack("perturbed", attacker, tap=tap, seeds=seeds)
+        row = audit.best("perturbed", tap=tap, seeds=seeds)
         rows.append({**row, "point": point, "answered": across([answered], share=True)})
     return rows
 
 
-def of_rate(audit: Audit, names: Sequence[str], attacker: str = "invert", seeds: int = 1) -> list[dict[str, Any]]:
-    """Return an attacker's row on what the cloud decodes for each of `CODECS`, with the bits and the share answered rightly.
+def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
+    """Return the better row on what the cloud decodes for each of `CODECS`, with the bits and the share answered rightly.
 
     `over` is what he has above the class's mean image, in dB.
     """
@@ -43,7 +43,7 @@ def of_rate(audit: Audit, names: Sequence[str], attacker: str = "invert", seeds:
         codec, options = CODECS[name]
         tap = audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options)
         answered = (audit.observed("decoded", tap).answers == audit.labels).float()
-        row = audit.attack("decoded", attacker, tap=tap, seeds=seeds)
+        row = audit.best("decoded", tap=tap, seeds=seeds)
         rows.append(
             {
                 **row,
@@ -57,17 +57,15 @@ def of_rate(audit: Audit, names: Sequence[str], attacker: str = "invert", seeds:
     return rows
 
 
-def of_pairs(
-    audit: Audit, counts: Sequence[int], sources: Sequence[str], attacker: str = "invert", seeds: int = 1
-) -> dict[str, list[dict[str, Any]]]:
-    """Return an attacker's rows on the perturbed view by source, over how many pairs he learnt from.
+def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
+    """Return the better rows on the perturbed view by source, over how many pairs he learnt from.
 
     Of the data set itself no more pairs are asked for than there are.
     """
     most = len(audit.dataset.train)
     return {
         source: [
-            {**audit.attack("perturbed", attacker, source=source, pairs=count, seeds=seeds), "point": count}
+            {**audit.best("perturbed", source=source, pairs=count, seeds=seeds), "point": count}
             for count in dict.fromkeys(min(each, most) if source == "same" else each for each in counts)
         ]
         for source in sources

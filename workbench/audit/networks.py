@@ -26,11 +26,15 @@ class Inverter(nn.Module):
         self.unet, self.classes = UNet(width), classes
         first: Any = self.unet.inc.f[0]
         self.unet.inc.f[0] = nn.Conv2d(3 + classes, first.out_channels, 3, padding=1)
+        self.direct = nn.Conv2d(6, 3, 1)  # what is not hidden at all needs no network: it passes beside
+        nn.init.zeros_(self.direct.weight)
+        nn.init.zeros_(self.direct.bias)  # type: ignore[arg-type]
 
     def forward(self, seen: Tensor, answers: Tensor) -> Tensor:
         """Return the guess, not clamped."""
         told = F.one_hot(answers, self.classes).to(seen)[:, :, None, None].expand(-1, -1, *seen.shape[-2:])
-        guess: Tensor = self.unet(torch.cat([4 * (seen - 0.5), told], 1)) + 0.5
+        shown = 4 * (seen - 0.5)
+        guess: Tensor = self.unet(torch.cat([shown, told], 1)) + self.direct(torch.cat([shown, shown.square()], 1)) + 0.5
         return guess
 
 
@@ -90,7 +94,7 @@ class Reader(nn.Module):
         return logits
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return what each block but the last makes of images, as LPIPS takes it: normalised over channels."""
+        """Return what each block makes of images, as LPIPS takes it: normalised over channels."""
         x, found = 4 * (images - 0.5), []
         for layer in self.layers:
             x = layer(x)
@@ -136,7 +140,7 @@ def learn(
 ) -> None:
     """Fit a network to `loss(*rows)` of the tensors in `data`, `passes` images in all: AdamW in one cycle.
 
-    `tick` is told how many images have passed.
+    `tick` is told how many of the `passes` are done; the last step may look at more.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]
@@ -144,10 +148,11 @@ def learn(
     batch = min(batch, n)
     total = max(1, math.ceil(passes / batch))
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=total + 1, pct_start=0.2)
+    # Of exactly five steps the warm-up would be none, and torch divides by its length.
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(6, total + 1), pct_start=0.2)
     random = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
-    for _ in range(total):
+    for step in range(total):
         if len(order) < batch:
             order = torch.cat([order, torch.randperm(n, generator=random)])
         rows, order = order[:batch], order[batch:]
@@ -157,7 +162,7 @@ def learn(
         value.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
-        tick(len(rows))
+        tick(max(0, min(batch, passes - step * batch)))
     network.eval()
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data import Dataset
-from ..errors import UsageError, unknown
+from ..errors import DataError, UsageError, unknown
 from ..evaluation import describe, origin
 from ..metrics import Estimate
 from ..pictures import to_float
@@ -28,11 +29,13 @@ from .views import VIEWS, Observed, Pairs, Tap, pairs_of
 
 __all__ = ["EFFORTS", "Audit", "verdict"]
 
-# `brief`: a notebook's, minutes with its curves; its attackers are weaker than they could be. `quick`: one pair in ten minutes
-# on 2 cores. `full`: what the shipped results are made with, an hour and more.
+# `trial`: seconds, to see that all runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; attackers
+# are weaker than they could be. `quick`: one pair in ten minutes on 2 cores. `full`: what the shipped results are made with, an
+# hour and more.
 EFFORTS = {
-    "brief": Effort(pairs=2000, passes=4000, width=8, steps=5),
-    "quick": Effort(pairs=5000, passes=12_000, width=12, steps=10),
+    "trial": Effort(pairs=120, passes=240, width=4, steps=2),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5),
+    "quick": Effort(pairs=5000, passes=8000, width=12, steps=6),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
 }
 # What the audit asks of a view for it to count as protected beyond the label: gaps to the control, and a ratio.
@@ -70,14 +73,17 @@ class Audit:
             )
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
+        if pairs is not None and source == "same" and pairs > len(dataset.train):  # before minutes of work, not after
+            raise DataError(f"{pairs} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
         self.seeds, self.device, self.progress = seeds, torch.device(device), progress
-        self.source, self.effort = source, replace(effort, pairs=pairs or min(effort.pairs, len(dataset.train)))
+        self.source = source
+        self.effort = effort.of(min(effort.pairs, len(dataset.train)) if pairs is None else pairs)
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self.tap = self.tap_at(strength)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
-        self._observed: dict[str, Observed] = {}
+        self._observed: WeakKeyDictionary[Tap, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
         if judge is not None:
             self.judge = judge
@@ -90,17 +96,21 @@ class Audit:
 
     def observed(self, view: str, tap: Tap | None = None) -> Observed:
         """Return what a view shows of the test images."""
-        if tap is not None and tap is not self.tap:
-            return tap.observe(self.images, view)
-        if view not in self._observed:
-            self._observed[view] = self.tap.observe(self.images, view)
-        return self._observed[view]
+        tap = tap or self.tap
+        kept = self._observed.setdefault(tap, {})
+        if view not in kept:
+            kept[view] = tap.observe(self.images, view)
+        return kept[view]
 
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
         """Let one attacker try a view; return his row: the view, who, from what, and every figure as an Estimate."""
         return self.rows(view, [attacker], **how)[0]
+
+    def best(self, view: str, **how: Any) -> dict[str, Any]:
+        """Return the row of higher PSNR of two: an inversion network's, and what least squares undo where little is hidden."""
+        return max(self.rows(view, ["undo", "invert"], **how), key=lambda row: row["psnr"].value)
 
     def rows(
         self,
@@ -123,7 +133,7 @@ class Audit:
                 raise UsageError(f"attacker {name!r} does not work on view {view!r}: on {', '.join(ATTACKERS[name].views)}")
         source, tap, tries = source or self.source, tap or self.tap, range(seeds or self.seeds)
         observed = self.observed(view, tap)
-        effort = self.effort if pairs is None else replace(self.effort, pairs=pairs, passes=max(self.effort.passes, pairs))
+        effort = self.effort if pairs is None else self.effort.of(pairs)
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
         for seed in tries:
             learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)
@@ -133,8 +143,9 @@ class Audit:
                 base.fit(learnt)
             for name in attackers:
                 made = self._made(name, tap, effort, seed, base)
-                figures = self._try(made, learnt, observed, keep=(view, name) if seed == 0 and tap is self.tap else None)
-                found[name].append(figures)
+                if made is not base and made.guesses != "which":
+                    made.fit(learnt)
+                found[name].append(self._try(made, observed, (view, name) if seed == 0 and tap is self.tap else None))
         return [
             {
                 "view": view,
@@ -157,13 +168,11 @@ class Audit:
             return kind(tap, effort, seed, self._tick, base)
         return kind(tap, effort, seed, self._tick)
 
-    def _try(self, attacker: Attacker, pairs: Pairs, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
+    def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
             known = attacker.tap.observe(self.images, observed.view)
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
-        if not (isinstance(attacker, Inversion)):
-            attacker.fit(pairs)
         guess = attacker.guess(observed)
         if attacker.guesses == "class":
             return {"read": (guess.argmax(1) == self.labels).float()}
@@ -174,7 +183,7 @@ class Audit:
     @cached_property
     def judge(self) -> Judge:
         """The network that judges reconstructions."""
-        return Judge(self.dataset, 2 * self.effort.passes, self.device, self._tick)
+        return Judge(self.dataset, judge_passes(self.effort), self.device, self._tick)
 
     @cached_property
     def means(self) -> Tensor:
@@ -248,7 +257,10 @@ class Audit:
     # --- the whole ---------------------------------------------------------------------------------------------------------
 
     def result(self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS)) -> dict[str, Any]:
-        """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin."""
+        """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
+
+        `unprotected` is what the same attackers get of pictures at strength 0: whether they are strong enough to mean anything.
+        """
         plan = {
             view: [
                 name
@@ -257,8 +269,14 @@ class Audit:
             ]
             for view in views
         }
+        if not any(plan.values()):
+            raise UsageError(
+                f"nothing to try: {', '.join(attackers)} on {', '.join(views)} from {self.source!r} pairs; "
+                "those that read classes need source 'same'"
+            )
         with self._showing(plan):
             controls = self.controls
+            unprotected = self.best("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
             rows = [row for view, names in plan.items() if names for row in self.rows(view, names)]
             linking = {view: self.linked(view) for view in views}
             membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
@@ -266,12 +284,14 @@ class Audit:
             "n": len(self.labels),
             "seeds": self.seeds,
             "controls": controls,
+            "unprotected": unprotected,
             "rows": rows,
             "linking": linking,
             "membership": membership,
             "bound": self.bound(),
             "answered": self.answered(),
             "verdict": verdict(controls, rows),
+            "judge": across([self.judge.right(self.images, self.labels)], share=True),
             "recognisable": RECOGNISABLE,
             "effort": asdict(self.effort),
             "codec": describe(self.tap.codec),
@@ -307,7 +327,8 @@ class Audit:
 
     @contextmanager
     def _showing(self, plan: dict[str, list[str]]) -> Iterator[None]:
-        total = 2 * self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        judge = 0 if "judge" in vars(self) else judge_passes(self.effort)
+        total = judge + self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
         self._bar = tqdm(
             total=total,
             desc="audit",
@@ -330,16 +351,25 @@ class Audit:
         return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
 
 
+def judge_passes(effort: Effort) -> int:
+    """Return how many images the judge learns from: twice an attacker's, as far as it still gains by them."""
+    return min(2 * effort.passes, 60_000)
+
+
 def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return for each view the best attackers, what they have over the control, and whether that is within what is allowed.
 
-    The control is the class's mean image given the true label; of identification, naming one of the class by lot. Who holds the
-    decoded image holds the payload: what is best on the one counts for the other.
+    The control is the class's mean image given the true label; of identification, naming one of the class by lot. The decoder
+    is public, so that who holds the payload holds the decoded image, and the cloud holds both: what is best on the one counts
+    for the other. `over_label` is what the best attackers have over those who saw nothing but the cloud's answer, where
+    these were tried: attackers know no more of the class than that, and where the cloud errs the true label flatters the
+    protection.
     """
-    control = controls[0]
+    control, coded = controls[0], ("decoded", "payload")
+    by_label = [row for row in rows if row["view"] == "label"]
     found = {}
     for view in dict.fromkeys(row["view"] for row in rows):
-        holds = ("decoded", "payload") if view == "decoded" else (view,)
+        holds = coded if view in coded else (view,)
         mine = [row for row in rows if row["view"] in holds]
         best = {
             key: max((row for row in mine if key in row), key=lambda row: row[key].value, default=None)
@@ -353,6 +383,11 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[
         found[view] = {
             "best": {key: {"attacker": row["attacker"], "value": row[key]} for key, row in best.items() if row is not None},
             "over": over,
+            "over_label": {
+                key: row[key].value - max(each[key].value for each in by_label if key in each)
+                for key, row in best.items()
+                if row is not None and key != "identified" and any(key in each for each in by_label)
+            },
             "allowed": allowed,
             "holds": {key: over[key] <= limit for key, limit in allowed.items()},
         }

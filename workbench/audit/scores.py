@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from scipy import stats
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -89,13 +90,13 @@ def identified(likeness: Tensor) -> Tensor:
 def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
     """Return the mean of one figure (N values for each of S seeds) with an interval over images and seeds.
 
-    The variance is that of the images' means over seeds, over N, plus that of the seeds' means, over S; of a `share` the first
-    is Wilson's interval, which stays sensible near 0 and 1.
+    Two intervals, their halves added as squares: that of the images' means over seeds (of a `share` Wilson's, which stays
+    sensible near 0 and 1), and that of the S seeds' means by Student's t, for seeds are few.
     """
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape
     over_images = metrics.mean(values.mean(0))
-    between = 1.96 * float(values.mean(1).std()) / math.sqrt(seeds) if seeds > 1 else 0.0
+    between = float(stats.t.ppf(0.975, seeds - 1) * values.mean(1).std() / math.sqrt(seeds)) if seeds > 1 else 0.0
     low, high = over_images.low, over_images.high
     if share:
         wilson = metrics.wilson(min(n, round(over_images.value * n)), n)

@@ -40,7 +40,7 @@ BATCH = 256  # pictures of one payload
 KEPT = 3  # sets of protected pictures that a tap remembers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Observed:
     """What was seen of N pictures: `seen` (N x C x H x W) in the view, and `answers` (N), the labels that the cloud gave."""
 
@@ -50,6 +50,9 @@ class Observed:
 
     def __len__(self) -> int:
         return len(self.answers)
+
+    def __repr__(self) -> str:
+        return f"Observed({self.view!r}, {tuple(self.seen.shape)})"
 
     def __getitem__(self, rows: slice | Tensor) -> Observed:
         return Observed(self.view, self.seen[rows], self.answers[rows])
@@ -62,13 +65,13 @@ class Observed:
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
         """The rows of the first of each kind of observation, and for each observation which kind it is (N)."""
-        rows = np.ascontiguousarray(self.seen.flatten(1).numpy())
+        rows = np.ascontiguousarray(self.seen.flatten(1).numpy()) + 0.0  # -0 is 0, in other bytes
         whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
         _, first, which = np.unique(whole, return_index=True, return_inverse=True)
         return torch.from_numpy(first), torch.from_numpy(which)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
     """What an attacker learns from: pictures of his own (N x 3 x H x W in [0, 1]), what was seen of them, their true labels.
 
@@ -81,6 +84,10 @@ class Pairs:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def __repr__(self) -> str:
+        known = "unknown" if self.labels is None else "known"
+        return f"Pairs({self.observed!r}, {tuple(self.images.shape)}, classes {known})"
 
 
 class Tap:

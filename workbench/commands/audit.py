@@ -44,25 +44,32 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
     made.add_argument(
         "--source", default="same", choices=("same", "other", "noise"), help="of these: the data set, others like it, noise"
     )
-    made.add_argument("--effort", default="quick", choices=("quick", "full"), help="quick: minutes; full: an hour and more")
+    made.add_argument(
+        "--effort",
+        default="quick",
+        choices=("trial", "brief", "quick", "full"),
+        help="trial: only to see that all runs; brief: a notebook's; quick (default): minutes; full: an hour and more",
+    )
     made.add_argument("--seeds", type=positive, default=3, metavar="N", help="of each attacker (default: 3)")
     made.add_argument("--limit", type=positive, default=1000, metavar="N", help="test images, all known to him (default: 1000)")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument("--output", type=Path, metavar="FILE", help="keep the JSON object in a file, too")
+    made.add_argument("--page", type=Path, metavar="FILE", help="write the page for a privacy officer (HTML), too")
 
 
 def audit(options: argparse.Namespace) -> int:
     """Audit one pair."""
     from .. import system, weights
     from ..audit import ATTACKERS as KNOWN
-    from ..audit import EFFORTS, Audit
+    from ..audit import EFFORTS, Audit, page
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
-    if options.output is not None:
-        require_writable(options.output.resolve().parent)
+    for file in (options.output, options.page):
+        if file is not None:
+            require_writable(file.resolve().parent)
     dataset = read_dataset(options)
     pair = weights.load_pair(
         dataset.family,
@@ -93,6 +100,8 @@ def audit(options: argparse.Namespace) -> int:
     result = plain(made.result(views, attackers))
     if options.output is not None:
         write_json(options.output, result)
+    if options.page is not None:
+        page.write(result, options.page)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 
@@ -121,7 +130,12 @@ def _describe(result: dict[str, Any]) -> str:
         lines.append(
             f"{view}: at best {over['psnr']:+.2f} dB (allowed {allowed['psnr']:g}) and {over['ssim']:+.3f} SSIM (allowed "
             f"{allowed['ssim']:g}) over the class's mean image; the picture named {over['identified']:.2f} times as often as "
-            f"by who knows the label (allowed {allowed['identified']:g})"
+            f"by who knows the label (allowed {allowed['identified']:g}): "
+            + (
+                "holds"
+                if all(found["holds"].values())
+                else "FAILS in " + ", ".join(k for k, v in found["holds"].items() if not v)
+            )
         )
     bound = result["bound"]
     lines.append(

@@ -113,7 +113,7 @@ def train(options: argparse.Namespace) -> int:
         defence = None
         if any(value is not None for value in hardened.values()):
             strength = 1.0 if options.strength is None else options.strength
-            defence = training.Defence(options.against_inversion or 0.0, options.noise or 0.0, strength)
+            defence = training.Defence(options.against_inversion or 0.0, options.noise, strength)
         learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}
         trained = [training.train_generator(dataset, options.target, options.auxiliary, **learnt, **run)]
     elif options.what == "joint":

@@ -20,26 +20,28 @@ from .protection import GeneratorLoss, GeneratorObjective
 __all__ = ["AdversarialObjective", "Defence", "class_means"]
 
 WARM_UP = 0.1  # of the steps, in which the adversary's term grows to its weight
-PACE = 2.0  # of the adversary's learning rate, in the generator's
+PACE = 4.0  # of the adversary's learning rate, in the generator's
+TURNS = 3  # one of which is the generator's: an adversary that lags behind lets pass what a fresh one finds
 
 
 @dataclass(frozen=True)
 class Defence:
     """What a generator learns beside its own loss: weight * what an inversion network recovers beyond the label.
 
-    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`), `strength` the one at
-    which the generator will be used, `width` the inversion network's. A weight of 0 leaves the adversary away.
+    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`; None: as it came),
+    `strength` the one at which the generator will be used, `width` the inversion network's. A weight of 0 leaves the adversary
+    away.
     """
 
     weight: float = 0.0
-    noise: float = 0.0
+    noise: float | None = None
     strength: float = 1.0
     width: int = 16
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.weight) and self.weight >= 0):
             raise UsageError(f"the adversary's weight must be a number from 0 up, got {self.weight}")
-        if not 0 <= self.noise <= 1:
+        if self.noise is not None and not 0 <= self.noise <= 1:
             raise UsageError(f"the random component's standard deviation must be between 0 and 1, got {self.noise}")
         check_strength(self.strength)
 
@@ -64,9 +66,9 @@ class AdversarialObjective(Objective):
 
         x -> generator (+ noise) -> x' -> I -> x''       R = 1 - MSE(x'', x) / MSE(mean image of x's class, x)
 
-    In turns: I learns to minimise its error on what the generator makes, then the generator, against I as it is. Below zero R
-    counts for nothing: an adversary that does worse than who knows the label alone has learnt nothing, and driving its errors
-    further only teaches the generator to deceive this one (He et al. 2019 invert by such networks; the game is that of
+    In turns: twice I learns to minimise its error on what the generator makes, then the generator, against I as it is. Below
+    zero R counts for nothing: an adversary that does worse than who knows the label alone has learnt nothing, and driving its
+    errors further only teaches the generator to deceive this one (He et al. 2019 invert by such networks; the game is that of
     Goodfellow et al. 2014, with reconstruction in the place of discrimination).
     """
 
@@ -103,7 +105,7 @@ class AdversarialObjective(Objective):
 
     def at(self, step: int, total: int) -> None:
         """Take turns."""
-        self.attacks = step % 2 == 1
+        self.attacks = step % TURNS != 0
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:

@@ -124,12 +124,13 @@ def train_generator(
     if start is not None or ENCODER in PRESETS[preset]:
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}
+        generator.requires_grad_(True)  # what is loaded is frozen
     if ENCODER in PRESETS[preset]:
         learn_apart_from_encoder(generator)
     strength = 1.0 if defence is None else defence.strength
     objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength)
     if defence is not None:
-        generator.noise = defence.noise
+        generator.noise = generator.noise if defence.noise is None else defence.noise
         losses["defence"] = asdict(defence)
     if defence is not None and defence.weight:
         means = class_means(dataset.train, len(dataset.classes))

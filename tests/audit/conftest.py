@@ -1,0 +1,48 @@
+"""What the audit's tests share: taps on the tiny pair, one with few codes and one with many, and some digits."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import pytest
+from torch import Tensor
+
+from workbench.audit import Effort, Tap
+from workbench.codecs import Neural
+from workbench.data import Dataset
+from workbench.pictures import to_float
+from workbench.weights import Pair
+
+TINY = Effort(pairs=120, passes=240, width=4, steps=2)
+
+
+@pytest.fixture(scope="session")
+def lively(networks: Pair, neural: Neural) -> Pair:
+    """The tiny pair with a compressor whose codes differ from picture to picture."""
+    return replace(networks, compressor=neural.compressor)
+
+
+@pytest.fixture(scope="session")
+def tap(networks: Pair) -> Tap:
+    """A tap where few codes cross."""
+    return Tap(networks)
+
+
+@pytest.fixture(scope="session")
+def open_tap(networks: Pair) -> Tap:
+    """A tap on what is not protected at all."""
+    return Tap(networks, "png", strength=0.0)
+
+
+@pytest.fixture(scope="session")
+def images(digits: Dataset) -> Tensor:
+    """40 test digits, float 40 x 3 x 32 x 32."""
+    return to_float(digits.test.images[:40])
+
+
+def noisy(pair: Pair, noise: float) -> Pair:
+    """The same pair, its generator with a random component."""
+    generator = copy.deepcopy(pair.generator)
+    generator.noise = noise
+    return replace(pair, generator=generator)

@@ -1,0 +1,324 @@
+"""The attackers: each recovers what it should where the case is made for it, and all keep one contract."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from workbench import metrics
+from workbench.audit import ATTACKERS, Attacker, Effort, Observed, Pairs, Tap
+from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
+from workbench.audit.networks import learn
+from workbench.audit.scores import identified
+from workbench.audit.views import pairs_of
+from workbench.data import Dataset
+from workbench.errors import UsageError
+from workbench.pictures import to_float
+from workbench.training.adversary import class_means
+from workbench.weights import Pair
+
+from .conftest import TINY, noisy
+
+
+def colours(n: int, seed: int = 0) -> Tensor:
+    """Smooth pictures whose channels differ."""
+    coarse = torch.rand(n, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(coarse, size=32, mode="bilinear", align_corners=True)
+
+
+def seen_as(view: str, seen: Tensor, answers: Tensor | None = None) -> Observed:
+    return Observed(view, seen, torch.zeros(len(seen), dtype=torch.int64) if answers is None else answers)
+
+
+def made(name: str, tap: Tap, seed: int = 0, effort: Effort = TINY) -> Attacker:
+    return ATTACKERS[name](tap, effort, seed)
+
+
+def decibels(guess: Tensor, images: Tensor) -> float:
+    return float(metrics.psnr(images, guess).clamp(max=100).mean())
+
+
+# --- the contract ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "view"), [(name, view) for name, kind in ATTACKERS.items() for view in kind.views])
+def test_every_attacker_guesses_what_it_says_from_every_view_that_it_names(
+    name: str, view: str, lively: Pair, digits: Dataset, images: Tensor
+) -> None:
+    tap = Tap(lively)
+    pairs, observed = pairs_of(tap, digits, view, 24), tap.observe(images[:6], view)
+    effort = replace(TINY, passes=48)
+    before = {key: value.clone() for key, value in lively.auxiliary.state_dict().items()}
+    guesses = []
+    for seed in (0, 0):
+        attacker = made(name, tap, seed, effort)
+        attacker.fit(pairs)
+        guesses.append(attacker.guess(observed))
+    shape = {"picture": (6, 3, 32, 32), "class": (6, 10), "which": (6, 24)}[attacker.guesses]
+    assert guesses[0].shape == shape
+    assert guesses[0].device.type == "cpu"
+    assert guesses[0].isfinite().all()
+    assert not guesses[0].requires_grad
+    assert torch.equal(*guesses), "the same seed, the same guess"
+    if attacker.guesses == "picture":
+        assert guesses[0].min() >= 0
+        assert guesses[0].max() <= 1
+    assert attacker.knows
+    after = lively.auxiliary.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items()), "the pair stays as it was"
+
+
+@pytest.mark.parametrize("name", ["invert", "prior", "optimise", "read", "retrain"])
+def test_another_seed_is_another_attacker(name: str, open_tap: Tap, digits: Dataset, images: Tensor) -> None:
+    pairs, observed = pairs_of(open_tap, digits, "perturbed", 24), open_tap.observe(images[:4], "perturbed")
+    guesses = []
+    for seed in (0, 1):
+        attacker = made(name, open_tap, seed, replace(TINY, passes=48))
+        attacker.fit(pairs)
+        guesses.append(attacker.guess(observed))
+    assert not torch.equal(*guesses)
+
+
+@pytest.mark.parametrize("name", ATTACKERS)
+def test_what_passes_is_what_it_costs(name: str, open_tap: Tap, digits: Dataset, images: Tensor) -> None:
+    passed: list[int] = []
+    effort = Effort(pairs=30, passes=70, width=4, steps=3)
+    attacker = ATTACKERS[name](open_tap, effort, 0, passed.append)
+    cost = attacker.cost(5)
+    attacker.fit(pairs_of(open_tap, digits, "perturbed", 30))
+    attacker.guess(open_tap.observe(images[:5], "perturbed"))
+    assert sum(passed) == cost
+
+
+@pytest.mark.parametrize(("passes", "n"), [(64, 64), (65, 64), (70, 30), (5, 30), (1, 3)])
+def test_a_training_tells_how_many_of_its_passes_are_done(passes: int, n: int) -> None:
+    network, told = torch.nn.Linear(2, 1), list[int]()
+    learn(network, lambda x: network(x).square().mean(), [torch.ones(n, 2)], passes, tick=told.append)
+    assert sum(told) == passes
+    assert not network.training
+
+
+def test_a_training_looks_at_every_row_before_it_looks_again() -> None:
+    network, seen = torch.nn.Linear(1, 1), list[Tensor]()
+
+    def loss(x: Tensor) -> Tensor:
+        seen.append(x)
+        value: Tensor = network(x).mean()
+        return value
+
+    learn(network, loss, [torch.arange(30.0)[:, None]], 60, batch=10)
+    first, second = (torch.cat(seen[start : start + 3]).flatten() for start in (0, 3))
+    for epoch in (first, second):
+        assert torch.equal(epoch.sort().values, torch.arange(30.0))
+    assert not torch.equal(first, second)
+
+
+# --- pictures --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "hide",
+    [lambda x: 1 - x[:, [2, 0, 1]], lambda x: 0.3 + 0.2 * x, lambda x: torch.stack([x[:, 1], 1 - x.mean(1), 0.5 * x[:, 0]], 1)],
+    ids=["inverted, channels exchanged", "little contrast", "mixed"],
+)
+def test_undo_sets_polarity_colours_and_contrast_right(hide: object, tap: Tap) -> None:
+    assert callable(hide)
+    attacker = Undo(tap, TINY)
+    attacker.fit(Pairs(seen_as("perturbed", hide(colours(30))), colours(30), None))
+    unseen = colours(10, seed=1)
+    assert decibels(attacker.guess(seen_as("perturbed", hide(unseen))), unseen) > 40
+    assert decibels(hide(unseen).clamp(0, 1), unseen) < 20
+
+
+def test_undo_smooths_what_is_noisy_and_evens_what_is_bent(tap: Tap) -> None:
+    images, unseen = colours(30), colours(10, seed=1)
+    noise = [0.2 * torch.randn(each.shape, generator=torch.Generator().manual_seed(7)) for each in (images, unseen)]
+    attacker = Undo(tap, TINY)
+    attacker.fit(Pairs(seen_as("perturbed", images + noise[0]), images, None))
+    assert attacker.width > 0
+    assert decibels(attacker.guess(seen_as("perturbed", unseen + noise[1])), unseen) > decibels(unseen + noise[1], unseen) + 5
+    flat = torch.zeros(2, 3, 32, 32)
+    flat[:, :, 16:] = 0.001
+    even = Undo._features(flat, 0.0)[:, 3:6]
+    assert sorted(set(even.flatten().tolist())) == [0.25, 0.75], "equal pixels are equal, wherever they are"
+
+
+def test_where_few_things_are_seen_inversion_is_the_exact_mean_of_each(tap: Tap) -> None:
+    images = colours(3 * FEW + 3)
+    kinds = torch.arange(len(images)) % 3
+    codes = torch.tensor([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]])[kinds][:, :, None, None]
+    attacker = Inversion(tap, TINY)
+    attacker.fit(Pairs(seen_as("payload", codes), images, None))
+    assert attacker.network is None
+    guess = attacker.guess(seen_as("payload", torch.tensor([[5.0, 5.0], [0.0, 1.0], [4.0, 4.5]])[:, :, None, None]))
+    for row, kind in enumerate((2, 0, 2)):  # the last was never seen: the nearest that was
+        torch.testing.assert_close(guess[row], images[kinds == kind].mean(0))
+
+
+def test_from_as_few_pairs_as_there_are_kinds_inversion_learns_a_network(tap: Tap) -> None:
+    images = colours(2 * FEW - 1)
+    codes = (torch.arange(len(images)) % 2).float()[:, None, None, None].expand(-1, 4, 1, 1)
+    attacker = Inversion(tap, replace(TINY, passes=64))
+    attacker.fit(Pairs(seen_as("payload", codes), images, None))
+    assert attacker.network is not None
+
+
+def test_inversion_recovers_what_is_not_protected_better_than_the_class_tells(
+    open_tap: Tap, digits: Dataset, images: Tensor
+) -> None:
+    attacker = Inversion(open_tap, Effort(pairs=400, passes=2400, width=8))
+    attacker.fit(pairs_of(open_tap, digits, "perturbed", 400))
+    guess = attacker.guess(open_tap.observe(images, "perturbed"))
+    means = class_means(digits.train, 10)[digits.test.labels[:40]]
+    assert decibels(guess, images) > decibels(means, images) + 0.5
+
+
+def test_inversion_listens_to_the_label(tap: Tap) -> None:
+    """Where nothing is seen but noise, what it is told is all that it can draw."""
+    labels = torch.arange(60) % 2
+    images = torch.stack([torch.full((3, 32, 32), 0.2), torch.full((3, 32, 32), 0.8)])[labels]
+    noise = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    attacker = Inversion(tap, replace(TINY, passes=1200))
+    attacker.fit(Pairs(seen_as("perturbed", noise, labels), images, None))
+    fresh = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    dark, light = attacker.guess(seen_as("perturbed", fresh, torch.tensor([0, 1]))).mean((1, 2, 3)).tolist()
+    assert light - dark > 0.05
+
+
+def test_a_prior_goes_on_from_an_inversion_and_leaves_that_as_it_was(open_tap: Tap, digits: Dataset, images: Tensor) -> None:
+    pairs, observed = pairs_of(open_tap, digits, "perturbed", 60), open_tap.observe(images[:8], "perturbed")
+    base = Inversion(open_tap, TINY)
+    base.fit(pairs)
+    before = base.guess(observed)
+    prior = Prior(open_tap, TINY, base=base)
+    prior.fit(pairs)
+    assert torch.equal(base.guess(observed), before)
+    assert 0.005 < (prior.guess(observed) - before).abs().mean() < 0.5
+
+
+def test_a_prior_draws_from_codes_that_an_inversion_looked_up(tap: Tap, digits: Dataset, images: Tensor) -> None:
+    pairs = pairs_of(tap, digits, "label", 12 * FEW)
+    base = Inversion(tap, TINY)
+    base.fit(pairs)
+    assert base.network is None
+    prior = Prior(tap, TINY, base=base)
+    prior.fit(pairs)
+    guess = prior.guess(tap.observe(images[:8], "label"))
+    assert guess.shape == (8, 3, 32, 32)
+    assert (guess - base.guess(tap.observe(images[:8], "label"))).abs().mean() > 0.01
+
+
+# --- white box -------------------------------------------------------------------------------------------------------------
+
+
+def from_grey(tap: Tap, view: str, steps: int) -> Optimise:
+    """A white box that starts at grey, whatever is seen."""
+    base = Inversion(tap, TINY)
+    shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
+    base.fit(Pairs(seen_as(view, torch.zeros(2 * FEW, *shape)), torch.full((2 * FEW, 3, 32, 32), 0.5), None))
+    return Optimise(tap, replace(TINY, steps=steps), base=base)
+
+
+def errors(attacker: Optimise, observed: Observed) -> list[float]:
+    """What the white box lowers, where it starts and where it ends."""
+    assert attacker.base is not None
+    guesses = (attacker.base.guess(observed), attacker.guess(observed))
+    with torch.no_grad():
+        return [float(attacker._error(each, observed.seen, observed.view)) for each in guesses]
+
+
+@pytest.mark.parametrize(("view", "codec"), [("perturbed", "png"), ("payload", "compressai"), ("payload", "neural")])
+def test_a_white_box_lowers_its_own_error(view: str, codec: str, lively: Pair, images: Tensor) -> None:
+    tap = Tap(lively, codec)
+    start, end = errors(from_grey(tap, view, 30), tap.observe(images[:6], view))
+    assert end < 0.9 * start
+
+
+def test_a_white_box_finds_a_picture_whose_pattern_is_chosen_among_those_known(lively: Pair, images: Tensor) -> None:
+    tap = Tap(lively)
+    compressor = tap.compressor
+    assert compressor is not None
+    torch.manual_seed(0)
+    symbols = compressor.symbols(tap.protect(images[:3]))
+    compressor.patterns, compressor.pattern_counts = symbols.to(torch.int8), torch.tensor([1, 1, 1, 1])
+    compressor.reader, compressor.answers = 0.05 * torch.randn(3, 49), torch.eye(3)
+    start, end = errors(from_grey(tap, "payload", 40), seen_as("payload", symbols.float()))
+    assert end < 0.95 * start
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.3])
+def test_a_white_box_recovers_a_picture_through_a_generator_that_it_knows(
+    strength: float, networks: Pair, images: Tensor
+) -> None:
+    tap = Tap(networks, "png", strength=strength)
+    attacker, observed = from_grey(tap, "perturbed", 60), tap.observe(images[:6], "perturbed")
+    assert attacker.base is not None
+    found = decibels(attacker.guess(observed), images[:6])
+    assert found > decibels(attacker.base.guess(observed), images[:6]) + 6
+    assert found > 25
+
+
+# --- classes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_protected_is_read(open_tap: Tap, digits: Dataset) -> None:
+    attacker = Read(open_tap, Effort(pairs=500, passes=2000))
+    attacker.fit(pairs_of(open_tap, digits, "perturbed", 500))
+    few = digits.test.head(100)
+    read = attacker.guess(open_tap.observe(to_float(few.images), "perturbed")).argmax(1) == few.labels
+    assert read.float().mean() > 0.5
+
+
+def test_the_auxiliary_learns_on_and_the_pairs_own_does_not(open_tap: Tap, digits: Dataset, images: Tensor) -> None:
+    pairs = pairs_of(open_tap, digits, "perturbed", 64)
+    attacker = Retrain(open_tap, replace(TINY, passes=512))
+    attacker.fit(pairs)
+    ours, theirs = attacker.network.state_dict(), open_tap.pair.auxiliary.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert not torch.equal(ours["network.classifier.1.weight"], theirs["network.classifier.1.weight"])
+    assert not any(each.requires_grad for each in open_tap.pair.auxiliary.parameters())
+    assert attacker.cost(5) == 128
+
+
+@pytest.mark.parametrize("name", ["read", "retrain"])
+def test_classes_are_not_read_from_pairs_without_any(name: str, open_tap: Tap, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match=f"attacker '{name}' needs pairs whose classes are known: source 'same'"):
+        made(name, open_tap).fit(pairs_of(open_tap, digits, "perturbed", 8, "noise"))
+
+
+# --- which it was ----------------------------------------------------------------------------------------------------------
+
+
+def named(tap: Tap, images: Tensor, view: str) -> Tensor:
+    attacker = Replay(tap, TINY)
+    attacker.fit(Pairs(tap.observe(images, view), images, None))
+    return identified(attacker.guess(tap.observe(images, view)))
+
+
+def test_who_replays_every_picture_names_it_where_each_looks_different(lively: Pair, images: Tensor) -> None:
+    tap = Tap(lively)
+    assert torch.equal(named(tap, images, "perturbed"), torch.ones(40))
+    first, which = tap.observe(images, "payload").distinct
+    assert len(first) > 20
+    torch.testing.assert_close(named(tap, images, "payload"), 1 / torch.bincount(which)[which])
+
+
+def test_where_few_codes_cross_he_names_no_more_pictures_than_there_are_codes(tap: Tap, images: Tensor) -> None:
+    first, which = tap.observe(images, "payload").distinct
+    assert 1 <= len(first) < 20
+    for view in ("payload", "decoded"):
+        found = named(tap, images, view)
+        torch.testing.assert_close(found, 1 / torch.bincount(which)[which])
+        assert float(found.sum()) == pytest.approx(len(first))
+
+
+def test_a_random_component_beats_him_among_pictures_that_are_nearly_alike(networks: Pair, images: Tensor) -> None:
+    steps = torch.arange(40)[:, None, None, None] / 400
+    alike = (0.6 * images[:1] + 0.1 + steps).clamp(0, 1)
+    without, drawn = (named(Tap(noisy(networks, noise), "png"), alike, "perturbed").mean() for noise in (0.0, 1.0))
+    assert without == 1
+    assert drawn < 0.7

@@ -1,0 +1,397 @@
+"""The audit of a pair: every attacker beside the controls, the verdict, the bound, a bar that ends where it says, one JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from workbench import metrics
+from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
+from workbench.audit.run import ALLOWED, ALLOWED_PERTURBED, verdict
+from workbench.audit.scores import FIGURES, Judge
+from workbench.data import Dataset, Split
+from workbench.errors import DataError, UsageError, WeightsError
+from workbench.evaluation import provenance
+from workbench.metrics import Estimate
+from workbench.notebook import plain
+from workbench.pictures import to_float
+from workbench.weights import Pair
+
+from .conftest import TINY, noisy
+
+N = 24
+
+
+class Counted(Audit):
+    """An audit that counts what its bar is told."""
+
+    told = 0
+    total: float = 0
+
+    def _tick(self, images: int) -> None:
+        self.told += images
+        self.total = 0 if self._bar is None else self._bar.total
+        super()._tick(images)
+
+
+@pytest.fixture(scope="module")
+def judge(digits: Dataset) -> Judge:
+    """A judge of few passes."""
+    return Judge(digits, 320, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
+    """The whole audit of the tiny pair, and its result."""
+    made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
+    return made, made.result()
+
+
+def row_of(result: dict[str, Any], view: str, attacker: str) -> dict[str, Any]:
+    (row,) = [row for row in result["rows"] if (row["view"], row["attacker"]) == (view, attacker)]
+    found: dict[str, Any] = row
+    return found
+
+
+# --- rows and controls -----------------------------------------------------------------------------------------------------
+
+
+def test_every_attacker_has_a_row_on_every_view_that_he_works_on(audited: tuple[Counted, dict[str, Any]]) -> None:
+    _, result = audited
+    expected = [(view, name) for view in VIEWS for name, kind in ATTACKERS.items() if view in kind.views]
+    assert [(row["view"], row["attacker"]) for row in result["rows"]] == expected
+
+
+def test_every_row_has_its_figures_with_n_and_interval(audited: tuple[Counted, dict[str, Any]]) -> None:
+    _, result = audited
+    figures = {"picture": set(FIGURES), "class": {"read"}, "which": {"identified"}}
+    for row in [*result["controls"], *result["rows"]]:
+        estimates = {key: value for key, value in row.items() if isinstance(value, Estimate)}
+        kind = "picture" if row["view"] == "control" else ATTACKERS[row["attacker"]].guesses
+        assert set(estimates) == figures[kind]
+        for each in estimates.values():
+            assert each.n == N
+            assert each.low <= each.value <= each.high
+            assert all(math.isfinite(value) for value in (each.low, each.value, each.high))
+        assert row["knows"]
+    for row in result["rows"]:
+        assert row["seeds"] == 2
+        assert (row["pairs"], row["source"]) == (
+            (N, "the pictures themselves") if row["attacker"] == "replay" else (TINY.pairs, "same")
+        )
+
+
+def test_the_first_control_is_the_mean_training_image_of_each_pictures_class(
+    audited: tuple[Counted, dict[str, Any]], digits: Dataset
+) -> None:
+    made, result = audited
+    test = digits.test.head(N)
+    images, train = to_float(test.images), to_float(digits.train.images)
+    guesses = torch.stack([train[digits.train.labels == label].mean(0) for label in test.labels])
+    expected = metrics.mean(metrics.psnr(images, guesses))
+    control = result["controls"][0]
+    assert control["attacker"] == "class mean"
+    assert (control["psnr"].value, control["psnr"].low) == pytest.approx((expected.value, expected.low), rel=1e-5)
+    assert control["ssim"].value == pytest.approx(float(metrics.ssim(images, guesses).mean()), abs=1e-5)
+    torch.testing.assert_close(made.guesses["control", "class mean"], guesses)
+
+
+def test_the_second_control_is_a_training_image_of_the_class_by_lot(
+    audited: tuple[Counted, dict[str, Any]], digits: Dataset
+) -> None:
+    made, result = audited
+    guesses, train = made.guesses["control", "training image"], to_float(digits.train.images)
+    distance = torch.cdist(guesses.flatten(1), train.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    assert (distance.min(1).values == 0).all()
+    assert torch.equal(digits.train.labels[distance.argmin(1)], digits.test.labels[:N])
+    assert result["controls"][1]["seeds"] == 2
+    assert result["controls"][1]["psnr"].value < result["controls"][0]["psnr"].value, "the mean is nearer than any one"
+
+
+def test_who_knows_the_label_names_one_of_its_class_by_lot(audited: tuple[Counted, dict[str, Any]], digits: Dataset) -> None:
+    made, result = audited
+    labels = digits.test.labels[:N].tolist()
+    expected = [1 / labels.count(label) for label in labels]
+    assert made.by_label.tolist() == pytest.approx(expected)
+    for found in (result["controls"][0]["identified"].value, result["bound"]["label_identified"]):
+        assert found == pytest.approx(sum(expected) / N)
+
+
+def test_on_the_label_alone_nobody_does_better_than_the_answers_mean_picture(
+    audited: tuple[Counted, dict[str, Any]],
+) -> None:
+    _, result = audited
+    bound = len(set(audited[0].observed("label").answers.tolist()))
+    assert row_of(result, "label", "replay")["identified"].value <= bound / N + 1e-6
+
+
+def test_what_is_kept_to_look_at_is_of_every_attacker_who_draws(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, result = audited
+    drawn = {(row["view"], row["attacker"]) for row in result["rows"] if "psnr" in row}
+    assert set(made.guesses) == drawn | {("control", "class mean"), ("control", "training image")}
+    assert all(guess.shape == (N, 3, 32, 32) for guess in made.guesses.values())
+
+
+def test_a_row_alone_is_that_of_the_whole_audit(
+    audited: tuple[Counted, dict[str, Any]], networks: Pair, digits: Dataset
+) -> None:
+    made, result = audited
+    alone = Audit(networks, digits, n=N, seeds=2, effort=TINY, judge=made.judge)
+    for view, name in (("perturbed", "prior"), ("payload", "invert"), ("label", "replay")):
+        assert alone.attack(view, name) == row_of(result, view, name)
+
+
+def test_the_unprotected_picture_is_found_out_by_the_same_code(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Audit(networks, digits, codec="png", strength=0.0, n=N, seeds=1, effort=TINY, judge=judge)
+    row = made.attack("perturbed", "undo")
+    assert row["psnr"].value > 25
+    assert row["identified"].value == 1
+    assert row["psnr"].value > made.controls[0]["psnr"].value + 5
+    assert made.attack("perturbed", "replay")["identified"].value == 1
+
+
+# --- linking, membership, bound --------------------------------------------------------------------------------------------
+
+
+def test_two_captures_of_an_unprotected_picture_are_linked_and_their_labels_are_not(
+    networks: Pair, digits: Dataset, judge: Judge
+) -> None:
+    made = Audit(networks, digits, codec="png", strength=0.0, n=60, seeds=1, effort=TINY, judge=judge)
+    assert made.linked("perturbed").low > 0.9
+    assert made.linked("label").value < 0.8
+
+
+def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    """The tiny target was fitted to some training images alone: of those it is surer."""
+    fitted = replace_train(digits, digits.train.head(128))
+    made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
+    assert made.members("perturbed").low > 0.5
+    same = replace_train(digits, digits.test.head(60))
+    again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
+    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "of the same pictures nothing is told"
+
+
+def replace_train(dataset: Dataset, train: Split) -> Dataset:
+    """The same data set with another training split."""
+    parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
+    return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
+
+
+def test_the_bound_is_the_number_of_codes(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, result = audited
+    bound, payload = result["bound"], made.tap.codec.encode(made.tap.protect(made.images))
+    codes = len(set(made.tap.codec.unpack(payload)[0]))
+    assert bound["codes"] == codes
+    assert bound["identified"] == codes / N
+    assert bound["bits"].value == pytest.approx(8 * sum(made.tap.codec.sizes(payload)) / N)
+    for view in ("decoded", "payload", "label"):
+        for name in ("replay", "invert"):
+            assert row_of(result, view, name)["identified"].value <= bound["identified"] + 1e-6
+
+
+def test_the_price_is_how_often_the_cloud_is_right(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, result = audited
+    for view in ("perturbed", "decoded"):
+        right = made.observed(view).answers == made.labels
+        assert result["answered"][view].value == pytest.approx(float(right.float().mean()))
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------------
+
+
+def figure(value: float) -> Estimate:
+    return Estimate(value, value - 0.1, value + 0.1, 100)
+
+
+def row(view: str, attacker: str, **values: float) -> dict[str, Any]:
+    return {"view": view, "attacker": attacker, **{key: figure(value) for key, value in values.items()}}
+
+
+CONTROL = [row("control", "class mean", psnr=13.0, ssim=0.2, identified=0.01)]
+
+
+@pytest.mark.parametrize(
+    ("view", "values", "holds"),
+    [
+        ("payload", {"psnr": 13.4, "ssim": 0.22, "identified": 0.014}, (True, True, True)),
+        ("payload", {"psnr": 13.6, "ssim": 0.22, "identified": 0.014}, (False, True, True)),
+        ("payload", {"psnr": 12.0, "ssim": 0.24, "identified": 0.014}, (True, False, True)),
+        ("payload", {"psnr": 12.0, "ssim": 0.10, "identified": 0.016}, (True, True, False)),
+        ("perturbed", {"psnr": 14.4, "ssim": 0.10, "identified": 0.014}, (True, True, True)),
+        ("perturbed", {"psnr": 14.6, "ssim": 0.40, "identified": 0.900}, (False, False, False)),
+    ],
+)
+def test_the_verdict_is_what_the_best_attacker_has_over_the_control(
+    view: str, values: dict[str, float], holds: tuple[bool, ...]
+) -> None:
+    weak = row(view, "weak", psnr=5.0, ssim=-0.3, identified=0.0)
+    found = verdict(CONTROL, [weak, row(view, "strong", **values), row(view, "reader", read=0.9)])[view]
+    assert {each["attacker"] for each in found["best"].values()} == {"strong"}
+    assert found["over"] == pytest.approx(
+        {"psnr": values["psnr"] - 13, "ssim": values["ssim"] - 0.2, "identified": values["identified"] / 0.01}
+    )
+    assert tuple(found["holds"][key] for key in ("psnr", "ssim", "identified")) == holds
+    assert found["allowed"] == {**ALLOWED, "psnr": ALLOWED_PERTURBED if view == "perturbed" else 0.5}
+
+
+def test_each_figure_has_its_own_best_attacker_and_the_payloads_count_for_the_decoded_image() -> None:
+    rows = [
+        row("decoded", "a", psnr=13.0, ssim=0.2, identified=0.01),
+        row("payload", "b", psnr=15.0, ssim=0.1, identified=0.0),
+        row("payload", "replay", identified=0.5),
+    ]
+    found = verdict(CONTROL, rows)
+    assert {key: each["attacker"] for key, each in found["decoded"]["best"].items()} == {
+        "psnr": "b",
+        "ssim": "a",
+        "identified": "replay",
+    }
+    assert found["decoded"]["holds"] == {"psnr": False, "ssim": True, "identified": False}
+
+
+def test_there_is_no_verdict_on_a_view_that_nobody_drew_from() -> None:
+    assert verdict(CONTROL, [row("payload", "replay", identified=0.5)]) == {}
+
+
+# --- the bar ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, _ = audited
+    assert made.told == made.total > 0
+
+
+@pytest.mark.parametrize(
+    ("views", "attackers", "judged"),
+    [
+        (("perturbed",), ("invert",), False),
+        (("perturbed",), ("prior",), True),
+        (("perturbed", "payload"), ("optimise",), True),
+        (("perturbed", "label"), ("prior", "optimise", "retrain"), True),
+        (("decoded",), ("invert", "prior", "read"), True),
+    ],
+)
+def test_the_bar_ends_at_its_end_whatever_is_asked_for(
+    views: tuple[str, ...], attackers: tuple[str, ...], judged: bool, networks: Pair, digits: Dataset, judge: Judge
+) -> None:
+    effort = Effort(pairs=50, passes=90, width=4, steps=2)
+    made = Counted(networks, digits, n=6, seeds=1, effort=effort, judge=judge if judged else None)
+    made.result(views, attackers)
+    assert made.told == made.total > 0
+
+
+def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
+    networks: Pair, digits: Dataset, judge: Judge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = Audit(
+        networks, digits, codec="png", n=4, seeds=1, effort=replace(TINY, passes=64), pairs=20, judge=judge, progress=True
+    )
+    made.result(("perturbed",), ("invert",))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "audit: 100%" in err.replace("\r", "\n").splitlines()[-1]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "message"),
+    [
+        ({"n": 1}, UsageError, "at least 2 images and 1 seed, got 1 and 3"),
+        ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
+        ({"pairs": 1078}, DataError, "1078 pairs were asked for, the training split of .* has 1077"),
+        ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
+        ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
+        ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),
+    ],
+)
+def test_what_cannot_be_audited_is_refused_before_anything_is_learnt(
+    how: dict[str, Any], kind: type[Exception], message: str, networks: Pair, digits: Dataset
+) -> None:
+    with pytest.raises(kind, match=message):
+        Audit(networks, digits, **how)
+
+
+def test_a_pair_without_its_compressor_has_no_neural_codec(networks: Pair, digits: Dataset) -> None:
+    bare = replace(networks, compressor=None)
+    with pytest.raises(WeightsError, match="was loaded without its compressor: load it with compressor=True"):
+        Audit(bare, digits)
+    assert len(Audit(bare, digits, codec="png", n=5).images) == 5
+
+
+def test_weights_of_other_classes_are_refused(networks: Pair, digits: Dataset) -> None:
+    with pytest.raises(UsageError, match="the weights tell 10 classes apart, .* has 2"):
+        Audit(networks, replace(digits, classes=("a", "b")))
+
+
+@pytest.mark.parametrize(
+    ("view", "attacker", "message"),
+    [
+        ("payload", "read", "attacker 'read' does not work on view 'payload': on perturbed, decoded"),
+        ("label", "optimise", "attacker 'optimise' does not work on view 'label': on perturbed, payload"),
+        ("perturbed", "inverse", "unknown attacker 'inverse': did you mean 'invert'"),
+    ],
+)
+def test_an_attacker_on_a_view_that_is_not_his_is_refused(
+    view: str, attacker: str, message: str, networks: Pair, digits: Dataset
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        Audit(networks, digits, codec="png", n=4).attack(view, attacker)
+
+
+def test_nothing_to_try_is_refused_and_not_an_empty_audit(networks: Pair, digits: Dataset) -> None:
+    made = Audit(networks, digits, codec="png", n=4, effort=TINY, source="noise")
+    with pytest.raises(UsageError, match="nothing to try: read on perturbed from 'noise' pairs; .* need source 'same'"):
+        made.result(("perturbed",), ("read",))
+
+
+def test_an_effort_of_more_pairs_learns_from_each_at_least_once() -> None:
+    effort = Effort(pairs=10, passes=100)
+    assert effort.of(50) == Effort(pairs=50, passes=100)
+    assert effort.of(500) == Effort(pairs=500, passes=500)
+    for each in EFFORTS.values():
+        assert each.passes >= each.pairs
+
+
+# --- the result ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dict[str, Any]], networks: Pair) -> None:
+    _, result = audited
+    kept = json.loads(json.dumps(plain(result), allow_nan=False))
+    assert (kept["n"], kept["seeds"], kept["strength"], kept["noise"]) == (N, 2, 1.0, 0.0)
+    assert kept["dataset"] == "scikit-learn digits"
+    assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
+    assert kept["codec"] == "neural"
+    assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
+    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2}
+    assert set(kept["verdict"]) == set(VIEWS)
+    assert set(kept["linking"]) == set(VIEWS)
+    assert set(kept["membership"]) == {"perturbed", "decoded"}
+    assert kept["controls"][0]["psnr"]["n"] == N
+
+
+def test_a_random_component_is_part_of_the_result(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Audit(noisy(networks, 0.25), digits, codec="png", n=4, seeds=1, effort=TINY, judge=judge)
+    assert made.result(("perturbed",), ("undo",))["noise"] == 0.25
+
+
+def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
+    audited: tuple[Counted, dict[str, Any]],
+) -> None:
+    made, _ = audited
+    pairs = [images for images, _, _ in made.tap.quick.kept.values()]
+    assert pairs
+    assert not any(near(each, made.images) for each in pairs)
+
+
+def near(images: Tensor, others: Tensor) -> bool:
+    distance = torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
+    return bool((distance == 0).any())

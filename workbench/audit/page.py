@@ -1,0 +1,186 @@
+"""One page for a privacy officer: what is promised, against whom, what was tried, how it was measured, and where it fails.
+
+Every verdict, number and name on it is taken from an audit's result; nothing is stated that the result does not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..storage import write_text
+
+__all__ = ["fragment", "render", "write"]
+
+Result = Mapping[str, Any]
+
+# What a view is called in everyday words, and who holds it.
+VIEWS = {
+    "label": ("the answer alone", "whoever learns the class; it is what an edge would send that recognises by itself"),
+    "payload": ("the payload", "a tap on the wire who gets behind the encryption"),
+    "decoded": ("what the cloud decodes", "the cloud and its operator"),
+    "perturbed": ("the perturbed image", "nobody, unless a codec carries it that keeps pictures, such as PNG"),
+}
+PROMISED = ("label", "payload", "decoded")
+ATTACKS = {
+    "undo": "sets polarity, colours and contrast right and smooths noise away, as anyone can with a photo editor",
+    "invert": "trains a network to turn what he holds back into pictures, on pictures of his own that he sent through the edge",
+    "prior": "does the same with a network that also learnt how such pictures look, and draws what would be plausible",
+    "optimise": "has the weights of the system's own networks and searches for the picture that gives what he holds",
+    "read": "trains a recognition model of his own on what he holds",
+    "retrain": "takes the model that was meant to fail and trains it on until it recognises protected pictures",
+    "replay": "has a set of pictures that holds the private one, sends each through the edge and compares",
+}
+SOURCES = {
+    "same": "of the same data set",
+    "other": "of other data of the same kind",
+    "noise": "of noise that they made themselves",
+}
+# What is measured of a guess, its unit, and with how many digits; of the last the ratio counts.
+MEASURES = {
+    "psnr": ("closeness of the guess, pixel by pixel", " dB", 2),
+    "ssim": ("its likeness in structure (SSIM)", "", 3),
+    "identified": ("the picture named among the known ones", " times", 2),
+}
+CONTROLS = {"class mean": "the average picture of its class", "training image": "another picture of its class, by lot"}
+
+
+def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
+    """Write the page to `path`, self-contained, all or nothing; arguments as those of `render`."""
+    write_text(path, render(result, variants))
+
+
+def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
+    """Return the page as HTML: `result` is an audit's (`Audit.result`) as plain JSON.
+
+    `variants` are other generators by name, each with what the verdict says of its perturbed view (`over`, `allowed`, `holds`)
+    and how often the target is right on it (`answered`).
+    """
+    return _rendered(result, variants, whole=True)
+
+
+def fragment(result: Result, variants: Mapping[str, Result] | None = None) -> str:
+    """Return the page's content with its style, to be shown within another page."""
+    return _rendered(result, variants, whole=False)
+
+
+def _rendered(result: Result, variants: Mapping[str, Result] | None, whole: bool) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("workbench", "audit"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure, "percent": percent, "signed": signed}
+    made: str = environment.get_template("privacy.html").render(
+        result=result,
+        whole=whole,
+        views=[_view(result, name) for name in VIEWS if name in result["verdict"]],
+        unjudged=[VIEWS.get(name, (name, ""))[0] for name in _tried(result) if name not in result["verdict"]],
+        attacks=_attacks(result),
+        controls=[(CONTROLS.get(row["attacker"], row["attacker"]), row) for row in result["controls"]],
+        learnt=_learnt(result),
+        fails=_fails(result),
+        neural=_neural(result),
+        variants=[(name, each, all(each["holds"].values())) for name, each in (variants or {}).items()],
+    )
+    return made
+
+
+def figure(value: Any, digits: int = 2) -> str:
+    """Return an estimate as `12.31 [12.20, 12.42]`."""
+    return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
+
+
+def percent(value: Any) -> str:
+    """Return a proportion as `91.2 % [90.1, 92.2]`, which no line breaks."""
+    return f"{100 * value['value']:.1f}\u00a0% [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """Return a difference with its sign; what rounds to nothing has that of nothing."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def _tried(result: Result) -> list[str]:
+    return list(dict.fromkeys(row["view"] for row in result["rows"]))
+
+
+def _view(result: Result, name: str) -> dict[str, Any]:
+    """Return what the page says of one view: whether it holds, and a row for each measure."""
+    found, (title, holder) = result["verdict"][name], VIEWS[name]
+    best, over, allowed = found["best"], found["over"], found["allowed"]
+    rows = []
+    for key, (what, unit, digits) in MEASURES.items():
+        share = key == "identified"
+        rows.append(
+            {
+                "what": what,
+                "attacker": best[key]["attacker"],
+                "best": percent(best[key]["value"]) if share else figure(best[key]["value"], digits) + unit,
+                "over": f"{over[key]:.{digits}f}{unit}" if share else f"{signed(over[key], digits)}{unit}",
+                "allowed": f"{allowed[key]:g}{unit}" if share else f"+{allowed[key]:g}{unit}",
+                "holds": found["holds"][key],
+            }
+        )
+    crosses = name in PROMISED or not _neural(result)
+    return {"title": title, "holder": holder, "holds": all(found["holds"].values()), "promised": crosses, "rows": rows}
+
+
+def _neural(result: Result) -> bool:
+    """Whether the codec between edge and cloud keeps the perturbed image at the edge."""
+    return str(result["codec"]).startswith("neural")
+
+
+def _attacks(result: Result) -> list[dict[str, Any]]:
+    """Return each attacker that was tried, in a sentence, with the views that he had."""
+    views: dict[str, list[str]] = {}
+    knows: dict[str, str] = {}
+    for row in result["rows"]:
+        views.setdefault(row["attacker"], []).append(row["view"])
+        knows[row["attacker"]] = row["knows"]
+    return [
+        {"name": name, "does": ATTACKS.get(name, f"takes {knows[name]}"), "views": list(dict.fromkeys(seen))}
+        for name, seen in views.items()
+    ]
+
+
+def _learnt(result: Result) -> list[str]:
+    """Return from what attackers learnt, each way once: `2000 pictures of the same data set`."""
+    sources = dict.fromkeys((row["pairs"], row["source"]) for row in result["rows"] if row["source"] in SOURCES)
+    return [f"{pairs} pictures {SOURCES[source]}" for pairs, source in sources]
+
+
+def _fails(result: Result) -> list[str]:
+    """Return where the protection fails, a sentence each: broken bounds, pictures that can be linked, members that show."""
+    said = []
+    for name, found in result["verdict"].items():
+        title, over, n = VIEWS[name][0], found["over"], result["n"]
+        broken = {key for key, holds in found["holds"].items() if not holds}
+        what = []
+        if "psnr" in broken:
+            what.append(f"guesses come {over['psnr']:.2f} dB closer than the average picture of the class")
+        if "ssim" in broken:
+            what.append(f"guesses are {over['ssim']:.3f} more alike in structure than the average picture of the class")
+        if "identified" in broken:
+            what.append(f"of {n} known pictures the right one is named {over['identified']:.2f} times as often as by the class")
+        if what:
+            said.append(f"From {title}: {'; '.join(what)}.")
+    for name, area in result["linking"].items():
+        if area["low"] > 1 / 2:
+            title = VIEWS[name][0]
+            said.append(
+                f"Linking, from {title}: two shots of one picture look more alike than two pictures of its class in "
+                f"{percent(area)} of comparisons (half would be chance)."
+            )
+    for name, area in result["membership"].items():
+        if area["low"] > 1 / 2:
+            said.append(
+                f"Training pictures, from {VIEWS[name][0]}: the generator's own are told from new ones in {percent(area)} "
+                "of comparisons (half would be chance)."
+            )
+    return said

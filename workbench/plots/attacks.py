@@ -1,0 +1,156 @@
+"""What attackers get: over strength, over the bits that cross, over what they learnt from; and at which price they get less."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..metrics import Estimate
+from .labels import label_points
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, subplots
+
+__all__ = ["attack_curves", "attack_pairs", "attack_rates", "front", "pareto"]
+
+Row = dict[str, Any]
+KINDS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
+SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise"}
+
+
+def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
+    """Draw an attacker's PSNR and SSIM over the perturbation's strength, with the target's accuracy beside.
+
+    `rows` are those of `audit.curves.of_strength`, `control` is the row of the class's mean image, `recognisable` the values
+    from which on a reconstruction counts as recognisable.
+    """
+    figure, axes = subplots(1, 3, figsize=(10, 3.3))
+    x = [row["point"] for row in rows]
+    for axis, key in zip(axes, KINDS, strict=False):
+        band(axis, x, [row[key] for row in rows], "attacker", ORANGE)
+    band(axes[2], x, [row["answered"] for row in rows], "target", BLUE, 100)
+    _levels(axes, control, recognisable)
+    for axis in axes:
+        axis.set(xlabel="perturbation strength", xlim=(-0.02, 1.02))
+    return _finished(figure, axes, title)
+
+
+def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
+    """Draw the same over the bits an image that cross to the cloud (log scale), each point labelled by its codec.
+
+    `rows` are those of `audit.curves.of_rate`: the attacker holds what the cloud decodes.
+    """
+    figure, axes = subplots(1, 3, figsize=(12, 4.2))
+    rows = sorted(rows, key=lambda row: row["bits"].value)
+    for axis, key, colour, factor in zip(axes, (*KINDS, "answered"), (ORANGE, ORANGE, BLUE), (1, 1, 100), strict=True):
+        label = "target" if key == "answered" else "attacker"
+        band(axis, [row["bits"].value for row in rows], [row[key] for row in rows], label, colour, factor)
+    _levels(axes, control, recognisable)
+    for axis in axes:
+        axis.set(xlabel="payload to the cloud (bits/image)", xscale="log")
+        axis.margins(x=0.14, y=0.16)
+    _finished(figure, axes, title)
+    axes[2].set_ylim(0, 125)  # room for names
+    axes[2].set_yticks(range(0, 101, 20))
+    for axis, key, factor in zip(axes, (*KINDS, "answered"), (1, 1, 100), strict=True):
+        at = [(row["bits"].value, factor * row[key].value) for row in rows]
+        label_points(axis, at, [str(row["point"]) for row in rows], list(itertools.pairwise(at)))
+    return figure
+
+
+def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
+    """Draw an attacker's PSNR and SSIM over the number of pairs that he learnt from (log scale), one line a source.
+
+    `sources` are what `audit.curves.of_pairs` returns: same, other, noise.
+    """
+    figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
+    for axis, key in zip(axes, KINDS, strict=True):
+        for colour, (source, rows) in zip((BLUE, GREEN, PURPLE), sources.items(), strict=False):
+            band(axis, [row["point"] for row in rows], [row[key] for row in rows], SOURCE_TITLES.get(source, source), colour)
+    _levels(axes, control, recognisable)
+    counts = sorted({int(row["point"]) for rows in sources.values() for row in rows})
+    for axis in axes:
+        axis.set(xlabel="pairs that the attacker learnt from", xscale="log")
+        axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.minorticks_off()
+        axis.margins(x=0.08)
+    return _finished(figure, axes, title)
+
+
+def front(points: Sequence[Row]) -> list[bool]:
+    """Say of each point whether none is better: as accurate, in as few bits, with as little over the control, and not the same.
+
+    A point has `answered` and `bits` (Estimates) and `over` (dB).
+    """
+    costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
+    return [
+        not any(other != mine and all(a <= b for a, b in zip(other, mine, strict=True)) for other in costs) for mine in costs
+    ]
+
+
+def pareto(points: Sequence[Row], title: str) -> Figure:
+    """Draw accuracy at the cloud over bits an image (log scale); the colour is what an attacker has over the control (dB).
+
+    A point is a row of `audit.curves.of_rate` with the generator's `variant` ("" for the pair's own), which its marker shows.
+    Ringed are those of the Pareto front: of more accuracy, fewer bits and less success no other has all.
+    """
+    figure, axis = subplots(figsize=(8.6, 4.6))
+    overs = [point["over"] for point in points]
+    scale = {"vmin": min(0.0, *overs), "vmax": max(1.0, *overs), "cmap": "cividis"}
+    variants = list(dict.fromkeys(point.get("variant", "") for point in points))
+    shown: Any = None
+    for marker, variant in zip("osD^vP", variants, strict=False):
+        mine = [point for point in points if point.get("variant", "") == variant]
+        x, y = [point["bits"].value for point in mine], [100 * point["answered"].value for point in mine]
+        axis.errorbar(x, y, yerr=_bars([point["answered"] for point in mine], 100), fmt="none", ecolor=GREY, elinewidth=1)
+        label = f"generator: {variant or 'the pair’s own'}"
+        shown = axis.scatter(x, y, c=[point["over"] for point in mine], marker=marker, s=70, zorder=3, label=label, **scale)
+    best = [point for point, on in zip(points, front(points), strict=True) if on]
+    axis.scatter(
+        [point["bits"].value for point in best],
+        [100 * point["answered"].value for point in best],
+        s=210,
+        facecolors="none",
+        edgecolors=ORANGE,
+        linewidths=1.6,
+        zorder=4,
+        label="Pareto front",
+    )
+    axis.set(xlabel="payload to the cloud (bits/image)", ylabel="target accuracy at the cloud (%)", xscale="log")
+    axis.margins(x=0.12, y=0.2)
+    figure.colorbar(shown, label="the attacker's PSNR over the control (dB)")
+    axis.set_title(title)
+    legend = axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=4, fontsize=8)
+    for handle in legend.legend_handles[:-1]:
+        handle.set_facecolor(SKY)
+    at = [(point["bits"].value, 100 * point["answered"].value) for point in points]
+    bars = [((x, 100 * p["answered"].low), (x, 100 * p["answered"].high)) for (x, _), p in zip(at, points, strict=True)]
+    label_points(axis, at, [str(point["point"]) for point in points], bars, clear=9)
+    return figure
+
+
+def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
+    """Draw the control with its interval, and the literature's threshold."""
+    for axis, key in zip(axes, KINDS, strict=False):
+        level: Estimate = control[key]
+        axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")
+        axis.axhspan(level.low, level.high, color="black", alpha=0.12, lw=0)
+        axis.axhline(recognisable[key], color=GREY, lw=1.2, ls=":", label="recognisable (He et al.)")
+
+
+def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
+    """Name the axes of measures and put one legend for all below."""
+    for axis, text in zip(axes, KINDS.values(), strict=False):
+        axis.set_ylabel(text)
+    for axis in axes[len(KINDS) :]:
+        axis.set(ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
+    lines = {line.get_label(): line for axis in axes[: len(KINDS)] for line in axis.get_lines()}
+    figure.legend(list(lines.values()), [str(name) for name in lines], loc="outside lower center", ncols=len(lines), fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _bars(estimates: Sequence[Estimate], factor: float = 1.0) -> list[list[float]]:
+    return [[factor * (e.value - e.low) for e in estimates], [factor * (e.high - e.value) for e in estimates]]

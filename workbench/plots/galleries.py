@@ -1,0 +1,81 @@
+"""Pictures side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..metrics import psnr
+from ..pictures import to_uint8
+from .style import subplots
+
+__all__ = ["gallery", "reconstructions", "residual"]
+
+GAP = 2  # pixels between the pictures of a mosaic
+
+
+def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
+    """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
+    return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
+
+
+def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
+    """Draw rows of images, each N x 3 x H x W in [0, 1], with its name at the left; `captions` stand above the columns."""
+    n = max(len(images) for images in rows.values())
+    figure, axes = subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
+    for line, (name, images) in zip(axes, rows.items(), strict=True):
+        pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).numpy()
+        for column, axis in enumerate(line):
+            axis.axis("off")
+            if column < len(pixels):
+                axis.imshow(pixels[column], interpolation="nearest")
+        line[0].text(-0.12, 0.5, name, transform=line[0].transAxes, ha="right", va="center")
+    for axis, caption in zip(axes[0], captions, strict=False):
+        axis.set_title(caption)
+    return figure
+
+
+def reconstructions(images: Tensor, guesses: dict[str, Tensor], each: int = 5) -> Figure:
+    """Draw for each attacker his best and his worst guesses by PSNR, the originals above them, the PSNR (dB) below.
+
+    `images` are the N x 3 x H x W originals in [0, 1]; `guesses` are as many, by the attacker's name.
+    """
+    each = min(each, len(images))
+    figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
+    for line, (name, guess) in zip(axes, guesses.items(), strict=True):
+        order = psnr(images, guess).argsort(descending=True, stable=True)
+        for axis, rows in zip(line, (order[:each], order[-each:]), strict=True):
+            _mosaic(axis, images[rows], guess[rows])
+        line[0].set_yticks([images.shape[-2] / 2, 1.5 * images.shape[-2] + GAP], ["original", name])
+        line[1].set_yticks([])
+    axes[0, 0].set_title(f"best {each}")
+    axes[0, 1].set_title(f"worst {each}")
+    return figure
+
+
+def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
+    """Draw originals above guesses, each with its PSNR below."""
+    lines = [_line(part) for part in (images, guesses)]
+    axis.imshow(np.concatenate([lines[0], np.full_like(lines[0][:GAP], 255), lines[1]]), interpolation="nearest")
+    width = images.shape[-1]
+    values = psnr(images, guesses).clamp(max=100)
+    axis.set_xticks(
+        [(width + GAP) * k + width / 2 for k in range(len(images))], [f"{value:.1f}" for value in values], fontsize=8
+    )
+    axis.grid(False)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def _line(images: Tensor) -> np.ndarray[Any, Any]:
+    pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1)
+    white = torch.full_like(pixels[0, :, :GAP], 255)
+    parts = [part for picture in pixels for part in (picture, white)][:-1]
+    line: np.ndarray[Any, Any] = torch.cat(parts, 1).numpy()
+    return line

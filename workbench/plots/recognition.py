@@ -1,0 +1,124 @@
+"""How well targets and auxiliaries recognise: over strength, over bytes, by pair, while they are trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..metrics import Estimate, label_bits
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, point, subplots
+
+__all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves", "training_curves"]
+
+
+def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size: tuple[float, float] = (10, 3)) -> Figure:
+    """Draw accuracy, SSIM and bytes against perturbation strength, from the rows of `Evaluation.curve`."""
+    figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=size)
+    x = [row["point"] for row in rows]
+    band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
+    band(accuracy, x, [row["auxiliary"] for row in rows], "auxiliary", ORANGE, 100)
+    accuracy.axhline(100 * chance, color=GREY, lw=1, ls=":", label="chance")
+    accuracy.set(ylabel="accuracy at the cloud (%)", ylim=(0, 102))
+    accuracy.legend(loc="best")
+    band(ssim, x, [row["ssim"] for row in rows], "SSIM", GREEN)
+    ssim.axhline(0, color=GREY, lw=1)
+    ssim.set(ylabel="SSIM (original, protected)", ylim=(-0.2, 1.05))
+    band(size_axis, x, [row["bytes"] for row in rows], "S2", PURPLE)
+    size_axis.set(ylabel="S2 (bytes/image)", ylim=(0, 1.1 * max(row["bytes"].high for row in rows) or 1))
+    for axis in (accuracy, ssim, size_axis):
+        axis.set(xlabel="perturbation strength", xlim=(0, 1))
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def accuracy_bytes(
+    curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
+) -> Figure:
+    """Draw accuracy over bytes for codecs whose quality varies, with single `points` beside; bytes on a log scale."""
+    figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
+    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
+        band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
+        ordered = sorted(rows, key=lambda row: row["bytes"].value)
+        band(rate, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+    for colour, (name, row) in zip((GREY, "#000000"), (points or {}).items(), strict=False):
+        point(rate, row["bytes"].value, row["target"], name, colour, "D")
+    quality.set(xlabel="JPEG quality", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
+    rate.set(
+        xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102), xscale="log"
+    )
+    quality.legend(loc="lower right")
+    rate.legend(loc="lower right")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def rate_accuracy(
+    curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
+) -> Figure:
+    """Draw accuracy over bytes with what no codec can pass, the bound of the label alone, and what needs none.
+
+    `label` is the accuracy of an edge that classifies by itself and sends the answer, log2 K bits; `curves` and `points` as in
+    `accuracy_bytes`.
+    """
+    figure, axis = subplots(figsize=(8.2, 4.2))
+    shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)
+    bound = [label_bits(share, classes) / 8 for share in shares]
+    axis.plot(bound, 100 * shares, color="black", linestyle="--", linewidth=1, label="bound: no codec to the left of it")
+    axis.fill_betweenx(100 * shares, 1e-3, bound, color="black", alpha=0.06, linewidth=0)
+    for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, SKY), curves.items(), strict=False):
+        ordered = sorted(rows, key=lambda row: row["bytes"].value)
+        band(axis, [row["bytes"].value for row in ordered], [row["target"] for row in ordered], name, colour, 100)
+    for marker, (name, row) in zip("Dsov^P*", points.items(), strict=False):
+        point(axis, row["bytes"].value, row["target"], name, PURPLE, marker)
+    point(axis, np.log2(classes) / 8, label, "the edge classifies and sends the label", GREY, "X")
+    axis.set(xlabel="payload to the cloud (bytes/image)", ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
+    axis.set(xscale="log", xlim=(0.05, None))
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axis.set_title(title)
+    return figure
+
+
+def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
+    """Draw the target x auxiliary grid of accuracies; pairs that were not run stay blank."""
+    grid = np.full((len(targets), len(auxiliaries)), np.nan)
+    for (target, auxiliary), value in values.items():
+        grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value
+    figure, axis = subplots(figsize=(2.2 + 0.95 * len(auxiliaries), 1.4 + 0.45 * len(targets)))
+    shown = axis.imshow(grid, cmap="cividis", vmin=0, vmax=100, aspect="auto")
+    axis.grid(False)
+    axis.set_xticks(range(len(auxiliaries)), auxiliaries, rotation=30, ha="right")
+    axis.set_yticks(range(len(targets)), targets)
+    axis.set(xlabel="auxiliary", ylabel="target")
+    for (row, column), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 55 else "white")
+    figure.colorbar(shown, label="accuracy (%)")
+    axis.set_title(title)
+    return figure
+
+
+def training_curves(histories: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Draw validation accuracy and the other figures of each training against its steps, one column a network."""
+    figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        steps = [entry["step"] for entry in history]
+        top, bottom = axes[0, column], axes[1, column]
+        for key, label, colour in (("accuracy", "target", BLUE), ("auxiliary", "auxiliary", ORANGE)):
+            if history and key in history[0]["validation"]:
+                top.plot(steps, [100 * entry["validation"][key] for entry in history], color=colour, marker=".", label=label)
+        top.set(title=name, ylim=(0, 102))
+        if len(top.get_lines()) > 1:
+            top.legend(loc="center right")
+        key, label, colour = next(
+            each
+            for each in (("bits", "bits an image", PURPLE), ("ssim", "SSIM", GREEN), ("loss", "loss", GREY))
+            if not history or each[0] in history[0]["validation"]
+        )
+        bottom.plot(steps, [entry["validation"].get(key, float("nan")) for entry in history], color=colour, marker=".")
+        bottom.set(xlabel="step", ylabel=label)
+        if key == "bits":
+            bottom.set_yscale("log")
+    axes[0, 0].set_ylabel("validation accuracy (%)")
+    return figure

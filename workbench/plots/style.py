@@ -1,0 +1,59 @@
+"""What all figures share: the colours, matplotlib's defaults, a line with its interval, a point with its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..metrics import Estimate
+
+__all__ = ["BLUE", "GREEN", "GREY", "ORANGE", "PURPLE", "SKY", "band", "point", "subplots", "use_style"]
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#6E6E6E"
+SKY = "#56B4E9"
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for every figure of the workbench."""
+    mpl.rcParams.update(
+        {
+            "figure.dpi": 96,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.prop_cycle": cycler(color=[BLUE, ORANGE, GREEN, PURPLE, GREY]),
+            "legend.frameon": False,
+            "svg.fonttype": "none",
+            "svg.hashsalt": "pmc2",
+        }
+    )
+
+
+def subplots(
+    rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
+) -> tuple[Figure, Any]:
+    """Make a figure with axes that pyplot does not know of: no cell shows it by itself, any thread may draw it."""
+    figure = Figure(figsize=figsize, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
+
+
+def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colour: str, factor: float = 1.0) -> None:
+    """Draw a line over `x` with its 95 % interval as a band, all times `factor`."""
+    axis.plot(x, [factor * e.value for e in estimates], color=colour, marker=".", label=label)
+    axis.fill_between(
+        x, [factor * e.low for e in estimates], [factor * e.high for e in estimates], color=colour, alpha=0.18, lw=0
+    )
+
+
+def point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
+    """Draw a proportion in percent with its 95 % interval."""
+    bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
+    axis.errorbar([x], [100 * y.value], yerr=bars, fmt=marker, color=colour, capsize=3, label=name)

@@ -1,0 +1,65 @@
+"""Where the time of a picture goes."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from ..metrics import Estimate
+from .style import BLUE, GREEN, ORANGE, PURPLE, SKY, subplots
+
+__all__ = ["COMPONENT_TITLES", "components", "links"]
+
+# The nine components of Figure 4, and their colours: phone and its network in greys, edge in oranges, cloud in blues.
+COMPONENT_TITLES = {
+    "client_compression": "JPEG on the phone",
+    "network_client_edge": "network phone-edge",
+    "generator": "generator",
+    "compression": "compression",
+    "edge_other": "others on edge/phone",
+    "network_edge_cloud": "network to the cloud",
+    "decompression": "decompression",
+    "classifier": "classifier",
+    "cloud_other": "others on the cloud",
+}
+_COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#CC79A7", "#0072B2", "#56B4E9", "#BFE0F5")
+
+
+def components(parts: dict[str, dict[str, Estimate]], axis_title: str, title: str) -> Figure:
+    """Draw for each arrangement its nine components (ms an image) as one stacked bar."""
+    figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
+    names = list(parts)
+    left = np.zeros(len(names))
+    for colour, (key, text) in zip(_COMPONENT_COLOURS, COMPONENT_TITLES.items(), strict=True):
+        values = np.array([parts[name][key].value for name in names])
+        axis.barh(names, values, left=left, height=0.62, color=colour, label=text, edgecolor="white", linewidth=0.5)
+        left += values
+    for row, total in enumerate(left):
+        axis.annotate(f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set(xlabel=axis_title, ylabel="arrangement", xlim=(0, 1.1 * left.max()))
+    axis.invert_yaxis()
+    axis.set_axisbelow(True)
+    axis.grid(axis="y", visible=False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axis.set_title(title)
+    return figure
+
+
+def links(measured: dict[str, dict[str, Estimate]], title: str) -> Figure:
+    """Draw the time end to end (ms, log scale) of each arrangement over links of several kinds: medians and their intervals."""
+    figure, axis = subplots(figsize=(9.4, 3.6))
+    kinds = list(next(iter(measured.values())))
+    width = 0.8 / len(measured)
+    for number, (colour, (name, rows)) in enumerate(zip((ORANGE, GREEN, SKY, BLUE, PURPLE), measured.items(), strict=False)):
+        x = np.arange(len(kinds)) + (number - (len(measured) - 1) / 2) * width
+        middle = np.array([rows[kind].value for kind in kinds])
+        bars = np.array([[rows[kind].value - rows[kind].low, rows[kind].high - rows[kind].value] for kind in kinds]).T
+        axis.bar(x, middle, width=0.92 * width, color=colour, label=name)
+        axis.errorbar(x, middle, yerr=bars, fmt="none", ecolor="black", elinewidth=0.8, capsize=2)
+    axis.set_xticks(range(len(kinds)), kinds)
+    axis.set(xlabel="link to the cloud", ylabel="image to label (ms, median)", ylim=(0, None))
+    axis.set_axisbelow(True)
+    axis.grid(axis="x", visible=False)
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    axis.set_title(title)
+    return figure
