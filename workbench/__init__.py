@@ -12,7 +12,7 @@ The package is flat, and a file imports only from the floors below it::
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
        remote  deployment/          SSH, and the stages on other machines, in a confidential container or not
-    7  plots  panels/  runs  grid   figures, interactive views, batches of notebooks and of pairs
+    7  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs
     8  commands/  __main__          the `workbench` command
 """
 
