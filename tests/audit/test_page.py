@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from workbench.audit import ATTACKERS, SOURCES, VIEWS, Audit, Effort, page
-from workbench.audit.run import verdict
+from workbench.audit.verdict import verdict
 from workbench.data import Dataset
 from workbench.errors import StorageError
 from workbench.metrics import Estimate

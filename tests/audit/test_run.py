@@ -13,8 +13,8 @@ from torch import Tensor
 
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
-from workbench.audit.run import ALLOWED, ALLOWED_PERTURBED, verdict
 from workbench.audit.scores import FIGURES, Judge
+from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
 from workbench.data import Dataset, Split
 from workbench.errors import DataError, UsageError, WeightsError
 from workbench.evaluation import provenance

@@ -5,7 +5,10 @@
     views      what an attacker holds, and the pairs that he can make of it
     attackers  what he does with them: fit on pairs, guess
     scores     what a guess is worth
-    run        every attacker on every view, beside the controls; the verdict
+    run        every attacker on every view, beside the controls
+    verdict    where the protection holds, and where it fails
+    curves     over strength, bits and pairs
+    page       the result for a privacy officer
 """
 
 from .attackers import ATTACKERS, Attacker, Effort

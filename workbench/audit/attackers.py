@@ -28,7 +28,7 @@ from ..models import AT_ONCE, channels_last
 from .networks import RATE, Critic, Reader, inverter, learn, narrow, run
 from .views import VIEWS, Observed, Pairs, Tap
 
-__all__ = ["ATTACKERS", "Attacker", "Effort", "Inversion"]
+__all__ = ["ATTACKERS", "Attacker", "Effort", "FromInversion", "Inversion"]
 
 FEW = 32  # pairs for each thing seen, from which on their mean is a better guess than any network's
 PICTURES = ("perturbed", "decoded")
@@ -171,14 +171,8 @@ class Inversion(Attacker):
         return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
 
 
-class Prior(Attacker):
-    """An inversion network with a learnt prior: told the label, it must also pass for an original before a critic.
-
-    Starts where `Inversion` ended and learns on: absolute error + the critic's features + its judgement (Isola et al. 2017;
-    Wang et al. 2018). Its guesses are sharper and, by mean squared error, mostly worse.
-    """
-
-    name, knows = "prior", "pairs"
+class FromInversion(Attacker):
+    """An attacker that goes on from where an inversion network ended: `base`, or one of his own where none is given."""
 
     def __init__(
         self,
@@ -192,17 +186,39 @@ class Prior(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Half the inversion's training after it."""
-        return self.effort.passes // 2 + (self.effort.passes if self.base is None else 0)
+        """What comes after the inversion, and that too where it is his own."""
+        return self.further(n) + (self.effort.passes if self.base is None else 0)
+
+    @abstractmethod
+    def further(self, n: int) -> int:
+        """Return how many images pass after the inversion."""
+
+    def based(self, pairs: Pairs) -> Inversion:
+        """Return the inversion, fitted."""
+        if self.base is None:
+            self.base = Inversion(self.tap, self.effort, self.seed, self.tick)
+            self.base.fit(pairs)
+        return self.base
+
+
+class Prior(FromInversion):
+    """An inversion network with a learnt prior: told the label, it must also pass for an original before a critic.
+
+    Starts where `Inversion` ended and learns on: absolute error + the critic's features + its judgement (Isola et al. 2017;
+    Wang et al. 2018). Its guesses are sharper and, by mean squared error, mostly worse.
+    """
+
+    name, knows = "prior", "pairs"
+
+    def further(self, n: int) -> int:
+        """Half the inversion's training."""
+        return self.effort.passes // 2
 
     def fit(self, pairs: Pairs) -> None:
         """Learn against a critic that learns."""
         torch.manual_seed(self.seed)
         classes, size = self.tap.pair.target.num_classes, pairs.images.shape[-1]
-        if self.base is None:
-            self.base = Inversion(self.tap, self.effort, self.seed, self.tick)
-            self.base.fit(pairs)
-        network, rate = copy.deepcopy(self.base.network), RATE / 4
+        network, rate = copy.deepcopy(self.based(pairs).network), RATE / 4
         if network is None:  # the base only looked it up: learn from the start
             network, rate = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size), RATE
         self.network, critic = network.to(self.device), channels_last(Critic(), self.device)
@@ -231,7 +247,7 @@ class Prior(Attacker):
         return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
 
 
-class Optimise(Attacker):
+class Optimise(FromInversion):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is what was seen.
 
     On `perturbed` || G(x) - seen ||^2, on `payload` the distance of the latents, or what keeps the edge from choosing the
@@ -241,26 +257,13 @@ class Optimise(Attacker):
     name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
     smooth = 0.02
 
-    def __init__(
-        self,
-        tap: Tap,
-        effort: Effort,
-        seed: int = 0,
-        tick: Callable[[int], None] = lambda _: None,
-        base: Inversion | None = None,
-    ) -> None:
-        super().__init__(tap, effort, seed, tick)
-        self.base = base
-
-    def cost(self, n: int) -> int:
+    def further(self, n: int) -> int:
         """Every step counts as an image."""
-        return self.effort.steps * n + (self.effort.passes if self.base is None else 0)
+        return self.effort.steps * n
 
     def fit(self, pairs: Pairs) -> None:
         """Learn where to start."""
-        if self.base is None:
-            self.base = Inversion(self.tap, self.effort, self.seed, self.tick)
-            self.base.fit(pairs)
+        self.based(pairs)
 
     def guess(self, observed: Observed) -> Tensor:
         """Descend, some pictures at a time."""

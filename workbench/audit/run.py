@@ -1,4 +1,4 @@
-"""The audit of one pair: every attacker on every view, beside the controls; linking, membership; curves; the verdict."""
+"""The audit of one pair: every attacker on every view, beside the controls; linking and membership."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from ..pictures import to_float
 from ..system import Client
 from ..training.adversary import class_means
 from ..weights import Pair
-from .attackers import ATTACKERS, Attacker, Effort, Inversion, Optimise, Prior
+from .attackers import ATTACKERS, Attacker, Effort, FromInversion, Inversion
 from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
+from .verdict import verdict
 from .views import VIEWS, Observed, Pairs, Tap, pairs_of
 
-__all__ = ["EFFORTS", "Audit", "verdict"]
+__all__ = ["EFFORTS", "Audit"]
 
 # `trial`: seconds, to see that all runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; attackers
-# are weaker than they could be. `quick`: one pair in ten minutes on 2 cores. `full`: what the shipped results are made with, an
+# are weaker than they could be. `quick`: one pair in ten minutes on 2 cores; what it does not find may be there. `full`: an
 # hour and more.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2),
@@ -38,9 +39,6 @@ EFFORTS = {
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=6),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
 }
-# What the audit asks of a view for it to count as protected beyond the label: gaps to the control, and a ratio.
-ALLOWED = {"psnr": 0.5, "ssim": 0.03, "identified": 1.5}
-ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
 
 
 class Audit:
@@ -134,18 +132,19 @@ class Audit:
         source, tap, tries = source or self.source, tap or self.tap, range(seeds or self.seeds)
         observed = self.observed(view, tap)
         effort = self.effort if pairs is None else self.effort.of(pairs)
+        own = tap is self.tap and source == self.source and pairs is None
         found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
         for seed in tries:
             learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)
             base: Inversion | None = None
-            if {"invert", "prior", "optimise"} & set(attackers):
+            if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attackers):
                 base = Inversion(tap, effort, seed, self._tick)
                 base.fit(learnt)
             for name in attackers:
                 made = self._made(name, tap, effort, seed, base)
                 if made is not base and made.guesses != "which":
                     made.fit(learnt)
-                found[name].append(self._try(made, observed, (view, name) if seed == 0 and tap is self.tap else None))
+                found[name].append(self._try(made, observed, (view, name) if seed == 0 and own else None))
         return [
             {
                 "view": view,
@@ -164,7 +163,7 @@ class Audit:
         if name == "invert" and base is not None:
             return base
         kind = ATTACKERS[name]
-        if issubclass(kind, Prior | Optimise):
+        if issubclass(kind, FromInversion):
             return kind(tap, effort, seed, self._tick, base)
         return kind(tap, effort, seed, self._tick)
 
@@ -347,48 +346,10 @@ class Audit:
     def _cost(self, names: list[str]) -> int:
         """Return how many images pass for one seed of some attackers; those that build on an inversion network share it."""
         made = [ATTACKERS[name](self.tap, self.effort) for name in names]
-        shared = sum(isinstance(each, Prior | Optimise | Inversion) for each in made)
+        shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
 
 
 def judge_passes(effort: Effort) -> int:
     """Return how many images the judge learns from: twice an attacker's, as far as it still gains by them."""
     return min(2 * effort.passes, 60_000)
-
-
-def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return for each view the best attackers, what they have over the control, and whether that is within what is allowed.
-
-    The control is the class's mean image given the true label; of identification, naming one of the class by lot. The decoder
-    is public, so that who holds the payload holds the decoded image, and the cloud holds both: what is best on the one counts
-    for the other. `over_label` is what the best attackers have over those who saw nothing but the cloud's answer, where
-    these were tried: attackers know no more of the class than that, and where the cloud errs the true label flatters the
-    protection.
-    """
-    control, coded = controls[0], ("decoded", "payload")
-    by_label = [row for row in rows if row["view"] == "label"]
-    found = {}
-    for view in dict.fromkeys(row["view"] for row in rows):
-        holds = coded if view in coded else (view,)
-        mine = [row for row in rows if row["view"] in holds]
-        best = {
-            key: max((row for row in mine if key in row), key=lambda row: row[key].value, default=None)
-            for key in ("psnr", "ssim", "identified")
-        }
-        if any(row is None for row in best.values()):
-            continue
-        over = {key: row[key].value - control[key].value for key, row in best.items() if row is not None}
-        over["identified"] = best["identified"]["identified"].value / control["identified"].value  # type: ignore[index]
-        allowed = ALLOWED | ({"psnr": ALLOWED_PERTURBED} if view == "perturbed" else {})
-        found[view] = {
-            "best": {key: {"attacker": row["attacker"], "value": row[key]} for key, row in best.items() if row is not None},
-            "over": over,
-            "over_label": {
-                key: row[key].value - max(each[key].value for each in by_label if key in each)
-                for key, row in best.items()
-                if row is not None and key != "identified" and any(key in each for each in by_label)
-            },
-            "allowed": allowed,
-            "holds": {key: over[key] <= limit for key, limit in allowed.items()},
-        }
-    return found

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
 
 __all__ = ["add"]
 
@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
   workbench audit --dataset cifar10 --data-dir ~/cifar10 --json    the pair that ships: ten minutes on 2 cores
   workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
   workbench audit --view perturbed --attacker invert --source noise        he learns from noise that he sent himself
-  workbench audit --dataset cifar10 --generator-variant private --view perturbed
+  workbench audit --dataset cifar10 --generator-variant private --codec png --view perturbed
 views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
     )
     add_common(made)
@@ -61,7 +61,6 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
 
 def audit(options: argparse.Namespace) -> int:
     """Audit one pair."""
-    from .. import system, weights
     from ..audit import ATTACKERS as KNOWN
     from ..audit import EFFORTS, Audit, page
     from ..notebook import plain
@@ -71,14 +70,7 @@ def audit(options: argparse.Namespace) -> int:
         if file is not None:
             require_writable(file.resolve().parent)
     dataset = read_dataset(options)
-    pair = weights.load_pair(
-        dataset.family,
-        options.target,
-        options.auxiliary,
-        compressor=options.codec in system.NEURAL,
-        variant=options.generator_variant,
-        compressor_variant=options.variant,
-    )
+    pair = read_pair(options, dataset)
     views = (options.view,) if options.view else VIEWS
     attackers = (options.attacker,) if options.attacker else ATTACKERS
     if options.attacker and options.view and options.view not in KNOWN[options.attacker].views:

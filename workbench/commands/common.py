@@ -9,6 +9,7 @@ from ..errors import UsageError, unknown
 
 if TYPE_CHECKING:  # the heavy modules are imported by the command that needs them: --help answers at once
     from ..data import Dataset
+    from ..weights import Pair
 
 __all__ = [
     "AUXILIARY",
@@ -20,6 +21,7 @@ __all__ = [
     "pick_device",
     "positive",
     "read_dataset",
+    "read_pair",
     "text_table",
 ]
 
@@ -62,6 +64,21 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
     from .. import data
 
     return data.load(options.dataset, options.data_dir or None)
+
+
+def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
+    """Return the pair, its generator's and compressor's variants among them, that the options name; without the compressor
+    where the codec needs none. Raises WeightsError."""
+    from .. import system, weights
+
+    return weights.load_pair(
+        dataset.family,
+        options.target,
+        options.auxiliary,
+        compressor=options.codec in system.NEURAL,
+        variant=options.generator_variant,
+        compressor_variant=options.variant,
+    )
 
 
 def check_preset(name: str) -> None:

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset
+from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair
 
 __all__ = ["add"]
 
@@ -51,18 +51,11 @@ def add(commands: Commands) -> None:
 
 def evaluate(options: argparse.Namespace) -> int:
     """Measure one pair with one codec."""
-    from .. import system, weights
+    from .. import system
     from ..evaluation import Evaluation
 
     dataset = read_dataset(options)
-    pair = weights.load_pair(
-        dataset.family,
-        options.target,
-        options.auxiliary,
-        compressor=options.codec in system.NEURAL,
-        variant=options.generator_variant,
-        compressor_variant=options.variant,
-    )
+    pair = read_pair(options, dataset)
     chosen: dict[str, Any] = {}
     if options.quality is not None:
         if options.codec not in ("jpeg", "webp"):
