@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,28 @@ def test_a_gpu_that_is_not_there_is_one_line(
     assert "torch sees no CUDA GPU" in line
 
 
+def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], bool]) -> tuple[int, bytes, str]:
+    """Start the command, press Ctrl-C once it has said what `ready` waits for; return its status and what it said."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "workbench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stderr is not None
+        said = b""
+        while not ready(said):
+            chunk = os.read(process.stderr.fileno(), 4096)
+            assert chunk, said.decode()
+            said += chunk
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    return process.returncode, out, (said + err).decode()
+
+
 # --- audit -----------------------------------------------------------------------------------------------------------------
 
 
@@ -308,25 +331,9 @@ def test_a_wrong_call_of_audit_exits_with_two(arguments: tuple[str, ...], capsys
 
 def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text("before")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", *AUDIT, "--json", "--output", str(tmp_path / "audit.json")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "WORKBENCH_DATA": str(tiny_data), "OMP_NUM_THREADS": "1"},
-    )
-    try:
-        assert process.stderr is not None
-        said = b""
-        while b"audit:" not in said:
-            chunk = os.read(process.stderr.fileno(), 4096)
-            assert chunk, said.decode()
-            said += chunk
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    text = (said + err).decode()
-    assert process.returncode == 130, text
+    command = (*AUDIT, "--json", "--output", str(tmp_path / "audit.json"))
+    status, out, text = interrupted(command, tiny_data, lambda said: b"audit:" in said)
+    assert status == 130, text
     assert out == b""
     assert "Traceback" not in text
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"audit.json": "before"}
@@ -436,25 +443,9 @@ def test_train_pair_trains_nothing_that_is_there(tiny_data: Path, capsys: pytest
 
 
 def test_ctrl_c_while_training_keeps_the_best_and_says_so(empty_data: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "workbench", "train", "classifier", "--target", AUXILIARY, "--device", "cpu"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "WORKBENCH_DATA": str(empty_data)},
-    )
-    try:
-        assert process.stderr is not None
-        said = b""
-        while b"%|" not in said or b" 0/" in said[-120:]:
-            chunk = os.read(process.stderr.fileno(), 4096)
-            assert chunk, said.decode()
-            said += chunk
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    text = (said + err).decode()
-    assert process.returncode == 130, text
+    command = ("train", "classifier", "--target", AUXILIARY, "--device", "cpu")
+    status, out, text = interrupted(command, empty_data, lambda said: b"%|" in said and b" 0/" not in said[-120:])
+    assert status == 130, text
     assert "the best so far is kept, the same command goes on from here" in text
     assert "Traceback" not in text
     manifest = weights.find(AUXILIARY, "digits")

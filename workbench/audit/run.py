@@ -81,6 +81,7 @@ class Audit:
         self.images, self.labels = to_float(split.images), split.labels
         self.tap = self.tap_at(strength)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self._protected: WeakKeyDictionary[Tap, Tensor] = WeakKeyDictionary()
         self._observed: WeakKeyDictionary[Tap, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
         if judge is not None:
@@ -93,11 +94,13 @@ class Audit:
         return Tap(self.pair, codec or self.codec, size, at, str(self.device), **options)
 
     def observed(self, view: str, tap: Tap | None = None) -> Observed:
-        """Return what a view shows of the test images."""
+        """Return what a view shows of the test images, which pass through the edge once for all views."""
         tap = tap or self.tap
         kept = self._observed.setdefault(tap, {})
         if view not in kept:
-            kept[view] = tap.observe(self.images, view)
+            if tap not in self._protected:
+                self._protected[tap] = tap.protect(self.images)
+            kept[view] = tap.show(self._protected[tap], view)
         return kept[view]
 
     # --- rows --------------------------------------------------------------------------------------------------------------
@@ -223,9 +226,7 @@ class Audit:
         The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of
         what is seen.
         """
-        shifted = F.pad(self.images, (1, 0, 1, 0), mode="reflect")[..., : self.images.shape[-2], : self.images.shape[-1]]
-        jpeg = Client(70).jpeg
-        second = self.tap.observe(jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1))), view).seen.flatten(1)
+        second = self.tap.show(self._second_captures, view).seen.flatten(1)
         first = self.observed(view).seen.flatten(1)
         random = torch.Generator().manual_seed(0)
         other = torch.arange(len(self.labels))
@@ -241,10 +242,22 @@ class Audit:
 
     def members(self, view: str) -> Estimate:
         """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
-        rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
-        images, labels = to_float(self.dataset.train.images[rows]), self.dataset.train.labels[rows]
-        inside = self.tap.observe(images, view)
+        protected, labels = self._trained_on
+        inside = self.tap.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.observed(view), self.labels))
+
+    @cached_property
+    def _second_captures(self) -> Tensor:
+        """The second captures of the test images, protected."""
+        shifted = F.pad(self.images, (1, 0, 1, 0), mode="reflect")[..., : self.images.shape[-2], : self.images.shape[-1]]
+        jpeg = Client(70).jpeg
+        return self.tap.protect(jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1))))
+
+    @cached_property
+    def _trained_on(self) -> tuple[Tensor, Tensor]:
+        """As many of the generator's training images, protected, and their labels."""
+        rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
+        return self.tap.protect(to_float(self.dataset.train.images[rows])), self.dataset.train.labels[rows]
 
     def _confidence(self, observed: Observed, labels: Tensor) -> Tensor:
         with torch.inference_mode():
