@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
 
+# What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # beside other processes on few cores, more threads wait for each other
 
 TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
