@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TypeVar
 
 import pytest
@@ -110,6 +111,39 @@ def test_a_pair_is_prepared_whole_and_the_original_stays_as_it_was(pair: Pair, d
         assert torch.equal(fast.target(protected).argmax(1), pair.target(protected).argmax(1))
     assert fast.manifests is pair.manifests
     assert all(torch.equal(value, before[key]) for key, value in pair.target.state_dict().items())
+
+
+def test_networks_are_prepared_while_others_compute_and_prepare(pair: Pair, digits: Dataset) -> None:
+    images = to_float(digits.test.images[:2])
+    with torch.inference_mode():
+        expected = pair.target(images)
+    over, wrong = threading.Event(), list[BaseException]()
+
+    def compute() -> None:
+        try:
+            while not over.is_set():
+                with torch.inference_mode():
+                    assert torch.equal(pair.target(images), expected)
+        except BaseException as error:
+            wrong.append(error)
+
+    def make() -> None:
+        try:
+            for _ in range(6):
+                with torch.inference_mode():
+                    torch.testing.assert_close(prepare(pair.target)(images), expected, rtol=1e-3, atol=1e-2)
+        except BaseException as error:
+            wrong.append(error)
+
+    computing = threading.Thread(target=compute)
+    makers = [threading.Thread(target=make) for _ in range(2)]
+    for thread in (computing, *makers):
+        thread.start()
+    for thread in makers:
+        thread.join()
+    over.set()
+    computing.join()
+    assert not wrong, repr(wrong[0])
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

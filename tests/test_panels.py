@@ -1,12 +1,18 @@
-"""The interactive view without a browser: its controls moved, its pictures and captions read."""
+"""The view of `explore` without a browser: its controls moved, its pictures, captions and files read."""
 
 from __future__ import annotations
 
 import io
+import json
+import shlex
+import struct
 import threading
 import time
+import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,47 +20,55 @@ import pytest
 import torch
 from PIL import Image
 
-from workbench.data import Dataset, Split
-from workbench.evaluation import Evaluation
-from workbench.panels import SIDE, UPLOADS, Explorer, Settings
-from workbench.pictures import to_uint8
-from workbench.system import codec_for
+from workbench.data import Dataset
+from workbench.errors import UsageError, WeightsError, WorkbenchError
+from workbench.panels import Explorer, jobs
+from workbench.panels.explore import UPLOADS
+from workbench.panels.settings import Settings
+from workbench.system import Client, codec_for
 from workbench.weights import Pair
 
-NAMES = ("original", "protected", "at the cloud", "residual")
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+NAMES = ("original", "protected", "cloud", "residual")
+PAIR = f"{TARGET}-X-{AUXILIARY}"
+DIGITS = "scikit-learn digits"
+
+
+def opened(folder: Path, **parameters: Any) -> Explorer:
+    given = {"dataset": "digits", "target": TARGET, "auxiliary": AUXILIARY, "limit": 12, "output": folder / "out"}
+    return Explorer(**{**given, **parameters})
 
 
 @pytest.fixture
-def sources(digits: Dataset) -> dict[str, Split]:
-    """Two collections: the first six digits, and four others, coloured."""
-    other = digits.test.images[6:10].clone()
-    other[:, 1] //= 2
-    return {"digits": digits.test.head(6), "coloured": Split(other, torch.tensor([-1, -1, -1, -1]))}
+def explorer(tiny_data: Path, tmp_path: Path) -> Iterator[Explorer]:
+    made = opened(tmp_path)
+    assert made.wait(60)
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def explorer(pair: Pair, sources: dict[str, Split], digits: Dataset) -> Explorer:
-    explorer = Explorer(pair, sources, digits.classes)
-    assert explorer.wait()
-    return explorer
+def folder(tmp_path: Path) -> Path:
+    """A folder with two pictures and a file that is none."""
+    place = tmp_path / "my pictures"
+    place.mkdir()
+    (place / "a.png").write_bytes(png((200, 30, 40)))
+    (place / "b.png").write_bytes(png((1, 2, 3)))
+    (place / "c.png").write_bytes(b"no picture")
+    return place
 
 
 def shown(explorer: Explorer) -> dict[str, bytes]:
-    return {name: bytes(explorer.pictures[name].value) for name in NAMES}
+    return {name: bytes(explorer.controls.pictures[name].value) for name in NAMES}
 
 
-def captions(explorer: Explorer) -> dict[str, str]:
-    return {name: explorer.captions[name].value for name in NAMES}
+def caption(explorer: Explorer, name: str) -> str:
+    return str(explorer.controls.captions[name].value)
 
 
-def pixels(png: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.asarray(Image.open(io.BytesIO(png)))
-
-
-def enlarged(image: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A picture of the data set as it must look on the screen: its pixels as squares."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    return np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.NEAREST))
+def pixels(picture: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray(Image.open(io.BytesIO(picture)))
 
 
 def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
@@ -69,100 +83,155 @@ def uploaded(*files: tuple[str, bytes]) -> tuple[dict[str, Any], ...]:
     )
 
 
-def png(colour: tuple[int, int, int], size: tuple[int, int] = (50, 40)) -> bytes:
+def png(colour: Any, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", size, colour).save(buffer, "PNG")
+    Image.new(mode, size, colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer, sources: dict[str, Split]) -> None:
+def said(explorer: Explorer) -> str:
+    return str(explorer.controls.message.value)
+
+
+# --- pictures and figures ------------------------------------------------------------------------------------------------
+
+
+def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer, digits: Dataset) -> None:
     original = pixels(shown(explorer)["original"])
-    assert original.shape == (SIDE, SIDE, 3)
-    assert np.array_equal(original, enlarged(sources["digits"].images[0]))
-    label = sources["digits"].labels[0].item()
-    assert f"{label}</span>" in captions(explorer)["original"]
-    assert "bytes" in captions(explorer)["at the cloud"]
-    assert "neural" in captions(explorer)["at the cloud"]
-    assert explorer.strength.value == 1.0
-    assert "target resnet18" in explorer.bars["target"].value
-    assert "auxiliary mobilenet_v2" in explorer.bars["auxiliary"].value
-    assert explorer.bars["target"].value.count('class="bar"') == 5
-    assert explorer.message.value == ""
+    assert np.array_equal(original, digits.test.images[0].permute(1, 2, 0).numpy()), "pixel by pixel"
+    assert caption(explorer, "original").endswith(f"{digits.test.labels[0]}</span></div>")
+    assert "neural" in caption(explorer, "cloud")
+    assert explorer.controls.strength.value == 1.0
+    readout = explorer.controls.readout.value
+    assert f"Target {TARGET}" in readout
+    assert f"Auxiliary {AUXILIARY}" in readout
+    assert readout.count('class="bar') == 5 + 5 + 5, "the top five of both, and five stages"
+    assert explorer.controls.index.max == 11
+    assert ">test<" not in said(explorer)
+    assert not explorer.error
 
 
 def test_strength_changes_all_but_the_original(explorer: Explorer) -> None:
-    before, text, numbers = shown(explorer), captions(explorer), explorer.numbers.value
-    explorer.strength.value = 0.4
+    before, text, readout = shown(explorer), caption(explorer, "protected"), explorer.controls.readout.value
+    explorer.controls.strength.value = 0.4
     assert explorer.wait()
     assert {"protected", "residual"} <= changed(before, shown(explorer))
     assert "original" not in changed(before, shown(explorer))
-    assert captions(explorer)["protected"] != text["protected"]
-    assert explorer.numbers.value != numbers
+    assert caption(explorer, "protected") != text
+    assert explorer.controls.readout.value != readout
+    assert 'data-strength="0.4"' in explorer.controls.readout.value
 
 
-def test_at_strength_zero_the_protected_picture_is_the_original_and_the_residual_grey(explorer: Explorer) -> None:
-    explorer.strength.value = 0.0
+def test_at_strength_zero_the_protected_picture_is_what_the_edge_received(explorer: Explorer, digits: Dataset) -> None:
+    explorer.controls.strength.value = 0.0
     assert explorer.wait()
-    now = shown(explorer)
-    assert now["protected"] == now["original"]
-    assert set(np.unique(pixels(now["residual"]))) <= {127, 128}
-    assert "SSIM 1.000" in captions(explorer)["protected"]
+    (file,) = Client().capture(digits.test.images[:1].float() / 255)
+    assert np.array_equal(pixels(shown(explorer)["protected"]), pixels(file)), "the JPEG of the phone"
+    residual = pixels(shown(explorer)["residual"]).astype(int)
+    assert abs(residual - 127.5).max() < 10
+    assert explorer.view is not None
+    assert explorer.view.ssim > 0.99
 
 
 def test_the_codec_changes_only_what_the_cloud_sees(explorer: Explorer) -> None:
     seen = {}
     for codec in ("png", "jpeg", "webp", "neural"):
         before = shown(explorer)
-        explorer.codec.value = codec
+        explorer.controls.codec.value = codec
         assert explorer.wait()
-        assert changed(before, shown(explorer)) <= {"at the cloud"}
-        assert codec in captions(explorer)["at the cloud"]
-        assert explorer.quality.disabled == (codec not in ("jpeg", "webp"))
-        seen[codec] = shown(explorer)["at the cloud"]
+        assert changed(before, shown(explorer)) <= {"cloud"}
+        assert codec in caption(explorer, "cloud")
+        assert explorer.controls.quality.disabled == (codec not in ("jpeg", "webp"))
+        seen[codec] = shown(explorer)["cloud"]
         if codec == "png":
             assert seen["png"] == shown(explorer)["protected"], "PNG is lossless"
     assert len(set(seen.values())) == 4
 
 
 def test_quality_changes_what_a_jpeg_leaves(explorer: Explorer) -> None:
-    explorer.codec.value = "jpeg"
+    explorer.controls.codec.value = "jpeg"
     assert explorer.wait()
-    before, text = shown(explorer), captions(explorer)
-    explorer.quality.value = 5
+    before, text = shown(explorer), caption(explorer, "cloud")
+    explorer.controls.quality.value = 5
     assert explorer.wait()
-    assert changed(before, shown(explorer)) == {"at the cloud"}
-    assert "jpeg q5" in captions(explorer)["at the cloud"] != text["at the cloud"]
+    assert changed(before, shown(explorer)) == {"cloud"}
+    assert "jpeg q5" in caption(explorer, "cloud") != text
 
 
-def test_the_number_chooses_the_picture_and_another_collection_begins_at_its_first(
-    explorer: Explorer, sources: dict[str, Split]
-) -> None:
+def test_the_residual_can_be_amplified_and_nothing_else_changes(explorer: Explorer) -> None:
+    explorer.controls.strength.value = 0.1
+    assert explorer.wait()
     before = shown(explorer)
-    explorer.index.value = 5
+    explorer.controls.gain.value = 8.0
     assert explorer.wait()
-    assert {"original", "protected"} <= changed(before, shown(explorer))
-    assert f"{sources['digits'].labels[5]}</span>" in captions(explorer)["original"]
-    explorer.source.value = "coloured"
-    assert explorer.wait()
-    assert (explorer.index.value, explorer.index.max) == (0, 3)
-    assert np.array_equal(pixels(shown(explorer)["original"]), enlarged(sources["coloured"].images[0]))
-    assert "unknown" in captions(explorer)["original"]
+    assert changed(before, shown(explorer)) == {"residual"}
+    assert np.ptp(pixels(shown(explorer)["residual"])) > np.ptp(pixels(before["residual"]))
+    assert "times 8" in caption(explorer, "residual")
+
+
+def test_each_pixel_is_a_square_of_whole_pixels_of_the_screen(explorer: Explorer) -> None:
+    stack = explorer.controls.stacks["protected"]
+    assert (stack.layout.width, stack.layout.height) == ("192px", "192px")
+    explorer.controls.zoom.value = 4
+    assert (stack.layout.width, stack.layout.height) == ("128px", "128px")
+    assert explorer.controls.pictures["protected"].layout.width == "128px"
+    assert pixels(shown(explorer)["protected"]).shape == (32, 32, 3)
+
+
+def test_the_divider_uncovers_the_original_beneath_without_a_new_picture(explorer: Explorer) -> None:
+    before = shown(explorer)
+    explorer.controls.divider.value = 0.3
+    assert "inset(0 0 0 30%)" in explorer.controls.divided.value
+    assert shown(explorer) == before
+    assert bytes(explorer.controls.beneath["protected"].value) == before["original"]
+
+
+def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, digits: Dataset) -> None:
+    view = explorer.compute(Settings(DIGITS, 3, 0.5, "jpeg", 70, PAIR))
+    original = digits.test.images[3:4].float() / 255
+    received = explorer.pipeline._captured[1].received  # type: ignore[index]
+    protected = pair.generator(received, 0.5)
+    codec = codec_for(pair, "jpeg", quality=70)
+    torch.testing.assert_close(view.original, original[0])
+    torch.testing.assert_close(view.protected, protected[0], atol=2e-3, rtol=0)
+    payload = codec.encode(view.protected[None])
+    assert view.s2_bytes == len(payload)
+    assert torch.equal(view.cloud, codec.decode(payload)[0])
+    scores = pair.target(codec.decode(payload)).softmax(1)[0]
+    assert view.target[0] == (str(scores.argmax().item()), pytest.approx(scores.max().item(), abs=1e-4))
+    assert sum(value for _, value in view.target) <= 1 + 1e-5
+    assert 0 < view.code_bits <= 8 * view.s2_bytes
+
+
+def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
+    settings = Settings(DIGITS, 2, 0.6, "jpeg", 50, PAIR)
+    before = shown(explorer)
+    first = explorer.compute(settings)
+    explorer.compute(Settings(DIGITS, 1, 0.1, "png", 50, PAIR))
+    second = explorer.compute(settings)
+    for name in ("original", "protected", "cloud"):
+        assert torch.equal(getattr(first, name), getattr(second, name)), name
+    for name in ("target", "auxiliary", "ssim", "s1_bytes", "s2_bytes", "code_bits"):
+        assert getattr(first, name) == getattr(second, name), name
+    assert shown(explorer) == before
+
+
+# --- the newest settings win ---------------------------------------------------------------------------------------------
 
 
 def test_the_newest_setting_wins(explorer: Explorer) -> None:
     for step in range(50):
-        explorer.strength.value = round(step / 100, 2)
-    explorer.strength.value = 0.73
+        explorer.controls.strength.value = round(step / 100, 2)
+    explorer.controls.strength.value = 0.73
     assert explorer.wait()
     now = shown(explorer)
-    explorer.show(explorer.compute(Settings("digits", 0, 0.73, "neural", 89)))
+    explorer.show(explorer.compute(Settings(DIGITS, 0, 0.73, "neural", 89, PAIR)))
     assert shown(explorer) == now
 
 
 def test_moving_a_control_returns_at_once_and_settings_do_not_queue(explorer: Explorer) -> None:
     computed: list[float] = []
-    real = explorer.compute
-    gate = threading.Event()
+    real, gate = explorer.compute, threading.Event()
 
     def slow(settings: Settings) -> Any:
         computed.append(settings.strength)
@@ -172,91 +241,13 @@ def test_moving_a_control_returns_at_once_and_settings_do_not_queue(explorer: Ex
     explorer.compute = slow  # type: ignore[method-assign]
     start = time.monotonic()
     for step in range(30):
-        explorer.strength.value = step / 100
+        explorer.controls.strength.value = step / 100
     assert time.monotonic() - start < 5
     assert not explorer.wait(timeout=0.05), "it cannot be ready while it computes"
     gate.set()
     assert explorer.wait()
     assert computed[-1] == pytest.approx(0.29)
     assert len(computed) <= 2, "what was overtaken is never computed"
-
-
-def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
-    settings = Settings("digits", 2, 0.6, "jpeg", 50)
-    before = shown(explorer)
-    first = explorer.compute(settings)
-    explorer.compute(Settings("coloured", 1, 0.1, "png", 50))
-    second = explorer.compute(settings)
-    for name in ("original", "protected", "reconstructed"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
-    assert (first.target, first.auxiliary, first.ssim, first.s2_bytes) == (
-        second.target,
-        second.auxiliary,
-        second.ssim,
-        second.s2_bytes,
-    )
-    assert shown(explorer) == before
-    assert (explorer.strength.value, explorer.index.value) == (1.0, 0)
-
-
-def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, sources: dict[str, Split]) -> None:
-    view = explorer.compute(Settings("digits", 3, 0.5, "jpeg", 70))
-    images = sources["digits"].images[3:4].float() / 255
-    protected = pair.generator(images, 0.5)
-    codec = codec_for(pair, "jpeg", quality=70)
-    payload = codec.encode(protected)
-    torch.testing.assert_close(view.protected, protected[0])
-    assert view.s2_bytes == len(payload)
-    assert torch.equal(view.reconstructed, codec.decode(payload)[0])
-    scores = pair.target(codec.decode(payload)).softmax(1)[0]
-    assert view.target[0] == (str(scores.argmax().item()), pytest.approx(scores.max().item()))
-    assert sum(value for _, value in view.target) <= 1 + 1e-5
-
-
-def test_an_uploaded_picture_is_shown_at_once(explorer: Explorer) -> None:
-    explorer.strength.value = 0.0
-    explorer.upload.value = uploaded(("red.png", png((200, 30, 40))))
-    assert explorer.wait()
-    assert explorer.source.value == UPLOADS
-    assert UPLOADS in explorer.source.options
-    assert explorer.index.max == 0
-    assert set(map(tuple, pixels(shown(explorer)["original"]).reshape(-1, 3))) == {(200, 30, 40)}
-    assert "unknown" in captions(explorer)["original"]
-    assert explorer.message.value == ""
-
-
-def test_several_pictures_can_be_uploaded_and_then_others(explorer: Explorer) -> None:
-    explorer.upload.value = uploaded(("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 3))), ("c.png", png((9, 9, 9))))
-    assert explorer.wait()
-    assert explorer.index.max == 2
-    explorer.index.value = 2
-    assert explorer.wait()
-    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [9, 9, 9]
-    explorer.upload.value = uploaded(("d.png", png((0, 250, 0))))
-    assert explorer.wait()
-    assert (explorer.index.value, explorer.index.max) == (0, 0)
-    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [0, 250, 0]
-    assert explorer.message.value == ""
-
-
-def test_a_file_that_is_no_picture_is_said_and_everything_else_stays(explorer: Explorer) -> None:
-    before = shown(explorer)
-    explorer.upload.value = uploaded(("notes.txt", b"<b>no picture</b>"))
-    assert explorer.wait()
-    assert "cannot be read: not a picture" in explorer.message.value
-    assert shown(explorer) == before
-    assert list(explorer.source.options) == ["digits", "coloured"]
-    explorer.strength.value = 0.5
-    assert explorer.wait()
-    assert changed(before, shown(explorer))
-
-
-def test_a_picture_that_can_be_read_clears_the_message(explorer: Explorer) -> None:
-    explorer.upload.value = uploaded(("notes.txt", b"no picture"))
-    assert explorer.message.value
-    explorer.upload.value = uploaded(("red.png", png((200, 30, 40))))
-    assert explorer.wait()
-    assert explorer.message.value == ""
 
 
 def test_what_fails_while_computing_is_said_and_the_next_setting_is_shown(
@@ -268,63 +259,350 @@ def test_what_fails_while_computing_is_said_and_the_next_setting_is_shown(
         raise ZeroDivisionError("<i>nothing</i>")
 
     explorer.compute = fail  # type: ignore[method-assign]
-    explorer.strength.value = 0.2
+    explorer.controls.strength.value = 0.2
     assert explorer.wait()
-    assert "ZeroDivisionError: &lt;i&gt;nothing&lt;/i&gt;" in explorer.message.value
+    assert "ZeroDivisionError: &lt;i&gt;nothing&lt;/i&gt;" in said(explorer)
     assert "ZeroDivisionError" in capsys.readouterr().err
     explorer.compute = real  # type: ignore[method-assign]
-    explorer.strength.value = 0.3
+    explorer.controls.strength.value = 0.3
     assert explorer.wait()
     assert changed(before, shown(explorer))
-    assert explorer.message.value == "", "what is over is no longer said"
+    assert "ZeroDivisionError" not in said(explorer), "what is over is no longer said"
 
 
-def test_without_a_compressor_the_other_codecs_remain(pair: Pair, sources: dict[str, Split], digits: Dataset) -> None:
-    bare = Pair(pair.target, pair.auxiliary, pair.generator, None, pair.manifests)
-    explorer = Explorer(bare, sources, digits.classes)
+def test_another_of_the_same_name_takes_its_place(explorer: Explorer, tmp_path: Path) -> None:
+    second = opened(tmp_path)
+    try:
+        assert second.wait(60)
+        assert not explorer.wait(1), "the first is closed"
+        deadline = time.monotonic() + 20
+        while threading.active_count() > 60 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        explorer.controls.strength.value = 0.1
+        assert explorer.view is not None
+        assert explorer.view.settings.strength == 1.0, "what was shown stays"
+    finally:
+        second.close()
+
+
+# --- which picture -------------------------------------------------------------------------------------------------------
+
+
+def test_the_number_chooses_the_picture(explorer: Explorer, digits: Dataset) -> None:
+    before = shown(explorer)
+    explorer.controls.index.value = 5
     assert explorer.wait()
-    assert list(explorer.codec.options) == ["png", "jpeg", "webp"]
-    assert "png" in captions(explorer)["at the cloud"]
+    assert {"original", "protected"} <= changed(before, shown(explorer))
+    assert caption(explorer, "original").endswith(f"{digits.test.labels[5]}</span></div>")
+    explorer.controls.random.click()
+    assert explorer.wait()
+    assert 0 <= explorer.controls.index.value <= 11
 
 
-@pytest.fixture
-def curves(pair: Pair, digits: Dataset) -> Iterator[list[dict[str, Any]]]:
-    evaluation = Evaluation(pair, digits, limit=8)
-    return evaluation.curve([0.0, 1.0], lambda _: codec_for(pair, "png"), lambda a: a)
+def test_the_number_can_run_over_one_class(explorer: Explorer, digits: Dataset) -> None:
+    wanted = (digits.test.head(12).labels == int(digits.test.labels[4])).nonzero()[:, 0].tolist()
+    explorer.controls.show.value = str(int(digits.test.labels[4]))
+    assert explorer.controls.index.max == len(wanted) - 1
+    for position, index in enumerate(wanted):
+        explorer.controls.index.value = position
+        assert explorer.wait()
+        assert np.array_equal(pixels(shown(explorer)["original"]), digits.test.images[index].permute(1, 2, 0).numpy())
+    explorer.controls.show.value = "all"
+    assert (explorer.controls.index.value, explorer.controls.index.max) == (0, 11)
 
 
-def test_the_curves_follow_the_strength(
-    pair: Pair, sources: dict[str, Split], digits: Dataset, curves: list[dict[str, Any]]
+def test_the_number_can_run_over_what_the_cloud_misreads(explorer: Explorer) -> None:
+    explorer.controls.show.value = "misclassified"
+    assert explorer.rest()
+    assert "of the first 12" in said(explorer)
+    for position in range(explorer.controls.index.max + 1):
+        explorer.controls.index.value = position
+        assert explorer.wait()
+        assert explorer.view is not None
+        assert explorer.view.target[0][0] != explorer.view.label
+    assert explorer.controls.index.max + 1 == int(said(explorer).partition(" of the")[0].rpartition(">")[2])
+
+
+def test_the_least_hidden_come_first(explorer: Explorer) -> None:
+    explorer.controls.show.value = "least hidden (SSIM)"
+    assert explorer.rest()
+    similar = []
+    for position in range(12):
+        explorer.controls.index.value = position
+        assert explorer.wait()
+        assert explorer.view is not None
+        similar.append(abs(explorer.view.ssim))
+    assert similar == sorted(similar, reverse=True)
+
+
+# --- pictures of one's own -----------------------------------------------------------------------------------------------
+
+
+def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explorer: Explorer) -> None:
+    explorer.controls.upload.value = uploaded(
+        ("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 3))), ("c.png", png(9, mode="L"))
+    )
+    assert explorer.wait()
+    assert (explorer.controls.source.value, explorer.controls.index.max) == (UPLOADS, 2)
+    assert set(map(tuple, pixels(shown(explorer)["original"]).reshape(-1, 3))) == {(200, 30, 40)}
+    assert "unknown" in caption(explorer, "original")
+    explorer.controls.index.value = 2
+    assert explorer.wait()
+    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [9, 9, 9]
+    explorer.controls.upload.value = uploaded(("d.png", png((0, 250, 0))))
+    assert explorer.wait()
+    assert (explorer.controls.index.value, explorer.controls.index.max) == (0, 0)
+    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [0, 250, 0]
+    explorer.controls.source.value = DIGITS
+    assert explorer.wait()
+    assert explorer.controls.index.max == 11
+
+
+def bomb() -> bytes:
+    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def awkward() -> list[tuple[str, bytes]]:
+    """Ten files such as people have."""
+    cmyk, animated, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    Image.new("CMYK", (64, 64), (10, 80, 20, 0)).save(cmyk, "JPEG")
+    frames = [Image.new("P", (32, 32), k) for k in range(3)]
+    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
+    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(sixteen, "PNG")
+    return [
+        ("grey.png", png(90, mode="L")),
+        ("see through.png", png((10, 200, 30, 128), mode="RGBA")),
+        ("cmyk.jpg", cmyk.getvalue()),
+        ("wide.png", png((5, 6, 7), (2000, 8))),
+        ("one pixel.png", png((250, 0, 0), (1, 1))),
+        ("sixteen bits.png", sixteen.getvalue()),
+        ("moving.gif", animated.getvalue()),
+        ("truncated.png", png((1, 1, 1), (300, 300))[:100]),
+        ("bomb.png", bomb()),
+        ("<img src=x onerror=alert(1)>.png", b"no picture at all"),
+    ]
+
+
+def test_of_ten_awkward_files_each_is_shown_or_its_fault_is_said(explorer: Explorer) -> None:
+    files = awkward()
+    explorer.controls.upload.value = uploaded(*files)
+    assert explorer.wait()
+    source = explorer.sources[UPLOADS]
+    refused = [name for name, _ in files if name not in source.names]
+    assert {"grey.png", "see through.png", "cmyk.jpg", "wide.png", "one pixel.png"} <= set(source.names)
+    assert {"truncated.png", "bomb.png", files[-1][0]} <= set(refused)
+    for name in refused:
+        assert name.partition("<")[0][:20] in said(explorer)
+    assert "<img" not in said(explorer), "a file's name is no markup"
+    for index in range(len(source.names)):
+        explorer.controls.index.value = index
+        assert explorer.wait()
+        assert pixels(shown(explorer)["original"]).shape == (32, 32, 3)
+    assert not explorer.error
+
+
+def test_files_of_which_none_is_a_picture_change_nothing(explorer: Explorer) -> None:
+    before = shown(explorer)
+    explorer.controls.upload.value = uploaded(("notes.txt", b"<b>no picture</b>"))
+    assert explorer.wait()
+    assert "notes.txt" in said(explorer)
+    assert shown(explorer) == before
+    assert UPLOADS not in explorer.controls.source.options
+
+
+def test_a_folder_is_shown_and_what_in_it_is_no_picture_is_said(explorer: Explorer, folder: Path) -> None:
+    explorer.controls.folder.value = str(folder)
+    assert explorer.wait()
+    assert explorer.controls.source.value == "folder my pictures"
+    assert explorer.controls.index.max == 1
+    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [200, 30, 40]
+    assert "c.png" in said(explorer)
+    explorer.controls.folder.value = str(folder / "not there")
+    assert "does not exist" in said(explorer)
+    assert explorer.controls.source.value == "folder my pictures"
+
+
+# --- networks ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_pairs_and_generators_that_are_there_are_offered(explorer: Explorer) -> None:
+    assert explorer.controls.pair.options == (PAIR,)
+    assert [value for _, value in explorer.controls.variant.options] == [""]
+
+
+def test_a_variant_that_is_not_there_is_said(tiny_data: Path, tmp_path: Path) -> None:
+    explorer = opened(tmp_path, variant="nowhere")
+    try:
+        with pytest.raises(WeightsError, match="nowhere"):
+            explorer.wait(60)
+        assert "nowhere" in said(explorer)
+        explorer.controls.variant.value = ""
+        assert explorer.wait(60)
+        assert explorer.view is not None
+    finally:
+        explorer.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"strength": 1.5}, "strength must be between 0 and 1, got 1.5"),
+        ({"strength": float("nan")}, "got nan"),
+        ({"codec": "jpg"}, "unknown codec 'jpg'"),
+        ({"quality": 0}, "quality must be a whole number from 1 to 95, got 0"),
+        ({"picture": -1}, "picture and limit must be 0 or more"),
+    ],
+)
+def test_a_bad_parameter_is_refused_at_once(tiny_data: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        opened(tmp_path, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"), [({"dataset": "digit"}, "digit"), ({"picture": 40}, "picture 40 is not there: .* 12 test pictures")]
+)
+def test_a_parameter_that_names_nothing_is_said_and_raised(
+    tiny_data: Path, tmp_path: Path, wrong: dict[str, Any], message: str
 ) -> None:
-    explorer = Explorer(pair, sources, digits.classes, curves)
-    assert explorer.wait()
-    first = bytes(explorer.curve.value)
-    assert pixels(first).std() > 0
-    explorer.strength.value = 0.25
-    assert explorer.wait()
-    assert bytes(explorer.curve.value) != first
-    assert explorer.curve in explorer.widget.children
+    explorer = opened(tmp_path, **wrong)
+    try:
+        with pytest.raises(WorkbenchError, match=message):
+            explorer.wait(60)
+        assert "bad" in said(explorer)
+    finally:
+        explorer.close()
 
 
-def test_drawing_the_curves_opens_no_figure_that_a_notebook_would_show(
-    pair: Pair, sources: dict[str, Split], digits: Dataset, curves: list[dict[str, Any]]
-) -> None:
+# --- what takes longer -----------------------------------------------------------------------------------------------------
+
+
+def test_the_curves_are_measured_while_the_hand_rests_and_a_line_follows_it(explorer: Explorer) -> None:
+    assert explorer.rest()
+    controls = explorer.controls
+    assert controls.curves.layout.display == "block"
+    drawn, marker = bytes(controls.curve.value), controls.marker.value
+    assert pixels(drawn).std() > 0
+    rows = explorer.curve()
+    assert [row["point"] for row in rows] == [0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0]
+    assert rows[0]["target"].n == 12
+    controls.strength.value = 0.25
+    assert explorer.wait()
+    assert bytes(controls.curve.value) == drawn, "drawn once"
+    assert controls.marker.value != marker
+    controls.codec.value = "png"
+    assert explorer.rest()
+    assert bytes(controls.curve.value) != drawn
+    assert explorer.curve()[0]["ssim"].value == pytest.approx(rows[0]["ssim"].value)
+    controls.codec.value = "neural"
+    assert explorer.rest()
+    assert bytes(controls.curve.value) == drawn, "measured once"
+
+
+def test_drawing_opens_no_figure_that_a_notebook_would_show(explorer: Explorer) -> None:
     import matplotlib.pyplot as plt
 
-    explorer = Explorer(pair, sources, digits.classes, curves)
-    assert explorer.wait()
-    opened = list(plt.get_fignums())
-    seen: set[int] = set()
-    for step in range(8):
-        explorer.strength.value = step / 10
-        while not explorer.wait(timeout=0.001):
-            seen |= set(plt.get_fignums()) - set(opened)
-    assert not seen, "pyplot's figures belong to the cells"
+    before = list(plt.get_fignums())
+    assert explorer.rest()
+    assert list(plt.get_fignums()) == before, "pyplot's figures belong to the cells"
 
 
-def test_a_picture_larger_than_the_networks_is_taken_as_it_is(pair: Pair, digits: Dataset) -> None:
-    images = to_uint8(torch.rand(1, 3, 48, 40, generator=torch.Generator().manual_seed(0)))
-    explorer = Explorer(pair, {"large": Split(images, torch.tensor([3]))}, digits.classes)
+def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "ATTACK", (64, 256))
+    explorer.controls.codec.value = "png"
+    assert explorer.rest()
+    assert "train an attacker" in caption(explorer, "attacker")
+    explorer.controls.attack.click()
+    assert explorer.rest()
+    assert "dB; learnt from 64 pairs" in caption(explorer, "attacker")
+    first = pixels(bytes(explorer.controls.pictures["attacker"].value))
+    assert first.shape == (32, 32, 3)
+    explorer.controls.index.value = 3
     assert explorer.wait()
-    assert explorer.message.value == ""
-    assert explorer.compute(Settings("large", 0, 1.0, "neural", 89)).reconstructed.shape == (3, 48, 40)
+    assert not np.array_equal(first, pixels(bytes(explorer.controls.pictures["attacker"].value)))
+    explorer.controls.codec.value = "neural"
+    assert explorer.wait()
+    assert "train an attacker" in caption(explorer, "attacker"), "of what another codec leaves it knows nothing"
+
+
+def test_views_are_kept_side_by_side_and_shown_again(explorer: Explorer) -> None:
+    explorer.controls.index.value, explorer.controls.strength.value = 4, 0.5
+    assert explorer.wait()
+    kept = shown(explorer)
+    explorer.controls.pin.click()
+    explorer.controls.index.value, explorer.controls.strength.value, explorer.controls.codec.value = 1, 0.1, "jpeg"
+    assert explorer.wait()
+    explorer.controls.pin.click()
+    assert len(explorer.controls.pinned.children) == 2
+    again, remove = explorer.pins[0].widget.children[1].children
+    again.click()
+    assert explorer.wait()
+    assert shown(explorer) == kept
+    assert (explorer.controls.codec.value, explorer.controls.index.value) == ("neural", 4)
+    remove.click()
+    assert len(explorer.controls.pinned.children) == len(explorer.pins) == 1
+
+
+# --- what is taken away ------------------------------------------------------------------------------------------------------
+
+
+def exported(explorer: Explorer, kind: str) -> str:
+    explorer.controls.kind.value = kind
+    explorer.controls.export.click()
+    assert explorer.rest()
+    return said(explorer)
+
+
+def test_the_figure_is_exported_as_png_and_svg_with_what_is_pinned(explorer: Explorer, tmp_path: Path) -> None:
+    assert "explore.png" in exported(explorer, "figure (PNG)")
+    alone = pixels((tmp_path / "out" / "explore.png").read_bytes()).shape
+    explorer.controls.pin.click()
+    explorer.controls.strength.value = 0.2
+    assert explorer.wait()
+    assert "save explore.png" in exported(explorer, "figure (PNG)")
+    assert pixels((tmp_path / "out" / "explore.png").read_bytes()).shape[0] > alone[0]
+    exported(explorer, "figure (SVG)")
+    assert (tmp_path / "out" / "explore.svg").read_text("utf-8").lstrip().startswith("<?xml")
+
+
+def test_the_pictures_are_exported_at_their_own_pixels(explorer: Explorer, tmp_path: Path) -> None:
+    assert "4 pictures in" in exported(explorer, "pictures (PNG)")
+    for name in NAMES:
+        written = pixels((tmp_path / "out" / "explore-pictures" / f"{name}.png").read_bytes())
+        assert np.array_equal(written, pixels(shown(explorer)[name]))
+
+
+@pytest.mark.parametrize("of", ["data set", "folder", "upload"])
+def test_the_exported_command_shows_the_same_again(explorer: Explorer, tmp_path: Path, folder: Path, of: str) -> None:
+    if of == "folder":
+        explorer.controls.folder.value = str(folder)
+    if of == "upload":
+        explorer.controls.upload.value = uploaded(("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 90))))
+    assert explorer.wait()
+    controls = explorer.controls
+    controls.index.value, controls.strength.value, controls.codec.value, controls.quality.value = 1, 0.6, "jpeg", 40
+    assert explorer.wait()
+    kept, view = shown(explorer), explorer.view
+    exported(explorer, "settings (JSON)")
+    written = json.loads((tmp_path / "out" / "explore-settings.json").read_text("utf-8"))
+    assert written["figures"]["s2_bytes"] == view.s2_bytes  # type: ignore[union-attr]
+    assert written["figures"]["n"] == 1
+    assert written["weights"]["generator"]
+    words = shlex.split(written["command"])
+    assert words[:3] == ["papermill", "notebooks/explore.ipynb", "out.ipynb"]
+    given = dict(zip(words[4::3], words[5::3], strict=True))
+    assert given == {key: str(value) for key, value in written["parameters"].items() if value != ""}
+    second = Explorer(**written["parameters"], name="again")
+    try:
+        assert second.wait(60)
+        assert shown(second) == kept
+        assert replace(second.view.settings, source="", index=0) == replace(view.settings, source="", index=0)  # type: ignore[union-attr]
+    finally:
+        second.close()

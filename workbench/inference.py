@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import copy
 import operator
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -32,6 +34,7 @@ __all__ = ["PRECISIONS", "prepare", "prepare_pair"]
 
 Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_TRACING = threading.Lock()
 SIDE = 32  # of the images that layouts are chosen for; others run too
 
 
@@ -58,8 +61,8 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
         _lighten(out)
         with torch.inference_mode():
             latents = torch.zeros_like(out.g_a(example))
-        out.g_a = _made(fx.symbolic_trace(out.g_a), example, numbers)
-        out.g_s = _made(fx.symbolic_trace(out.g_s), latents, torch.float32)
+        out.g_a = _made(_traced(out.g_a), example, numbers)
+        out.g_s = _made(_traced(out.g_s), latents, torch.float32)
     out.prepared = precision
     return out  # type: ignore[no-any-return]
 
@@ -75,12 +78,33 @@ def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision
     )
 
 
+class _Tracer(fx.Tracer):
+    """Records what one thread calls. While it does, torch hands it what every other calls, too: that is let through."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record a call of this thread, and run one of another."""
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+
+def _traced(network: nn.Module) -> fx.GraphModule:
+    with _TRACING:
+        tracer = _Tracer()
+        graph = tracer.trace(network)
+    return fx.GraphModule(tracer.root, graph, type(network).__name__)
+
+
 # --- what holds on every device --------------------------------------------------------------------------------------------
 
 
 def _fold(network: nn.Module) -> fx.GraphModule:
     """Fold every batch norm that follows a convolution, and nothing else does, into that convolution."""
-    traced = fx.symbolic_trace(network)
+    traced = _traced(network)
     modules: dict[str, Any] = dict(traced.named_modules())
     for node in traced.graph.nodes:
         norm, source = modules.get(str(node.target)), node.args[0] if node.args else None

@@ -1,7 +1,8 @@
 """What a notebook needs and what it leaves behind: parameters checked, weights found or trained, results and figures kept.
 
 A notebook opens with one `Notebook(...)` after its parameters cell. Everything it keeps is written at once to
-`<output>/<name>.json` and `<output>/figures/`, so that an interrupted notebook leaves what it had.
+`<output>/<name>.json` and `<output>/figures/`, so that an interrupted notebook leaves what it had. What is heavy is imported
+where it is needed: the controls of `explore` are there before torch is.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import data, training, weights
 from .errors import UsageError, unknown
-from .evaluation import Evaluation
-from .inference import prepare_pair
-from .metrics import Estimate
 from .storage import data_root, replacing, write_json
+
+if TYPE_CHECKING:
+    from . import data, weights
+    from .evaluation import Evaluation
 
 __all__ = ["Notebook", "loss_text", "plain"]
 
@@ -48,17 +49,19 @@ class Notebook:
             "tables": [],
             "figures": [],
         }
-        from . import plots
-
-        plots.use_style()
         self._write()
 
     def dataset(self) -> data.Dataset:
         """Return the data set that the parameters name."""
+        from . import data
+
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
         """Return a pair's networks; what is missing is trained with the preset `quick` first, and said so."""
+        from . import training, weights
+        from .inference import prepare_pair
+
         target, auxiliary = target or self.parameters["target"], auxiliary or self.parameters["auxiliary"]
         if dataset.family == dataset.name or dataset.name == "folder":  # the samples have nothing to train on
             training.ensure(dataset, target, auxiliary, seed=self.parameters.get("seed", 0), compressor=compressor)
@@ -66,6 +69,8 @@ class Notebook:
 
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
         """Return the evaluation of a pair on the test images, as many as the parameter `limit` says (0: all)."""
+        from .evaluation import Evaluation
+
         return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
 
     def result(self, name: str, values: Any, origin: dict[str, Any]) -> None:
@@ -156,6 +161,8 @@ def default_output() -> Path:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON knows it: estimates as objects, tuples as lists, numpy and torch numbers as numbers."""
+    from .metrics import Estimate
+
     if isinstance(value, Estimate):
         return value.as_dict()
     if isinstance(value, dict):
@@ -167,6 +174,8 @@ def plain(value: Any) -> Any:
 
 def format_cell(value: Any) -> str:
     """Format a table's cell: proportions are given as `Estimate` and shown in percent, bytes as numbers."""
+    from .metrics import Estimate
+
     if isinstance(value, Estimate):
         return f"{100 * value.value:.2f} [{100 * value.low:.2f}, {100 * value.high:.2f}]"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,6 +1,22 @@
-"""The interactive views of the notebooks, in plain ipywidgets and matplotlib."""
+"""Interactive views for JupyterLab, in plain ipywidgets. What they need of torch comes when they need it."""
 
-from .deploy import DeployPanel
-from .explore import SIDE, UPLOADS, Explorer, Settings, View
+from __future__ import annotations
 
-__all__ = ["SIDE", "UPLOADS", "DeployPanel", "Explorer", "Settings", "View"]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .deploy import DeployPanel
+    from .explore import Explorer
+
+__all__ = ["DeployPanel", "Explorer"]
+
+_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore"}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a view when it is first asked for: a page has its controls before the networks' libraries are there."""
+    from importlib import import_module
+
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_ROOMS[name]}", __name__), name)

@@ -1,332 +1,489 @@
-"""The view of `explore`, in plain ipywidgets: what a person sees, what the cloud sees, what it recognises, what it costs."""
+"""The view of `explore`: what a person sees, what the cloud sees, what it recognises, what an attacker gets, what it costs.
+
+::
+
+    controls --newest settings--> worker: Pipeline.compute --> pictures, figures        at once, nothing queues
+             --jobs-------------> helper: curves, scans, attackers, exports             while the hand rests
+"""
 
 from __future__ import annotations
 
-import html
-import io
+import math
+import random
+import statistics
 import threading
+import time
 import traceback
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import ipywidgets as widgets
-import torch
-from PIL import Image
-from torch import Tensor
+from ..errors import UsageError, WorkbenchError, unknown
+from . import markup, pins
+from .jobs import Closed, Helper
+from .layout import Controls
+from .settings import Settings
 
-from .. import metrics, plots
-from ..codecs import Codec
-from ..data import Split
-from ..errors import WorkbenchError
-from ..evaluation import describe
-from ..inference import prepare_pair
-from ..models import Classifier
-from ..pictures import load_pictures, to_float, to_uint8
-from ..system import NEURAL, Cloud, Edge, codec_for
-from ..weights import Pair
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from .pipeline import Pipeline, View
+    from .sources import Source
 
-__all__ = ["Explorer", "View"]
+__all__ = ["Explorer"]
 
-SIDE = 208  # of a picture on the screen, in pixels
-TOP = 5
 UPLOADS = "my own pictures"
-STYLE = """<style>
-.pmc2 { font-family: var(--jp-ui-font-family, sans-serif); font-size: 13px; color: var(--jp-ui-font-color1, inherit);
-line-height: 1.35 } .pmc2 b { font-weight: 600 } .pmc2 .soft { opacity: .72 } .pmc2-picture img { image-rendering: pixelated;
-border-radius: 4px } .pmc2 .bar { display: grid; grid-template-columns: 96px 1fr 52px; align-items: center; gap: 8px; height:
-20px } .pmc2 .name { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; text-align: right }
-.pmc2 .track { background: rgba(128, 128, 128, .18); border-radius: 3px; height: 12px }
-.pmc2 .fill { height: 12px; border-radius: 3px } .pmc2 .value { font-variant-numeric: tabular-nums; text-align: right }
-.pmc2 .right { font-weight: 600 } .pmc2 .bad { color: var(--jp-error-color1, #b3261e) }
-.pmc2.numbers { display: grid; grid-template-columns: repeat(4, 1fr); gap: 4px 18px } .pmc2.numbers > div { min-height: 38px }
-.pmc2 .figure { font-size: 17px; font-variant-numeric: tabular-nums }
-</style>"""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the controls say."""
-
-    source: str
-    index: int
-    strength: float
-    codec: str
-    quality: int
-
-
-@dataclass(frozen=True)
-class View:
-    """All that is shown for one picture: images 3 x H x W in [0, 1], top classes as (name, probability), figures."""
-
-    settings: Settings
-    original: Tensor
-    protected: Tensor
-    reconstructed: Tensor
-    label: str
-    target: list[tuple[str, float]]
-    auxiliary: list[tuple[str, float]]
-    original_target: list[tuple[str, float]]
-    ssim: float
-    s2_bytes: int
-    codec: str
+KEPT = 3  # pairs whose networks are kept
+MOST_UPLOADED = 64 << 20  # bytes of one upload
 
 
 class Explorer:
-    """A picture through the system, live: strength, codec and quality by hand.
+    """Pictures through the system, live: display `explorer.widget`; the parameters are those of the notebook `explore`.
 
-    `sources` maps the name of a collection to its images and labels (-1: unknown). Display `explorer.widget`. Pictures follow
-    the slider while it moves: a worker thread always takes the newest settings, so nothing queues. `curves` are rows of
-    `Evaluation.curve` over strength, drawn with the current point on them.
+    The controls are there at once; networks are loaded, and trained where there are none, beside. A worker always takes the
+    newest settings. Another explorer of the same `name` takes this one's place. Raises UsageError for a bad parameter.
     """
 
+    _open: ClassVar[dict[str, Explorer]] = {}
+
     def __init__(
-        self, pair: Pair, sources: dict[str, Split], classes: tuple[str, ...], curves: list[dict[str, Any]] | None = None
+        self,
+        dataset: str = "samples",
+        target: str = "resnet18",
+        auxiliary: str = "vgg13_bn",
+        *,
+        data_dir: str = "",
+        folder: str = "",
+        variant: str = "",
+        strength: float = 1.0,
+        codec: str = "neural",
+        quality: int = 89,
+        picture: int = 0,
+        limit: int = 0,
+        seed: int = 0,
+        output: Path | None = None,
+        name: str = "explore",
     ) -> None:
-        self.pair = prepare_pair(pair)
-        self.sources, self.classes, self.curves = dict(sources), classes, curves or []
-        self._codecs: dict[tuple[str, int, tuple[int, int]], Codec] = {}
-        self._cache: tuple[tuple[str, int], Tensor, Tensor] | None = None
+        _check(strength, codec, quality, picture, limit)
+        if (before := self._open.get(name)) is not None:
+            before.close()
+        self._open[name] = self
+        self.dataset, self.data_dir, self.folder, self.limit, self.seed = dataset, data_dir, folder, limit, seed
+        self.output = output
+        self.sources: dict[str, Source] = {}
+        self.view: View | None = None
+        self.pins: list[pins.Pin] = []
+        self.error: Exception | None = None
+        self._asked_pair, self._picture = f"{target}-X-{auxiliary}", picture
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._order: list[int] | None = None
+        self._spent: dict[str, deque[float]] = {}
+        self._serial, self._last_asked, self._told = 0, 0.0, False
         self._wanted: Settings | None = None
-        self._wake = threading.Condition()
-        self._busy = self._failed = False
-        self._build()
-        self._worker = threading.Thread(target=self._work, name="explorer", daemon=True)
-        self._worker.start()
-        self._ask()
+        self._busy, self._closed, self._setting = True, False, 0
+        self.wake = threading.Condition()
+        self.controls = Controls(self._asked_pair, variant, strength, codec, quality)
+        self.widget = self.controls.widget
+        self.helper = Helper(self)
+        self._connect()
+        threading.Thread(target=self._work, name="explorer-worker", daemon=True).start()
 
-    # --- what is computed --------------------------------------------------------------------------------------------------
+    def close(self) -> None:
+        """End the threads; what is shown stays."""
+        with self.wake:
+            self._closed = True
+            self.wake.notify_all()
+        self.helper.close()
 
-    def compute(self, settings: Settings) -> View:
-        """Send one picture through edge and cloud and return all that is shown for it."""
-        split = self.sources[settings.source]
-        original, full = self._full_strength(settings)
-        protected = torch.lerp(original, full, settings.strength)
-        codec = self._codec(settings, (int(original.shape[-2]), int(original.shape[-1])))
-        payload = codec.encode(protected)
-        reconstructed = Cloud(codec, self.pair.target).decode(payload)
-        label = int(split.labels[settings.index])
-        with torch.inference_mode():
-            similarity = float(metrics.ssim(original, protected))
-        return View(
-            settings,
-            original[0],
-            protected[0],
-            reconstructed[0],
-            self.classes[label] if 0 <= label < len(self.classes) else "unknown",
-            self._top(self.pair.target, reconstructed),
-            self._top(self.pair.auxiliary, reconstructed),
-            self._top(self.pair.target, original),
-            similarity,
-            len(payload),
-            describe(codec),
+    # --- waiting: notebooks that run without a hand --------------------------------------------------------------------------
+
+    def wait(self, timeout: float = 600.0) -> bool:
+        """Wait until what is shown is what the controls say; False where `timeout` seconds did not suffice.
+
+        Raises what kept the first view from being made.
+        """
+        with self.wake:
+            done = self.wake.wait_for(lambda: self._closed or self._idle, timeout)
+        if self.view is None and self.error is not None:
+            raise self.error
+        return done and not self._closed
+
+    def rest(self, timeout: float = 1200.0) -> bool:
+        """Wait until the helper has done all that it was asked, too."""
+        deadline = time.monotonic() + timeout
+        if not self.wait(timeout):
+            return False
+        with self.wake:
+            done = self.wake.wait_for(
+                lambda: self._closed or (self.helper.pending == 0 and self._idle), deadline - time.monotonic()
+            )
+        return done and not self._closed
+
+    @property
+    def _idle(self) -> bool:
+        return self._wanted is None and not self._busy
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Return the rows over strength (see `Evaluation.curve`) of what is shown, once they are measured."""
+        self.rest()
+        return self.helper.curves[self.helper.key(self.settings())][0]
+
+    def origin(self, settings: Settings | None = None) -> dict[str, Any]:
+        """Return what a figure of these settings, or of those that are shown, must carry (see `evaluation.origin`)."""
+        from ..evaluation import origin
+
+        return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
+
+    def gallery(self) -> tuple[dict[str, Any], list[str]]:
+        """Return rows of pictures for `plots.gallery`: the first of each class as the strength grows."""
+        settings = self.settings()
+        return self.pipeline.gallery(settings, self.sources[settings.source].split)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The networks of what is shown."""
+        settings = self.settings()
+        return self.pipeline_of(settings)
+
+    def settings(self) -> Settings:
+        """Return what the controls say."""
+        c, position = self.controls, self.controls.index.value
+        index = position if self._order is None else self._order[position]
+        return Settings(
+            c.source.value, index, c.strength.value, c.codec.value, c.quality.value, c.pair.value, c.variant.value or ""
         )
 
-    def _codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        key = (settings.codec, settings.quality if settings.codec in ("jpeg", "webp") else 0, size)
-        if key not in self._codecs:
-            options = {"quality": key[1]} if key[1] else {}
-            self._codecs[key] = codec_for(self.pair, settings.codec, size=size, **options)
-        return self._codecs[key]
+    def described(self, settings: Settings) -> str:
+        """Return a codec in words."""
+        return f"{settings.codec} {settings.quality}" if settings.codec in markup.GRADED else settings.codec
 
-    def _full_strength(self, settings: Settings) -> tuple[Tensor, Tensor]:
-        key = (settings.source, settings.index)
-        if self._cache is None or self._cache[0] != key:
-            original = to_float(self.sources[settings.source].images[settings.index : settings.index + 1])
-            edge = Edge(self.pair.generator, codec_for(self.pair, "png"))
-            self._cache = (key, original, edge.perturb(original))
-        return self._cache[1], self._cache[2]
+    # --- what the controls do ------------------------------------------------------------------------------------------------
 
-    def _top(self, classifier: Classifier, images: Tensor) -> list[tuple[str, float]]:
-        with torch.inference_mode():
-            scores = classifier(images).softmax(1)[0]
-        values, order = scores.topk(min(TOP, len(scores)))
-        return [(self.classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
+    def _connect(self) -> None:
+        c = self.controls
+        for control in (c.index, c.strength):
+            control.observe(lambda _: self.ask(), "value")
+        for control in (c.codec, c.quality, c.pair, c.variant):
+            control.observe(self._change_system, "value")
+        c.source.observe(self._change_source, "value")
+        c.show.observe(self._change_shown, "value")
+        c.upload.observe(self._change_upload, "value")
+        c.folder.observe(self._change_folder, "value")
+        for control in (c.gain, c.zoom):
+            control.observe(lambda _: self._redraw(), "value")
+        c.divider.observe(lambda _: self.controls.divide(), "value")
+        c.random.on_click(lambda _: self._random())
+        c.attack.on_click(lambda _: self.helper.later(self.helper.attack))
+        c.pin.on_click(lambda _: self._pin())
+        c.export.on_click(lambda _: self.helper.later(self.helper.export))
 
-    # --- what is shown -----------------------------------------------------------------------------------------------------
+    def _change_system(self, change: dict[str, Any]) -> None:
+        if self._setting:
+            return
+        if change["owner"] is self.controls.pair:
+            self._fill_variants()
+        self.controls.quality.disabled = self.controls.codec.value not in markup.GRADED
+        if self._order is not None and self.controls.show.value in self._searched():
+            self._change_shown({})
+        self.ask()
+        self.helper.later(self.helper.measure)
 
-    def _build(self) -> None:
-        wide = {"description_width": "72px"}
-        first = next(iter(self.sources))
-        self.source = widgets.Dropdown(options=list(self.sources), value=first, description="pictures", style=wide)
-        self.index = widgets.IntSlider(0, 0, len(self.sources[first]) - 1, description="number", style=wide)
-        self.upload = widgets.FileUpload(accept="image/*", multiple=True, description="my own…")
-        self.strength = widgets.FloatSlider(1.0, min=0.0, max=1.0, step=0.01, description="strength", style=wide)
-        codecs = [*(NEURAL if self.pair.compressor is not None else ()), "png", "jpeg", "webp"]
-        self.codec = widgets.Dropdown(options=codecs, value=codecs[0], description="codec", style=wide)
-        self.quality = widgets.IntSlider(89, 1, 95, description="quality", style=wide, disabled=True)
-        for control in (self.source, self.index, self.strength, self.codec, self.quality):
-            control.layout = widgets.Layout(width="300px")
-        self.message = widgets.HTML(layout=widgets.Layout(height="22px"))
-        names = ("original", "protected", "at the cloud", "residual")
-        self.pictures = {name: widgets.Image(format="png", width=SIDE, height=SIDE) for name in names}
-        self.captions = {name: widgets.HTML(layout=widgets.Layout(width=f"{SIDE}px", height="40px")) for name in names}
-        self.bars = {
-            name: widgets.HTML(layout=widgets.Layout(width="432px", height="148px")) for name in ("target", "auxiliary")
-        }
-        self.numbers = widgets.HTML(layout=widgets.Layout(width="880px", height="52px"))
-        self.curve = widgets.Image(format="png", width=880, height=260)
-        cards = []
-        for name in names:
-            picture = self.pictures[name]
-            picture.layout = widgets.Layout(width=f"{SIDE}px", height=f"{SIDE}px")
-            picture.add_class("pmc2-picture")
-            cards.append(
-                widgets.VBox([self.captions[name], picture], layout=widgets.Layout(width=f"{SIDE}px", margin="0 16px 8px 0"))
-            )
-        gap = widgets.Layout(flex_flow="row wrap", align_items="center")
-        rows: list[widgets.Widget] = [
-            widgets.HTML(STYLE),
-            widgets.HBox([self.source, self.index, self.upload], layout=gap),
-            widgets.HBox([self.strength, self.codec, self.quality], layout=gap),
-            self.message,
-            widgets.HBox(cards, layout=widgets.Layout(flex_flow="row wrap")),
-            self.numbers,
-            widgets.HBox(list(self.bars.values()), layout=widgets.Layout(flex_flow="row wrap", grid_gap="16px")),
-        ]
-        if self.curves:
-            self.curve.layout = widgets.Layout(width="880px", height="260px")
-            rows.append(self.curve)
-        self.widget = widgets.VBox(rows)
-        self.source.observe(self._change_source, "value")
-        self.codec.observe(self._change_codec, "value")
-        self.upload.observe(self._change_upload, "value")
-        for control in (self.index, self.strength, self.quality):
-            control.observe(lambda _: self._ask(), "value")
+    def _change_source(self, _: dict[str, Any]) -> None:
+        if not self._setting:
+            self._fill_shown()
+            self.ask()
 
-    def _change_source(self, change: dict[str, Any]) -> None:
-        self.index.value = 0
-        self.index.max = len(self.sources[change["new"]]) - 1
-        self._ask()
+    def _change_shown(self, _: dict[str, Any]) -> None:
+        if self._setting:
+            return
+        chosen, source = self.controls.show.value, self.sources[self.controls.source.value]
+        if chosen in self._searched():
+            self.helper.later(self.helper.search)
+            return
+        self.run_over(source.of_class(self.classes.index(chosen)) if chosen in self.classes else None)
 
-    def _change_codec(self, change: dict[str, Any]) -> None:
-        self.quality.disabled = change["new"] not in ("jpeg", "webp")
-        self._ask()
+    def run_over(self, order: list[int] | None) -> None:
+        """Let the number run over some of a collection's pictures, or all."""
+        self._order = order
+        count = len(self.sources[self.controls.source.value].split) if order is None else len(order)
+        self._set(lambda: self.controls.run_over(count))
+        self.ask()
 
     def _change_upload(self, change: dict[str, Any]) -> None:
         if not change["new"]:
             return
-        side = int(next(iter(self.sources.values())).images.shape[-1])
-        try:
-            images = load_pictures([bytes(file["content"]) for file in change["new"]], side)
-        except WorkbenchError as error:
-            self._say(str(error))
+        files = [(str(file["name"]), bytes(file["content"])) for file in change["new"]]
+        if sum(len(content) for _, content in files) > MOST_UPLOADED:
+            self.say(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
             return
-        self._say("")
-        self.sources[UPLOADS] = Split(images, torch.full((len(images),), -1))
-        self._cache = None
-        self.source.options = list(self.sources)
-        self.source.value = UPLOADS
-        self._change_source({"new": UPLOADS})  # the name may be the same and the pictures others
+        from .sources import from_files
 
-    def _say(self, text: str) -> None:
-        self.message.value = f'<div class="pmc2 bad">{html.escape(text)}</div>' if text else ""
+        self._take(UPLOADS, lambda: from_files(files, self._side()))
+
+    def _change_folder(self, change: dict[str, Any]) -> None:
+        if path := change["new"].strip():
+            from .sources import from_folder
+
+            self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
+
+    def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
+        """Add a collection, and say which pictures of it could not be read."""
+        try:
+            source, wrong = read()
+        except WorkbenchError as error:
+            self.say(str(error), bad=True)
+            return
+        self.say("; ".join(wrong)[:600], bad=True, told=bool(wrong))
+        if source is not None:
+            self.helper.forget(name)
+            self.sources[name] = source
+            self._set(lambda: self.controls.offer(list(self.sources), name))
+            self._fill_shown()
+            self.ask()
+
+    def _random(self) -> None:
+        self.controls.index.value = random.randint(0, self.controls.index.max)
+
+    def _pin(self) -> None:
+        if self.view is not None:
+            self.pins.append(pins.Pin(self.view, self.show_again, self._unpin))
+            self.controls.hang([pin.widget for pin in self.pins])
+
+    def _unpin(self, pin: pins.Pin) -> None:
+        self.pins.remove(pin)
+        self.controls.hang([pin.widget for pin in self.pins])
+
+    def show_again(self, settings: Settings) -> None:
+        """Set the controls to settings that they once had."""
+        if settings.source not in self.sources or settings.index >= len(self.sources[settings.source].split):
+            self.say(f"the picture {settings.index} of {settings.source!r} is no longer there", bad=True)
+            return
+        c = self.controls
+        self._order = None
+        with self._quietly():
+            c.source.value, c.strength.value, c.pair.value = settings.source, settings.strength, settings.pair
+        self._fill_variants()
+        self._fill_shown()
+        with self._quietly():
+            c.variant.value, c.codec.value, c.quality.value = settings.variant, settings.codec, settings.quality
+            c.index.value = settings.index
+            c.quality.disabled = settings.codec not in markup.GRADED
+        self.ask()
+        self.helper.later(self.helper.measure)
+
+    # --- what the controls offer ---------------------------------------------------------------------------------------------
+
+    def _quietly(self) -> _Quiet:
+        return _Quiet(self)
+
+    def _set(self, change: Callable[[], None]) -> None:
+        with self._quietly():
+            change()
+
+    def _fill_shown(self) -> None:
+        source = self.sources[self.controls.source.value]
+        self._order = None
+        self._set(lambda: self.controls.choose_from(source.choices(self.classes), len(source.split)))
+
+    def _fill_variants(self) -> None:
+        from .pipeline import variants_there
+
+        found = variants_there(self.family, self.controls.pair.value)
+        self._set(lambda: self.controls.offer_variants(found))
+
+    def _searched(self) -> tuple[str, str]:
+        from .sources import LEAST_HIDDEN, MISREAD
+
+        return MISREAD, LEAST_HIDDEN
+
+    def _side(self) -> int:
+        return int(next(iter(self.sources.values())).split.images.shape[-1])
+
+    # --- the worker: the newest settings win ---------------------------------------------------------------------------------
+
+    def ask(self) -> None:
+        """Show what the controls say."""
+        if self._setting or not self.sources:
+            return
+        with self.wake:
+            self._wanted, self._last_asked = self.settings(), time.monotonic()
+            self.wake.notify_all()
+
+    def wait_for_rest(self, seconds: float) -> None:
+        """Wait until nothing was asked for that long and nothing is computed. Raises Closed when the view is closed."""
+        with self.wake:
+            while not self._closed:
+                left = self._last_asked + seconds - time.monotonic()
+                if left <= 0 and self._idle:
+                    return
+                self.wake.wait(max(left, 0.01) if left > 0 else None)
+        raise Closed
+
+    def _work(self) -> None:
+        self.guard(self._begin)
+        while True:
+            with self.wake:
+                self._busy = False
+                self.wake.notify_all()
+                self.wake.wait_for(lambda: self._closed or self._wanted is not None)
+                if self._closed:
+                    return
+                settings, self._wanted, self._busy = self._wanted, None, True
+            assert settings is not None
+            self.guard(lambda settings=settings: self.show(self.compute(settings)))  # type: ignore[misc]
+
+    def _begin(self) -> None:
+        """Read the pictures and show the first; then see to the networks."""
+        self.say("reading the pictures…")
+        from .sources import from_folder, named
+
+        first, self.classes, self.title, self.family = named(self.dataset, self.limit, self.data_dir)
+        if self._picture >= len(first.split) and not self.folder:
+            raise UsageError(
+                f"picture {self._picture} is not there: {self.title} has {len(first.split)} test pictures, from 0 on"
+            )
+        self.sources[self.title] = first
+        self._set(lambda: self.controls.offer([self.title], self.title))
+        self._fill_shown()
+        self._set(lambda: setattr(self.controls.index, "value", min(self._picture, len(first.split) - 1)))
+        self.controls.draw("original", pins.pixels(first.split.images[self.controls.index.value] / 255))
+        self.say("loading the networks…")
+        from .pipeline import pairs_there
+
+        self._ensure()
+        if self.family == "cifar10" and self.dataset != "samples":
+            self.sources["CIFAR-10, pristine samples"] = named("samples")[0]
+        self._set(lambda: self.controls.offer(list(self.sources), self.title))
+        there = pairs_there(self.family)
+        self._set(lambda: self.controls.offer_pairs(there, self._asked_pair))
+        wanted = self.controls.wanted_variant
+        self._fill_variants()
+        self._set(lambda: self.controls.choose_variant(wanted))
+        if self.folder:
+            self._take(f"folder {Path(self.folder).name}", lambda: from_folder(self.folder, self._side()))
+            self._set(lambda: setattr(self.controls.index, "value", min(self._picture, self.controls.index.max)))
+        self.controls.enable()
+        self.ask()
+        self.helper.later(self.helper.measure)
+
+    def _ensure(self) -> None:
+        """Train what is missing, where there is something to train on."""
+        dataset = self.load()
+        if dataset.family != dataset.name and dataset.name != "folder":
+            return
+        from .. import training
+
+        target, _, auxiliary = self._asked_pair.partition("-X-")
+
+        def told(history: list[dict[str, Any]]) -> None:
+            self.say(f"networks that are missing are trained first: {len(history)} epochs of the present one are done")
+
+        training.ensure(dataset, target, auxiliary, seed=self.seed, on_epoch=told)
+
+    def load(self) -> Dataset:
+        """Return the data set that the first collection is of."""
+        from ..data import load
+
+        return load(self.dataset, self.data_dir or None)
+
+    def pipeline_of(self, settings: Settings) -> Pipeline:
+        """Return the networks that settings name, loaded once."""
+        key = (settings.pair, settings.variant)
+        if key not in self._pipelines:
+            from .pipeline import Pipeline
+
+            self.say(f"loading {pins.system_text(settings)}…")
+            made = Pipeline(self.family, settings.pair, settings.variant, self.classes)
+            while len(self._pipelines) >= KEPT:
+                del self._pipelines[next(iter(self._pipelines))]
+            self._pipelines[key] = made
+            self.say("")
+        return self._pipelines[key]
+
+    def compute(self, settings: Settings) -> View:
+        """Send one picture through edge and cloud and return all that is shown for it."""
+        from dataclasses import replace
+
+        pipeline = self.pipeline_of(settings)
+        if settings.codec not in pipeline.codecs:
+            said = f"{pins.system_text(settings)} has no compressor of its own: shown with {pipeline.codecs[0]}"
+            self.say(said, told=True)
+            settings = replace(settings, codec=pipeline.codecs[0])
+        self._set(lambda: self.controls.offer_codecs(pipeline.codecs, settings.codec))
+        split = self.sources[settings.source].split
+        return pipeline.compute(settings, split.images[settings.index], int(split.labels[settings.index]))
 
     def show(self, view: View) -> None:
         """Bring a view to the screen."""
-        gain = 1.0
-        images = {
-            "original": view.original,
-            "protected": view.protected,
-            "at the cloud": view.reconstructed,
-            "residual": plots.residual(view.original, view.protected, gain),
-        }
-        captions = {
-            "original": f"a person sees: {view.label}",
-            "protected": f"before coding, SSIM {view.ssim:.3f}",
-            "at the cloud": f"{view.codec}, {view.s2_bytes} bytes",
-            "residual": "protected − original",
-        }
-        for name, image in images.items():
-            self.pictures[name].value = _png(image)
-            self.captions[name].value = _caption(name, captions[name])
-        self.bars["target"].value = _bars(f"target {self.pair.target.name}, at the cloud", view.target, view.label, plots.BLUE)
-        self.bars["auxiliary"].value = _bars(
-            f"auxiliary {self.pair.auxiliary.name}, at the cloud", view.auxiliary, view.label, plots.ORANGE
+        self.view = view
+        self._serial += 1
+        for key, value in view.milliseconds.items():
+            if key in ("client_compression", "generator") and not view.new:
+                continue  # of a picture that is at the edge already
+            self._spent.setdefault(key, deque(maxlen=15)).append(value)
+        spent = {key: statistics.median(values) for key, values in self._spent.items()}
+        self.controls.show_view(view, self._note(view), markup.readout(view, spent, self._serial))
+        self.helper.mark(view.settings)
+        if self.error is not None and not self._told:
+            self.say("")
+        self.error, self._told = None, False
+
+    def _note(self, view: View) -> str:
+        attack = self._pipelines[view.settings.pair, view.settings.variant].attacks.get(
+            (view.settings.codec, view.settings.quality)
         )
-        name, probability = view.original_target[0]
-        figures = [
-            ("SSIM, original/protected", f"{view.ssim:.3f}"),
-            ("payload to the cloud (S2)", f"{view.s2_bytes} bytes"),
-            ("target on the original", f"{name}, {100 * probability:.0f} %"),
-            ("target at the cloud", f"{view.target[0][0]}, {100 * view.target[0][1]:.0f} %"),
-        ]
-        cells = "".join(
-            f'<div><div class="soft">{key}</div><div class="figure">{html.escape(value)}</div></div>' for key, value in figures
-        )
-        self.numbers.value = f'<div class="pmc2 numbers">{cells}</div>'
+        if attack is None or view.guess is None:
+            return "press “train an attacker”"
+        learnt = f"learnt from {attack.pairs:,} pairs<br>at strength {attack.strength:g}, {attack.passes:,} passes"
+        return f"{view.guess_psnr:.1f} dB; {learnt}"
 
-    # --- the newest settings win -------------------------------------------------------------------------------------------
+    def _redraw(self) -> None:
+        if self.view is not None and not self._setting:
+            self.controls.show_view(self.view, self._note(self.view), "")
 
-    def _ask(self) -> None:
-        with self._wake:
-            self._wanted = Settings(
-                self.source.value, self.index.value, self.strength.value, self.codec.value, self.quality.value
-            )
-            self._wake.notify_all()
+    # --- what is said --------------------------------------------------------------------------------------------------------
 
-    def wait(self, timeout: float = 30.0) -> bool:
-        """Wait until what is shown is what the controls say; False where `timeout` seconds did not suffice."""
-        with self._wake:
-            return self._wake.wait_for(lambda: self._wanted is None and not self._busy, timeout)
+    def say(self, text: str, bad: bool = False, more: str = "", told: bool = False) -> None:
+        """Say what is going on, in one line; what is `told` is not wiped away by the view that follows."""
+        self._told = told
+        self.controls.message.value = markup.message(text, bad, more)
 
-    def _work(self) -> None:
-        while True:
-            with self._wake:
-                self._busy = False
-                self._wake.notify_all()
-                self._wake.wait_for(lambda: self._wanted is not None)
-                settings, self._wanted, self._busy = self._wanted, None, True
-            assert settings is not None
-            self._guard(lambda settings=settings: self.show(self.compute(settings)))  # type: ignore[misc]
-            with self._wake:
-                newer = self._wanted is not None
-            if self.curves and not newer:
-                self._guard(lambda settings=settings: self._draw_curves(settings))  # type: ignore[misc]
-
-    def _guard(self, action: Callable[[], None]) -> None:
+    def guard(self, action: Callable[[], None]) -> None:
+        """Do something in a thread; what goes wrong is said."""
         try:
             action()
-            if self._failed:
-                self._failed = False
-                self._say("")
+        except Closed:
+            return
         except WorkbenchError as error:
-            self._failed = True
-            self._say(str(error))
+            self.error = error
+            self.say(str(error), bad=True)
+        except KeyboardInterrupt:
+            self.say("the training was interrupted; run the cell again to go on from there", bad=True)
         except Exception as error:  # a thread of its own: nobody else would see it
-            self._failed = True
-            self._say(f"{type(error).__name__}: {error}")
+            self.error = error
+            self.say(f"{type(error).__name__}: {error}", bad=True)
             traceback.print_exc()
 
-    def _draw_curves(self, settings: Settings) -> None:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-        codec = self.curves[0].get("codec", "")
-        title = f"{self.curves[0]['target'].n} test images{', ' + codec if codec else ''}, 95 % intervals"
-        figure = plots.strength_curves(self.curves, 1 / len(self.classes), title, size=(8.8, 2.6))
-        for axis in figure.axes:
-            axis.axvline(settings.strength, color="black", lw=1)
-        buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
-        self.curve.value = buffer.getvalue()
+class _Quiet:
+    """Controls that are set by the program within ask for nothing."""
 
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
 
-def _png(image: Tensor) -> bytes:
-    pixels = to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((SIDE, SIDE), Image.Resampling.NEAREST).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    def __enter__(self) -> None:
+        self.explorer._setting += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.explorer._setting -= 1
 
 
-def _caption(name: str, text: str) -> str:
-    return f'<div class="pmc2"><b>{name}</b><br><span class="soft">{html.escape(text)}</span></div>'
-
-
-def _bars(title: str, top: list[tuple[str, float]], label: str, colour: str) -> str:
-    lines = "".join(
-        f'<div class="bar"><div class="name {"right" if name == label else ""}">{html.escape(name)}</div>'
-        f'<div class="track"><div class="fill" style="width:{100 * value:.1f}%;background:{colour}"></div></div>'
-        f'<div class="value">{100 * value:.1f} %</div></div>'
-        for name, value in top
-    )
-    return f'<div class="pmc2"><b>{html.escape(title)}</b>{lines}</div>'
+def _check(strength: float, codec: str, quality: int, picture: int, limit: int) -> None:
+    if not (math.isfinite(strength) and 0 <= strength <= 1):
+        raise UsageError(f"strength must be between 0 and 1, got {strength!r}")
+    if codec not in markup.CODECS:
+        raise unknown("codec", codec, markup.CODECS)
+    if not 1 <= quality <= 95:
+        raise UsageError(f"quality must be a whole number from 1 to 95, got {quality!r}")
+    if picture < 0 or limit < 0:
+        raise UsageError(f"picture and limit must be 0 or more, got {picture} and {limit}")

@@ -15,7 +15,7 @@ from ..metrics import psnr
 from ..pictures import to_uint8
 from .style import subplots
 
-__all__ = ["gallery", "reconstructions", "residual"]
+__all__ = ["comparison", "gallery", "reconstructions", "residual"]
 
 GAP = 2  # pixels between the pictures of a mosaic
 
@@ -79,3 +79,38 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
     parts = [part for picture in pixels for part in (picture, white)][:-1]
     line: np.ndarray[Any, Any] = torch.cat(parts, 1).numpy()
     return line
+
+
+def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
+    """Draw views of `explore`, a row each: original, protected, at the cloud, signed residual, and its figures beside.
+
+    A view has the images `original`, `protected` and `cloud` (3 x H x W in [0, 1]), and where an attacker has learnt, `guess`.
+    """
+    names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
+    guessed = any(view.guess is not None for view in views)
+    columns = len(names) + guessed
+    figure, axes = subplots(len(views), columns + 1, figsize=(1.5 * columns + 3.4, 1.62 * len(views) + 0.5), squeeze=False)
+    for line, view in zip(axes, views, strict=True):
+        images = [view.original, view.protected, view.cloud, residual(view.original, view.protected, gain), view.guess][
+            :columns
+        ]
+        for axis, image in zip(line, images, strict=False):
+            if image is not None:
+                axis.imshow(to_uint8(image.detach().cpu()).permute(1, 2, 0).numpy(), interpolation="nearest")
+        for axis in line:
+            axis.axis("off")
+        line[-1].text(0, 0.5, _figures_of(view), va="center", fontsize=8.5, transform=line[-1].transAxes)
+    for axis, name in zip(axes[0], [*names, "attacker's guess"][:columns], strict=False):
+        axis.set_title(name, fontsize=9)
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
+def _figures_of(view: Any) -> str:
+    lines = [
+        f"{view.label}: strength {view.settings.strength:g}, {view.codec}",
+        f"target at the cloud: {view.target[0][0]}, {100 * view.target[0][1]:.0f} %",
+        f"auxiliary: {view.auxiliary[0][0]}, {100 * view.auxiliary[0][1]:.0f} %",
+        f"SSIM {view.ssim:.3f}; S1 {view.s1_bytes:,} B, S2 {view.s2_bytes:,} B",
+    ]
+    return "\n".join(lines + ([f"guess: {view.guess_psnr:.1f} dB"] if view.guess is not None else []))

@@ -41,6 +41,7 @@ def subplots(
     rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
 ) -> tuple[Figure, Any]:
     """Make a figure with axes that pyplot does not know of: no cell shows it by itself, any thread may draw it."""
+    use_style()
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 

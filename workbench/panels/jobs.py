@@ -1,0 +1,214 @@
+"""What takes longer than a hand waits: curves, searches, attackers, exports; one after another, while the hand rests."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import markup, pins
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .explore import Explorer
+    from .pipeline import Scan
+
+__all__ = ["Closed", "Helper"]
+
+REST_S = 0.3  # after which the hand rests
+CURVE_IMAGES = 1000
+ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
+Key = tuple[str, str, str, int]
+
+
+class Closed(Exception):  # noqa: N818 - no fault
+    """The view was closed while a job ran."""
+
+
+class _Superseded(Exception):  # noqa: N818 - no fault
+    """Something else is shown by now."""
+
+
+class Helper:
+    """Does an explorer's jobs in a thread of its own, in their order. `curves` and `scans` are kept once they are known."""
+
+    def __init__(self, explorer: Explorer) -> None:
+        self.explorer = explorer
+        self.pending = 0
+        self.curves: dict[Key, tuple[list[dict[str, Any]], bytes, list[Any]]] = {}
+        self.scans: dict[tuple[str, Key], Scan] = {}
+        self._drawn: Key | None = None
+        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Do a job when those before it are done."""
+        with self.explorer.wake:
+            self.pending += 1
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """End the thread once the present job sees it."""
+        self._jobs.put(None)
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            try:
+                self.explorer.guard(job)
+            finally:
+                with self.explorer.wake:
+                    self.pending -= 1
+                    self.explorer.wake.notify_all()
+
+    def _pace(self) -> None:
+        self.explorer.wait_for_rest(REST_S)
+
+    # --- curves over strength ------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def key(settings: Settings) -> Key:
+        """Return what of the settings a curve over strength depends on."""
+        return settings.pair, settings.variant, settings.codec, settings.quality if settings.codec in markup.GRADED else 0
+
+    def measure(self) -> None:
+        """Measure the curves of what is shown, and draw them."""
+        self._pace()
+        if (view := self.explorer.view) is None:
+            return
+        key = self.key(view.settings)
+        if key not in self.curves:
+            try:
+                self._evaluate(key, view.settings)
+            except _Superseded:
+                return
+        self.mark(self.explorer.view.settings if self.explorer.view is not None else view.settings)
+
+    def _evaluate(self, key: Key, settings: Settings) -> None:
+        from .curves import STRENGTHS, Paced, draw
+
+        explorer, controls = self.explorer, self.explorer.controls
+        pipeline, dataset = explorer.pipeline_of(settings), explorer.load()
+        n = min(explorer.limit or CURVE_IMAGES, len(dataset.test))
+        size = (int(dataset.test.images.shape[-2]), int(dataset.test.images.shape[-1]))
+        codec = pipeline.codec(settings.codec, settings.quality, size)
+        done = 0
+
+        def pace() -> None:
+            if self.key(explorer.settings()) != key:
+                raise _Superseded
+            self._pace()
+
+        def next_point(_: Any) -> Any:
+            nonlocal done
+            controls.say_curves(f"measuring the curves with {n:,} test images: {done} of {len(STRENGTHS)} strengths are done")
+            done += 1
+            return codec
+
+        controls.say_curves(f"measuring the curves with {n:,} test images…")
+        evaluation = Paced(pipeline.pair, dataset, pace, n)
+        rows = evaluation.curve(list(STRENGTHS), next_point, float)
+        name = pins.system_text(settings)
+        title = f"{explorer.title}, {name}, {explorer.described(settings)}"
+        title += f", n = {n:,} in payloads of up to {evaluation.batch}; bands: 95 %"
+        self.curves[key] = (rows, *draw(rows, 1 / len(explorer.classes), title))
+
+    def mark(self, settings: Settings) -> None:
+        """Show the curves that belong to the settings, with the line at their strength; none where there are none yet."""
+        key, controls = self.key(settings), self.explorer.controls
+        if (known := self.curves.get(key)) is None:
+            if self._drawn is not None:
+                self._drawn = None
+                controls.hide_curves()
+            return
+        if self._drawn != key:
+            self._drawn = key
+            controls.show_curves(known[1])
+        controls.mark(markup.curves_marker(known[2], settings.strength))
+
+    # --- pictures that are looked for ----------------------------------------------------------------------------------------
+
+    def search(self) -> None:
+        """Let the number run over the pictures that `show` asks for: the misclassified, or all by their SSIM."""
+        from .sources import EVERY, MISREAD
+
+        self._pace()
+        explorer, controls = self.explorer, self.explorer.controls
+        settings, chosen = explorer.settings(), controls.show.value
+        key = (settings.source, self.key(settings))
+        split = explorer.sources[settings.source].split
+        if key not in self.scans:
+            explorer.say("looking through the first pictures…")
+            self.scans[key] = explorer.pipeline_of(settings).scan(settings, split.images, split.labels, self._pace)
+            explorer.say("")
+        scan = self.scans[key]
+        if controls.show.value != chosen:
+            return
+        order = scan.wrong if chosen == MISREAD else scan.by_ssim
+        if not order:
+            explorer.say(
+                f"none of the first {scan.n} pictures is recognised wrongly at full strength: all are shown", told=True
+            )
+            controls.show.value = EVERY
+            return
+        explorer.say(f"{len(order)} of the first {scan.n} pictures, at full strength", told=True)
+        explorer.run_over(order)
+
+    def forget(self, source: str) -> None:
+        """Forget what was found in a collection that others take the place of."""
+        self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
+
+    # --- an attacker ---------------------------------------------------------------------------------------------------------
+
+    def attack(self) -> None:
+        """Let an attacker learn from what the cloud sees at the present settings, and show its guess from then on."""
+        explorer = self.explorer
+        settings, dataset = explorer.settings(), explorer.load()
+        pairs, passes = ATTACK
+        passed = 0
+        explorer.controls.attack.disabled = True
+
+        def tick(images: int) -> None:
+            nonlocal passed
+            passed += images
+            explorer.say(f"an attacker learns what the cloud sees: {min(1.0, passed / passes):.0%}")
+            self._pace()
+
+        try:
+            explorer.pipeline_of(settings).attack(settings, dataset, tick, pairs, passes)
+        finally:
+            explorer.controls.attack.disabled = False
+        explorer.say("")
+        explorer.ask()
+
+    # --- what is taken away --------------------------------------------------------------------------------------------------
+
+    def export(self) -> None:
+        """Write what is shown, with what is pinned where that is a figure; say where, and offer it to the browser."""
+        explorer, view = self.explorer, self.explorer.view
+        if view is None:
+            return
+        from ..notebook import default_output
+
+        kind, folder, gain = explorer.controls.kind.value, explorer.output or default_output(), explorer.controls.gain.value
+        views = [pin.view for pin in explorer.pins if pin.view is not view] + [view]
+        parameters = self._parameters(view, folder, gain) if "settings" in kind else {}
+        paths = pins.export(kind, views, folder, parameters, explorer.origin(view.settings), gain)
+        where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
+        explorer.say(f"written: {where}", more=pins.download(paths[0]) if len(paths) == 1 else "", told=True)
+
+    def _parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
+        """Return the parameters that show a view again; a picture that was uploaded is kept for them beside the settings."""
+        explorer = self.explorer
+        settings: Settings = view.settings
+        source = explorer.sources[settings.source]
+        if source.dataset:
+            own = source.dataset == explorer.dataset
+            return settings.parameters(source.dataset, explorer.data_dir if own else "")
+        if source.folder:
+            return settings.parameters(explorer.dataset, explorer.data_dir, source.folder)
+        kept = folder / "explore-uploads" / Path(source.names[settings.index]).stem
+        pins.write_pictures(view, kept, gain, "original")
+        return replace(settings, index=0).parameters(explorer.dataset, explorer.data_dir, str(kept.resolve()))

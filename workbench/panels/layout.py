@@ -1,0 +1,303 @@
+"""The controls and places of `explore`: which widgets there are, how they are laid out, how a view gets into them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+
+from . import markup, pins
+
+__all__ = ["Controls"]
+
+SIDE = 192  # of a picture on the screen, about, at the zoom `fit`
+ZOOMS = {"fit": 0, "1×": 1, "2×": 2, "3×": 3, "4×": 4, "6×": 6, "8×": 8, "12×": 12, "16×": 16}
+NAMED = ["source", "show", "index", "random", "upload", "folder", "strength", "codec", "quality", "pair", "variant"]
+NAMED += ["gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves", "readout"]
+OVER = ("protected", "cloud", "attacker")  # pictures with the original beneath
+
+
+def _described(kind: Any, width: str, label: str, *args: Any, **options: Any) -> Any:
+    style = {"description_width": label}
+    return kind(*args, style=style, layout=widgets.Layout(width=width), **options)
+
+
+class Controls:
+    """All widgets by name, and `widget`, which holds them. They are disabled until `enable`."""
+
+    def __init__(self, pair: str, variant: str, strength: float, codec: str, quality: int) -> None:
+        self.wanted_variant = variant
+        self._make_choosers(pair, strength, codec, quality)
+        self._make_views()
+        self._make_places()
+        self._name()
+        row, part = self._row, self._part
+        self.widget = widgets.VBox(
+            [
+                widgets.HTML(markup.STYLE + markup.NAMING),
+                row(self.source, self.show, self.index, self.random),
+                row(self.upload, self.drop, self.folder),
+                part(self.strength, self.codec, self.quality, self.pair, self.variant),
+                self.message,
+                self.cards,
+                row(self.toggle, self.divider, self.zoom, self.gain),
+                self.readout,
+                part(self.attack, self.pin, self.kind, self.export),
+                self.pinned,
+                self.curves_said,
+                self.curves,
+            ]
+        )
+        self.widget.add_class("pmc2-explore")
+        self._natural = (0, 0)
+        self.divide()
+
+    # --- made once -----------------------------------------------------------------------------------------------------------
+
+    def _make_choosers(self, pair: str, strength: float, codec: str, quality: int) -> None:
+        wide, narrow = "290px", "180px"
+        self.source = _described(widgets.Dropdown, wide, "64px", options=["…"], description="pictures")
+        self.show = _described(widgets.Dropdown, "240px", "44px", options=["all"], description="show")
+        self.index = _described(widgets.IntSlider, "330px", "60px", 0, 0, 1, description="number")
+        self.random = widgets.Button(description="random", tooltip="a picture at random", layout=widgets.Layout(width="92px"))
+        self.upload = widgets.FileUpload(
+            accept="image/*", multiple=True, description="upload", layout=widgets.Layout(width="130px")
+        )
+        self.upload.tooltip = "choose pictures of your own"
+        self.drop = widgets.HTML(markup.DROP)
+        self.folder = _described(
+            widgets.Text,
+            "420px",
+            "64px",
+            description="or folder",
+            placeholder="path of a folder, then Enter",
+            continuous_update=False,
+        )
+        self.strength = _described(
+            widgets.FloatSlider, "520px", "64px", strength, min=0.0, max=1.0, step=0.01, description="strength"
+        )
+        self.codec = _described(widgets.Dropdown, narrow, "48px", options=list(markup.CODECS), value=codec, description="codec")
+        self.quality = _described(
+            widgets.IntSlider, "250px", "52px", quality, 1, 95, description="quality", disabled=codec not in markup.GRADED
+        )
+        self.pair = _described(widgets.Dropdown, wide, "64px", options=[pair], description="pair")
+        self.variant = _described(widgets.Dropdown, "460px", "68px", options=[("…", "")], description="generator")
+
+    def _make_views(self) -> None:
+        self.toggle = widgets.ToggleButton(
+            description="A/B: originals",
+            tooltip="show the original in place of each picture",
+            layout=widgets.Layout(width="140px"),
+        )
+        self.divider = _described(
+            widgets.FloatSlider,
+            "330px",
+            "106px",
+            0.0,
+            min=0.0,
+            max=1.0,
+            step=0.01,
+            description="original left of",
+            readout_format=".0%",
+        )
+        self.zoom = _described(widgets.Dropdown, "150px", "48px", options=ZOOMS, description="zoom")
+        self.gain = _described(
+            widgets.FloatSlider,
+            "300px",
+            "110px",
+            1.0,
+            min=1.0,
+            max=16.0,
+            step=0.5,
+            description="residual times",
+            readout_format=".1f",
+        )
+        self.attack = widgets.Button(
+            description="train an attacker",
+            tooltip="let an inversion network learn from what the cloud sees",
+            layout=widgets.Layout(width="150px"),
+        )
+        self.pin = widgets.Button(
+            description="pin", tooltip="keep this view beside others", layout=widgets.Layout(width="80px")
+        )
+        self.kind = _described(widgets.Dropdown, "230px", "52px", options=pins.KINDS, description="export")
+        self.export = widgets.Button(
+            description="write", tooltip="write the export to a file", layout=widgets.Layout(width="80px")
+        )
+
+    def _make_places(self) -> None:
+        self.message = widgets.HTML(markup.message(""), layout=widgets.Layout(min_height="24px"))
+        self.pictures = {name: widgets.Image(value=pins.NOTHING, format="png") for name in markup.CARDS}
+        self.beneath = {name: widgets.Image(value=pins.NOTHING, format="png") for name in OVER}
+        self.captions = {name: widgets.HTML(markup.caption(name, "…")) for name in markup.CARDS}
+        self.stacks = {}
+        for name in markup.CARDS:
+            under = [self.beneath[name]] if name in OVER else []
+            self.stacks[name] = widgets.Box(
+                [*under, self.pictures[name]], layout=widgets.Layout(width=f"{SIDE}px", height=f"{SIDE}px")
+            )
+            self.stacks[name].add_class("pmc2-stack")
+            if under:
+                self.pictures[name].add_class("pmc2-over")
+            self.captions[name].add_class("pmc2-caption")
+        cards = []
+        for name in markup.CARDS:
+            cards.append(widgets.VBox([self.stacks[name], self.captions[name]], layout=widgets.Layout(width=f"{SIDE}px")))
+            cards[-1].add_class("pmc2-card")
+            cards[-1].add_class(f"pmc2-{name}")
+        self._card = dict(zip(markup.CARDS, cards, strict=True))
+        self.cards = widgets.HBox(cards, layout=widgets.Layout(flex_flow="row wrap"))
+        self.cards.add_class("pmc2-cards")
+        self.divided = widgets.HTML()
+        self.readout = widgets.HTML(layout=widgets.Layout(min_height="266px"))
+        self.pinned = widgets.HBox([], layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px", overflow="visible"))
+        self.curves_said = widgets.HTML(layout=widgets.Layout(min_height="24px"))
+        self.curve, self.marker = widgets.Image(value=pins.NOTHING, format="png"), widgets.HTML()
+        self.curves = widgets.Box(
+            [self.curve, self.marker, self.divided], layout=widgets.Layout(max_width="1100px", display="none")
+        )
+
+    def _name(self) -> None:
+        """Give each its class."""
+        for name in NAMED:
+            getattr(self, name).add_class(f"pmc2-{name}")
+        self.kind.add_class("pmc2-export-kind")
+        self.show.add_class("pmc2-class")
+        self.pinned.add_class("pmc2-pins")
+
+    @staticmethod
+    def _row(*controls: widgets.Widget) -> widgets.Widget:
+        box = widgets.HBox(list(controls), layout=widgets.Layout(flex_flow="row wrap"))
+        box.add_class("pmc2-row")
+        return box
+
+    def _part(self, *controls: widgets.Widget) -> widgets.Widget:
+        box = self._row(*controls)
+        box.add_class("pmc2-part")
+        return box
+
+    # --- what can be chosen --------------------------------------------------------------------------------------------------
+
+    def enable(self) -> None:
+        """Let what needs the networks be pressed."""
+        self.say_curves("")
+
+    def offer(self, sources: list[str], chosen: str) -> None:
+        """Offer collections of pictures."""
+        self.source.options = sources
+        self.source.value = chosen
+
+    def choose_from(self, choices: list[str], count: int) -> None:
+        """Offer what the number may run over, beginning with all."""
+        self.show.options = choices
+        self.show.value = choices[0]
+        self.run_over(count)
+
+    def run_over(self, count: int) -> None:
+        """Let the number run over so many pictures, from the first."""
+        self.index.value = 0
+        self.index.max = max(0, count - 1)
+
+    def offer_pairs(self, pairs: list[str], chosen: str) -> None:
+        """Offer pairs of target and auxiliary."""
+        self.pair.options = pairs if chosen in pairs else [chosen, *pairs]
+        self.pair.value = chosen
+
+    def offer_variants(self, variants: dict[str, str]) -> None:
+        """Offer a pair's generators: what is shown, and the variant's name."""
+        self.variant.options = list(variants.items()) or [("…", "")]
+        self.variant.value = next(iter(variants.values()), "")
+
+    def choose_variant(self, variant: str) -> None:
+        """Choose a generator by name; one that is not there is offered all the same, and its absence said when it is loaded."""
+        if variant not in [value for _, value in self.variant.options]:
+            self.variant.options = [*self.variant.options, (variant, variant)]
+        self.variant.value = variant
+
+    def offer_codecs(self, codecs: Sequence[str], chosen: str) -> None:
+        """Offer codecs."""
+        if tuple(self.codec.options) != tuple(codecs):
+            self.codec.options = list(codecs)
+        if self.codec.value != chosen:
+            self.codec.value = chosen
+        self.quality.disabled = chosen not in markup.GRADED
+
+    # --- what is shown -------------------------------------------------------------------------------------------------------
+
+    def draw(self, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        """Show bytes H x W x 3 on a card, each pixel a square."""
+        self._fit(image.shape[1], image.shape[0])
+        data = pins.png(image)
+        self.pictures[name].value = data
+        if name == "original":
+            for other in ("protected", "cloud"):
+                self.beneath[other].value = data
+
+    def _fit(self, width: int, height: int) -> None:
+        factor = self.zoom.value or max(1, math.floor(SIDE / max(width, height)))
+        if (size := (factor * width, factor * height)) == self._natural:
+            return
+        self._natural = size
+        for name, stack in self.stacks.items():
+            stack.layout.width, stack.layout.height = f"{size[0]}px", f"{size[1]}px"
+            self._card[name].layout.width = f"{max(size[0], 176)}px"
+            for picture in (self.pictures[name], self.beneath.get(name)):
+                if picture is not None:
+                    picture.layout.width, picture.layout.height = f"{size[0]}px", f"{size[1]}px"
+
+    def show_view(self, view: Any, guessed: str, readout: str) -> None:
+        """Show a view: pictures, captions and, where given, the figures below them."""
+        from ..plots import residual
+
+        gain = self.gain.value
+        images = {"original": view.original, "protected": view.protected, "cloud": view.cloud}
+        images["residual"] = residual(view.original, view.protected, gain)
+        for name, image in images.items():
+            self.draw(name, pins.pixels(image))
+        if view.guess is None:
+            self.pictures["attacker"].value = self.beneath["attacker"].value = pins.NOTHING
+        else:
+            self.draw("attacker", pins.pixels(view.guess))
+            self.beneath["attacker"].value = self.pictures["original"].value
+        self.captions["original"].value = markup.caption("original", f"what a person sees:<br>{markup.escape(view.label)}")
+        self.captions["protected"].value = markup.caption("protected", f"before coding<br>SSIM {view.ssim:.3f}")
+        self.captions["cloud"].value = markup.caption("cloud", f"{markup.escape(view.codec)}<br>{view.s2_bytes:,} bytes")
+        self.captions["residual"].value = markup.caption("residual", f"protected − original<br>times {gain:g}, grey is equal")
+        self.captions["attacker"].value = markup.caption("attacker", guessed)
+        if readout:
+            self.readout.value = readout
+
+    def divide(self) -> None:
+        """Show the original left of the divider in each picture that has it beneath."""
+        share = 100 * self.divider.value
+        place = f"position: absolute; top: 0; bottom: 0; left: {share:g}%"
+        drawn = f"content: ''; {place}; border-left: 1px solid #fff; mix-blend-mode: difference"
+        line = f" .pmc2-explore .pmc2-stack:has(.pmc2-over)::after {{ {drawn} }}"
+        self.divided.value = (
+            f"<style>.pmc2-explore .pmc2-over {{ clip-path: inset(0 0 0 {share:g}%) }}{line if 0 < share < 100 else ''}</style>"
+        )
+
+    def hang(self, pinned: list[widgets.Widget]) -> None:
+        """Show pins."""
+        self.pinned.children = pinned
+
+    def say_curves(self, text: str) -> None:
+        """Say what becomes of the curves."""
+        self.curves_said.value = markup.message(text)
+
+    def show_curves(self, image: bytes) -> None:
+        """Show the curves."""
+        self.say_curves("")
+        self.curve.value = image
+        self.curves.layout.display = "block"
+
+    def hide_curves(self) -> None:
+        """Show no curves: those that belong to what is shown are not known."""
+        self.curves.layout.display = "none"
+
+    def mark(self, marker: str) -> None:
+        """Draw the line at the present strength."""
+        self.marker.value = marker

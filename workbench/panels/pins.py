@@ -1,0 +1,136 @@
+"""Views that are kept side by side, and what leaves `explore`: a figure, the pictures, the settings and their command."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as widgets
+import numpy as np
+from PIL import Image
+
+from ..storage import replacing, write_json
+from .settings import Settings
+
+__all__ = ["KINDS", "NOTHING", "Pin", "download", "export", "pixels", "png", "system_text", "write_pictures"]
+
+KINDS = ("figure (PNG)", "figure (SVG)", "pictures (PNG)", "settings (JSON)")
+SHOWN = ("original", "protected", "cloud")
+TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/json"}
+
+
+def _nothing() -> bytes:
+    """Return a picture of one transparent pixel."""
+    buffer = io.BytesIO()
+    Image.new("RGBA", (1, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a picture 3 x H x W in [0, 1] as bytes, H x W x 3."""
+    from ..pictures import to_uint8
+
+    out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
+    return out
+
+
+def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    """Return bytes H x W x 3 as a PNG of as many pixels."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+NOTHING = _nothing()
+
+
+class Pin:
+    """A view that is kept: its pictures small, its settings, its figures; `restore` and `remove` are called by its buttons."""
+
+    def __init__(self, view: Any, restore: Callable[[Settings], None], remove: Callable[[Pin], None]) -> None:
+        self.view = view
+        label = settings_text(view)
+        pictures = "".join(
+            f'<img alt="{name}" width="72" height="72" style="margin-right:4px" '
+            f'src="data:image/png;base64,{base64.b64encode(png(pixels(getattr(view, name)))).decode()}">'
+            for name in SHOWN
+        )
+        text = (
+            f'<div class="pmc2-text">{pictures}<br><b>{html.escape(label)}</b><br>'
+            f'<span class="soft">{html.escape(system_text(view.settings))}</span><br>'
+            f"SSIM {view.ssim:.3f} · S2 {view.s2_bytes:,} bytes<br>target {html.escape(view.target[0][0])}, "
+            f'{100 * view.target[0][1]:.0f} % · <span class="soft">is {html.escape(view.label)}</span></div>'
+        )
+        again = widgets.Button(description="show again", tooltip=f"show {label} again", layout=widgets.Layout(width="104px"))
+        away = widgets.Button(description="remove", tooltip=f"remove {label}", layout=widgets.Layout(width="84px"))
+        again.on_click(lambda _: restore(view.settings))
+        away.on_click(lambda _: remove(self))
+        self.widget = widgets.VBox([widgets.HTML(text), widgets.HBox([again, away])], layout=widgets.Layout(width="252px"))
+        self.widget.add_class("pmc2-pin-card")
+
+
+def system_text(settings: Settings) -> str:
+    """Return the name of settings' networks."""
+    return f"{settings.pair}@{settings.variant}" if settings.variant else settings.pair
+
+
+def settings_text(view: Any) -> str:
+    """Return a view's settings in a few words."""
+    settings = view.settings
+    return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
+
+
+def export(
+    kind: str, views: Sequence[Any], folder: Path, parameters: dict[str, Any], origin: dict[str, Any], gain: float
+) -> list[Path]:
+    """Write what `kind` says of the views (of the last, for pictures and settings) to a folder; return the files."""
+    stem, last = folder / "explore", views[-1]
+    if kind.startswith("figure"):
+        return [_figure(views, stem.with_suffix(".svg" if "SVG" in kind else ".png"), origin, gain)]
+    if kind.startswith("pictures"):
+        return write_pictures(last, folder / "explore-pictures", gain)
+    path = folder / "explore-settings.json"
+    figures = {
+        key: getattr(last, key)
+        for key in ("label", "target", "auxiliary", "ssim", "s1_bytes", "s2_bytes", "code_bits", "milliseconds")
+    }
+    command = Settings.command(parameters)
+    write_json(path, {"parameters": parameters, "command": command, "figures": {**figures, "n": 1}, **origin})
+    return [path]
+
+
+def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
+    """Write a view's pictures at their own pixels, or one of them."""
+    from ..plots import residual
+
+    shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}
+    if view.guess is not None:
+        shown["attacker"] = view.guess
+    paths = []
+    for name, image in shown.items():
+        if only not in ("", name):
+            continue
+        paths.append(folder / f"{name}.png")
+        with replacing(paths[-1]) as temporary:
+            temporary.write_bytes(png(pixels(image)))
+    return paths
+
+
+def _figure(views: Sequence[Any], path: Path, origin: dict[str, Any], gain: float) -> Path:
+    from .. import plots
+
+    figure = plots.comparison(views, gain, f"{origin['dataset']}; weights {origin['weights']['generator'][:8]}")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=200)
+    return path
+
+
+def download(path: Path) -> str:
+    """Return a link by which a browser saves a file, whatever machine it runs on."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    name = html.escape(path.name, quote=True)
+    return f' <a download="{name}" href="data:{TYPES[path.suffix]};base64,{data}">save {name}</a>'

@@ -1,0 +1,79 @@
+"""The pictures that `explore` can show: collections, and which of a collection's pictures the number runs over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..data import SUFFIXES, Split
+from ..errors import DataError, UsageError, WorkbenchError
+from ..pictures import open_picture
+
+__all__ = ["EVERY", "LEAST_HIDDEN", "MISREAD", "Source", "from_files", "from_folder", "named"]
+
+EVERY, MISREAD, LEAST_HIDDEN = "all", "misclassified", "least hidden (SSIM)"
+MOST = 5000  # pictures of a folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """A collection of pictures: `dataset` is the name by which `data.load` finds it again, `folder` where they were read."""
+
+    split: Split
+    dataset: str = ""
+    folder: str = ""
+    names: tuple[str, ...] = ()
+
+    def choices(self, classes: Sequence[str]) -> list[str]:
+        """Return what the number can run over: all, one class, the misclassified, the least hidden."""
+        there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
+        return [EVERY, *there, *([MISREAD] if there else []), LEAST_HIDDEN]
+
+    def of_class(self, k: int) -> list[int]:
+        """Return the numbers of a class's pictures."""
+        numbers: list[int] = (self.split.labels == k).nonzero()[:, 0].tolist()
+        return numbers
+
+
+def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
+    """Read what a person chose, (name, content) each, cut to squares of `side`; return them and what is wrong with others."""
+    return _read([(name, content) for name, content in files], side)
+
+
+def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
+    """Read a folder's pictures, in the order of their names. Raises DataError where there is no such folder, or none in it."""
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
+    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())[:MOST]
+    if not found:
+        raise DataError(f"no pictures in {path!r}: {', '.join(SUFFIXES)} are looked for")
+    return _read([(each.name, each) for each in found], side, str(folder))
+
+
+def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:
+    images, names, wrong = [], [], []
+    for name, content in files:
+        try:
+            images.append(np.asarray(open_picture(content, side)))
+            names.append(name)
+        except WorkbenchError as error:
+            wrong.append(f"{name}: {error}")
+    if not images:
+        return None, wrong
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+    return Source(Split(pixels, torch.full((len(images),), -1)), "", folder, tuple(names)), wrong
+
+
+def named(name: str, limit: int = 0, data_dir: str = "") -> tuple[Source, tuple[str, ...], str, str]:
+    """Return the test pictures of a data set, its classes, its title and the family of its weights."""
+    from ..data import load
+
+    dataset = load(name, data_dir or None)
+    if limit < 0:
+        raise UsageError(f"limit must be 0 (all) or more, got {limit}")
+    return Source(dataset.test.head(limit or None), name), dataset.classes, dataset.title, dataset.family
