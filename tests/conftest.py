@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -15,6 +17,11 @@ from workbench.data import Dataset, Split, load
 from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
+
+import browsers  # isort: skip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
 
 # What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start and interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -138,3 +145,31 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         tar.extractall(root, members, filter="data")
     return root
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The browser's path."""
+    return browsers.chromium_path()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Browser]:
+    """A headless browser."""
+    with browsers.launched(chromium) as made:
+        yield made
+
+
+@pytest.fixture
+def noted() -> list[str]:
+    """What the pages of a test must not do, where they did it."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, noted: list[str]) -> Iterator[Page]:
+    """An empty page, which is watched: at the end no error was on its console, and no other host was asked."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+    yield browsers.watched(context.new_page(), noted)
+    context.close()
+    assert not noted

@@ -76,7 +76,7 @@ class DeployPanel:
         self._watcher.join(30)
         self.deployed.close()
 
-    # --- what is shown -----------------------------------------------------------------------------------------------------
+    # --- what is shown -------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         def button(text: str, icon: str, style: str, action: Callable[[], None]) -> widgets.Button:
@@ -122,7 +122,7 @@ class DeployPanel:
         head = "<tr><th>stage</th><th>host</th><th>runtime</th><th>state</th><th>URL, or its last line</th></tr>"
         self.table.value = f'<div class="pmc2-deploy"><table>{head}{lines}</table></div>'
 
-    # --- what is done ------------------------------------------------------------------------------------------------------
+    # --- what is done --------------------------------------------------------------------------------------------------------
 
     def _do(self, name: str, action: Callable[[], object]) -> None:
         if self._busy.is_set():

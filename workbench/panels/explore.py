@@ -27,7 +27,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..data import Dataset
-    from .pipeline import Pipeline, View
+    from .pipeline import Pipeline, Sent, View
     from .sources import Source
 
 __all__ = ["Explorer"]
@@ -330,7 +330,7 @@ class Explorer:
                     return
                 settings, self._wanted, self._busy = self._wanted, None, True
             assert settings is not None
-            self.guard(lambda settings=settings: self.show(self.compute(settings)))  # type: ignore[misc]
+            self.guard(lambda settings=settings: self.show(self.compute(settings, self._draw), drawn=True))  # type: ignore[misc]
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""
@@ -400,8 +400,8 @@ class Explorer:
             self.say("")
         return self._pipelines[key]
 
-    def compute(self, settings: Settings) -> View:
-        """Send one picture through edge and cloud and return all that is shown for it."""
+    def compute(self, settings: Settings, at_once: Callable[[Sent], None] = lambda _: None) -> View:
+        """Send one picture through edge and cloud and return all that is shown for it; `at_once` gets what there is to see."""
         from dataclasses import replace
 
         pipeline = self.pipeline_of(settings)
@@ -411,10 +411,17 @@ class Explorer:
             settings = replace(settings, codec=pipeline.codecs[0])
         self._set(lambda: self.controls.offer_codecs(pipeline.codecs, settings.codec))
         split = self.sources[settings.source].split
-        return pipeline.compute(settings, split.images[settings.index], int(split.labels[settings.index]))
+        sent = pipeline.send(settings, split.images[settings.index])
+        at_once(sent)
+        return pipeline.read(sent, int(split.labels[settings.index]))
 
-    def show(self, view: View) -> None:
-        """Bring a view to the screen."""
+    def _draw(self, seen: Sent | View) -> None:
+        self.controls.show_pictures(seen.images())
+
+    def show(self, view: View, drawn: bool = False) -> None:
+        """Bring a view to the screen, where its pictures may be `drawn` already."""
+        if not drawn:
+            self._draw(view)
         self.view = view
         self._serial += 1
         for key, value in view.milliseconds.items():
@@ -439,6 +446,7 @@ class Explorer:
 
     def _redraw(self) -> None:
         if self.view is not None and not self._setting:
+            self._draw(self.view)
             self.controls.show_view(self.view, self._note(self.view), "")
 
     # --- what is said --------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Helper:
         self.curves[key] = (rows, *draw(rows, 1 / len(explorer.classes), title))
 
     def mark(self, settings: Settings) -> None:
-        """Show the curves that belong to the settings, with the line at their strength; none where there are none yet."""
+        """Show the curves that belong to the settings; none where there are none yet."""
         key, controls = self.key(settings), self.explorer.controls
         if (known := self.curves.get(key)) is None:
             if self._drawn is not None:
@@ -125,8 +125,7 @@ class Helper:
             return
         if self._drawn != key:
             self._drawn = key
-            controls.show_curves(known[1])
-        controls.mark(markup.curves_marker(known[2], settings.strength))
+            controls.show_curves(known[1], markup.curves_marker(known[2]))
 
     # --- pictures that are looked for ----------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from . import markup, pins
 
 __all__ = ["Controls"]
 
-SIDE = 192  # of a picture on the screen, about, at the zoom `fit`
+SIDE = 192  # of a picture on the screen at the zoom `fit`, about; smaller ones fit by explore.css
 ZOOMS = {"fit": 0, "1×": 1, "2×": 2, "3×": 3, "4×": 4, "6×": 6, "8×": 8, "12×": 12, "16×": 16}
 NAMED = ["source", "show", "index", "random", "upload", "folder", "strength", "codec", "quality", "pair", "variant"]
 NAMED += ["gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves", "readout"]
@@ -52,7 +51,7 @@ class Controls:
             ]
         )
         self.widget.add_class("pmc2-explore")
-        self._natural = (0, 0)
+        self._shown_size = (32, 32, 0)
         self.divide()
 
     # --- made once -----------------------------------------------------------------------------------------------------------
@@ -136,23 +135,21 @@ class Controls:
         self.stacks = {}
         for name in markup.CARDS:
             under = [self.beneath[name]] if name in OVER else []
-            self.stacks[name] = widgets.Box(
-                [*under, self.pictures[name]], layout=widgets.Layout(width=f"{SIDE}px", height=f"{SIDE}px")
-            )
+            self.stacks[name] = widgets.Box([*under, self.pictures[name]])
             self.stacks[name].add_class("pmc2-stack")
             if under:
                 self.pictures[name].add_class("pmc2-over")
             self.captions[name].add_class("pmc2-caption")
         cards = []
         for name in markup.CARDS:
-            cards.append(widgets.VBox([self.stacks[name], self.captions[name]], layout=widgets.Layout(width=f"{SIDE}px")))
+            cards.append(widgets.VBox([self.stacks[name], self.captions[name]]))
             cards[-1].add_class("pmc2-card")
             cards[-1].add_class(f"pmc2-{name}")
         self._card = dict(zip(markup.CARDS, cards, strict=True))
         self.cards = widgets.HBox(cards, layout=widgets.Layout(flex_flow="row wrap"))
         self.cards.add_class("pmc2-cards")
         self.divided = widgets.HTML()
-        self.readout = widgets.HTML(layout=widgets.Layout(min_height="266px"))
+        self.readout = widgets.HTML(layout=widgets.Layout(min_height="250px"))
         self.pinned = widgets.HBox([], layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px", overflow="visible"))
         self.curves_said = widgets.HTML(layout=widgets.Layout(min_height="24px"))
         self.curve, self.marker = widgets.Image(value=pins.NOTHING, format="png"), widgets.HTML()
@@ -237,31 +234,25 @@ class Controls:
                 self.beneath[other].value = data
 
     def _fit(self, width: int, height: int) -> None:
-        factor = self.zoom.value or max(1, math.floor(SIDE / max(width, height)))
-        if (size := (factor * width, factor * height)) == self._natural:
-            return
-        self._natural = size
-        for name, stack in self.stacks.items():
-            stack.layout.width, stack.layout.height = f"{size[0]}px", f"{size[1]}px"
-            self._card[name].layout.width = f"{max(size[0], 176)}px"
-            for picture in (self.pictures[name], self.beneath.get(name)):
-                if picture is not None:
-                    picture.layout.width, picture.layout.height = f"{size[0]}px", f"{size[1]}px"
+        if (size := (width, height, self.zoom.value)) != self._shown_size:
+            self._shown_size = size
+            self.divide()
 
-    def show_view(self, view: Any, guessed: str, readout: str) -> None:
-        """Show a view: pictures, captions and, where given, the figures below them."""
+    def show_pictures(self, images: dict[str, Any]) -> None:
+        """Show pictures by their card (3 x H x W in [0, 1]) and what the protection changed; a guess where there is one."""
         from ..plots import residual
 
-        gain = self.gain.value
-        images = {"original": view.original, "protected": view.protected, "cloud": view.cloud}
-        images["residual"] = residual(view.original, view.protected, gain)
-        for name, image in images.items():
+        changes = residual(images["original"], images["protected"], self.gain.value)
+        for name, image in {**images, "residual": changes}.items():
             self.draw(name, pins.pixels(image))
-        if view.guess is None:
-            self.pictures["attacker"].value = self.beneath["attacker"].value = pins.NOTHING
-        else:
-            self.draw("attacker", pins.pixels(view.guess))
+        if "attacker" in images:
             self.beneath["attacker"].value = self.pictures["original"].value
+        else:
+            self.pictures["attacker"].value = self.beneath["attacker"].value = pins.NOTHING
+
+    def show_view(self, view: Any, guessed: str, readout: str) -> None:
+        """Show what is said of a view: captions and, where given, the figures below them."""
+        gain = self.gain.value
         self.captions["original"].value = markup.caption("original", f"what a person sees:<br>{markup.escape(view.label)}")
         self.captions["protected"].value = markup.caption("protected", f"before coding<br>SSIM {view.ssim:.3f}")
         self.captions["cloud"].value = markup.caption("cloud", f"{markup.escape(view.codec)}<br>{view.s2_bytes:,} bytes")
@@ -271,14 +262,16 @@ class Controls:
             self.readout.value = readout
 
     def divide(self) -> None:
-        """Show the original left of the divider in each picture that has it beneath."""
+        """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""
         share = 100 * self.divider.value
         place = f"position: absolute; top: 0; bottom: 0; left: {share:g}%"
         drawn = f"content: ''; {place}; border-left: 1px solid #fff; mix-blend-mode: difference"
         line = f" .pmc2-explore .pmc2-stack:has(.pmc2-over)::after {{ {drawn} }}"
-        self.divided.value = (
-            f"<style>.pmc2-explore .pmc2-over {{ clip-path: inset(0 0 0 {share:g}%) }}{line if 0 < share < 100 else ''}</style>"
-        )
+        width, height, zoom = self._shown_size
+        factor = zoom or (max(1, SIDE // max(width, height)) if max(width, height) > 32 else "var(--fit)")
+        size = f".pmc2-explore .pmc2-cards {{ --w: {width}; --h: {height}; --zoom: {factor} }} "
+        clipped = f".pmc2-explore .pmc2-over {{ clip-path: inset(0 0 0 {share:g}%) }}"
+        self.divided.value = f"<style>{size}{clipped}{line if 0 < share < 100 else ''}</style>"
 
     def hang(self, pinned: list[widgets.Widget]) -> None:
         """Show pins."""
@@ -288,16 +281,12 @@ class Controls:
         """Say what becomes of the curves."""
         self.curves_said.value = markup.message(text)
 
-    def show_curves(self, image: bytes) -> None:
-        """Show the curves."""
+    def show_curves(self, image: bytes, marker: str) -> None:
+        """Show the curves, and over them a line at the strength that the figures say."""
         self.say_curves("")
-        self.curve.value = image
+        self.curve.value, self.marker.value = image, marker
         self.curves.layout.display = "block"
 
     def hide_curves(self) -> None:
         """Show no curves: those that belong to what is shown are not known."""
         self.curves.layout.display = "none"
-
-    def mark(self, marker: str) -> None:
-        """Draw the line at the present strength."""
-        self.marker.value = marker

@@ -100,6 +100,7 @@ def readout(view: Any, spent: dict[str, float], serial: int) -> str:
         _stages(spent),
     ]
     return (
+        f"<style>.pmc2-curves {{ --strength: {settings.strength:g} }}</style>"
         f'<div class="pmc2-text pmc2-numbers" data-strength="{settings.strength:g}" data-view="{serial}" '
         f'data-index="{settings.index}">'
         f'<div class="pmc2-figures">{cells}</div><div class="pmc2-columns">{"".join(columns)}</div></div>'
@@ -132,13 +133,14 @@ def _stages(spent: dict[str, float]) -> str:
         f"{_track(value / max(whole, 1e-9), GREY)}<span>{value:.2f}</span></div>"
         for key, value in spent.items()
     ]
-    return f'<div class="pmc2-stages"><h4>Milliseconds, {whole:.2f} in all (one process, median)</h4>{"".join(rows)}</div>'
+    return f'<div class="pmc2-stages"><h4>Milliseconds (median): {whole:.2f} in all</h4>{"".join(rows)}</div>'
 
 
-def curves_marker(boxes: Sequence[tuple[float, float, float, float]], strength: float) -> str:
-    """Return a line at the strength over each panel of a figure; `boxes` are left, top, width, height as shares of it."""
+def curves_marker(boxes: Sequence[tuple[float, float, float, float]]) -> str:
+    """Return a line over each panel of a figure, at the strength; `boxes` are left, top, width, height as shares of it."""
     lines = [
-        f'<i style="left:{100 * (left + strength * width):.2f}%;top:{100 * top:.2f}%;height:{100 * height:.2f}%"></i>'
+        f'<i style="left:calc({100 * left:.2f}% + {100 * width:.2f}% * var(--strength));top:{100 * top:.2f}%;'
+        f'height:{100 * height:.2f}%"></i>'
         for left, top, width, height in boxes
     ]
     return f'<div aria-hidden="true" style="position:absolute;inset:0">{"".join(lines)}</div>'

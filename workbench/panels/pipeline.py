@@ -29,7 +29,7 @@ from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
 from .settings import Settings
 
-__all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "View", "pairs_there", "variants_there"]
+__all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "Sent", "View", "pairs_there", "variants_there"]
 
 TOP = 5
 SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
@@ -63,6 +63,11 @@ class View:
     guess_psnr: float = 0.0
     new: bool = True  # whether phone and generator saw this picture just now
 
+    def images(self) -> dict[str, Tensor]:
+        """Return the pictures by their card."""
+        found = {"original": self.original, "protected": self.protected, "cloud": self.cloud}
+        return found | ({} if self.guess is None else {"attacker": self.guess})
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -93,6 +98,26 @@ class _Captured:
     s1: int
     milliseconds: dict[str, float]
     on_original: Top
+
+
+@dataclass(frozen=True, repr=False)
+class Sent:
+    """One picture on its way, each N x 3 x H x W of one: protected, at the cloud, an attacker's guess; not yet recognised."""
+
+    settings: Settings
+    found: _Captured
+    protected: Tensor
+    cloud: Tensor
+    guess: Tensor | None
+    payload: bytes
+    codec: Codec
+    clock: Stopwatch
+    new: bool
+
+    def images(self) -> dict[str, Tensor]:
+        """Return the pictures by their card, 3 x H x W in [0, 1]."""
+        found = {"original": self.found.original[0], "protected": self.protected[0], "cloud": self.cloud[0]}
+        return found | ({} if self.guess is None else {"attacker": self.guess[0]})
 
 
 class Pipeline:
@@ -126,6 +151,10 @@ class Pipeline:
 
     def compute(self, settings: Settings, image: Tensor, label: int) -> View:
         """Send one picture (uint8, 3 x H x W) through the system."""
+        return self.read(self.send(settings, image), label)
+
+    def send(self, settings: Settings, image: Tensor) -> Sent:
+        """Send one picture (uint8, 3 x H x W) to the cloud: all that there is to see."""
         before, found = self._captured, self._capture(settings, image)
         clock = Stopwatch()
         protected = torch.lerp(found.received, found.full, settings.strength)
@@ -134,29 +163,35 @@ class Pipeline:
             with clock("compression"):
                 payload = codec.encode(protected)
             cloud = Cloud(codec, self.pair.target).decode(payload, clock)
-            with clock("classifier"):
-                target = self._top(self.pair.target, cloud)
-            similarity = float(metrics.ssim(found.original, protected))
             guess = self._guess(settings, cloud)
+        return Sent(settings, found, protected, cloud, guess, payload, codec, clock, self._captured is not before)
+
+    def read(self, sent: Sent, label: int) -> View:
+        """Return what is recognised in a picture that was sent, and what it costs."""
+        found, codec, clock = sent.found, sent.codec, sent.clock
+        with torch.inference_mode():
+            with clock("classifier"):
+                target = self._top(self.pair.target, sent.cloud)
+            similarity = float(metrics.ssim(found.original, sent.protected))
         spent = {key: clock.milliseconds[key] or 0.0 for key in ("compression", "decompression", "classifier")}
         return View(
-            settings,
+            sent.settings,
             found.original[0],
-            protected[0],
-            cloud[0],
+            sent.protected[0],
+            sent.cloud[0],
             self.classes[label] if 0 <= label < len(self.classes) else "unknown",
             target,
-            self._top(self.pair.auxiliary, cloud),
+            self._top(self.pair.auxiliary, sent.cloud),
             found.on_original,
             similarity,
             found.s1,
-            len(payload),
-            8 * sum(codec.sizes(payload)),
+            len(sent.payload),
+            8 * sum(codec.sizes(sent.payload)),
             describe(codec),
             {**found.milliseconds, **spent},
-            None if guess is None else guess[0],
-            0.0 if guess is None else float(metrics.psnr(found.original, guess)),
-            self._captured is not before,
+            None if sent.guess is None else sent.guess[0],
+            0.0 if sent.guess is None else float(metrics.psnr(found.original, sent.guess)),
+            sent.new,
         )
 
     def _guess(self, settings: Settings, cloud: Tensor) -> Tensor | None:

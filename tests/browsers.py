@@ -1,0 +1,184 @@
+"""A real browser, and JupyterLab in it: started, watched for what must not happen, and looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import nbformat
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+__all__ = ["BYTES", "FLAGS", "TOKEN", "chromium_path", "jupyterlab", "launched", "notebook", "open_notebook", "run_all"]
+__all__ += ["saved", "screenshot", "wait_for", "watched"]
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+TOKEN = "a-token-of-this-test"
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-sync",
+)
+# The picture on the screen, byte for byte: its address is a blob of the page's own.
+BYTES = """async (image) => {
+    const buffer = await (await fetch(image.src)).arrayBuffer();
+    return Array.from(new Uint8Array(buffer)).map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}"""
+Found = TypeVar("Found")
+
+
+def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Found:
+    """Look again and again until there is something; fail with `what` where there is nothing in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            pytest.fail(f"{what} within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def chromium_path() -> str:
+    """Return the browser's path; without one the test is skipped, or fails where `$WORKBENCH_REQUIRE_BROWSER` is set."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        reason = "no chromium on this machine: apt-get install chromium"
+        if os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
+
+
+@contextlib.contextmanager
+def launched(chromium: str, *flags: str) -> Iterator[Browser]:
+    """Start a headless browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=[*FLAGS, *flags])
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def watched(page: Page, found: list[str]) -> Page:
+    """Note each error on the console and each request to another host."""
+
+    def asked(request: Any) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in ("127.0.0.1", "localhost"):
+            found.append(f"request to {address.hostname}")
+
+    page.on("console", lambda message: found.append(f"console: {message.text}") if message.type == "error" else None)
+    page.on("pageerror", lambda error: found.append(f"error: {error}"))
+    page.on("request", asked)
+    page.set_default_timeout(60_000)
+    return page
+
+
+@contextlib.contextmanager
+def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
+    """Start a JupyterLab on a folder, its settings under `place`, which asks nothing of any other machine; give its address."""
+    names = (
+        "JUPYTER_CONFIG_DIR",
+        "JUPYTER_DATA_DIR",
+        "JUPYTER_RUNTIME_DIR",
+        "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR",
+    )
+    places = {name: str(place / name.lower()) for name in names}
+    quiet = Path(places["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
+    log = (place / "lab.log").open("wb")
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"),
+        f"--IdentityProvider.token={TOKEN}",
+        f"--ServerApp.root_dir={folder}",
+        "--LabApp.extension_manager=readonly",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
+    variables = {**os.environ, **places, **(environment or {}), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
+    process = subprocess.Popen(command, cwd=folder, env=variables, stdout=log, stderr=log)
+
+    def answering() -> str | None:
+        assert process.poll() is None, (place / "lab.log").read_text()
+        for path in Path(places["JUPYTER_RUNTIME_DIR"]).glob("jpserver-*.json"):
+            try:
+                url = str(json.loads(path.read_text())["url"])
+                request = urllib.request.Request(f"{url}api/status", headers={"Authorization": f"token {TOKEN}"})
+                with urllib.request.urlopen(request, timeout=5):
+                    return url
+            except (OSError, ValueError):
+                continue
+        return None
+
+    try:
+        yield wait_for(answering, 60, "JupyterLab did not answer")
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        log.close()
+
+
+def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:
+    """Write one of the notebooks to a folder, its parameters followed by `more`; return its path there."""
+    read = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
+    (cell,) = [cell for cell in read.cells if "parameters" in cell.metadata.get("tags", [])]
+    cell.source += f"\n{more}"
+    path = folder / f"{kept or name}.ipynb"
+    nbformat.write(read, path)
+    return path
+
+
+def open_notebook(page: Page, lab: str, name: str, mode: str = "lab") -> None:
+    """Open a notebook and wait for its kernel."""
+    page.goto(f"{lab}{mode}/workspaces/{uuid.uuid4().hex}/tree/{name}?token={TOKEN}")
+    page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+def run_all(page: Page) -> None:
+    """Run all cells by the menu."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+
+
+def saved(page: Page, path: Path) -> Sequence[Any] | None:
+    """Save the notebook and return its code cells once the last was executed."""
+    page.keyboard.press("Control+s")
+    text = path.read_text(encoding="utf-8")
+    if not text:
+        return None  # it is being written
+    cells = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
+    return cells if cells[-1].execution_count is not None else None
+
+
+def screenshot(page: Page, folder: Path, name: str) -> None:
+    """Keep what is on the screen, and a copy in `$WORKBENCH_SCREENSHOTS` where that is set."""
+    path = folder / f"{name}.png"
+    page.screenshot(path=path)
+    if wanted := os.environ.get("WORKBENCH_SCREENSHOTS"):
+        Path(wanted).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, wanted)
