@@ -45,6 +45,7 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
 from .intake import Intake
+from .phone import refuse_other_sites
 from .trust import Peer, Token
 
 __all__ = ["Call", "Model", "Service"]
@@ -270,6 +271,7 @@ class Service(ABC):
         call = Call("", time.perf_counter())
         kind = ""
         try:
+            refuse_other_sites(request, self.plain)
             call.peer = self.admit(request)
             self.arriving(+1)
             arrived = False

@@ -1,14 +1,16 @@
-"""Pictures in the body of a plain request: one file, or a form (multipart) of several. Nothing is written to a disk."""
+"""A plain request: its pictures, one file or a form (multipart) of several, and its headers. Nothing is written to a disk."""
 
 from __future__ import annotations
 
 import logging
+import math
 
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
 
 from ..errors import ProtocolError
 
-__all__ = ["pictures_of"]
+__all__ = ["header_number", "pictures_of"]
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
 
@@ -44,3 +46,14 @@ def pictures_of(body: bytes, content_type: str, most: int) -> list[bytes]:
     if not parts:
         raise ProtocolError("the form holds no picture")
     return [bytes(part) for part in parts]
+
+
+def header_number(http: Request, name: str) -> float | None:
+    """Return the number in a header (None: there is no such header); ProtocolError for what is no number."""
+    text = http.headers.get(name)
+    if text is None:
+        return None
+    try:
+        return float(text) if len(text) < 32 else math.nan
+    except ValueError:
+        raise ProtocolError(f"the header {name} must be a number") from None

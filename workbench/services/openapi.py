@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .phone import MOST_SHOWN
 
 if TYPE_CHECKING:
     from .app import Model
@@ -23,6 +24,7 @@ def edge_document(model: Model, attested: bool = False) -> Document:
             "X-Timeout", {"type": "number", "exclusiveMinimum": 0, "maximum": 600}, "seconds until the answer is worth nothing"
         ),
         _header("X-Strength", {"type": "number", "minimum": 0, "maximum": 1}, "of the perturbation; 1 unless said"),
+        _header("X-Show", {"enum": ["cloud"]}, f"with what the cloud saw; of at most {MOST_SHOWN} pictures"),
     ]
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
     several = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}, "minProperties": 1}
@@ -47,6 +49,8 @@ def edge_document(model: Model, attested: bool = False) -> Document:
             },
             "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
             "payload_bytes": {"type": "number"},
+            "cloud_picture": _array("string", contentEncoding="base64", contentMediaType="image/png"),
+            "cloud_picture_missing": {"type": "string"},
         },
         ["model", "results", "milliseconds", "payload_bytes"],
     )
@@ -154,7 +158,7 @@ _ERROR: Document = {"$ref": "#/components/schemas/Error"}
 _REFUSALS = {
     "400": "not of the protocol, no picture, no payload of this codec and these weights",
     "401": "neither certificate nor token",
-    "403": "of a role that may not",
+    "403": "of a role that may not, or sent by a page of another site",
     "408": "the body came too slowly",
     "413": "the body is too long",
     "429": "the queue is full: again after Retry-After seconds",
@@ -180,8 +184,8 @@ def _header(name: str, schema: Document, text: str) -> Document:
     return {"name": name, "in": "header", "required": False, "schema": schema, "description": text}
 
 
-def _array(kind: str) -> Document:
-    return {"type": "array", "items": {"type": kind}}
+def _array(kind: str, **more: str) -> Document:
+    return {"type": "array", "items": {"type": kind, **more}}
 
 
 def _object(properties: Document, required: list[str] | None = None) -> Document:

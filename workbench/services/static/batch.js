@@ -1,0 +1,71 @@
+// The batch test: pictures, repeated until they are as many as was said, compressed and sent in requests, two at a time.
+
+import * as edge from "./edge.js";
+import { jpegAgain, squaresOf } from "./pictures.js";
+
+const AT_ONCE = 2;
+
+// Send `n` pictures made of `files`; `tell` is given what is done so far. An abort ends it with what was done until then.
+//
+// Returns n, seconds, s1 and s2 (bytes of all), encoding (ms of all), parts (ms of all, by name), labels (how many of each),
+// whether it was cancelled, and an error, if one ended it.
+export async function run({ files, n, size, side, quality, signal, tell }) {
+  const squares = await squaresOf(files, side, signal);
+  const sum = { n: 0, s1: 0, s2: 0, encoding: 0, parts: {}, labels: new Map(), cancelled: false, error: null };
+  const stop = new AbortController();
+  const enough = AbortSignal.any([signal, stop.signal]);
+  const start = performance.now();
+  const passed = () => (performance.now() - start) / 1000;
+  let next = 0;
+
+  async function request(first, last) {
+    const jpegs = [];
+    let encoding = 0;
+    const began = performance.now();
+    for (let index = first; index < last; index += 1) {
+      enough.throwIfAborted();
+      const made = await jpegAgain(squares[index % squares.length], { side, quality });
+      encoding += made.milliseconds;
+      jpegs.push(made.jpeg);
+    }
+    const packing = performance.now() - began - encoding;
+    const { answer, passed: waited } = await edge.recognise(jpegs, { patient: true, signal: enough });
+    const parts = edge.partsOf(answer, waited, encoding, packing);
+    for (const [name, value] of Object.entries(parts)) sum.parts[name] = (sum.parts[name] ?? 0) + value;
+    for (const { label } of answer.results) sum.labels.set(label, (sum.labels.get(label) ?? 0) + 1);
+    sum.n += jpegs.length;
+    sum.s1 += jpegs.reduce((all, jpeg) => all + jpeg.size, 0);
+    sum.s2 += answer.payload_bytes;
+    sum.encoding += encoding;
+    tell(sum.n, passed());
+  }
+
+  async function lane() {
+    while (next < n) {
+      const first = next;
+      next = Math.min(n, first + size);
+      await request(first, next);
+    }
+  }
+
+  const ends = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => lane().catch((error) => {
+    stop.abort(error); // the other lane's request is worth nothing now
+    throw error;
+  })));
+  const failed = ends.find(({ status }) => status === "rejected");
+  sum.cancelled = signal.aborted;
+  sum.error = failed && !signal.aborted ? stop.signal.reason : null;
+  sum.seconds = passed();
+  squares.forEach((square) => square.close());
+  return sum;
+}
+
+// The battery's level in percent and whether it is charging; null where the browser does not tell.
+export async function battery() {
+  try {
+    const { level, charging } = await navigator.getBattery();
+    return { level: 100 * level, charging };
+  } catch {
+    return null;
+  }
+}

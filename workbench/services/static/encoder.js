@@ -1,0 +1,30 @@
+// A worker that makes JPEG of bitmaps. On a page's own thread a browser puts this off until the page is idle, which takes
+// several times as long as the work itself.
+
+let canvas = null;
+let pen = null;
+
+self.onmessage = async ({ data: { id, bitmap, side, quality, keep } }) => {
+  try {
+    const start = performance.now();
+    if (canvas === null || canvas.width !== side) {
+      canvas = new OffscreenCanvas(side, side);
+      pen = canvas.getContext("2d", { alpha: false });
+      pen.imageSmoothingQuality = "high";
+    }
+    const edge = Math.min(bitmap.width, bitmap.height);
+    pen.fillStyle = "#fff"; // behind what is transparent, as the edge has it
+    pen.fillRect(0, 0, side, side);
+    pen.drawImage(bitmap, (bitmap.width - edge) / 2, (bitmap.height - edge) / 2, edge, edge, 0, 0, side, side);
+    if (keep) {
+      self.postMessage({ id, bitmap: canvas.transferToImageBitmap() });
+    } else {
+      const jpeg = await canvas.convertToBlob({ type: "image/jpeg", quality: quality / 100 });
+      self.postMessage({ id, jpeg, milliseconds: performance.now() - start });
+    }
+  } catch (error) {
+    self.postMessage({ id, error: error.message });
+  } finally {
+    bitmap.close();
+  }
+};

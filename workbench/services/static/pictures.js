@@ -1,0 +1,64 @@
+// Pictures: files and camera frames to squares, squares to JPEG. What a file says besides its pixels stays here.
+
+const MOST_FILE = 64 * 2 ** 20; // bytes of a chosen file
+const MOST_KEPT = 64e6; // pixels of all squares that are kept for a batch
+
+const worker = new Worker("/encoder.js", { type: "module" });
+const asked = new Map();
+let last = 0;
+
+worker.onmessage = ({ data }) => {
+  const { resolve, reject } = asked.get(data.id);
+  asked.delete(data.id);
+  if (data.error) reject(new Error(`This browser cannot make a JPEG of the picture (${data.error})`));
+  else resolve(data);
+};
+worker.onerror = () => {
+  for (const { reject } of asked.values()) reject(new Error("This browser cannot make JPEG in the background: use a newer one"));
+  asked.clear();
+};
+
+function ask(message, transfer) {
+  return new Promise((resolve, reject) => {
+    last += 1;
+    asked.set(last, { resolve, reject });
+    worker.postMessage({ ...message, id: last }, transfer);
+  });
+}
+
+// A bitmap of a file, upright. What is no picture is refused by its name.
+export async function bitmapOf(file) {
+  if (file.size > MOST_FILE) throw new Error(`${file.name} is larger than ${MOST_FILE / 2 ** 20} MiB: choose a smaller picture`);
+  try {
+    return await createImageBitmap(file);
+  } catch {
+    throw new Error(`${file.name} is no picture that this browser can read: choose a JPEG, PNG or WebP file`);
+  }
+}
+
+// A JPEG of a bitmap's central square, and the milliseconds that it took. The bitmap is given away.
+export async function jpegOf(bitmap, { side, quality }) {
+  const { jpeg, milliseconds } = await ask({ bitmap, side, quality }, [bitmap]);
+  return { jpeg, milliseconds };
+}
+
+// Squares of files, decoded once, each to be made into JPEG as often as is wanted.
+export async function squaresOf(files, side, signal) {
+  const most = Math.floor(MOST_KEPT / side ** 2);
+  if (files.length > most) {
+    throw new Error(`${files.length} pictures of ${side} pixels are more than this page keeps: choose at most ${most}, or a smaller size`);
+  }
+  const squares = [];
+  for (const file of files) {
+    signal.throwIfAborted();
+    const bitmap = await bitmapOf(file);
+    squares.push((await ask({ bitmap, side, keep: true }, [bitmap])).bitmap);
+  }
+  return squares;
+}
+
+// A JPEG of a square that is kept.
+export async function jpegAgain(square, { side, quality }) {
+  const { jpeg, milliseconds } = await ask({ bitmap: square, side, quality }, []);
+  return { jpeg, milliseconds };
+}

@@ -1,0 +1,71 @@
+// What the edge says of the machine that it runs on, in words that claim no more than a page can know.
+
+import * as edge from "./edge.js";
+
+const byId = (id) => document.getElementById(id);
+const CLAIMS = {
+  unknown: ["Not known yet", "The edge tells what it runs on to those who may send it pictures."],
+  none: ["Not attested", "This edge has no attestation agent. Nothing proves what machine or program it is: you trust whoever runs it."],
+  plain: ["Not attested", "This page came without TLS, so that there is no key to which evidence could be bound."],
+  snp: [
+    "Attested guest: SEV-SNP evidence present",
+    "The edge claims to be a confidential guest, and gave an AMD SEV-SNP report for a number that this page drew. This page has not " +
+      "verified it, and cannot: no browser shows a page the TLS key that the report is bound to. This command verifies it, before a picture leaves:",
+  ],
+  sample: ["Development runtime", "Its evidence is a sample, as the runtime for development gives it. It proves nothing and protects nothing."],
+  other: ["Not attested", "The edge gave evidence of a kind that this page does not know. This command says what it is worth:"],
+  later: ["No evidence for now", ""],
+};
+
+// Show the claim of that kind; `why` in place of its own words.
+function tell(kind, why) {
+  const [claim, words] = CLAIMS[kind];
+  byId("attested").textContent = claim;
+  byId("attested").dataset.kind = kind;
+  byId("attested-why").textContent = why ?? words;
+  const how = byId("attested-how");
+  how.hidden = kind !== "snp" && kind !== "other";
+  how.textContent = `workbench recognize picture.jpg --edge ${location.origin} \\\n  --certs data/certs --policy policy.toml`;
+}
+
+export function kindOf(evidence) {
+  const told = evidence !== null && typeof evidence === "object" ? evidence : {};
+  if ("attestation_report" in told) return "snp";
+  return "svn" in told && "report_data" in told ? "sample" : "other";
+}
+
+// Ask for evidence, where the edge has an agent that gives it, and tell what came.
+export async function attest(about) {
+  const button = byId("attest");
+  button.disabled = true;
+  button.hidden = about?.attestation !== "agent";
+  if (!about?.admitted) {
+    tell("unknown");
+    return;
+  }
+  if (about.attestation !== "agent") {
+    tell(about.attestation === "plain" ? "plain" : "none");
+    return;
+  }
+  try {
+    tell(kindOf((await edge.evidence()).evidence));
+  } catch (error) {
+    tell("later", `${error.message}. Nothing is known of this edge until it gives some.`);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+// List what the edge told of itself.
+export function describe(about) {
+  const rows = about?.admitted
+    ? [["Edge", location.host], ["Model in the cloud", about.model], ["It knows", about.classes.join(", ")], ["Codec", about.codec], ["It looks at", `${about.size} × ${about.size} pixels`]]
+    : [["Edge", location.host]];
+  byId("about").replaceChildren(
+    ...rows.flatMap(([name, value]) => {
+      const [term, text] = [document.createElement("dt"), document.createElement("dd")];
+      [term.textContent, text.textContent] = [name, value];
+      return [term, text];
+    }),
+  );
+}
