@@ -520,7 +520,7 @@ def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
     assert "train an attacker" in caption(explorer, "attacker")
     explorer.controls.attack.click()
     assert explorer.rest()
-    assert "dB; learnt from 64 pairs" in caption(explorer, "attacker")
+    assert "dB; learnt: 64 pairs" in caption(explorer, "attacker")
     first = pixels(bytes(explorer.controls.pictures["attacker"].value))
     assert first.shape == (32, 32, 3)
     explorer.controls.index.value = 3

@@ -220,7 +220,7 @@ def test_an_attacker_is_trained_by_a_button_and_guesses(lab: str, page: Page, fo
     view = begin(page, lab, folder, more="from workbench.panels import jobs\njobs.ATTACK = (128, 512)")
     view.after(lambda: view.choose("codec", "png"))
     view.of("attack").click()
-    wait_for(lambda: "dB; learnt from 128 pairs" in view.of("attacker").inner_text(), 90, "the attacker guessed nothing")
+    wait_for(lambda: "dB; learnt: 128 pairs" in view.of("attacker").inner_text(), 90, "the attacker guessed nothing")
     assert page.evaluate("document.querySelector('.pmc2-attacker .pmc2-over').naturalWidth") == 32
     screenshot(page, tmp_path, "explore-attacker")
 

@@ -114,9 +114,7 @@ class Explorer:
         if not self.wait(timeout):
             return False
         with self.wake:
-            done = self.wake.wait_for(
-                lambda: self._closed or (self.helper.pending == 0 and self._idle), deadline - time.monotonic()
-            )
+            done = self.wake.wait_for(lambda: self._closed or (self.helper.idle and self._idle), deadline - time.monotonic())
         return done and not self._closed
 
     @property
@@ -186,7 +184,7 @@ class Explorer:
         if self._order is not None and self.controls.show.value in self._searched():
             self._change_shown({})
         self.ask()
-        self.helper.later(self.helper.measure)
+        self.helper.refresh()
 
     def _change_source(self, _: dict[str, Any]) -> None:
         if not self._setting:
@@ -269,7 +267,7 @@ class Explorer:
             c.index.value = settings.index
             c.quality.disabled = settings.codec not in markup.GRADED
         self.ask()
-        self.helper.later(self.helper.measure)
+        self.helper.refresh()
 
     # --- what the controls offer ---------------------------------------------------------------------------------------------
 
@@ -364,7 +362,7 @@ class Explorer:
             self._set(lambda: setattr(self.controls.index, "value", min(self._picture, self.controls.index.max)))
         self.controls.enable()
         self.ask()
-        self.helper.later(self.helper.measure)
+        self.helper.refresh()
 
     def _ensure(self) -> None:
         """Train what is missing, where there is something to train on."""
@@ -441,8 +439,8 @@ class Explorer:
         )
         if attack is None or view.guess is None:
             return "press “train an attacker”"
-        learnt = f"learnt from {attack.pairs:,} pairs<br>at strength {attack.strength:g}, {attack.passes:,} passes"
-        return f"{view.guess_psnr:.1f} dB; {learnt}"
+        learnt = f"{attack.pairs:,} pairs,<br>strength {attack.strength:g}, {attack.passes:,} passes"
+        return f"{view.guess_psnr:.1f} dB; learnt: {learnt}"
 
     def _redraw(self) -> None:
         if self.view is not None and not self._setting:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,39 +29,62 @@ class Closed(Exception):  # noqa: N818 - no fault
 
 
 class _Superseded(Exception):  # noqa: N818 - no fault
-    """Something else is shown by now."""
+    """Something else is shown, or was asked for, by now."""
 
 
 class Helper:
-    """Does an explorer's jobs in a thread of its own, in their order. `curves` and `scans` are kept once they are known."""
+    """Does what an explorer is asked for, in its order, in a thread of its own; and the curves while nothing is asked.
+
+    `curves` and `scans` are kept once they are known.
+    """
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer = explorer
-        self.pending = 0
         self.curves: dict[Key, tuple[list[dict[str, Any]], bytes, list[Any]]] = {}
         self.scans: dict[tuple[str, Key], Scan] = {}
         self._drawn: Key | None = None
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._asked: deque[Callable[[], None]] = deque()
+        self._stale, self._busy, self._closed = False, False, False
         threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all is done."""
+        return not (self._asked or self._stale or self._busy)
 
     def later(self, job: Callable[[], None]) -> None:
         """Do a job when those before it are done."""
         with self.explorer.wake:
-            self.pending += 1
-        self._jobs.put(job)
+            self._asked.append(job)
+            self.explorer.wake.notify_all()
+
+    def refresh(self) -> None:
+        """See to the curves of what is shown."""
+        with self.explorer.wake:
+            self._stale = True
+            self.explorer.wake.notify_all()
 
     def close(self) -> None:
         """End the thread once the present job sees it."""
-        self._jobs.put(None)
+        with self.explorer.wake:
+            self._closed = True
+            self.explorer.wake.notify_all()
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            try:
-                self.explorer.guard(job)
-            finally:
-                with self.explorer.wake:
-                    self.pending -= 1
-                    self.explorer.wake.notify_all()
+        wake = self.explorer.wake
+        while True:
+            with wake:
+                self._busy = False
+                wake.notify_all()
+                wake.wait_for(lambda: self._closed or self._asked or self._stale)
+                if self._closed:
+                    return
+                self._busy = True
+                if self._asked:
+                    job = self._asked.popleft()
+                else:
+                    job, self._stale = self._measure, False
+            self.explorer.guard(job)
 
     def _pace(self) -> None:
         self.explorer.wait_for_rest(REST_S)
@@ -73,7 +96,7 @@ class Helper:
         """Return what of the settings a curve over strength depends on."""
         return settings.pair, settings.variant, settings.codec, settings.quality if settings.codec in markup.GRADED else 0
 
-    def measure(self) -> None:
+    def _measure(self) -> None:
         """Measure the curves of what is shown, and draw them."""
         self._pace()
         if (view := self.explorer.view) is None:
@@ -83,8 +106,9 @@ class Helper:
             try:
                 self._evaluate(key, view.settings)
             except _Superseded:
+                self.refresh()
                 return
-        self.mark(self.explorer.view.settings if self.explorer.view is not None else view.settings)
+        self.mark((self.explorer.view or view).settings)
 
     def _evaluate(self, key: Key, settings: Settings) -> None:
         from .curves import STRENGTHS, Paced, draw
@@ -97,7 +121,7 @@ class Helper:
         done = 0
 
         def pace() -> None:
-            if self.key(explorer.settings()) != key:
+            if self._asked or self.key(explorer.settings()) != key:
                 raise _Superseded
             self._pace()
 
@@ -168,6 +192,7 @@ class Helper:
         pairs, passes = ATTACK
         passed = 0
         explorer.controls.attack.disabled = True
+        explorer.say(f"{pairs:,} pictures pass through the edge: an attacker will learn from them…")
 
         def tick(images: int) -> None:
             nonlocal passed
