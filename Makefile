@@ -7,7 +7,7 @@ ARGS    ?=
 BIN   := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup reproduce test lab check format clean
+.PHONY: help setup reproduce test lab app check format clean
 
 help:           ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -29,6 +29,9 @@ test: $(STAMP)  ## the tests   [ARGS="-k codecs"]
 
 lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 	$(BIN)/jupyter lab notebooks/explore.ipynb
+
+app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
+	$(BIN)/python -m workbench.panels.app $(ARGS)
 
 check: $(STAMP) ## format, lint, types, stripped notebooks
 	$(BIN)/ruff format --check .

@@ -22,7 +22,8 @@ from PIL import Image
 
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError, WorkbenchError
-from workbench.panels import Explorer, jobs
+from workbench.metrics import Estimate
+from workbench.panels import Explorer, PairGrid, jobs
 from workbench.panels.explore import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
@@ -605,3 +606,27 @@ def test_the_exported_command_shows_the_same_again(explorer: Explorer, tmp_path:
         assert replace(second.view.settings, source="", index=0) == replace(view.settings, source="", index=0)  # type: ignore[union-attr]
     finally:
         second.close()
+
+
+# --- the grid of pairs -------------------------------------------------------------------------------------------------------
+
+
+def test_a_pair_of_the_grid_opens_in_explore(tiny_data: Path, tmp_path: Path) -> None:
+    values = {(TARGET, AUXILIARY): Estimate(0.873, 0.86, 0.89, 480), ("vgg13_bn", "densenet121"): Estimate(0.1, 0.05, 0.2, 480)}
+    grid = PairGrid(values, "digits", limit=12, output=tmp_path)
+    assert set(grid.cells) == set(values), "what was not measured is blank"
+    first, second = (grid.cells[pair] for pair in values)
+    assert (first.description, second.description) == ("87.3", "10.0")
+    assert "86.0 to 89.0 %, n = 480" in first.tooltip
+    assert first.style.button_color != second.style.button_color
+    assert (first.style.text_color, second.style.text_color) == ("#000000", "#ffffff"), "legible on light and dark"
+    first.click()
+    assert grid.explorer is not None
+    opened = grid.explorer
+    assert opened.wait(60)
+    assert opened.view is not None
+    assert opened.view.settings.pair == PAIR
+    first.click()
+    assert not opened.wait(1), "the one before is closed"
+    assert grid.explorer.wait(60)
+    grid.explorer.close()

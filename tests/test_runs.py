@@ -93,9 +93,9 @@ def alive(pid: int) -> bool:
 
 
 def test_a_plan_gives_each_notebook_the_parameters_it_declares(tmp_path: Path) -> None:
-    explore, bandwidth = runs.plan(["explore", "bandwidth"], tmp_path, {"limit": 8, "quality": 50}, threads=2)
-    assert explore.parameters == {"limit": 8, "output_dir": str(tmp_path)}
-    assert bandwidth.parameters == {"limit": 8, "quality": 50, "output_dir": str(tmp_path)}
+    explore, train = runs.plan(["explore", "train"], tmp_path, {"limit": 8, "quality": 50}, threads=2)
+    assert explore.parameters == {"limit": 8, "quality": 50, "output_dir": str(tmp_path)}
+    assert train.parameters == {"limit": 8, "output_dir": str(tmp_path)}
     assert (explore.name, explore.threads) == ("explore", 2)
     assert Path(explore.notebook).is_file()
     assert list(tmp_path.iterdir()) == []

@@ -41,8 +41,8 @@ from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
-NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "deploy")
-ALONE = ("latency", "deploy")  # these measure time, and have the machine to themselves
+NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy")
+ALONE = ("latency", "energy", "deploy")  # these measure time, and have the machine to themselves
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -66,6 +66,7 @@ def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Execu
     """All notebooks, and one with a wrong parameter, executed two at a time: folder, exit status and what was said."""
     pair = {"target": TARGET, "auxiliary": AUXILIARY}
     wanted = {name: (name, pair | {"limit": 32}) for name in runs.NOTEBOOKS} | {"wrong": ("train", pair | {"limitt": 32})}
+    wanted["explore"] = ("explore", pair | {"limit": 32, "dataset": "digits"})
     wanted["privacy"] = ("privacy", pair | {"limit": 32, "seeds": 1, "effort": "trial"})
     folders = {key: tmp_path_factory.mktemp(key) for key in wanted}
     with ThreadPoolExecutor(2) as pool:
@@ -77,7 +78,7 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
     assert (
         {path.stem for path in PATHS}
         == set(runs.NOTEBOOKS)
-        == {"explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "deploy"}
+        == {"explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy"}
     )
 
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .deploy import DeployPanel
     from .explore import Explorer
+    from .pairs import PairGrid
+    from .train import Trainer
 
-__all__ = ["DeployPanel", "Explorer"]
+__all__ = ["DeployPanel", "Explorer", "PairGrid", "Trainer"]
 
-_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore"}
+_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "Trainer": "train"}
 
 
 def __getattr__(name: str) -> Any:

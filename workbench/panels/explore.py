@@ -374,9 +374,16 @@ class Explorer:
         target, _, auxiliary = self._asked_pair.partition("-X-")
 
         def told(history: list[dict[str, Any]]) -> None:
+            self._go_on()
             self.say(f"networks that are missing are trained first: {len(history)} epochs of the present one are done")
 
+        self._go_on()
         training.ensure(dataset, target, auxiliary, seed=self.seed, on_epoch=told)
+
+    def _go_on(self) -> None:
+        """Raise Closed where nobody waits for what follows."""
+        if self._closed:
+            raise Closed
 
     def load(self) -> Dataset:
         """Return the data set that the first collection is of."""

@@ -5,12 +5,16 @@
     style        colours, defaults, a line with its interval
     galleries    pictures side by side
     recognition  accuracy over strength, bytes, pairs and training steps
+    learning     loss and accuracy while networks learn
     timing       where the time of a picture goes
+    energy       what a picture costs the phone
     attacks      what attackers get, and at which price they get less
 """
 
 from .attacks import attack_curves, attack_pairs, attack_rates, front, pareto
-from .galleries import gallery, reconstructions, residual
+from .energy import PART_TITLES, energy_bars, energy_shares
+from .galleries import comparison, gallery, reconstructions, residual
+from .learning import learning_curves
 from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves, training_curves
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, use_style
 from .timing import COMPONENT_TITLES, components, links
@@ -21,16 +25,21 @@ __all__ = [
     "GREEN",
     "GREY",
     "ORANGE",
+    "PART_TITLES",
     "PURPLE",
     "SKY",
     "accuracy_bytes",
     "attack_curves",
     "attack_pairs",
     "attack_rates",
+    "comparison",
     "components",
+    "energy_bars",
+    "energy_shares",
     "front",
     "gallery",
     "heatmap",
+    "learning_curves",
     "links",
     "pareto",
     "rate_accuracy",

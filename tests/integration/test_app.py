@@ -1,0 +1,219 @@
+"""The view of a notebook as a page: Voilà in a process of its own, looked at by a real browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nbformat
+import pytest
+
+from workbench.errors import RunError, UsageError
+from workbench.panels.app import main, view_of
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
+FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
+SHOWN = """() => {
+    const images = [...document.querySelectorAll(".pmc2-stack img")];
+    return images.length >= 4 && images.slice(0, 4).every((image) => image.naturalWidth > 0);
+}"""
+
+
+# --- what is run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_is_the_notebooks_code_up_to_it_and_nothing_that_is_kept_afterwards() -> None:
+    notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
+    before = nbformat.writes(notebook)
+    view = view_of(notebook, {"dataset": "digits", "strength": 0.5, "folder": "a 'b'"})
+    nbformat.validate(view)
+    assert all(cell.cell_type == "code" for cell in view.cells)
+    assert view.cells[-1].source.endswith("explorer.widget")
+    assert len([cell for cell in view.cells if ".widget" in cell.source]) == 1
+    assert view.cells[1].source == "dataset = 'digits'\nstrength = 0.5\nfolder = \"a 'b'\""
+    assert nbformat.writes(notebook) == before, "the notebook itself stays as it is"
+
+
+def test_a_parameter_that_the_notebook_does_not_have_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+    notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
+    with pytest.raises(UsageError, match="unknown parameter 'datset': did you mean 'dataset'"):
+        view_of(notebook, {"datset": "digits"})
+    with pytest.raises(RunError, match="shows no view"):
+        view_of(nbformat.read(NOTEBOOKS / "bandwidth.ipynb", as_version=4), {})
+
+
+@pytest.mark.skipif(importlib.util.find_spec("voila") is None, reason="no Voilà here: pip install 'pmc2-workbench[app]'")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["explroe"], "no notebook 'explroe': name one of "),
+        (["-p", "datset", "digits"], "unknown parameter 'datset'"),
+    ],
+)
+def test_a_wrong_call_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*arguments, "--no-browser"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"app: {words}")
+    assert said.count("\n") == 1
+
+
+def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "voila.app", None)
+    assert main(["--no-browser"]) == 1
+    assert capsys.readouterr().err == "app: the page needs Voilà, which is not here: pip install 'pmc2-workbench[app]'\n"
+
+
+# --- the page --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def chromium() -> str:
+    """The browser's path; without it or Voilà the tests are skipped, or fail where `$WORKBENCH_REQUIRE_BROWSER` is set."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    reason = "" if path else "no chromium on this machine: apt-get install chromium"
+    if importlib.util.find_spec("voila") is None:
+        reason = "no Voilà here: pip install 'pmc2-workbench[app]'"
+    if reason and os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
+        pytest.fail(reason)
+    if reason or path is None:
+        pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="module")
+def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """The address of the page, token included, of the tiny pair; and what the process says."""
+    folder = tmp_path_factory.mktemp("app")
+    log = folder / "said"
+    given = {"dataset": "digits", "target": TARGET, "auxiliary": AUXILIARY, "limit": "32"}
+    options = [part for name, value in given.items() for part in ("-p", name, value)]
+    places = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
+    environment = {**os.environ, **places, "WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
+    with log.open("wb") as output:
+        command = [sys.executable, "-m", "workbench.panels.app", "--no-browser", "--port", "18866", *options]
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
+    try:
+        deadline = time.monotonic() + 90
+        while (found := re.search(r"http://\S+token=\w+", log.read_text(errors="replace"))) is None:
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < deadline, log.read_text(errors="replace")
+            time.sleep(0.05)
+        yield found.group(), log
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def page(chromium: str) -> Iterator[Page]:
+    """An empty page of a headless browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(FLAGS))
+        opened = browser.new_page(viewport={"width": 1280, "height": 1000})
+        opened.set_default_timeout(60_000)
+        yield opened
+        browser.close()
+
+
+def status(url: str) -> int:
+    """Return with which status a URL is answered, wherever it leads."""
+    try:
+        with urllib.request.urlopen(url, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Path], page: Page, theme: str) -> None:
+    url, log = app
+    wrong: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}&theme={theme}")
+    page.wait_for_selector(".pmc2-explore")
+    page.wait_for_function(SHOWN)
+    if wanted := os.environ.get("WORKBENCH_SCREENSHOTS"):
+        page.screenshot(path=str(Path(wanted) / f"app-{theme}.png"))
+    text = page.inner_text("body")
+    assert "import" not in text, "no code"
+    assert "Run all cells" not in text, "and no words about it"
+    assert page.locator("figure").count() == 0, "nothing of what the notebook keeps"
+    here = url.partition("?")[0]
+    elsewhere = [each for each in asked if not each.startswith((here, here.replace("http", "ws"), "data:", "blob:"))]
+    assert elsewhere == []
+    assert wrong == []
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert light == (theme == "light")
+    assert not (NOTEBOOKS / "explore.json").exists(), "what it keeps goes where JupyterLab's goes"
+    assert "Traceback" not in log.read_text(errors="replace")
+
+
+def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: Page) -> None:
+    page.goto(app[0])
+    page.wait_for_function(SHOWN)
+    before = page.locator(".pmc2-stack img").nth(1).get_attribute("src")
+    slider = page.locator(".pmc2-strength [role=slider]").first
+    slider.focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("before => document.querySelectorAll('.pmc2-stack img')[1].src !== before", arg=before)
+
+
+def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: tuple[str, Path], page: Page) -> None:
+    url, _ = app
+    here, _, token = url.partition("?")
+    page.goto(here)
+    assert "login" in page.url
+    assert page.locator(".pmc2-explore").count() == 0
+    assert status(f"{here}voila/files/explore.ipynb?{token}") == 403
+    assert status(f"{here}voila/files/explore.png?{token}") == 403
+    assert here.startswith("http://127.0.0.1:")
+
+
+def test_a_kernel_ends_with_its_page(app: tuple[str, Path], page: Page) -> None:
+    page.goto(app[0])
+    page.wait_for_function(SHOWN)
+    kernel = page.evaluate("JSON.parse(document.getElementById('jupyter-config-data').textContent).kernelId")
+    assert kernels(kernel)
+    page.goto("about:blank")
+    deadline = time.monotonic() + 30
+    while kernels(kernel):
+        assert time.monotonic() < deadline, "its kernel runs on"
+        time.sleep(0.1)
+
+
+def kernels(name: str) -> list[str]:
+    """Return the processes of a kernel, by its id."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = each.read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if f"kernel-{name}.json" in command:
+            found.append(command)
+    return found

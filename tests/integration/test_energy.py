@@ -1,0 +1,59 @@
+"""What a picture costs the phone, measured: real services over TLS, the CPU time of this process."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from workbench.bench.energy import ARRANGEMENTS, Assumptions, Phone, energy, measure
+from workbench.data import Dataset
+from workbench.errors import UsageError
+from workbench.pictures import to_float
+from workbench.services.stages import Stage, edge_stage
+from workbench.system import Client, System
+from workbench.weights import Pair
+
+from conftest import AUXILIARY, TARGET  # isort: skip
+
+
+@pytest.fixture
+def stage(digits: Dataset) -> Stage:
+    return Stage("digits", digits.classes, TARGET, AUXILIARY)
+
+
+@pytest.mark.parametrize("name", ARRANGEMENTS)
+def test_a_phones_cpu_time_is_measured_while_real_services_answer_it(
+    tiny_data: Path, digits: Dataset, pair: Pair, stage: Stage, name: str
+) -> None:
+    images = to_float(digits.test.images[:24])
+    phone = Phone(name, Client(), edge_stage(replace(stage, codec="png"))[0] if name == "pp" else None)
+    threads = torch.get_num_threads()
+    found = measure(phone, stage, images, repetitions=3, batch=10, data=("--dataset", "digits"))
+    assert torch.get_num_threads() == threads
+    assert (found.n, len(found.ms), len(found.sent)) == (24, 3, 3)
+    assert all(len(values) == 3 for values in found.cpu_ms.values())
+    assert all((value > 0) == (part != "generator" or name == "pp") for part in found.cpu_ms for value in found.cpu_ms[part])
+    assert all(0 < cpu <= 1.05 * ms for cpu, ms in zip(found.total_ms, found.ms, strict=True)), "one core's, at most"
+    assert len(set(found.sent)) == 1, "the same pictures are the same bytes"
+    if name == "pp":
+        expected = System.baseline(pair.generator, pair.target).recognise(images)
+        assert found.classes == expected.labels.tolist()
+        assert 24 * found.sent[0] == pytest.approx(expected.s2_bytes, rel=0.05), "in three payloads for one"
+    else:
+        files = Client().capture(images)
+        assert sum(map(len, files)) <= 24 * found.sent[0] < 1.1 * sum(map(len, files))
+    if name == "none":
+        with torch.inference_mode():
+            seen = phone.client.jpeg.decode(phone.client.jpeg.encode(images))
+            assert found.classes == pair.target(seen).argmax(1).tolist(), "the cloud saw the pictures as they are"
+    assert energy(found, Assumptions())["mj"].value > 0
+
+
+def test_too_few_images_or_repetitions_are_refused_before_anything_starts(digits: Dataset, stage: Stage) -> None:
+    images = to_float(digits.test.images[:4])
+    for repetitions, batch in ((1, 4), (2, 5), (2, 0)):
+        with pytest.raises(UsageError, match=f"got {repetitions} and {batch}, and there are 4 images"):
+            measure(Phone("none", Client()), stage, images, repetitions, batch)

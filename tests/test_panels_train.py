@@ -1,0 +1,369 @@
+"""The view of `train`: real trainings of a small data set in a process of their own, interrupted and resumed by its buttons."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import weights
+from workbench.data import load
+from workbench.errors import RunError
+from workbench.panels import Trainer
+from workbench.panels.learner import STOPPED, Told
+
+TARGET, AUXILIARY = "mobilenet_v2", "resnet18"
+SECONDS = 200
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with 60 digits of two classes."""
+    root = tmp_path_factory.mktemp("pictures") / "few"
+    split = load("digits").train
+    for label in (0, 1):
+        place = root / str(label)
+        place.mkdir(parents=True)
+        chosen = split.images[split.labels == label][:30]
+        for number, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):
+            Image.fromarray(pixels).save(place / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "data"
+    monkeypatch.setenv("WORKBENCH_DATA", str(root))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return root
+
+
+@pytest.fixture
+def trainers() -> Iterator[Callable[..., Trainer]]:
+    """A function that makes trainers of the small data set; all are closed afterwards."""
+    made: list[Trainer] = []
+
+    def make(folder: Path, **options: Any) -> Trainer:
+        given = {"data_dir": str(folder), "device": "cpu", "compressor": False, "auxiliary": TARGET, **options}
+        made.append(Trainer("folder", TARGET, **given))
+        return made[-1]
+
+    yield make
+    for trainer in made:
+        trainer.close()
+
+
+def until(look: Callable[[], Any], trainer: Trainer, seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not look():
+        assert time.monotonic() < deadline, f"{trainer.state}: {trainer.message.value}"
+        time.sleep(0.01)
+
+
+def shas(root: Path) -> dict[str, str]:
+    """Return the SHA-256 of all weights below a data folder, by name."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("runs/weights/*/*.json")]
+    assert all(manifest["complete"] for manifest in found)
+    return {manifest["name"]: manifest["sha256"] for manifest in found}
+
+
+def words(trainer: Trainer) -> str:
+    return re.sub("<[^>]*>", "", trainer.message.value)
+
+
+# --- trained, live ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(400)
+def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_run_without_interrupt(
+    folder: Path, own: Path, trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainers(folder, name="resumed")
+    assert trainer.state == "training"
+    assert (trainer.start_button.disabled, trainer.stop_button.disabled) == (True, False)
+    until(lambda: trainer.histories.get(f"classifier {TARGET}"), trainer)  # its first epoch is over
+    trainer.stop_button.click()
+    until(lambda: trainer.state == "interrupted", trainer)
+    assert re.match(r"interrupted: stopped at step \d+ of \d+ of .*; Resume goes on from there", words(trainer))
+    with pytest.raises(RunError, match="training was interrupted at step .*press Resume, then run this cell again"):
+        trainer.wait()
+    assert list(own.glob("runs/checkpoints/*/*.pt")), "what was learnt is kept"
+    assert (trainer.start_button.disabled, trainer.start_button.description) == (False, "Resume")
+    assert trainer.stop_button.disabled
+    trainer.start_button.click()
+    trainer.wait(SECONDS)
+    assert (trainer.state, words(trainer)) == ("done", "done: 2 networks are there")
+    assert trainer.start_button.disabled
+    assert not list(own.glob("runs/checkpoints/*/*.pt"))
+
+    other = own.with_name("other")
+    monkeypatch.setenv("WORKBENCH_DATA", str(other))
+    through = trainers(folder, name="through")
+    asyncio.run(through.trained())
+    assert shas(own) == shas(other)
+    assert set(shas(own)) == {TARGET, f"{TARGET}-X-{TARGET}"}
+    assert validated(through) == validated(trainer), "curves included"
+
+
+def validated(trainer: Trainer) -> dict[str, list[tuple[int, dict[str, float]]]]:
+    """Return by network the validation figures of each epoch (those of single training steps are taken every tenth)."""
+    return {label: [(entry["step"], entry["validation"]) for entry in history] for label, history in trainer.histories.items()}
+
+
+def family(folder: Path) -> str:
+    return load("folder", str(folder)).family
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[str], Path]]:
+    """A trainer that has trained all, what its line said meanwhile, and its data folder."""
+    root = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(root))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        said: list[str] = []
+        options: dict[str, Any] = {"data_dir": str(folder), "device": "cpu", "begin": False, "name": "trained"}
+        trainer = Trainer("folder", TARGET, AUXILIARY, **options)
+        trainer.message.observe(lambda change: said.append(re.sub("<[^>]*>", "", change["new"])), "value")
+        trainer.start_button.click()
+        trainer.wait(SECONDS)
+        yield trainer, said, root
+        trainer.close()
+
+
+@pytest.mark.timeout(300)
+def test_every_state_is_said_in_a_line(trained: tuple[Trainer, list[str], Path]) -> None:
+    trainer, said, _ = trained
+    assert said[0] == "training: starting…"
+    for name in (f"target {TARGET}", f"auxiliary {AUXILIARY}", "generator", "compressor"):
+        assert f"training: {name}" in said
+        assert any(re.fullmatch(rf"training: {name}, validation accuracy \d+\.\d %", line) for line in said)
+    assert said[-1] == "done: 4 networks are there"
+    assert 'role="status"' in trainer.message.value
+    assert (trainer.progress.value, trainer.progress.max) == (1, 1)
+
+
+def test_the_curves_are_those_that_are_kept_with_the_weights(trained: tuple[Trainer, list[str], Path]) -> None:
+    trainer, _, root = trained
+    kept = {}
+    for path in root.glob("runs/weights/*/*.json"):
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        kept[f"{manifest['kind']} {manifest['name']}"] = manifest["training"]["history"]
+    assert trainer.histories == kept
+    assert all(kept.values())
+    shown = Image.open(io.BytesIO(trainer.curves.value))
+    alpha = np.asarray(shown.convert("RGBA"))[..., 3]
+    assert shown.size[0] > 1000
+    assert 0 < (alpha > 0).mean() < 0.3, "ink on no ground, legible on light and on dark"
+    assert trainer.curves.layout.display == ""
+
+
+@pytest.mark.timeout(120)
+def test_what_exists_is_shown_and_not_trained_again(
+    folder: Path, trained: tuple[Trainer, list[str], Path], trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, _, root = trained
+    monkeypatch.setenv("WORKBENCH_DATA", str(root))
+    times = {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")}
+    again = trainers(folder, auxiliary=AUXILIARY, compressor=True, name="again")
+    again.wait(SECONDS)
+    assert again.histories == before.histories
+    assert again.totals == {}
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.safetensors")} == times
+
+
+# --- ends ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(120)
+def test_another_of_its_name_takes_its_place_and_interrupts_it(
+    folder: Path, own: Path, trainers: Callable[..., Trainer]
+) -> None:
+    first = trainers(folder, name="same")
+    until(lambda: first.totals, first)
+    second = trainers(folder, name="same", begin=False)
+    assert first.state == "interrupted"
+    assert second.state == "idle"
+    with pytest.raises(RunError, match="press Resume"):
+        second.wait()
+
+
+@pytest.mark.timeout(120)
+def test_a_process_that_is_killed_is_said_and_what_it_had_is_gone_on_from(
+    folder: Path, own: Path, trainers: Callable[..., Trainer]
+) -> None:
+    trainer = trainers(folder, name="killed")
+    until(lambda: trainer.totals, trainer)
+    assert trainer._process is not None
+    trainer._process.kill()
+    with pytest.raises(RunError, match="ended with -9"):
+        trainer.wait(30)
+    assert trainer.state == "failed"
+    assert "bad" in trainer.message.value
+    assert not trainer.start_button.disabled
+
+
+@pytest.mark.timeout(120)
+def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers: Callable[..., Trainer]) -> None:
+    trainer = trainers(tmp_path / "nowhere", name="wrong")
+    with pytest.raises(RunError, match="nowhere"):
+        trainer.wait(SECONDS)
+    assert trainer.state == "failed"
+    trainer = trainers(tmp_path, preset="quik", name="preset")
+    with pytest.raises(RunError, match="unknown preset 'quik': did you mean 'quick'"):
+        trainer.wait(SECONDS)
+
+
+@pytest.mark.timeout(120)
+def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> None:
+    """The asker is killed outright: the process sees the end of its input, and stops with a checkpoint."""
+    script = (
+        "import sys, time; from workbench.panels import Trainer\n"
+        f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"
+        "while not t.totals: time.sleep(0.01)\n"
+        "print(t._process.pid, flush=True); time.sleep(300)\n"
+    )
+    asker = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert asker.stdout is not None
+    learner = int(asker.stdout.readline())
+    asker.kill()
+    asker.wait()
+    asker.stdout.close()
+    deadline = time.monotonic() + 60
+    while alive(learner):
+        assert time.monotonic() < deadline, "it trains on for nobody"
+        time.sleep(0.05)
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.timeout(120)
+def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
+    folder: Path, own: Path, trainers: Callable[..., Trainer]
+) -> None:
+    trainer = trainers(folder, name="awaited")
+
+    async def cell() -> None:
+        waiting = asyncio.create_task(trainer.trained())
+        while not trainer.totals:
+            await asyncio.sleep(0.01)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+
+    asyncio.run(cell())
+    assert trainer.state == "interrupted"
+    with pytest.raises(RunError, match="press Resume"):
+        asyncio.run(trainer.trained())
+
+
+@pytest.mark.timeout(120)
+def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own: Path) -> None:
+    """Ctrl-C comes once it trains, seconds after the waiting began."""
+    script = (
+        "import os, signal, sys, threading, time; from workbench.panels import Trainer\n"
+        f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"
+        "def press():\n    while not t.totals: time.sleep(0.01)\n    os.kill(os.getpid(), signal.SIGINT)\n"
+        "threading.Thread(target=press).start()\n"
+        "try:\n    t.wait()\nexcept KeyboardInterrupt:\n    print(t.state)\n"
+    )
+    asker = subprocess.run([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, timeout=110)
+    assert (asker.stdout, asker.returncode) == ("interrupted\n", 0)
+
+
+# --- what the process says -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(200)
+def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Path) -> None:
+    asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
+    asked |= {"seed": 0, "compressor": False, "device": "cpu"}
+    command = [sys.executable, "-m", "workbench.panels.learner"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(asked) + "\n")
+        process.stdin.flush()
+        labels = []
+        for line in process.stdout:
+            message = json.loads(line)
+            labels += [message["bar"]] if "bar" in message else []
+            if len(message.get("epoch", ())) == 3:  # its fourth is its last, of one step
+                process.stdin.write("stop\n")
+                process.stdin.flush()
+        assert process.wait(60) == STOPPED
+    assert set(labels) <= {f"classifier {TARGET}", f"classifier {AUXILIARY}"}
+    found = weights.find(AUXILIARY, family(folder))
+    assert found is None or not found.complete
+
+
+def told(*texts: str) -> list[dict[str, Any]]:
+    out = io.StringIO()
+    writer = Told(out)
+    for text in texts:
+        writer.write(text)
+    return [json.loads(line) for line in out.getvalue().splitlines()]
+
+
+def test_a_progress_bar_is_told_as_its_state_and_words_as_words() -> None:
+    from tqdm import tqdm
+
+    out = io.StringIO()
+    bar = tqdm(total=40, desc="classifier resnet18", unit="step", file=Told(out), mininterval=0)
+    bar.update(10)
+    bar.set_postfix({"loss": "0.5"})
+    tqdm.write("no usable weights 'x': training them", file=Told(out))
+    bar.close()
+    messages = [json.loads(line) for line in out.getvalue().splitlines()]
+    states = [each for each in messages if "bar" in each]
+    assert states[0] == {"bar": "classifier resnet18", "step": 0, "total": 40, "left": "?"}
+    assert (states[-1]["step"], states[-1]["total"]) == (10, 40)
+    assert {"line": "no usable weights 'x': training them"} in messages
+
+
+def test_lines_that_come_in_parts_are_told_once_they_are_whole() -> None:
+    assert told("one ", "line\ntwo\r", "\x1b[31mthree\x1b[0m\n", "\n") == [
+        {"line": "one line"},
+        {"line": "two"},
+        {"line": "three"},
+    ]
+
+
+def test_the_process_is_stopped_by_an_interrupt_whatever_its_shell_ignores(folder: Path, own: Path) -> None:
+    asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
+    asked |= {"seed": 0, "compressor": False, "device": "cpu"}
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        command = [sys.executable, "-m", "workbench.panels.learner"]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(asked) + "\n")
+    process.stdin.flush()
+    for line in process.stdout:
+        if "bar" in json.loads(line):
+            break
+    process.send_signal(signal.SIGINT)
+    process.stdout.read()
+    assert process.wait(60) == STOPPED
+    process.stdin.close()
+    process.stdout.close()

@@ -1,0 +1,195 @@
+"""What a machine says of the energy it takes: the counters of its processor (RAPL), or its battery's own readings.
+
+::
+
+    powercap/intel-rapl:N/energy_uj     µJ; counts up, and from max_energy_range_uj on from 0 again. AMD's have these names, too
+    power_supply/BAT*/power_now         µW at this moment, or energy_now (µWh left), or charge_now (µAh) x voltage_now (µV)
+
+RAPL sees the processor's packages alone, a battery the whole device. Both see all that the machine does meanwhile: nothing else
+should run, and what it takes at rest is to be measured and subtracted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from ..errors import RunError, UsageError, unknown
+
+__all__ = ["SOURCES", "Battery", "Rapl", "Reading", "Sensor", "find_sensor"]
+
+ROOT = Path("/sys/class")
+SOURCES = ("auto", "rapl", "battery", "estimate")
+LOOK_S = 0.1  # how often a battery's power is read
+
+
+@dataclass
+class Reading:
+    """What was taken while something was done: energy (J) and time (s)."""
+
+    joules: float = 0.0
+    seconds: float = 0.0
+
+
+class Sensor(ABC):
+    """Something that tells energy. Work must last `window_s` for its readings to say something; `windows` of them are taken."""
+
+    source: ClassVar[str]
+    sees: ClassVar[str]
+    window_s: ClassVar[float]
+    windows: ClassVar[int]
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """Give a reading that is filled in when the enclosed work is done; RunError where the sensor stops telling."""
+        found, start = Reading(), time.perf_counter()
+        with self._watched(found):
+            yield found
+            found.seconds = time.perf_counter() - start
+
+    @abstractmethod
+    def _watched(self, found: Reading) -> AbstractContextManager[None]:
+        """Fill in the energy of what happens meanwhile; the time is there when it ends."""
+
+
+class Rapl(Sensor):
+    """A processor's energy counters, all its packages added; `folder` is where powercap has them.
+
+    Raises RunError, which says why, where there are none or they may not be read. Work must end before a counter could pass its
+    range twice (at 65 kJ and 200 W, five minutes).
+    """
+
+    source = "measured RAPL"
+    sees = "this machine's processor"
+    window_s, windows = 0.5, 5
+
+    def __init__(self, folder: Path = ROOT / "powercap") -> None:
+        # A package's own domains (intel-rapl:0:0) are in it already, and psys holds the packages once more.
+        zones = [zone for zone in sorted(folder.glob("intel-rapl:*")) if zone.name.count(":") == 1]
+        self._zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
+        if not self._zones:
+            raise RunError(f"no RAPL counters of a processor at {folder} (a virtual machine rarely has them)")
+        self._ranges = [_number(zone / "max_energy_range_uj") for zone in self._zones]
+        self._read()
+
+    def _read(self) -> list[int]:
+        return [_number(zone / "energy_uj") for zone in self._zones]
+
+    @contextmanager
+    def _watched(self, found: Reading) -> Iterator[None]:
+        before = self._read()
+        yield
+        passed = zip(before, self._read(), self._ranges, strict=True)
+        found.joules = sum(now - then + (most if now < then else 0) for then, now, most in passed) / 1e6
+
+
+class Battery(Sensor):
+    """A battery's readings of the whole device; `folder` is where the kernel lists power supplies.
+
+    Raises RunError, which says why, where there is no battery, where it tells nothing, and while it is charged.
+    """
+
+    source = "battery"
+    sees = "this whole device"
+    window_s, windows = 8.0, 2  # a gauge is read by its driver every few seconds
+
+    def __init__(self, folder: Path = ROOT / "power_supply") -> None:
+        found = [each for each in sorted(folder.glob("*")) if _text(each / "type") == "Battery"]
+        found = [each for each in found if _text(each / "scope") != "Device"]  # of a mouse, say
+        if not found:
+            raise RunError(f"no battery at {folder}")
+        in_use = [each for each in found if _text(each / "status") == "Discharging"]
+        self._at = (in_use or found)[0]
+        self._require_discharging()
+        self._has_power = (self._at / "power_now").exists()
+        self._power() if self._has_power else self._left()
+
+    def _require_discharging(self) -> None:
+        if (status := _text(self._at / "status")) != "Discharging":
+            raise RunError(f"battery {self._at.name} is not what the device runs on (status {status!r}): unplug it")
+
+    def _power(self) -> float:
+        return abs(_number(self._at / "power_now")) / 1e6
+
+    def _left(self) -> float:
+        """Return what is left, in J."""
+        if (self._at / "energy_now").exists():
+            return _number(self._at / "energy_now") * 3600e-6
+        if not (self._at / "charge_now").exists():
+            raise RunError(f"battery {self._at.name} tells neither power_now nor energy_now nor charge_now")
+        return _number(self._at / "charge_now") * 3600e-6 * _number(self._at / "voltage_now") / 1e6
+
+    @contextmanager
+    def _watched(self, found: Reading) -> Iterator[None]:
+        with self._sampled(found) if self._has_power else self._counted(found):
+            yield
+        self._require_discharging()
+
+    @contextmanager
+    def _counted(self, found: Reading) -> Iterator[None]:
+        before = self._left()
+        yield
+        found.joules = before - self._left()
+
+    @contextmanager
+    def _sampled(self, found: Reading) -> Iterator[None]:
+        """Read the power time and again; the energy is its mean times the time."""
+        seen, done = [self._power()], threading.Event()
+
+        def look() -> None:
+            with suppress(RunError):  # the last look, below, will say it
+                while not done.wait(LOOK_S):
+                    seen.append(self._power())
+
+        looking = threading.Thread(target=look, name="battery", daemon=True)
+        looking.start()
+        try:
+            yield
+        finally:
+            done.set()
+            looking.join()
+        seen.append(self._power())
+        found.joules = sum(seen) / len(seen) * found.seconds
+
+
+def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None, list[str]]:
+    """Return the sensor that `source` asks for and why others are not used; None where the energy can only be estimated.
+
+    `auto` takes RAPL before a battery. Raises UsageError for a source that is unknown, or asked for and not here.
+    """
+    if source not in SOURCES:
+        raise unknown("source of energy", source, SOURCES)
+    reasons: list[str] = []
+    for name, kind, folder in (("rapl", Rapl, "powercap"), ("battery", Battery, "power_supply")):
+        if source not in ("auto", name):
+            continue
+        try:
+            return kind(root / folder), reasons
+        except RunError as error:
+            reasons.append(str(error))
+    if source in ("rapl", "battery"):
+        raise UsageError(f"source {source!r} cannot be used: {reasons[0]}; 'auto' takes what there is")
+    return None, reasons
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
+
+
+def _number(path: Path) -> int:
+    """Return a reading; RunError where it cannot be read."""
+    try:
+        return int(path.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise RunError(f"{path} may not be read: run as root, or `sudo chmod a+r {path}`") from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} gives no reading ({getattr(error, 'strerror', None) or error})") from None

@@ -1,0 +1,142 @@
+"""`make app`: the view of a notebook as a page, without its code, by Voilà (extra `app`).
+
+::
+
+    browser --token--> Voilà, on this machine alone --> a kernel for each page: the notebook's cells, up to the one with a view
+
+What the notebook keeps after its view (figures, results) is not run: the page is there at once. A page that is closed takes its
+kernel along; one that was lost is ended after `CULL_S`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml  # type: ignore[import-untyped]
+
+from ..errors import RunError, UsageError, WorkbenchError, unknown
+from ..runs import notebooks_folder
+from ..storage import data_root
+
+__all__ = ["config", "main", "view_of"]
+
+PORT = 8866
+CULL_S = 300
+TEMPLATE = "page"
+# All that a page needs is here; its widgets' code is compiled by the browser, pictures and figures are in the page itself.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: data: blob:; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+
+
+def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
+    """Return the notebook's code up to the cell that ends in a view (`... .widget`), with `parameters` after its own.
+
+    Raises UsageError for a parameter that it does not declare, and RunError where no cell shows a view.
+    """
+    cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
+    shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)
+    if shown is None:
+        raise RunError("this notebook shows no view: none of its cells ends with `.widget`")
+    at = next((at for at, cell in enumerate(cells) if "parameters" in cell.metadata.get("tags", [])), None)
+    declared = [] if at is None else _names(cells[at].source)
+    for name in parameters:
+        if name not in declared:
+            raise unknown("parameter", name, declared)
+    cells = cells[: shown + 1]
+    if at is not None:
+        lines = [f"{name} = {value!r}" for name, value in parameters.items()]
+        given = nbformat.v4.new_code_cell("\n".join(lines))  # type: ignore[no-untyped-call]
+        cells.insert(at + 1, given)
+    view = deepcopy(notebook)
+    view.cells = cells
+    return view
+
+
+def _names(source: str) -> list[str]:
+    """Return the parameters that a cell declares."""
+    return [line.partition(":")[0].strip() for line in source.splitlines() if ":" in line.partition("=")[0]]
+
+
+def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
+    """Return Voilà's configuration for a notebook's view: on loopback, behind a token (None: a new one), serving no files."""
+    parsed = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    parameters = {"output_dir": str(data_root() / "runs" / "interactive")} | parameters
+    view = view_of(parsed, parameters)
+    known = {"auto_token": True} if token is None else {"token": token}
+
+    def prepare(handler: Any, notebook: nbformat.NotebookNode, cwd: str) -> nbformat.NotebookNode:
+        handler.xsrf_token  # noqa: B018  (sets the cookie by which a page may end its kernel)
+        return deepcopy(view)
+
+    return {
+        "Voila": {
+            "ip": "127.0.0.1",
+            "tornado_settings": {"headers": {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}},
+            **known,
+        },
+        "VoilaConfiguration": {
+            "template": TEMPLATE,
+            "theme": theme,
+            "allow_template_override": "NO",
+            "strip_sources": True,
+            "show_tracebacks": False,
+            "file_allowlist": ["(?!)"],
+            "extension_denylist": ["jupyterlab_pygments", "@voila-dashboards/jupyterlab-preview"],
+            "prelaunch_hook": prepare,
+        },
+        "MappingKernelManager": {"cull_interval": 30, "cull_idle_timeout": CULL_S},
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve a notebook's view until Ctrl-C or SIGTERM; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return _serve(options)
+    except WorkbenchError as error:
+        print(f"app: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        from traitlets.config import Config
+        from voila.app import Voila
+    except ImportError:
+        raise RunError("the page needs Voilà, which is not here: pip install 'pmc2-workbench[app]'") from None
+    path = Path(options.notebook)
+    if path.suffix != ".ipynb":
+        path = notebooks_folder() / f"{options.notebook}.ipynb"
+    if not path.is_file():
+        raise UsageError(f"no notebook {options.notebook!r}: name one of {notebooks_folder()}, or a file")
+    parameters = {name: yaml.safe_load(value) for name, value in options.parameter}
+    settings = config(path, parameters, options.theme)
+    settings["Voila"] |= {"port": options.port, "open_browser": not options.no_browser}
+    os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("JUPYTER_PATH")])])
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    Voila.launch_instance([str(path)], config=Config(settings))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="app", description="The view of a notebook as a page, without its code.")
+    parser.add_argument("notebook", nargs="?", default="explore", help="explore, deploy, or a file (default: explore)")
+    parser.add_argument("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    parser.add_argument("--theme", choices=("light", "dark"), default="light", help="(default: light; in the URL: ?theme=dark)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"on 127.0.0.1 (default: {PORT})")
+    parser.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The target x auxiliary grid as an annotated heat map that can be pressed: each pair opens in `explore` below it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from . import markup
+
+if TYPE_CHECKING:
+    from ..metrics import Estimate
+    from .explore import Explorer
+
+__all__ = ["PairGrid"]
+
+WIDTH = 104  # of a cell, in pixels of the screen
+LIGHT = 0.5  # brightness above which a cell's figure is black
+
+
+class PairGrid:
+    """The accuracy on protected images by (target, auxiliary); display `widget`. Pairs that were not measured stay blank.
+
+    A pair that is pressed opens as an `Explorer` of `dataset`, with its further parameters.
+    """
+
+    def __init__(
+        self,
+        values: dict[tuple[str, str], Estimate],
+        dataset: str,
+        *,
+        data_dir: str = "",
+        limit: int = 0,
+        seed: int = 0,
+        output: Path | None = None,
+    ) -> None:
+        self._given: dict[str, Any] = {"dataset": dataset, "data_dir": data_dir, "limit": limit, "seed": seed, "output": output}
+        self.explorer: Explorer | None = None
+        self.cells: dict[tuple[str, str], widgets.Button] = {}
+        targets, auxiliaries = sorted({pair[0] for pair in values}), sorted({pair[1] for pair in values})
+        rows: list[widgets.Widget] = [self._word("target \\ auxiliary"), *map(self._word, auxiliaries)]
+        for target in targets:
+            rows.append(self._word(target))
+            rows += [self._cell((target, auxiliary), values.get((target, auxiliary))) for auxiliary in auxiliaries]
+        columns = f"132px repeat({len(auxiliaries)}, {WIDTH}px)"
+        grid = widgets.GridBox(rows, layout=widgets.Layout(grid_template_columns=columns, grid_gap="2px", overflow="auto"))
+        said = "accuracy of the target on protected images (%); press a pair to open it in explore"
+        self._opened = widgets.VBox([])
+        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.message(said)), grid, self._opened])
+        self.widget.add_class("pmc2-explore")
+        self.widget.add_class("pmc2-pairs")
+
+    @staticmethod
+    def _word(text: str) -> widgets.Widget:
+        return widgets.HTML(f'<div class="pmc2-text">{markup.escape(text)}</div>')
+
+    def _cell(self, pair: tuple[str, str], value: Estimate | None) -> widgets.Widget:
+        if value is None:
+            return self._word("")
+        colour, dark = shade(value.value)
+        interval = f"{100 * value.low:.1f} to {100 * value.high:.1f} %, n = {value.n:,}"
+        cell = widgets.Button(
+            description=f"{100 * value.value:.1f}",
+            tooltip=f"open {pair[0]}-X-{pair[1]} in explore: {interval}",
+            style={"button_color": colour, "text_color": "#000000" if dark else "#ffffff"},
+            layout=widgets.Layout(width=f"{WIDTH}px"),
+        )
+        cell.on_click(lambda _: self.open(*pair))
+        self.cells[pair] = cell
+        return cell
+
+    def open(self, target: str, auxiliary: str) -> None:
+        """Show a pair below, in the place of the one before."""
+        from .explore import Explorer
+
+        self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)
+        self._opened.children = [self.explorer.widget]
+
+
+def shade(share: float) -> tuple[str, bool]:
+    """Return the colour of a share in [0, 1], the one that `plots.heatmap` gives it, and whether figures on it must be dark."""
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    red, green, blue, _ = colormaps["cividis"](share)
+    return to_hex((red, green, blue)), 0.3 * red + 0.59 * green + 0.11 * blue > LIGHT

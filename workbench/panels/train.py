@@ -1,0 +1,324 @@
+"""The view of `train`: how a pair's networks learn, live; training is interrupted and resumed by a button.
+
+::
+
+    buttons --what, or stop--> process: `learner` --lines of JSON--> reader: progress, curves, state
+                                   |
+                                   +--> checkpoint at every interrupt, weights once a network is done
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from typing import Any, ClassVar
+
+import ipywidgets as widgets
+
+from ..errors import RunError
+from . import markup
+
+__all__ = ["Trainer"]
+
+LOOK_S = 0.05  # while a notebook's cell waits
+DRAW_S = 0.7  # between two drawings of the curves, at least
+PATIENCE_S = 60.0  # for a step and its checkpoint
+DPI = 132
+IDLE, TRAINING, STOPPING, STOPPED, DONE, FAILED = "idle", "training", "stopping", "interrupted", "done", "failed"
+STYLE = """<style>
+.pmc2-train { max-width: 1180px }
+.pmc2-train .widget-hprogress { width: min(340px, 100%); height: 20px }
+.pmc2-train .progress-bar { background: #0072B2 }
+.pmc2-train .pmc2-curves { overflow-x: auto }
+</style>"""
+
+
+class Trainer:
+    """What a pair lacks is trained while one looks on: display `trainer.widget`. What exists is shown with its curves.
+
+    Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do what the buttons do;
+    `state` is one of idle, training, stopping, interrupted, done, failed. Interrupted, it goes on from where it was, and ends
+    with the weights that it would have had. Another trainer of the same `name` takes this one's place, and interrupts it.
+    """
+
+    _open: ClassVar[dict[str, Trainer]] = {}
+
+    def __init__(
+        self,
+        dataset: str = "digits",
+        target: str = "resnet18",
+        auxiliary: str = "vgg13_bn",
+        *,
+        data_dir: str = "",
+        preset: str = "quick",
+        seed: int = 0,
+        compressor: bool = True,
+        device: str = "auto",
+        begin: bool = True,
+        name: str = "train",
+    ) -> None:
+        if (before := self._open.get(name)) is not None:
+            before.close()
+        self._open[name] = self
+        self._asked = {
+            **{"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary},
+            **{"preset": preset, "seed": seed, "compressor": compressor, "device": device},
+        }
+        self.histories: dict[str, list[dict[str, Any]]] = {}
+        self.totals: dict[str, int] = {}
+        self.title, self.state, self.error = dataset, IDLE, ""
+        self.there = 0  # networks that are trained
+        self._label, self._last = "", ""
+        self._drawn, self._stale = 0.0, False
+        self._process: subprocess.Popen[str] | None = None
+        self._changed = threading.Condition()
+        self._build()
+        if begin:
+            self.start()
+
+    # --- what the buttons do -------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Train, or go on with what was interrupted; nothing where it is under way."""
+        with self._changed:
+            if self.state in (TRAINING, STOPPING):
+                return
+            self._set(TRAINING, "starting…")
+            self._label = ""
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", f"{__package__}.learner"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what it has to say it says in its lines
+            text=True,
+            encoding="utf-8",
+            env=environment,
+            start_new_session=True,  # Ctrl-C in a terminal is this process's, which passes it on
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(self._asked) + "\n")
+        self._process.stdin.flush()
+        threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
+
+    def interrupt(self) -> None:
+        """Stop after the step under way, keeping a checkpoint; asked twice, at once, from the checkpoint before."""
+        with self._changed:
+            if self.state not in (TRAINING, STOPPING) or self._process is None:
+                return
+            self._set(STOPPING, "it ends with the step it is in…")
+            stdin = self._process.stdin
+        assert stdin is not None
+        with contextlib.suppress(OSError, ValueError):  # it has ended, or its pipe is closed
+            stdin.write("stop\n")
+            stdin.flush()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until all is trained. Raises RunError where it was interrupted, has failed, or takes longer than `timeout` (s).
+
+        Ctrl-C, or the notebook's own stop button, interrupts the training, too.
+        """
+        try:
+            with self._changed:
+                done = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), timeout)
+        except KeyboardInterrupt:
+            self.interrupt()
+            self._settle()
+            raise
+        if not done:
+            raise RunError(f"not trained in {timeout:g} s: wait again, or press Interrupt")
+        self._require_done()
+
+    async def trained(self) -> None:
+        """Wait as `wait` does, in a notebook's cell by `await`: the kernel attends to the buttons meanwhile."""
+        try:
+            while self.state in (TRAINING, STOPPING):
+                await asyncio.sleep(LOOK_S)
+        except (KeyboardInterrupt, asyncio.CancelledError):  # the notebook's stop button is either, by the kernel's version
+            self.interrupt()
+            self._settle()
+            raise
+        self._require_done()
+
+    def _require_done(self) -> None:
+        if self.state in (STOPPED, IDLE):
+            raise RunError(f"training was interrupted{self._where()}: press Resume, then run this cell again")
+        if self.state == FAILED:
+            raise RunError(self.error)
+
+    def close(self) -> None:
+        """Interrupt what is under way and wait for its checkpoint; what is shown stays."""
+        self.interrupt()
+        self._settle()
+
+    def _settle(self) -> None:
+        """Wait for the process to end; end it where it does not."""
+        process = self._process
+        if process is None:
+            return
+        with self._changed:
+            ended = self._changed.wait_for(lambda: self.state not in (TRAINING, STOPPING), PATIENCE_S)
+        if not ended:
+            process.kill()
+
+    # --- what is shown -------------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self.start_button = widgets.Button(description="Train", icon="play", button_style="primary")
+        self.start_button.on_click(lambda _: self.start())
+        self.stop_button = widgets.Button(description="Interrupt", icon="pause")
+        self.stop_button.on_click(lambda _: self.interrupt())
+        self.message, self.progress_text = widgets.HTML(), widgets.HTML()
+        self.progress = widgets.IntProgress(0, 0, 1)
+        self.curves = widgets.Image(format="png", layout=widgets.Layout(display="none"))
+        for each, kind in ((self.message, "pmc2-message"), (self.curves, "pmc2-figure")):
+            each.add_class(kind)
+        row = widgets.HBox([self.start_button, self.stop_button, self.progress, self.progress_text])
+        row.add_class("pmc2-row")
+        row.layout.flex_flow = "row wrap"
+        frame = widgets.Box([self.curves])
+        frame.add_class("pmc2-curves")
+        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.NAMING + STYLE), row, self.message, frame])
+        self.widget.add_class("pmc2-explore").add_class("pmc2-train")
+        self._set(IDLE, "not started")
+
+    def _set(self, state: str, text: str, bad: bool = False) -> None:
+        """Take a state, which is said in a line, and let the buttons be those that go with it."""
+        with self._changed:
+            self.state = state
+            self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
+            self.start_button.disabled = state in (TRAINING, STOPPING, DONE)
+            self.start_button.description = "Resume" if state in (STOPPED, FAILED) else "Train"
+            self.stop_button.disabled = state not in (TRAINING, STOPPING)
+            self.progress.bar_style = {DONE: "success", FAILED: "danger", STOPPED: "warning"}.get(state, "")
+            self._changed.notify_all()
+
+    def _where(self) -> str:
+        return f" at {self._last}" if self._last else ""
+
+    def _show_progress(self, label: str, step: int, total: int, left: str) -> None:
+        self._last = f"step {step:,} of {total:,} of {label}"
+        self.progress.max, self.progress.value = max(1, total), step
+        self.progress.tooltip = label
+        self.progress_text.value = f'<span class="pmc2-text">step {step:,} of {total:,}, {left} left</span>'
+
+    def _draw(self, now: bool = False) -> None:
+        """Bring the curves to the screen, but not more often than they can be looked at."""
+        self._stale = True
+        if not now and time.monotonic() - self._drawn < DRAW_S:
+            return
+        self.curves.value = self.drawn()
+        self.curves.layout.display = ""
+        self._drawn, self._stale = time.monotonic(), False
+
+    def drawn(self) -> bytes:
+        """Return the curves as they are, as a PNG on no ground: legible on light and, inverted by the page, on dark."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        from .. import plots
+
+        histories = {self._title(label): history for label, history in self.histories.items()}
+        totals = {self._title(label): total for label, total in self.totals.items()}
+        figure = plots.learning_curves(histories, totals, self._paper(), f"{self.title}, preset {self._asked['preset']}")
+        figure.set_dpi(DPI)
+        figure.patch.set_alpha(0)
+        for axis in figure.axes:
+            axis.patch.set_alpha(0)
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+        return buffer.getvalue()
+
+    def _title(self, label: str) -> str:
+        """Return a network's role and name, from its kinds and its weights' name."""
+        kinds, _, name = label.rpartition(" ")
+        roles = {self._asked["auxiliary"]: "auxiliary", self._asked["target"]: "target"}
+        if name in roles:
+            return f"{roles[name]}: {name}"
+        variant = name.partition("@")[2]
+        return f"{kinds.replace(' ', ' and ')} ({variant})" if variant else kinds.replace(" ", " and ")
+
+    def _name(self, label: str) -> str:
+        return self._title(label).replace(":", "")
+
+    def _paper(self) -> dict[str, float]:
+        """Return the paper's accuracy of the target on protected images, on its own data set, by the column it goes into."""
+        if self._asked["dataset"] != "cifar10":
+            return {}
+        from ..evaluation import PAPER
+
+        found = PAPER["table2"].get(f"{self._asked['target']}-X-{self._asked['auxiliary']}")
+        return {} if found is None else {"generator": found, "generator and compressor": found}
+
+    # --- what the process says -----------------------------------------------------------------------------------------------
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        problem = ""
+        last_line = ""
+        for line in process.stdout:
+            try:
+                message = json.loads(line)
+                problem = message.get("error", problem)
+                last_line = message.get("line", last_line)
+                self._take(message)
+            except Exception as error:  # a thread of its own: nobody else would see it
+                traceback.print_exc()
+                problem = f"{type(error).__name__}: {error}"
+        process.stdout.close()
+        status = process.wait()
+        process.stdin.close()
+        if self._stale:
+            self._draw(now=True)
+        self._end(status, problem or (last_line if status == 1 else ""))  # 1: an exception's last line
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if "bar" in message:
+            label = message["bar"]
+            if label != self._label:
+                self._begin_network(label, message["step"], message["total"])
+            self._show_progress(self._name(label), message["step"], message["total"], message["left"])
+        elif "epoch" in message:
+            self.histories[self._label] = message["epoch"]
+            self._say_epoch(message["epoch"][-1]["validation"])
+            self._draw()
+        elif "known" in message:
+            self.title = message["data"]
+            self.histories = {each["label"]: each["history"] for each in message["known"]}
+            self.there = sum(each["there"] for each in message["known"])
+            self._draw(now=True)
+
+    def _begin_network(self, label: str, step: int, total: int) -> None:
+        self._label = label
+        if label.partition(" ")[0] in ("classifier", "generator", "compressor"):  # else what is read or downloaded
+            self.totals[label] = total
+            if step == 0 or label not in self.histories:  # else it goes on, and its curve with it
+                self.histories[label] = []
+            self._draw()
+        if self.state == TRAINING:
+            self._set(TRAINING, self._name(label))
+
+    def _say_epoch(self, figures: dict[str, float]) -> None:
+        if self.state == TRAINING and "accuracy" in figures:
+            self._set(TRAINING, f"{self._name(self._label)}, validation accuracy {100 * figures['accuracy']:.1f} %")
+
+    def _end(self, status: int, problem: str) -> None:
+        from .learner import STOPPED as ENDED
+
+        if status == 0:
+            self.progress.max = self.progress.value = 1
+            self.progress_text.value = ""
+            self._set(DONE, f"{self.there} networks are there")
+        elif self.state == STOPPING or status == ENDED:
+            self._set(STOPPED, f"stopped{self._where()}; Resume goes on from there")
+        else:
+            self.error = problem or f"the training's process ended with {status}"
+            self._set(FAILED, self.error, bad=True)

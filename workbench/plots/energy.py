@@ -1,0 +1,104 @@
+"""What a picture costs the phone in energy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..metrics import Estimate
+from .style import BLUE, GREY, ORANGE, PURPLE, SKY, subplots
+
+__all__ = ["PART_TITLES", "energy_bars", "energy_shares"]
+
+# What the phone does, and the colours: its work in grey and orange, what leaves it in purple and blues.
+PART_TITLES = {
+    "compression": "JPEG or PNG",
+    "generator": "generator",
+    "sending": "sending (CPU)",
+    "radio": "radio",
+    "waiting": "waiting",
+}
+_PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY)
+
+
+def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
+    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's beside it on an axis of its own.
+
+    A row of `ours` is what `bench.energy.energy` returns; thick bars are its 95 % interval, thin ones the range of what was
+    assumed. `paper` has mJ a picture by the same names (empty: no second panel).
+    """
+    figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
+    axis, *others = axes[0]
+    left = np.zeros(len(ours))
+    names = list(ours)
+    for colour, (part, text) in zip(_PART_COLOURS, PART_TITLES.items(), strict=True):
+        values = np.array([ours[name]["parts_mj"][part].value for name in names])
+        if values.any():
+            axis.barh(names, values, left=left, height=0.58, color=colour, label=text, edgecolor="white", linewidth=0.5)
+        left += values
+    whole: list[Estimate] = [ours[name]["mj"] for name in names]
+    ends = np.array([ours[name]["range_mj"] for name in names]).T
+    axis.errorbar(left, names, xerr=_reach(left, *ends), fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
+    interval = _reach(left, np.array([each.low for each in whole]), np.array([each.high for each in whole]))
+    axis.errorbar(left, names, xerr=interval, fmt="none", ecolor="black", elinewidth=2.4)
+    for row, total in enumerate(left):
+        axis.annotate(
+            f"{total:.2f}", (max(total, ends[1][row]), row), (6, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    _finish(axis, 1.18 * max(left.max(), ends.max()), title)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower left", ncols=len(PART_TITLES), fontsize=8)
+    for other in others:
+        values = np.array([paper[name] for name in names])
+        other.barh(names, values, height=0.58, color="white", edgecolor=GREY, hatch="////", linewidth=1)
+        _numbers(other, values, values)
+        _finish(other, 1.18 * values.max(), meter)
+    return figure
+
+
+def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
+    """Draw each arrangement's energy in percent of the baseline's: ours with its interval and its range, the paper's beside it.
+
+    A row of `ours` is one of `bench.energy.shares`; `paper` has percent by the same names.
+    """
+    figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
+    names = list(ours)
+    wide: dict[str, Any] = {"color": BLUE, "lw": 6, "alpha": 0.25, "solid_capstyle": "butt"}
+    hollow: dict[str, Any] = {"color": "white", "markeredgecolor": GREY, "markeredgewidth": 1.6}
+    for row, name in enumerate(names):
+        share, (low, high) = ours[name]["share"], ours[name]["range"]
+        axis.plot([100 * low, 100 * high], [row, row], **wide, label="range of what is assumed")
+        interval = [[100 * (share.value - share.low)], [100 * (share.high - share.value)]]
+        axis.errorbar([100 * share.value], [row], xerr=interval, fmt="o", color=BLUE, capsize=3, label="ours, 95 % interval")
+        if name in paper:
+            axis.plot([paper[name]], [row], "D", **hollow, label="paper, its meter")
+    axis.set_yticks(range(len(names)), names)
+    axis.axvline(100, color=GREY, lw=1, ls=":")
+    axis.annotate("PP", (100, 0), (-4, 0), textcoords="offset points", ha="right", va="center", fontsize=8, color=GREY)
+    _finish(axis, 105, title, "energy of a picture (% of PP's)")
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    handles = dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=3, fontsize=8)
+    return figure
+
+
+def _numbers(axis: Axes, values: Any, right: Any) -> None:
+    """Write each bar's value beside it, right of `right`."""
+    for row, (value, end) in enumerate(zip(values, right, strict=True)):
+        axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
+
+
+def _reach(middle: Any, low: Any, high: Any) -> Any:
+    """Return how far bars reach to both sides (2 x N)."""
+    return np.clip(np.array([middle - low, high - middle]), 0, None)
+
+
+def _finish(axis: Axes, right: float, title: str, label: str = "energy of a picture (mJ)") -> None:
+    axis.set(xlabel=label, ylabel="arrangement", xlim=(0, right))
+    axis.invert_yaxis()
+    axis.set_axisbelow(True)
+    axis.grid(axis="y", visible=False)
+    axis.set_title(title)

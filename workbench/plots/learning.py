@@ -1,0 +1,68 @@
+"""How networks learn: loss and accuracy by epoch, drawn while they do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, subplots
+
+__all__ = ["learning_curves"]
+
+History = Sequence[Mapping[str, Any]]
+LEAST = 4  # columns' width is as if there were so many
+
+
+def learning_curves(
+    histories: Mapping[str, History], totals: Mapping[str, int], paper: Mapping[str, float], title: str
+) -> Figure:
+    """Draw for each network, a column, its validation accuracy (%) and its losses against its steps, as far as they go.
+
+    `histories` are those of `training.fit`, `totals` how many steps each will take where that is known; `paper` has the paper's
+    accuracy (%) of some, drawn as a line of its own. The best epoch, whose weights are kept, is marked.
+    """
+    columns = max(1, len(histories))
+    figure, axes = subplots(2, columns, figsize=(0.6 + 2.7 * max(LEAST, columns), 4.0), squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        accuracy, loss = axes[0, column], axes[1, column]
+        _accuracy(accuracy, history, paper.get(name))
+        _losses(loss, history)
+        last = max(totals.get(name, 0), *(entry["step"] for entry in history), 1) if history else totals.get(name, 1)
+        for axis in (accuracy, loss):
+            axis.set_xlim(0, 1.05 * last)
+            if not history:
+                axis.set(xticks=[], yticks=[])
+                axis.text(0.5, 0.5, "not yet", transform=axis.transAxes, ha="center", va="center", color=GREY, fontsize=9)
+        accuracy.set_title(name)
+        loss.set(xlabel="step", ylabel="loss" if column == 0 else "")
+    axes[0, 0].set_ylabel("validation accuracy (%)")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _accuracy(axis: Axes, history: History, paper: float | None) -> None:
+    steps = [entry["step"] for entry in history]
+    for key, label, colour in (("accuracy", "target", BLUE), ("auxiliary", "auxiliary", ORANGE)):
+        if history and key in history[0]["validation"]:
+            axis.plot(steps, [100 * entry["validation"][key] for entry in history], color=colour, marker=".", label=label)
+    if paper is not None:
+        axis.axhline(paper, color=GREY, lw=1, ls=":", label="paper (CIFAR-10)")
+    axis.set_ylim(0, 102)
+    if len(axis.get_lines()) > 1:
+        axis.legend(loc="center right", fontsize=8)
+
+
+def _losses(axis: Axes, history: History) -> None:
+    steps = [entry["step"] for entry in history]
+    validation = [entry["validation"]["loss"] for entry in history]
+    train = [(step, entry["train"]["loss"]) for step, entry in zip(steps, history, strict=True) if "loss" in entry["train"]]
+    if train:
+        axis.plot(*zip(*train, strict=True), color=PURPLE, marker=".", ls="--", lw=1, label="training")
+    if history:
+        axis.plot(steps, validation, color=GREEN, marker=".", label="validation")
+        best = validation.index(min(validation))
+        axis.plot(steps[best], validation[best], "o", mfc="none", mec=GREY, ms=9, label="kept", clip_on=False)
+        axis.legend(loc="upper right", fontsize=8)
