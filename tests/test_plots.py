@@ -42,9 +42,21 @@ def estimates(point: float, shift: int = 0) -> dict[str, object]:
 CURVE = [estimates(point, shift) for shift, point in enumerate((0.0, 0.5, 1.0))]
 HISTORY = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.1 * s, "auxiliary": 0.2}} for s in (1, 2, 3)]
 BITS = [{"step": s, "train": {}, "validation": {"loss": 1 / s, "accuracy": 0.5, "bits": 100.0 / s}} for s in (1, 2)]
+LEARNT = [
+    {"step": s, "train": {"loss": 2 / s} if s < 3 else {}, "validation": {"loss": 1 / s, "accuracy": 0.3}} for s in (1, 2, 3)
+]
 PICTURES = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 PARTS = {name: mean([number + 1.0, number + 2.0]) for number, name in enumerate(plots.COMPONENT_TITLES)}
+
+ENERGY: dict[str, dict[str, object]] = {
+    name: {
+        "mj": mean([whole - 1, whole + 1]),
+        "range_mj": [whole / 2, 2 * whole],
+        "parts_mj": {part: Estimate(whole * size, 0, whole, 2) for part, size in zip(plots.PART_TITLES, sizes, strict=True)},
+    }
+    for name, whole, sizes in (("PP", 13.0, (0.1, 0.5, 0.1, 0.3, 0.0)), ("PMC²", 3.0, (0.1, 0.0, 0.1, 0.8, 0.0)))
+}
 
 
 def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
@@ -69,12 +81,18 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     ),
     "components": lambda: plots.components({"PMC²": PARTS, "PP": PARTS}, "ms an image", "a title"),
     "links": lambda: plots.links({"PMC²": {"LAN": mean([1.0, 2.0]), "LTE": mean([9.0, 9.5])}}, "a title"),
+    "energy_bars": lambda: plots.energy_bars(ENERGY, {"PP": 62.9, "PMC²": 5.1}, "a title", "paper: a meter"),
+    "energy_bars without the paper": lambda: plots.energy_bars(ENERGY, {}, "a title", ""),
+    "energy_shares": lambda: plots.energy_shares(
+        {"PMC²": {"share": Estimate(0.2, 0.19, 0.21, 9), "range": [0.1, 0.3]}}, {"PMC²": 8.1}, "a title"
+    ),
     "heatmap": lambda: plots.heatmap({("a", "b"): wilson(9, 10)}, ["a"], ["b"], "a title"),
     "heatmap with blanks": lambda: plots.heatmap(
         {("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], ""
     ),
     "training_curves": lambda: plots.training_curves({"generator": HISTORY, "compressor": BITS}),
     "training_curves of imported weights": lambda: plots.training_curves({"target": [], "compressor": BITS}),
+    "learning_curves": lambda: plots.learning_curves({"target: a": LEARNT, "generator": []}, {"generator": 9}, {}, "a title"),
     "attack_curves": lambda: plots.attack_curves(STRENGTHS, CONTROL, LEVELS, "a title"),
     "attack_rates": lambda: plots.attack_rates(RATES, CONTROL, LEVELS, "a title"),
     "attack_pairs": lambda: plots.attack_pairs(PAIRS, CONTROL, LEVELS, "a title"),
@@ -100,7 +118,9 @@ def test_every_figure_renders_as_png_and_svg_without_a_warning(name: str) -> Non
     assert ET.fromstring(svg.getvalue()).tag == "{http://www.w3.org/2000/svg}svg"
 
 
-@pytest.mark.parametrize("name", [name for name in FIGURES if not name.startswith(("gallery", "training_curves"))])
+@pytest.mark.parametrize(
+    "name", [name for name in FIGURES if not name.startswith(("gallery", "training_curves", "learning_curves"))]
+)
 def test_every_axis_says_what_it_shows(name: str) -> None:
     figure = FIGURES[name]()
     for axis in figure.axes:
@@ -130,6 +150,30 @@ def test_strength_curves_draw_percent_intervals_and_chance() -> None:
     np.testing.assert_allclose(size.get_lines()[0].get_ydata(), [row["bytes"].value for row in CURVE])  # type: ignore[attr-defined]
     assert {text.get_text() for text in accuracy.get_legend().get_texts()} == {"target", "auxiliary", "chance"}
     assert size.get_ylim()[1] > max(row["bytes"].high for row in CURVE), "nothing lies on the frame, be it a flat line"
+
+
+def test_learning_is_drawn_as_far_as_it_goes_and_the_epoch_that_is_kept_is_marked() -> None:
+    accuracy, empty, loss, _ = plots.learning_curves(
+        {"target": LEARNT, "generator": []}, {"target": 8}, {"target": 91.6}, ""
+    ).axes
+    lines = {line.get_label(): line for line in (*accuracy.get_lines(), *loss.get_lines())}
+    np.testing.assert_allclose(lines["target"].get_ydata(), 30)
+    np.testing.assert_allclose(lines["paper (CIFAR-10)"].get_ydata(), 91.6)
+    np.testing.assert_allclose(lines["training"].get_xydata(), [(1, 2), (2, 1)])
+    np.testing.assert_allclose(lines["kept"].get_xydata(), [(3, 1 / 3)])
+    assert accuracy.get_xlim()[1] > 8, "there is room for what is still to come"
+    assert [text.get_text() for text in empty.texts] == ["not yet"]
+
+
+def test_the_papers_energy_stands_on_an_axis_of_its_own() -> None:
+    ours, theirs = plots.energy_bars(ENERGY, {"PP": 62.9, "PMC²": 5.1}, "digits", "paper: a meter").axes
+    assert (ours.get_title(), theirs.get_title()) == ("digits", "paper: a meter")
+    assert [bar.get_width() for bar in theirs.patches] == [62.9, 5.1]
+    ends = [bar.get_x() + bar.get_width() for bar in ours.patches]
+    assert max(ends) == pytest.approx(13.0), "parts add up to the whole"
+    assert ours.get_xlim()[1] > 26.0, "the range of what is assumed is seen"
+    assert [label.get_text() for label in ours.get_yticklabels()] == ["PP", "PMC²"]
+    assert ours.get_ylim()[0] > ours.get_ylim()[1], "the first is on top"
 
 
 def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> None:

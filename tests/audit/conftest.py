@@ -8,13 +8,25 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
-from workbench.audit import Effort, Tap
+from workbench.audit import Audit, Effort, Tap
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.weights import Pair
 
 TINY = Effort(pairs=120, passes=240, width=4, steps=2)
+
+
+class Counted(Audit):
+    """An audit that counts what its bar is told."""
+
+    told = 0
+    total: float = 0
+
+    def _tick(self, images: int) -> None:
+        self.told += images
+        self.total = 0 if self._bar is None else self._bar.total
+        super()._tick(images)
 
 
 @pytest.fixture(scope="session")

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
+from workbench import metrics
 from workbench.audit import Audit, Effort
 from workbench.audit.curves import CODECS, of_pairs, of_rate, of_strength
-from workbench.audit.scores import Judge
+from workbench.audit.run import judge_passes
+from workbench.audit.scores import RECOGNISABLE, Judge
 from workbench.data import Dataset
+from workbench.metrics import Estimate
+from workbench.plots import attack_curves
 from workbench.weights import Pair
 
+from .conftest import Counted
+
 N = 12
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
 
 
 @pytest.fixture(scope="module")
 def audit(networks: Pair, digits: Dataset) -> Audit:
     """A small audit."""
     judge = Judge(digits, 64, torch.device("cpu"))
-    return Audit(networks, digits, n=N, seeds=2, effort=Effort(pairs=60, passes=64, width=4, steps=2), judge=judge)
+    return Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
 
 
 def test_over_strength_each_point_is_a_row_at_that_strength_with_the_targets_answers(audit: Audit) -> None:
@@ -64,3 +74,52 @@ def test_the_seeds_and_sources_of_a_curve_do_not_become_the_audits_own(audit: Au
     of_pairs(audit, (20,), ("noise",), seeds=1)
     row = audit.attack("perturbed", "undo")
     assert (row["source"], row["pairs"], row["seeds"]) == ("same", 60, 2)
+
+
+@pytest.mark.parametrize(
+    ("curve", "title", "attacked"),
+    [
+        (lambda audit: of_strength(audit, (0.0, 0.5, 1.0), seeds=2), "attack over strength", 3 * 2 * 64),
+        (lambda audit: of_rate(audit, ("neural", "PNG")), "attack over bits", 2 * 64),
+        (lambda audit: of_pairs(audit, (20, 100), ("same", "noise")), "attack over pairs", 2 * (64 + 100)),
+    ],
+)
+@pytest.mark.parametrize("judged", [True, False])
+def test_a_curve_shows_a_bar_that_ends_at_its_end(
+    curve: Callable[[Audit], object],
+    title: str,
+    attacked: int,
+    judged: bool,
+    audit: Audit,
+    digits: Dataset,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    judge = audit.judge if judged else None
+    made = Counted(audit.pair, digits, n=N, effort=EFFORT, judge=judge, progress=True)
+    curve(made)
+    assert made.told == made.total == attacked + (0 if judged else judge_passes(EFFORT))
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"{title}: 100%" in err.replace("\r", "\n").splitlines()[-1]
+
+
+def test_a_curve_of_a_silent_audit_says_nothing(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+    of_strength(audit, (0.5,))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_figure_shows_both_ends_of_the_strength_whole_and_no_ssim_above_one() -> None:
+    def row(point: float, ssim: Estimate) -> dict[str, Any]:
+        figures = {"psnr": Estimate(20.0, 19.0, 21.0, 9), "answered": metrics.wilson(9, 9)}
+        return {"point": point, "ssim": ssim, **figures}
+
+    near = Estimate(0.98, 0.86, 1.1, 9)  # a normal interval of few values reaches beyond what there is
+    rows = [row(0.0, near), row(1.0, Estimate(0.2, 0.1, 0.3, 9))]
+    axes = attack_curves(rows, rows[1], RECOGNISABLE, "digits").axes
+    for axis in axes:
+        low, high = axis.get_xlim()
+        assert low < -0.03, "the marker at 0 is cut"
+        assert high > 1.03, "the marker at 1 is cut"
+        assert list(axis.get_xticks()) == [0, 0.25, 0.5, 0.75, 1]
+    assert axes[1].get_ylim()[1] <= 1.02
+    assert axes[0].get_ylim()[1] > 21

@@ -23,21 +23,9 @@ from workbench.notebook import plain
 from workbench.pictures import to_float
 from workbench.weights import Pair
 
-from .conftest import TINY, noisy
+from .conftest import TINY, Counted, noisy
 
 N = 24
-
-
-class Counted(Audit):
-    """An audit that counts what its bar is told."""
-
-    told = 0
-    total: float = 0
-
-    def _tick(self, images: int) -> None:
-        self.told += images
-        self.total = 0 if self._bar is None else self._bar.total
-        super()._tick(images)
 
 
 @pytest.fixture(scope="module")

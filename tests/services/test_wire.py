@@ -339,9 +339,7 @@ def refused(answer: Answered, status: int) -> None:
 
 
 @pytest.mark.parametrize("what", SERVICES)
-@pytest.mark.parametrize(
-    "path", ["/v3", "/v2/", "/v2/models", "/metrics/", "/docs", "/v2/models/other/infer", "/%00", "//v2"]
-)
+@pytest.mark.parametrize("path", ["/v3", "/v2/", "/v2/models", "/metrics/", "/docs", "/v2/models/other/infer", "/%00", "//v2"])
 def test_paths_that_there_are_not_are_404(both: Both, what: str, path: str) -> None:
     body = b"{}" if path.endswith("infer") else None
     refused(ask(served(both, what).url, path, body, both.certs, SERVICES[what]), 404)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ..metrics import Estimate
 from .run import Audit
 from .scores import across
+from .views import Tap
 
 __all__ = ["CODECS", "of_pairs", "of_rate", "of_strength"]
 
@@ -24,11 +26,11 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
     """Return the row of `Audit.best` on the perturbed view at each strength, and how often the target is right (`answered`)."""
     rows = []
-    for point in points:
-        tap = audit.tap_at(strength=point)
-        answered = (audit.observed("perturbed", tap).answers == audit.labels).float()
-        row = audit.best("perturbed", tap=tap, seeds=seeds)
-        rows.append({**row, "point": point, "answered": across([answered], share=True)})
+    with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
+        for point in points:
+            tap = audit.tap_at(strength=point)
+            row = audit.best("perturbed", tap=tap, seeds=seeds)
+            rows.append({**row, "point": point, "answered": _answered(audit, "perturbed", tap)})
     return rows
 
 
@@ -37,23 +39,23 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
     `over` is what he has above the class's mean image, in dB.
     """
-    control = audit.controls[0]["psnr"].value
     rows = []
-    for name in names:
-        codec, options = CODECS[name]
-        tap = audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options)
-        answered = (audit.observed("decoded", tap).answers == audit.labels).float()
-        row = audit.best("decoded", tap=tap, seeds=seeds)
-        rows.append(
-            {
-                **row,
-                "point": name,
-                "noise": audit.pair.generator.noise,
-                "bits": across([tap.bits(audit.images)]),
-                "answered": across([answered], share=True),
-                "over": row["psnr"].value - control,
-            }
-        )
+    with audit.showing("attack over bits", len(names) * seeds * audit.effort.passes):
+        control = audit.controls[0]["psnr"].value
+        for name in names:
+            codec, options = CODECS[name]
+            tap = audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options)
+            row = audit.best("decoded", tap=tap, seeds=seeds)
+            rows.append(
+                {
+                    **row,
+                    "point": name,
+                    "noise": audit.pair.generator.noise,
+                    "bits": across([tap.bits(audit.images)]),
+                    "answered": _answered(audit, "decoded", tap),
+                    "over": row["psnr"].value - control,
+                }
+            )
     return rows
 
 
@@ -63,10 +65,15 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
     Of the data set itself no more pairs are asked for than there are.
     """
     most = len(audit.dataset.train)
-    return {
-        source: [
-            {**audit.best("perturbed", source=source, pairs=count, seeds=seeds), "point": count}
-            for count in dict.fromkeys(min(each, most) if source == "same" else each for each in counts)
-        ]
-        for source in sources
-    }
+    plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
+    passes = seeds * sum(audit.effort.of(count).passes for asked in plan.values() for count in asked)
+    with audit.showing("attack over pairs", passes):
+        return {
+            source: [{**audit.best("perturbed", source=source, pairs=count, seeds=seeds), "point": count} for count in asked]
+            for source, asked in plan.items()
+        }
+
+
+def _answered(audit: Audit, view: str, tap: Tap) -> Estimate:
+    """Return how often the cloud's answer is right."""
+    return across([(audit.observed(view, tap).answers == audit.labels).float()], share=True)

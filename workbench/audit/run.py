@@ -286,7 +286,8 @@ class Audit:
                 f"nothing to try: {', '.join(attackers)} on {', '.join(views)} from {self.source!r} pairs; "
                 "those that read classes need source 'same'"
             )
-        with self._showing(plan):
+        passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        with self.showing("audit", passes):
             controls = self.controls
             unprotected = self.best("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
             rows = [row for view, names in plan.items() if names for row in self.rows(view, names)]
@@ -338,12 +339,12 @@ class Audit:
             self._bar.update(images)
 
     @contextmanager
-    def _showing(self, plan: dict[str, list[str]]) -> Iterator[None]:
-        judge = 0 if "judge" in vars(self) else judge_passes(self.effort)
-        total = judge + self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+    def showing(self, title: str, passes: int) -> Iterator[None]:
+        """Show a bar, where progress was asked for, of the images that attackers learn from and those the judge still needs."""
+        total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
-            desc="audit",
+            desc=title,
             unit="image",
             unit_scale=True,
             disable=not self.progress,

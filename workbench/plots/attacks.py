@@ -33,7 +33,8 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
     band(axes[2], x, [row["answered"] for row in rows], "target", BLUE, 100)
     _levels(axes, control, recognisable)
     for axis in axes:
-        axis.set(xlabel="perturbation strength", xlim=(-0.02, 1.02))
+        axis.set(xlabel="perturbation strength", xlim=(-0.04, 1.04))
+        axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
     return _finished(figure, axes, title)
 
 
@@ -74,6 +75,7 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
     for axis in axes:
         axis.set(xlabel="pairs that the attacker learnt from", xscale="log")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
+        axis.tick_params(axis="x", labelsize=8)  # the numbers of neighbours must not touch
         axis.minorticks_off()
         axis.margins(x=0.08)
     return _finished(figure, axes, title)
@@ -144,6 +146,7 @@ def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
     """Name the axes of measures and put one legend for all below."""
     for axis, text in zip(axes, KINDS.values(), strict=False):
         axis.set_ylabel(text)
+    axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # no SSIM is above 1, whatever a normal interval says
     for axis in axes[len(KINDS) :]:
         axis.set(ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
     lines = {line.get_label(): line for axis in axes[: len(KINDS)] for line in axis.get_lines()}

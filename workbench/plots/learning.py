@@ -65,4 +65,4 @@ def _losses(axis: Axes, history: History) -> None:
         axis.plot(steps, validation, color=GREEN, marker=".", label="validation")
         best = validation.index(min(validation))
         axis.plot(steps[best], validation[best], "o", mfc="none", mec=GREY, ms=9, label="kept", clip_on=False)
-        axis.legend(loc="upper right", fontsize=8)
+        axis.legend(loc="best", fontsize=8)
