@@ -100,7 +100,10 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
     os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # until the server drains instead
+    # Until the server drains instead. Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import,
+    # Python ends by the signal, whoever caught it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
 
     from ..services.server import Listener
     from ..services.server import serve as run
