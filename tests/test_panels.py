@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import shlex
 import struct
 import threading
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -282,6 +284,18 @@ def test_another_of_the_same_name_takes_its_place(explorer: Explorer, tmp_path: 
         assert explorer.view.settings.strength == 1.0, "what was shown stays"
     finally:
         second.close()
+
+
+def test_a_view_that_is_closed_keeps_no_networks(explorer: Explorer) -> None:
+    network = weakref.ref(explorer.pipeline.pair.generator)
+    assert explorer.rest()
+    explorer.close()
+    deadline = time.monotonic() + 30
+    while network() is not None and time.monotonic() < deadline:
+        gc.collect()
+        time.sleep(0.02)
+    assert network() is None
+    assert explorer.view is not None, "what was shown stays"
 
 
 # --- which picture -------------------------------------------------------------------------------------------------------

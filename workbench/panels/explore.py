@@ -325,10 +325,13 @@ class Explorer:
                 self.wake.notify_all()
                 self.wake.wait_for(lambda: self._closed or self._wanted is not None)
                 if self._closed:
-                    return
+                    break
                 settings, self._wanted, self._busy = self._wanted, None, True
             assert settings is not None
             self.guard(lambda settings=settings: self.show(self.compute(settings, self._draw), drawn=True))  # type: ignore[misc]
+        # A closed view's widgets live on for as long as the kernel does, and would keep all this with them.
+        self._pipelines.clear()
+        self.sources.clear()
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""
