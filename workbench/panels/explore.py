@@ -15,14 +15,16 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import UsageError, WorkbenchError, unknown
+from ..errors import RunError, UsageError, WorkbenchError, unknown
 from . import markup, pins
-from .jobs import Closed, Helper
+from .jobs import Helper
 from .layout import Controls
+from .newest import Closed, Newest
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -78,22 +80,18 @@ class Explorer:
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
         self._order: list[int] | None = None
         self._spent: dict[str, deque[float]] = {}
-        self._serial, self._last_asked, self._told = 0, 0.0, False
-        self._wanted: Settings | None = None
-        self._busy, self._closed, self._setting = True, False, 0
-        self.wake = threading.Condition()
+        self._serial, self._told = 0, False
+        self._loading, self._program = threading.Lock(), threading.local()
+        self.worker = Newest[Settings]("explorer-worker", lambda: self.guard(self._begin), self._handle, self._let_go)
         self.controls = Controls(self._asked_pair, variant, strength, codec, quality)
         self.widget = self.controls.widget
         self.helper = Helper(self)
         self._connect()
-        threading.Thread(target=self._work, name="explorer-worker", daemon=True).start()
+        self.worker.start()
 
     def close(self) -> None:
         """End the threads; what is shown stays."""
-        with self.wake:
-            self._closed = True
-            self.wake.notify_all()
-        self.helper.close()
+        self.worker.close()
 
     # --- waiting: notebooks that run without a hand --------------------------------------------------------------------------
 
@@ -102,29 +100,27 @@ class Explorer:
 
         Raises what kept the first view from being made.
         """
-        with self.wake:
-            done = self.wake.wait_for(lambda: self._closed or self._idle, timeout)
+        done = self.worker.wait(lambda: self.worker.idle, timeout)
         if self.view is None and self.error is not None:
             raise self.error
-        return done and not self._closed
+        return done
 
     def rest(self, timeout: float = 1200.0) -> bool:
         """Wait until the helper has done all that it was asked, too."""
         deadline = time.monotonic() + timeout
-        if not self.wait(timeout):
-            return False
-        with self.wake:
-            done = self.wake.wait_for(lambda: self._closed or (self.helper.idle and self._idle), deadline - time.monotonic())
-        return done and not self._closed
-
-    @property
-    def _idle(self) -> bool:
-        return self._wanted is None and not self._busy
+        return self.wait(timeout) and self.worker.wait(
+            lambda: self.helper.idle and self.worker.idle, deadline - time.monotonic()
+        )
 
     def curve(self) -> list[dict[str, Any]]:
-        """Return the rows over strength (see `Evaluation.curve`) of what is shown, once they are measured."""
+        """Return the rows over strength (see `Evaluation.curve`) of what is shown, once they are measured.
+
+        Raises what kept them from being measured, RunError where it took too long.
+        """
         self.rest()
-        return self.helper.curves[self.helper.key(self.settings())][0]
+        if (found := self.helper.curves.get(self.helper.key(self.settings()))) is None:
+            raise self.error or RunError("the curves are not there: run the cell again once the view shows them")
+        return found[0]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
         """Return what a figure of these settings, or of those that are shown, must carry (see `evaluation.origin`)."""
@@ -151,10 +147,6 @@ class Explorer:
             c.source.value, index, c.strength.value, c.codec.value, c.quality.value, c.pair.value, c.variant.value or ""
         )
 
-    def described(self, settings: Settings) -> str:
-        """Return a codec in words."""
-        return f"{settings.codec} {settings.quality}" if settings.codec in markup.GRADED else settings.codec
-
     # --- what the controls do ------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
@@ -176,7 +168,7 @@ class Explorer:
         c.export.on_click(lambda _: self.helper.later(self.helper.export))
 
     def _change_system(self, change: dict[str, Any]) -> None:
-        if self._setting:
+        if self._quiet:
             return
         if change["owner"] is self.controls.pair:
             self._fill_variants()
@@ -187,12 +179,12 @@ class Explorer:
         self.helper.refresh()
 
     def _change_source(self, _: dict[str, Any]) -> None:
-        if not self._setting:
+        if not self._quiet:
             self._fill_shown()
             self.ask()
 
     def _change_shown(self, _: dict[str, Any]) -> None:
-        if self._setting:
+        if self._quiet:
             return
         chosen, source = self.controls.show.value, self.sources[self.controls.source.value]
         if chosen in self._searched():
@@ -271,8 +263,18 @@ class Explorer:
 
     # --- what the controls offer ---------------------------------------------------------------------------------------------
 
-    def _quietly(self) -> _Quiet:
-        return _Quiet(self)
+    @property
+    def _quiet(self) -> bool:
+        """Whether it is the program, and not a hand, that sets a control in this thread: then it asks for nothing."""
+        return getattr(self._program, "depth", 0) > 0
+
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        self._program.depth = getattr(self._program, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._program.depth -= 1
 
     def _set(self, change: Callable[[], None]) -> None:
         with self._quietly():
@@ -301,35 +303,15 @@ class Explorer:
 
     def ask(self) -> None:
         """Show what the controls say."""
-        if self._setting or not self.sources:
+        if self._quiet or not self.sources:
             return
-        with self.wake:
-            self._wanted, self._last_asked = self.settings(), time.monotonic()
-            self.wake.notify_all()
+        self.worker.ask(self.settings())
 
-    def wait_for_rest(self, seconds: float) -> None:
-        """Wait until nothing was asked for that long and nothing is computed. Raises Closed when the view is closed."""
-        with self.wake:
-            while not self._closed:
-                left = self._last_asked + seconds - time.monotonic()
-                if left <= 0 and self._idle:
-                    return
-                self.wake.wait(max(left, 0.01) if left > 0 else None)
-        raise Closed
+    def _handle(self, settings: Settings) -> None:
+        self.guard(lambda: self.show(self.compute(settings, self._draw), drawn=True))
 
-    def _work(self) -> None:
-        self.guard(self._begin)
-        while True:
-            with self.wake:
-                self._busy = False
-                self.wake.notify_all()
-                self.wake.wait_for(lambda: self._closed or self._wanted is not None)
-                if self._closed:
-                    break
-                settings, self._wanted, self._busy = self._wanted, None, True
-            assert settings is not None
-            self.guard(lambda settings=settings: self.show(self.compute(settings, self._draw), drawn=True))  # type: ignore[misc]
-        # A closed view's widgets live on for as long as the kernel does, and would keep all this with them.
+    def _let_go(self) -> None:
+        """Keep no networks: a closed view's widgets live on for as long as the kernel does, and would keep them along."""
         self._pipelines.clear()
         self.sources.clear()
 
@@ -385,7 +367,7 @@ class Explorer:
 
     def _go_on(self) -> None:
         """Raise Closed where nobody waits for what follows."""
-        if self._closed:
+        if self.worker.closed:
             raise Closed
 
     def load(self) -> Dataset:
@@ -397,16 +379,17 @@ class Explorer:
     def pipeline_of(self, settings: Settings) -> Pipeline:
         """Return the networks that settings name, loaded once."""
         key = (settings.pair, settings.variant)
-        if key not in self._pipelines:
-            from .pipeline import Pipeline
+        with self._loading:  # the worker and the helper ask
+            if key not in self._pipelines:
+                from .pipeline import Pipeline
 
-            self.say(f"loading {pins.system_text(settings)}…")
-            made = Pipeline(self.family, settings.pair, settings.variant, self.classes)
-            while len(self._pipelines) >= KEPT:
-                del self._pipelines[next(iter(self._pipelines))]
-            self._pipelines[key] = made
-            self.say("")
-        return self._pipelines[key]
+                self.say(f"loading {pins.system_text(settings)}…")
+                made = Pipeline(self.family, settings.pair, settings.variant, self.classes)
+                while len(self._pipelines) >= KEPT:
+                    del self._pipelines[next(iter(self._pipelines))]
+                self._pipelines[key] = made
+                self.say("")
+            return self._pipelines[key]
 
     def compute(self, settings: Settings, at_once: Callable[[Sent], None] = lambda _: None) -> View:
         """Send one picture through edge and cloud and return all that is shown for it; `at_once` gets what there is to see."""
@@ -453,7 +436,7 @@ class Explorer:
         return f"{view.guess_psnr:.1f} dB; learnt: {learnt}"
 
     def _redraw(self) -> None:
-        if self.view is not None and not self._setting:
+        if self.view is not None and not self._quiet:
             self._draw(self.view)
             self.controls.show_view(self.view, self._note(self.view), "")
 
@@ -476,22 +459,11 @@ class Explorer:
         except KeyboardInterrupt:
             self.say("the training was interrupted; run the cell again to go on from there", bad=True)
         except Exception as error:  # a thread of its own: nobody else would see it
+            if self.worker.closed:
+                return  # what it needed has been let go
             self.error = error
             self.say(f"{type(error).__name__}: {error}", bad=True)
             traceback.print_exc()
-
-
-class _Quiet:
-    """Controls that are set by the program within ask for nothing."""
-
-    def __init__(self, explorer: Explorer) -> None:
-        self.explorer = explorer
-
-    def __enter__(self) -> None:
-        self.explorer._setting += 1
-
-    def __exit__(self, *_: object) -> None:
-        self.explorer._setting -= 1
 
 
 def _check(strength: float, codec: str, quality: int, picture: int, limit: int) -> None:

@@ -16,16 +16,12 @@ if TYPE_CHECKING:
     from .explore import Explorer
     from .pipeline import Scan
 
-__all__ = ["Closed", "Helper"]
+__all__ = ["Helper"]
 
 REST_S = 0.3  # after which the hand rests
 CURVE_IMAGES = 1000
 ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
 Key = tuple[str, str, str, int]
-
-
-class Closed(Exception):  # noqa: N818 - no fault
-    """The view was closed while a job ran."""
 
 
 class _Superseded(Exception):  # noqa: N818 - no fault
@@ -44,7 +40,7 @@ class Helper:
         self.scans: dict[tuple[str, Key], Scan] = {}
         self._drawn: Key | None = None
         self._asked: deque[Callable[[], None]] = deque()
-        self._stale, self._busy, self._closed = False, False, False
+        self._stale, self._busy = False, False
         threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
 
     @property
@@ -54,30 +50,24 @@ class Helper:
 
     def later(self, job: Callable[[], None]) -> None:
         """Do a job when those before it are done."""
-        with self.explorer.wake:
+        with self.explorer.worker.changed:
             self._asked.append(job)
-            self.explorer.wake.notify_all()
+            self.explorer.worker.changed.notify_all()
 
     def refresh(self) -> None:
         """See to the curves of what is shown."""
-        with self.explorer.wake:
+        with self.explorer.worker.changed:
             self._stale = True
-            self.explorer.wake.notify_all()
-
-    def close(self) -> None:
-        """End the thread once the present job sees it."""
-        with self.explorer.wake:
-            self._closed = True
-            self.explorer.wake.notify_all()
+            self.explorer.worker.changed.notify_all()
 
     def _run(self) -> None:
-        wake = self.explorer.wake
+        worker = self.explorer.worker
         while True:
-            with wake:
+            with worker.changed:
                 self._busy = False
-                wake.notify_all()
-                wake.wait_for(lambda: self._closed or self._asked or self._stale)
-                if self._closed:
+                worker.changed.notify_all()
+                worker.changed.wait_for(lambda: worker.closed or self._asked or self._stale)
+                if worker.closed:
                     return
                 self._busy = True
                 if self._asked:
@@ -87,7 +77,7 @@ class Helper:
             self.explorer.guard(job)
 
     def _pace(self) -> None:
-        self.explorer.wait_for_rest(REST_S)
+        self.explorer.worker.wait_for_rest(REST_S)
 
     # --- curves over strength ------------------------------------------------------------------------------------------------
 
@@ -111,6 +101,7 @@ class Helper:
         self.mark((self.explorer.view or view).settings)
 
     def _evaluate(self, key: Key, settings: Settings) -> None:
+        from ..evaluation import describe
         from .curves import STRENGTHS, Paced, draw
 
         explorer, controls = self.explorer, self.explorer.controls
@@ -135,7 +126,7 @@ class Helper:
         evaluation = Paced(pipeline.pair, dataset, pace, n)
         rows = evaluation.curve(list(STRENGTHS), next_point, float)
         name = pins.system_text(settings)
-        title = f"{explorer.title}, {name}, {explorer.described(settings)}"
+        title = f"{explorer.title}, {name}, {describe(codec)}"
         title += f", n = {n:,} in payloads of up to {evaluation.batch}; bands: 95 %"
         self.curves[key] = (rows, *draw(rows, 1 / len(explorer.classes), title))
 
@@ -233,6 +224,6 @@ class Helper:
             return settings.parameters(source.dataset, explorer.data_dir if own else "")
         if source.folder:
             return settings.parameters(explorer.dataset, explorer.data_dir, source.folder)
-        kept = folder / "explore-uploads" / Path(source.names[settings.index]).stem
+        kept = folder / "explore-uploads" / str(settings.index)
         pins.write_pictures(view, kept, gain, "original")
         return replace(settings, index=0).parameters(explorer.dataset, explorer.data_dir, str(kept.resolve()))

@@ -1,0 +1,82 @@
+"""A worker that always takes the newest request: what is overtaken is never done, nothing queues."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+__all__ = ["Closed", "Newest"]
+
+Request = TypeVar("Request")
+
+
+class Closed(Exception):  # noqa: N818 - no fault
+    """Whoever asked is gone."""
+
+
+class Newest(Generic[Request]):
+    """Runs `begin` once, then `handle` on the newest request, in a thread of its own; `end` when it is closed.
+
+    None of them may raise. `changed` is notified of all that happens; `busy` from the start.
+    """
+
+    def __init__(
+        self, name: str, begin: Callable[[], None], handle: Callable[[Request], None], end: Callable[[], None]
+    ) -> None:
+        self.changed = threading.Condition()
+        self.closed = False
+        self._wanted: Request | None = None
+        self._busy, self._asked_at = True, 0.0
+        self._begin, self._handle, self._end = begin, handle, end
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """End once what is under way is done."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+
+    def ask(self, request: Request) -> None:
+        """Take a request in the place of any that waits."""
+        with self.changed:
+            self._wanted, self._asked_at = request, time.monotonic()
+            self.changed.notify_all()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all that was asked for is done, or overtaken."""
+        return self._wanted is None and not self._busy
+
+    def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait for a condition; False where `timeout` seconds did not suffice, or it was closed."""
+        with self.changed:
+            return self.changed.wait_for(lambda: self.closed or condition(), timeout) and not self.closed
+
+    def wait_for_rest(self, seconds: float) -> None:
+        """Wait until nothing was asked for that long and nothing is under way. Raises Closed."""
+        with self.changed:
+            while not self.closed:
+                left = self._asked_at + seconds - time.monotonic()
+                if left <= 0 and self.idle:
+                    return
+                self.changed.wait(left if left > 0 else None)
+        raise Closed
+
+    def _run(self) -> None:
+        self._begin()
+        while True:
+            with self.changed:
+                self._busy = False
+                self.changed.notify_all()
+                self.changed.wait_for(lambda: self.closed or self._wanted is not None)
+                if self.closed or self._wanted is None:
+                    break
+                request, self._wanted, self._busy = self._wanted, None, True
+            self._handle(request)
+        self._end()
