@@ -22,7 +22,18 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = ["BYTES", "FLAGS", "TOKEN", "chromium_path", "jupyterlab", "launched", "notebook", "open_notebook", "run_all"]
+__all__ = [
+    "BYTES",
+    "FLAGS",
+    "TOKEN",
+    "chromium_path",
+    "ended",
+    "jupyterlab",
+    "launched",
+    "notebook",
+    "open_notebook",
+    "run_all",
+]
 __all__ += ["saved", "screenshot", "wait_for", "watched"]
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
@@ -134,13 +145,18 @@ def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = N
     try:
         yield wait_for(answering, 60, "JupyterLab did not answer")
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        ended(process)
         log.close()
+
+
+def ended(process: subprocess.Popen[bytes]) -> None:
+    """End a process."""
+    process.terminate()
+    try:
+        process.wait(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -21,13 +22,13 @@ import pytest
 from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
 
+from browsers import ended  # isort: skip
 from conftest import AUXILIARY, TARGET  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run", "--disable-sync")
 SHOWN = """() => {
     const images = [...document.querySelectorAll(".pmc2-stack img")];
     return images.length >= 4 && images.slice(0, 4).every((image) => image.naturalWidth > 0);
@@ -63,9 +64,15 @@ def test_a_parameter_that_the_notebook_does_not_have_is_refused_by_its_name(caps
     [
         (["explroe"], "no notebook 'explroe': name one of "),
         (["-p", "datset", "digits"], "unknown parameter 'datset'"),
+        (["-p", "dataset", "[a"], "-p dataset '[a' is no YAML value"),
+        (["broken.ipynb"], "broken.ipynb cannot be read as a notebook"),
     ],
 )
-def test_a_wrong_call_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_call_is_one_line(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken.ipynb").write_text('{"cells":')
+    monkeypatch.chdir(tmp_path)
     assert main([*arguments, "--no-browser"]) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"app: {words}")
@@ -95,6 +102,12 @@ def chromium() -> str:
     return path
 
 
+def free_port() -> int:
+    """Return a port that nobody has: Voilà takes 0 for its own."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of the page, token included, of the tiny pair; and what the process says."""
@@ -105,7 +118,7 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
     places = {name: str(folder / name.lower()) for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR")}
     environment = {**os.environ, **places, "WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "workbench.panels.app", "--no-browser", "--port", "18866", *options]
+        command = [sys.executable, "-m", "workbench.panels.app", "--no-browser", "--port", str(free_port()), *options]
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         deadline = time.monotonic() + 90
@@ -115,25 +128,7 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
             time.sleep(0.05)
         yield found.group(), log
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture
-def page(chromium: str) -> Iterator[Page]:
-    """An empty page of a headless browser."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, headless=True, args=list(FLAGS))
-        opened = browser.new_page(viewport={"width": 1280, "height": 1000})
-        opened.set_default_timeout(60_000)
-        yield opened
-        browser.close()
+        ended(process)
 
 
 def status(url: str) -> int:

@@ -69,7 +69,10 @@ def _names(source: str) -> list[str]:
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
     """Return Voilà's configuration for a notebook's view: on loopback, behind a token (None: a new one), serving no files."""
-    parsed = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    try:
+        parsed = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise UsageError(f"{notebook} cannot be read as a notebook: {str(error).splitlines()[0]}") from None
     parameters = {"output_dir": str(data_root() / "runs" / "interactive")} | parameters
     view = view_of(parsed, parameters)
     known = {"auto_token": True} if token is None else {"token": token}
@@ -119,7 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
         path = notebooks_folder() / f"{options.notebook}.ipynb"
     if not path.is_file():
         raise UsageError(f"no notebook {options.notebook!r}: name one of {notebooks_folder()}, or a file")
-    parameters = {name: yaml.safe_load(value) for name, value in options.parameter}
+    parameters = {name: _value(name, value) for name, value in options.parameter}
     settings = config(path, parameters, options.theme)
     settings["Voila"] |= {"port": options.port, "open_browser": not options.no_browser}
     os.environ["JUPYTER_PATH"] = os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("JUPYTER_PATH")])])
@@ -128,8 +131,24 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _value(name: str, text: str) -> Any:
+    """Return a parameter's value, read as papermill reads it."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"-p {name} {text!r} is no YAML value: put it in quotes of its own") from None
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="app", description="The view of a notebook as a page, without its code.")
+    parser = argparse.ArgumentParser(
+        prog="app",
+        description="The view of a notebook as a page, without its code.",
+        epilog="""examples:
+  make app                                                explore, on the samples and the pair that ships
+  make app ARGS="train"                                   networks while they are trained
+  make app ARGS="-p dataset cifar10 -p data_dir ~/cifar10"  explore on a copy of CIFAR-10""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("notebook", nargs="?", default="explore", help="explore, deploy, or a file (default: explore)")
     parser.add_argument("-p", dest="parameter", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     parser.add_argument("--theme", choices=("light", "dark"), default="light", help="(default: light; in the URL: ?theme=dark)")

@@ -34,15 +34,7 @@ class Paced(Evaluation):
 
 def draw(rows: list[dict[str, Any]], chance: float, title: str) -> tuple[bytes, list[Box]]:
     """Return the curves as a PNG on no ground, and where its panels are: left, top, width, height as shares of it."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = plots.strength_curves(rows, chance, title, size=SIZE)
-    figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.patch.set_alpha(0)
-    for axis in figure.axes:
-        axis.patch.set_alpha(0)
-    canvas.print_png(buffer)  # type: ignore[no-untyped-call]
+    figure, buffer = plots.strength_curves(rows, chance, title, size=SIZE), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
     boxes = [axis.get_position() for axis in figure.axes]
     return buffer.getvalue(), [(box.x0, 1 - box.y1, box.width, box.height) for box in boxes]

@@ -62,10 +62,8 @@ class Told(io.TextIOBase):
         if (bar := _BAR.match(line)) is None:
             self.send(line=line)
         else:
-            if (
-                bar["label"] != self._label and self.stopping
-            ):  # the network before was done by the step that it was to stop after
-                _interrupt()
+            if bar["label"] != self._label and self.stopping:
+                _interrupt()  # the network before was done by the step that it was to stop after
             self._label = bar["label"]
             self.send(bar=bar["label"], step=int(bar["step"]), total=int(bar["total"]), left=bar["left"])
 

@@ -221,19 +221,13 @@ class Trainer:
 
     def drawn(self) -> bytes:
         """Return the curves as they are, as a PNG on no ground: legible on light and, inverted by the page, on dark."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-
         from .. import plots
 
         histories = {self._title(label): history for label, history in self.histories.items()}
         totals = {self._title(label): total for label, total in self.totals.items()}
         figure = plots.learning_curves(histories, totals, self._paper(), f"{self.title}, preset {self._asked['preset']}")
-        figure.set_dpi(DPI)
-        figure.patch.set_alpha(0)
-        for axis in figure.axes:
-            axis.patch.set_alpha(0)
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer)  # type: ignore[no-untyped-call]
+        figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
         return buffer.getvalue()
 
     def _title(self, label: str) -> str:

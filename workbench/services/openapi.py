@@ -50,7 +50,6 @@ def edge_document(model: Model, attested: bool = False) -> Document:
             "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},
             "payload_bytes": {"type": "number"},
             "cloud_picture": _array("string", contentEncoding="base64", contentMediaType="image/png"),
-            "cloud_picture_missing": {"type": "string"},
         },
         ["model", "results", "milliseconds", "payload_bytes"],
     )

@@ -138,11 +138,10 @@ async function send(shot) {
     const rest = performance.now() - shot.began - shot.encoding - passed;
     const [found] = answer.results;
     const png = asked && answer.cloud_picture?.length ? pngOf(answer.cloud_picture[0]) : null;
-    const missing = asked ? `The edge cannot show it: ${answer.cloud_picture_missing ?? "it sent none"}` : "Not asked what the cloud saw";
     const result = {
       label: found.label, scores: found.scores, classes: about.classes, jpeg: shot.jpeg, s1: shot.jpeg.size, s2: answer.payload_bytes,
       parts: edge.partsOf(answer, passed, shot.encoding, rest), client: { encoding: shot.encoding, rest: Math.max(0, rest) },
-      sentUrl: shot.url, seenUrl: png && URL.createObjectURL(png), missing,
+      sentUrl: shot.url, seenUrl: png && URL.createObjectURL(png),
     };
     show(result);
     past.add(result);

@@ -67,7 +67,7 @@ export function show(result) {
   last = result;
   picture(byId("sent"), result.sentUrl, "The picture that was sent");
   picture(byId("seen"), result.seenUrl, "What the cloud saw of it");
-  byId("seen-caption").textContent = result.seenUrl ? "What the cloud saw" : result.missing;
+  byId("seen-caption").textContent = result.seenUrl ? "What the cloud saw" : "Not asked what the cloud saw";
   byId("s1").textContent = bytesOf(result.s1);
   byId("s2").textContent = bytesOf(result.s2);
   byId("details").hidden = false;
