@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -60,9 +62,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(networks: Pair, neural: Neural, digits: Dataset, folder: Path) -> Iterator[Both]:
+def served(networks: Pair, neural: Neural, digits: Dataset, folder: Path) -> Callable[..., AbstractContextManager[Both]]:
+    """Starts an edge and its cloud, with the edge's options."""
+    return functools.partial(both_of, networks, neural, digits, folder)
+
+
+@pytest.fixture(scope="module")
+def both(served: Callable[..., AbstractContextManager[Both]]) -> Iterator[Both]:
     """An edge that takes a token, and its cloud."""
-    with both_of(networks, neural, digits, folder, token=Token(SECRET.encode())) as both:
+    with served(token=Token(SECRET.encode())) as both:
         yield both
 
 
@@ -385,16 +393,14 @@ def test_a_test_that_cannot_be_is_refused_in_words(
 
 
 def test_an_edge_that_has_no_room_is_asked_again(
-    networks: Pair,
-    neural: Neural,
-    digits: Dataset,
+    served: Callable[..., AbstractContextManager[Both]],
     folder: Path,
     opened: Open,
     watched: Watched,
     files: list[bytes],
     tmp_path: Path,
 ) -> None:
-    with both_of(networks, neural, digits, folder, token=Token(SECRET.encode()), most=16, capacity=16) as both:
+    with served(token=Token(SECRET.encode()), most=16, capacity=16) as both:
         page = opened(both.edge.url)
         admit(page)
         page.locator("#batch-files").set_input_files(cards(files[:3], tmp_path))
@@ -413,16 +419,9 @@ def test_an_edge_that_has_no_room_is_asked_again(
 
 
 def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
-    networks: Pair,
-    neural: Neural,
-    digits: Dataset,
-    folder: Path,
-    opened: Open,
-    watched: Watched,
-    files: list[bytes],
-    tmp_path: Path,
+    served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:
-    with both_of(networks, neural, digits, folder, token=Token(SECRET.encode()), intake=Intake(2000)) as both:
+    with served(token=Token(SECRET.encode()), intake=Intake(2000)) as both:
         page = opened(both.edge.url)
         admit(page)
         page.get_by_label("Choose pictures").first.set_input_files(cards(files[:1], tmp_path))
@@ -572,9 +571,9 @@ def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: 
 
 
 def test_a_browsers_certificate_is_enough(
-    networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
+    served: Callable[..., AbstractContextManager[Both]], folder: Path, opened: Open, watched: Watched
 ) -> None:
-    with both_of(networks, neural, digits, folder) as both:
+    with served() as both:
         # Playwright shows the certificate from a proxy of its own, with a key that this browser does not know the edge by.
         shown = {"origin": both.edge.url, "certPath": folder / "client.pem", "keyPath": folder / "client.key"}
         page = opened(both.edge.url, client_certificates=[shown], ignore_https_errors=True)
