@@ -4,8 +4,8 @@
 
     style        colours, defaults, a line with its interval
     galleries    pictures side by side
-    recognition  accuracy over strength, bytes, pairs and training steps
-    learning     loss and accuracy while networks learn
+    recognition  accuracy over strength, bytes and pairs
+    learning     loss and accuracy while networks learn, and once they have
     timing       where the time of a picture goes
     energy       what a picture costs the phone
     attacks      what attackers get, and at which price they get less
@@ -14,8 +14,8 @@
 from .attacks import attack_curves, attack_pairs, attack_rates, front, pareto
 from .energy import PART_TITLES, energy_bars, energy_shares
 from .galleries import comparison, gallery, reconstructions, residual
-from .learning import learning_curves
-from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves, training_curves
+from .learning import learning_curves, training_curves
+from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, use_style
 from .timing import COMPONENT_TITLES, components, links
 

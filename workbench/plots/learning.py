@@ -1,4 +1,4 @@
-"""How networks learn: loss and accuracy by epoch, drawn while they do."""
+"""How networks learn, by epoch: while they do, and once they have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, subplots
 
-__all__ = ["learning_curves"]
+__all__ = ["learning_curves", "training_curves"]
 
 History = Sequence[Mapping[str, Any]]
 LEAST = 4  # columns' width is as if there were so many
@@ -40,6 +40,27 @@ def learning_curves(
         loss.set(xlabel="step", ylabel="loss" if column == 0 else "")
     axes[0, 0].set_ylabel("validation accuracy (%)")
     figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def training_curves(histories: Mapping[str, History]) -> Figure:
+    """Draw validation accuracy, and the figure that each network is about, against its steps, one column a network."""
+    figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
+    for column, (name, history) in enumerate(histories.items()):
+        top, bottom = axes[0, column], axes[1, column]
+        _accuracy(top, history, None)
+        top.set_title(name)
+        key, label, colour = next(
+            each
+            for each in (("bits", "bits an image", PURPLE), ("ssim", "SSIM", GREEN), ("loss", "loss", GREY))
+            if not history or each[0] in history[0]["validation"]
+        )
+        steps = [entry["step"] for entry in history]
+        bottom.plot(steps, [entry["validation"].get(key, float("nan")) for entry in history], color=colour, marker=".")
+        bottom.set(xlabel="step", ylabel=label)
+        if key == "bits":
+            bottom.set_yscale("log")
+    axes[0, 0].set_ylabel("validation accuracy (%)")
     return figure
 
 

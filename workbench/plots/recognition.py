@@ -1,4 +1,4 @@
-"""How well targets and auxiliaries recognise: over strength, over bytes, by pair, while they are trained."""
+"""How well targets and auxiliaries recognise: over strength, over bytes, by pair."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ..metrics import Estimate, label_bits
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, point, subplots
 
-__all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves", "training_curves"]
+__all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size: tuple[float, float] = (10, 3)) -> Figure:
@@ -96,29 +96,4 @@ def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxilia
             axis.text(column, row, f"{value:.1f}", ha="center", va="center", color="black" if value > 55 else "white")
     figure.colorbar(shown, label="accuracy (%)")
     axis.set_title(title)
-    return figure
-
-
-def training_curves(histories: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Draw validation accuracy and the other figures of each training against its steps, one column a network."""
-    figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
-    for column, (name, history) in enumerate(histories.items()):
-        steps = [entry["step"] for entry in history]
-        top, bottom = axes[0, column], axes[1, column]
-        for key, label, colour in (("accuracy", "target", BLUE), ("auxiliary", "auxiliary", ORANGE)):
-            if history and key in history[0]["validation"]:
-                top.plot(steps, [100 * entry["validation"][key] for entry in history], color=colour, marker=".", label=label)
-        top.set(title=name, ylim=(0, 102))
-        if len(top.get_lines()) > 1:
-            top.legend(loc="center right")
-        key, label, colour = next(
-            each
-            for each in (("bits", "bits an image", PURPLE), ("ssim", "SSIM", GREEN), ("loss", "loss", GREY))
-            if not history or each[0] in history[0]["validation"]
-        )
-        bottom.plot(steps, [entry["validation"].get(key, float("nan")) for entry in history], color=colour, marker=".")
-        bottom.set(xlabel="step", ylabel=label)
-        if key == "bits":
-            bottom.set_yscale("log")
-    axes[0, 0].set_ylabel("validation accuracy (%)")
     return figure
