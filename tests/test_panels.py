@@ -22,10 +22,11 @@ import pytest
 import torch
 from PIL import Image
 
+from workbench import plots
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs
+from workbench.panels import Explorer, PairGrid, jobs, markup
 from workbench.panels.explore import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
@@ -214,6 +215,10 @@ def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
     for name in ("target", "auxiliary", "ssim", "s1_bytes", "s2_bytes", "code_bits"):
         assert getattr(first, name) == getattr(second, name), name
     assert shown(explorer) == before
+
+
+def test_bars_have_the_figures_colours() -> None:
+    assert (markup.BLUE, markup.ORANGE, markup.GREY) == (plots.BLUE, plots.ORANGE, plots.GREY)
 
 
 # --- the newest settings win ---------------------------------------------------------------------------------------------
