@@ -105,11 +105,14 @@ class Children:
                 process.kill()
 
 
-def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event) -> Iterator[Future[Result]]:
-    """Yield futures as they are done; raise KeyboardInterrupt between two of them where Ctrl-C came (see `interrupts`)."""
+def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | None = None) -> Iterator[Future[Result]]:
+    """Yield futures as they are done; raise KeyboardInterrupt between two of them where Ctrl-C came (see `interrupts`).
+
+    It never waits without a limit: a signal that comes just before the wait for a lock is heard only when that ends.
+    """
     pending = set(futures)
     while pending:
         done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-        if interrupted.is_set():
+        if interrupted is not None and interrupted.is_set():
             raise KeyboardInterrupt
         yield from done

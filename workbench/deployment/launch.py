@@ -32,6 +32,7 @@ from cryptography import x509
 
 from ..certs import Role, issue
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
+from ..processes import as_done
 from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
@@ -115,8 +116,12 @@ class Deployed:
 
     def _launched(self, ready_s: float) -> dict[Which, str]:
         with ThreadPoolExecutor(2) as pool:
-            for done in [pool.submit(self.stage(which).prepare) for which in STAGES]:
-                done.result()
+            try:
+                for done in as_done([pool.submit(self.stage(which).prepare) for which in STAGES]):
+                    done.result()
+            except BaseException:
+                self.close()  # what is still being sent, too: the next launch goes on with it
+                raise
         self.told("cloud: starting")
         state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
         self._join(state)

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import RemoteError, UsageError
+from ..processes import as_done
 from .work import LostError, Watchdog, Work, last_line
 
 __all__ = ["Far", "put"]
@@ -162,7 +163,7 @@ class _Sending:
             futures: list[Future[None]] = []
             try:
                 futures += (pool.submit(self._send, item, state) for item, state in left)
-                for future in futures:
+                for future in as_done(futures):
                     future.result()
             except BaseException:  # Ctrl-C, too: what the other threads send is resumed by the next launch
                 self._stopped.set()
