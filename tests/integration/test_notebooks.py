@@ -23,6 +23,7 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+pytestmark = pytest.mark.timeout(600)  # the first of them waits for all notebooks
 
 
 STARTING = threading.Lock()

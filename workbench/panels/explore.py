@@ -29,7 +29,7 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..data import Dataset
-    from .pipeline import Pipeline, Sent, View
+    from .pipeline import Pipeline, Seen, View
     from .sources import Source
 
 __all__ = ["Explorer"]
@@ -329,7 +329,7 @@ class Explorer:
         self._set(lambda: self.controls.offer([self.title], self.title))
         self._fill_shown()
         self._set(lambda: setattr(self.controls.index, "value", min(self._picture, len(first.split) - 1)))
-        self.controls.draw("original", pins.pixels(first.split.images[self.controls.index.value] / 255))
+        self.controls.show_pictures({"original": first.split.images[self.controls.index.value] / 255}, {})
         self.say("loading the networks…")
         from .pipeline import pairs_there
 
@@ -391,7 +391,7 @@ class Explorer:
                 self.say("")
             return self._pipelines[key]
 
-    def compute(self, settings: Settings, at_once: Callable[[Sent], None] = lambda _: None) -> View:
+    def compute(self, settings: Settings, at_once: Callable[[Seen], None] = lambda _: None) -> View:
         """Send one picture through edge and cloud and return all that is shown for it; `at_once` gets what there is to see."""
         from dataclasses import replace
 
@@ -402,12 +402,13 @@ class Explorer:
             settings = replace(settings, codec=pipeline.codecs[0])
         self._set(lambda: self.controls.offer_codecs(pipeline.codecs, settings.codec))
         split = self.sources[settings.source].split
-        sent = pipeline.send(settings, split.images[settings.index])
-        at_once(sent)
-        return pipeline.read(sent, int(split.labels[settings.index]))
+        sent = pipeline.send(settings, split.images[settings.index], int(split.labels[settings.index]))
+        at_once(sent.seen)
+        return pipeline.read(sent)
 
-    def _draw(self, seen: Sent | View) -> None:
-        self.controls.show_pictures(seen.images())
+    def _draw(self, seen: Seen) -> None:
+        captions = markup.captions(seen, self.controls.gain.value, self._note(seen))
+        self.controls.show_pictures(seen.images(), captions)
 
     def show(self, view: View, drawn: bool = False) -> None:
         """Bring a view to the screen, where its pictures may be `drawn` already."""
@@ -420,25 +421,23 @@ class Explorer:
                 continue  # of a picture that is at the edge already
             self._spent.setdefault(key, deque(maxlen=15)).append(value)
         spent = {key: statistics.median(values) for key, values in self._spent.items()}
-        self.controls.show_view(view, self._note(view), markup.readout(view, spent, self._serial))
+        self.controls.readout.value = markup.readout(view, spent, self._serial)
         self.helper.mark(view.settings)
         if self.error is not None and not self._told:
             self.say("")
         self.error, self._told = None, False
 
-    def _note(self, view: View) -> str:
-        attack = self._pipelines[view.settings.pair, view.settings.variant].attacks.get(
-            (view.settings.codec, view.settings.quality)
-        )
-        if attack is None or view.guess is None:
+    def _note(self, seen: Seen) -> str:
+        settings = seen.settings
+        attack = self._pipelines[settings.pair, settings.variant].attacks.get((settings.codec, settings.quality))
+        if attack is None or seen.guess is None:
             return "press “train an attacker”"
         learnt = f"{attack.pairs:,} pairs,<br>strength {attack.strength:g}, {attack.passes:,} passes"
-        return f"{view.guess_psnr:.1f} dB; learnt: {learnt}"
+        return f"{seen.guess_psnr:.1f} dB; learnt: {learnt}"
 
     def _redraw(self) -> None:
         if self.view is not None and not self._quiet:
             self._draw(self.view)
-            self.controls.show_view(self.view, self._note(self.view), "")
 
     # --- what is said --------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
 
 from . import markup, pins
 
@@ -15,8 +14,7 @@ __all__ = ["Controls"]
 SIDE = 192  # of a picture on the screen at the zoom `fit`, about; smaller ones fit by explore.css
 ZOOMS = {"fit": 0, "1×": 1, "2×": 2, "3×": 3, "4×": 4, "6×": 6, "8×": 8, "12×": 12, "16×": 16}
 NAMED = ["source", "show", "index", "random", "upload", "folder", "strength", "codec", "quality", "pair", "variant"]
-NAMED += ["gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves", "readout"]
-OVER = ("protected", "cloud", "attacker")  # pictures with the original beneath
+NAMED += ["cards", "gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves", "readout"]
 
 
 def _described(kind: Any, width: str, label: str, *args: Any, **options: Any) -> Any:
@@ -129,30 +127,14 @@ class Controls:
 
     def _make_places(self) -> None:
         self.message = widgets.HTML(markup.message(""), layout=widgets.Layout(min_height="24px"))
-        self.pictures = {name: widgets.Image(value=pins.NOTHING, format="png") for name in markup.CARDS}
-        self.beneath = {name: widgets.Image(value=pins.NOTHING, format="png") for name in OVER}
-        self.captions = {name: widgets.HTML(markup.caption(name, "…")) for name in markup.CARDS}
-        self.stacks = {}
-        for name in markup.CARDS:
-            under = [self.beneath[name]] if name in OVER else []
-            self.stacks[name] = widgets.Box([*under, self.pictures[name]])
-            self.stacks[name].add_class("pmc2-stack")
-            if under:
-                self.pictures[name].add_class("pmc2-over")
-            self.captions[name].add_class("pmc2-caption")
-        cards = []
-        for name in markup.CARDS:
-            cards.append(widgets.VBox([self.stacks[name], self.captions[name]]))
-            cards[-1].add_class("pmc2-card")
-            cards[-1].add_class(f"pmc2-{name}")
-        self._card = dict(zip(markup.CARDS, cards, strict=True))
-        self.cards = widgets.HBox(cards, layout=widgets.Layout(flex_flow="row wrap"))
-        self.cards.add_class("pmc2-cards")
+        self.pictures: dict[str, bytes] = {}  # by card, as PNG
+        self.captions: dict[str, str] = {}
+        self.cards = widgets.HTML(markup.cards({}, {}))
         self.divided = widgets.HTML()
         self.readout = widgets.HTML(layout=widgets.Layout(min_height="250px"))
         self.pinned = widgets.HBox([], layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px", overflow="visible"))
         self.curves_said = widgets.HTML(layout=widgets.Layout(min_height="24px"))
-        self.curve, self.marker = widgets.Image(value=pins.NOTHING, format="png"), widgets.HTML()
+        self.curve, self.marker = widgets.Image(format="png"), widgets.HTML()
         self.curves = widgets.Box(
             [self.curve, self.marker, self.divided], layout=widgets.Layout(max_width="1100px", display="none")
         )
@@ -224,49 +206,26 @@ class Controls:
 
     # --- what is shown -------------------------------------------------------------------------------------------------------
 
-    def draw(self, name: str, image: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        """Show bytes H x W x 3 on a card, each pixel a square."""
-        self._fit(image.shape[1], image.shape[0])
-        data = pins.png(image)
-        self.pictures[name].value = data
-        if name == "original":
-            for other in ("protected", "cloud"):
-                self.beneath[other].value = data
-
-    def _fit(self, width: int, height: int) -> None:
-        if (size := (width, height, self.zoom.value)) != self._shown_size:
-            self._shown_size = size
-            self.divide()
-
-    def show_pictures(self, images: dict[str, Any]) -> None:
-        """Show pictures by their card (3 x H x W in [0, 1]) and what the protection changed; a guess where there is one."""
+    def show_pictures(self, images: dict[str, Any], captions: dict[str, str]) -> None:
+        """Show pictures by their card (3 x H x W in [0, 1]), each pixel a square, and what the protection changed."""
         from ..plots import residual
 
-        changes = residual(images["original"], images["protected"], self.gain.value)
-        for name, image in {**images, "residual": changes}.items():
-            self.draw(name, pins.pixels(image))
-        if "attacker" in images:
-            self.beneath["attacker"].value = self.pictures["original"].value
-        else:
-            self.pictures["attacker"].value = self.beneath["attacker"].value = pins.NOTHING
-
-    def show_view(self, view: Any, guessed: str, readout: str) -> None:
-        """Show what is said of a view: captions and, where given, the figures below them."""
-        gain = self.gain.value
-        self.captions["original"].value = markup.caption("original", f"what a person sees:<br>{markup.escape(view.label)}")
-        self.captions["protected"].value = markup.caption("protected", f"before coding<br>SSIM {view.ssim:.3f}")
-        self.captions["cloud"].value = markup.caption("cloud", f"{markup.escape(view.codec)}<br>{view.s2_bytes:,} bytes")
-        self.captions["residual"].value = markup.caption("residual", f"protected − original<br>times {gain:g}, grey is equal")
-        self.captions["attacker"].value = markup.caption("attacker", guessed)
-        if readout:
-            self.readout.value = readout
+        if "protected" in images:
+            images = {**images, "residual": residual(images["original"], images["protected"], self.gain.value)}
+        self.pictures = {name: pins.png(pins.pixels(image)) for name, image in images.items()}
+        self.captions = captions
+        height, width = images["original"].shape[-2:]
+        if (size := (int(width), int(height), self.zoom.value)) != self._shown_size:
+            self._shown_size = size
+            self.divide()
+        self.cards.value = markup.cards(self.pictures, captions)
 
     def divide(self) -> None:
         """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""
         share = 100 * self.divider.value
         place = f"position: absolute; top: 0; bottom: 0; left: {share:g}%"
         drawn = f"content: ''; {place}; border-left: 1px solid #fff; mix-blend-mode: difference"
-        line = f" .pmc2-explore .pmc2-stack:has(.pmc2-over)::after {{ {drawn} }}"
+        line = f" .pmc2-explore .pmc2-both::after {{ {drawn} }}"
         width, height, zoom = self._shown_size
         factor = zoom or (max(1, SIDE // max(width, height)) if max(width, height) > 32 else "var(--fit)")
         size = f".pmc2-explore .pmc2-cards {{ --w: {width}; --h: {height}; --zoom: {factor} }} "

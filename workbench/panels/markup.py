@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Sequence
 from html import escape
@@ -16,7 +17,8 @@ __all__ = [
     "GRADED",
     "NAMING",
     "STYLE",
-    "caption",
+    "captions",
+    "cards",
     "curves_marker",
     "escape",
     "message",
@@ -34,6 +36,7 @@ CARDS = {
     "residual": "residual",
     "attacker": "an attacker's guess",
 }
+OVER = ("protected", "cloud", "attacker")  # cards with the original beneath
 COMPONENTS = {
     "client_compression": "phone: JPEG",
     "generator": "edge: generator",
@@ -61,9 +64,35 @@ DROP = (
 )
 
 
-def caption(name: str, text: str) -> str:
-    """Return a card's heading with two lines below it."""
-    return f'<div class="pmc2-text"><b>{CARDS[name]}</b><br><span class="soft">{text}</span></div>'
+def captions(seen: Any, gain: float, guessed: str) -> dict[str, str]:
+    """Return by card two lines of what there is to see."""
+    return {
+        "original": f"what a person sees:<br>{escape(seen.label)}",
+        "protected": f"before coding<br>SSIM {seen.ssim:.3f}",
+        "cloud": f"{escape(seen.codec)}<br>{seen.s2_bytes:,} bytes",
+        "residual": f"protected − original<br>times {gain:g}, grey is equal",
+        "attacker": guessed,
+    }
+
+
+def cards(pictures: dict[str, bytes], said: dict[str, str]) -> str:
+    """Return the cards: each with its picture (a PNG; none where there is nothing to see), two lines and, some, the original.
+
+    All in one text: a widget for each would be a message for each, and those cost more than what is in them.
+    """
+    urls = {name: f"data:image/png;base64,{base64.b64encode(data).decode()}" for name, data in pictures.items()}
+    figures = [_card(name, urls.get(name, ""), said.get(name, "…"), name in OVER) for name in CARDS]
+    return f'<div class="pmc2-shelf" style="--original: url({urls.get("original", "")})">{"".join(figures)}</div>'
+
+
+def _card(name: str, url: str, text: str, over: bool) -> str:
+    both, kind = (" pmc2-both", ' class="pmc2-over"') if over and url else ("", "")
+    picture = f'<img{kind} alt="{CARDS[name]}" src="{url}">' if url else ""
+    caption = f'<b>{CARDS[name]}</b><br><span class="soft">{text}</span>'
+    return (
+        f'<figure class="pmc2-card pmc2-{name}"><div class="pmc2-stack{both}">{picture}</div>'
+        f'<figcaption class="pmc2-caption pmc2-text">{caption}</figcaption></figure>'
+    )
 
 
 def message(text: str, bad: bool = False, more: str = "") -> str:

@@ -16,18 +16,11 @@ from PIL import Image
 from ..storage import replacing, write_json
 from .settings import Settings
 
-__all__ = ["KINDS", "NOTHING", "Pin", "download", "export", "pixels", "png", "system_text", "write_pictures"]
+__all__ = ["KINDS", "Pin", "download", "export", "pixels", "png", "system_text", "write_pictures"]
 
 KINDS = ("figure (PNG)", "figure (SVG)", "pictures (PNG)", "settings (JSON)")
 SHOWN = ("original", "protected", "cloud")
 TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/json"}
-
-
-def _nothing() -> bytes:
-    """Return a picture of one transparent pixel."""
-    buffer = io.BytesIO()
-    Image.new("RGBA", (1, 1)).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -43,9 +36,6 @@ def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-NOTHING = _nothing()
 
 
 class Pin:

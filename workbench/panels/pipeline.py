@@ -37,12 +37,11 @@ CHUNK = 32  # of them at once, so that the hand never waits
 Top = list[tuple[str, float]]
 
 
-@dataclass(frozen=True, repr=False)
-class View:
-    """All that is shown of one picture: images 3 x H x W in [0, 1], top classes as (name, probability), figures.
+@dataclass(frozen=True, repr=False, kw_only=True)
+class Seen:
+    """What there is to see of one picture before anything is recognised: images 3 x H x W in [0, 1], and what they cost.
 
-    `code_bits` is the information in the payload, which the coder rounds up and the container adds its header and tag to;
-    `guess` is an attacker's, where one has learnt; `milliseconds` by component.
+    `guess` is an attacker's, where one has learnt.
     """
 
     settings: Settings
@@ -50,15 +49,10 @@ class View:
     protected: Tensor
     cloud: Tensor
     label: str
-    target: Top
-    auxiliary: Top
-    on_original: Top
     ssim: float
     s1_bytes: int
     s2_bytes: int
-    code_bits: float
     codec: str
-    milliseconds: dict[str, float]
     guess: Tensor | None = None
     guess_psnr: float = 0.0
     new: bool = True  # whether phone and generator saw this picture just now
@@ -67,6 +61,20 @@ class View:
         """Return the pictures by their card."""
         found = {"original": self.original, "protected": self.protected, "cloud": self.cloud}
         return found | ({} if self.guess is None else {"attacker": self.guess})
+
+
+@dataclass(frozen=True, repr=False, kw_only=True)
+class View(Seen):
+    """All that is shown of one picture: what there is to see, top classes as (name, probability), milliseconds by component.
+
+    `code_bits` is the information in the payload, which the coder rounds up and the container adds its header and tag to.
+    """
+
+    target: Top
+    auxiliary: Top
+    on_original: Top
+    code_bits: float
+    milliseconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -102,22 +110,13 @@ class _Captured:
 
 @dataclass(frozen=True, repr=False)
 class Sent:
-    """One picture on its way, each N x 3 x H x W of one: protected, at the cloud, an attacker's guess; not yet recognised."""
+    """One picture at the cloud, not yet recognised."""
 
-    settings: Settings
+    seen: Seen
     found: _Captured
-    protected: Tensor
-    cloud: Tensor
-    guess: Tensor | None
     payload: bytes
     codec: Codec
     clock: Stopwatch
-    new: bool
-
-    def images(self) -> dict[str, Tensor]:
-        """Return the pictures by their card, 3 x H x W in [0, 1]."""
-        found = {"original": self.found.original[0], "protected": self.protected[0], "cloud": self.cloud[0]}
-        return found | ({} if self.guess is None else {"attacker": self.guess[0]})
 
 
 class Pipeline:
@@ -151,9 +150,9 @@ class Pipeline:
 
     def compute(self, settings: Settings, image: Tensor, label: int) -> View:
         """Send one picture (uint8, 3 x H x W) through the system."""
-        return self.read(self.send(settings, image), label)
+        return self.read(self.send(settings, image, label))
 
-    def send(self, settings: Settings, image: Tensor) -> Sent:
+    def send(self, settings: Settings, image: Tensor, label: int) -> Sent:
         """Send one picture (uint8, 3 x H x W) to the cloud: all that there is to see."""
         before, found = self._captured, self._capture(settings, image)
         clock = Stopwatch()
@@ -163,40 +162,38 @@ class Pipeline:
             with clock("compression"):
                 payload = codec.encode(protected)
             cloud = Cloud(codec, self.pair.target).decode(payload, clock)
-            guess = self._guess(settings, cloud)
-        return Sent(settings, found, protected, cloud, guess, payload, codec, clock, self._captured is not before)
+            attack = self.attacks.get((settings.codec, settings.quality))
+            guess = None if attack is None else attack.guess(cloud)
+            seen = Seen(
+                settings=settings,
+                original=found.original[0],
+                protected=protected[0],
+                cloud=cloud[0],
+                label=self.classes[label] if 0 <= label < len(self.classes) else "unknown",
+                ssim=float(metrics.ssim(found.original, protected)),
+                s1_bytes=found.s1,
+                s2_bytes=len(payload),
+                codec=describe(codec),
+                guess=None if guess is None else guess[0],
+                guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
+                new=self._captured is not before,
+            )
+        return Sent(seen, found, payload, codec, clock)
 
-    def read(self, sent: Sent, label: int) -> View:
+    def read(self, sent: Sent) -> View:
         """Return what is recognised in a picture that was sent, and what it costs."""
-        found, codec, clock = sent.found, sent.codec, sent.clock
-        with torch.inference_mode():
-            with clock("classifier"):
-                target = self._top(self.pair.target, sent.cloud)
-            similarity = float(metrics.ssim(found.original, sent.protected))
+        clock, cloud = sent.clock, sent.seen.cloud[None]
+        with clock("classifier"):
+            target = self._top(self.pair.target, cloud)
         spent = {key: clock.milliseconds[key] or 0.0 for key in ("compression", "decompression", "classifier")}
         return View(
-            sent.settings,
-            found.original[0],
-            sent.protected[0],
-            sent.cloud[0],
-            self.classes[label] if 0 <= label < len(self.classes) else "unknown",
-            target,
-            self._top(self.pair.auxiliary, sent.cloud),
-            found.on_original,
-            similarity,
-            found.s1,
-            len(sent.payload),
-            8 * sum(codec.sizes(sent.payload)),
-            describe(codec),
-            {**found.milliseconds, **spent},
-            None if sent.guess is None else sent.guess[0],
-            0.0 if sent.guess is None else float(metrics.psnr(found.original, sent.guess)),
-            sent.new,
+            **vars(sent.seen),
+            target=target,
+            auxiliary=self._top(self.pair.auxiliary, cloud),
+            on_original=sent.found.on_original,
+            code_bits=8 * sum(sent.codec.sizes(sent.payload)),
+            milliseconds={**sent.found.milliseconds, **spent},
         )
-
-    def _guess(self, settings: Settings, cloud: Tensor) -> Tensor | None:
-        attack = self.attacks.get((settings.codec, settings.quality))
-        return None if attack is None else attack.guess(cloud)
 
     def _capture(self, settings: Settings, image: Tensor) -> _Captured:
         key = (settings.source, settings.index, hash(image.numpy().tobytes()))  # other pictures may come under the same name
