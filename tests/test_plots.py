@@ -79,7 +79,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "rate_accuracy": lambda: plots.rate_accuracy(
         {"JPEG 4:4:4": CURVE}, {"neural": CURVE[0], "png": CURVE[1]}, wilson(9, 10), 10, "a title"
     ),
-    "components": lambda: plots.components({"PMC²": PARTS, "PP": PARTS}, "ms an image", "a title"),
+    "components": lambda: plots.components(
+        {"PMC²": PARTS, "PP": PARTS}, {"PMC²": mean([53.0, 55.0]), "PP": mean([54.0, 54.5])}, "ms an image", "a title"
+    ),
     "links": lambda: plots.links({"PMC²": {"LAN": mean([1.0, 2.0]), "LTE": mean([9.0, 9.5])}}, "a title"),
     "energy_bars": lambda: plots.energy_bars(ENERGY, {"PP": 62.9, "PMC²": 5.1}, "a title", "paper: a meter"),
     "energy_bars without the paper": lambda: plots.energy_bars(ENERGY, {}, "a title", ""),
@@ -98,7 +100,9 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "attack_pairs": lambda: plots.attack_pairs(PAIRS, CONTROL, LEVELS, "a title"),
     "pareto": lambda: plots.pareto([{**row, "variant": name} for row in RATES for name in ("", "private")], "a title"),
     "pareto of one point": lambda: plots.pareto(RATES[:1], "a title"),
-    "gallery of guesses": lambda: plots.reconstructions(PICTURES, {"inversion": PICTURES.flip(0), "a second": PICTURES / 2}, 2),
+    "gallery of guesses": lambda: plots.reconstructions(
+        PICTURES, {"inversion": PICTURES.flip(0), "a second": PICTURES / 2}, "a title", 2
+    ),
     "gallery": lambda: plots.gallery({"original": PICTURES, "protected": PICTURES[:2]}, ["a", "b", "c", "d"]),
     "gallery of one": lambda: plots.gallery({"original": PICTURES[:1]}),
 }
@@ -317,7 +321,7 @@ def test_names_beside_points_cover_neither_points_nor_each_other() -> None:
 def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_the_right() -> None:
     wrong = torch.tensor([0.3, 0.0, 0.1, 0.2])[:, None, None, None]
     images = PICTURES / 2
-    figure = plots.reconstructions(images, {"inversion": images + wrong}, 2)
+    figure = plots.reconstructions(images, {"inversion": images + wrong}, "digits, n = 4", 2)
     best, worst = figure.axes
     for axis, order in ((best, (1, 2)), (worst, (3, 0))):
         shown = np.asarray(axis.get_images()[0].get_array()) / 255
@@ -329,4 +333,14 @@ def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_t
     assert [label.get_text() for label in worst.get_xticklabels()] == ["14.0", "10.5"]
     assert [label.get_text() for label in best.get_yticklabels()] == ["original", "inversion"]
     assert (best.get_title(), worst.get_title()) == ("best 2", "worst 2")
-    assert plots.reconstructions(images, {"one": images}, 9).axes[0].get_title() == "best 4"
+    assert figure.get_suptitle() == "digits, n = 4: PSNR (dB) below"
+    assert plots.reconstructions(images, {"one": images}, "", 9).axes[0].get_title() == "best 4"
+
+
+def test_the_whole_stands_at_the_end_of_its_components_with_its_interval() -> None:
+    whole = Estimate(60.0, 58.0, 63.0, 9)
+    axis = plots.components({"PMC²": PARTS}, {"PMC²": whole}, "ms an image", "a title").axes[0]
+    ends = axis.collections[0].get_segments()[0][:, 0]
+    np.testing.assert_allclose(ends, [58.0, 63.0])
+    assert [text.get_text() for text in axis.texts] == ["60.00 [58.00, 63.00]"]
+    assert axis.texts[0].xy[0] == 63.0, "beyond the bar and its interval"

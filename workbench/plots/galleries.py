@@ -41,7 +41,7 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def reconstructions(images: Tensor, guesses: dict[str, Tensor], each: int = 5) -> Figure:
+def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
     """Draw for each attacker his best and his worst guesses by PSNR, the originals above them, the PSNR (dB) below.
 
     `images` are the N x 3 x H x W originals in [0, 1]; `guesses` are as many, by the attacker's name.
@@ -56,6 +56,7 @@ def reconstructions(images: Tensor, guesses: dict[str, Tensor], each: int = 5) -
         line[1].set_yticks([])
     axes[0, 0].set_title(f"best {each}")
     axes[0, 1].set_title(f"worst {each}")
+    figure.suptitle(f"{title}: PSNR (dB) below")
     return figure
 
 

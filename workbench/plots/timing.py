@@ -25,8 +25,8 @@ COMPONENT_TITLES = {
 _COMPONENT_COLOURS = ("#9A9A9A", "#5A5A5A", "#D55E00", "#F0A35E", "#F7D5B5", "#CC79A7", "#0072B2", "#56B4E9", "#BFE0F5")
 
 
-def components(parts: dict[str, dict[str, Estimate]], axis_title: str, title: str) -> Figure:
-    """Draw for each arrangement its nine components (ms an image) as one stacked bar."""
+def components(parts: dict[str, dict[str, Estimate]], whole: dict[str, Estimate], axis_title: str, title: str) -> Figure:
+    """Draw for each arrangement its nine components (ms an image) as one stacked bar, and the `whole` with its interval."""
     figure, axis = subplots(figsize=(9.4, 1.5 + 0.5 * len(parts)))
     names = list(parts)
     left = np.zeros(len(names))
@@ -34,9 +34,13 @@ def components(parts: dict[str, dict[str, Estimate]], axis_title: str, title: st
         values = np.array([parts[name][key].value for name in names])
         axis.barh(names, values, left=left, height=0.62, color=colour, label=text, edgecolor="white", linewidth=0.5)
         left += values
-    for row, total in enumerate(left):
-        axis.annotate(f"{total:.2f}", (total, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axis.set(xlabel=axis_title, ylabel="arrangement", xlim=(0, 1.1 * left.max()))
+    for row, name in enumerate(names):
+        found = whole[name]
+        reach = [[found.value - found.low], [found.high - found.value]]
+        axis.errorbar(found.value, row, xerr=reach, fmt="none", ecolor="black", elinewidth=0.8, capsize=3)
+        said, place = f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]", (max(found.high, left[row]), row)
+        axis.annotate(said, place, (5, 0), textcoords="offset points", va="center", fontsize=9)
+    axis.set(xlabel=axis_title, ylabel="arrangement", xlim=(0, 1.5 * max(each.high for each in whole.values())))
     axis.invert_yaxis()
     axis.set_axisbelow(True)
     axis.grid(axis="y", visible=False)
