@@ -189,6 +189,21 @@ def test_the_divider_uncovers_the_original_beneath_without_a_new_picture(explore
     assert beneath in explorer.controls.cards.value
 
 
+def widgets_in(widget: Any) -> list[Any]:
+    return [widget, *(each for child in getattr(widget, "children", ()) for each in widgets_in(child))]
+
+
+def test_a_view_is_two_messages_its_pictures_first(explorer: Explorer) -> None:
+    assert explorer.rest()
+    told: list[Any] = []
+    for widget in widgets_in(explorer.widget):
+        widget.observe(lambda change: told.append(change["owner"]), widget.keys)
+    explorer.controls.strength.value = 0.4
+    assert explorer.wait()
+    controls = explorer.controls
+    assert told == [controls.strength, controls.cards, controls.readout]
+
+
 def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, digits: Dataset) -> None:
     view = explorer.compute(Settings(DIGITS, 3, 0.5, "jpeg", 70, PAIR))
     original = digits.test.images[3:4].float() / 255
