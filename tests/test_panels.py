@@ -6,6 +6,7 @@ import base64
 import gc
 import io
 import json
+import re
 import shlex
 import struct
 import threading
@@ -65,11 +66,22 @@ def folder(tmp_path: Path) -> Path:
 
 
 def shown(explorer: Explorer) -> dict[str, bytes]:
-    return {name: explorer.controls.pictures[name] for name in NAMES}
+    return {name: picture(explorer, name) for name in NAMES}
+
+
+def card(explorer: Explorer, name: str) -> str:
+    """A card's markup."""
+    return str(explorer.controls.cards.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
+
+
+def picture(explorer: Explorer, name: str) -> bytes:
+    found = re.search('src="data:image/png;base64,([^"]+)"', card(explorer, name))
+    assert found is not None
+    return base64.b64decode(found[1])
 
 
 def caption(explorer: Explorer, name: str) -> str:
-    return explorer.controls.captions[name]
+    return card(explorer, name).partition('<span class="soft">')[2].partition("</span>")[0]
 
 
 def pixels(picture: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -573,11 +585,11 @@ def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
     explorer.controls.attack.click()
     assert explorer.rest()
     assert "dB; learnt: 64 pairs" in caption(explorer, "attacker")
-    first = pixels(explorer.controls.pictures["attacker"])
+    first = pixels(picture(explorer, "attacker"))
     assert first.shape == (32, 32, 3)
     explorer.controls.index.value = 3
     assert explorer.wait()
-    assert not np.array_equal(first, pixels(explorer.controls.pictures["attacker"]))
+    assert not np.array_equal(first, pixels(picture(explorer, "attacker")))
     explorer.controls.codec.value = "neural"
     assert explorer.wait()
     assert "train an attacker" in caption(explorer, "attacker"), "of what another codec leaves it knows nothing"

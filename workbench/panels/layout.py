@@ -127,8 +127,6 @@ class Controls:
 
     def _make_places(self) -> None:
         self.message = widgets.HTML(markup.message(""), layout=widgets.Layout(min_height="24px"))
-        self.pictures: dict[str, bytes] = {}  # by card, as PNG
-        self.captions: dict[str, str] = {}
         self.cards = widgets.HTML(markup.cards({}, {}))
         self.divided = widgets.HTML()
         self.readout = widgets.HTML(layout=widgets.Layout(min_height="250px"))
@@ -212,13 +210,11 @@ class Controls:
 
         if "protected" in images:
             images = {**images, "residual": residual(images["original"], images["protected"], self.gain.value)}
-        self.pictures = {name: pins.png(pins.pixels(image)) for name, image in images.items()}
-        self.captions = captions
         height, width = images["original"].shape[-2:]
         if (size := (int(width), int(height), self.zoom.value)) != self._shown_size:
             self._shown_size = size
             self.divide()
-        self.cards.value = markup.cards(self.pictures, captions)
+        self.cards.value = markup.cards({name: pins.png(pins.pixels(each)) for name, each in images.items()}, captions)
 
     def divide(self) -> None:
         """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""
