@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError
 from workbench.pictures import to_float
 from workbench.system import System
+
+from .conftest import LOOPBACK, keygen, public
+from .faults import serving
 
 Planned = Callable[..., Path]
 
@@ -165,3 +169,39 @@ def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(pla
     with at(planned(cloud='address = "cloud.example:8444"\n')) as made:
         made._certificates()
         assert (made.plan.certs / "edge.pem").read_bytes() != before
+
+
+def test_ctrl_c_while_files_are_sent_ends_the_launch_at_once(planned: Planned, own_home: Path, tmp_path: Path) -> None:
+    key = keygen(tmp_path / "key")
+    stuck, gate, stopped = threading.Event(), threading.Event(), threading.Event()
+    pressed: list[float] = []
+
+    def spoil(data: bytes) -> bytes:
+        if len(data) > 1000 and not stopped.is_set():
+            stuck.set()
+            gate.wait(60)
+        return data
+
+    def interrupt() -> None:
+        assert stuck.wait(60)
+        pressed.append(time.monotonic())
+        stopped.set()  # what takes away what was begun goes through
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with serving(key, own_home, spoil) as link:
+        name = f"{LOOPBACK}:{link.port}"
+        (own_home / "known_hosts").write_text(f"[{LOOPBACK}]:{link.port} {public(key)}\n")
+        config = own_home / "config"
+        config.write_text(f"UserKnownHostsFile {own_home / 'known_hosts'}\nIdentityFile {key}\nIdentitiesOnly yes\n")
+        path = planned()
+        path.write_text(path.read_text().replace('host = "local"', f'host = "{name}"', 1))
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with Deployed(Deployment.read(path), config) as made:
+            with pytest.raises(KeyboardInterrupt):
+                made.launch()
+            took = time.monotonic() - pressed[0]
+            gate.set()
+            thread.join(10)
+            made.stop(purge=True)
+    assert took < 30
