@@ -30,7 +30,7 @@ from .weights import Pair
 
 from compressai.layers import GDN  # isort: skip  (after models, which makes torchvision importable)
 
-__all__ = ["PRECISIONS", "prepare", "prepare_pair"]
+__all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
 
 Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -75,6 +75,13 @@ def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision
         auxiliary=prepare(pair.auxiliary, device, precision),
         generator=prepare(pair.generator, device, precision),
         compressor=None if pair.compressor is None else prepare(pair.compressor, device, precision),
+    )
+
+
+def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
+    """Return whether a device has bfloat16 that is faster than 32 bits."""
+    return torch.device(device).type != "cpu" or any(
+        torch.cpu.get_capabilities().get(each) for each in ("avx512_bf16", "amx_bf16")
     )
 
 

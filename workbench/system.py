@@ -221,10 +221,14 @@ class System:
         classifier: Classifier,
         client: Client | None = None,
         device: str | torch.device = "cpu",
+        precision: str = "float32",
     ) -> System:
-        """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud."""
+        """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud.
+
+        Generator and classifier compute in `precision` (see `inference`).
+        """
         codec = codec.to(device)
-        generator, classifier = prepare(generator, device), prepare(classifier, device)
+        generator, classifier = prepare(generator, device, precision), prepare(classifier, device, precision)
         return cls(client or Client(), Edge(generator, codec, device), Cloud(codec, classifier, device))
 
     @classmethod
@@ -235,12 +239,15 @@ class System:
         auxiliary: str = "vgg13_bn",
         codec: str = "neural",
         device: str | torch.device = "cpu",
+        precision: str = "float32",
         **options: Any,
     ) -> System:
         """Join PMC² from the weights of a pair, found by name; `options` go to the codec. Raises WeightsError."""
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
-        pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor))
-        return cls.in_process(pair.generator, codec_for(pair, codec, **options), pair.target, device=device)
+        pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
+        return cls.in_process(
+            pair.generator, codec_for(pair, codec, **options), pair.target, device=device, precision=precision
+        )
 
     @classmethod
     def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import random
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from workbench.codecs import Png
@@ -20,7 +23,7 @@ from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
-from workbench.services.batching import Batcher, Job, Lanes
+from workbench.services.batching import TASKS, Batcher, Job, Lanes
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
@@ -402,6 +405,26 @@ def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: Lanes, work: str, ki
         assert joined.batcher.accepted == 0
 
     asyncio.run(main())
+
+
+def placed(count: int, threads: int) -> list[set[int]]:
+    """Return the cores to which each thread keeps that lanes start with."""
+    others = set(TASKS.iterdir())
+    lanes = Lanes(count, threads)
+    lanes.warm(lambda: torch.zeros(threads << 15).add_(1))
+    found = [os.sched_getaffinity(int(each.name)) for each in set(TASKS.iterdir()) - others]
+    lanes.close()
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are told their cores on Linux alone")
+def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
+    cores = os.sched_getaffinity(0)
+    found = placed(1, len(cores))
+    assert sorted(found, key=min) == [{core} for core in sorted(cores)]
+    assert os.sched_getaffinity(0) == cores, "what is no lane goes where there is room"
+    for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
+        assert all(each == cores for each in placed(count, threads))
 
 
 def test_lanes_compute_side_by_side() -> None:

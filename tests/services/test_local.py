@@ -74,6 +74,20 @@ def test_labels_are_those_of_the_weights_in_this_process(local: Local, edge: Run
     assert answer.s1_bytes == expected.s1_bytes
 
 
+def test_edge_and_cloud_may_differ_in_precision_and_each_answers_as_it_does_in_process(local: Local, digits: Dataset) -> None:
+    images = to_float(digits.test.images[:32])
+    narrow, wide = (System.load("digits", TARGET, AUXILIARY, precision=each) for each in ("bfloat16", "float32"))
+    files = narrow.client.capture(images) if narrow.client is not None else []
+    payload = narrow.edge.protect(narrow.edge.receive(files, 32))
+    assert not torch.equal(narrow.edge.perturb(images), wide.edge.perturb(images))
+    cloud = local.start("cloud", *PAIR, *ONE, ready=False)
+    edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, "--precision", "bfloat16", ready=False)
+    local.await_ready(edge)
+    for batch in (1, 7, 32):
+        with Client(edge.url, certs=local.certs, batch=batch) as client:
+            torch.testing.assert_close(client.recognise(images).scores, wide.cloud.recognise(payload), rtol=1e-4, atol=1e-5)
+
+
 def test_a_service_says_its_port_and_logs_a_line_a_request(local: Local, edge: Running, digits: Dataset) -> None:
     assert port_file(edge).read_text() == f"{edge.port}\n"
     with Client(edge.url, certs=local.certs) as client:

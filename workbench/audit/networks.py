@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..inference import computes_in_16_bits
 from ..models import UNet, channels_last, in_parts
 
 __all__ = ["Critic", "Decoder", "Reader", "inverter", "learn", "run"]
@@ -169,11 +170,6 @@ def learn(
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Compute in 16 bits where the device does."""
     return torch.autocast(device.type, torch.bfloat16) if computes_in_16_bits(device) else contextlib.nullcontext()
-
-
-def computes_in_16_bits(device: torch.device) -> bool:
-    """Return whether a device has bfloat16 that is faster than 32 bits."""
-    return device.type != "cpu" or any(torch.cpu.get_capabilities().get(each) for each in ("avx512_bf16", "amx_bf16"))
 
 
 def run(network: Callable[..., Tensor], device: torch.device, *inputs: Tensor) -> Tensor:

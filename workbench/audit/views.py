@@ -25,12 +25,11 @@ from torch.nn import functional as F
 from ..codecs import CompressAI, Neural
 from ..data import Dataset
 from ..errors import DataError, unknown
-from ..inference import prepare_pair
+from ..inference import computes_in_16_bits, prepare_pair
 from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
 from ..pictures import to_float, to_uint8
 from ..system import Client, Cloud, Edge, codec_for
 from ..weights import Pair
-from .networks import computes_in_16_bits
 
 __all__ = ["SOURCES", "VIEWS", "Observed", "Pairs", "Tap", "pairs_of"]
 

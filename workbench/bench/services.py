@@ -45,7 +45,8 @@ from .load import PERCENTS, Load, closed_loop, open_loop
 __all__ = ["bench_services"]
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128)
-SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, in the open loop
+FEW = 10.0  # images a second, in the open loop: each comes to services at rest
+SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, thereafter
 SOAK = 0.7
 SIZES = {1: 96, 8: 16, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
 DIRECT = 256  # images at a time
@@ -166,10 +167,11 @@ def bench_services(
     assert system.client is not None
     files = system.client.capture(images)
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
-    options = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--codec", stage.codec, "--quiet", *data)
-    result: dict[str, Any] = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "n": len(images)}
-    result |= {"seconds": seconds, "rounds": rounds, "client_quality": system.client.jpeg.quality, **provenance()}
-    bar = tqdm(total=4 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
+    named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
+    options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
+    result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
+    result |= {"client_quality": system.client.jpeg.quality, **provenance()}
+    bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
     with bar, Site(options, stage.target, files, labels) as site:
         before = site.usage()
         bar.update()
@@ -182,9 +184,9 @@ def bench_services(
             result["ladder"].append(site.load(closed_loop, clients, seconds).as_dict())
             bar.update()
         result["open"] = []
-        for share in SHARES:
-            found = site.load(open_loop, share * top, seconds)
-            result["open"].append({"share_of_saturation": share, **found.as_dict()})
+        for rate in (FEW, *(share * top for share in SHARES)):
+            found = site.load(open_loop, rate, seconds)
+            result["open"].append({"share_of_saturation": rate / top, **found.as_dict()})
             bar.update()
         result["usage"] = {"before": before, "after": site.usage()}
         if soak_s:

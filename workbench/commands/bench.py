@@ -31,6 +31,12 @@ def add(commands: Commands) -> None:
     made.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
     made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
     made.add_argument("--soak", type=float, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)")
+    made.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="of services: in which all sides compute (float32)",
+    )
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -48,8 +54,10 @@ def services(options: argparse.Namespace) -> int:
     from ..system import System
 
     dataset = read_dataset(options)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary)
-    system = System.load(dataset.family, options.target, options.auxiliary, device=pick_device(options.device))
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision)
+    system = System.load(
+        dataset.family, options.target, options.auxiliary, device=pick_device(options.device), precision=options.precision
+    )
     images = to_float(dataset.test.head(options.limit or 1024).images)
     named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
     result = bench_services(

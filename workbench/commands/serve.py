@@ -61,6 +61,12 @@ def add(commands: Commands) -> None:
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
     made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16"),
+        help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
+    )
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
     made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
@@ -163,6 +169,7 @@ def _agent(options: argparse.Namespace) -> Agent | None:
 def _service(options: argparse.Namespace) -> Service:
     """Load and warm what is served."""
     from ..data import load
+    from ..inference import computes_in_16_bits
     from ..services.batching import Lanes
     from ..services.stages import Stage, lanes_and_threads
 
@@ -170,7 +177,13 @@ def _service(options: argparse.Namespace) -> Service:
     device = pick_device(options.device)
     codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
     dataset = load(options.dataset, options.data_dir)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, codec, device)
+    stage = Stage(
+        dataset.family, dataset.classes, options.target, options.auxiliary, codec, device, precision=options.precision
+    )
+    if options.precision == "bfloat16" and not computes_in_16_bits(device):
+        logging.getLogger("workbench.services").warning(
+            "this processor has no bfloat16 of its own: it takes longer than float32"
+        )
     shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads))
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()

@@ -24,7 +24,7 @@ LANE_CORES = 8  # more threads than these make one batch hardly faster: further 
 
 @dataclass(frozen=True)
 class Stage:
-    """Which classes, pair, codec, device and size of images; what both ends of a payload must agree on."""
+    """Which classes, pair, codec, device and size of images; ends of a payload agree, but for device and precision."""
 
     family: str
     classes: tuple[str, ...]
@@ -33,6 +33,7 @@ class Stage:
     codec: str = "neural"
     device: str = "cpu"
     size: int = 32
+    precision: str = "float32"
 
 
 def edge_stage(stage: Stage) -> tuple[Edge, str, str]:
@@ -43,7 +44,8 @@ def edge_stage(stage: Stage) -> tuple[Edge, str, str]:
     if target is None:
         raise WeightsError(f"weights {name!r} do not say for which target they were trained: train them again")
     assert isinstance(network, PerturbationGenerator)
-    edge = Edge(prepare(network, stage.device), _codec(stage, {"generator": manifest.sha256, "target": target}), stage.device)
+    generator = prepare(network, stage.device, stage.precision)
+    edge = Edge(generator, _codec(stage, {"generator": manifest.sha256, "target": target}), stage.device)
     return edge, manifest.sha256, target
 
 
@@ -51,7 +53,8 @@ def cloud_stage(stage: Stage, remembered: int = REMEMBERED) -> tuple[Cloud, str]
     """Return a cloud, and the SHA-256 of its classifier's weights."""
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
-    cloud = Cloud(_codec(stage, {"target": manifest.sha256}), prepare(network, stage.device), stage.device, remembered)
+    classifier = prepare(network, stage.device, stage.precision)
+    cloud = Cloud(_codec(stage, {"target": manifest.sha256}), classifier, stage.device, remembered)
     return cloud, manifest.sha256
 
 
@@ -76,7 +79,7 @@ def _codec(stage: Stage, known: dict[str, str]) -> Codec:
     for role, sha in known.items():
         if manifest.depends.get(role, sha) != sha:
             raise WeightsError(f"weights {name!r} were trained with another {role} than is there: train them again")
-    options: dict[str, Any] = {"compressor": prepare(network), "identity": manifest.sha256}
+    options: dict[str, Any] = {"compressor": prepare(network, precision=stage.precision), "identity": manifest.sha256}
     return codec(stage.codec, **options, size=(stage.size, stage.size)).to(stage.device)
 
 

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from ..data import Split
 from ..errors import RunError, StorageError, UsageError, unknown
+from ..inference import computes_in_16_bits
 from ..models import channels_last
 from ..pictures import to_float
 from ..processes import interrupts
@@ -333,8 +334,7 @@ def _precision(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
     """Return in which numbers forward passes run: bfloat16 on a CUDA GPU, and where asked for on a CPU that has it."""
     if torch.cuda.is_available() and device != "cpu":
         return "bf16-mixed"
-    capable = any(torch.cpu.get_capabilities().get(name, False) for name in ("avx512_bf16", "amx_bf16"))
-    return "bf16-mixed" if half and capable else "32-true"
+    return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
 
 
 def _optimizer(objective: Objective, settings: Settings) -> torch.optim.Optimizer:
