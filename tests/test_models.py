@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -138,6 +141,49 @@ def test_every_weight_of_a_new_vgg_was_initialised() -> None:
     for key, value in classifier("vgg13_bn").state_dict().items():
         assert value.isfinite().all(), key
         assert value.abs().max() < 100, key
+
+
+SPARED = """
+import sys
+from workbench import inference, models, weights
+inference.prepare(models.build("generator"))
+named = {"torch._dynamo", "torch_geometric", "pandas", "scipy.stats", "sympy", "compressai.datasets", "compressai.transforms"}
+assert not named & set(sys.modules), named & set(sys.modules)
+import compressai, torch
+assert not hasattr(compressai, "datasets") and not hasattr(compressai, "transforms")
+import compressai.datasets, compressai.transforms.point, scipy.stats, torch._dynamo.utils, torch_geometric.transforms
+from compressai.entropy_models import GaussianConditional
+assert compressai.datasets.ImageFolder and torch_geometric.transforms.Center and torch._dynamo.utils.counters is not None
+assert abs(GaussianConditional(None)._standardized_quantile(0.5)) < 1e-9
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
+"""
+
+
+def test_what_the_networks_do_not_use_is_not_loaded_and_is_there_for_whoever_asks() -> None:
+    done = subprocess.run([sys.executable, "-c", SPARED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        *(("classifier", {"name": name, "num_classes": 7}) for name in models.CLASSIFIER_NAMES),
+        ("generator", {}),
+        ("compressor", {}),
+    ],
+)
+def test_a_network_that_is_built_to_be_loaded_draws_nothing_and_is_else_the_same(kind: str, spec: dict[str, Any]) -> None:
+    whole, before = build(kind, **spec), torch.get_rng_state()
+    with models.Unset():
+        bare = build(kind, **spec)
+    assert torch.equal(torch.get_rng_state(), before)
+    state = whole.state_dict()
+    assert {name: value.shape for name, value in bare.state_dict().items()} == {
+        name: value.shape for name, value in state.items()
+    }
+    bare.load_state_dict(state)
+    for (name, one), (_, other) in zip(bare.named_buffers(), whole.named_buffers(), strict=True):
+        assert torch.equal(one, other), name
 
 
 def test_an_unknown_classifier_is_refused_with_the_nearest_name() -> None:

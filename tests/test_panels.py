@@ -28,7 +28,7 @@ from workbench import plots
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs, markup
+from workbench.panels import Explorer, PairGrid, jobs, markup, pipeline
 from workbench.panels.explore import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
@@ -231,6 +231,32 @@ def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: 
     assert view.target[0] == (str(scores.argmax().item()), pytest.approx(scores.max().item(), abs=1e-4))
     assert sum(value for _, value in view.target) <= 1 + 1e-5
     assert 0 < view.code_bits <= 8 * view.s2_bytes
+
+
+def test_a_payload_that_came_before_is_neither_decoded_nor_recognised_again(explorer: Explorer, digits: Dataset) -> None:
+    settings, images = replace(explorer.settings(), codec="png"), digits.test.images
+    compute = explorer.pipeline.compute
+    first = compute(settings, images[0], 3)
+    assert first.ran == {"compression", "decompression", "classifier"}, "the picture itself is at the edge already"
+    again = compute(settings, images[0], 3)
+    assert again.ran == {"compression"}
+    assert (again.target, again.auxiliary, again.code_bits) == (first.target, first.auxiliary, first.code_bits)
+    assert torch.equal(again.cloud, first.cloud)
+    assert {**again.milliseconds, "compression": 0.0} == {**first.milliseconds, "compression": 0.0}
+    other = compute(replace(settings, strength=0.5), images[0], 3)
+    assert other.ran == first.ran
+    assert not torch.equal(other.cloud, first.cloud)
+    new = compute(settings, images[1], 3)
+    assert new.ran == set(first.milliseconds), "a new picture passes through all of it"
+
+
+def test_what_became_of_old_payloads_makes_room(explorer: Explorer, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "REMEMBERED", 8)
+    settings = replace(explorer.settings(), codec="png")
+    for k in range(9):
+        explorer.pipeline.compute(replace(settings, strength=k / 8), digits.test.images[0], 3)
+    assert len(explorer.pipeline._known) == 8
+    assert "decompression" in explorer.pipeline.compute(replace(settings, strength=0.0), digits.test.images[0], 3).ran
 
 
 def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:

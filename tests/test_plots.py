@@ -16,6 +16,7 @@ from PIL import Image
 
 from workbench import plots
 from workbench.metrics import Estimate, mean, wilson
+from workbench.pictures import residual
 
 
 @pytest.fixture(autouse=True)
@@ -228,12 +229,12 @@ def test_training_curves_show_accuracy_in_percent_and_what_each_network_is_about
 
 def test_the_residual_is_mid_grey_where_equal_and_signed_elsewhere() -> None:
     x = torch.full((3, 4, 4), 0.4)
-    assert torch.equal(plots.residual(x, x), torch.full_like(x, 0.5))
-    torch.testing.assert_close(plots.residual(x, x + 0.2), torch.full_like(x, 0.6))
-    torch.testing.assert_close(plots.residual(x, x - 0.2), torch.full_like(x, 0.4))
-    torch.testing.assert_close(plots.residual(x, x + 0.1, gain=4), torch.full_like(x, 0.7))
-    assert plots.residual(torch.zeros(1), torch.ones(1), gain=9).item() == 1
-    assert plots.residual(torch.ones(1), torch.zeros(1), gain=9).item() == 0
+    assert torch.equal(residual(x, x), torch.full_like(x, 0.5))
+    torch.testing.assert_close(residual(x, x + 0.2), torch.full_like(x, 0.6))
+    torch.testing.assert_close(residual(x, x - 0.2), torch.full_like(x, 0.4))
+    torch.testing.assert_close(residual(x, x + 0.1, gain=4), torch.full_like(x, 0.7))
+    assert residual(torch.zeros(1), torch.ones(1), gain=9).item() == 1
+    assert residual(torch.ones(1), torch.zeros(1), gain=9).item() == 0
 
 
 def test_an_attack_stands_beside_the_control_with_its_interval_and_the_threshold() -> None:

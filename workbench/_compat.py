@@ -1,17 +1,62 @@
-"""One repair that must happen before torchvision is imported: its operators on a CPU build of torch.
+"""Repairs to be made before torchvision and compressai are imported. Import this module before them, them within `spared`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
-and transforms, which use no compiled operator. Import this module before torchvision or compressai.
+and transforms, which use no compiled operator.
+
+Both import much that the networks do not use, and that takes as long as torch itself: torch's compiler for one decorator of a
+detection operator, torch_geometric, pandas and scipy's statistics for point clouds' data sets and a quantile.
 """
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
 import torch
 
-__all__: list[str] = []
+__all__ = ["spared"]
 
 if torch.version.cuda is None:
     _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
+
+# What is asked for and not used, and the names that must be in it.
+_UNUSED: dict[str, dict[str, Any]] = {
+    "torch._dynamo": {},
+    "torch._dynamo.utils": {"is_compile_supported": lambda _: False},
+    "torch_geometric": {},
+    "torch_geometric.transforms": {},
+    "compressai.datasets": {},
+    "compressai.transforms": {},
+    "scipy.stats": {},
+}
+
+
+@contextlib.contextmanager
+def spared() -> Iterator[None]:
+    """Spare what is imported within what it does not use: empty modules stand there, and go again.
+
+    Whoever asks for one of them later gets the module itself; one that is there already stays.
+    """
+    empty: dict[str, ModuleType] = {}
+    for name, contents in _UNUSED.items():
+        if name not in sys.modules:
+            empty[name] = sys.modules[name] = ModuleType(name)
+            vars(empty[name]).update(contents)
+            parent, _, child = name.rpartition(".")
+            if parent in empty:
+                setattr(empty[parent], child, empty[name])
+    try:
+        yield
+    finally:
+        for name, module in empty.items():
+            parent, _, child = name.rpartition(".")
+            if sys.modules.get(name) is module:
+                del sys.modules[name]
+            if parent in sys.modules and vars(sys.modules[parent]).get(child) is module:
+                delattr(sys.modules[parent], child)

@@ -20,7 +20,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -246,10 +245,21 @@ class _Convolution(nn.Module):
         return call(x, self.weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
 
 
+class _Sizes(fx.Interpreter):
+    """Notes the size of what each node returns. (Torch's own pass for this loads sympy, which takes half a second.)"""
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        made = super().run_node(n)
+        if isinstance(made, Tensor):
+            n.meta["size"] = list(made.shape)
+        return made
+
+
 def _fuse(network: fx.GraphModule, example: Tensor, numbers: torch.dtype) -> None:
     """Put a `_Convolution` in the place of each convolution and of what alone follows it."""
     with torch.inference_mode():
-        ShapeProp(network).propagate(example)
+        _Sizes(network).run(example)
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -257,7 +267,7 @@ def _fuse(network: fx.GraphModule, example: Tensor, numbers: torch.dtype) -> Non
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or layer.padding_mode != "zeros":
             continue
-        made = _Convolution(layer, list(node.args[0].meta["tensor_meta"].shape), numbers)
+        made = _Convolution(layer, node.args[0].meta["size"], numbers)
         if not made.transposed:
             follower = _only_user(node)
             if follower is not None and follower.op == "call_function" and follower.target in (operator.add, operator.iadd):

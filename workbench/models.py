@@ -14,14 +14,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from . import _compat  # noqa: F401  (before torchvision and compressai)
+from . import _compat
 from .errors import UsageError, unknown
 
-from compressai.models import FactorizedPrior  # isort: skip
-from torchvision import models as vision  # isort: skip
-from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv  # isort: skip
-from torchvision.models.inception import BasicConv2d as InceptionConv  # isort: skip
+with _compat.spared():
+    from compressai.models import FactorizedPrior
+    from torchvision import models as vision
+    from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
+    from torchvision.models.inception import BasicConv2d as InceptionConv
 
 __all__ = [
     "CLASSIFIERS",
@@ -29,6 +31,7 @@ __all__ = [
     "Classifier",
     "NeuralCompressor",
     "PerturbationGenerator",
+    "Unset",
     "build",
     "channels_last",
     "heads",
@@ -56,7 +59,7 @@ def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
         with torch.device("meta"):  # the first linear layer alone would be 103 M numbers that are thrown away
             network: Any = constructor(num_classes=num_classes, init_weights=False)
         network.classifier[0] = nn.Linear(512, 4096, device="meta")
-        network.to_empty(device="cpu")
+        network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))  # as `to_empty`, which loads sympy first
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
@@ -420,6 +423,16 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         parts = [strings[start : start + AT_ONCE["cpu"]] for start in range(0, len(strings), AT_ONCE["cpu"])]
         decoded = torch.cat([self.decompress([[each + behind for each in part]], latent)["x_hat"] for part in parts])
         return decoded[..., : size[0], : size[1]]
+
+
+class Unset(TorchFunctionMode):
+    """Within it networks are built without drawing their first weights, which takes half of the time of loading others."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Return what was to be filled as it is."""
+        if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def build(kind: str, **spec: Any) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .errors import DataError, UsageError
 
-__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "to_float", "to_uint8"]
+__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
@@ -195,3 +195,8 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Return images in [0, 1] as uint8, rounded to the nearest of 256 levels."""
     return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
+def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
+    """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
+    return ((y - x) * gain / 2 + 0.5).clamp(0, 1)

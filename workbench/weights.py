@@ -218,7 +218,8 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
     if hashlib.sha256(blob).hexdigest() != manifest.sha256:
         raise WeightsError(f"{tensors_path} does not have the SHA-256 of its manifest; delete both and train or copy again")
     try:
-        module = models.build(manifest.kind, **manifest.spec)
+        with models.Unset():
+            module = models.build(manifest.kind, **manifest.spec)
         tensors = safetensors.torch.load(blob)
     except (safetensors.SafetensorError, UsageError, TypeError, RuntimeError) as error:
         raise WeightsError(f"weights {name!r} at {path} cannot be built ({error}); train or copy them again") from error

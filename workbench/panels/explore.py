@@ -417,8 +417,8 @@ class Explorer:
         self.view = view
         self._serial += 1
         for key, value in view.milliseconds.items():
-            if key in ("client_compression", "generator") and not view.new:
-                continue  # of a picture that is at the edge already
+            if key not in view.ran:
+                continue
             self._spent.setdefault(key, deque(maxlen=15)).append(value)
         spent = {key: statistics.median(values) for key, values in self._spent.items()}
         self.controls.readout.value = markup.readout(view, spent, self._serial)

@@ -206,9 +206,9 @@ class Controls:
 
     def show_pictures(self, images: dict[str, Any], captions: dict[str, str]) -> None:
         """Show pictures by their card (3 x H x W in [0, 1]), each pixel a square, and what the protection changed."""
-        from ..plots import residual
-
         if "protected" in images:
+            from ..pictures import residual
+
             images = {**images, "residual": residual(images["original"], images["protected"], self.gain.value)}
         height, width = images["original"].shape[-2:]
         if (size := (int(width), int(height), self.zoom.value)) != self._shown_size:

@@ -95,7 +95,7 @@ def export(
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
     """Write a view's pictures at their own pixels, or one of them."""
-    from ..plots import residual
+    from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}
     if view.guess is not None:

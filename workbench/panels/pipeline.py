@@ -2,16 +2,18 @@
 
 ::
 
-    original --JPEG (S1)--> received --generator--> full strength, kept --strength--> protected --codec (S2)--> at the cloud
-                            once a picture                                each time the hand moves
+    original --JPEG (S1)--> received --generator--> full strength --strength--> protected --codec (S2)--> seen, recognised
+                            once a picture                   each time the hand moves             once a payload
 """
 
 from __future__ import annotations
 
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -23,8 +25,7 @@ from ..errors import UsageError
 from ..evaluation import describe
 from ..inference import prepare_pair
 from ..models import Classifier
-from ..pictures import to_float
-from ..plots import residual
+from ..pictures import residual, to_float
 from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
 from .settings import Settings
@@ -34,7 +35,9 @@ __all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "Sent", "View", "pairs_there
 TOP = 5
 SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
 CHUNK = 32  # of them at once, so that the hand never waits
+REMEMBERED = 512  # things made of payloads: while a hand moves, the same few come again and again
 Top = list[tuple[str, float]]
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
@@ -55,7 +58,6 @@ class Seen:
     codec: str
     guess: Tensor | None = None
     guess_psnr: float = 0.0
-    new: bool = True  # whether phone and generator saw this picture just now
 
     def images(self) -> dict[str, Tensor]:
         """Return the pictures by their card."""
@@ -67,7 +69,8 @@ class Seen:
 class View(Seen):
     """All that is shown of one picture: what there is to see, top classes as (name, probability), milliseconds by component.
 
-    `code_bits` is the information in the payload, which the coder rounds up and the container adds its header and tag to.
+    `code_bits` is the information in the payload, which the coder rounds up and the container adds its header and tag to. Of
+    the components, those that `ran` did so for this view; the others' milliseconds are of when they did.
     """
 
     target: Top
@@ -75,6 +78,7 @@ class View(Seen):
     on_original: Top
     code_bits: float
     milliseconds: dict[str, float]
+    ran: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -110,13 +114,15 @@ class _Captured:
 
 @dataclass(frozen=True, repr=False)
 class Sent:
-    """One picture at the cloud, not yet recognised."""
+    """One picture at the cloud, not yet recognised; `came` is by what its payload is known."""
 
     seen: Seen
     found: _Captured
     payload: bytes
     codec: Codec
-    clock: Stopwatch
+    came: tuple[Any, ...]
+    milliseconds: dict[str, float]
+    ran: frozenset[str]
 
 
 class Pipeline:
@@ -131,9 +137,11 @@ class Pipeline:
         self.attacks: dict[tuple[str, int], Attack] = {}
         self._codecs: dict[tuple[str, int, tuple[int, int]], Codec] = {}
         self._captured: tuple[tuple[str, int, int], _Captured] | None = None
+        self._known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         first = Settings("", 0, 1.0, self.codecs[0], 89, pair, variant)
         self.compute(first, torch.zeros(3, 32, 32, dtype=torch.uint8), -1)  # what the first picture takes longer is not its own
+        self._known.clear()
 
     @property
     def codecs(self) -> tuple[str, ...]:
@@ -154,16 +162,18 @@ class Pipeline:
 
     def send(self, settings: Settings, image: Tensor, label: int) -> Sent:
         """Send one picture (uint8, 3 x H x W) to the cloud: all that there is to see."""
-        before, found = self._captured, self._capture(settings, image)
-        clock = Stopwatch()
+        before = None if self._captured is None else self._captured[1]
+        found = self._capture(settings, image)
+        clock, size = Stopwatch(), (int(image.shape[-2]), int(image.shape[-1]))
         protected = torch.lerp(found.received, found.full, settings.strength)
-        codec = self.codec(settings.codec, settings.quality, (int(image.shape[-2]), int(image.shape[-1])))
+        codec = self.codec(settings.codec, settings.quality, size)
         with torch.inference_mode():
             with clock("compression"):
                 payload = codec.encode(protected)
-            cloud = Cloud(codec, self.pair.target).decode(payload, clock)
+            came = (settings.codec, settings.quality, size, payload)
+            cloud, spent, decoded = self._once("decompression", came, lambda: Cloud(codec, self.pair.target).decode(payload))
             attack = self.attacks.get((settings.codec, settings.quality))
-            guess = None if attack is None else attack.guess(cloud)
+            guess = None if attack is None else self._once("guess", (attack, *came), lambda: attack.guess(cloud))[0]
             seen = Seen(
                 settings=settings,
                 original=found.original[0],
@@ -176,24 +186,42 @@ class Pipeline:
                 codec=describe(codec),
                 guess=None if guess is None else guess[0],
                 guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
-                new=self._captured is not before,
             )
-        return Sent(seen, found, payload, codec, clock)
+        milliseconds = {**found.milliseconds, "compression": clock.milliseconds["compression"] or 0.0, "decompression": spent}
+        ran = {"compression", *(found.milliseconds if found is not before else ()), *(["decompression"] if decoded else ())}
+        return Sent(seen, found, payload, codec, came, milliseconds, frozenset(ran))
 
     def read(self, sent: Sent) -> View:
         """Return what is recognised in a picture that was sent, and what it costs."""
-        clock, cloud = sent.clock, sent.seen.cloud[None]
-        with clock("classifier"):
-            target = self._top(self.pair.target, cloud)
-        spent = {key: clock.milliseconds[key] or 0.0 for key in ("compression", "decompression", "classifier")}
+        cloud = sent.seen.cloud[None]
+        target, spent, recognised = self._once("classifier", sent.came, lambda: self._top(self.pair.target, cloud))
+        auxiliary, _, _ = self._once("auxiliary", sent.came, lambda: self._top(self.pair.auxiliary, cloud))
+        code_bits, _, _ = self._once("bits", sent.came, lambda: 8 * sum(sent.codec.sizes(sent.payload)))
         return View(
             **vars(sent.seen),
             target=target,
-            auxiliary=self._top(self.pair.auxiliary, cloud),
+            auxiliary=auxiliary,
             on_original=sent.found.on_original,
-            code_bits=8 * sum(sent.codec.sizes(sent.payload)),
-            milliseconds={**sent.found.milliseconds, **spent},
+            code_bits=code_bits,
+            milliseconds={**sent.milliseconds, "classifier": spent},
+            ran=sent.ran | ({"classifier"} if recognised else set()),
         )
+
+    def _once(self, what: str, of: tuple[Any, ...], make: Callable[[], Result]) -> tuple[Result, float, bool]:
+        """Return what is made of something, how long that took (ms), and whether it was made now."""
+        key = (what, *of)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return (*self._known[key], False)
+        start = time.perf_counter()
+        made = make()
+        spent = 1e3 * (time.perf_counter() - start)
+        with self._lock:
+            self._known[key] = made, spent
+            while len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return made, spent, True
 
     def _capture(self, settings: Settings, image: Tensor) -> _Captured:
         key = (settings.source, settings.index, hash(image.numpy().tobytes()))  # other pictures may come under the same name

@@ -13,7 +13,7 @@
 
 from .attacks import attack_curves, attack_pairs, attack_rates, front, pareto
 from .energy import PART_TITLES, energy_bars, energy_shares
-from .galleries import comparison, gallery, reconstructions, residual
+from .galleries import comparison, gallery, reconstructions
 from .learning import learning_curves, training_curves
 from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, use_style
@@ -44,7 +44,6 @@ __all__ = [
     "pareto",
     "rate_accuracy",
     "reconstructions",
-    "residual",
     "strength_curves",
     "training_curves",
     "use_style",

@@ -12,17 +12,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..metrics import psnr
-from ..pictures import to_uint8
+from ..pictures import residual, to_uint8
 from .style import subplots
 
-__all__ = ["comparison", "gallery", "reconstructions", "residual"]
+__all__ = ["comparison", "gallery", "reconstructions"]
 
 GAP = 2  # pixels between the pictures of a mosaic
-
-
-def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
-    """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
-    return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
 
 
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
