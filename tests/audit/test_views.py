@@ -107,11 +107,11 @@ def test_the_white_box_has_the_generators_weights_and_none_of_its_random_numbers
 def test_bits_are_those_of_the_payload(networks: Pair, lively: Pair, images: Tensor) -> None:
     png = Tap(networks, "png")
     files = png.codec.unpack(png.codec.encode(png.protect(images)))[0]
-    assert png.bits(images).tolist() == [8 * len(file) for file in files]
+    assert png.bits(png.protect(images)).tolist() == [8 * len(file) for file in files]
     neural = Tap(lively)
     payload = neural.codec.encode(neural.protect(images))
-    assert abs(float(neural.bits(images).sum()) - 8 * len(payload)) < 8 * 60, "but for the header"
-    assert (neural.bits(images) > 0).all()
+    assert abs(float(neural.bits(neural.protect(images)).sum()) - 8 * len(payload)) < 8 * 60, "but for the header"
+    assert (neural.bits(neural.protect(images)) > 0).all()
 
 
 def test_what_there_is_not_is_refused(networks: Pair, tap: Tap, images: Tensor) -> None:

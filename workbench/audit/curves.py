@@ -51,7 +51,7 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
                     **row,
                     "point": name,
                     "noise": audit.pair.generator.noise,
-                    "bits": across([tap.bits(audit.images)]),
+                    "bits": across([tap.bits(audit.protected(tap))]),
                     "answered": _answered(audit, "decoded", tap),
                     "over": row["psnr"].value - control,
                 }

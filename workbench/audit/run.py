@@ -79,9 +79,10 @@ class Audit:
         self.effort = effort.of(min(effort.pairs, len(dataset.train)) if pairs is None else pairs)
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
-        self.tap = self.tap_at(strength)
+        self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        self.tap = Tap(pair, codec, self._size, strength, device)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
-        self._protected: WeakKeyDictionary[Tap, Tensor] = WeakKeyDictionary()
+        self._protected: dict[float, Tensor] = {}
         self._observed: WeakKeyDictionary[Tap, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
         if judge is not None:
@@ -89,19 +90,22 @@ class Audit:
 
     def tap_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Tap:
         """Return the same tap at another strength, or with another codec, to which `options` go."""
-        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         at = self.strength if strength is None else strength
-        return Tap(self.pair, codec or self.codec, size, at, str(self.device), **options)
+        return Tap(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.tap, **options)
 
     def observed(self, view: str, tap: Tap | None = None) -> Observed:
         """Return what a view shows of the test images, which pass through the edge once for all views."""
         tap = tap or self.tap
         kept = self._observed.setdefault(tap, {})
         if view not in kept:
-            if tap not in self._protected:
-                self._protected[tap] = tap.protect(self.images)
-            kept[view] = tap.show(self._protected[tap], view)
+            kept[view] = tap.show(self.protected(tap), view)
         return kept[view]
+
+    def protected(self, tap: Tap) -> Tensor:
+        """Return the test images as the edge protects them at a tap's strength, which no codec changes."""
+        if tap.strength not in self._protected:
+            self._protected[tap.strength] = tap.protect(self.images)
+        return self._protected[tap.strength]
 
     # --- rows --------------------------------------------------------------------------------------------------------------
 
@@ -325,7 +329,7 @@ class Audit:
 
         Of C codes at most C of n pictures are named rightly, whatever is done.
         """
-        bits = self.tap.bits(self.images)
+        bits = self.tap.bits(self.protected(self.tap))
         codes = len(self.observed("payload").distinct[0])
         return {
             "bits": across([bits]),

@@ -92,7 +92,8 @@ class Pairs:
 class Tap:
     """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
 
-    `options` go to the codec. Raises UsageError for a strength that is not in [0, 1].
+    `options` go to the codec. `like` is another tap on the same pair, with which this one shares networks and what was
+    protected. Raises UsageError for a strength that is not in [0, 1].
     """
 
     def __init__(
@@ -103,24 +104,29 @@ class Tap:
         strength: float = 1.0,
         device: str = "cpu",
         precision: str = "float32",
+        like: Tap | None = None,
         **options: Any,
     ) -> None:
         check_strength(strength)
         self.pair, self.strength, self.device = pair, strength, torch.device(device)
         self._asked, self._options = (codec, size, strength, device), options
-        fast = prepare_pair(pair, device, precision)
-        self.codec = codec_for(fast, codec, size, **options).to(device)
+        self._like = like
+        self.networks: Pair = prepare_pair(pair, device, precision) if like is None else like.networks
+        self.codec = codec_for(self.networks, codec, size, **options).to(device)
         self.client = Client()
-        self.edge = Edge(fast.generator, self.codec, device)
-        self.cloud = Cloud(self.codec, fast.target, device, remembered=0)
-        self.kept: dict[tuple[str, int, str, int], tuple[Tensor, Tensor, Tensor | None]] = {}
+        self.edge = Edge(self.networks.generator, self.codec, device)
+        self.cloud = Cloud(self.codec, self.networks.target, device, remembered=0)
+        self.kept: dict[tuple[str, int, str, int, float], tuple[Tensor, Tensor, Tensor | None]] = {}
+        if like is not None:
+            self.kept = like.kept
 
     @cached_property
     def quick(self) -> Tap:
         """The same in 16 bits where the device computes in them: for the many pictures that attackers learn from."""
         if not computes_in_16_bits(self.device):
             return self
-        return Tap(self.pair, *self._asked, precision="bfloat16", **self._options)
+        like = None if self._like is None else self._like.quick
+        return Tap(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
     def protect(self, images: Tensor) -> Tensor:
         """Return float images N x 3 x H x W as the edge protects them once they have passed the client's JPEG, on the CPU."""
@@ -164,9 +170,9 @@ class Tap:
                 return in_parts(self.codec.compressor.latents, protected).round()
         return self.codec.decode_each(coded)
 
-    def bits(self, images: Tensor) -> Tensor:
-        """Return the information in each picture's part of its payload, in bits (N)."""
-        parts = torch.split(self.protect(images), BATCH)
+    def bits(self, protected: Tensor) -> Tensor:
+        """Return the information in each protected image's part of its payload, in bits (N)."""
+        parts = torch.split(protected, BATCH)
         return 8 * torch.tensor([size for part in parts for size in self.codec.sizes(self.codec.encode(part.to(self.device)))])
 
     @cached_property
@@ -189,10 +195,10 @@ def pairs_of(tap: Tap, dataset: Dataset, view: str, n: int, source: str = "same"
     """Let an attacker send `n` pictures of his own through the edge, as any client may, and keep what the view shows of them.
 
     `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
-    The last few that a tap has protected are kept, for its other views. Raises UsageError for another source, DataError where
+    The last few that were protected are kept, for other views and codecs. Raises UsageError for another source, DataError where
     the training split has fewer pictures.
     """
-    quick, asked = tap.quick, (dataset.name, n, source, seed)
+    quick, asked = tap.quick, (dataset.name, n, source, seed, tap.strength)
     if asked not in quick.kept:
         images, labels = _pictures(dataset, n, source, seed)
         quick.kept[asked] = (images, quick.protect(images), labels)

@@ -45,7 +45,7 @@ runtime = "process"            # "process": on the host itself
 # python = "/opt/py/bin/python"  # an interpreter there that has the packages already; without it, an environment is made
 # pip = []                     # more arguments of pip where an environment is made, such as an index of your own
 # folder = ".pmc2"             # what is kept there, relative to the home folder
-# options = []                 # more of `workbench serve edge --help`, such as ["--queue", "2048"]
+# options = []                 # more of `workbench serve edge --help`, such as ["--precision", "bfloat16"]
 
 [cloud]
 host = "local"
