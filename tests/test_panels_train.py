@@ -28,18 +28,23 @@ TARGET, AUXILIARY = "mobilenet_v2", "resnet18"
 SECONDS = 200
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with 60 digits of two classes."""
-    root = tmp_path_factory.mktemp("pictures") / "few"
+def few(place: Path) -> Path:
+    """Write class folders with 60 digits of two classes; return where they are."""
+    root = place / "few"
     split = load("digits").train
     for label in (0, 1):
-        place = root / str(label)
-        place.mkdir(parents=True)
+        folder = root / str(label)
+        folder.mkdir(parents=True)
         chosen = split.images[split.labels == label][:30]
         for number, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(pixels).save(place / f"{number:02}.png")
+            Image.fromarray(pixels).save(folder / f"{number:02}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders with few digits."""
+    return few(tmp_path_factory.mktemp("pictures"))
 
 
 @pytest.fixture

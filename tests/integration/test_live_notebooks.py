@@ -1,0 +1,80 @@
+"""The notebooks `train` and `effectiveness` as a person uses them: JupyterLab in a real browser, their buttons pressed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import browsers  # isort: skip
+from browsers import open_notebook, run_all, screenshot, wait_for  # isort: skip
+from conftest import AUXILIARY, TARGET  # isort: skip
+from test_panels_train import few  # isort: skip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator, Page
+
+NETWORK = "mobilenet_v2"  # the smallest
+
+
+@pytest.fixture
+def lab(tmp_path: Path, chromium: str) -> Iterator[str]:
+    """A JupyterLab on the folder `lab`, whose weights lie in `data`."""
+    folder = tmp_path / "lab"
+    folder.mkdir()
+    own = {"WORKBENCH_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
+    with browsers.jupyterlab(folder, tmp_path / "places", own) as url:
+        yield url
+
+
+@pytest.mark.timeout(400)
+def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str, page: Page, tmp_path: Path) -> None:
+    given = f'dataset, data_dir, target, auxiliary = "folder", "{few(tmp_path)}", "{NETWORK}", "{NETWORK}"'
+    path = browsers.notebook("train", tmp_path / "lab", f'{given}\noutput_dir = "{tmp_path / "output"}"')
+    open_notebook(page, lab, "train.ipynb")
+    run_all(page)
+    said = page.locator(".pmc2-train .pmc2-message")
+
+    def button(name: str) -> Locator:
+        return page.locator(".pmc2-train button", has_text=name)
+
+    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was told of")
+    curves = page.locator(".pmc2-train .pmc2-figure")
+    wait_for(lambda: curves.evaluate("(image) => image.naturalWidth") > 400, 30, "there are no curves")
+    before = str(curves.evaluate(browsers.BYTES))
+    wait_for(lambda: str(curves.evaluate(browsers.BYTES)) != before, 60, "the curves do not grow")
+
+    button("Interrupt").click()
+    wait_for(lambda: said.inner_text().startswith("interrupted: stopped at step"), 60, "it was not interrupted")
+    page.get_by_text(re.compile("RunError: training was interrupted at step .*press Resume")).first.wait_for()
+    screenshot(page, tmp_path, "train-interrupted")
+    button("Resume").click()
+    wait_for(lambda: said.inner_text() == "done: 3 networks are there", 240, "it was not trained to its end")
+    assert button("Interrupt").is_disabled()
+
+    run_all(page)
+    cells = wait_for(lambda: browsers.saved(page, path), 120, "the last cell was not executed")
+    assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
+    assert said.inner_text() == "done: 3 networks are there", "what is there is not trained again"
+
+
+def test_a_pair_that_is_pressed_in_the_grid_opens_in_explore(lab: str, page: Page, tiny_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_root, tmp_path / "data")
+    given = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'
+    browsers.notebook("effectiveness", tmp_path / "lab", f'{given}\noutput_dir = "{tmp_path / "output"}"')
+    open_notebook(page, lab, "effectiveness.ipynb")
+    run_all(page)
+    cell = page.locator(".pmc2-pairs button").first
+    cell.wait_for()
+    assert re.fullmatch(r"\d+\.\d", cell.inner_text().split()[0]), "it says its accuracy"
+    assert page.locator(".pmc2-numbers").count() == 0
+    cell.click()
+    page.locator(".pmc2-pairs .pmc2-numbers").wait_for()
+    assert f"{TARGET}" in page.locator(".pmc2-bars-target h4").inner_text()
+    assert f"{AUXILIARY}" in page.locator(".pmc2-bars-auxiliary h4").inner_text()
+    page.locator(".pmc2-pairs .pmc2-numbers").scroll_into_view_if_needed()
+    screenshot(page, tmp_path, "effectiveness-opened")
