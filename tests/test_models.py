@@ -159,8 +159,39 @@ assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(1)) == 2
 """
 
 
-def test_what_the_networks_do_not_use_is_not_loaded_and_is_there_for_whoever_asks() -> None:
-    done = subprocess.run([sys.executable, "-c", SPARED], capture_output=True, text=True, timeout=120, check=False)
+MEANWHILE = """
+from concurrent.futures import ThreadPoolExecutor, wait
+from workbench import _compat
+
+def named():
+    from scipy.stats import norm
+    return norm.ppf(0.5)
+
+def whole():
+    import scipy.stats as known
+    return known.norm.ppf(0.5)
+
+def within():
+    import torch._dynamo.eval_frame as known
+    return known.innermost_fn and 0.0
+
+with ThreadPoolExecutor() as pool:
+    with _compat.spared():
+        asked = [pool.submit(each) for each in (named, whole, within)]
+        assert not wait(asked, 0.5).done
+        try:
+            named()
+        except ImportError:
+            pass
+        else:
+            raise AssertionError("it was not spared")
+    assert [each.result(60) for each in asked] == [0.0, 0.0, 0.0]
+"""
+
+
+@pytest.mark.parametrize("script", [SPARED, MEANWHILE], ids=["later", "meanwhile, in another thread"])
+def test_what_the_networks_do_not_use_is_not_loaded_and_is_there_for_whoever_asks(script: str) -> None:
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
 

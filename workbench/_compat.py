@@ -11,7 +11,9 @@ detection operator, torch_geometric, pandas and scipy's statistics for point clo
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
+import threading
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -37,17 +39,32 @@ _UNUSED: dict[str, dict[str, Any]] = {
 }
 
 
+class _Empty(ModuleType):
+    """Stands for a module as long as what is imported asks for it. For other threads, and later, it is that module."""
+
+    def __init__(self, name: str, contents: dict[str, Any]) -> None:
+        super().__init__(name)
+        vars(self).update(contents)
+        self._importer, self._over = threading.get_ident(), threading.Event()
+
+    def __getattr__(self, name: str) -> Any:
+        own = threading.get_ident() == self._importer and not self._over.is_set()
+        if own or (name.startswith("__") and name != "__path__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self._over.wait()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
 @contextlib.contextmanager
 def spared() -> Iterator[None]:
     """Spare what is imported within what it does not use: empty modules stand there, and go again.
 
     Whoever asks for one of them later gets the module itself; one that is there already stays.
     """
-    empty: dict[str, ModuleType] = {}
+    empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():
         if name not in sys.modules:
-            empty[name] = sys.modules[name] = ModuleType(name)
-            vars(empty[name]).update(contents)
+            empty[name] = sys.modules[name] = _Empty(name, contents)
             parent, _, child = name.rpartition(".")
             if parent in empty:
                 setattr(empty[parent], child, empty[name])
@@ -60,3 +77,5 @@ def spared() -> Iterator[None]:
                 del sys.modules[name]
             if parent in sys.modules and vars(sys.modules[parent]).get(child) is module:
                 delattr(sys.modules[parent], child)
+        for module in empty.values():
+            module._over.set()
