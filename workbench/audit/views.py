@@ -110,6 +110,7 @@ class Tap:
         check_strength(strength)
         self.pair, self.strength, self.device = pair, strength, torch.device(device)
         self._asked, self._options = (codec, size, strength, device), options
+        assert like is None or like.pair is pair, "taps on different pairs have nothing to share"
         self._like = like
         self.networks: Pair = prepare_pair(pair, device, precision) if like is None else like.networks
         self.codec = codec_for(self.networks, codec, size, **options).to(device)
