@@ -91,14 +91,14 @@ class Guest:
             self.waits()
             given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
             body = given if isinstance(given, bytes) else json.dumps(given).encode()
-            with contextlib.suppress(OSError):
-                handler.send_response(self.status)
-                handler.send_header("Content-Length", str(len(body)))
-                handler.end_headers()
-                handler.wfile.write(body)
         finally:
-            with self._lock:
+            with self._lock:  # before the answer leaves: whoever has it may let the next one ask
                 self.at_once -= 1
+        with contextlib.suppress(OSError):
+            handler.send_response(self.status)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
 
     def end(self) -> None:
         self.server.shutdown()
@@ -471,6 +471,7 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest) -> None:
         agent = Agent(guest.url)
         tasks = [asyncio.create_task(agent.evidence(b"%064x" % i)) for i in range(agents.MOST_WAITING + 1)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.to_thread(until, lambda: guest.at_once >= agents.AT_ONCE)  # before any is answered
         gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
