@@ -184,7 +184,8 @@ def _service(options: argparse.Namespace) -> Service:
         logging.getLogger("workbench.services").warning(
             "this processor has no bfloat16 of its own: it takes longer than float32"
         )
-    shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads))
+    split = options.what == "edge" and not (options.lanes or options.threads)
+    shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # what is there now stays: no later collection walks through it
@@ -197,7 +198,7 @@ def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) ->
     from ..system import REMEMBERED
 
     cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember)
-    shared["lanes"].warm(lambda: warm_cloud(cloud, stage.size))
+    shared["lanes"].warm(lambda n: warm_cloud(cloud, stage.size, n))
     roles: tuple[Role, ...] = ("client",) if options.arrangement == "pp" else ("edge",)
     service = CloudService(
         cloud, cloud_model(stage.target, weights, cloud, stage.classes), stage.classes, roles=roles, **shared
@@ -215,7 +216,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
     trust = None if options.certs is None else lambda: client_context(options.certs, "edge")
     cloud = Connection(options.cloud, trust, attempt_s=5.0, plain=options.plain_http)
     edge, weights, target = edge_stage(stage)
-    shared["lanes"].warm(lambda: warm_edge(edge, stage.size))
+    shared["lanes"].warm(lambda n: warm_edge(edge, stage.size, n))
     return EdgeService(
         edge,
         edge_model(stage.target, weights, stage.classes, stage.codec),

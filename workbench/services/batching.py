@@ -7,6 +7,9 @@
 A batch starts as soon as a lane is free; what arrives meanwhile forms the next one. Only where further requests are known to be
 arriving does a batch wait for them, and not for long. Nothing waits for a neighbour: what takes long to prepare is prepared
 before it joins.
+
+Few pictures have all cores, for their answer's sake. Of many, each core computes a batch of its own: none then waits for
+another at every layer, and what else the process does holds up one of them, not all.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ __all__ = ["EVEN", "Batcher", "Job", "Lanes"]
 
 TASKS = Path("/proc/self/task")  # where Linux lists a process's threads
 EVEN = 8  # images, of which a larger batch has a multiple where it can
+BATCHES = (*range(1, EVEN + 1), *range(2 * EVEN, 65, EVEN))  # images: what joining brings, but for larger ones
 
 Part = TypeVar("Part")
 
@@ -59,28 +63,62 @@ class Lanes:
     rest may put two of them on one core, where each waits for the other at every layer: a picture that comes alone then takes
     three times as long. With as many threads as cores nothing is lost by it; several lanes stay with the scheduler, for
     another process's could have chosen the same cores.
+
+    Such a lane can be had in parts, too (`split`): then there are as many narrow ones beside it, of a thread and a core each.
+    The whole and its parts never compute at the same time.
     """
 
-    def __init__(self, count: int = 1, threads: int = 1) -> None:
+    def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
         torch.set_num_threads(1)
-        self.count = count
-        start = _apart if count == 1 and threads == len(_cores()) else torch.set_num_threads
+        whole = count == 1 and threads == len(_cores())
+        start = _apart if whole else torch.set_num_threads
         self.pool = ThreadPoolExecutor(count, "lane", initializer=start, initargs=(threads,))
+        self._counts = {self.pool: count}  # of batches at once
+        self._narrow: ThreadPoolExecutor | None = None
+        if split and whole and threads > 1:
+            cores = iter(_cores())
+            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _alone(next(cores)))
+            self._counts[self._narrow] = threads
+        self._least = EVEN * (threads + 1)  # images that are worth it: for each part, and on their way back
+        self._busy, self._used = 0, self.pool
 
-    def warm(self, function: Callable[[], Any]) -> None:
-        """Run a function once on every lane."""
-        together = threading.Barrier(self.count)
+    def parts(self, requests: int, images: int) -> int:
+        """Return into how many parts the lane is split while so much is unanswered: 0 where each lacks work."""
+        count = self._counts[self._narrow] if self._narrow is not None else 0
+        return count if requests >= count and images >= self._least else 0
 
-        def one() -> None:
+    def take(self, parts: int) -> ThreadPoolExecutor | None:
+        """Return where a batch can be computed now, if anywhere: on one of so many parts (0: on a whole lane); then `free`."""
+        pool = self._narrow if self._narrow is not None and parts else self.pool
+        if self._busy and (pool is not self._used or self._busy == self._counts[pool]):
+            return None
+        self._busy, self._used = self._busy + 1, pool
+        return pool
+
+    def free(self) -> None:
+        """Take note that a batch has been computed."""
+        self._busy -= 1
+
+    def warm(self, function: Callable[[int], Any]) -> None:
+        """Run a function of n images for the batches that there will be: the first of each takes many times as long."""
+        count, narrow = self._counts[self.pool], self._narrow
+        together = threading.Barrier(count)
+        whole = BATCHES if narrow is None else [n for n in BATCHES if n < self._least]
+
+        def every() -> None:
             together.wait()
-            function()
+            for n in whole:
+                function(n)
 
-        for done in [self.pool.submit(one) for _ in range(self.count)]:
+        for done in [self.pool.submit(every) for _ in range(count)]:
             done.result()
+        if narrow is not None:  # what one of them has compiled is compiled for all
+            list(narrow.map(function, [n for n in BATCHES if n >= EVEN]))
 
     def close(self) -> None:
         """Finish what runs, and end them."""
-        self.pool.shutdown()
+        for pool in self._counts:
+            pool.shutdown()
 
 
 def _cores() -> list[int]:
@@ -97,6 +135,13 @@ def _apart(threads: int) -> None:
     for thread, core in zip(team, _cores(), strict=False):
         with contextlib.suppress(OSError):  # it has ended, or this is not for a process to choose
             os.sched_setaffinity(thread, {core})
+
+
+def _alone(core: int) -> None:
+    """Have the thread that calls compute by itself, on this core."""
+    torch.set_num_threads(1)
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, {core})
 
 
 class Batcher(Generic[Part]):
@@ -119,8 +164,9 @@ class Batcher(Generic[Part]):
         self.compute, self.forward = compute, forward
         self.most, self.capacity, self.wait_s = most, capacity, wait_s
         self.accepted = 0  # images, not yet answered
+        self._requests = 0  # of those that were submitted
         self.arriving = 0  # requests whose body is on its way
-        self._lanes, self._free = lanes, lanes.count
+        self._lanes = lanes
         self._waiting: deque[Job[Part]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -134,6 +180,7 @@ class Batcher(Generic[Part]):
         loop = asyncio.get_running_loop()
         job: Job[Part] = Job(work, size, kind, loop.create_future(), deadline)
         self.accepted += size
+        self._requests += 1
         try:
             self._waiting.append(job)
             loop.call_soon(self._dispatch)  # after those that arrived in the same breath
@@ -145,6 +192,7 @@ class Batcher(Generic[Part]):
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         finally:
             self.accepted -= size
+            self._requests -= 1
 
     def settled(self) -> None:
         """Take note that a request has arrived whole, or never will: what waited for it may start."""
@@ -159,8 +207,9 @@ class Batcher(Generic[Part]):
 
     def _dispatch(self, ripe: bool = False) -> None:
         """Start batches while there is a lane; `ripe` once the first has waited long enough."""
-        while self._free and self._waiting:
-            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self.most:
+        while self._waiting and (pool := self._lanes.take(self._parts())) is not None:
+            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._share():
+                self._lanes.free()
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._ripe)
                 return
@@ -168,26 +217,35 @@ class Batcher(Generic[Part]):
                 self._timer.cancel()
                 self._timer = None
             if batch := self._take():
-                self._free -= 1
-                task = asyncio.create_task(self._run(batch))
+                task = asyncio.create_task(self._run(batch, pool))
                 self._running.add(task)
                 task.add_done_callback(self._running.discard)
+            else:
+                self._lanes.free()
             ripe = False
 
     def _ripe(self) -> None:
         self._timer = None
         self._dispatch(ripe=True)
 
+    def _parts(self) -> int:
+        return self._lanes.parts(self._requests, self.accepted)
+
+    def _share(self) -> int:
+        """Return how many images a batch may have: on a part of a lane, no more than are on their way back meanwhile."""
+        parts = self._parts()
+        return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
+
     def _take(self) -> list[Job[Part]]:
         """Take the oldest job and those of its kind that fit beside it; what nobody waits for any more falls out."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
-        size = 0
-        while self._waiting and size < self.most:
+        size, most = 0, self._share()
+        while self._waiting and size < most:
             job = self._waiting.popleft()
             if job.answer.done():
                 continue
-            if batch and (job.kind != batch[0].kind or size + job.size > self.most):
+            if batch and (job.kind != batch[0].kind or size + job.size > most):
                 later.append(job)
                 continue
             batch.append(job)
@@ -195,15 +253,15 @@ class Batcher(Generic[Part]):
         self._waiting.extendleft(reversed(_odd(batch, size) + later))
         return batch
 
-    async def _run(self, batch: list[Job[Part]]) -> None:
+    async def _run(self, batch: list[Job[Part]], pool: ThreadPoolExecutor) -> None:
         start = time.perf_counter()
         try:
             try:
-                computed = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, self.compute, batch)
+                computed = await asyncio.get_running_loop().run_in_executor(pool, self.compute, batch)
             finally:
                 pace = (time.perf_counter() - start) / sum(job.size for job in batch)
                 self._pace = pace if not self._pace else 0.8 * self._pace + 0.2 * pace
-                self._free += 1
+                self._lanes.free()
                 self._dispatch()
             await self.forward(batch, computed)
         except Exception as error:

@@ -14,11 +14,9 @@ from ..errors import UsageError, WeightsError
 from ..inference import prepare
 from ..models import Classifier, PerturbationGenerator
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
-from .batching import EVEN
 
 __all__ = ["Stage", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
 
-WARM = (*range(1, EVEN + 1), *range(2 * EVEN, 65, EVEN))  # images: the batches that there are
 LANE_CORES = 8  # more threads than these make one batch hardly faster: further cores compute another
 
 
@@ -58,16 +56,14 @@ def cloud_stage(stage: Stage, remembered: int = REMEMBERED) -> tuple[Cloud, str]
     return cloud, manifest.sha256
 
 
-def warm_edge(edge: Edge, size: int) -> None:
-    """Run an edge as it will be run: the first batch of a shape takes many times as long."""
-    for n in WARM:
-        edge.protect(torch.rand(n, 3, size, size))
+def warm_edge(edge: Edge, size: int, n: int) -> None:
+    """Run an edge on n images, as it will be run."""
+    edge.protect(torch.rand(n, 3, size, size))
 
 
-def warm_cloud(cloud: Cloud, size: int) -> None:
-    """Run a cloud as it will be run."""
-    for n in WARM:
-        cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
+def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
+    """Run a cloud on n images, as it will be run."""
+    cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
 
 def _codec(stage: Stage, known: dict[str, str]) -> Codec:
