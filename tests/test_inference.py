@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from workbench import models
+from workbench.classifiers import CLASSIFIER_NAMES
 from workbench.codecs import CompressAI, Neural
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -31,7 +31,7 @@ def trained(network: Network) -> Network:
     return network.eval()
 
 
-@pytest.mark.parametrize("name", models.CLASSIFIER_NAMES)
+@pytest.mark.parametrize("name", CLASSIFIER_NAMES)
 def test_a_classifier_gives_the_same_logits_with_its_batch_norms_folded(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
     plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])

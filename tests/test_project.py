@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
     ("errors", "storage", "processes", "_compat", "metrics", "pictures", "data"),
-    ("models", "weights", "inference"),
+    ("classifiers", "models", "weights", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "audit"),

@@ -25,9 +25,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from . import plots, weights
+from .classifiers import CLASSIFIER_NAMES
 from .errors import RunError, WeightsError
 from .metrics import Estimate
-from .models import CLASSIFIER_NAMES
 from .processes import Children, as_done, interrupts
 from .runs import cores
 from .storage import data_root, replacing, write_json

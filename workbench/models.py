@@ -17,24 +17,19 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from . import _compat
+from .classifiers import CLASSIFIERS, heads
 from .errors import UsageError, unknown
 
 with _compat.spared():
     from compressai.models import FactorizedPrior
-    from torchvision import models as vision
-    from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
-    from torchvision.models.inception import BasicConv2d as InceptionConv
 
 __all__ = [
-    "CLASSIFIERS",
-    "CLASSIFIER_NAMES",
     "Classifier",
     "NeuralCompressor",
     "PerturbationGenerator",
     "Unset",
     "build",
     "channels_last",
-    "heads",
     "in_parts",
     "parameters",
 ]
@@ -52,92 +47,6 @@ BEHIND = 64  # bytes for each latent, more than one can take of zeros
 
 
 # --- classifiers -----------------------------------------------------------------------------------------------------------
-
-
-def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
-    def build_vgg(num_classes: int) -> nn.Module:
-        with torch.device("meta"):  # the first linear layer alone would be 103 M numbers that are thrown away
-            network: Any = constructor(num_classes=num_classes, init_weights=False)
-        network.classifier[0] = nn.Linear(512, 4096, device="meta")
-        network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))  # as `to_empty`, which loads sympy first
-        network.avgpool = nn.AdaptiveAvgPool2d(1)
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-                module.reset_parameters()
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        return network  # type: ignore[no-any-return]
-
-    return build_vgg
-
-
-def _resnet(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
-    def build_resnet(num_classes: int) -> nn.Module:
-        network: Any = constructor(num_classes=num_classes)
-        network.conv1 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
-        return network  # type: ignore[no-any-return]
-
-    return build_resnet
-
-
-def _densenet121(num_classes: int) -> nn.Module:
-    network = vision.densenet121(num_classes=num_classes)
-    network.features.conv0 = nn.Conv2d(3, 64, 3, stride=1, padding=1, bias=False)
-    nn.init.kaiming_normal_(network.features.conv0.weight)
-    return network  # type: ignore[no-any-return]
-
-
-def _mobilenet_v2(num_classes: int) -> nn.Module:
-    settings = [
-        [1, 16, 1, 1],
-        [6, 24, 2, 1],
-        [6, 32, 3, 2],
-        [6, 64, 4, 2],
-        [6, 96, 3, 1],
-        [6, 160, 3, 2],
-        [6, 320, 1, 1],
-    ]
-    network = vision.mobilenet_v2(num_classes=num_classes, inverted_residual_setting=settings)
-    network.features[0][0].stride = (1, 1)
-    return network  # type: ignore[no-any-return]
-
-
-def _googlenet(num_classes: int) -> nn.Module:
-    network = vision.googlenet(num_classes=num_classes, aux_logits=False, transform_input=False, init_weights=False)
-    network.conv1 = GoogLeNetConv(3, 192, kernel_size=3, stride=1, padding=1)
-    network.maxpool1 = network.conv2 = network.conv3 = network.maxpool2 = nn.Identity()
-    network.maxpool3 = nn.MaxPool2d(3, stride=2, padding=1)
-    network.maxpool4 = nn.MaxPool2d(3, stride=2, padding=1)
-    return network  # type: ignore[no-any-return]
-
-
-def _inception_v3(num_classes: int) -> nn.Module:
-    network = vision.inception_v3(num_classes=num_classes, aux_logits=False, transform_input=False, init_weights=False)
-    network.Conv2d_1a_3x3 = InceptionConv(3, 192, kernel_size=3, stride=1, padding=1)
-    network.Conv2d_2a_3x3 = network.Conv2d_2b_3x3 = network.maxpool1 = nn.Identity()
-    network.Conv2d_3b_1x1 = network.Conv2d_4a_3x3 = network.maxpool2 = nn.Identity()
-    return network  # type: ignore[no-any-return]
-
-
-# torchvision's networks in the CIFAR-10 form of the public PyTorch_CIFAR10 project: stems of stride 1, no early pooling where
-# that project has none, no auxiliary heads. The names of all parameters are that project's.
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {
-    "vgg13_bn": _vgg(vision.vgg13_bn),
-    "vgg16_bn": _vgg(vision.vgg16_bn),
-    "resnet18": _resnet(vision.resnet18),
-    "resnet34": _resnet(vision.resnet34),
-    "densenet121": _densenet121,
-    "mobilenet_v2": _mobilenet_v2,
-    "googlenet": _googlenet,
-    "inception_v3": _inception_v3,
-}
-CLASSIFIER_NAMES = tuple(CLASSIFIERS)
-
-
-def heads(name: str) -> tuple[str, ...]:
-    """Return the heads that a classifier can be built with, that of the public checkpoints first."""
-    return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
 class Classifier(nn.Module):

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
+from .classifiers import CLASSIFIERS
 from .errors import UsageError, WeightsError
 from .storage import data_root, replacing, write_json
 
@@ -83,7 +84,7 @@ class Manifest:
 
 def classifier_name(name: str) -> str:
     """Return the weights' name of a classifier, which is its architecture's."""
-    if name not in models.CLASSIFIERS:
+    if name not in CLASSIFIERS:
         models.Classifier(name)  # raises the error that lists the names
     return name
 
@@ -444,12 +445,12 @@ def _recognise(state: dict[str, Tensor], path: Path) -> models.Classifier:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     bias = next((value for key, value in reversed(list(state.items())) if key.endswith("bias")), None)
     classes = len(bias) if bias is not None and bias.ndim == 1 else 10
-    for name in models.CLASSIFIERS:
+    for name in CLASSIFIERS:
         classifier = models.Classifier(name, classes)
         if {key: tuple(value.shape) for key, value in state_dict(classifier).items()} == shapes:
             load_state(classifier, state, str(path))
             return classifier
-    raise WeightsError(f"{path} fits none of {', '.join(models.CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")
+    raise WeightsError(f"{path} fits none of {', '.join(CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")
 
 
 def _save_imported(module: nn.Module, name: str, family: str, path: Path, depends: dict[str, str] | None = None) -> Manifest:

@@ -36,8 +36,8 @@ def grid(options: argparse.Namespace) -> int:
     import contextlib
 
     from .. import runs
+    from ..classifiers import CLASSIFIER_NAMES
     from ..grid import Grid
-    from ..models import CLASSIFIER_NAMES
     from ..weights import classifier_name
 
     dataset = read_dataset(options)

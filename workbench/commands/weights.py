@@ -77,8 +77,8 @@ def export_weights(options: argparse.Namespace) -> int:
 
 def models(options: argparse.Namespace) -> int:
     """List the networks and the weights that are there."""
-    from .. import models as networks
     from .. import weights
+    from ..classifiers import CLASSIFIER_NAMES
 
     broken: list[WorkbenchError] = []
     listed = [
@@ -95,7 +95,7 @@ def models(options: argparse.Namespace) -> int:
             )
         )
         return 1 if broken else 0
-    print("classifiers that can be built: " + ", ".join(networks.CLASSIFIER_NAMES))
+    print("classifiers that can be built: " + ", ".join(CLASSIFIER_NAMES))
     if not listed:
         print(f"no weights yet under {weights.roots()[0]}; train some: workbench train pair --dataset digits")
         return 1 if broken else 0
