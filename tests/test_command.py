@@ -305,7 +305,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--strength", "1.5"), 2, "strength must be between 0"),
-        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 1077"),
+        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 697"),
         (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
         (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
@@ -503,9 +503,9 @@ def test_the_report_counts_the_images_that_there_are(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runs, "run_batch", lambda tasks, *_, **__: [])
-    assert main(["reproduce", *PAIR, "--limit", "1000", "--notebooks", "train"]) == 0
+    assert main(["reproduce", *PAIR, "--limit", "5000", "--notebooks", "train"]) == 0
     summary = json.loads((tiny_data / "runs" / "latest" / "summary.json").read_text())
-    assert summary["about"]["n"] == 480
+    assert summary["about"]["n"] == 1000
 
 
 def test_a_data_set_that_cannot_be_read_leaves_no_run_behind(

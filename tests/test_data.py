@@ -66,7 +66,7 @@ def test_a_data_folder_that_does_not_exist_is_a_data_error_whatever_the_data_set
         load(name, tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize(("split", "n"), [("train", 1077), ("validation", 240), ("test", 480)])
+@pytest.mark.parametrize(("split", "n"), [("train", 697), ("validation", 100), ("test", 1000)])
 def test_digits_are_uint8_colour_images_with_labels(digits: Dataset, split: str, n: int) -> None:
     part = getattr(digits, split)
     assert len(part) == n
@@ -89,7 +89,7 @@ def test_digits_splits_are_disjoint_complete_and_in_the_seeded_order(digits: Dat
 
 
 def test_digits_show_what_scikit_learn_has(digits: Dataset) -> None:
-    small = torch.from_numpy(load_digits().images).float()[shuffled(1797)[-480:]] / 16
+    small = torch.from_numpy(load_digits().images).float()[shuffled(1797)[-1000:]] / 16
     shrunk = torch.nn.functional.avg_pool2d(to_float(digits.test.images)[:, 0], 4)
     assert (shrunk - small).abs().mean() < 0.06 < (shrunk.roll(1, 0) - small).abs().mean() / 3
 
@@ -106,7 +106,7 @@ def test_head_takes_the_first_or_all(digits: Dataset) -> None:
     assert torch.equal(digits.test.head(7).images, digits.test.images[:7])
     assert torch.equal(digits.test.head(7).labels, digits.test.labels[:7])
     assert digits.test.head(None) is digits.test
-    assert len(digits.test.head(10_000)) == 480
+    assert len(digits.test.head(10_000)) == 1000
 
 
 def packaged(prefix: str) -> list[Path]:

@@ -128,7 +128,7 @@ def test_limit_takes_the_first_images_and_none_takes_all(networks: Pair, digits:
     few = Evaluation(networks, digits, limit=5)
     assert torch.equal(few.images, to_float(digits.test.images[:5]))
     assert torch.equal(few.labels, digits.test.labels[:5])
-    assert len(Evaluation(networks, digits).labels) == 480
+    assert len(Evaluation(networks, digits).labels) == 1000
     assert few.result(Png())["n"] == 5
 
 

@@ -85,7 +85,8 @@ class Dataset:
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """Return a data set by name.
 
-    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 brought to 3 x 32 x 32; 1,077 / 240 / 480. Needs no file.
+    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 brought to 3 x 32 x 32; 697 / 100 / 1,000: as many to
+      measure on as an audit asks for. Needs no file.
     - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5). Read from
       `data_dir` (torchvision's layout, or `train/` and `test/` with class folders), else downloaded to `data/datasets`.
     - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only); `samples-imagenet`: 20 ImageNet
@@ -112,7 +113,7 @@ def _digits(directory: Path | None) -> Dataset:
         large = torch.nn.functional.interpolate(small, size=32, mode="bicubic", align_corners=False).clamp_(0, 1)
         images = to_uint8(large).expand(-1, 3, -1, -1).contiguous()
         order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-        chosen = dict(zip(SPLITS, torch.split(order, [1077, 240, 480]), strict=True))[split]
+        chosen = dict(zip(SPLITS, torch.split(order, [697, 100, 1000]), strict=True))[split]
         return Split(images[chosen], torch.from_numpy(digits.target).long()[chosen])
 
     return Dataset("digits", "scikit-learn digits", "digits", tuple(map(str, range(10))), False, read)

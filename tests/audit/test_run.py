@@ -294,7 +294,7 @@ def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
     [
         ({"n": 1}, UsageError, "at least 2 images and 1 seed, got 1 and 3"),
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
-        ({"pairs": 1078}, DataError, "1078 pairs were asked for, the training split of .* has 1077"),
+        ({"pairs": 698}, DataError, "698 pairs were asked for, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
         ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
         ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),

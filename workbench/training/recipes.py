@@ -43,12 +43,12 @@ __all__ = [
 # on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
-        "classifier": Settings(4, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear"),
-        "generator": Settings(5, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=16),
+        "classifier": Settings(6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear"),
+        "generator": Settings(8, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=16),
         "compressor": Settings(
-            7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16
         ),
-        "joint": Settings(7, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
+        "joint": Settings(11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16),
     },
     "hours": {
         "classifier": Settings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
