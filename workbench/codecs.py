@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Self
 
@@ -26,7 +25,7 @@ from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
-from .pictures import Limits, to_float, to_uint8
+from .pictures import QUIET, Limits, to_float, to_uint8
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -124,8 +123,7 @@ class _FileCodec(_StringCodec):
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of bombs and odd metadata; sizes are judged before anything is decoded
+        with QUIET:
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .errors import DataError, UsageError
 
-__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
+__all__ = ["ANY", "QUIET", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
@@ -26,6 +27,30 @@ TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
 START, END, SCAN = 0xD8, 0xD9, 0xDA
+
+
+class _Quiet:
+    """Silences warnings while any thread is inside: Python's own context puts back what another has changed meanwhile."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+QUIET = _Quiet()  # Pillow warns of bombs and odd metadata; what matters is judged before anything is decoded
 
 
 @dataclass(frozen=True)
@@ -94,8 +119,7 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
             raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
         out[index] = pixels
 
-    with warnings.catch_warnings():  # once, around all threads: the filters are the process's
-        warnings.simplefilter("ignore")
+    with QUIET:  # once, around all threads
         if _length(sources[0]) * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
@@ -114,8 +138,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
     Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
     anything is decoded.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of bombs and odd metadata; what matters is judged below
+    with QUIET:
         return _open(source, size, limits)
 
 
