@@ -59,9 +59,9 @@ def test_moments_of_an_open_loop_are_its_seeds() -> None:
 
     sends = [Clock() for _ in range(2)]
     for send in sends:
-        asyncio.run(open_loop(send, 200, 0.2, seed=7))
+        asyncio.run(open_loop(send, 40, 1.0, seed=7))  # gaps that a busy machine does not fill
     gaps = [np.diff(send.numbers) for send in sends]
-    wanted = np.random.default_rng(7).exponential(1 / 200, 40)[1:]
+    wanted = np.random.default_rng(7).exponential(1 / 40, 40)[1:]
     for each in gaps:
         assert np.corrcoef(each, wanted)[0, 1] > 0.5
 

@@ -247,7 +247,7 @@ def test_the_cloud_keeps_the_newest_answers_only(networks: Pair, neural: Neural,
     cloud = Cloud(neural, networks.target, remembered=2)
     scores = torch.cat([cloud.recognise(neural.encode(image[None])) for image in images])
     assert len(cloud._answers) == 2
-    torch.testing.assert_close(cloud.recognise(neural.encode(images)), scores)
+    torch.testing.assert_close(cloud.recognise(neural.encode(images)), scores, rtol=1e-4, atol=1e-5)  # sums in another order
     assert len(cloud._answers) == 2
 
 

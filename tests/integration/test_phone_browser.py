@@ -296,12 +296,14 @@ def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, recei
     assert red[:, :8].mean() < 0.1
 
 
-def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path, files: list[bytes]) -> None:
+def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path) -> None:
     page.locator("#settings summary").click()
+    noise = io.BytesIO()  # of a digit most bytes are the file's head
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(noise, "JPEG", quality=95)
 
     def sent() -> bytes:
         count = len(received)
-        page.get_by_label("Choose pictures").first.set_input_files(cards(files[:1], tmp_path))
+        page.get_by_label("Choose pictures").first.set_input_files(cards([noise.getvalue()], tmp_path))
         wait_for(lambda: len(received) > count and not page.locator("#result[aria-busy]").count(), 20, "no picture came")
         return received[-1]
 

@@ -55,7 +55,7 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
 ) -> None:
     named = replace(digits, classes=CLASSES)
-    pictures = digits.train.images[:N]
+    pictures = digits.test.images[:N]
     images = to_float(pictures)
     originals = Phone().capture(images)
     with both_of(networks, codec, named, certs) as both, Client(both.edge.url, certs=certs) as client:
