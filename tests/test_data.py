@@ -8,9 +8,7 @@ import pickle
 import re
 import struct
 import time
-import warnings
 import zlib
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from sklearn.datasets import load_digits
 
 from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load
 from workbench.errors import DataError, UsageError
-from workbench.pictures import QUIET, load_pictures, open_picture, to_float, to_uint8
+from workbench.pictures import load_pictures, open_picture, to_float, to_uint8
 
 RNG = np.random.default_rng(0)
 NOISE = Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8))
@@ -646,15 +644,3 @@ ROTATED = (274, 3, 1, b"\6\0\0\0")
 def test_a_damaged_exif_directory_is_read_past_or_refused(entries: list[tuple[int, int, int, bytes]]) -> None:
     read = read_or_refused(jpeg_with_exif(entries))
     assert read is None or sorted(read.shape) == [3, 32, 48]
-
-
-def test_warnings_are_silent_while_anyone_decodes_and_as_they_were_thereafter() -> None:
-    before = warnings.filters[:]
-    first, second = ExitStack(), ExitStack()
-    first.enter_context(QUIET)
-    second.enter_context(QUIET)
-    first.close()  # out of order, as threads leave
-    with warnings.catch_warnings(record=True) as heard:
-        warnings.warn("of odd metadata", stacklevel=1)
-    second.close()
-    assert (heard, warnings.filters) == ([], before)

@@ -2,7 +2,7 @@
 
 The package is flat, and a file imports only from the floors below it::
 
-    0  errors  data  metrics        what goes in, what is measured (and storage, processes: files, Ctrl-C)
+    0  errors  data  metrics        what goes in, what is measured (and quiet, storage, processes)
     1  classifiers  models          the networks,
        weights  inference           how they are kept, how they are run
     2  entropy  bitstream  codecs   what crosses to the cloud

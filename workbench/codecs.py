@@ -25,7 +25,8 @@ from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
-from .pictures import QUIET, Limits, to_float, to_uint8
+from .pictures import Limits, to_float, to_uint8
+from .quiet import QUIET
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -123,7 +124,7 @@ class _FileCodec(_StringCodec):
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
-        with QUIET:
+        with QUIET:  # of bombs and odd metadata; sizes are judged before anything is decoded
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import threading
-import warnings
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,8 +15,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import DataError, UsageError
+from .quiet import QUIET
 
-__all__ = ["ANY", "QUIET", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
+__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
@@ -27,30 +26,6 @@ TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
 START, END, SCAN = 0xD8, 0xD9, 0xDA
-
-
-class _Quiet:
-    """Silences warnings while any thread is inside: Python's own context puts back what another has changed meanwhile."""
-
-    def __init__(self) -> None:
-        self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            self._inside += 1
-            if self._inside == 1:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.simplefilter("ignore")
-
-    def __exit__(self, *_: object) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._before.__exit__(None, None, None)
-
-
-QUIET = _Quiet()  # Pillow warns of bombs and odd metadata; what matters is judged before anything is decoded
 
 
 @dataclass(frozen=True)
@@ -138,7 +113,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
     Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
     anything is decoded.
     """
-    with QUIET:
+    with QUIET:  # Pillow warns of bombs and odd metadata; what matters is judged below
         return _open(source, size, limits)
 
 

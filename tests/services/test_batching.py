@@ -431,7 +431,7 @@ def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
 several = pytest.mark.skipif(CORES < 2, reason="a lane is split where there are several cores, on Linux")
-ENOUGH = EVEN * (CORES + 1)
+ENOUGH, PLENTY = EVEN * (CORES + 1), 1 << 24  # images, on any number of cores
 
 
 class Placed(Joined):
@@ -468,7 +468,7 @@ def split() -> Iterator[Lanes]:
 @several
 def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(split: Lanes) -> None:
     async def main() -> None:
-        joined = Placed(split)
+        joined = Placed(split, capacity=PLENTY)
         assert await asyncio.gather(*map(joined.submit, range(ENOUGH - 1))) == list(range(ENOUGH - 1))
         assert set(joined.kinds) == {"lane"}
         before = len(joined.batches)
@@ -487,7 +487,7 @@ def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(spli
 @several
 def test_few_requests_have_the_whole_lane_however_many_their_images(split: Lanes) -> None:
     async def main() -> None:
-        joined = Placed(split)
+        joined = Placed(split, capacity=PLENTY)
         await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES - 1)))
         assert set(joined.kinds) == {"lane"}
         await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES)))
@@ -499,7 +499,7 @@ def test_few_requests_have_the_whole_lane_however_many_their_images(split: Lanes
 @several
 def test_a_lane_and_its_parts_take_turns(split: Lanes) -> None:
     async def main() -> None:
-        joined = Placed(split, capacity=10_000)
+        joined = Placed(split, capacity=PLENTY)
         for count in (1, 4 * ENOUGH, 3, 2 * ENOUGH, 1):
             pause = 0.0 if count > 3 else 0.01
             answers = [joined.submit(number, 1 + number % 5) for number in range(count)]

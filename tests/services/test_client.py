@@ -6,6 +6,8 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import itertools
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +17,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.servers import accepting
 from workbench.client import AsyncClient, Client
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import DataError, ServiceError, UsageError, WorkbenchError
 from workbench.pictures import to_float
+from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService
 from workbench.services.trust import Token
 from workbench.system import Client as Phone
@@ -197,6 +201,26 @@ def test_a_service_that_stays_away_is_named_at_the_deadline(certs: Path, images:
     ):
         client.recognise(images)
     assert caught.value.status == 503
+
+
+def test_an_attempt_that_the_deadline_cuts_short_hides_no_reason() -> None:
+    came = itertools.count()
+    kept: list[socket.socket] = []
+
+    def serve(peer: socket.socket) -> None:
+        if next(came):
+            kept.append(peer)  # and never answered
+        else:
+            peer.close()
+
+    async def asked(url: str) -> None:
+        async with Connection(url, None, plain=True) as connection:
+            await connection.call("GET", "/v2", deadline=asyncio.get_running_loop().time() + 0.4)
+
+    with accepting(serve) as port, pytest.raises(ServiceError, match="cannot be reached") as caught:
+        asyncio.run(asked(f"http://127.0.0.1:{port}"))
+    assert (caught.value.status, len(kept)) == (503, 1)
+    kept[0].close()
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for_any_longer(both: Both, images: torch.Tensor) -> None:

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ..errors import AttestationError
+from ..quiet import QUIET
 from .report import Report, Tcb, refusal
 
 __all__ = ["ARKS", "MOST_BYTES", "PRODUCTS", "Chain", "find_chain", "fingerprint", "key_of", "load", "product_of"]
@@ -47,7 +46,6 @@ _UNREADABLE = (
     x509.InvalidVersion,
     x509.UnsupportedGeneralNameType,
 )
-_reading = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -57,8 +55,7 @@ def _readable(what: str) -> Iterator[None]:
     It warns, too: of serial numbers, since every VCEK's is zero, and of what damaged ones hold. That is nobody's concern here.
     """
     try:
-        with _reading, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with QUIET:
             yield
     except _UNREADABLE as error:
         raise refusal(what, "a certificate that can be read", type(error).__name__) from None

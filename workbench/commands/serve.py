@@ -68,7 +68,13 @@ def add(commands: Commands) -> None:
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
-    made.add_argument("--lanes", type=positive, default=0, metavar="N", help="batches computed at once (default: by cores)")
+    made.add_argument(
+        "--lanes",
+        type=positive,
+        default=0,
+        metavar="N",
+        help="batches computed at once (default: by cores, and at an edge by how much waits)",
+    )
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
     made.add_argument("--queue", type=positive, default=1024, metavar="N", help="images that may wait at the edge (1024)")

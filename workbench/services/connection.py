@@ -80,7 +80,7 @@ class Connection:
                 async with asyncio.timeout(max(0.001, left)):
                     answer = await self._http.request(method, path, body, headers or {}, self._context)
             except TimeoutError:
-                if not reason or left >= LONGEST_PAUSE_S:  # in less, no one could have: what was found before says more
+                if not reason or left >= LONGEST_PAUSE_S:  # of an attempt cut short, what was found before says more
                     reason = f"{self.url} did not answer in {max(0.0, left):.1f} s"
             except ssl.SSLCertVerificationError as error:
                 raise ServiceError(f"{self.url} is not to be trusted: {error.verify_message}", status=502) from None

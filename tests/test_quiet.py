@@ -1,0 +1,20 @@
+"""Warnings of other libraries: silent while anyone is inside, and as they were thereafter."""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import ExitStack
+
+from workbench.quiet import QUIET
+
+
+def test_warnings_are_silent_while_anyone_is_inside_and_as_they_were_thereafter() -> None:
+    before = warnings.filters[:]
+    first, second = ExitStack(), ExitStack()
+    first.enter_context(QUIET)
+    second.enter_context(QUIET)
+    first.close()  # out of order, as threads leave
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.warn("of odd metadata", stacklevel=1)
+    second.close()
+    assert (heard, warnings.filters) == ([], before)
