@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from workbench import weights
+from workbench.classifiers import Classifier
 from workbench.codecs import Neural
 from workbench.data import Dataset, Split, load
-from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
 

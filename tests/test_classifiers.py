@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from workbench.classifiers import CLASSIFIER_NAMES, heads
+from workbench.classifiers import CLASSIFIER_NAMES, MEAN, STD, Classifier, heads
 from workbench.errors import UsageError
-from workbench.models import MEAN, STD, Classifier, parameters
+from workbench.models import parameters
 
 PARAMETERS = {
     "vgg13_bn": 28_334_410,

@@ -18,8 +18,8 @@ import torch
 from workbench import __version__, runs, weights
 from workbench.__main__ import main
 from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, page
+from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
-from workbench.models import Classifier
 from workbench.training import Settings, recipes
 
 from conftest import AUXILIARY, TARGET  # isort: skip

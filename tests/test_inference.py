@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from workbench.classifiers import CLASSIFIER_NAMES
+from workbench.classifiers import CLASSIFIER_NAMES, Classifier
 from workbench.codecs import CompressAI, Neural
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.inference import prepare, prepare_pair
-from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.weights import Pair
 

@@ -12,10 +12,10 @@ from scipy.stats import kstest
 from torch.nn import functional as F
 
 from workbench import models
-from workbench.classifiers import CLASSIFIER_NAMES
+from workbench.classifiers import CLASSIFIER_NAMES, MEAN, STD, Classifier
 from workbench.errors import UsageError
 from workbench.inference import prepare
-from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, UNet, build, parameters
+from workbench.models import NeuralCompressor, PerturbationGenerator, UNet, build, parameters
 
 
 def pictures(*shape: int, seed: int = 0) -> torch.Tensor:

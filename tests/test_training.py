@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from workbench import metrics, training, weights
+from workbench.classifiers import MEAN, STD, Classifier
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.errors import RunError, StorageError, UsageError, WeightsError
-from workbench.models import MEAN, STD, Classifier, NeuralCompressor, PerturbationGenerator, parameters
+from workbench.models import NeuralCompressor, PerturbationGenerator, parameters
 from workbench.pictures import to_float
 from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
@@ -1450,7 +1451,8 @@ UNEQUAL = """
 import os
 from pathlib import Path
 import torch
-from workbench.models import PerturbationGenerator, Classifier
+from workbench.classifiers import Classifier
+from workbench.models import PerturbationGenerator
 from workbench.training.objectives import ClassifierObjective
 from torch import nn
 

@@ -20,8 +20,9 @@ import safetensors.torch
 import torch
 
 from workbench import weights
+from workbench.classifiers import Classifier
 from workbench.errors import UsageError, WeightsError
-from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator, build
+from workbench.models import NeuralCompressor, PerturbationGenerator, build
 from workbench.weights import Manifest, Pair, describe
 
 

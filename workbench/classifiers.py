@@ -10,16 +10,23 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from . import _compat
+from .errors import unknown
+from .pictures import check_images
 
 with _compat.spared():
     from torchvision import models as vision
     from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
     from torchvision.models.inception import BasicConv2d as InceptionConv
 
-__all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "heads"]
+__all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "Classifier", "heads"]
+
+# CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
+LEAST = 32  # the sides that every classifier takes; the VGGs halve them five times
 
 
 def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
@@ -104,3 +111,37 @@ CLASSIFIER_NAMES = tuple(CLASSIFIERS)
 def heads(name: str) -> tuple[str, ...]:
     """Return the heads that a classifier can be built with, that of the public checkpoints first."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
+
+
+class Classifier(nn.Module):
+    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
+
+    `name` is one of `CLASSIFIERS`; images with a side below 32 pixels are padded with their border. `head` `public` is the form
+    of the public checkpoints; the VGGs have another, `linear`: one layer in place of three, a third of the parameters
+    (vgg13_bn: 9.4 M for 28.3 M). Raises UsageError for another name or head.
+    """
+
+    def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public") -> None:
+        super().__init__()
+        if name not in CLASSIFIERS:
+            raise unknown("classifier", name, CLASSIFIERS)
+        if head not in heads(name):
+            raise unknown(f"head of {name}", head, heads(name))
+        self.name, self.num_classes, self.head = name, num_classes, head
+        self.network = CLASSIFIERS[name](num_classes)
+        if head == "linear":
+            self.network.classifier = nn.Sequential(nn.Linear(512, num_classes))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits, N x K."""
+        check_images(images)
+        bottom, right = (max(0, LEAST - side) for side in images.shape[-2:])
+        if bottom or right:
+            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits

@@ -31,7 +31,8 @@ from tqdm.auto import tqdm
 
 from .attest import Policy, Verdict
 from .errors import ServiceError, UsageError
-from .models import check_images, check_strength
+from .models import check_strength
+from .pictures import check_images
 from .protocol import Tensor
 from .services.admission import admission
 from .services.connection import Connection, infer, metadata

@@ -24,8 +24,8 @@ from torch import Tensor
 from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
-from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, check_images, in_parts
-from .pictures import Limits, to_float, to_uint8
+from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
+from .pictures import Limits, check_images, to_float, to_uint8
 from .quiet import QUIET
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]

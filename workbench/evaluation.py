@@ -21,11 +21,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metrics
+from .classifiers import Classifier
 from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
-from .models import Classifier, check_strength
+from .models import check_strength
 from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Pair, compressor_variants, load_pair

@@ -23,8 +23,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from .classifiers import Classifier
 from .errors import UsageError, unknown
-from .models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
+from .models import NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
 from compressai.layers import GDN  # isort: skip  (after models, which makes torchvision importable)

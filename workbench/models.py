@@ -1,4 +1,4 @@
-"""The networks: the perturbation generator (U-Net), the eight classifiers in CIFAR-10 form, the neural compressor.
+"""The networks: the perturbation generator (U-Net), the neural compressor, and what all kinds share; `build` makes each.
 
 All take images in [0, 1], N x 3 x H x W, and normalise inside. Module names and shapes below `unet` and `network` are those of
 the public baseline, so that its checkpoints load (see `weights.import_checkpoint`).
@@ -17,14 +17,14 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from . import _compat
-from .classifiers import CLASSIFIERS, heads
+from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
+from .pictures import check_images
 
 with _compat.spared():
     from compressai.models import FactorizedPrior
 
 __all__ = [
-    "Classifier",
     "NeuralCompressor",
     "PerturbationGenerator",
     "Unset",
@@ -34,53 +34,13 @@ __all__ = [
     "parameters",
 ]
 
-# CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 Network = TypeVar("Network", bound=nn.Module)
 MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
 RATE_WEIGHT = 0.002  # of a bit, where the compressor chooses what it sends, in chances that the target errs
-LEAST = 32  # the sides that every classifier takes; the VGGs halve them five times
 # Images that pass through a network together, however many a batch has. On a CPU what a layer makes of 64 stays in the
 # caches, which is worth a tenth of the U-Net's time and a quarter of the encoder's.
 AT_ONCE = {"cpu": 64, "cuda": 1024}
 BEHIND = 64  # bytes for each latent, more than one can take of zeros
-
-
-# --- classifiers -----------------------------------------------------------------------------------------------------------
-
-
-class Classifier(nn.Module):
-    """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
-
-    `name` is one of `CLASSIFIERS`; images with a side below 32 pixels are padded with their border. `head` `public` is the form
-    of the public checkpoints; the VGGs have another, `linear`: one layer in place of three, a third of the parameters
-    (vgg13_bn: 9.4 M for 28.3 M). Raises UsageError for another name or head.
-    """
-
-    def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public") -> None:
-        super().__init__()
-        if name not in CLASSIFIERS:
-            raise unknown("classifier", name, CLASSIFIERS)
-        if head not in heads(name):
-            raise unknown(f"head of {name}", head, heads(name))
-        self.name, self.num_classes, self.head = name, num_classes, head
-        self.network = CLASSIFIERS[name](num_classes)
-        if head == "linear":
-            self.network.classifier = nn.Sequential(nn.Linear(512, num_classes))
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
-
-    mean: Tensor
-    std: Tensor
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, N x K."""
-        check_images(images)
-        bottom, right = (max(0, LEAST - side) for side in images.shape[-2:])
-        if bottom or right:
-            images = F.pad(images, (0, right, 0, bottom), mode="replicate")
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
 
 
 # --- the perturbation generator --------------------------------------------------------------------------------------------
@@ -375,15 +335,6 @@ def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
 def parameters(module: nn.Module) -> int:
     """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-
-
-def check_images(images: Tensor) -> None:
-    """Raise UsageError unless `images` is a floating-point N x 3 x H x W tensor with at least one image."""
-    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
-        raise UsageError(
-            f"expected float images N x 3 x H x W in [0, 1], got {images.dtype} {tuple(images.shape)}; "
-            "see workbench.pictures.to_float"
-        )
 
 
 def check_strength(strength: float) -> None:

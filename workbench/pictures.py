@@ -17,7 +17,7 @@ from torch import Tensor
 from .errors import DataError, UsageError
 from .quiet import QUIET
 
-__all__ = ["ANY", "Limits", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
+__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
@@ -198,3 +198,12 @@ def to_uint8(images: Tensor) -> Tensor:
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
     """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
     return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
+
+
+def check_images(images: Tensor) -> None:
+    """Raise UsageError unless `images` is a floating-point N x 3 x H x W tensor with at least one image."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point() or images.numel() == 0:
+        raise UsageError(
+            f"expected float images N x 3 x H x W in [0, 1], got {images.dtype} {tuple(images.shape)}; "
+            "see workbench.pictures.to_float"
+        )

@@ -23,11 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .classifiers import Classifier
 from .codecs import Codec, Jpeg, Png, codec
 from .errors import WeightsError
 from .inference import prepare
-from .models import Classifier, PerturbationGenerator, channels_last, check_images, in_parts
-from .pictures import ANY, Limits, load_pictures, to_float
+from .models import PerturbationGenerator, channels_last, in_parts
+from .pictures import ANY, Limits, check_images, load_pictures, to_float
 from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]

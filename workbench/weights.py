@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from . import models
-from .classifiers import CLASSIFIERS
+from .classifiers import CLASSIFIERS, Classifier
 from .errors import UsageError, WeightsError
 from .storage import data_root, replacing, write_json
 
@@ -85,7 +85,7 @@ class Manifest:
 def classifier_name(name: str) -> str:
     """Return the weights' name of a classifier, which is its architecture's."""
     if name not in CLASSIFIERS:
-        models.Classifier(name)  # raises the error that lists the names
+        Classifier(name)  # raises the error that lists the names
     return name
 
 
@@ -232,8 +232,8 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 class Pair:
     """The networks of one target and auxiliary that belong together, frozen, with their manifests by role."""
 
-    target: models.Classifier
-    auxiliary: models.Classifier
+    target: Classifier
+    auxiliary: Classifier
     generator: models.PerturbationGenerator
     compressor: models.NeuralCompressor | None
     manifests: dict[str, Manifest]
@@ -331,7 +331,7 @@ def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
 
 
 def _core(module: nn.Module) -> nn.Module:
-    if isinstance(module, models.Classifier):
+    if isinstance(module, Classifier):
         return module.network
     return module.unet if isinstance(module, models.PerturbationGenerator) else module
 
@@ -402,7 +402,7 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
         raise WeightsError(
             f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary"
         )
-    networks: list[tuple[models.Classifier, str, str]] = []
+    networks: list[tuple[Classifier, str, str]] = []
     for role, name, prefix in (("target", target, "model_A."), ("auxiliary", auxiliary, "model_B.")):
         inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
         if inner and not (role == "auxiliary" and auxiliary == target):
@@ -441,12 +441,12 @@ def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     raise WeightsError(f"{path} holds no tensors by name: expected a state dict or a Lightning checkpoint")
 
 
-def _recognise(state: dict[str, Tensor], path: Path) -> models.Classifier:
+def _recognise(state: dict[str, Tensor], path: Path) -> Classifier:
     shapes = {key: tuple(value.shape) for key, value in state.items()}
     bias = next((value for key, value in reversed(list(state.items())) if key.endswith("bias")), None)
     classes = len(bias) if bias is not None and bias.ndim == 1 else 10
     for name in CLASSIFIERS:
-        classifier = models.Classifier(name, classes)
+        classifier = Classifier(name, classes)
         if {key: tuple(value.shape) for key, value in state_dict(classifier).items()} == shapes:
             load_state(classifier, state, str(path))
             return classifier
@@ -461,7 +461,7 @@ def _save_imported(module: nn.Module, name: str, family: str, path: Path, depend
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """Return the kind and the spec from which `models.build` makes a network of this shape."""
-    if isinstance(module, models.Classifier):
+    if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
         return "classifier", spec if module.head == "public" else {**spec, "head": module.head}
     if isinstance(module, models.PerturbationGenerator):

@@ -34,11 +34,12 @@ import torch
 
 from workbench import weights
 from workbench.certs import Role, issue
+from workbench.classifiers import Classifier
 from workbench.client import AsyncClient
 from workbench.codecs import Neural
 from workbench.data import Dataset, Split
 from workbench.errors import WorkbenchError
-from workbench.models import Classifier, NeuralCompressor, PerturbationGenerator
+from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.protocol import Tensor
 from workbench.services.connection import Connection, infer, metadata

@@ -24,11 +24,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..classifiers import Classifier
 from ..codecs import Codec
 from ..errors import UsageError
 from ..evaluation import provenance
 from ..inference import prepare_pair
-from ..models import Classifier, PerturbationGenerator
+from ..models import PerturbationGenerator
 from ..system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
 

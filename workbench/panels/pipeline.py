@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 
 from .. import metrics, weights
+from ..classifiers import Classifier
 from ..codecs import Codec
 from ..data import Dataset, Split
 from ..errors import UsageError
 from ..evaluation import describe
 from ..inference import prepare_pair
-from ..models import Classifier
 from ..pictures import residual, to_float
 from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair

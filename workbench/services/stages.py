@@ -9,10 +9,11 @@ from typing import Any
 import torch
 
 from .. import weights
+from ..classifiers import Classifier
 from ..codecs import Codec, codec
 from ..errors import UsageError, WeightsError
 from ..inference import prepare
-from ..models import Classifier, PerturbationGenerator
+from ..models import PerturbationGenerator
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
 
 __all__ = ["Stage", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]

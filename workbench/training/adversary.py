@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..classifiers import Classifier
 from ..data import Split
 from ..errors import UsageError
-from ..models import Classifier, PerturbationGenerator, UNet, check_strength
+from ..models import PerturbationGenerator, UNet, check_strength
 from ..pictures import to_float
 from .objectives import Objective
 from .protection import GeneratorLoss, GeneratorObjective

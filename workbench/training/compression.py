@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..classifiers import Classifier
 from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
-from ..models import Classifier, NeuralCompressor, PerturbationGenerator
+from ..models import NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, share
 from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 

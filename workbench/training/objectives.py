@@ -7,7 +7,7 @@ from typing import Any, Self
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models import Classifier
+from ..classifiers import Classifier
 
 __all__ = ["ClassifierObjective", "Objective", "share"]
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import metrics
+from ..classifiers import Classifier
 from ..errors import UsageError, unknown
-from ..models import Classifier, PerturbationGenerator, check_strength
+from ..models import PerturbationGenerator, check_strength
 from .objectives import Objective, share
 
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective"]

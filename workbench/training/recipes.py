@@ -12,10 +12,10 @@ import torch
 from tqdm.auto import tqdm
 
 from .. import weights
-from ..classifiers import heads
+from ..classifiers import Classifier, heads
 from ..data import Dataset, Split
 from ..errors import UsageError, unknown
-from ..models import Classifier, NeuralCompressor, PerturbationGenerator, channels_last
+from ..models import NeuralCompressor, PerturbationGenerator, channels_last
 from ..pictures import load_pictures, to_float
 from ..storage import data_root, require_writable
 from ..system import Client
