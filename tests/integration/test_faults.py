@@ -537,10 +537,13 @@ def test_a_cloud_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
 def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there(
     system: Arranged, wrong: dict[str, Path], kind: str
 ) -> None:
-    with system.load(refusal=f"^{system.door.url} is not to be trusted: {WRONG[kind]}$") as load:
+    by_clients = f"^{system.door.url} is not to be trusted: {WRONG[kind]}$"
+    by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients are still connected
+    with system.load(refusal=f"{by_clients}|{by_cloud}") as load:
         system.put(wrong[kind], "edge")
         system.door.drop()
         load.refused()
+        assert all(re.search(by_clients, words) for _, words in load.refusals[-load.clients :])
         system.put(system.certs, "edge")
         load.recovered(time.monotonic())
 
