@@ -56,6 +56,31 @@ def test_a_generator_gives_the_same_images(size: tuple[int, int], strength: floa
     assert (expected - images).abs().mean() > 0.01
 
 
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+    made, before = prepare(PerturbationGenerator()), torch.get_num_threads()
+
+    def reordered(threads: int, n: int) -> list[str]:
+        """Return what oneDNN says that it reorders of the weights for n images."""
+        torch.set_num_threads(threads)
+        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+            made(images[:n])
+        said = capfd.readouterr().out
+        assert said.count(",exec,cpu,convolution") == 19
+        lines = [line for line in said.splitlines() if ",exec,cpu,reorder" in line]
+        return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the others are of images
+
+    images = torch.rand(16, 3, 32, 32)
+    with torch.inference_mode():
+        try:
+            runs = [(threads, n) for threads in (1, 2) for n in (1, 2, 5, 8, 16)]
+            first, again = ({run: reordered(*run) for run in runs} for _ in range(2))
+        finally:
+            torch.set_num_threads(before)
+    assert any(first.values())
+    assert not any(again.values()), again
+
+
 def quiet(channels: int) -> NeuralCompressor:
     """A compressor of which only the first channels speak."""
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """The networks as edge and cloud run them: the same function in fewer operations.
 
     batch norms folded into the convolutions before them; activations and additions fused into them; weights laid out once as
-    the convolution wants them; channels_last; the compressor's silent channels left out, its normalisation's parameters
+    each convolution wants them; channels_last; the compressor's silent channels left out, its normalisation's parameters
     computed once
 
 Exact to rounding: images within 1e-3, labels the same (tested). `bfloat16` convolves in 16 bits: half the time, and a label in
@@ -35,7 +35,6 @@ __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
 Network = TypeVar("Network", bound=nn.Module)
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _TRACING = threading.Lock()
-SIDE = 32  # of the images that layouts are chosen for; others run too
 
 
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
@@ -52,17 +51,14 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
     out: Any = channels_last(copy.deepcopy(network).eval().requires_grad_(False), device)
     numbers = PRECISIONS[precision]
     where = next(out.parameters()).device
-    example = torch.zeros(1, 3, SIDE, SIDE, device=where)
     if isinstance(out, Classifier):
-        out.network = _made(_fold(out.network), example, numbers)
+        out.network = _made(_fold(out.network), where, numbers)
     elif isinstance(out, PerturbationGenerator):
-        setattr(out, "unet", _made(_fold(out.unet), example, numbers))  # noqa: B010  (a GraphModule in the U-Net's place)
+        setattr(out, "unet", _made(_fold(out.unet), where, numbers))  # noqa: B010  (a GraphModule in the U-Net's place)
     elif isinstance(out, NeuralCompressor):
         _lighten(out)
-        with torch.inference_mode():
-            latents = torch.zeros_like(out.g_a(example))
-        out.g_a = _made(_traced(out.g_a), example, numbers)
-        out.g_s = _made(_traced(out.g_s), latents, torch.float32)
+        out.g_a = _made(_traced(out.g_a), where, numbers)
+        out.g_s = _made(_traced(out.g_s), where, torch.float32)
     out.prepared = precision
     return out  # type: ignore[no-any-return]
 
@@ -128,10 +124,17 @@ def _fold(network: nn.Module) -> fx.GraphModule:
     return traced
 
 
-def _made(network: fx.GraphModule, example: Tensor, numbers: torch.dtype) -> nn.Module:
+def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
+    """Return whether oneDNN convolves on a device in such numbers."""
+    if where.type != "cpu" or not torch._C._has_mkldnn:
+        return False
+    return numbers is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
     """Return a folded network that computes in `numbers`, between images and answers in 32 bits."""
-    if example.device.type == "cpu" and torch._C._has_mkldnn:
-        _fuse(network, example, numbers)
+    if _fuses(where, numbers):
+        _fuse(network, numbers)
     else:
         channels_last(network.to(numbers))
     return network if numbers is torch.float32 else _Narrow(network.to(numbers), numbers)
@@ -216,51 +219,53 @@ def _lighten(compressor: NeuralCompressor) -> None:
 
 
 class _Convolution(nn.Module):
-    """A convolution, an addition and an activation as one call of oneDNN, its weights laid out once for inputs of `size`.
+    """A convolution, an addition and an activation as one call of oneDNN, its weights laid out as oneDNN wants them.
 
     In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution itself. These are
-    the operators that torch.compile ends in on a CPU; called by hand they need no compiler and no warming up.
+    the operators that torch.compile ends in on a CPU; called by hand they need no compiler and no warming up. Which layout is
+    wanted hangs on the processor, and may on the input's size and the number of threads, too: one is kept for all that want it.
+    Given another, oneDNN would bring it into the one it wants at every call (on AVX2 that takes up to ten times as long).
     """
 
-    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, size: list[int], numbers: torch.dtype) -> None:
+    def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
         super().__init__()
         self.transposed = isinstance(layer, nn.ConvTranspose2d)
         padding, extra, stride, dilation = map(list, (layer.padding, layer.output_padding, layer.stride, layer.dilation))
         self.shape = (padding, extra, stride, dilation) if self.transposed else (padding, stride, dilation)
-        operators = torch.ops.mkldnn
-        reorder = operators._reorder_convolution_transpose_weight if self.transposed else operators._reorder_convolution_weight
         self.groups = layer.groups
         # Neither parameters nor buffers: no `.to` may touch what oneDNN has laid out.
-        self.weight: Tensor = reorder(layer.weight.detach().to(numbers).contiguous(), *self.shape, layer.groups, size)
-        self.bias = None if layer.bias is None else layer.bias.detach().to(numbers)
+        self.weight, self.bias = layer.weight.detach().to(numbers).contiguous(), None
+        if layer.bias is not None:
+            self.bias = layer.bias.detach().to(numbers)
         self.activation, self.scalars = "none", list[float]()
+        self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # by an input's size and the number of threads
+        self._layouts: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        weight = self._laid_out.get((x.shape, torch.get_num_threads()))
+        if weight is None:
+            weight = self._lay_out(x.shape)
         run, rest = torch.ops.mkldnn, (*self.shape, self.groups)
         if other is not None:
             unary = None if self.activation == "none" else self.activation
             return run._convolution_pointwise.binary(  # type: ignore[no-any-return]
-                x, other, self.weight, self.bias, *rest, "add", 1.0, unary, self.scalars, ""
+                x, other, weight, self.bias, *rest, "add", 1.0, unary, self.scalars, ""
             )
         call = run._convolution_transpose_pointwise if self.transposed else run._convolution_pointwise
-        return call(x, self.weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
+        return call(x, weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
+
+    def _lay_out(self, size: torch.Size) -> Tensor:
+        """Return the weights as inputs of a size want them."""
+        run = torch.ops.mkldnn
+        reorder = run._reorder_convolution_transpose_weight if self.transposed else run._reorder_convolution_weight
+        made = reorder(self.weight, *self.shape, self.groups, size)
+        layout = run._get_mkldnn_serialized_md(made).numpy().tobytes()
+        kept = self._laid_out[size, torch.get_num_threads()] = self._layouts.setdefault(layout, made)
+        return kept
 
 
-class _Sizes(fx.Interpreter):
-    """Notes the size of what each node returns. (Torch's own pass for this loads sympy, which takes half a second.)"""
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node."""
-        made = super().run_node(n)
-        if isinstance(made, Tensor):
-            n.meta["size"] = list(made.shape)
-        return made
-
-
-def _fuse(network: fx.GraphModule, example: Tensor, numbers: torch.dtype) -> None:
+def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
     """Put a `_Convolution` in the place of each convolution and of what alone follows it."""
-    with torch.inference_mode():
-        _Sizes(network).run(example)
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -268,7 +273,7 @@ def _fuse(network: fx.GraphModule, example: Tensor, numbers: torch.dtype) -> Non
         layer = modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) or layer.padding_mode != "zeros":
             continue
-        made = _Convolution(layer, node.args[0].meta["size"], numbers)
+        made = _Convolution(layer, numbers)
         if not made.transposed:
             follower = _only_user(node)
             if follower is not None and follower.op == "call_function" and follower.target in (operator.add, operator.iadd):
