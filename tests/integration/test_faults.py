@@ -538,7 +538,7 @@ def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
     system: Arranged, wrong: dict[str, Path], kind: str
 ) -> None:
     by_clients = f"^{system.door.url} is not to be trusted: {WRONG[kind]}$"
-    by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients are still connected
+    by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients hold on to it
     with system.load(refusal=f"{by_clients}|{by_cloud}") as load:
         system.put(wrong[kind], "edge")
         system.door.drop()
