@@ -328,7 +328,8 @@ def describe(codec: Codec) -> str:
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
     """Return the device, the library versions and the commit that a figure was made with."""
     kind = torch.device(device).type
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
     packages = ("torch", "torchvision", "compressai", "pillow")
     return {
         "device": f"{kind} ({name})",

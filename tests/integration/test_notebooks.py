@@ -23,7 +23,7 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-pytestmark = pytest.mark.timeout(600)  # the first of them waits for all notebooks
+pytestmark = pytest.mark.timeout(900)  # the first of them waits for all notebooks
 
 
 STARTING = threading.Lock()
@@ -43,7 +43,7 @@ def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[i
 
     No other starts until its kernel answers: two that start at once could choose the same ports.
     """
-    given = [part for key, value in parameters.items() for part in ("-p", key, str(value))]
+    given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with (output / "said").open("wb") as said:
@@ -53,9 +53,10 @@ def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[i
             while not kernel_answers(output / f"{name}.ipynb") and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
         try:
-            status = process.wait(timeout=200)
+            status = process.wait(timeout=500)
         finally:
             process.kill()
+            process.wait()
     return status, (output / "said").read_text(encoding="utf-8")
 
 
@@ -68,7 +69,7 @@ def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Execu
     pair = {"target": TARGET, "auxiliary": AUXILIARY}
     wanted = {name: (name, pair | {"limit": 32}) for name in runs.NOTEBOOKS} | {"wrong": ("train", pair | {"limitt": 32})}
     wanted["explore"] = ("explore", pair | {"limit": 32, "dataset": "digits"})
-    wanted["privacy"] = ("privacy", pair | {"limit": 32, "seeds": 1, "effort": "trial"})
+    wanted["privacy"] = ("privacy", pair | {"limit": 32, "seeds": 1, "effort": "trial", "pairs": [60, 120]})
     folders = {key: tmp_path_factory.mktemp(key) for key in wanted}
     with ThreadPoolExecutor(2) as pool:
         futures = {key: pool.submit(papermill, name, folders[key], tiny_root, **given) for key, (name, given) in wanted.items()}
