@@ -3,7 +3,8 @@
     python tests/speed_explore.py --out data/results/explore-speed.json
 
 JupyterLab, the shipped pair, the pristine samples. A step is a key on the strength's slider, the next one once its view is
-painted; a drag moves the mouse over the slider and back at 60 events a second. A view counts as painted two animation frames after its
+painted; a drag moves the mouse over the slider and back, at 60 events a second where the page takes so many (each waits until
+the page has taken the last one). A view counts as painted two animation frames after its
 figures and its pictures are there. The first paint is counted from the click on "Run All Cells" of an idle kernel.
 """
 
@@ -80,11 +81,11 @@ def main() -> None:
         page.locator(".pmc2-strength").scroll_into_view_if_needed()
         page.evaluate(WATCH)
         steps = single_steps(page, given.steps)
-        drags, rate = dragged(page, given.drags)
+        drags, rates = dragged(page, given.drags)
     pair, samples = load_pair("cifar10", "resnet18", "vgg13_bn"), load("samples")
     figures = {
         "steps": quantiles(steps),
-        "drags": {**quantiles(drags), "views_per_second": round(rate, 1)},
+        "drags": {**quantiles(drags), **rates},
         "first_paint_s": {key: spread([each[key] for each in first]) for key in first[0]},
     }
     print(json.dumps(figures, indent=1))
@@ -140,8 +141,8 @@ def single_steps(page: Page, count: int) -> list[float]:
     return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
 
 
-def dragged(page: Page, count: int) -> tuple[list[float], float]:
-    """Return the age of each painted view, from the last event that asked for its strength, and views per second."""
+def dragged(page: Page, count: int) -> tuple[list[float], dict[str, float]]:
+    """Return the age of each painted view, from the last event that asked for its strength, and events and views a second."""
     box = page.locator(".pmc2-strength .noUi-base, .pmc2-strength .noUi-target").first.bounding_box()
     handle = page.locator(".pmc2-strength [role=slider]").bounding_box()
     assert box is not None
@@ -166,7 +167,7 @@ def dragged(page: Page, count: int) -> tuple[list[float], float]:
         times = [when for each, when in asked if abs(each - value) < 1e-6 and when <= at]
         if times:
             ages.append(at - times[-1])
-    return ages, len(painted) / passed
+    return ages, {"events_per_second": round(events / passed, 1), "views_per_second": round(len(painted) / passed, 1)}
 
 
 def quantiles(values: list[float]) -> dict[str, Any]:
