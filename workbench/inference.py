@@ -234,9 +234,8 @@ class _Convolution(nn.Module):
         self.shape = (padding, extra, stride, dilation) if self.transposed else (padding, stride, dilation)
         self.groups = layer.groups
         # Neither parameters nor buffers: no `.to` may touch what oneDNN has laid out.
-        self.weight, self.bias = layer.weight.detach().to(numbers).contiguous(), None
-        if layer.bias is not None:
-            self.bias = layer.bias.detach().to(numbers)
+        self.weight: Tensor = layer.weight.detach().to(numbers).contiguous()
+        self.bias = None if layer.bias is None else layer.bias.detach().to(numbers)
         self.activation, self.scalars = "none", list[float]()
         self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # by an input's size and the number of threads
         self._layouts: dict[bytes, Tensor] = {}

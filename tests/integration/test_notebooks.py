@@ -23,7 +23,7 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-pytestmark = pytest.mark.timeout(900)  # the first of them waits for all notebooks
+pytestmark = pytest.mark.timeout(600)  # the first of them waits for all notebooks
 
 
 STARTING = threading.Lock()
@@ -53,7 +53,7 @@ def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[i
             while not kernel_answers(output / f"{name}.ipynb") and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.05)
         try:
-            status = process.wait(timeout=500)
+            status = process.wait(timeout=200)
         finally:
             process.kill()
             process.wait()
