@@ -184,10 +184,10 @@ def run_all(page: Page) -> None:
 def saved(page: Page, path: Path) -> Sequence[Any] | None:
     """Save the notebook and return its code cells once the last was executed."""
     page.keyboard.press("Control+s")
-    text = path.read_text(encoding="utf-8")
-    if not text:
+    try:
+        cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    except nbformat.reader.NotJSONError:
         return None  # it is being written
-    cells = [cell for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "code"]
     return cells if cells[-1].execution_count is not None else None
 
 

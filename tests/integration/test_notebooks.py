@@ -69,6 +69,8 @@ def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Execu
     pair = {"target": TARGET, "auxiliary": AUXILIARY}
     wanted = {name: (name, pair | {"limit": 32}) for name in runs.NOTEBOOKS} | {"wrong": ("train", pair | {"limitt": 32})}
     wanted["explore"] = ("explore", pair | {"limit": 32, "dataset": "digits"})
+    wanted["latency"] = ("latency", pair | {"limit": 32, "requests": 20})
+    wanted["energy"] = ("energy", pair | {"limit": 32, "repetitions": 3})
     wanted["privacy"] = ("privacy", pair | {"limit": 32, "seeds": 1, "effort": "trial", "pairs": [60, 120]})
     folders = {key: tmp_path_factory.mktemp(key) for key in wanted}
     with ThreadPoolExecutor(2) as pool:
