@@ -321,13 +321,15 @@ def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor, steps: i
     counts = torch.stack([(symbols == value).sum(1) for value in values], dim=1).float()  # M x (2 reach + 1)
     weights = (counts + 0.05 * torch.exp(-values.abs())) / symbols.shape[1]
     learnt = [parameter for name, parameter in bottleneck.named_parameters() if name != "quantiles"]
-    optimizer = torch.optim.Adam(learnt, 1e-2)
-    grid = values.expand(len(counts), -1)
+    optimizer = torch.optim.Adam(learnt, 1e-2, foreach=True)
+    edges = torch.cat([values - 0.5, values[-1:] + 0.5]).expand(len(counts), 1, -1)  # a value begins where the one before ends
     with torch.enable_grad():
         for _ in range(steps):
-            loss = -(weights * _likelihoods(bottleneck, grid).log2()).sum()
+            below = bottleneck._logits_cumulative(edges, stop_gradient=False).sigmoid()
+            likelihoods = bottleneck.likelihood_lower_bound(below.diff()[:, 0])
+            loss = -(weights * likelihoods.log2()).sum()
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     bottleneck._update_quantiles()
