@@ -375,7 +375,7 @@ def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:
     made, _ = audited
-    pairs = [images for images, _, _ in made.tap.quick.kept.values()]
+    pairs = [images for images, _, _ in made.tap.quick.kept]
     assert pairs
     assert not any(near(each, made.images) for each in pairs)
 

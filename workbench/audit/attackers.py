@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..models import AT_ONCE, channels_last
+from .crew import seeded
 from .networks import RATE, Critic, Reader, inverter, learn, narrow, run
 from .views import VIEWS, Observed, Pairs, Tap
 
@@ -121,12 +122,24 @@ class Undo(Attacker):
             kernel = (kernel / kernel.sum()).expand(3, 1, -1)
             seen = F.conv2d(F.pad(seen, (3, 3, 3, 3), mode="reflect"), kernel[:, :, None], groups=3)
             seen = F.conv2d(seen, kernel[..., None], groups=3)
-        flat = seen.flatten(2).contiguous()
-        ordered = flat.sort(-1).values
-        below, up_to = torch.searchsorted(ordered, flat), torch.searchsorted(ordered, flat, right=True)
-        even = (below + up_to) / (2 * flat.shape[-1])  # the share of darker pixels, of equals half
+        flat = seen.flatten(2)
+        even = _darker(flat)
         pixels = torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
         return pixels.transpose(1, 2).reshape(-1, pixels.shape[1])
+
+
+def _darker(values: Tensor) -> Tensor:
+    """Return for each value the share of those in its row that are smaller, of its equals half."""
+    n = values.shape[-1]
+    ordered, at = values.sort(-1)
+    place = torch.arange(n).expand_as(at)
+    other = ordered[..., 1:] != ordered[..., :-1]  # than the one before
+    first = place.clone()
+    first[..., 1:].masked_fill_(~other, 0)
+    last = place.clone()
+    last[..., :-1].masked_fill_(~other, n - 1)
+    below, up_to = first.cummax(-1).values, last.flip(-1).cummin(-1).values.flip(-1) + 1
+    return torch.empty_like(values).scatter_(-1, at, (below + up_to) / (2 * n))
 
 
 class Inversion(Attacker):
@@ -145,9 +158,9 @@ class Inversion(Attacker):
             self._tabulate(pairs, first, which)
             self.tick(self.effort.passes)
             return
-        torch.manual_seed(self.seed)
         classes, size = self.tap.pair.target.num_classes, pairs.images.shape[-1]
-        network = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size).to(self.device)
+        with seeded(self.seed):
+            network = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size).to(self.device)
         self.network = network
 
         def loss(seen: Tensor, answers: Tensor, images: Tensor) -> Tensor:
@@ -216,12 +229,12 @@ class Prior(FromInversion):
 
     def fit(self, pairs: Pairs) -> None:
         """Learn against a critic that learns."""
-        torch.manual_seed(self.seed)
         classes, size = self.tap.pair.target.num_classes, pairs.images.shape[-1]
         network, rate = copy.deepcopy(self.based(pairs).network), RATE / 4
-        if network is None:  # the base only looked it up: learn from the start
-            network, rate = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size), RATE
-        self.network, critic = network.to(self.device), channels_last(Critic(), self.device)
+        with seeded(self.seed):
+            if network is None:  # the base only looked it up: learn from the start
+                network, rate = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size), RATE
+            self.network, critic = network.to(self.device), channels_last(Critic(), self.device)
         against = torch.optim.AdamW(critic.parameters(), RATE / 4, betas=(0.5, 0.99))
 
         def loss(seen: Tensor, answers: Tensor, images: Tensor) -> Tensor:
@@ -323,8 +336,8 @@ class Read(Attacker):
         """Learn the classes. Raises UsageError where the pairs have none."""
         if pairs.labels is None:
             raise UsageError(f"attacker {self.name!r} needs pairs whose classes are known: source 'same'")
-        torch.manual_seed(self.seed)
-        self.network = self.make().to(self.device)
+        with seeded(self.seed):
+            self.network = self.make().to(self.device)
 
         def loss(seen: Tensor, labels: Tensor) -> Tensor:
             return F.cross_entropy(self.network(seen).float(), labels)
@@ -346,8 +359,12 @@ class Retrain(Read):
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
     def make(self) -> nn.Module:
-        """Return the auxiliary, to be trained whole."""
-        return copy.deepcopy(self.tap.pair.auxiliary).requires_grad_(True)
+        """Return the auxiliary, to be trained whole; without dropout, which would draw from what others draw from."""
+        made = copy.deepcopy(self.tap.pair.auxiliary).requires_grad_(True)
+        for layer in made.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0.0
+        return made
 
     def _schedule(self) -> tuple[int, float]:
         return self.effort.passes // 4, RATE / 8

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..metrics import Estimate
-from .run import Audit
+from .run import Attempt, Audit
 from .scores import across
 from .views import Tap
 
@@ -24,14 +24,17 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the row of `Audit.best` on the perturbed view at each strength, and how often the target is right (`answered`)."""
-    rows = []
+    """Return the better row of least squares and an inversion network on the perturbed view at each strength.
+
+    `answered` is how often the target is right.
+    """
+    taps = [audit.tap_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
-        for point in points:
-            tap = audit.tap_at(strength=point)
-            row = audit.best("perturbed", tap=tap, seeds=seeds)
-            rows.append({**row, "point": point, "answered": _answered(audit, "perturbed", tap)})
-    return rows
+        rows = audit.best([Attempt("perturbed", tap=tap, seeds=seeds) for tap in taps])
+    return [
+        {**row, "point": point, "answered": _answered(audit, "perturbed", tap)}
+        for row, point, tap in zip(rows, points, taps, strict=True)
+    ]
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
@@ -39,24 +42,24 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
     `over` is what he has above the class's mean image, in dB.
     """
-    rows = []
+    taps = []
+    for name in names:
+        codec, options = CODECS[name]
+        taps.append(audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options))
     with audit.showing("attack over bits", len(names) * seeds * audit.effort.passes):
         control = audit.controls[0]["psnr"].value
-        for name in names:
-            codec, options = CODECS[name]
-            tap = audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options)
-            row = audit.best("decoded", tap=tap, seeds=seeds)
-            rows.append(
-                {
-                    **row,
-                    "point": name,
-                    "noise": audit.pair.generator.noise,
-                    "bits": across([tap.bits(audit.protected(tap))]),
-                    "answered": _answered(audit, "decoded", tap),
-                    "over": row["psnr"].value - control,
-                }
-            )
-    return rows
+        rows = audit.best([Attempt("decoded", tap=tap, seeds=seeds) for tap in taps])
+    return [
+        {
+            **row,
+            "point": name,
+            "noise": audit.pair.generator.noise,
+            "bits": across([tap.bits(audit.protected(tap))]),
+            "answered": _answered(audit, "decoded", tap),
+            "over": row["psnr"].value - control,
+        }
+        for row, name, tap in zip(rows, names, taps, strict=True)
+    ]
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
@@ -67,11 +70,13 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
     passes = seeds * sum(audit.effort.of(count).passes for asked in plan.values() for count in asked)
+    points = [(source, count) for source, asked in plan.items() for count in asked]
     with audit.showing("attack over pairs", passes):
-        return {
-            source: [{**audit.best("perturbed", source=source, pairs=count, seeds=seeds), "point": count} for count in asked]
-            for source, asked in plan.items()
-        }
+        rows = audit.best([Attempt("perturbed", source=source, pairs=count, seeds=seeds) for source, count in points])
+    found: dict[str, list[dict[str, Any]]] = {source: [] for source in sources}
+    for (source, count), row in zip(points, rows, strict=True):
+        found[source].append({**row, "point": count})
+    return found
 
 
 def _answered(audit: Audit, view: str, tap: Tap) -> Estimate:

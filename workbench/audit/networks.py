@@ -168,8 +168,15 @@ def learn(
 
 
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Compute in 16 bits where the device does."""
-    return torch.autocast(device.type, torch.bfloat16) if computes_in_16_bits(device) else contextlib.nullcontext()
+    """Compute in 16 bits where the device does.
+
+    Without autocast's memory of the weights in 16 bits: it is the whole process's, and cleared by whoever is done first.
+    """
+    return (
+        torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+        if computes_in_16_bits(device)
+        else contextlib.nullcontext()
+    )
 
 
 def run(network: Callable[..., Tensor], device: torch.device, *inputs: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import asdict
-from functools import cached_property
+from dataclasses import asdict, dataclass
+from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,14 +26,15 @@ from ..system import Client
 from ..training.adversary import class_means
 from ..weights import Pair
 from .attackers import ATTACKERS, Attacker, Effort, FromInversion, Inversion
+from .crew import side_by_side
 from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
 from .verdict import verdict
 from .views import VIEWS, Observed, Pairs, Tap, pairs_of
 
-__all__ = ["EFFORTS", "Audit"]
+__all__ = ["EFFORTS", "Attempt", "Audit"]
 
 # `trial`: seconds, to see that all runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; attackers
-# are weaker than they could be. `quick`: one pair in ten minutes on 2 cores; what it does not find may be there. `full`: an
+# are weaker than they could be. `quick`: one pair in minutes on 2 cores; what it does not find may be there. `full`: an
 # hour and more.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2),
@@ -39,6 +42,30 @@ EFFORTS = {
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=6),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
 }
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Attackers who try a view, those that build on an inversion network on the same one.
+
+    What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
+    """
+
+    view: str
+    attackers: Sequence[str] = ("undo", "invert")
+    source: str = ""
+    pairs: int | None = None
+    tap: Tap | None = None
+    seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.attackers:
+            if name not in ATTACKERS:
+                raise unknown("attacker", name, ATTACKERS)
+            if self.view not in ATTACKERS[name].views:
+                raise UsageError(
+                    f"attacker {name!r} does not work on view {self.view!r}: on {', '.join(ATTACKERS[name].views)}"
+                )
 
 
 class Audit:
@@ -85,6 +112,7 @@ class Audit:
         self._protected: dict[float, Tensor] = {}
         self._observed: WeakKeyDictionary[Tap, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
+        self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
             self.judge = judge
 
@@ -113,58 +141,61 @@ class Audit:
         """Let one attacker try a view; return his row: the view, who, from what, and every figure as an Estimate."""
         return self.rows(view, [attacker], **how)[0]
 
-    def best(self, view: str, **how: Any) -> dict[str, Any]:
-        """Return the row of higher PSNR of two: an inversion network's, and what least squares undo where little is hidden."""
-        return max(self.rows(view, ["undo", "invert"], **how), key=lambda row: row["psnr"].value)
+    def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+        """Let attackers try a view, each with every seed, and return a row of each; `how` is an `Attempt`'s."""
+        return self.tried([Attempt(view, attackers, **how)])[0]
 
-    def rows(
-        self,
-        view: str,
-        attackers: Sequence[str],
-        *,
-        source: str = "",
-        pairs: int | None = None,
-        tap: Tap | None = None,
-        seeds: int | None = None,
-    ) -> list[dict[str, Any]]:
-        """Let attackers try a view, each with every seed; those that build on an inversion network share one.
+    def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+        """Return the row of highest PSNR of each attempt."""
+        return [max(rows, key=lambda row: row["psnr"].value) for rows in self.tried(attempts)]
 
-        What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
-        """
-        for name in attackers:
-            if name not in ATTACKERS:
-                raise unknown("attacker", name, ATTACKERS)
-            if view not in ATTACKERS[name].views:
-                raise UsageError(f"attacker {name!r} does not work on view {view!r}: on {', '.join(ATTACKERS[name].views)}")
-        source, tap, tries = source or self.source, tap or self.tap, range(seeds or self.seeds)
-        observed = self.observed(view, tap)
-        effort = self.effort if pairs is None else self.effort.of(pairs)
-        own = tap is self.tap and source == self.source and pairs is None
-        found: dict[str, list[dict[str, Tensor]]] = {name: [] for name in attackers}
-        for seed in tries:
-            learnt = pairs_of(tap, self.dataset, view, effort.pairs, source, seed)
-            base: Inversion | None = None
-            if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attackers):
-                base = Inversion(tap, effort, seed, self._tick)
-                base.fit(learnt)
-            for name in attackers:
-                made = self._made(name, tap, effort, seed, base)
-                if made is not base and made.guesses != "which":
-                    made.fit(learnt)
-                found[name].append(self._try(made, observed, (view, name) if seed == 0 and own else None))
+    def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
+        """Return the rows of each attempt, whose attackers work side by side."""
+        for attempt in attempts:  # what all seeds share
+            self.observed(attempt.view, attempt.tap)
+            (attempt.tap or self.tap).quick  # noqa: B018
+            if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
+                self.judge  # noqa: B018
+        plan = [(number, seed) for number, each in enumerate(attempts) for seed in range(each.seeds or self.seeds)]
+        found = side_by_side([partial(self._try_all, attempts[number], seed) for number, seed in plan], self.device, self._stop)
+        by_seed: list[list[dict[str, dict[str, Tensor]]]] = [[] for _ in attempts]
+        for (number, _), values in zip(plan, found, strict=True):
+            by_seed[number].append(values)
+        return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
+
+    def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
+        """Return a row of each attacker from his figures, by seed."""
         return [
             {
-                "view": view,
+                "view": attempt.view,
                 "attacker": name,
                 "knows": ATTACKERS[name].knows,
-                "source": source if name != "replay" else "the pictures themselves",
-                "pairs": effort.pairs if name != "replay" else len(self.images),
-                "strength": tap.strength,
-                "seeds": len(tries),
-                **{key: across([each[key] for each in values], key in SHARES) for key in values[0]},
+                "source": (attempt.source or self.source) if name != "replay" else "the pictures themselves",
+                "pairs": (attempt.pairs or self.effort.pairs) if name != "replay" else len(self.images),
+                "strength": (attempt.tap or self.tap).strength,
+                "seeds": len(by_seed),
+                **{key: across([values[name][key] for values in by_seed], key in SHARES) for key in by_seed[0][name]},
             }
-            for name, values in found.items()
+            for name in attempt.attackers
         ]
+
+    def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
+        """Let an attempt's attackers try with one seed; return the figures of each."""
+        view, source, tap = attempt.view, attempt.source or self.source, attempt.tap or self.tap
+        effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
+        own = tap is self.tap and source == self.source and attempt.pairs is None
+        learnt, observed = pairs_of(tap, self.dataset, view, effort.pairs, source, seed), self.observed(view, tap)
+        base: Inversion | None = None
+        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
+            base = Inversion(tap, effort, seed, self._tick)
+            base.fit(learnt)
+        found = {}
+        for name in attempt.attackers:
+            made = self._made(name, tap, effort, seed, base)
+            if made is not base and made.guesses != "which":
+                made.fit(learnt)
+            found[name] = self._try(made, observed, (view, name) if seed == 0 and own else None)
+        return found
 
     def _made(self, name: str, tap: Tap, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:
@@ -293,8 +324,11 @@ class Audit:
         passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
         with self.showing("audit", passes):
             controls = self.controls
-            unprotected = self.best("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
-            rows = [row for view, names in plan.items() if names for row in self.rows(view, names)]
+            attempts = [Attempt(view, names) for view, names in plan.items() if names]
+            open_ = Attempt("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
+            *by_view, at_zero = self.tried([*attempts, open_])
+            unprotected = max(at_zero, key=lambda row: row["psnr"].value)
+            rows = [row for rows in by_view for row in rows]
             linking = {view: self.linked(view) for view in views}
             membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
         return {
@@ -339,8 +373,11 @@ class Audit:
         }
 
     def _tick(self, images: int) -> None:
-        if self._bar is not None:
-            self._bar.update(images)
+        if self._stop.is_set():
+            raise CancelledError
+        with self._telling:
+            if self._bar is not None:
+                self._bar.update(images)
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:

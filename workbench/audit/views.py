@@ -13,9 +13,12 @@ itself. Whoever holds a view holds the label, too: the cloud says it.
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +36,7 @@ from ..weights import Pair
 
 __all__ = ["SOURCES", "VIEWS", "Observed", "Pairs", "Tap", "pairs_of"]
 
+Made = TypeVar("Made")
 VIEWS = ("perturbed", "decoded", "payload", "label")
 SOURCES = ("same", "other", "noise")
 BATCH = 256  # pictures of one payload
@@ -89,6 +93,42 @@ class Pairs:
         return f"Pairs({self.observed!r}, {tuple(self.images.shape)}, classes {known})"
 
 
+class Kept(Generic[Made]):
+    """The last few things that were made; who asks for one that is being made waits for it."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, Future[Made]] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._made)
+
+    def __iter__(self) -> Iterator[Made]:
+        return iter([each.result() for each in self._made.values()])
+
+    def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Return what is kept under a key; what is not there is made, by the first who asks."""
+        with self._lock:
+            future = self._made.get(key)
+            mine = future is None
+            if future is None:
+                future = self._made[key] = Future()
+                while len(self._made) > KEPT:
+                    del self._made[next(iter(self._made))]
+        if mine:
+            try:
+                future.set_result(make())
+            except BaseException as error:
+                with self._lock:
+                    self._made.pop(key, None)
+                future.set_exception(error)
+        return future.result()
+
+    def clear(self) -> None:
+        """Forget all."""
+        self._made.clear()
+
+
 class Tap:
     """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
 
@@ -117,9 +157,7 @@ class Tap:
         self.client = Client()
         self.edge = Edge(self.networks.generator, self.codec, device)
         self.cloud = Cloud(self.codec, self.networks.target, device, remembered=0)
-        self.kept: dict[tuple[str, int, str, int, float], tuple[Tensor, Tensor, Tensor | None]] = {}
-        if like is not None:
-            self.kept = like.kept
+        self.kept: Kept[tuple[Tensor, Tensor, Tensor | None]] = Kept() if like is None else like.kept
 
     @cached_property
     def quick(self) -> Tap:
@@ -200,13 +238,13 @@ def pairs_of(tap: Tap, dataset: Dataset, view: str, n: int, source: str = "same"
     the training split has fewer pictures.
     """
     quick, asked = tap.quick, (dataset.name, n, source, seed, tap.strength)
-    if asked not in quick.kept:
+
+    def protected() -> tuple[Tensor, Tensor, Tensor | None]:
         images, labels = _pictures(dataset, n, source, seed)
-        quick.kept[asked] = (images, quick.protect(images), labels)
-        while len(quick.kept) > KEPT:
-            del quick.kept[next(iter(quick.kept))]
-    images, protected, labels = quick.kept[asked]
-    return Pairs(quick.show(protected, view), images, labels)
+        return images, quick.protect(images), labels
+
+    images, seen, labels = quick.kept.get(asked, protected)
+    return Pairs(quick.show(seen, view), images, labels)
 
 
 def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor, Tensor | None]:
