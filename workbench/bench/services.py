@@ -44,11 +44,11 @@ from .load import PERCENTS, Load, closed_loop, open_loop
 
 __all__ = ["bench_services"]
 
-CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 FEW = 10.0  # images a second, in the open loop: each comes to services at rest
 SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, thereafter
 SOAK = 0.7
-SIZES = {1: 96, 8: 16, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
+SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
 DIRECT = 256  # images at a time
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
 Loop = Callable[["Door", Any, float], Awaitable[Load]]
