@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from workbench.deployment import relays
+from workbench.deployment.uploads import TAKE
 from workbench.errors import RemoteError, StorageError, UsageError
 from workbench.remote import Here, Host, SshHost, host_of
 
@@ -303,6 +304,34 @@ def test_two_who_send_the_same_at_once_do_not_spoil_each_other(kind: Kind, machi
     assert found.read_bytes() == content.read_bytes()
 
 
+def test_what_a_rival_begins_while_a_file_is_checked_does_not_take_its_place(tmp_path: Path) -> None:
+    content = os.urandom(100_000)
+    digest = hashlib.sha256(content).hexdigest()
+    store, tools = tmp_path / "store", tmp_path / "tools"
+    store.mkdir()
+    tools.mkdir()
+    slow = tools / "sha256sum"  # says what it found once the test lets it
+    slow.write_text(
+        f"#!/bin/sh\nfound=$({shutil.which('sha256sum')})\ntouch '{tools}/found'\n"
+        f"while [ ! -e '{tools}/go' ]; do sleep 0.01; done\necho \"$found\"\n"
+    )
+    slow.chmod(0o755)
+    command = ["sh", "-c", TAKE, "put", str(store), digest, "0", str(len(content)), "644", "", "mine"]
+    paths = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL, env=paths) as sender:
+        assert sender.stdin is not None
+        sender.stdin.write(content)
+        sender.stdin.close()
+        until(lambda: (tools / "found").exists())
+        part, whole = store / f"{digest}.part", store / digest
+        part.rename(whole)  # one has just finished, and another, who had been told of the part, goes on behind its end
+        part.touch()
+        (tools / "go").touch()
+        assert sender.wait(30) == 0
+    assert whole.read_bytes() == content
+    assert [each.name for each in store.iterdir()] == [digest]
+
+
 def test_many_small_files_that_two_send_at_once_arrive_each_time(tmp_path: Path, own_home: Path) -> None:
     def send(number: int) -> list[str]:
         with Here() as here:
@@ -538,7 +567,7 @@ def test_another_shell_and_no_more_programs_than_posix_and_python_will_do(
 ) -> None:
     folder = tmp_path / "bin"
     folder.mkdir()
-    programs = ["cat", "chmod", "cut", "dd", "head", "mkdir", "mv", "python3", "rm", "sleep", "wc"]
+    programs = ["cat", "chmod", "cut", "dd", "head", "ln", "mkdir", "mv", "python3", "rm", "sleep", "wc"]
     for name, program in [("sh", shell), *((each, each) for each in programs)]:
         found = shutil.which(program)
         if found is None:

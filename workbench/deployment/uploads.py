@@ -4,6 +4,7 @@
 
     folder/<sha256>          whole and checked
     folder/<sha256>.part     on its way; every sender of it writes the same bytes at the same places
+    folder/<sha256>.<word>   the same file while one of them checks it
 
 The far side needs a POSIX shell, `dd`, and `sha256sum` or Python, nothing of SFTP.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -50,12 +52,17 @@ ASK = (
     'echo "$n" "$(head -c "$((n * %d))" "$name.part" | hash)" "$s"; '
     "else echo 0 - 0; fi; done"
 ) % (BLOCK, BLOCK)
-# Arguments: folder, digest, first block, size, mode, "anew" where its part is another file's. Input: the rest of the file.
-# It is written in place, never appended: a session that a lost connection left behind writes what belongs there, too.
+# Arguments: folder, digest, first block, size, mode, "anew" where its part is another file's, a word that no other sender has.
+# Input: the rest of the file.
+# It is written in place, never appended: a session that a lost connection left behind writes what belongs there, too. What is
+# checked has a name of its own meanwhile, and that is what becomes the file: where another has just finished, a rival may have
+# begun an empty one under the part's name.
 TAKE = (
-    HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = anew ] && rm -f -- "$2.part"; '
+    HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = anew ] && rm -f -- "$2.part"; own="$2.$7"; '
+    "trap 'rm -f -- \"$own\"' EXIT; "
     'LC_ALL=C dd of="$2.part" bs=%d seek="$3" conv=notrunc || exit 1; exec 2>/dev/null; '
-    '[ "$(hash <"$2.part")" = "$2" ] && chmod "$5" "$2.part" && mv -f -- "$2.part" "$2" && exit 0; '
+    '{ ln -f -- "$2.part" "$own" || cp -- "$2.part" "$own"; } && [ "$(hash <"$own")" = "$2" ] && chmod "$5" "$own" '
+    '&& mv -f -- "$own" "$2" && rm -f -- "$2.part" && exit 0; '
     '[ "$(hash <"$2")" = "$2" ] && rm -f -- "$2.part" && exit 0; '
     '[ "$(wc -c <"$2.part" || echo 0)" -lt "$4" ] && exit %d; rm -f -- "$2.part"; exit %d'
 ) % (BLOCK, INCOMPLETE, SPOILT)
@@ -213,7 +220,7 @@ class _Sending:
         """Send what is missing; say whether it is there now."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
-        command.append("anew" if first is None else "")
+        command += ["anew" if first is None else "", secrets.token_hex(8)]
         with self.far.start(command) as work, Watchdog(STALL_S, work.end) as dog:
             self._works.add(work)
             self._write(work, item, first or 0, dog.feed)
