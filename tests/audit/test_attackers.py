@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from workbench import metrics
 from workbench.audit import ATTACKERS, Attacker, Effort, Observed, Pairs, Tap
-from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo, _darker
+from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
 from workbench.audit.networks import learn
 from workbench.audit.scores import identified
 from workbench.audit.views import pairs_of
@@ -322,11 +322,3 @@ def test_a_random_component_beats_him_among_pictures_that_are_nearly_alike(netwo
     without, drawn = (named(Tap(noisy(networks, noise), "png"), alike, "perturbed").mean() for noise in (0.0, 1.0))
     assert without == 1
     assert drawn < 0.7
-
-
-def test_the_share_of_darker_values_counts_equals_half() -> None:
-    values = torch.randint(0, 6, (3, 2, 17), generator=torch.Generator().manual_seed(0)) / 5
-    darker = (values[..., None, :] < values[..., None]).sum(-1)
-    equal = (values[..., None, :] == values[..., None]).sum(-1)
-    torch.testing.assert_close(_darker(values), (darker + equal / 2) / 17)
-    assert torch.equal(_darker(torch.full((1, 3, 4), 0.3)), torch.full((1, 3, 4), 0.5))

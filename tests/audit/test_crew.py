@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from workbench.audit import Audit
-from workbench.audit.crew import seeded, side_by_side
-from workbench.audit.run import Attempt
+from workbench.audit.crew import Attempt, side_by_side
+from workbench.audit.networks import seeded
 from workbench.audit.scores import Judge
 from workbench.audit.views import KEPT, Kept
 from workbench.data import Dataset
@@ -84,6 +84,7 @@ def test_where_one_fails_the_others_end_and_no_other_starts() -> None:
     with pytest.raises(ValueError, match="it fails"):
         side_by_side([works, fails, never, never], CPU, stop)
     assert ended == [1]
+    assert not stop.is_set(), "who goes on is not ended by what is over"
     assert torch.get_num_threads() == 2
     assert not [each for each in threading.enumerate() if each.name.startswith("attacker")]
 

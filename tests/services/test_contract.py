@@ -109,6 +109,7 @@ def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
     networks: Pair, digits: Dataset, certs: Path, batch: int
 ) -> None:
     images = to_float(torch.cat([digits.train.images, digits.test.images])[:1000])
+    assert len(images) == 1000
     reference = System.in_process(networks.generator, Png(), networks.target)
     expected = torch.cat([reference.recognise(part).labels for part in images.split(256)])
     assert expected.unique().numel() > 5

@@ -5,7 +5,7 @@
     views      what an attacker holds, and the pairs that he can make of it
     attackers  what he does with them: fit on pairs, guess
     scores     what a guess is worth
-    crew       attackers side by side, one a core
+    crew       what they try, and they at work side by side
     run        every attacker on every view, beside the controls
     verdict    where the protection holds, and where it fails
     curves     over strength, bits and pairs

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..models import AT_ONCE, channels_last
-from .crew import seeded
-from .networks import RATE, Critic, Reader, inverter, learn, narrow, run
+from .networks import RATE, Critic, Reader, inverter, learn, narrow, run, seeded
 from .views import VIEWS, Observed, Pairs, Tap
 
 __all__ = ["ATTACKERS", "Attacker", "Effort", "FromInversion", "Inversion"]
@@ -123,23 +123,10 @@ class Undo(Attacker):
             seen = F.conv2d(F.pad(seen, (3, 3, 3, 3), mode="reflect"), kernel[:, :, None], groups=3)
             seen = F.conv2d(seen, kernel[..., None], groups=3)
         flat = seen.flatten(2)
-        even = _darker(flat)
+        ranks = torch.from_numpy(rankdata(flat.numpy(), axis=-1)).float()
+        even = (ranks - 0.5) / flat.shape[-1]  # the share of darker pixels, of equals half
         pixels = torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
         return pixels.transpose(1, 2).reshape(-1, pixels.shape[1])
-
-
-def _darker(values: Tensor) -> Tensor:
-    """Return for each value the share of those in its row that are smaller, of its equals half."""
-    n = values.shape[-1]
-    ordered, at = values.sort(-1)
-    place = torch.arange(n).expand_as(at)
-    other = ordered[..., 1:] != ordered[..., :-1]  # than the one before
-    first = place.clone()
-    first[..., 1:].masked_fill_(~other, 0)
-    last = place.clone()
-    last[..., :-1].masked_fill_(~other, n - 1)
-    below, up_to = first.cummax(-1).values, last.flip(-1).cummin(-1).values.flip(-1) + 1
-    return torch.empty_like(values).scatter_(-1, at, (below + up_to) / (2 * n))
 
 
 class Inversion(Attacker):

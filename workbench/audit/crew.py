@@ -3,29 +3,55 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
-__all__ = ["seeded", "side_by_side"]
+from ..errors import UsageError, unknown
+from .attackers import ATTACKERS
+from .views import Tap
+
+__all__ = ["Attempt", "side_by_side"]
 
 Result = TypeVar("Result")
 MOST = 4  # at once: each also needs the interpreter, which is one's at a time
-_drawing = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Attackers who try a view, those that build on an inversion network on the same one.
+
+    What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
+    """
+
+    view: str
+    attackers: Sequence[str] = ("undo", "invert")
+    source: str = ""
+    pairs: int | None = None
+    tap: Tap | None = None
+    seeds: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.attackers:
+            if name not in ATTACKERS:
+                raise unknown("attacker", name, ATTACKERS)
+            if self.view not in ATTACKERS[name].views:
+                raise UsageError(
+                    f"attacker {name!r} does not work on view {self.view!r}: on {', '.join(ATTACKERS[name].views)}"
+                )
 
 
 def side_by_side(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
     """Do all jobs and return what they return, in their order: on a CPU as many at once as it has cores, which they share.
 
-    Where one raises, or Ctrl-C is pressed, `stop` is set, on which a job at work raises CancelledError as soon as it can; no
-    other starts, and what came is raised once all have ended.
+    Where one raises, or Ctrl-C is pressed, `stop` is set until all have ended: on it a job at work raises CancelledError as
+    soon as it can, and no other starts. What came is then raised.
     """
     cores = torch.get_num_threads()
     at_once = min(len(jobs), cores, MOST) if device.type == "cpu" else 1
-    stop.clear()
     if at_once <= 1:
         return [job() for job in jobs]
     try:
@@ -40,12 +66,5 @@ def side_by_side(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
                 raise
             return [each.result() for each in futures]
     finally:
+        stop.clear()
         torch.set_num_threads(cores)  # part of it is the whole process's
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw what is enclosed, such as a network's first weights, from this seed, and let nobody else draw meanwhile."""
-    with _drawing:
-        torch.manual_seed(seed)
-        yield

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..metrics import Estimate
-from .run import Attempt, Audit
+from .crew import Attempt
+from .run import Audit
 from .scores import across
 from .views import Tap
 

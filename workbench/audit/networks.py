@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from ..inference import computes_in_16_bits
 from ..models import UNet, channels_last, in_parts
 
-__all__ = ["Critic", "Decoder", "Reader", "inverter", "learn", "run"]
+__all__ = ["Critic", "Decoder", "Reader", "inverter", "learn", "run", "seeded"]
 
 RATE = 4e-3  # of AdamW, at its peak
+_drawing = threading.Lock()
 
 
 class Inverter(nn.Module):
@@ -126,6 +128,14 @@ class Critic(nn.Module):
         """Return the logits of being an original."""
         logits: Tensor = self.layers(4 * (images - 0.5))
         return logits
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw what is enclosed, such as a network's first weights, from this seed, and let nobody else draw meanwhile."""
+    with _drawing:
+        torch.manual_seed(seed)
+        yield
 
 
 def learn(

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -26,12 +26,12 @@ from ..system import Client
 from ..training.adversary import class_means
 from ..weights import Pair
 from .attackers import ATTACKERS, Attacker, Effort, FromInversion, Inversion
-from .crew import side_by_side
+from .crew import Attempt, side_by_side
 from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
 from .verdict import verdict
 from .views import VIEWS, Observed, Pairs, Tap, pairs_of
 
-__all__ = ["EFFORTS", "Attempt", "Audit"]
+__all__ = ["EFFORTS", "Audit"]
 
 # `trial`: seconds, to see that all runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; attackers
 # are weaker than they could be. `quick`: one pair in minutes on 2 cores; what it does not find may be there. `full`: an
@@ -42,30 +42,6 @@ EFFORTS = {
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=6),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=40),
 }
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """Attackers who try a view, those that build on an inversion network on the same one.
-
-    What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
-    """
-
-    view: str
-    attackers: Sequence[str] = ("undo", "invert")
-    source: str = ""
-    pairs: int | None = None
-    tap: Tap | None = None
-    seeds: int | None = None
-
-    def __post_init__(self) -> None:
-        for name in self.attackers:
-            if name not in ATTACKERS:
-                raise unknown("attacker", name, ATTACKERS)
-            if self.view not in ATTACKERS[name].views:
-                raise UsageError(
-                    f"attacker {name!r} does not work on view {self.view!r}: on {', '.join(ATTACKERS[name].views)}"
-                )
 
 
 class Audit:
@@ -147,7 +123,7 @@ class Audit:
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
         """Return the row of highest PSNR of each attempt."""
-        return [max(rows, key=lambda row: row["psnr"].value) for rows in self.tried(attempts)]
+        return [_best(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
         """Return the rows of each attempt, whose attackers work side by side."""
@@ -327,7 +303,6 @@ class Audit:
             attempts = [Attempt(view, names) for view, names in plan.items() if names]
             open_ = Attempt("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
             *by_view, at_zero = self.tried([*attempts, open_])
-            unprotected = max(at_zero, key=lambda row: row["psnr"].value)
             rows = [row for rows in by_view for row in rows]
             linking = {view: self.linked(view) for view in views}
             membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
@@ -335,7 +310,7 @@ class Audit:
             "n": len(self.labels),
             "seeds": self.seeds,
             "controls": controls,
-            "unprotected": unprotected,
+            "unprotected": _best(at_zero),
             "rows": rows,
             "linking": linking,
             "membership": membership,
@@ -403,6 +378,11 @@ class Audit:
         made = [ATTACKERS[name](self.tap, self.effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+
+
+def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of highest PSNR."""
+    return max(rows, key=lambda row: row["psnr"].value)
 
 
 def judge_passes(effort: Effort) -> int:
