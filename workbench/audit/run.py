@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from ..data import Dataset
-from ..errors import DataError, UsageError, unknown
+from ..errors import DataError, UsageError
 from ..evaluation import describe, origin
 from ..metrics import Estimate
 from ..pictures import to_float
