@@ -26,6 +26,7 @@ __all__ = [
     "BYTES",
     "FLAGS",
     "TOKEN",
+    "accessible",
     "chromium_path",
     "ended",
     "jupyterlab",
@@ -189,6 +190,15 @@ def saved(page: Page, path: Path) -> Sequence[Any] | None:
     except nbformat.reader.NotJSONError:
         return None  # it is being written
     return cells if cells[-1].execution_count is not None else None
+
+
+def accessible(page: Page, part: str) -> None:
+    """Check a part of a page with axe-core: no finding is serious."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    found = Axe().run(page, part).response["violations"]
+    told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+    assert not [each for each in told if each[1] in ("serious", "critical")], told
 
 
 def screenshot(page: Page, folder: Path, name: str) -> None:

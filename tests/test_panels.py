@@ -22,14 +22,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
 from workbench import plots
 from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs, markup, pipeline
-from workbench.panels.explore import UPLOADS
+from workbench.panels import Explorer, PairGrid, jobs, markup, messages, pipeline
+from workbench.panels.choice import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
@@ -71,7 +72,7 @@ def shown(explorer: Explorer) -> dict[str, bytes]:
 
 def card(explorer: Explorer, name: str) -> str:
     """A card's markup."""
-    return str(explorer.controls.cards.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
+    return str(explorer.controls.view.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
 
 
 def picture(explorer: Explorer, name: str) -> bytes:
@@ -119,7 +120,7 @@ def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer
     assert caption(explorer, "original").endswith(f":<br>{digits.test.labels[0]}")
     assert "neural" in caption(explorer, "cloud")
     assert explorer.controls.strength.value == 1.0
-    readout = explorer.controls.readout.value
+    readout = explorer.controls.view.value
     assert f"Target {TARGET}" in readout
     assert f"Auxiliary {AUXILIARY}" in readout
     assert readout.count('class="bar') == 5 + 5 + 5, "the top five of both, and five stages"
@@ -128,14 +129,13 @@ def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer
 
 
 def test_strength_changes_all_but_the_original(explorer: Explorer) -> None:
-    before, text, readout = shown(explorer), caption(explorer, "protected"), explorer.controls.readout.value
+    before, text = shown(explorer), caption(explorer, "protected")
     explorer.controls.strength.value = 0.4
     assert explorer.wait()
     assert {"protected", "residual"} <= changed(before, shown(explorer))
     assert "original" not in changed(before, shown(explorer))
     assert caption(explorer, "protected") != text
-    assert explorer.controls.readout.value != readout
-    assert 'data-strength="0.4"' in explorer.controls.readout.value
+    assert 'data-strength="0.4"' in explorer.controls.view.value
 
 
 def test_at_strength_zero_the_protected_picture_is_what_the_edge_received(explorer: Explorer, digits: Dataset) -> None:
@@ -198,14 +198,14 @@ def test_the_divider_uncovers_the_original_beneath_without_a_new_picture(explore
     assert "inset(0 0 0 30%)" in explorer.controls.divided.value
     assert shown(explorer) == before
     beneath = f"--original: url(data:image/png;base64,{base64.b64encode(before['original']).decode()})"
-    assert beneath in explorer.controls.cards.value
+    assert beneath in explorer.controls.view.value
 
 
 def widgets_in(widget: Any) -> list[Any]:
     return [widget, *(each for child in getattr(widget, "children", ()) for each in widgets_in(child))]
 
 
-def test_a_view_is_two_messages_its_pictures_first(explorer: Explorer) -> None:
+def test_a_view_is_one_message(explorer: Explorer) -> None:
     assert explorer.rest()
     told: list[Any] = []
     for widget in widgets_in(explorer.widget):
@@ -213,7 +213,88 @@ def test_a_view_is_two_messages_its_pictures_first(explorer: Explorer) -> None:
     explorer.controls.strength.value = 0.4
     assert explorer.wait()
     controls = explorer.controls
-    assert told == [controls.strength, controls.cards, controls.readout]
+    assert told == [controls.strength, controls.view]
+
+
+def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slider, said = explorer.controls.strength, list[Any]()
+    monkeypatch.setattr(messages, "_echo", lambda slider, header: said.append((header["msg_id"], slider.value)))
+    for page, name, value in (("a", "a1", 0.5), ("a", "a2", 0.4), ("b", "b1", 0.3)):
+        data = {"method": "update", "state": {"value": value}}
+        slider._handle_msg({"header": {"session": page, "msg_id": name}, "content": {"data": data}})
+    assert not said, "no echo"
+    assert explorer.worker.wait(lambda: len(said) == 2, 20)
+    assert said == [("a2", 0.3), ("b1", 0.3)], "each page waits for the answer to its last message, and takes no other before"
+    slider.tell()
+    assert len(said) == 2, "said already"
+
+
+@pytest.fixture
+def client() -> Iterator[Any]:
+    """The client of a kernel that has two `sliders`, one of ours and ipywidgets' own."""
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        client.execute(
+            "import ipywidgets, threading; from workbench.panels import messages\n"
+            "sliders = messages.FloatSlider(), ipywidgets.FloatSlider()"
+        )
+        until_idle(client)
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def moved(client: Any, which: int) -> tuple[str, str, list[dict[str, Any]]]:
+    """Move one of the sliders as a page does; return its comm, the message's id and what the kernel answers."""
+    client.execute(f"print(sliders[{which}].comm.comm_id)")
+    (comm,) = [each["content"]["text"].strip() for each in until_idle(client) if each["msg_type"] == "stream"]
+    data = {"method": "update", "state": {"value": 0.25}, "buffer_paths": []}
+    message = client.session.msg("comm_msg", {"comm_id": comm, "data": data})
+    client.shell_channel.send(message)
+    return comm, message["header"]["msg_id"], until_idle(client)
+
+
+def test_a_slider_s_late_echo_is_ipywidgets_own_but_for_its_time(client: Any) -> None:
+    echoes = []
+    for which in (0, 1):
+        comm, asked, answer = moved(client, which)
+        if which == 0:
+            assert "comm_msg" not in [each["msg_type"] for each in answer], "not at once"
+            client.execute("thread = threading.Thread(target=sliders[0].tell); thread.start(); thread.join()")
+            answer = until_idle(client)
+        (echo,) = [each for each in answer if each["msg_type"] == "comm_msg"]
+        assert echo["parent_header"]["msg_id"] == asked
+        assert echo["content"].pop("comm_id") == comm
+        echoes.append((echo["content"], echo["metadata"], echo["buffers"]))
+    assert echoes[0] == echoes[1]
+    assert echoes[0][0] == {"data": {"method": "echo_update", "state": {"value": 0.25}, "buffer_paths": []}}
+    client.execute("sliders[0].tell()")
+    assert "comm_msg" not in [each["msg_type"] for each in until_idle(client)], "said already"
+
+
+def test_a_kernel_is_not_busy_for_sliders_and_is_for_all_else(client: Any) -> None:
+    client.execute("messages.not_busy_for(sliders[:1])")
+    until_idle(client)
+    states = []
+    for which in (0, 1):
+        *_, answer = moved(client, which)
+        states.append([each["content"].get("execution_state", each["msg_type"]) for each in answer])
+    assert states == [["idle"], ["busy", "comm_msg", "idle"]], "no echo of the first either"
+    client.execute("print(sliders[0].value)")
+    answer = until_idle(client)
+    assert answer[0]["content"] == {"execution_state": "busy"}, "for code it is"
+    assert [each["content"]["text"] for each in answer if each["msg_type"] == "stream"] == ["0.25\n"]
+
+
+def until_idle(client: Any) -> list[dict[str, Any]]:
+    """Return a kernel's messages up to the next "idle"."""
+    found = [client.get_iopub_msg(timeout=60)]
+    while found[-1]["content"].get("execution_state") != "idle":
+        found.append(client.get_iopub_msg(timeout=60))
+    return found
 
 
 def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, digits: Dataset) -> None:
@@ -481,7 +562,7 @@ def test_of_ten_awkward_files_each_is_shown_or_its_fault_is_said(explorer: Explo
     files = awkward()
     explorer.controls.upload.value = uploaded(*files)
     assert explorer.wait()
-    source = explorer.sources[UPLOADS]
+    source = explorer.choice.sources[UPLOADS]
     refused = [name for name, _ in files if name not in source.names]
     assert {"grey.png", "see through.png", "cmyk.jpg", "wide.png", "one pixel.png"} <= set(source.names)
     assert {"truncated.png", "bomb.png", files[-1][0]} <= set(refused)
@@ -582,7 +663,7 @@ def test_the_curves_are_measured_while_the_hand_rests_and_a_line_follows_it(expl
     controls.strength.value = 0.25
     assert explorer.wait()
     assert bytes(controls.curve.value) == drawn, "drawn once"
-    assert "--strength: 0.25" in controls.readout.value
+    assert 'data-strength="0.25"' in controls.view.value
     assert controls.marker.value.count("var(--strength)") == 3
     controls.codec.value = "png"
     assert explorer.rest()

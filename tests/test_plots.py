@@ -17,6 +17,7 @@ from PIL import Image
 from workbench import plots
 from workbench.metrics import Estimate, mean, wilson
 from workbench.pictures import residual
+from workbench.plots.labels import label_points
 
 
 @pytest.fixture(autouse=True)
@@ -317,6 +318,12 @@ def test_names_beside_points_cover_neither_points_nor_each_other() -> None:
         assert not any(box.contains(*place) for place in axis.transData.transform(axis.collections[-1].get_offsets()))
         assert axis.get_window_extent().contains(box.x0, box.y0)
         assert axis.get_window_extent().contains(box.x1, box.y1)
+
+
+def test_where_there_is_no_point_nothing_is_named() -> None:
+    axis = Figure().subplots()
+    label_points(axis, [], [])
+    assert not axis.texts
 
 
 def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_the_right() -> None:

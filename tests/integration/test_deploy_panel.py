@@ -11,7 +11,7 @@ import pytest
 from workbench.deployment.launch import Deployed
 from workbench.deployment.plan import Deployment
 
-from browsers import jupyterlab, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
+from browsers import accessible, jupyterlab, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
 from conftest import AUXILIARY, TARGET  # isort: skip
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button
     page.locator(".pmc2-deploy pre").get_by_text('"service": "pmc2-edge"').first.wait_for()
     panel.scroll_into_view_if_needed()
     screenshot(page, tmp_path, "deploy-log")
+    accessible(page, ".jp-OutputArea-output:has(.pmc2-deploy)")
     page.locator("button.jupyter-button", has_text="Stop").click()
     wait_for(lambda: states() == ["absent", "absent"], 60, "the stages were not stopped")
     assert page.locator("button.jupyter-button", has_text="Launch").is_enabled()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import browsers  # isort: skip
-from browsers import open_notebook, run_all, screenshot, wait_for  # isort: skip
+from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
 from conftest import AUXILIARY, TARGET  # isort: skip
 from test_panels_train import few  # isort: skip
 
@@ -52,6 +52,7 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     wait_for(lambda: said.inner_text().startswith("interrupted: stopped at step"), 60, "it was not interrupted")
     page.get_by_text(re.compile("RunError: training was interrupted at step .*press Resume")).first.wait_for()
     screenshot(page, tmp_path, "train-interrupted")
+    accessible(page, ".pmc2-train")
     button("Resume").click()
     wait_for(lambda: said.inner_text() == "done: 3 networks are there", 240, "it was not trained to its end")
     assert button("Interrupt").is_disabled()
@@ -78,3 +79,4 @@ def test_a_pair_that_is_pressed_in_the_grid_opens_in_explore(lab: str, page: Pag
     assert f"{AUXILIARY}" in page.locator(".pmc2-bars-auxiliary h4").inner_text()
     page.locator(".pmc2-pairs .pmc2-numbers").scroll_into_view_if_needed()
     screenshot(page, tmp_path, "effectiveness-opened")
+    accessible(page, ".pmc2-pairs")

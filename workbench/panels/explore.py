@@ -2,41 +2,36 @@
 
 ::
 
-    controls --newest settings--> worker: Pipeline.compute --> pictures, figures        at once, nothing queues
-             --jobs-------------> helper: curves, scans, attackers, exports             while the hand rests
+    controls, choice --newest settings--> worker: Pipeline.compute --> pictures, figures        at once, nothing queues
+                     --jobs-------------> helper: curves, scans, attackers, exports             while the hand rests
 """
 
 from __future__ import annotations
 
-import math
-import random
 import statistics
 import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import RunError, UsageError, WorkbenchError, unknown
+from ..errors import RunError, UsageError, WorkbenchError
 from . import markup, pins
+from .choice import Choice
 from .jobs import Helper
 from .layout import Controls
 from .newest import Closed, Newest
-from .settings import Settings
+from .settings import Settings, check
 
 if TYPE_CHECKING:
     from ..data import Dataset
-    from .pipeline import Pipeline, Seen, View
-    from .sources import Source
+    from .pipeline import Pipeline, View
 
 __all__ = ["Explorer"]
 
-UPLOADS = "my own pictures"
 KEPT = 3  # pairs whose networks are kept
-MOST_UPLOADED = 64 << 20  # bytes of one upload
 
 
 class Explorer:
@@ -66,26 +61,26 @@ class Explorer:
         output: Path | None = None,
         name: str = "explore",
     ) -> None:
-        _check(strength, codec, quality, picture, limit)
+        check(strength, codec, quality, picture, limit)
         if (before := self._open.get(name)) is not None:
             before.close()
         self._open[name] = self
         self.dataset, self.data_dir, self.folder, self.limit, self.seed = dataset, data_dir, folder, limit, seed
         self.output = output
-        self.sources: dict[str, Source] = {}
         self.view: View | None = None
         self.pins: list[pins.Pin] = []
         self.error: Exception | None = None
         self._asked_pair, self._picture = f"{target}-X-{auxiliary}", picture
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
-        self._order: list[int] | None = None
         self._spent: dict[str, deque[float]] = {}
         self._serial, self._told = 0, False
-        self._loading, self._program = threading.Lock(), threading.local()
-        self.worker = Newest[Settings]("explorer-worker", lambda: self.guard(self._begin), self._handle, self._let_go)
+        self._loading, self._drawing = threading.Lock(), threading.Lock()
         self.controls = Controls(self._asked_pair, variant, strength, codec, quality)
+        self.worker = Newest[Settings](
+            "explorer-worker", lambda: self.guard(self._begin), self._handle, self.controls.tell, self._let_go
+        )
         self.widget = self.controls.widget
-        self.helper = Helper(self)
+        self.choice, self.helper = Choice(self), Helper(self)
         self._connect()
         self.worker.start()
 
@@ -131,7 +126,7 @@ class Explorer:
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
         """Return rows of pictures for `plots.gallery`: the first of each class as the strength grows."""
         settings = self.settings()
-        return self.pipeline.gallery(settings, self.sources[settings.source].split)
+        return self.pipeline.gallery(settings, self.choice.sources[settings.source].split)
 
     @property
     def pipeline(self) -> Pipeline:
@@ -141,98 +136,33 @@ class Explorer:
 
     def settings(self) -> Settings:
         """Return what the controls say."""
-        c, position = self.controls, self.controls.index.value
-        index = position if self._order is None else self._order[position]
-        return Settings(
-            c.source.value, index, c.strength.value, c.codec.value, c.quality.value, c.pair.value, c.variant.value or ""
-        )
+        c, number = self.controls, self.choice.number
+        system = c.strength.value, c.codec.value, c.quality.value, c.pair.value, c.variant.value or ""
+        return Settings(c.source.value, number, *system)
 
     # --- what the controls do ------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
         c = self.controls
-        for control in (c.index, c.strength):
-            control.observe(lambda _: self.ask(), "value")
+        c.strength.observe(lambda _: self.ask(), "value")
         for control in (c.codec, c.quality, c.pair, c.variant):
             control.observe(self._change_system, "value")
-        c.source.observe(self._change_source, "value")
-        c.show.observe(self._change_shown, "value")
-        c.upload.observe(self._change_upload, "value")
-        c.folder.observe(self._change_folder, "value")
         for control in (c.gain, c.zoom):
             control.observe(lambda _: self._redraw(), "value")
         c.divider.observe(lambda _: self.controls.divide(), "value")
-        c.random.on_click(lambda _: self._random())
         c.attack.on_click(lambda _: self.helper.later(self.helper.attack))
         c.pin.on_click(lambda _: self._pin())
         c.export.on_click(lambda _: self.helper.later(self.helper.export))
 
     def _change_system(self, change: dict[str, Any]) -> None:
-        if self._quiet:
+        if self.controls.quiet:
             return
         if change["owner"] is self.controls.pair:
             self._fill_variants()
         self.controls.quality.disabled = self.controls.codec.value not in markup.GRADED
-        if self._order is not None and self.controls.show.value in self._searched():
-            self._change_shown({})
+        self.choice.look_again()
         self.ask()
         self.helper.refresh()
-
-    def _change_source(self, _: dict[str, Any]) -> None:
-        if not self._quiet:
-            self._fill_shown()
-            self.ask()
-
-    def _change_shown(self, _: dict[str, Any]) -> None:
-        if self._quiet:
-            return
-        chosen, source = self.controls.show.value, self.sources[self.controls.source.value]
-        if chosen in self._searched():
-            self.helper.later(self.helper.search)
-            return
-        self.run_over(source.of_class(self.classes.index(chosen)) if chosen in self.classes else None)
-
-    def run_over(self, order: list[int] | None) -> None:
-        """Let the number run over some of a collection's pictures, or all."""
-        self._order = order
-        count = len(self.sources[self.controls.source.value].split) if order is None else len(order)
-        self._set(lambda: self.controls.run_over(count))
-        self.ask()
-
-    def _change_upload(self, change: dict[str, Any]) -> None:
-        if not change["new"]:
-            return
-        files = [(str(file["name"]), bytes(file["content"])) for file in change["new"]]
-        if sum(len(content) for _, content in files) > MOST_UPLOADED:
-            self.say(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
-            return
-        from .sources import from_files
-
-        self._take(UPLOADS, lambda: from_files(files, self._side()))
-
-    def _change_folder(self, change: dict[str, Any]) -> None:
-        if path := change["new"].strip():
-            from .sources import from_folder
-
-            self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
-
-    def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add a collection, and say which pictures of it could not be read."""
-        try:
-            source, wrong = read()
-        except WorkbenchError as error:
-            self.say(str(error), bad=True)
-            return
-        self.say("; ".join(wrong)[:600], bad=True, told=bool(wrong))
-        if source is not None:
-            self.helper.forget(name)
-            self.sources[name] = source
-            self._set(lambda: self.controls.offer(list(self.sources), name))
-            self._fill_shown()
-            self.ask()
-
-    def _random(self) -> None:
-        self.controls.index.value = random.randint(0, self.controls.index.max)
 
     def _pin(self) -> None:
         if self.view is not None:
@@ -245,16 +175,16 @@ class Explorer:
 
     def show_again(self, settings: Settings) -> None:
         """Set the controls to settings that they once had."""
-        if settings.source not in self.sources or settings.index >= len(self.sources[settings.source].split):
+        source = self.choice.sources.get(settings.source)
+        if source is None or settings.index >= len(source.split):
             self.say(f"the picture {settings.index} of {settings.source!r} is no longer there", bad=True)
             return
         c = self.controls
-        self._order = None
-        with self._quietly():
+        with c.quietly():
             c.source.value, c.strength.value, c.pair.value = settings.source, settings.strength, settings.pair
         self._fill_variants()
-        self._fill_shown()
-        with self._quietly():
+        self.choice.run_over_all()
+        with c.quietly():
             c.variant.value, c.codec.value, c.quality.value = settings.variant, settings.codec, settings.quality
             c.index.value = settings.index
             c.quality.disabled = settings.codec not in markup.GRADED
@@ -263,88 +193,58 @@ class Explorer:
 
     # --- what the controls offer ---------------------------------------------------------------------------------------------
 
-    @property
-    def _quiet(self) -> bool:
-        """Whether it is the program, and not a hand, that sets a control in this thread: then it asks for nothing."""
-        return getattr(self._program, "depth", 0) > 0
-
-    @contextmanager
-    def _quietly(self) -> Iterator[None]:
-        self._program.depth = getattr(self._program, "depth", 0) + 1
-        try:
-            yield
-        finally:
-            self._program.depth -= 1
-
-    def _set(self, change: Callable[[], None]) -> None:
-        with self._quietly():
-            change()
-
-    def _fill_shown(self) -> None:
-        source = self.sources[self.controls.source.value]
-        self._order = None
-        self._set(lambda: self.controls.choose_from(source.choices(self.classes), len(source.split)))
-
     def _fill_variants(self) -> None:
         from .pipeline import variants_there
 
         found = variants_there(self.family, self.controls.pair.value)
-        self._set(lambda: self.controls.offer_variants(found))
-
-    def _searched(self) -> tuple[str, str]:
-        from .sources import LEAST_HIDDEN, MISREAD
-
-        return MISREAD, LEAST_HIDDEN
-
-    def _side(self) -> int:
-        return int(next(iter(self.sources.values())).split.images.shape[-1])
+        with self.controls.quietly():
+            self.controls.offer_variants(found)
 
     # --- the worker: the newest settings win ---------------------------------------------------------------------------------
 
     def ask(self) -> None:
         """Show what the controls say."""
-        if self._quiet or not self.sources:
+        if self.controls.quiet or not self.choice.sources:
             return
         self.worker.ask(self.settings())
 
     def _handle(self, settings: Settings) -> None:
-        self.guard(lambda: self.show(self.compute(settings, self._draw), drawn=True))
+        self.guard(lambda: self.show(self.compute(settings)))
 
     def _let_go(self) -> None:
         """Keep no networks: a closed view's widgets live on for as long as the kernel does, and would keep them along."""
         self._pipelines.clear()
-        self.sources.clear()
+        self.choice.sources.clear()
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""
         self.say("reading the pictures…")
-        from .sources import from_folder, named
+        from .sources import named
 
         first, self.classes, self.title, self.family = named(self.dataset, self.limit, self.data_dir)
         if self._picture >= len(first.split) and not self.folder:
             raise UsageError(
                 f"picture {self._picture} is not there: {self.title} has {len(first.split)} test pictures, from 0 on"
             )
-        self.sources[self.title] = first
-        self._set(lambda: self.controls.offer([self.title], self.title))
-        self._fill_shown()
-        self._set(lambda: setattr(self.controls.index, "value", min(self._picture, len(first.split) - 1)))
-        self.controls.show_pictures({"original": first.split.images[self.controls.index.value] / 255}, {})
+        self.choice.add(self.title, first)
+        self.choice.go_to(self._picture)
+        self.controls.bring({"original": first.split.images[self.controls.index.value] / 255})
         self.say("loading the networks…")
         from .pipeline import pairs_there
 
         self._ensure()
         if self.family == "cifar10" and self.dataset != "samples":
-            self.sources["CIFAR-10, pristine samples"] = named("samples")[0]
-        self._set(lambda: self.controls.offer(list(self.sources), self.title))
+            self.choice.offer("CIFAR-10, pristine samples", named("samples")[0])
         there = pairs_there(self.family)
-        self._set(lambda: self.controls.offer_pairs(there, self._asked_pair))
+        with self.controls.quietly():
+            self.controls.offer_pairs(there, self._asked_pair)
         wanted = self.controls.wanted_variant
         self._fill_variants()
-        self._set(lambda: self.controls.choose_variant(wanted))
+        with self.controls.quietly():
+            self.controls.choose_variant(wanted)
         if self.folder:
-            self._take(f"folder {Path(self.folder).name}", lambda: from_folder(self.folder, self._side()))
-            self._set(lambda: setattr(self.controls.index, "value", min(self._picture, self.controls.index.max)))
+            self.choice.take_folder(self.folder)
+            self.choice.go_to(self._picture)
         self.controls.enable()
         self.ask()
         self.helper.refresh()
@@ -391,8 +291,8 @@ class Explorer:
                 self.say("")
             return self._pipelines[key]
 
-    def compute(self, settings: Settings, at_once: Callable[[Seen], None] = lambda _: None) -> View:
-        """Send one picture through edge and cloud and return all that is shown for it; `at_once` gets what there is to see."""
+    def compute(self, settings: Settings) -> View:
+        """Send one picture through edge and cloud and return all that is shown for it."""
         from dataclasses import replace
 
         pipeline = self.pipeline_of(settings)
@@ -400,44 +300,41 @@ class Explorer:
             said = f"{pins.system_text(settings)} has no compressor of its own: shown with {pipeline.codecs[0]}"
             self.say(said, told=True)
             settings = replace(settings, codec=pipeline.codecs[0])
-        self._set(lambda: self.controls.offer_codecs(pipeline.codecs, settings.codec))
-        split = self.sources[settings.source].split
-        sent = pipeline.send(settings, split.images[settings.index], int(split.labels[settings.index]))
-        at_once(sent.seen)
-        return pipeline.read(sent)
+        with self.controls.quietly():
+            self.controls.offer_codecs(pipeline.codecs, settings.codec)
+        split = self.choice.sources[settings.source].split
+        return pipeline.compute(settings, split.images[settings.index], int(split.labels[settings.index]))
 
-    def _draw(self, seen: Seen) -> None:
-        captions = markup.captions(seen, self.controls.gain.value, self._note(seen))
-        self.controls.show_pictures(seen.images(), captions)
-
-    def show(self, view: View, drawn: bool = False) -> None:
-        """Bring a view to the screen, where its pictures may be `drawn` already."""
-        if not drawn:
+    def show(self, view: View) -> None:
+        """Bring a view to the screen."""
+        for key in view.ran:
+            self._spent.setdefault(key, deque(maxlen=15)).append(view.milliseconds[key])
+        with self._drawing:
+            self.view = view
+            self._serial += 1
             self._draw(view)
-        self.view = view
-        self._serial += 1
-        for key, value in view.milliseconds.items():
-            if key not in view.ran:
-                continue
-            self._spent.setdefault(key, deque(maxlen=15)).append(value)
-        spent = {key: statistics.median(values) for key, values in self._spent.items()}
-        self.controls.readout.value = markup.readout(view, spent, self._serial)
         self.helper.mark(view.settings)
         if self.error is not None and not self._told:
             self.say("")
         self.error, self._told = None, False
 
-    def _note(self, seen: Seen) -> str:
-        settings = seen.settings
+    def _draw(self, view: View) -> None:
+        spent = {key: statistics.median(self._spent[key]) for key in view.milliseconds if key in self._spent}
+        captions = markup.captions(view, self.controls.gain.value, self._note(view))
+        self.controls.bring(view.images(), captions, markup.readout(view, spent, self._serial))
+
+    def _note(self, view: View) -> str:
+        settings = view.settings
         attack = self._pipelines[settings.pair, settings.variant].attacks.get((settings.codec, settings.quality))
-        if attack is None or seen.guess is None:
+        if attack is None or view.guess is None:
             return "press “train an attacker”"
         learnt = f"{attack.pairs:,} pairs,<br>strength {attack.strength:g}, {attack.passes:,} passes"
-        return f"{seen.guess_psnr:.1f} dB; learnt: {learnt}"
+        return f"{view.guess_psnr:.1f} dB; learnt: {learnt}"
 
     def _redraw(self) -> None:
-        if self.view is not None and not self._quiet:
-            self._draw(self.view)
+        with self._drawing:  # the worker may be about to show another
+            if self.view is not None and not self.controls.quiet:
+                self._draw(self.view)
 
     # --- what is said --------------------------------------------------------------------------------------------------------
 
@@ -463,14 +360,3 @@ class Explorer:
             self.error = error
             self.say(f"{type(error).__name__}: {error}", bad=True)
             traceback.print_exc()
-
-
-def _check(strength: float, codec: str, quality: int, picture: int, limit: int) -> None:
-    if not (math.isfinite(strength) and 0 <= strength <= 1):
-        raise UsageError(f"strength must be between 0 and 1, got {strength!r}")
-    if codec not in markup.CODECS:
-        raise unknown("codec", codec, markup.CODECS)
-    if not 1 <= quality <= 95:
-        raise UsageError(f"quality must be a whole number from 1 to 95, got {quality!r}")
-    if picture < 0 or limit < 0:
-        raise UsageError(f"picture and limit must be 0 or more, got {picture} and {limit}")

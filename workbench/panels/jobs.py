@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import markup, pins
+from .newest import REST_S
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Helper"]
 
-REST_S = 0.3  # after which the hand rests
 CURVE_IMAGES = 1000
 ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
 Key = tuple[str, str, str, int]
@@ -152,7 +152,7 @@ class Helper:
         explorer, controls = self.explorer, self.explorer.controls
         settings, chosen = explorer.settings(), controls.show.value
         key = (settings.source, self.key(settings))
-        split = explorer.sources[settings.source].split
+        split = explorer.choice.sources[settings.source].split
         if key not in self.scans:
             explorer.say("looking through the first pictures…")
             self.scans[key] = explorer.pipeline_of(settings).scan(settings, split.images, split.labels, self._pace)
@@ -168,7 +168,7 @@ class Helper:
             controls.show.value = EVERY
             return
         explorer.say(f"{len(order)} of the first {scan.n} pictures, at full strength", told=True)
-        explorer.run_over(order)
+        explorer.choice.run_over(order)
 
     def forget(self, source: str) -> None:
         """Forget what was found in a collection that others take the place of."""
@@ -218,7 +218,7 @@ class Helper:
         """Return the parameters that show a view again; a picture that was uploaded is kept for them beside the settings."""
         explorer = self.explorer
         settings: Settings = view.settings
-        source = explorer.sources[settings.source]
+        source = explorer.choice.sources[settings.source]
         if source.dataset:
             own = source.dataset == explorer.dataset
             return settings.parameters(source.dataset, explorer.data_dir if own else "")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as widgets
 
-from . import markup, pins
+from . import markup, messages, pins
 
 __all__ = ["Controls"]
 
 SIDE = 192  # of a picture on the screen at the zoom `fit`, about; smaller ones fit by explore.css
 ZOOMS = {"fit": 0, "1×": 1, "2×": 2, "3×": 3, "4×": 4, "6×": 6, "8×": 8, "12×": 12, "16×": 16}
 NAMED = ["source", "show", "index", "random", "upload", "folder", "strength", "codec", "quality", "pair", "variant"]
-NAMED += ["cards", "gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves", "readout"]
+NAMED += ["view", "gain", "zoom", "divider", "toggle", "attack", "pin", "export", "message", "curves"]
 
 
 def _described(kind: Any, width: str, label: str, *args: Any, **options: Any) -> Any:
@@ -26,7 +28,7 @@ class Controls:
     """All widgets by name, and `widget`, which holds them. They are disabled until `enable`."""
 
     def __init__(self, pair: str, variant: str, strength: float, codec: str, quality: int) -> None:
-        self.wanted_variant = variant
+        self.wanted_variant, self._program = variant, threading.local()
         self._make_choosers(pair, strength, codec, quality)
         self._make_views()
         self._make_places()
@@ -39,9 +41,8 @@ class Controls:
                 row(self.upload, self.drop, self.folder),
                 part(self.strength, self.codec, self.quality, self.pair, self.variant),
                 self.message,
-                self.cards,
                 row(self.toggle, self.divider, self.zoom, self.gain),
-                self.readout,
+                self.view,
                 part(self.attack, self.pin, self.kind, self.export),
                 self.pinned,
                 self.curves_said,
@@ -49,6 +50,7 @@ class Controls:
             ]
         )
         self.widget.add_class("pmc2-explore")
+        messages.not_busy_for([self.index, self.strength, self.quality, self.divider])  # `gain` draws before it returns
         self._shown_size = (32, 32, 0)
         self.divide()
 
@@ -58,7 +60,7 @@ class Controls:
         wide, narrow = "290px", "180px"
         self.source = _described(widgets.Dropdown, wide, "64px", options=["…"], description="pictures")
         self.show = _described(widgets.Dropdown, "240px", "44px", options=["all"], description="show")
-        self.index = _described(widgets.IntSlider, "330px", "60px", 0, 0, 1, description="number")
+        self.index = _described(messages.IntSlider, "300px", "60px", 0, 0, 1, description="number")
         self.random = widgets.Button(description="random", tooltip="a picture at random", layout=widgets.Layout(width="92px"))
         self.upload = widgets.FileUpload(
             accept="image/*", multiple=True, description="upload", layout=widgets.Layout(width="130px")
@@ -74,7 +76,7 @@ class Controls:
             continuous_update=False,
         )
         self.strength = _described(
-            widgets.FloatSlider, "520px", "64px", strength, min=0.0, max=1.0, step=0.01, description="strength"
+            messages.FloatSlider, "520px", "64px", strength, min=0.0, max=1.0, step=0.01, description="strength"
         )
         self.codec = _described(widgets.Dropdown, narrow, "48px", options=list(markup.CODECS), value=codec, description="codec")
         self.quality = _described(
@@ -127,9 +129,8 @@ class Controls:
 
     def _make_places(self) -> None:
         self.message = widgets.HTML(markup.message(""), layout=widgets.Layout(min_height="24px"))
-        self.cards = widgets.HTML(markup.cards({}, {}))
+        self.view = widgets.HTML(markup.cards({}, {}), layout=widgets.Layout(min_height="480px"))
         self.divided = widgets.HTML()
-        self.readout = widgets.HTML(layout=widgets.Layout(min_height="250px"))
         self.pinned = widgets.HBox([], layout=widgets.Layout(flex_flow="row wrap", grid_gap="12px", overflow="visible"))
         self.curves_said = widgets.HTML(layout=widgets.Layout(min_height="24px"))
         self.curve, self.marker = widgets.Image(format="png"), widgets.HTML()
@@ -155,6 +156,22 @@ class Controls:
         box = self._row(*controls)
         box.add_class("pmc2-part")
         return box
+
+    # --- who sets a control --------------------------------------------------------------------------------------------------
+
+    @property
+    def quiet(self) -> bool:
+        """Whether it is the program, and not a hand, that sets a control in this thread: then it asks for nothing."""
+        return getattr(self._program, "depth", 0) > 0
+
+    @contextmanager
+    def quietly(self) -> Iterator[None]:
+        """Let the program set controls in this thread."""
+        self._program.depth = getattr(self._program, "depth", 0) + 1
+        try:
+            yield
+        finally:
+            self._program.depth -= 1
 
     # --- what can be chosen --------------------------------------------------------------------------------------------------
 
@@ -204,8 +221,8 @@ class Controls:
 
     # --- what is shown -------------------------------------------------------------------------------------------------------
 
-    def show_pictures(self, images: dict[str, Any], captions: dict[str, str]) -> None:
-        """Show pictures by their card (3 x H x W in [0, 1]), each pixel a square, and what the protection changed."""
+    def bring(self, images: dict[str, Any], captions: dict[str, str] | None = None, readout: str = "") -> None:
+        """Show pictures by their card (3 x H x W in [0, 1]), each pixel a square, what the protection changed, and figures."""
         if "protected" in images:
             from ..pictures import residual
 
@@ -214,7 +231,8 @@ class Controls:
         if (size := (int(width), int(height), self.zoom.value)) != self._shown_size:
             self._shown_size = size
             self.divide()
-        self.cards.value = markup.cards({name: pins.png(pins.pixels(each)) for name, each in images.items()}, captions)
+        pictures = {name: pins.png(pins.pixels(each)) for name, each in images.items()}
+        self.view.value = markup.cards(pictures, captions or {}) + readout
 
     def divide(self) -> None:
         """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""
@@ -224,9 +242,14 @@ class Controls:
         line = f" .pmc2-explore .pmc2-both::after {{ {drawn} }}"
         width, height, zoom = self._shown_size
         factor = zoom or (max(1, SIDE // max(width, height)) if max(width, height) > 32 else "var(--fit)")
-        size = f".pmc2-explore .pmc2-cards {{ --w: {width}; --h: {height}; --zoom: {factor} }} "
+        size = f".pmc2-explore .pmc2-view {{ --w: {width}; --h: {height}; --zoom: {factor} }} "
         clipped = f".pmc2-explore .pmc2-over {{ clip-path: inset(0 0 0 {share:g}%) }}"
         self.divided.value = f"<style>{size}{clipped}{line if 0 < share < 100 else ''}</style>"
+
+    def tell(self) -> None:
+        """Let all pages of the notebook show what was moved in one."""
+        self.index.tell()
+        self.strength.tell()
 
     def hang(self, pinned: list[widgets.Widget]) -> None:
         """Show pins."""

@@ -129,7 +129,6 @@ def readout(view: Any, spent: dict[str, float], serial: int) -> str:
         _stages(spent),
     ]
     return (
-        f"<style>.pmc2-curves {{ --strength: {settings.strength:g} }}</style>"
         f'<div class="pmc2-text pmc2-numbers" data-strength="{settings.strength:g}" data-view="{serial}" '
         f'data-index="{settings.index}">'
         f'<div class="pmc2-figures">{cells}</div><div class="pmc2-columns">{"".join(columns)}</div></div>'

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-__all__ = ["Closed", "Newest"]
+__all__ = ["REST_S", "Closed", "Newest"]
 
+REST_S = 0.3  # after which the hand rests
 Request = TypeVar("Request")
 
 
@@ -19,17 +20,23 @@ class Closed(Exception):  # noqa: N818 - no fault
 class Newest(Generic[Request]):
     """Runs `begin` once, then `handle` on the newest request, in a thread of its own; `end` when it is closed.
 
-    None of them may raise. `changed` is notified of all that happens; `busy` from the start.
+    And `rest`, once nothing was asked for a while. None of them may raise. `changed` is notified of all that happens; `busy`
+    from the start.
     """
 
     def __init__(
-        self, name: str, begin: Callable[[], None], handle: Callable[[Request], None], end: Callable[[], None]
+        self,
+        name: str,
+        begin: Callable[[], None],
+        handle: Callable[[Request], None],
+        rest: Callable[[], None],
+        end: Callable[[], None],
     ) -> None:
         self.changed = threading.Condition()
         self.closed = False
         self._wanted: Request | None = None
         self._busy, self._asked_at = True, 0.0
-        self._begin, self._handle, self._end = begin, handle, end
+        self._begin, self._handle, self._rest, self._end = begin, handle, rest, end
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -68,13 +75,21 @@ class Newest(Generic[Request]):
                 self.changed.wait(left if left > 0 else None)
         raise Closed
 
+    @property
+    def _woken(self) -> bool:
+        return self.closed or self._wanted is not None
+
     def _run(self) -> None:
         self._begin()
         while True:
             with self.changed:
                 self._busy = False
                 self.changed.notify_all()
-                self.changed.wait_for(lambda: self.closed or self._wanted is not None)
+                woken = self.changed.wait_for(lambda: self._woken, REST_S)
+            if not woken:
+                self._rest()
+            with self.changed:
+                self.changed.wait_for(lambda: self._woken)
                 if self.closed or self._wanted is None:
                     break
                 request, self._wanted, self._busy = self._wanted, None, True

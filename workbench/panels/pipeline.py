@@ -30,7 +30,7 @@ from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
 from .settings import Settings
 
-__all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "Sent", "View", "pairs_there", "variants_there"]
+__all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "View", "pairs_there", "variants_there"]
 
 TOP = 5
 SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
@@ -41,10 +41,12 @@ Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
-class Seen:
-    """What there is to see of one picture before anything is recognised: images 3 x H x W in [0, 1], and what they cost.
+class View:
+    """All that is shown of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by component.
 
-    `guess` is an attacker's, where one has learnt.
+    `guess` is an attacker's, where one has learnt. `code_bits` is the information in the payload, which the coder rounds up and
+    the container adds its header and tag to. Of the components, those that `ran` did so for this view; the others' milliseconds
+    are of when they did.
     """
 
     settings: Settings
@@ -56,6 +58,12 @@ class Seen:
     s1_bytes: int
     s2_bytes: int
     codec: str
+    target: Top
+    auxiliary: Top
+    on_original: Top
+    code_bits: float
+    milliseconds: dict[str, float]
+    ran: frozenset[str]
     guess: Tensor | None = None
     guess_psnr: float = 0.0
 
@@ -63,22 +71,6 @@ class Seen:
         """Return the pictures by their card."""
         found = {"original": self.original, "protected": self.protected, "cloud": self.cloud}
         return found | ({} if self.guess is None else {"attacker": self.guess})
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class View(Seen):
-    """All that is shown of one picture: what there is to see, top classes as (name, probability), milliseconds by component.
-
-    `code_bits` is the information in the payload, which the coder rounds up and the container adds its header and tag to. Of
-    the components, those that `ran` did so for this view; the others' milliseconds are of when they did.
-    """
-
-    target: Top
-    auxiliary: Top
-    on_original: Top
-    code_bits: float
-    milliseconds: dict[str, float]
-    ran: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -110,19 +102,6 @@ class _Captured:
     s1: int
     milliseconds: dict[str, float]
     on_original: Top
-
-
-@dataclass(frozen=True, repr=False)
-class Sent:
-    """One picture at the cloud, not yet recognised; `came` is by what its payload is known."""
-
-    seen: Seen
-    found: _Captured
-    payload: bytes
-    codec: Codec
-    came: tuple[Any, ...]
-    milliseconds: dict[str, float]
-    ran: frozenset[str]
 
 
 class Pipeline:
@@ -158,10 +137,6 @@ class Pipeline:
 
     def compute(self, settings: Settings, image: Tensor, label: int) -> View:
         """Send one picture (uint8, 3 x H x W) through the system."""
-        return self.read(self.send(settings, image, label))
-
-    def send(self, settings: Settings, image: Tensor, label: int) -> Sent:
-        """Send one picture (uint8, 3 x H x W) to the cloud: all that there is to see."""
         before = None if self._captured is None else self._captured[1]
         found = self._capture(settings, image)
         clock, size = Stopwatch(), (int(image.shape[-2]), int(image.shape[-1]))
@@ -171,40 +146,33 @@ class Pipeline:
             with clock("compression"):
                 payload = codec.encode(protected)
             came = (settings.codec, settings.quality, size, payload)
-            cloud, spent, decoded = self._once("decompression", came, lambda: Cloud(codec, self.pair.target).decode(payload))
+            cloud, decoding, decoded = self._once("decompression", came, lambda: Cloud(codec, self.pair.target).decode(payload))
+            target, reading, recognised = self._once("classifier", came, lambda: self._top(self.pair.target, cloud))
+            auxiliary, _, _ = self._once("auxiliary", came, lambda: self._top(self.pair.auxiliary, cloud))
+            code_bits, _, _ = self._once("bits", came, lambda: 8 * sum(codec.sizes(payload)))
             attack = self.attacks.get((settings.codec, settings.quality))
             guess = None if attack is None else self._once("guess", (attack, *came), lambda: attack.guess(cloud))[0]
-            seen = Seen(
-                settings=settings,
-                original=found.original[0],
-                protected=protected[0],
-                cloud=cloud[0],
-                label=self.classes[label] if 0 <= label < len(self.classes) else "unknown",
-                ssim=float(metrics.ssim(found.original, protected)),
-                s1_bytes=found.s1,
-                s2_bytes=len(payload),
-                codec=describe(codec),
-                guess=None if guess is None else guess[0],
-                guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
-            )
-        milliseconds = {**found.milliseconds, "compression": clock.milliseconds["compression"] or 0.0, "decompression": spent}
-        ran = {"compression", *(found.milliseconds if found is not before else ()), *(["decompression"] if decoded else ())}
-        return Sent(seen, found, payload, codec, came, milliseconds, frozenset(ran))
-
-    def read(self, sent: Sent) -> View:
-        """Return what is recognised in a picture that was sent, and what it costs."""
-        cloud = sent.seen.cloud[None]
-        target, spent, recognised = self._once("classifier", sent.came, lambda: self._top(self.pair.target, cloud))
-        auxiliary, _, _ = self._once("auxiliary", sent.came, lambda: self._top(self.pair.auxiliary, cloud))
-        code_bits, _, _ = self._once("bits", sent.came, lambda: 8 * sum(sent.codec.sizes(sent.payload)))
+        spent = {"compression": clock.milliseconds["compression"] or 0.0, "decompression": decoding, "classifier": reading}
+        ran = {"compression": True, "decompression": decoded, "classifier": recognised}
+        ran |= dict.fromkeys(found.milliseconds, found is not before)
         return View(
-            **vars(sent.seen),
+            settings=settings,
+            original=found.original[0],
+            protected=protected[0],
+            cloud=cloud[0],
+            label=self.classes[label] if 0 <= label < len(self.classes) else "unknown",
+            ssim=float(metrics.ssim(found.original, protected)),
+            s1_bytes=found.s1,
+            s2_bytes=len(payload),
+            codec=describe(codec),
             target=target,
             auxiliary=auxiliary,
-            on_original=sent.found.on_original,
+            on_original=found.on_original,
             code_bits=code_bits,
-            milliseconds={**sent.milliseconds, "classifier": spent},
-            ran=sent.ran | ({"classifier"} if recognised else set()),
+            milliseconds=found.milliseconds | spent,
+            ran=frozenset(key for key, now in ran.items() if now),
+            guess=None if guess is None else guess[0],
+            guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
         )
 
     def _once(self, what: str, of: tuple[Any, ...], make: Callable[[], Result]) -> tuple[Result, float, bool]:

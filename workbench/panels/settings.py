@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Settings"]
+from ..errors import UsageError, unknown
+from . import markup
+
+__all__ = ["Settings", "check"]
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,15 @@ class Settings:
         """Return the command that runs the notebook with parameters, for a shell."""
         given = [f"-p {key} {shlex.quote(str(value))}" for key, value in parameters.items() if value != ""]
         return " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])
+
+
+def check(strength: float, codec: str, quality: int, picture: int, limit: int) -> None:
+    """Raise UsageError for a parameter of the notebook that is out of range."""
+    if not (math.isfinite(strength) and 0 <= strength <= 1):
+        raise UsageError(f"strength must be between 0 and 1, got {strength!r}")
+    if codec not in markup.CODECS:
+        raise unknown("codec", codec, markup.CODECS)
+    if not 1 <= quality <= 95:
+        raise UsageError(f"quality must be a whole number from 1 to 95, got {quality!r}")
+    if picture < 0 or limit < 0:
+        raise UsageError(f"picture and limit must be 0 or more, got {picture} and {limit}")

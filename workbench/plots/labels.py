@@ -38,19 +38,18 @@ def label_points(
     assert isinstance(figure, Figure)
     renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72  # type: ignore[no-untyped-call]
     figure.draw_without_rendering()
-    places = axis.transData.transform(list(points))
-    taken = [_square(place, clear * scale) for place in places]
-    taken += [_square(each, scale) for ends in strokes for each in _along(axis.transData.transform(list(ends)))]
-    frame = axis.get_window_extent(renderer)
+    places = axis.transData.transform(np.reshape(points, (-1, 2)))
+    along = [_along(axis.transData.transform(list(ends))) for ends in strokes]
+    taken = np.concatenate([_squares(places, clear * scale), *(_squares(each, scale) for each in along)])
+    frame = np.array([axis.get_window_extent(renderer).extents])
     for place, point, name in zip(places, points, names, strict=True):
         measured = axis.text(0, 0, name, fontsize=8, transform=None)
         size = measured.get_window_extent(renderer)
         measured.remove()
-        boxes = [_box(place, scale * right, scale * up, size) for right, up in PLACES]
-        outside = [size.width * size.height - _overlap(box, frame) for box in boxes]
-        spoilt = [round(out + sum(_overlap(box, other) for other in taken)) for box, out in zip(boxes, outside, strict=True)]
-        best = spoilt.index(min(spoilt))
-        taken.append(boxes[best])
+        boxes = np.array([_box(place, scale * right, scale * up, size) for right, up in PLACES])
+        outside = size.width * size.height - _overlap(boxes, frame)
+        best = int((outside + _overlap(boxes, taken)).round().argmin())
+        taken = np.concatenate([taken, boxes[best : best + 1]])
         right, up = PLACES[best]
         arrow = {"arrowstyle": "-", "color": GREY, "lw": 0.6, "shrinkA": 1, "shrinkB": clear}
         axis.annotate(
@@ -66,25 +65,27 @@ def label_points(
 
 
 def _along(ends: Any) -> Any:
-    """Return places along a stroke from one end to the other, two pixels apart (M x 2)."""
+    """Return places along a stroke from one end to the other, two pixels apart (N x 2)."""
     count = 2 + int(np.hypot(*(ends[1] - ends[0])) / 2)
     return np.linspace(ends[0], ends[1], count)
 
 
-def _square(place: Any, radius: float) -> Bbox:
-    return Bbox([place - radius, place + radius])
+def _squares(places: Any, radius: float) -> Any:
+    return np.concatenate([places - radius, places + radius], axis=1)
 
 
 def _side(right: float) -> Literal["left", "center", "right"]:
     return "center" if abs(right) < 1 else "left" if right > 0 else "right"
 
 
-def _box(place: Any, right: float, up: float, size: Bbox) -> Bbox:
-    """Return where a text of a size stands beside a place (pixels)."""
-    back = {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)]
-    return Bbox.from_bounds(place[0] + right - back * size.width, place[1] + up - size.height / 2, size.width, size.height)
+def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float, float, float]:
+    """Return where a text of a size stands beside a place: left, bottom, right and top (pixels)."""
+    left = place[0] + right - {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)] * size.width
+    bottom = place[1] + up - size.height / 2
+    return left, bottom, left + size.width, bottom + size.height
 
 
-def _overlap(a: Bbox, b: Bbox) -> float:
-    common = Bbox.intersection(a, b)
-    return 0.0 if common is None else common.width * common.height
+def _overlap(boxes: Any, others: Any) -> Any:
+    """Return how much of each box (N x 4: left, bottom, right, top) others (M x 4) cover, in all (N)."""
+    common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
+    return common.clip(min=0).prod(axis=2).sum(axis=1)
