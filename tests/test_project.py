@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
     ("errors", "quiet", "storage", "processes", "_compat", "metrics", "pictures", "data"),
-    ("classifiers", "models", "weights", "inference"),
+    ("classifiers", "models", "weights", "checkpoints", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "audit"),

@@ -4,7 +4,8 @@ The package is flat, and a file imports only from the floors below it::
 
     0  errors  data  metrics        what goes in, what is measured (and quiet, storage, processes)
     1  classifiers  models          the networks,
-       weights  inference           how they are kept, how they are run
+       weights  checkpoints         how they are kept, how others' are brought in,
+       inference                    how they are run
     2  entropy  bitstream  codecs   what crosses to the cloud
     3  system                       Client, Edge, Cloud, joined
     4  training  evaluation         how they come to be, how good they are,

@@ -1,7 +1,7 @@
 """The networks: the perturbation generator (U-Net), the neural compressor, and what all kinds share; `build` makes each.
 
 All take images in [0, 1], N x 3 x H x W, and normalise inside. Module names and shapes below `unet` and `network` are those of
-the public baseline, so that its checkpoints load (see `weights.import_checkpoint`).
+the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
 """
 
 from __future__ import annotations

@@ -52,12 +52,12 @@ def add(commands: Commands) -> None:
 
 def import_weights(options: argparse.Namespace) -> int:
     """Convert a checkpoint of the public baseline."""
-    from .. import data, weights
+    from .. import checkpoints, data, weights
 
     families = [name for name in data.DATASETS if name != "folder" and not name.startswith("samples")]
     if options.dataset not in families and not options.dataset.startswith("folder-"):
         raise unknown("data set", options.dataset, families)
-    for manifest in weights.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
+    for manifest in checkpoints.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
         print(
             f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  "
             f"{weights.roots()[0] / manifest.family / manifest.file}"
