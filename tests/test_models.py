@@ -39,7 +39,7 @@ def lively(width: int = 4) -> PerturbationGenerator:
 
 SPARED = """
 import sys
-from workbench import inference, models, weights
+from workbench import audit, grid, inference, models, training, weights
 inference.prepare(models.build("generator"))
 named = {"torch._dynamo", "torch_geometric", "pandas", "scipy.stats", "sympy", "compressai.datasets", "compressai.transforms"}
 assert not named & set(sys.modules), named & set(sys.modules)

@@ -31,8 +31,9 @@ from workbench.pictures import to_float
 from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
 from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
-from workbench.training.compression import CompressorObjective, JointObjective, fit_reader
-from workbench.training.loop import _rows, _schedule, crop_and_flip, steps
+from workbench.training.batches import crop_and_flip, rows_of
+from workbench.training.compression import CompressorObjective, JointObjective, fit_reader, refit_entropy_model
+from workbench.training.loop import _schedule, steps
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
 
@@ -691,13 +692,14 @@ def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answe
         compressor.g_a[-1].weight.mul_(0.05)
         compressor.g_a[-1].bias.zero_()
         rounded = compressor.symbols(objective.generator(images))
-        rows, counts = rounded.flatten(1).unique(dim=0, return_counts=True)
         figures = objective.finish(images, labels)
         y = compressor.latents(objective.generator(images))
         chosen = compressor.symbols(objective.generator(images))
         decoded = compressor.reconstruct(chosen, (32, 32)).clamp(0, 1)
         says = objective.target(decoded).softmax(1)
-    assert {tuple(row) for row in compressor.patterns.flatten(1).tolist()} <= {tuple(row) for row in rows[counts > 1].tolist()}
+    assert {tuple(row) for row in compressor.patterns.flatten(1).tolist()} <= {
+        tuple(row) for row in rounded.flatten(1).tolist()
+    }
     assert int(compressor.pattern_counts.sum()) == len(images) + 1, "each image has a pattern"
     assert figures["accuracy"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
     assert 0 <= figures["bits"] <= math.log2(len(compressor.patterns)) + 0.1
@@ -706,6 +708,27 @@ def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answe
     index = compressor.choose(y, rate_weight=0.0)
     torch.testing.assert_close((likely * compressor.answers[index]).sum(1), best)
     assert len(set(compressor.choose(y, rate_weight=1e6).tolist())) == 1, "bits above all: always the commonest"
+
+
+def test_patterns_that_came_once_can_be_chosen_so_that_no_class_is_lost(few: Dataset) -> None:
+    torch.manual_seed(0)
+    objective = compressor_objective("rate-accuracy").eval()
+    compressor, target, images = objective.compressor, objective.target, to_float(few.train.images)
+    assert isinstance(target, Small)
+    with torch.no_grad():
+        compressor.g_a[-1].weight.mul_(10)
+        rounded = compressor.symbols(objective.generator(images))
+        assert len(rounded.flatten(1).unique(dim=0)) == len(images), "none came twice"
+        decoded = compressor.reconstruct(rounded, (32, 32)).clamp(0, 1)
+        mean, spread, last = target(decoded).mean(0), target(decoded).std(0), target.network[-1]
+        last.weight.div_(spread[:, None])
+        last.bias.sub_(mean).div_(spread)
+        target.logits = 1000.0  # it tells many classes, and is sure of all that it says
+        labels = target(decoded).argmax(1)
+        figures = objective.finish(images, labels)
+    assert len(labels.unique()) > 5
+    assert compressor.answers.argmax(1).unique().tolist() == labels.unique().tolist()
+    assert figures["accuracy"] == 1
 
 
 def test_the_reader_of_latents_is_a_logistic_regression() -> None:
@@ -832,6 +855,26 @@ def test_before_validation_the_entropy_model_is_fitted_to_what_will_be_sent(few:
     assert entropy > 1
     assert float(after["bits"]) < float(before["bits"])
     assert entropy <= float(after["bits"]) < 1.5 * entropy, "no model can do better than the empirical entropy"
+
+
+@pytest.mark.parametrize("spread", [0.2, 1.5, 10.0, 60.0])
+@pytest.mark.parametrize("before", [None, 0.3, 40.0])
+def test_the_entropy_model_comes_near_the_entropy_from_wherever_it_starts(before: float | None, spread: float) -> None:
+    generator = torch.Generator().manual_seed(7)
+    bottleneck = NeuralCompressor(N=4, M=12).entropy_bottleneck
+    if before is not None:
+        refit_entropy_model(bottleneck, before * torch.randn(300, 12, 2, 2, generator=generator))
+    latents = spread * torch.randn(300, 12, 2, 2, generator=generator)
+    refit_entropy_model(bottleneck, latents)
+    assert (bottleneck.quantiles[:, 0, 1] == 0).all(), "medians stay"
+    symbols = latents.round().clamp(-127, 127).transpose(0, 1).flatten(1)
+    with torch.no_grad():
+        bits = -bottleneck._likelihood(symbols[:, None])[0].log2().sum() / len(symbols[0])
+    entropy = 0.0
+    for channel in symbols:
+        shares = channel.unique(return_counts=True)[1] / channel.numel()
+        entropy -= float((shares * shares.log2()).sum())
+    assert entropy <= float(bits) < 1.05 * entropy
 
 
 @pytest.mark.parametrize("kind", ["rate-accuracy", "rate-distortion"])
@@ -1098,12 +1141,12 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
 @pytest.mark.parametrize("n", [48, 50])
 def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
     per_epoch = -(-n // 16)
-    epochs = [torch.cat([_rows(n, 16, step + epoch * per_epoch, 0) for step in range(per_epoch)]) for epoch in range(3)]
+    epochs = [torch.cat([rows_of(n, 16, step + epoch * per_epoch, 0) for step in range(per_epoch)]) for epoch in range(3)]
     for order in epochs:
         assert torch.equal(order.sort().values, torch.arange(n))
     assert not torch.equal(epochs[0], epochs[1])
     assert not torch.equal(epochs[1], epochs[2])
-    assert not torch.equal(_rows(n, 16, 0, 0), _rows(n, 16, 0, 1))
+    assert not torch.equal(rows_of(n, 16, 0, 0), rows_of(n, 16, 0, 1))
 
 
 def test_the_number_of_images_bounds_the_number_of_steps() -> None:

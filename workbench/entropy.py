@@ -51,17 +51,17 @@ class Tables:
     counts: NDArray[np.int64]
 
 
-def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS) -> tuple[Integers, NDArray[np.int64]]:
-    """Return the patterns that came more than once among symbols N x M x h x w, commonest first, and their counts.
+def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
+    """Return the patterns that came `least` times or more among symbols N x M x h x w, commonest first, and their counts.
 
-    The last count is that of all others: those that came once, which is also how many new ones are to be expected of as many
-    further images (Good 1953), and one.
+    The last count is that of all others, and one. Of what came more than once these are the patterns that came once, which is
+    also how many new ones are to be expected of as many further images (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     small = (np.abs(rows) < 1 << 7).all(1)  # they are kept in 8 bits
-    order = order[(counts > 1)[order] & small[order]][:at_most]
+    order = order[(counts >= least)[order] & small[order]][:at_most]
     kept = counts[order].astype(np.int64)
     patterns = rows[order].reshape(-1, *symbols.shape[1:]).astype(np.int32)
     return patterns, np.append(kept, len(flat) - kept.sum() + 1)

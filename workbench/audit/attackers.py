@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -122,9 +121,10 @@ class Undo(Attacker):
             kernel = (kernel / kernel.sum()).expand(3, 1, -1)
             seen = F.conv2d(F.pad(seen, (3, 3, 3, 3), mode="reflect"), kernel[:, :, None], groups=3)
             seen = F.conv2d(seen, kernel[..., None], groups=3)
-        flat = seen.flatten(2)
-        ranks = torch.from_numpy(rankdata(flat.numpy(), axis=-1)).float()
-        even = (ranks - 0.5) / flat.shape[-1]  # the share of darker pixels, of equals half
+        flat = seen.flatten(2).contiguous()
+        ordered = flat.sort(-1).values.contiguous()
+        darker, no_lighter = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # the share of darker pixels, of equals half
         pixels = torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
         return pixels.transpose(1, 2).reshape(-1, pixels.shape[1])
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,7 +96,7 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape
     over_images = metrics.mean(values.mean(0))
-    between = float(stats.t.ppf(0.975, seeds - 1) * values.mean(1).std() / math.sqrt(seeds)) if seeds > 1 else 0.0
+    between = float(stdtrit(seeds - 1, 0.975) * values.mean(1).std() / math.sqrt(seeds)) if seeds > 1 else 0.0
     low, high = over_images.low, over_images.high
     if share:
         wilson = metrics.wilson(min(n, round(over_images.value * n)), n)

@@ -4,6 +4,7 @@
 
     objectives protection compression   what is learnt: the losses;
     adversary    ... against an inversion network
+    batches      from which images, step by step
     loop         how: `fit`, its checkpoints, its schedule
     recipes      with which settings: the presets, the three trainings, `ensure`
 """

@@ -14,15 +14,13 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm.auto import tqdm
 
@@ -33,9 +31,13 @@ from ..models import channels_last
 from ..pictures import to_float
 from ..processes import interrupts
 from ..storage import replacing
+from .batches import batches, rows_of, seed_step
 from .objectives import Objective
 
-__all__ = ["Outcome", "Settings", "batches", "crop_and_flip", "fit", "rank", "seed_step", "steps", "wait_for_all"]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["Outcome", "Settings", "fit", "rank", "steps", "wait_for_all"]
 
 CHECKPOINT_EVERY_S = 30.0
 
@@ -133,7 +135,7 @@ def fit(
     per_image = 0.0
     with interrupts() as interrupted, contextlib.closing(bar):
         while step < total and not stop:
-            rows = _share_of(_rows(len(train), settings.batch, step, seed), fabric).to(fabric.device)
+            rows = _share_of(rows_of(len(train), settings.batch, step, seed), fabric).to(fabric.device)
             torch.manual_seed(seed_step(seed, step * fabric.world_size + fabric.global_rank))
             batch = to_float(images[rows])
             batch = batch if augment is None else augment(batch)
@@ -316,6 +318,8 @@ def _fabric(device: str, devices: int, half: bool, adversarial: bool = False) ->
     cuda = torch.cuda.is_available() and device != "cpu"
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
+    from lightning_fabric import Fabric  # takes torch's compiler along, seconds that only those pay who train
+
     strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
     fabric = Fabric(accelerator=accelerator, strategy=strategy, devices=devices, precision=_precision(device, half))
     if devices > 1:
@@ -352,59 +356,8 @@ def steps(n: int, settings: Settings) -> int:
     return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))
 
 
-def _rows(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the rows of the training split that make up a step: an epoch is one permutation of all."""
-    per_epoch = math.ceil(n / batch)
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_step(seed, -2 - epoch)))
-    return order[position * batch : (position + 1) * batch]
-
-
 def _schedule(progress: float, warmup: float) -> float:
     """Linear from 0 to 1 over the share `warmup`, then cosine to 0."""
     if progress < warmup:
         return max(progress, 1e-3) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
-
-
-def seed_step(seed: int, step: int) -> int:
-    """Spread (seed, step) over 63 bits, so that neighbouring steps share nothing (SplitMix64's finaliser)."""
-    z = (seed * 0x9E3779B97F4A7C15 + (step + 3) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
-    z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
-    return (z ^ z >> 31) >> 1
-
-
-def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a split's images in [0, 1] and labels in order, `batch` at a time, on a device."""
-    for start in range(0, len(split), batch):
-        images = to_float(split.images[start : start + batch].to(device))
-        yield images.contiguous(memory_format=torch.channels_last), split.labels[start : start + batch].to(device)
-
-
-def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
-    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip where labels survive one.
-
-    With `erase`, pixels less than half this far, both ways, from a random one are made grey (cutout), which the papers leave.
-    """
-
-    def augment(images: Tensor) -> Tensor:
-        n, _, height, width = images.shape
-        device = images.device
-        padded = F.pad(images, (padding,) * 4)
-        top, left = torch.randint(2 * padding + 1, (2, n, 1, 1, 1), device=device)
-        columns = torch.arange(width, device=device).expand(n, 1, 1, width)
-        if mirror:
-            flip = torch.rand(n, 1, 1, 1, device=device) < 0.5
-            columns = torch.where(flip, width - 1 - columns, columns)
-        rows = torch.arange(height, device=device).view(1, 1, height, 1)
-        channels = torch.arange(3, device=device).view(1, 3, 1, 1)
-        cropped = padded[torch.arange(n, device=device).view(n, 1, 1, 1), channels, top + rows, left + columns]
-        if not erase:
-            return cropped
-        y, x = torch.randint(height, (n, 1, 1, 1), device=device), torch.randint(width, (n, 1, 1, 1), device=device)
-        columns = torch.arange(width, device=device).view(1, 1, 1, width)
-        inside = ((rows - y).abs() * 2 < erase) & ((columns - x).abs() * 2 < erase)
-        return cropped.masked_fill(inside, 0.5)
-
-    return augment

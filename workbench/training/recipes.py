@@ -21,8 +21,9 @@ from ..storage import data_root, require_writable
 from ..system import Client
 from ..weights import Manifest
 from .adversary import AdversarialObjective, Defence, class_means
+from .batches import crop_and_flip, seed_step
 from .compression import CompressorLoss, CompressorObjective, JointObjective
-from .loop import Settings, crop_and_flip, fit, rank, seed_step, wait_for_all
+from .loop import Settings, fit, rank, wait_for_all
 from .objectives import ClassifierObjective, Objective
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 
