@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from PIL import Image
 from workbench.data import Dataset
 from workbench.errors import StorageError, UsageError, WeightsError
 from workbench.metrics import mean, wilson
-from workbench.notebook import Notebook, default_output, plain
+from workbench.notebook import Notebook, column_kinds, default_output, format_cell, plain
 from workbench.weights import Pair
 
 from conftest import AUXILIARY, TARGET  # isort: skip
@@ -84,6 +85,22 @@ def test_a_table_is_kept_and_shown_with_estimates_in_percent(tmp_path: Path) -> 
     assert "<b>" not in shown.data
     assert "A &lt;title&gt;" in shown.data
     assert "50.00 [40.38, 59.62]" in shown.data
+
+
+def test_in_a_table_figures_stand_at_the_right_and_words_at_the_left_where_they_may_wrap(tmp_path: Path) -> None:
+    rows = [["PMC²", "the label", "pairs and their classes", -1.5, "—", ""], ["2 of them", "2 pairs", "", 3, "1.0 x", "—"]]
+    columns = ["arrangement", "attacker", "he has", "gain", "share", "rest"]
+    assert column_kinds([[format_cell(cell) for cell in row] for row in rows], 6) == ["word", "word", "words", *3 * ["figure"]]
+    shown = Notebook("test", output_dir=str(tmp_path)).table("t", columns, rows)
+    wanted = [*3 * ["left"], *3 * ["right"]]
+    assert re.findall(r"<th [^>]*text-align:(\w+)", shown.data) == wanted
+    assert re.findall(r"<td [^>]*text-align:(\w+)", shown.data) == 2 * wanted
+    assert [";white-space:nowrap" in cell for cell in re.findall(r"<td [^>]*>", shown.data)] == 2 * [
+        True,
+        True,
+        False,
+        *3 * [True],
+    ]
 
 
 def test_a_figure_is_kept_as_png_and_svg_and_closed(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import base64
 import html
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from . import data, weights
     from .evaluation import Evaluation
 
-__all__ = ["Notebook", "loss_text", "plain"]
+__all__ = ["Notebook", "column_kinds", "loss_text", "plain"]
 
 FORMAT = 1
 _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
@@ -181,16 +182,40 @@ def format_cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
+_FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # what a figure's cell begins with
+LONG = 20  # characters of a cell that may wrap
+
+
+def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
+    """Return of each of a table's `count` columns whether it holds a "figure", a "word" or "words"; the first never figures.
+
+    Figures stand at the right, all else at the left; words may wrap.
+    """
+    kinds = []
+    for k in range(count):
+        cells = [row[k] for row in rows]
+        if k and all(map(_FIGURE.match, cells)):
+            kinds.append("figure")
+        else:
+            kinds.append("words" if any(len(cell) > LONG for cell in cells) else "word")
+    return kinds
+
+
+_STYLES = {
+    "figure": "text-align:right;white-space:nowrap",
+    "word": "text-align:left;white-space:nowrap",
+    "words": "text-align:left;min-width:14ch",
+}
+
+
 def table_html(title: str, columns: list[str], rows: list[list[str]], note: str) -> str:
     """Return a table as HTML that is legible on light and dark."""
-    cell = "padding:4px 12px;text-align:{};white-space:nowrap"
-    head = "".join(
-        f'<th style="{cell.format("left" if not i else "right")};border-bottom:1px solid currentColor">{html.escape(name)}</th>'
-        for i, name in enumerate(columns)
-    )
+    styles = [f"padding:4px 10px;{_STYLES[kind]}" for kind in column_kinds(rows, len(columns))]
+    above = "white-space:normal;vertical-align:bottom;border-bottom:1px solid currentColor"
+    head = "".join(f'<th style="{style};{above}">{html.escape(name)}</th>' for style, name in zip(styles, columns, strict=True))
     body = "".join(
         "<tr>"
-        + "".join(f'<td style="{cell.format("left" if not i else "right")}">{html.escape(c)}</td>' for i, c in enumerate(row))
+        + "".join(f'<td style="{style}">{html.escape(cell)}</td>' for style, cell in zip(styles, row, strict=True))
         + "</tr>"
         for row in rows
     )

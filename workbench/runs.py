@@ -36,6 +36,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from .errors import RunError, StorageError, UsageError, unknown
+from .notebook import column_kinds
 from .processes import Children, as_done, interrupts
 from .storage import data_root, write_json, write_text
 
@@ -313,7 +314,7 @@ def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str
         loader=PackageLoader("workbench", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     page = environment.get_template("report.html").render(
-        about=about, notebooks=notebooks, machine=platform.node() or "this machine"
+        about=about, notebooks=notebooks, machine=platform.node() or "this machine", column_kinds=column_kinds
     )
     write_text(directory / "report.html", page)
     return directory / "report.html"

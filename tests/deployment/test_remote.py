@@ -542,10 +542,12 @@ def test_a_port_of_ones_choice_is_had_and_one_that_is_taken_is_one_line(host: Ho
 
 @pytest.mark.parametrize("way", ["forward", "reverse"])
 def test_where_nothing_answers_the_client_is_hung_up_on(host: Host, service: Service, way: str) -> None:
-    nothing = free_port()
-    made = host.forward(nothing) if way == "forward" else host.reverse((LOOPBACK, nothing))
-    with made, contextlib.suppress(ConnectionResetError, BrokenPipeError):
-        assert shout(made.port, b"x") == b""
+    with socket.socket() as held:
+        held.bind((LOOPBACK, 0))  # nobody listens there, and nobody else can
+        nothing = held.getsockname()[1]
+        made = host.forward(nothing) if way == "forward" else host.reverse((LOOPBACK, nothing))
+        with made, contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            assert shout(made.port, b"x") == b""
 
 
 def test_a_reader_that_is_slow_holds_its_writer_back(host: Host) -> None:

@@ -1,17 +1,19 @@
-"""Every notebook of the repository through papermill and a real kernel, with a tiny pair."""
+"""Every notebook of the repository through papermill and a real kernel, with a tiny pair; what it leaves, in JupyterLab."""
 
 from __future__ import annotations
 
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
@@ -19,10 +21,16 @@ from PIL import Image
 
 from workbench import runs
 
+import browsers  # isort: skip
+from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
 from conftest import AUXILIARY, TARGET  # isort: skip
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
+READ = ("bandwidth", "latency", "privacy", "energy")  # all that they show is in the file; the others' views need their kernel
 pytestmark = pytest.mark.timeout(600)  # the first of them waits for all notebooks
 
 
@@ -112,6 +120,40 @@ def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, ex
     shown = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert sum("data:image/png;base64," in text for text in shown) == len(kept["figures"])
     assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook that has its weights is silent"
+
+
+@pytest.fixture(scope="module")
+def lab(executed: Executed, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
+    """A JupyterLab on the notebooks that were executed."""
+    place = tmp_path_factory.mktemp("read")
+    for name in READ:
+        shutil.copy(executed[name][0] / f"{name}.ipynb", place)
+    with browsers.jupyterlab(place, tmp_path_factory.mktemp("places")) as url:
+        yield url
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_a_batch_left_is_legible_in_jupyterlab(
+    name: str, executed: Executed, lab: str, page: Page, tmp_path: Path
+) -> None:
+    kept = json.loads((executed[name][0] / f"{name}.json").read_text(encoding="utf-8"))
+    open_notebook(page, lab, f"{name}.ipynb", "doc")
+    for number, figure in enumerate(kept["figures"]):
+        shown = page.locator(".jp-OutputArea-output img").nth(number)
+        shown.scroll_into_view_if_needed()
+        wait_for(lambda: shown.evaluate("(image) => image.naturalWidth") > 400, 30, "a figure did not load")  # noqa: B023
+        assert shown.get_attribute("alt") == figure["caption"]
+        box, view = shown.bounding_box(), page.locator(".jp-Notebook").bounding_box()
+        assert box is not None
+        assert view is not None
+        assert box["x"] >= view["x"]
+        assert box["x"] + box["width"] <= view["x"] + view["width"], "it is cut off"
+        screenshot(page, tmp_path, f"{name}-{number}")
+    tables = page.locator(".jp-OutputArea-output table").all()
+    assert len(tables) >= len(kept["tables"]) > 0
+    for table in tables:
+        assert table.evaluate("(each) => each.scrollWidth <= each.parentElement.clientWidth"), "a table is cut off"
+    accessible(page, ".jp-Notebook .jp-OutputArea-output")
 
 
 def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed: Executed) -> None:
