@@ -129,6 +129,7 @@ def test_one_that_closes_its_input_early_goes_on(host: Host) -> None:
 
 def test_what_a_command_leaves_in_the_background_lives_on(host: Host, mark: str) -> None:
     host.run(["sh", "-c", f"nohup sleep {mark} >/dev/null 2>&1 </dev/null &"])
+    until(lambda: running(mark))  # it may still be a shell
     host.run(["true"])
     (pid,) = running(mark)
     os.kill(pid, 9)

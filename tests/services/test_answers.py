@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from workbench.client import new_loop
 from workbench.errors import ProtocolError, ServiceError
 from workbench.protocol import Tensor
 from workbench.services.connection import Connection, infer, metadata
-from workbench.services.http import HttpConnections
+from workbench.services.http import HttpConnections, _Kept
+from workbench.services.trust import client_context, server_context
 
 
 def http(status: int, body: bytes, *headers: str) -> bytes:
@@ -127,6 +132,47 @@ def test_a_request_that_was_given_up_leaves_no_connection_behind() -> None:
         assert not connections._made
 
     against(b"HTTP/1.1 200 OK\r\n", talk, hang_up=False)
+
+
+@pytest.mark.parametrize("new", [asyncio.new_event_loop, new_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_loop(
+    tls: bool, new: Callable[[], asyncio.AbstractEventLoop], certs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _Kept.connection_made
+
+    def serve(listening: socket.socket) -> None:
+        peer = listening.accept()[0]
+        peer.settimeout(10)
+        if tls:
+            peer = server_context(certs, "cloud", True).wrap_socket(peer, server_side=True)
+            peer = socket.socket(fileno=peer.detach())  # from here on no good-bye of TLS is answered
+            peer.settimeout(10)
+        with peer, contextlib.suppress(ConnectionError):
+            while peer.recv(4096):
+                pass
+
+    async def main(port: int) -> None:
+        connections = HttpConnections("127.0.0.1", port)
+        context = client_context(certs, "edge") if tls else None
+        task = asyncio.create_task(connections.request("GET", "/", b"", {}, context))
+
+        def given_up(kept: _Kept, transport: asyncio.BaseTransport) -> None:
+            made(kept, transport)
+            task.cancel()
+
+        monkeypatch.setattr(_Kept, "connection_made", given_up)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(30):
+            await connections.close()
+        assert not connections._made
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor(1) as pool:
+        served = pool.submit(serve, listening)
+        with asyncio.Runner(loop_factory=new) as runner:
+            runner.run(main(listening.getsockname()[1]))
+        served.result()  # it has seen the end
 
 
 @pytest.mark.parametrize(

@@ -256,16 +256,24 @@ class HttpConnections:
         return None
 
     async def _open(self, context: ssl.SSLContext | None) -> _Kept:
-        loop = asyncio.get_running_loop()
-        async with asyncio.timeout(CONNECT_S):
-            _, kept = await loop.create_connection(
-                _Kept, self.host, self.port, ssl=context, server_hostname=self.host if context is not None else None
-            )
-        self._made.add(kept)
-        kept.gone.add_done_callback(lambda _: self._made.discard(kept))
+        loop, kept, name = asyncio.get_running_loop(), _Kept(), self.host if context is not None else None
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
+        except BaseException:
+            if context is not None and kept.transport is not None:  # given up when it was just made: the loop says good-bye
+                self._mind(kept)  # first, and waits for the other end's
+                kept.end()
+            raise
+        self._mind(kept)
         if self._admit is not None:
             await self._let_in(kept, self._admit)
         return kept
+
+    def _mind(self, kept: _Kept) -> None:
+        """Know a connection until it is gone."""
+        self._made.add(kept)
+        kept.gone.add_done_callback(lambda _: self._made.discard(kept))
 
     async def _let_in(self, kept: _Kept, admit: Admission) -> None:
         """Have a new connection admitted, or end it."""
