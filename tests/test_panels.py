@@ -9,6 +9,8 @@ import json
 import re
 import shlex
 import struct
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -26,10 +28,10 @@ from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
 from workbench import plots
-from workbench.data import Dataset
+from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs, markup, messages, pipeline
+from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pipeline
 from workbench.panels.choice import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
@@ -355,6 +357,36 @@ def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
 
 def test_bars_have_the_figures_colours() -> None:
     assert (markup.BLUE, markup.ORANGE, markup.GREY) == (plots.BLUE, plots.ORANGE, plots.GREY)
+
+
+GLANCE = """
+import sys
+from workbench.panels import Explorer, newest
+newest.Newest.start = lambda worker: None
+made = Explorer(limit={limit}, picture={picture}, folder={folder!r})
+assert "torch" not in sys.modules
+print(made.controls.view.value)
+"""
+
+
+def glance(limit: int = 0, picture: int = 0, folder: str = "") -> str:
+    """Return the markup of what is shown with the controls, before torch is there."""
+    code = GLANCE.format(limit=limit, picture=picture, folder=folder)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.removesuffix("\n")
+
+
+@pytest.mark.parametrize("number", [0, 19])
+def test_the_first_picture_is_there_with_the_controls_and_stays_as_it_is(number: int) -> None:
+    controls, images = layout.Controls(PAIR, "", 1.0, "png", 89), load("samples").test.images
+    controls.bring({"original": images[number] / 255})
+    assert glance(picture=number) == controls.view.value
+
+
+@pytest.mark.parametrize("options", [{"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}])
+def test_a_picture_that_is_not_there_is_not_shown_with_the_controls(options: dict[str, Any]) -> None:
+    assert "<img" not in glance(**options)
 
 
 # --- the newest settings win ---------------------------------------------------------------------------------------------

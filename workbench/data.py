@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import re
 import threading
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from .errors import DataError, UsageError, unknown
 from .pictures import load_pictures, open_picture, to_uint8
+from .samples import PHOTOGRAPHS, label_of, sample_files
 from .storage import data_root
 
 __all__ = [
@@ -29,8 +29,6 @@ __all__ = [
 ]
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-# ImageNet's classes in the foolbox package that are CIFAR-10's: eagle, goose, spoonbill; bull mastiff, dalmatian; jeep.
-PHOTOGRAPHS = {22: "bird", 99: "bird", 129: "bird", 243: "dog", 251: "dog", 609: "automobile"}
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 DOWNLOAD_TIMEOUT_S = 30
@@ -201,18 +199,18 @@ def _describe_copy(root: Path) -> str:
 
 def _samples(directory: Path | None) -> Dataset:
     def read(split: str) -> Split:
-        paths = _packaged("cifar10", split)
-        return Split(load_pictures(paths, 32), torch.tensor([_label(path) for path in paths]))
+        paths = _packaged("samples", split)
+        return Split(load_pictures(paths, 32), torch.tensor([label_of(path) for path in paths]))
 
     return Dataset("samples", "CIFAR-10 (20 pristine samples)", "cifar10", CIFAR10_CLASSES, True, read)
 
 
 def _samples_imagenet(directory: Path | None) -> Dataset:
-    classes = sorted({_label(path) for path in _packaged("imagenet", "test")})
+    classes = sorted({label_of(path) for path in _packaged("samples-imagenet", "test")})
 
     def read(split: str) -> Split:
-        paths = _packaged("imagenet", split)
-        return Split(load_pictures(paths, 32), torch.tensor([classes.index(_label(path)) for path in paths]))
+        paths = _packaged("samples-imagenet", split)
+        return Split(load_pictures(paths, 32), torch.tensor([classes.index(label_of(path)) for path in paths]))
 
     names = tuple(f"ImageNet {index}" for index in classes)
     return Dataset("samples-imagenet", "ImageNet (20 samples, 32 x 32)", "imagenet", names, True, read)
@@ -220,23 +218,17 @@ def _samples_imagenet(directory: Path | None) -> Dataset:
 
 def _samples_photographs(directory: Path | None) -> Dataset:
     def read(split: str) -> Split:
-        shown = {path: PHOTOGRAPHS[_label(path)] for path in _packaged("imagenet", split) if _label(path) in PHOTOGRAPHS}
+        of = {path: label_of(path) for path in _packaged("samples-imagenet", split)}
+        shown = {path: PHOTOGRAPHS[label] for path, label in of.items() if label in PHOTOGRAPHS}
         return Split(load_pictures(shown, 32), torch.tensor([CIFAR10_CLASSES.index(name) for name in shown.values()]))
 
     return Dataset("samples-photographs", "ImageNet (7 photographs, 32 x 32)", "cifar10", CIFAR10_CLASSES, True, read)
 
 
-def _packaged(prefix: str, split: str) -> list[Path]:
+def _packaged(name: str, split: str) -> list[Path]:
     if split != "test":
         raise DataError(f"the samples have no {split} split, they are 20 images to look at: use --dataset cifar10 or digits")
-    spec = importlib.util.find_spec("foolbox")
-    if spec is None or spec.origin is None:
-        raise DataError("the samples come inside the package foolbox, which is not installed: pip install foolbox")
-    return sorted(Path(spec.origin).parent.glob(f"data/{prefix}_*.*"))
-
-
-def _label(path: Path) -> int:
-    return int(re.split(r"[_.]", path.name)[2])
+    return sample_files(name)
 
 
 def _folder(directory: Path | None) -> Dataset:

@@ -1,4 +1,7 @@
-"""A person's own pictures in: files of any kind and size as uint8 N x 3 x H x W tensors, judged before they are decoded."""
+"""A person's own pictures in: files of any kind and size as uint8 N x 3 x H x W tensors, judged before they are decoded.
+
+A single picture is read without torch, which takes seconds to come.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from .errors import DataError, UsageError
 from .quiet import QUIET
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
 
@@ -77,6 +82,8 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
 
     With `size` None they stay as they are and must all be of one size (DataError).
     """
+    import torch
+
     sources = list(sources)
     if not sources:
         raise UsageError("no pictures given: name at least one file")
@@ -187,12 +194,12 @@ def _to_square(picture: Image.Image, size: int | None) -> Image.Image:
 
 def to_float(images: Tensor) -> Tensor:
     """Return uint8 images as float32 in [0, 1]."""
-    return images.to(torch.float32).div_(255)
+    return images.float().div_(255)
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """Return images in [0, 1] as uint8, rounded to the nearest of 256 levels."""
-    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    return images.mul(255).round_().clamp_(0, 255).byte()
 
 
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:

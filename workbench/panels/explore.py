@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ..errors import RunError, UsageError, WorkbenchError
+from ..errors import DataError, RunError, UsageError, WorkbenchError
 from . import markup, pins
 from .choice import Choice
 from .jobs import Helper
@@ -82,6 +83,7 @@ class Explorer:
         self.widget = self.controls.widget
         self.choice, self.helper = Choice(self), Helper(self)
         self._connect()
+        self._glance()
         self.worker.start()
 
     def close(self) -> None:
@@ -215,6 +217,16 @@ class Explorer:
         """Keep no networks: a closed view's widgets live on for as long as the kernel does, and would keep them along."""
         self._pipelines.clear()
         self.choice.sources.clear()
+
+    def _glance(self) -> None:
+        """Show the first picture along with the controls where it is a file: what reads all of them takes seconds to come."""
+        from ..pictures import open_picture
+        from ..samples import SAMPLES, sample_files
+
+        if self.dataset in SAMPLES and not self.folder:
+            with contextlib.suppress(DataError):  # the worker meets it, too, and says it
+                for file in sample_files(self.dataset)[: self.limit or None][self._picture :][:1]:
+                    self.controls.bring_original(open_picture(file))
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""

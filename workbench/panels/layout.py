@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
+from PIL.Image import Image
 
 from . import markup, messages, pins
 
@@ -233,6 +235,10 @@ class Controls:
             self.divide()
         pictures = {name: pins.png(pins.pixels(each)) for name, each in images.items()}
         self.view.value = markup.cards(pictures, captions or {}) + readout
+
+    def bring_original(self, picture: Image) -> None:
+        """Show a picture of 32 x 32 pixels before there is anything to compare it with."""
+        self.view.value = markup.cards({"original": pins.png(np.asarray(picture))}, {})
 
     def divide(self) -> None:
         """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""
