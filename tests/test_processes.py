@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 from concurrent.futures import Future
@@ -19,6 +20,16 @@ STUBBORN = [
     "-c",
     WAITS[2].replace("import ", "import signal, ").replace("print", "signal.signal(2, signal.SIG_IGN); print"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("said", "heard"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
+)
+def test_torch_s_threads_do_not_look_for_work_for_long_unless_that_is_asked_for(said: dict[str, str], heard: str) -> None:
+    clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, workbench.notebook; assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    done = subprocess.run([sys.executable, "-c", code], env=clean | said, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == heard
 
 
 def test_the_first_ctrl_c_is_noted_and_the_second_raises() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from . import __version__
 from .commands import ALL
 from .errors import UsageError, WorkbenchError
+from .processes import spin_briefly
 
 __all__ = ["main"]
 
@@ -16,6 +17,7 @@ __all__ = ["main"]
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
+    spin_briefly()
     try:
         status: int = options.run(options)
         sys.stdout.flush()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, unknown
+from .processes import spin_briefly
 from .storage import data_root, replacing, write_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from .evaluation import Evaluation
 
 __all__ = ["Notebook", "column_kinds", "loss_text", "plain"]
+
+spin_briefly()  # what a notebook imports besides may load torch
 
 FORMAT = 1
 _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from .errors import RunError
 
-__all__ = ["Children", "as_done", "interrupts", "keep_memory"]
+__all__ = ["Children", "as_done", "interrupts", "keep_memory", "spin_briefly"]
 
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
@@ -60,6 +60,16 @@ def keep_memory() -> None:
     mallopt = ctypes.CDLL(None).mallopt
     for option, value in MALLOC.items():
         mallopt(option, value)
+
+
+def spin_briefly() -> None:
+    """Have torch's threads look for work for 10,000 turns before they sleep; call it before torch is loaded.
+
+    That is through a network, but not as long as by themselves (300,000), which takes the processor from whatever else computes
+    beside, and from the thread that is waited for. Whoever sets OMP_WAIT_POLICY or GOMP_SPINCOUNT is left in peace.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class Children:

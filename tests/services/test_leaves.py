@@ -27,6 +27,7 @@ HEAD = re.compile(
     rb"POST /v2/models/resnet18/infer HTTP/1\.1\r\nContent-Length: (\d+)\r\nInference-Header-Content-Length: (\d+)\r\n"
     rb"Content-Type: application/octet-stream\r\nHost: 127\.0\.0\.1:\d+\r\n\r\n"
 )
+ID = re.compile("[0-9a-f]{16}")
 KEYS = {"parameters": {"binary_data_output": True}, "inputs": [{"name": "payload", "datatype": "BYTES", "shape": [1]}]}
 
 
@@ -69,6 +70,7 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     assert {request.partition(b" HTTP")[0] for request in others} <= {b"GET /v2/models/resnet18"}
     assert all(request.endswith(b"\r\n\r\n") for request in others), "no body"
     received = to_uint8(edge.receive(originals))
+    ids = set()
     for request, file, original, picture in zip(seen, originals, pictures, received, strict=True):
         head = HEAD.match(request)
         assert head is not None, "no header but these"
@@ -76,6 +78,7 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
         assert len(body) == int(head[1])
         told, payload = json.loads(body[: int(head[2])]), read_request(body, head[2].decode()).inputs["payload"].data[0]
         size = told["inputs"][0].pop("parameters")
+        ids.add(told.pop("id"))
         assert told == KEYS
         assert size == {"binary_data_size": 4 + len(payload)}
         assert payload == edge.protect(to_float(picture[None])), "to the byte what the codec made of the protected picture"
@@ -83,5 +86,7 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
         for whole in (original, picture):
             assert not any(row.tobytes() in request for row in whole.numpy().reshape(-1, 16) if len(set(row)) > 4)
         assert file[100:140] not in request
+    assert len(ids) == N, "by which the cloud knows an attempt from another request"
+    assert all(ID.fullmatch(each) for each in ids), "of chance"
     text = b"".join(seen)
     assert not any(name.encode() in text for name in CLASSES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +15,8 @@ from workbench.certs import issue
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
-from workbench.services import edge as edge_module
+from workbench.services import once
+from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
 
@@ -143,7 +145,7 @@ def test_whoever_joined_a_request_that_fails_is_told(both: Both, edge: EdgeServi
 def test_answers_are_not_kept_without_bound(
     both: Both, edge: EdgeService, files: list[bytes], payloads: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(edge_module, "REMEMBERED", 3)
+    monkeypatch.setattr(once, "REMEMBERED", 3)
     for index in range(5):
         assert sent(both, files[0], f"kept {index}").status == 200
     assert len(edge._answers) == 3
@@ -151,3 +153,33 @@ def test_answers_are_not_kept_without_bound(
     assert payloads() == 5
     assert sent(both, files[0], "kept 0").status == 200
     assert payloads() == 6
+
+
+def test_what_takes_the_cloud_longer_than_an_attempt_is_computed_once(
+    both: Both, edge: EdgeService, files: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each attempt of the edge's would begin the work anew, none would see its end, and all would wait behind them."""
+    assert isinstance(both.cloud.service, CloudService)
+    cloud, begun, gate = both.cloud.service, [], threading.Event()
+    recognise, took = cloud.cloud.recognise, cloud.intake.body
+
+    def slowly(*given: Any) -> Any:
+        begun.append(given)
+        assert gate.wait(60)
+        return recognise(*given)
+
+    attempts: list[Any] = []
+
+    def counted(request: Any) -> Any:
+        attempts.append(request)
+        return took(request)
+
+    monkeypatch.setattr(cloud.cloud, "recognise", slowly)
+    monkeypatch.setattr(cloud.intake, "body", counted)
+    monkeypatch.setattr(edge.cloud, "attempt_s", 0.3)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(sent, both, files[0], "slow")
+        until(lambda: len(attempts) > 3)
+        gate.set()
+        assert answer.result().status == 200
+    assert len(begun) == 1

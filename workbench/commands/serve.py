@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import gc
 import logging
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
-SPIN = "10000"  # turns that a thread of torch's looks for work before it sleeps: through a network, but not between requests
 
 
 def add(commands: Commands) -> None:
@@ -110,7 +108,6 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--secrets and --probes are for an edge with --certs")
     if options.secrets and agent is None:
         raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
-    os.environ.setdefault("GOMP_SPINCOUNT", SPIN)  # read when torch is loaded
     keep_memory()
     # Until the server drains instead. Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import,
     # Python ends by the signal, whoever caught it.

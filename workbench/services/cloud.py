@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..protocol import Request, Response, Tensor
 from ..system import Cloud, Stopwatch
 from .app import Call, Model, Service
 from .batching import Lanes
+from .once import Once
 from .openapi import cloud_document
 
 __all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
@@ -58,6 +60,14 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
     return {tensor.name: tensor for tensor in tensors}
 
 
+@dataclass(frozen=True)
+class Recognised:
+    """The answer to a payload: its images' scores, and where the time went (ms)."""
+
+    scores: np.ndarray[Any, np.dtype[np.float32]]
+    milliseconds: dict[str, float]
+
+
 class CloudService(Service):
     """Recognises what an edge has protected; with roles ("client",) what a phone has (arrangement PP)."""
 
@@ -76,6 +86,7 @@ class CloudService(Service):
         self.cloud, self.classes = cloud, tuple(classes)
         self._lanes = lanes
         self._waiting = 0
+        self._answers = Once[Recognised]()
 
     @property
     def waiting(self) -> int:
@@ -100,13 +111,19 @@ class CloudService(Service):
             or len(payload.data) != 1
         ):
             raise ProtocolError("the input must be one tensor 'payload' of BYTES with one element")
-        if self._waiting >= MOST_WAITING:
-            raise ServiceError(f"the queue is full ({self._waiting} payloads wait)", status=429, retry_after=1)
         held = payload.data
         call.payload = len(held[0])
         if (known := self.cloud.remember(held[0])) is not None:
-            call.images = len(known)
-            return Response(self.model.name, answer_tensors(known.numpy(), self.classes), request.id, {}, self.model.version)
+            found = Recognised(known.numpy(), {})
+        else:
+            found = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, deadline))
+        call.images, call.milliseconds = len(found.scores), dict(found.milliseconds)
+        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
+
+    async def _recognise(self, held: list[bytes], deadline: float) -> Recognised:
+        """Return what a payload shows, which is let go as soon as it is decoded."""
+        if self._waiting >= MOST_WAITING:
+            raise ServiceError(f"the queue is full ({self._waiting} payloads wait)", status=429, retry_after=1)
         clock = Stopwatch()
         self._waiting += 1
         work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, lambda: self.cloud.recognise(held.pop(), clock))
@@ -117,9 +134,7 @@ class CloudService(Service):
         except TimeoutError:
             held.clear()  # the lanes' queue keeps what came too late until its turn, which no longer counts as waiting
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
-        call.images = len(scores)
-        call.milliseconds = {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")}
-        return Response(self.model.name, answer_tensors(scores, self.classes), request.id, {}, self.model.version)
+        return Recognised(scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")})
 
     def _done(self, work: asyncio.Future[Any]) -> None:
         self._waiting -= 1

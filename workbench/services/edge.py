@@ -10,12 +10,12 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import itertools
 import logging
 import math
 import os
+import secrets
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -41,6 +41,7 @@ from .batching import Batcher, Job, Lanes
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
 from .forms import header_number, pictures_of
+from .once import Once
 from .openapi import edge_document
 from .phone import Place, Seen, asks_to_see, page_routes, see
 
@@ -52,7 +53,6 @@ log = logging.getLogger("workbench.services")
 SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixels=128 * 128, scans=20)
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
-REMEMBERED = 1024  # answers, by the id of their request
 
 Scores = np.ndarray[Any, np.dtype[np.float32]]
 
@@ -126,7 +126,7 @@ class EdgeService(Service):
         self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
         self._decoders = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="decoder")
-        self._answers: OrderedDict[tuple[str, str, bytes], asyncio.Future[Found]] = OrderedDict()
+        self._answers = Once[Found]()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -243,7 +243,7 @@ class EdgeService(Service):
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
-        self, files: Sequence[bytes], strength: float, call: Call, deadline: float, asked: bool = False
+        self, files: Sequence[bytes], strength: float, call: Call, deadline: float, see: bool = False
     ) -> Found:
         """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
         if not 0 < len(files) <= self._batcher.most:
@@ -252,39 +252,13 @@ class EdgeService(Service):
         if strength < self.least_strength:
             raise UsageError(f"this edge protects at a strength of {self.least_strength:g} or more, got {strength:g}")
         call.images = len(files)
-        if not call.id:
-            found = await self._submit(files, strength, deadline, asked)
-        else:
-            found = await self._once(files, strength, call, deadline, asked)
+        asked = itertools.chain((repr((strength, see)).encode(),), files)
+        found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, strength, deadline, see))
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _once(self, files: Sequence[bytes], strength: float, call: Call, deadline: float, asked: bool) -> Found:
-        digest = hashlib.blake2b(repr((strength, asked)).encode(), digest_size=16)
-        for file in files:
-            digest.update(len(file).to_bytes(4, "little") + file)
-        key = (call.peer, call.id, digest.digest())
-        if (known := self._answers.get(key)) is not None:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    return await asyncio.shield(known)
-            except TimeoutError:
-                raise ServiceError("the deadline passed before the answer was there", status=504) from None
-        mine = self._answers[key] = asyncio.get_running_loop().create_future()
-        while len(self._answers) > REMEMBERED:
-            self._answers.popitem(last=False)
-        try:
-            found = await self._submit(files, strength, deadline, asked)
-        except BaseException as error:
-            self._answers.pop(key, None)  # what failed may be tried again
-            mine.set_exception(error if isinstance(error, WorkbenchError) else ServiceError("the request was given up"))
-            mine.exception()
-            raise
-        mine.set_result(found)
-        return found
-
-    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, asked: bool) -> Found:
-        work = _Pictures(files, asked)
+    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, see: bool) -> Found:
+        work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
         found = await self._batcher.submit(work, len(files), strength, deadline)
@@ -376,7 +350,8 @@ class EdgeService(Service):
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
         """Return the cloud's answer and its scores for the n images of a payload; its faults are no client's."""
         try:
-            answer = await infer(self.cloud, self.model.name, [Tensor.of("payload", [payload])], deadline=deadline)
+            sent = Tensor.of("payload", [payload])
+            answer = await infer(self.cloud, self.model.name, [sent], id=secrets.token_hex(8), deadline=deadline)
         except ProtocolError:
             raise ServiceError(f"the cloud at {self.cloud.url} did not answer in the protocol", status=502) from None
         except ServiceError as error:
