@@ -8,10 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,35 +28,16 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 READ = ("bandwidth", "latency", "privacy", "energy")  # all that they show is in the file; the others' views need their kernel
-pytestmark = pytest.mark.timeout(600)  # the first of them waits for all notebooks
-
-
-STARTING = threading.Lock()
-
-
-def kernel_answers(path: Path) -> bool:
-    """Whether papermill has written that a first cell is done."""
-    try:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    except (OSError, ValueError):
-        return False
-    return any(cell["metadata"].get("papermill", {}).get("status") in ("completed", "failed") for cell in cells)
+pytestmark = pytest.mark.timeout(300)  # of which a notebook may take 200
 
 
 def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[int, str]:
-    """Run a notebook by papermill's own command, as anyone would; return its exit status and what it said.
-
-    No other starts until its kernel answers: two that start at once could choose the same ports.
-    """
+    """Run a notebook by papermill's own command, as anyone would; return its exit status and what it said."""
     given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
     with (output / "said").open("wb") as said:
-        with STARTING:
-            process = subprocess.Popen(command, cwd=output, env=environment, stdout=said, stderr=said)
-            deadline = time.monotonic() + 120
-            while not kernel_answers(output / f"{name}.ipynb") and process.poll() is None and time.monotonic() < deadline:
-                time.sleep(0.05)
+        process = subprocess.Popen(command, cwd=output, env=environment, stdout=said, stderr=said)
         try:
             status = process.wait(timeout=200)
         finally:
@@ -68,22 +46,34 @@ def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[i
     return status, (output / "said").read_text(encoding="utf-8")
 
 
-Executed = dict[str, tuple[Path, int, str]]
+class Executed(dict[str, tuple[Path, int, str]]):
+    """Each notebook, and one with a wrong parameter, executed when it is first asked for: folder, exit status, what was said.
+
+    One at a time: two beside the tests of another process take as long, and each of them twice as long.
+    """
+
+    def __init__(self, data: Path, folders: pytest.TempPathFactory) -> None:
+        super().__init__()
+        self._data, self._folders = data, folders
+        given = {"target": TARGET, "auxiliary": AUXILIARY}
+        self._wanted = {name: (name, given | {"limit": 32}) for name in runs.NOTEBOOKS}
+        self._wanted |= {"wrong": ("train", given | {"limitt": 32})}
+        self._wanted["explore"][1]["dataset"] = "digits"
+        self._wanted["latency"][1]["requests"] = 20
+        self._wanted["energy"][1]["repetitions"] = 3
+        self._wanted["privacy"][1].update(seeds=1, effort="trial", pairs=[60, 120])
+
+    def __missing__(self, key: str) -> tuple[Path, int, str]:
+        name, given = self._wanted[key]
+        folder = self._folders.mktemp(key)
+        self[key] = folder, *papermill(name, folder, self._data, **given)
+        return self[key]
 
 
 @pytest.fixture(scope="module")
 def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """All notebooks, and one with a wrong parameter, executed two at a time: folder, exit status and what was said."""
-    pair = {"target": TARGET, "auxiliary": AUXILIARY}
-    wanted = {name: (name, pair | {"limit": 32}) for name in runs.NOTEBOOKS} | {"wrong": ("train", pair | {"limitt": 32})}
-    wanted["explore"] = ("explore", pair | {"limit": 32, "dataset": "digits"})
-    wanted["latency"] = ("latency", pair | {"limit": 32, "requests": 20})
-    wanted["energy"] = ("energy", pair | {"limit": 32, "repetitions": 3})
-    wanted["privacy"] = ("privacy", pair | {"limit": 32, "seeds": 1, "effort": "trial", "pairs": [60, 120]})
-    folders = {key: tmp_path_factory.mktemp(key) for key in wanted}
-    with ThreadPoolExecutor(2) as pool:
-        futures = {key: pool.submit(papermill, name, folders[key], tiny_root, **given) for key, (name, given) in wanted.items()}
-        return {key: (folders[key], *future.result()) for key, future in futures.items()}
+    """The notebooks, executed when they are asked for."""
+    return Executed(tiny_root, tmp_path_factory)
 
 
 def test_the_notebooks_are_those_that_a_batch_runs() -> None:

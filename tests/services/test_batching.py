@@ -519,6 +519,14 @@ def test_a_lane_is_warmed_for_few_images_and_its_parts_for_many(split: Lanes) ->
     assert warmed == {("lane", n) for n in BATCHES if n < ENOUGH} | {("part", n) for n in BATCHES if n >= EVEN}
 
 
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (11, [*range(1, 9)]), (16, [*range(1, 9), 16]), (256, [*BATCHES])])
+def test_it_is_warmed_for_no_larger_batches_than_there_will_be(most: int, sizes: list[int]) -> None:
+    lanes, warmed = Lanes(1), list[int]()
+    lanes.warm(warmed.append, most)
+    lanes.close()
+    assert warmed == sizes
+
+
 @several
 def test_the_parts_of_a_lane_keep_to_a_core_each() -> None:
     cores = os.sched_getaffinity(0)

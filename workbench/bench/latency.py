@@ -66,7 +66,11 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
             phone = edge_stage(replace(stage, codec="png"))[0]
         else:
             codec = ("--codec", "neural" if name == "new" else name)
-            edges = [local.start("edge", *pair, *codec, "--cloud", door, ready=False) for door in doors]
+            single = (), ("--batch", "1")  # over the link goes one picture after another
+            edges = [
+                local.start("edge", *pair, *codec, "--cloud", door, *most, ready=False)
+                for door, most in zip(doors, single, strict=True)
+            ]
             doors = (edges[0].url, edges[1].url)
         for service in local.services:
             local.await_ready(service)

@@ -99,11 +99,12 @@ class Lanes:
         """Take note that a batch has been computed."""
         self._busy -= 1
 
-    def warm(self, function: Callable[[int], Any]) -> None:
-        """Run a function of n images for the batches that there will be: the first of each takes many times as long."""
+    def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
+        """Run a function of n images for the batches that there will be, to `most`: the first of each takes far longer."""
         count, narrow = self._counts[self.pool], self._narrow
         together = threading.Barrier(count)
-        whole = BATCHES if narrow is None else [n for n in BATCHES if n < self._least]
+        sizes = [n for n in BATCHES if n <= most]
+        whole = sizes if narrow is None else [n for n in sizes if n < self._least]
 
         def every() -> None:
             together.wait()
@@ -113,7 +114,7 @@ class Lanes:
         for done in [self.pool.submit(every) for _ in range(count)]:
             done.result()
         if narrow is not None:  # what one of them has compiled is compiled for all
-            list(narrow.map(function, [n for n in BATCHES if n >= EVEN]))
+            list(narrow.map(function, [n for n in sizes if n >= EVEN]))
 
     def close(self) -> None:
         """Finish what runs, and end them."""
