@@ -113,21 +113,20 @@ def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, ex
 
 
 @pytest.fixture(scope="module")
-def lab(executed: Executed, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
-    """A JupyterLab on the notebooks that were executed."""
+def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, Path]]:
+    """A JupyterLab, and the folder that it shows."""
     place = tmp_path_factory.mktemp("read")
-    for name in READ:
-        shutil.copy(executed[name][0] / f"{name}.ipynb", place)
     with browsers.jupyterlab(place, tmp_path_factory.mktemp("places")) as url:
-        yield url
+        yield url, place
 
 
 @pytest.mark.parametrize("name", READ)
 def test_what_a_batch_left_is_legible_in_jupyterlab(
-    name: str, executed: Executed, lab: str, page: Page, tmp_path: Path
+    name: str, executed: Executed, lab: tuple[str, Path], page: Page, tmp_path: Path
 ) -> None:
     kept = json.loads((executed[name][0] / f"{name}.json").read_text(encoding="utf-8"))
-    open_notebook(page, lab, f"{name}.ipynb", "doc")
+    shutil.copy(executed[name][0] / f"{name}.ipynb", lab[1])
+    open_notebook(page, lab[0], f"{name}.ipynb", "doc")
     for number, figure in enumerate(kept["figures"]):
         shown = page.locator(".jp-OutputArea-output img").nth(number)
         shown.scroll_into_view_if_needed()

@@ -65,13 +65,10 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
         if name == "pp":
             phone = edge_stage(replace(stage, codec="png"))[0]
         else:
-            codec = ("--codec", "neural" if name == "new" else name)
-            single = (), ("--batch", "1")  # over the link goes one picture after another
-            edges = [
-                local.start("edge", *pair, *codec, "--cloud", door, *most, ready=False)
-                for door, most in zip(doors, single, strict=True)
-            ]
-            doors = (edges[0].url, edges[1].url)
+            options = (*pair, "--codec", "neural" if name == "new" else name, "--cloud")
+            near = local.start("edge", *options, cloud.url, ready=False)
+            far = local.start("edge", *options, link.url, "--batch", "1", ready=False)  # one picture after another comes there
+            doors = near.url, far.url
         for service in local.services:
             local.await_ready(service)
         plain, linked = (

@@ -76,13 +76,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
     made.add_argument("--queue", type=positive, default=1024, metavar="N", help="images that may wait at the edge (1024)")
-    made.add_argument(
-        "--batch",
-        type=positive,
-        default=256,
-        metavar="N",
-        help="images joined at the edge at most, of a cloud: warmed for (256)",
-    )
+    made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
@@ -207,7 +201,7 @@ def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) ->
     from ..system import REMEMBERED
 
     cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember)
-    shared["lanes"].warm(lambda n: warm_cloud(cloud, stage.size, n), options.batch)
+    shared["lanes"].warm(lambda n: warm_cloud(cloud, stage.size, n))
     roles: tuple[Role, ...] = ("client",) if options.arrangement == "pp" else ("edge",)
     service = CloudService(
         cloud, cloud_model(stage.target, weights, cloud, stage.classes), stage.classes, roles=roles, **shared

@@ -225,8 +225,9 @@ class Explorer:
 
         if self.dataset in SAMPLES and not self.folder:
             with contextlib.suppress(DataError):  # the worker meets it, too, and says it
-                for file in sample_files(self.dataset)[: self.limit or None][self._picture :][:1]:
-                    self.controls.bring_original(open_picture(file))
+                files = sample_files(self.dataset)[: self.limit or None]
+                if self._picture < len(files):
+                    self.controls.bring_original(open_picture(files[self._picture]))
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""

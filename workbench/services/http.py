@@ -261,8 +261,9 @@ class HttpConnections:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
         except BaseException:
-            if context is not None and kept.transport is not None:  # given up when it was just made: the loop says good-bye
-                self._mind(kept)  # first, and waits for the other end's
+            if context is not None and kept.transport is not None:
+                # Given up when it was just made: by itself the loop would say good-bye, and wait for the other end's.
+                self._mind(kept)
                 kept.end()
             raise
         self._mind(kept)
