@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -144,13 +145,14 @@ def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_l
     def serve(listening: socket.socket) -> None:
         peer = listening.accept()[0]
         peer.settimeout(10)
-        if tls:
-            peer = server_context(certs, "cloud", True).wrap_socket(peer, server_side=True)
-            peer = socket.socket(fileno=peer.detach())  # from here on no good-bye of TLS is answered
-            peer.settimeout(10)
-        with peer, contextlib.suppress(ConnectionError):
-            while peer.recv(4096):
-                pass
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the end may come before the server's side is made
+            if tls:
+                peer = server_context(certs, "cloud", True).wrap_socket(peer, server_side=True)
+                peer = socket.socket(fileno=peer.detach())  # from here on no good-bye of TLS is answered
+                peer.settimeout(10)
+            with peer:
+                while peer.recv(4096):
+                    pass
 
     async def main(port: int) -> None:
         connections = HttpConnections("127.0.0.1", port)
