@@ -261,20 +261,13 @@ class HttpConnections:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
         except BaseException:
-            if context is not None and kept.transport is not None:
-                # Given up when it was just made: by itself the loop would say good-bye, and wait for the other end's.
-                self._mind(kept)
-                kept.end()
+            kept.end()  # given up when it was just made, it would else wait for the other end's good-bye, beyond its loop's end
             raise
-        self._mind(kept)
+        self._made.add(kept)
+        kept.gone.add_done_callback(lambda _: self._made.discard(kept))
         if self._admit is not None:
             await self._let_in(kept, self._admit)
         return kept
-
-    def _mind(self, kept: _Kept) -> None:
-        """Know a connection until it is gone."""
-        self._made.add(kept)
-        kept.gone.add_done_callback(lambda _: self._made.discard(kept))
 
     async def _let_in(self, kept: _Kept, admit: Admission) -> None:
         """Have a new connection admitted, or end it."""
