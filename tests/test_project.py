@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -79,14 +80,13 @@ def test_make_installs_the_torch_that_is_declared(project: dict[str, Any]) -> No
     assert found == [line for line in project["project"]["dependencies"] if Requirement(line).name == "torch"]
 
 
-def test_the_declared_packages_and_their_data_are_those_in_the_folder(project: dict[str, Any]) -> None:
-    setuptools = project["tool"]["setuptools"]
-    folders = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in PACKAGE.rglob("__init__.py")}
-    assert set(setuptools["packages"]) == folders
-    patterns = setuptools["package-data"]["workbench"]
-    others = {path for path in PACKAGE.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc")}
-    assert {path for pattern in patterns for path in PACKAGE.glob(pattern)} == others
-    assert all(list(PACKAGE.glob(pattern)) for pattern in patterns)
+def test_the_declared_package_is_the_folder_and_what_is_shared_is_in_it(project: dict[str, Any]) -> None:
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == [PACKAGE.name]
+    assert wheel["shared-data"]
+    for path, place in wheel["shared-data"].items():
+        assert (ROOT / path).is_file()
+        assert (Path(sys.prefix) / place).read_bytes() == (ROOT / path).read_bytes(), "make setup"
     scripts = project["project"]["scripts"]
     assert scripts == {"workbench": "workbench.__main__:main"}
 

@@ -24,6 +24,7 @@ import yaml  # type: ignore[import-untyped]
 from ..errors import RunError, UsageError, WorkbenchError, unknown
 from ..runs import notebooks_folder
 from ..storage import data_root
+from .lab import at_once
 
 __all__ = ["config", "main", "view_of"]
 
@@ -69,6 +70,8 @@ def _names(source: str) -> list[str]:
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
     """Return Voilà's configuration for a notebook's view: on loopback, behind a token (None: a new one), serving no files."""
+    from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
     try:
         parsed = nbformat.read(notebook, as_version=4)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, nbformat.ValidationError) as error:
@@ -84,6 +87,7 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
     return {
         "Voila": {
             "ip": "127.0.0.1",
+            "kernel_websocket_connection_class": at_once(ZMQChannelsWebsocketConnection),
             "tornado_settings": {"headers": {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer"}},
             **known,
         },

@@ -1,0 +1,88 @@
+"""What the workbench adds to a Jupyter server, in a real one, with a real kernel behind a real WebSocket."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench.panels.app import config
+from workbench.panels.lab import at_once
+
+NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+# A server as the environment's own configuration makes it; says whether the page's side of a kernel's connection delays.
+SERVER = """
+import asyncio, json, socket, sys
+from jupyter_server.serverapp import ServerApp
+from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection as Connection
+from tornado.httpclient import AsyncHTTPClient
+from tornado.websocket import websocket_connect
+
+async def main():
+    app = ServerApp()
+    app.initialize(["--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0", "--IdentityProvider.token=t", *sys.argv[1:]])
+    address = f"127.0.0.1:{app.port}/api/kernels"
+    made = await AsyncHTTPClient().fetch(f"http://{address}?token=t", method="POST", body="{}", request_timeout=60)
+    page = await websocket_connect(f"ws://{address}/{json.loads(made.body)['id']}/channels?token=t&session_id=s")
+    try:
+        assert await asyncio.wait_for(page.read_message(), 60)
+        (connection,) = Connection._open_sockets
+        stream = connection.websocket_handler.ws_connection.stream
+        print(json.dumps(bool(stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))))
+    finally:
+        page.close()
+        await app._cleanup()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "at_once"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
+)
+def test_what_a_kernel_says_goes_out_at_once_in_a_server_of_this_environment(
+    more: list[str], at_once: bool, tmp_path: Path
+) -> None:
+    places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
+    done = subprocess.run(
+        [sys.executable, "-c", SERVER, f"--ServerApp.root_dir={tmp_path}", *more],
+        env={**os.environ, **places, "PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) is at_once
+
+
+class Handler:
+    delayed = True
+
+    def set_nodelay(self, value: bool) -> None:
+        self.delayed = not value
+
+
+def test_a_servers_own_class_of_connections_stays_what_it_is() -> None:
+    class Own:
+        def __init__(self) -> None:
+            self.websocket_handler = Handler()
+
+        def connect(self) -> str:
+            return f"connected, delayed: {self.websocket_handler.delayed}"
+
+    made: Any = at_once(Own)()
+    assert isinstance(made, Own)
+    assert made.connect() == "connected, delayed: False"
+
+
+def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
+    from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
+
+    connection = config(NOTEBOOKS / "explore.ipynb", {})["Voila"]["kernel_websocket_connection_class"]
+    assert issubclass(connection, ZMQChannelsWebsocketConnection)
+    assert connection.connect is not ZMQChannelsWebsocketConnection.connect
