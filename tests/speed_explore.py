@@ -4,23 +4,31 @@
 
 JupyterLab, the shipped pair, the pristine samples. A step is a key on the strength's slider, the next one once its view is
 painted; a drag moves the mouse over the slider and back, at 60 events a second where the page takes so many (each waits until
-the page has taken the last one). A view counts as painted two animation frames after its
-figures and its pictures are there. The first paint is counted from the click on "Run All Cells" of an idle kernel.
+the page has taken the last one). A view is painted when the browser has presented the last of its pictures, by the browser's own
+clock (Element Timing); an event counts from its own time stamp. What moves keys and mouse asks the browser for nothing else, for
+Playwright's watching of each message halves the views. The first paint is counted from the click on "Run All Cells" of an idle
+kernel.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import browsers
+import websocket
+from playwright.sync_api import sync_playwright
 
 from workbench.data import load
 from workbench.evaluation import origin
@@ -31,26 +39,36 @@ from workbench.weights import load_pair
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# Notes when the slider took which value, and when a view with it was painted; both in the page's own milliseconds.
+# Notes which event asked for which value, and when a view with it was presented; both in the page's own milliseconds.
 WATCH = """() => {
     const root = document.querySelector('.pmc2-explore'), readout = root.querySelector('.pmc2-strength .widget-readout');
     const seen = window.seen = {asked: [], painted: []};
-    const note = (event) => { const at = event.timeStamp; queueMicrotask(() => setTimeout(() =>
-        seen.asked.push([Number(readout.textContent), at]), 0)) };
-    for (const kind of ['keydown', 'pointermove', 'pointerdown']) document.addEventListener(kind, note, true);
-    let last = '';
+    let at = 0;
+    for (const kind of ['keydown', 'pointermove', 'pointerdown'])
+        document.addEventListener(kind, (event) => { at = event.timeStamp }, true);
+    new MutationObserver(() => seen.asked.push([Number(readout.textContent), at]))
+        .observe(readout, {subtree: true, childList: true, characterData: true});
+    const left = new Map();
     const look = () => {
         const numbers = root.querySelector('.pmc2-numbers');
-        const images = [...root.querySelectorAll('.pmc2-card img')];
-        if (numbers && numbers.dataset.view !== last && images.every((image) => image.complete)) {
-            last = numbers.dataset.view;
-            const strength = Number(numbers.dataset.strength);
-            requestAnimationFrame(() => requestAnimationFrame(() => seen.painted.push([strength, performance.now()])));
-        }
+        if (!numbers || left.has(numbers.dataset.view)) return;
+        const images = root.querySelectorAll('.pmc2-card img');
+        left.set(numbers.dataset.view, images.length);
+        for (const image of images) image.setAttribute('elementtiming', numbers.dataset.view + ' ' + numbers.dataset.strength);
     };
-    root.addEventListener('load', look, true);
-    new MutationObserver(look).observe(root, {subtree: true, childList: true, attributes: true});
+    new MutationObserver(look).observe(root, {subtree: true, childList: true});
+    new PerformanceObserver((list) => {
+        for (const entry of list.getEntries()) {
+            const [view, strength] = entry.identifier.split(' ');
+            left.set(view, left.get(view) - 1);
+            if (left.get(view) === 0) seen.painted.push([Number(strength), entry.renderTime]);
+        }
+    }).observe({type: 'element'});
 }"""
+PLACES = """() => ['.noUi-base', '[role=slider]'].map((each) => {
+    const box = document.querySelector('.pmc2-strength ' + each).getBoundingClientRect();
+    return [box.left, box.width, box.top + box.height / 2];
+})"""
 
 
 def main() -> None:
@@ -67,21 +85,25 @@ def main() -> None:
     folder.mkdir()
     browsers.notebook("explore", folder)
     first: list[dict[str, float]] = []
-    with browsers.jupyterlab(folder, place) as lab, browsers.launched(chromium) as browser:
-        for start in range(given.starts):
-            page = browsers.watched(browser.new_context(viewport={"width": 1440, "height": 1000}).new_page(), [])
-            browsers.open_notebook(page, lab, "explore.ipynb")
-            first.append(first_paint(page))
-            print(f"first paint {start + 1}: " + ", ".join(f"{key} {value:.2f} s" for key, value in first[-1].items()))
-            if start < given.starts - 1:
-                shut_down(page, lab)
-                page.context.close()
-        page.wait_for_function("() => document.querySelector('.pmc2-curves img')?.naturalWidth > 100")
-        browsers.wait_for(lambda: browsers.saved(page, folder / "explore.ipynb"), 120, "the last cell was not executed")
-        page.locator(".pmc2-strength").scroll_into_view_if_needed()
-        page.evaluate(WATCH)
-        steps = single_steps(page, given.steps)
-        drags, rates = dragged(page, given.drags)
+    with browsers.jupyterlab(folder, place) as lab, running(chromium, place / "profile") as address:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.connect_over_cdp(address)
+            for start in range(given.starts):
+                page = browsers.watched(browser.contexts[0].new_page(), [])
+                browsers.open_notebook(page, lab, "explore.ipynb")
+                first.append(first_paint(page))
+                print(f"first paint {start + 1}: " + ", ".join(f"{key} {value:.2f} s" for key, value in first[-1].items()))
+                if start < given.starts - 1:
+                    shut_down(page, lab)
+                    page.close()
+            page.wait_for_function("() => document.querySelector('.pmc2-curves img')?.naturalWidth > 100")
+            browsers.wait_for(lambda: browsers.saved(page, folder / "explore.ipynb"), 120, "the last cell was not executed")
+            page.locator(".pmc2-strength").scroll_into_view_if_needed()
+            page.evaluate(WATCH)
+            page.locator(".pmc2-strength [role=slider]").focus()
+        with Hand(address, lab) as hand:
+            steps = single_steps(hand, given.steps)
+            drags, rates = dragged(hand, given.drags)
     pair, samples = load_pair("cifar10", "resnet18", "vgg13_bn"), load("samples")
     figures = {
         "steps": quantiles(steps),
@@ -89,7 +111,7 @@ def main() -> None:
         "first_paint_s": {key: spread([each[key] for each in first]) for key in first[0]},
     }
     print(json.dumps(figures, indent=1))
-    note = "milliseconds from the event to painted pixels, JupyterLab in headless Chromium; p50 and p95 with 95 % intervals"
+    note = "milliseconds from the event to presented pixels, JupyterLab in headless Chromium; p50 and p95 with 95 % intervals"
     write_json(given.out, {"benchmark": "explore", "note": note, **figures, **origin(pair, samples)})
 
 
@@ -125,43 +147,97 @@ def crossing(page: Page) -> dict[str, str]:
     return {"X-XSRFToken": cookies.get("_xsrf", "")}
 
 
-def single_steps(page: Page, count: int) -> list[float]:
-    """Return the milliseconds from a key to its painted view, one at a time."""
-    slider = page.locator(".pmc2-strength [role=slider]")
-    slider.focus()
-    page.keyboard.press("End")
-    page.wait_for_timeout(500)
-    page.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
+@contextlib.contextmanager
+def running(chromium: str, profile: Path) -> Iterator[str]:
+    """Start a headless browser that stays when Playwright goes; give its address."""
+    flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
+    process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
+    try:
+        told = profile / "DevToolsActivePort"
+        port = browsers.wait_for(
+            lambda: told.is_file() and told.read_text().partition("\n")[0], 30, "the browser did not start"
+        )
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        browsers.ended(process)
+
+
+class Hand:
+    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol, and nothing beside."""
+
+    def __init__(self, address: str, lab: str) -> None:
+        with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:
+            (page,) = [each for each in json.load(answer) if each["type"] == "page" and each["url"].startswith(lab)]
+        self._socket = websocket.create_connection(page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True)
+        self._sent = 0
+
+    def __enter__(self) -> Hand:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        """Send a command; return its result once the browser has done it."""
+        self._sent += 1
+        self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
+        while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
+            pass
+        if "result" not in answer:
+            sys.exit(f"the browser refused {method}: {answer['error']}")
+        return dict(answer["result"])
+
+    def evaluate(self, function: str) -> Any:
+        """Return what a function returns in the page."""
+        answer = self.send("Runtime.evaluate", expression=f"({function})()", returnByValue=True, awaitPromise=True)
+        if "exceptionDetails" in answer:
+            sys.exit(f"the page failed: {answer['exceptionDetails']}")
+        return answer["result"].get("value")
+
+    def press(self, key: str, code: int) -> None:
+        """Press a key."""
+        for kind in ("rawKeyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        """Move, press or release the mouse."""
+        self.send(
+            "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(kind != "mouseReleased"), clickCount=1
+        )
+
+
+def single_steps(hand: Hand, count: int) -> list[float]:
+    """Return the milliseconds from a key to its presented view, one at a time."""
+    hand.press("End", 35)
+    time.sleep(1)
+    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
     for step in range(count):
-        page.keyboard.press("ArrowLeft" if step // 50 % 2 == 0 else "ArrowRight")
-        page.wait_for_function(f"() => seen.painted.length > {step}", polling="raf")
-    asked, painted = page.evaluate("() => [seen.asked, seen.painted]")
+        hand.press(*(("ArrowLeft", 37) if step // 50 % 2 == 0 else ("ArrowRight", 39)))
+        hand.evaluate(
+            f"() => new Promise((done) => {{ const look = () => seen.painted.length > {step} ? done() : setTimeout(look, 4); look() }})"
+        )
+    asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
     if [value for value, _ in asked] != [value for value, _ in painted]:
         sys.exit(f"a step was not painted as it was asked for: {asked[:5]}…, {painted[:5]}…")
     return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
 
 
-def dragged(page: Page, count: int) -> tuple[list[float], dict[str, float]]:
-    """Return the age of each painted view, from the last event that asked for its strength, and events and views a second."""
-    box = page.locator(".pmc2-strength .noUi-base, .pmc2-strength .noUi-target").first.bounding_box()
-    handle = page.locator(".pmc2-strength [role=slider]").bounding_box()
-    assert box is not None
-    assert handle is not None
-    x, y = handle["x"] + handle["width"] / 2, handle["y"] + handle["height"] / 2
-    page.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
-    page.mouse.move(x, y)
-    page.mouse.down()
+def dragged(hand: Hand, count: int) -> tuple[list[float], dict[str, float]]:
+    """Return the age of each presented view, from the last event that asked for its strength, and events and views a second."""
+    (left, width, y), (handle, size, _) = hand.evaluate(PLACES)
+    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
+    hand.mouse("mousePressed", handle + size / 2, y)
     start = time.perf_counter()
     events = 0
     for _ in range(count):
         for place in [*range(60), *range(60, 0, -1)]:
             events += 1
             time.sleep(max(0.0, start + events / 60 - time.perf_counter()))
-            page.mouse.move(box["x"] + box["width"] * (1 - place / 60), y)
-    page.mouse.up()
+            hand.mouse("mouseMoved", left + width * (1 - place / 60), y)
+    hand.mouse("mouseReleased", left + width, y)
     passed = time.perf_counter() - start
-    page.wait_for_timeout(500)
-    asked, painted = page.evaluate("() => [seen.asked, seen.painted]")
+    time.sleep(1)
+    asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
     ages = []
     for value, at in painted:
         times = [when for each, when in asked if abs(each - value) < 1e-6 and when <= at]

@@ -233,6 +233,36 @@ def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
     assert len(said) == 2, "said already"
 
 
+def sent(slider: Any, value: float) -> None:
+    """Handle a value as it comes from a page."""
+    data = {"method": "update", "state": {"value": value}}
+    slider._handle_msg({"header": {"session": "a", "msg_id": "a1"}, "content": {"data": data}})
+
+
+def test_a_page_may_send_the_next_value_once_the_view_of_the_last_is_out(explorer: Explorer) -> None:
+    assert explorer.wait()
+    for value in (0.5, 0.4, 0.3):
+        sent(explorer.controls.strength, value)
+        assert explorer.view is not None
+        assert explorer.view.settings.strength == value
+    sent(explorer.controls.index, 2)
+    assert explorer.view is not None
+    assert explorer.view.settings.index == 2
+
+
+def test_no_slider_waits_long_for_a_view(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explorer.wait()
+    going = threading.Event()
+    compute = explorer.compute
+    monkeypatch.setattr(explorer, "compute", lambda settings: going.wait(60) and compute(settings))
+    sent(explorer.controls.strength, 0.5)
+    assert not explorer.worker.idle, "the slider is free, the view is not there"
+    going.set()
+    assert explorer.wait()
+    assert explorer.view is not None
+    assert explorer.view.settings.strength == 0.5
+
+
 @pytest.fixture
 def client() -> Iterator[Any]:
     """The client of a kernel that has two `sliders`, one of ours and ipywidgets' own."""
@@ -289,6 +319,23 @@ def test_a_kernel_is_not_busy_for_sliders_and_is_for_all_else(client: Any) -> No
     answer = until_idle(client)
     assert answer[0]["content"] == {"execution_state": "busy"}, "for code it is"
     assert [each["content"]["text"] for each in answer if each["msg_type"] == "stream"] == ["0.25\n"]
+
+
+def test_a_view_goes_out_before_a_slider_is_free(client: Any) -> None:
+    client.execute(
+        "from workbench.panels.newest import Newest\n"
+        "shown = ipywidgets.HTML()\n"
+        "def show(text): shown.value = text\n"
+        "worker = Newest('worker', lambda: None, show, lambda: None, lambda: None)\n"
+        "worker.start()\n"
+        "sliders[0].observe(lambda change: worker.ask(str(change['new'])), 'value')\n"
+        "sliders[0].settle = lambda: worker.wait(lambda: worker.idle, 20)\n"
+        "messages.not_busy_for(sliders[:1])"
+    )
+    until_idle(client)
+    *_, answer = moved(client, 0)
+    assert [each["content"].get("execution_state", each["msg_type"]) for each in answer] == ["comm_msg", "idle"]
+    assert answer[0]["content"]["data"]["state"] == {"value": "0.25"}
 
 
 def until_idle(client: Any) -> list[dict[str, Any]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Explorer"]
 
 KEPT = 3  # pairs whose networks are kept
+PATIENCE_S = 0.05  # for which a slider waits for its view
 
 
 class Explorer:
@@ -147,6 +148,7 @@ class Explorer:
     def _connect(self) -> None:
         c = self.controls
         c.strength.observe(lambda _: self.ask(), "value")
+        c.index.settle = c.strength.settle = lambda: self.worker.wait(lambda: self.worker.idle, PATIENCE_S)
         for control in (c.codec, c.quality, c.pair, c.variant):
             control.observe(self._change_system, "value")
         for control in (c.gain, c.zoom):

@@ -2,9 +2,13 @@
 
 ::
 
-    page --a slider's value--> kernel --"busy"--> page      redraws its toolbars: not said for what returns at once
-                                      --"idle"--> page      may send the next value
+    page --a slider's value--> kernel --"busy"--> page      redraws its toolbars: not said for what returns soon
+                                      --a view--> page
+                                      --"idle"--> page      may send the next value: said once the view is out
                                       --"echo"--> page      for other pages of the notebook: said once the hand rests
+
+One value is under way at a time: a second one on its way made views that the page could not paint in time, each later than the
+one before.
 
 A late echo says which message it answers, as an early one does: a page that has sent another since leaves it aside, so that
 no slider jumps back under a hand that moves on.
@@ -13,7 +17,7 @@ no slider jumps back under a hand that moves on.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ipywidgets as widgets
@@ -25,9 +29,10 @@ _quiet: set[str] = set()  # widgets, by their comm
 
 
 class _Unechoed:
-    """A slider of which the pages hear by `tell` what was moved in one of them."""
+    """A slider of which the pages hear by `tell` what was moved in one of them; a message is handled once `settle` returns."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        self.settle: Callable[[], object] = lambda: None
         self._heard: dict[str, dict[str, Any]] = {}  # the header of each page's last message that is not answered yet
         self._hearing = threading.Lock()
         super().__init__(*args, **options)
@@ -38,6 +43,7 @@ class _Unechoed:
             if "value" in data.get("state", ()):
                 self._heard[header["session"]] = header
             super()._handle_msg(message)  # type: ignore[misc]
+        self.settle()
 
     def tell(self) -> None:
         """Let all pages show the value, where one of them has moved it since the last time."""
@@ -62,7 +68,7 @@ class IntSlider(_Unechoed, widgets.IntSlider):  # type: ignore[misc]
 def not_busy_for(quiet: Iterable[widgets.Widget]) -> None:
     """Let this kernel not call itself busy for what these widgets send; outside a kernel there is nothing to do.
 
-    For widgets whose handlers return at once. An "idle" that follows no "busy" changes nothing on the page, but lets it go on.
+    For widgets whose handlers return soon. An "idle" that follows no "busy" changes nothing on the page, but lets it go on.
     """
     kernel = _kernel()
     publish = getattr(kernel, "_publish_status", None)  # ipykernel has no public way
