@@ -159,6 +159,42 @@ def test_ssim_is_the_formula_of_the_paper(images: torch.Tensor, change: str) -> 
     assert ssim(x[None], y[None]).tolist() == pytest.approx([expected], abs=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(5, 3, 32, 32), (2, 1, 11, 40), (1, 3, 96, 64)])
+def test_ssim_is_a_library_s_to_the_last_digits_and_so_is_its_gradient(shape: tuple[int, ...]) -> None:
+    from pytorch_msssim import ssim as reference
+
+    made = torch.Generator().manual_seed(0)
+    x, noise = torch.rand(shape, generator=made), torch.randn(shape, generator=made)
+    for y in ((x + 0.1 * noise).clamp(0, 1), 1 - x, torch.rand(shape, generator=made), x.round()):
+        values, gradients = [], []
+        for measure in (ssim, lambda x, y: reference(x, y, data_range=1.0, size_average=False)):
+            moved = y.clone().requires_grad_()
+            value = measure(x, moved)
+            value.sum().backward()
+            values.append(value.detach())
+            gradients.append(moved.grad)
+        torch.testing.assert_close(values[0], values[1], atol=2e-6, rtol=0)
+        torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-3)
+
+
+def test_ssim_can_be_learnt_by_after_it_was_only_looked_at(images: torch.Tensor) -> None:
+    y = images[..., :13, :17].roll(1, 0)
+    with torch.inference_mode():
+        expected = ssim(images[..., :13, :17], y)
+    y.requires_grad_()
+    value = ssim(images[..., :13, :17], y)
+    value.sum().backward()
+    assert torch.equal(value.detach(), expected)
+
+
+def test_ssim_keeps_its_precision_where_networks_compute_in_bfloat16(images: torch.Tensor) -> None:
+    y = (images + 0.01).clamp(0, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = ssim(images, y)
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough, ssim(images, y))
+
+
 def test_ssim_of_an_image_with_itself_is_1_and_of_its_negative_below_0(images: torch.Tensor) -> None:
     assert ssim(images, images).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
     assert (ssim(images, 1 - images) < 0).all()
