@@ -23,7 +23,7 @@ _CONNECTION = "kernel_websocket_connection_class"
 def at_once(connection: type[Any]) -> type[Any]:
     """Return a server's class of connections between a page and a kernel, with TCP_NODELAY on the page's side."""
 
-    class AtOnce(connection):
+    class AtOnce(connection):  # type: ignore[misc]
         def connect(self) -> Any:
             self.websocket_handler.set_nodelay(True)
             return super().connect()
