@@ -71,6 +71,11 @@ def seconds_to(address: tuple[str, int]) -> float:
         return time.perf_counter() - start
 
 
+def least_to(address: tuple[str, int]) -> float:
+    """Return the least of three times: what the machine does besides only adds to each."""
+    return min(seconds_to(address) for _ in range(3))
+
+
 def test_the_relay_takes_as_long_as_the_kernels_token_bucket(far_away: tuple[str, str]) -> None:
     name, address = far_away
     sink = [sys.executable, "-c", SINK]
@@ -81,9 +86,9 @@ def test_the_relay_takes_as_long_as_the_kernels_token_bucket(far_away: tuple[str
         try:
             assert remote.stdout is not None
             assert local.stdout is not None
-            kernel = seconds_to((address, int(remote.stdout.readline())))
+            kernel = least_to((address, int(remote.stdout.readline())))
             with Link(f"https://127.0.0.1:{int(local.stdout.readline())}", Kind("as the kernel's", RATE, 0.0)) as link:
-                relay = seconds_to(("127.0.0.1", int(link.url.rpartition(":")[2])))
+                relay = least_to(("127.0.0.1", int(link.url.rpartition(":")[2])))
         finally:
             remote.kill()
             local.kill()
