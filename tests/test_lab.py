@@ -43,10 +43,10 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("more", "at_once"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
+    ("more", "expected"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
 )
 def test_what_a_kernel_says_goes_out_at_once_in_a_server_of_this_environment(
-    more: list[str], at_once: bool, tmp_path: Path
+    more: list[str], expected: bool, tmp_path: Path
 ) -> None:
     places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     done = subprocess.run(
@@ -57,7 +57,7 @@ def test_what_a_kernel_says_goes_out_at_once_in_a_server_of_this_environment(
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) is at_once
+    assert json.loads(done.stdout) is expected
 
 
 class Handler:

@@ -218,25 +218,24 @@ def test_a_view_is_one_message(explorer: Explorer) -> None:
     assert told == [controls.strength, controls.view]
 
 
+def sent(slider: Any, value: float, page: str = "a", name: str = "a1") -> None:
+    """Handle a value as it comes from a page."""
+    data = {"method": "update", "state": {"value": value}}
+    slider._handle_msg({"header": {"session": page, "msg_id": name}, "content": {"data": data}})
+
+
 def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
     explorer: Explorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slider, said = explorer.controls.strength, list[Any]()
     monkeypatch.setattr(messages, "_echo", lambda slider, header: said.append((header["msg_id"], slider.value)))
     for page, name, value in (("a", "a1", 0.5), ("a", "a2", 0.4), ("b", "b1", 0.3)):
-        data = {"method": "update", "state": {"value": value}}
-        slider._handle_msg({"header": {"session": page, "msg_id": name}, "content": {"data": data}})
+        sent(slider, value, page, name)
     assert not said, "no echo"
     assert explorer.worker.wait(lambda: len(said) == 2, 20)
     assert said == [("a2", 0.3), ("b1", 0.3)], "each page waits for the answer to its last message, and takes no other before"
     slider.tell()
     assert len(said) == 2, "said already"
-
-
-def sent(slider: Any, value: float) -> None:
-    """Handle a value as it comes from a page."""
-    data = {"method": "update", "state": {"value": value}}
-    slider._handle_msg({"header": {"session": "a", "msg_id": "a1"}, "content": {"data": data}})
 
 
 def test_a_page_may_send_the_next_value_once_the_view_of_the_last_is_out(explorer: Explorer) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
@@ -115,21 +115,14 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
     with torch.autocast(x.device.type, enabled=False):  # variances are small differences
-        height, width = (_windows(side, x.device, x.dtype) for side in x.shape[-2:])
-        local = height @ torch.cat([x, y, x * x, y * y, x * y], 1) @ width.mT
+        maps = torch.cat([x, y, x * x, y * y, x * y], 1)  # in one go: one after another takes thrice as long
+        place = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
+        window = torch.softmax(-(place**2) / (2 * SSIM_SIGMA**2), 0).expand(maps.shape[1], 1, 1, -1)
+        local = F.conv2d(F.conv2d(maps, window, groups=len(window)), window.mT, groups=len(window))
     mean_x, mean_y, square_x, square_y, product = local.chunk(5, 1)
     both, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
     structure = (2 * (product - both) + SSIM_C2) / (square_x + square_y - squares + SSIM_C2)
     return ((2 * both + SSIM_C1) / (squares + SSIM_C1) * structure).mean(dim=(1, 2, 3))
-
-
-@cache
-def _windows(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return one row for each place of the window along a side: as matrices, two products do what ten convolutions would."""
-    with torch.inference_mode(False):  # others learn by it later
-        offsets = torch.arange(side) - torch.arange(side - SSIM_WINDOW + 1)[:, None] - SSIM_WINDOW // 2
-        rows = torch.exp(-(offsets.double() ** 2) / (2 * SSIM_SIGMA**2)) * (offsets.abs() <= SSIM_WINDOW // 2)
-        return (rows / rows.sum(1, keepdim=True)).to(device, dtype)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:

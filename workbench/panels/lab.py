@@ -2,13 +2,13 @@
 
 ::
 
-    hand --value--> kernel --"idle"--> server -+-> page    may send the next value
-                           --view----> server -'           23 kB: Nagle's algorithm keeps it back until "idle" is acknowledged
+    page --value--> kernel --view---> server -+-> page
+                           --"idle"-> server -'           kept back by Nagle's algorithm until the view is acknowledged
 
 A server leaves its WebSockets as TCP makes them: a small message waits until what went before it is acknowledged (RFC 896), and
-the other end takes up to 40 ms to do that where it has nothing to say itself (RFC 1122, 4.2.3.2). Each view came that much
-later. `pmc2-workbench.json`, which is installed along, lets every Jupyter server of the environment load this; on the page
-nothing is added.
+the other end takes up to 40 ms to do that where it has nothing to say itself (RFC 1122, 4.2.3.2). So much later a page may send
+the next value, or sees a view that follows another message. `pmc2-workbench.json`, which is installed along, lets every Jupyter
+server of the environment load this; on the page nothing is added.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ _quiet: set[str] = set()  # widgets, by their comm
 
 
 class _Unechoed:
-    """A slider of which the pages hear by `tell` what was moved in one of them; a message is handled once `settle` returns."""
+    """A slider of which the pages hear by `tell` what was moved in one of them; a move is handled once `settle` returns."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self.settle: Callable[[], object] = lambda: None
@@ -39,11 +39,13 @@ class _Unechoed:
 
     def _handle_msg(self, message: dict[str, Any]) -> None:
         header, data = message["header"], message["content"]["data"]
+        moved = "value" in data.get("state", ())
         with self._hearing:  # no answer between a message and its value
-            if "value" in data.get("state", ()):
+            if moved:
                 self._heard[header["session"]] = header
             super()._handle_msg(message)  # type: ignore[misc]
-        self.settle()
+        if moved:
+            self.settle()
 
     def tell(self) -> None:
         """Let all pages show the value, where one of them has moved it since the last time."""
