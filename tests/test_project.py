@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +82,27 @@ def test_make_installs_the_torch_that_is_declared(project: dict[str, Any]) -> No
     assert found == [line for line in project["project"]["dependencies"] if Requirement(line).name == "torch"]
 
 
-def test_the_declared_package_is_the_folder_and_what_is_shared_is_in_it(project: dict[str, Any]) -> None:
-    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["packages"] == [PACKAGE.name]
-    assert wheel["shared-data"]
-    for path, place in wheel["shared-data"].items():
-        assert (ROOT / path).is_file()
+def test_the_wheel_holds_the_whole_folder_and_what_is_shared_is_installed(project: dict[str, Any], tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        str(tmp_path),
+    ]
+    subprocess.run([*command, str(ROOT)], check=True, capture_output=True, timeout=120)
+    (built,) = tmp_path.glob("*.whl")
+    folder = {path for path in PACKAGE.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    with zipfile.ZipFile(built) as wheel:
+        held = {name for name in wheel.namelist() if name.startswith(f"{PACKAGE.name}/")}
+    assert held == {path.relative_to(ROOT).as_posix() for path in folder}
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    assert shared
+    for path, place in shared.items():
         assert (Path(sys.prefix) / place).read_bytes() == (ROOT / path).read_bytes(), "make setup"
     scripts = project["project"]["scripts"]
     assert scripts == {"workbench": "workbench.__main__:main"}
