@@ -103,11 +103,11 @@ def main() -> None:
             page.locator(".pmc2-strength [role=slider]").focus()
         with Hand(address, lab) as hand:
             steps = single_steps(hand, given.steps)
-            drags, rates = dragged(hand, given.drags)
+            drags = dragged(hand, given.drags)
     pair, samples = load_pair("cifar10", "resnet18", "vgg13_bn"), load("samples")
     figures = {
         "steps": quantiles(steps),
-        "drags": {**quantiles(drags), **rates},
+        **drags,
         "first_paint_s": {key: spread([each[key] for each in first]) for key in first[0]},
     }
     print(json.dumps(figures, indent=1))
@@ -222,28 +222,50 @@ def single_steps(hand: Hand, count: int) -> list[float]:
     return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
 
 
-def dragged(hand: Hand, count: int) -> tuple[list[float], dict[str, float]]:
-    """Return the age of each presented view, from the last event that asked for its strength, and events and views a second."""
-    (left, width, y), (handle, size, _) = hand.evaluate(PLACES)
-    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
-    hand.mouse("mousePressed", handle + size / 2, y)
-    start = time.perf_counter()
-    events = 0
+def dragged(hand: Hand, count: int) -> dict[str, Any]:
+    """Drag over the slider and back, each time for another picture; return the ages of all views and of those shown anew.
+
+    A view's age is from the last event that asked for its strength. Beside them, events and views a second.
+    """
+    ages: dict[str, list[float]] = {"drags": [], "drags_anew": [], "drags_again": []}
+    events, views, passed = 0, 0, 0.0
     for _ in range(count):
-        for place in [*range(60), *range(60, 0, -1)]:
-            events += 1
-            time.sleep(max(0.0, start + events / 60 - time.perf_counter()))
+        next_picture(hand)
+        (left, width, y), (handle, size, _) = hand.evaluate(PLACES)
+        hand.mouse("mousePressed", handle + size / 2, y)
+        start = time.perf_counter()
+        for event, place in enumerate([*range(60), *range(60, -1, -1)], 1):
+            time.sleep(max(0.0, start + event / 60 - time.perf_counter()))
             hand.mouse("mouseMoved", left + width * (1 - place / 60), y)
-    hand.mouse("mouseReleased", left + width, y)
-    passed = time.perf_counter() - start
+        passed += time.perf_counter() - start
+        events += event
+        hand.mouse("mouseReleased", left + width, y)
+        time.sleep(1)
+        asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
+        views += len(painted)
+        shown: set[float] = set()
+        for value, at in painted:
+            times = [when for each, when in asked if abs(each - value) < 1e-6 and when <= at]
+            if times:
+                ages["drags"].append(at - times[-1])
+                ages["drags_again" if value in shown else "drags_anew"].append(at - times[-1])
+            shown.add(value)
+    rates = {"events_per_second": round(events / passed, 1), "views_per_second": round(views / passed, 1)}
+    return {**{key: quantiles(found) for key, found in ages.items()}, "drag_rates": rates}
+
+
+def next_picture(hand: Hand) -> None:
+    """Show the next picture at full strength, and forget what was seen."""
+    index = "document.querySelector('.pmc2-explore .pmc2-numbers').dataset.index"
+    before = hand.evaluate(
+        f"() => (document.querySelector('.pmc2-index [role=slider]').focus({{preventScroll: true}}), {index})"
+    )
+    hand.press("ArrowRight", 39)
+    hand.evaluate(
+        f"() => new Promise((done) => {{ const look = () => {index} !== '{before}' ? done() : setTimeout(look, 4); look() }})"
+    )
     time.sleep(1)
-    asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
-    ages = []
-    for value, at in painted:
-        times = [when for each, when in asked if abs(each - value) < 1e-6 and when <= at]
-        if times:
-            ages.append(at - times[-1])
-    return ages, {"events_per_second": round(events / passed, 1), "views_per_second": round(len(painted) / passed, 1)}
+    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
 
 
 def quantiles(values: list[float]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from workbench import plots
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pipeline
+from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline
 from workbench.panels.choice import UPLOADS
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
@@ -348,7 +348,7 @@ def until_idle(client: Any) -> list[dict[str, Any]]:
 def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, digits: Dataset) -> None:
     view = explorer.compute(Settings(DIGITS, 3, 0.5, "jpeg", 70, PAIR))
     original = digits.test.images[3:4].float() / 255
-    received = explorer.pipeline._captured[1].received  # type: ignore[index]
+    received = edge_has(explorer, DIGITS, 3).received
     protected = pair.generator(received, 0.5)
     codec = codec_for(pair, "jpeg", quality=70)
     torch.testing.assert_close(view.original, original[0])
@@ -362,30 +362,51 @@ def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: 
     assert 0 < view.code_bits <= 8 * view.s2_bytes
 
 
-def test_a_payload_that_came_before_is_neither_decoded_nor_recognised_again(explorer: Explorer, digits: Dataset) -> None:
+def edge_has(explorer: Explorer, source: str, index: int) -> Any:
+    """Return what the pipeline remembers of a picture once it is at the edge."""
+    (found,) = [made for key, made in explorer.pipeline._known.items() if key[:3] == ("picture", source, index)]
+    return found
+
+
+def test_a_view_that_was_shown_before_is_not_computed_again(explorer: Explorer, digits: Dataset) -> None:
     settings, images = replace(explorer.settings(), codec="png"), digits.test.images
     compute = explorer.pipeline.compute
     first = compute(settings, images[0], 3)
     assert first.ran == {"compression", "decompression", "classifier"}, "the picture itself is at the edge already"
     again = compute(settings, images[0], 3)
-    assert again.ran == {"compression"}
-    assert (again.target, again.auxiliary, again.code_bits) == (first.target, first.auxiliary, first.code_bits)
-    assert torch.equal(again.cloud, first.cloud)
-    assert {**again.milliseconds, "compression": 0.0} == {**first.milliseconds, "compression": 0.0}
+    assert not again.ran
+    assert again == replace(first, ran=frozenset())
     other = compute(replace(settings, strength=0.5), images[0], 3)
     assert other.ran == first.ran
     assert not torch.equal(other.cloud, first.cloud)
     new = compute(settings, images[1], 3)
     assert new.ran == set(first.milliseconds), "a new picture passes through all of it"
+    assert not compute(settings, images[0], 3).ran, "the picture before it is remembered, too"
 
 
-def test_what_became_of_old_payloads_makes_room(explorer: Explorer, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "REMEMBERED", 8)
-    settings = replace(explorer.settings(), codec="png")
+def test_a_payload_that_came_before_is_neither_decoded_nor_recognised_again(explorer: Explorer, digits: Dataset) -> None:
+    settings, picture = replace(explorer.settings(), codec="png"), digits.test.images[0]
+    first = explorer.pipeline.compute(settings, picture, 3)
+    again = explorer.pipeline.compute(settings, picture, 4)
+    assert again.ran == {"compression"}
+    assert again.label != first.label
+    assert (again.target, again.auxiliary, again.code_bits) == (first.target, first.auxiliary, first.code_bits)
+    assert torch.equal(again.cloud, first.cloud)
+    assert {**again.milliseconds, "compression": 0.0} == {**first.milliseconds, "compression": 0.0}
+
+
+@pytest.mark.parametrize(("remembered", "pixels", "kept"), [(8, 2**21, 8), (512, 8 * 32 * 32, 8), (512, 1, pipeline.LAST)])
+def test_what_is_old_makes_room_sooner_for_large_pictures(
+    explorer: Explorer, digits: Dataset, monkeypatch: pytest.MonkeyPatch, remembered: int, pixels: int, kept: int
+) -> None:
+    monkeypatch.setattr(pipeline, "REMEMBERED", remembered)
+    monkeypatch.setattr(pipeline, "PIXELS", pixels)
+    settings, picture = replace(explorer.settings(), codec="png"), digits.test.images[0]
     for k in range(9):
-        explorer.pipeline.compute(replace(settings, strength=k / 8), digits.test.images[0], 3)
-    assert len(explorer.pipeline._known) == 8
-    assert "decompression" in explorer.pipeline.compute(replace(settings, strength=0.0), digits.test.images[0], 3).ran
+        explorer.pipeline.compute(replace(settings, strength=k / 8), picture, 3)
+    assert len(explorer.pipeline._known) == kept
+    assert not explorer.pipeline.compute(settings, picture, 3).ran, "the last view is remembered"
+    assert "decompression" in explorer.pipeline.compute(replace(settings, strength=0.0), picture, 3).ran
 
 
 def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
@@ -426,7 +447,7 @@ def glance(limit: int = 0, picture: int = 0, folder: str = "") -> str:
 @pytest.mark.parametrize("number", [0, 19])
 def test_the_first_picture_is_there_with_the_controls_and_stays_as_it_is(number: int) -> None:
     controls, images = layout.Controls(PAIR, "", 1.0, "png", 89), load("samples").test.images
-    controls.bring({"original": images[number] / 255})
+    controls.bring({"original": pins.png(images[number].permute(1, 2, 0).contiguous().numpy())}, (32, 32))
     assert glance(picture=number) == controls.view.value
 
 

@@ -18,7 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+
 from ..errors import DataError, RunError, UsageError, WorkbenchError
+from ..pictures import open_picture, residual
 from . import markup, pins
 from .choice import Choice
 from .jobs import Helper
@@ -222,14 +225,17 @@ class Explorer:
 
     def _glance(self) -> None:
         """Show the first picture along with the controls where it is a file: what reads all of them takes seconds to come."""
-        from ..pictures import open_picture
         from ..samples import SAMPLES, sample_files
 
         if self.dataset in SAMPLES and not self.folder:
             with contextlib.suppress(DataError):  # the worker meets it, too, and says it
                 files = sample_files(self.dataset)[: self.limit or None]
                 if self._picture < len(files):
-                    self.controls.bring_original(open_picture(files[self._picture]))
+                    self._bring_original(np.asarray(open_picture(files[self._picture])))
+
+    def _bring_original(self, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        height, width, _ = picture.shape
+        self.controls.bring({"original": pins.png(picture)}, (height, width))
 
     def _begin(self) -> None:
         """Read the pictures and show the first; then see to the networks."""
@@ -243,7 +249,7 @@ class Explorer:
             )
         self.choice.add(self.title, first)
         self.choice.go_to(self._picture)
-        self.controls.bring({"original": first.split.images[self.controls.index.value] / 255})
+        self._bring_original(first.split.images[self.controls.index.value].permute(1, 2, 0).contiguous().numpy())
         self.say("loading the networks…")
         from .pipeline import pairs_there
 
@@ -335,8 +341,11 @@ class Explorer:
 
     def _draw(self, view: View) -> None:
         spent = {key: statistics.median(self._spent[key]) for key in view.milliseconds if key in self._spent}
-        captions = markup.captions(view, self.controls.gain.value, self._note(view))
-        self.controls.bring(view.images(), captions, markup.readout(view, spent, self._serial))
+        gain = self.controls.gain.value
+        changed = pins.png(pins.pixels(residual(view.original, view.protected, gain)))
+        said = markup.captions(view, gain, self._note(view))
+        size = view.original.shape[1], view.original.shape[2]
+        self.controls.bring({**view.files, "residual": changed}, size, said, markup.readout(view, spent, self._serial))
 
     def _note(self, view: View) -> str:
         settings = view.settings

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import ipywidgets as widgets
-import numpy as np
-from PIL.Image import Image
 
 from . import markup, messages, pins
 
@@ -223,22 +221,13 @@ class Controls:
 
     # --- what is shown -------------------------------------------------------------------------------------------------------
 
-    def bring(self, images: dict[str, Any], captions: dict[str, str] | None = None, readout: str = "") -> None:
-        """Show pictures by their card (3 x H x W in [0, 1]), each pixel a square, what the protection changed, and figures."""
-        if "protected" in images:
-            from ..pictures import residual
-
-            images = {**images, "residual": residual(images["original"], images["protected"], self.gain.value)}
-        height, width = images["original"].shape[-2:]
-        if (size := (int(width), int(height), self.zoom.value)) != self._shown_size:
-            self._shown_size = size
+    def bring(self, files: dict[str, bytes], size: tuple[int, int], said: dict[str, str] | None = None, more: str = "") -> None:
+        """Show pictures (PNG) of a size (H, W) by card, each pixel a square, what is said of them, and what is beneath."""
+        height, width = size
+        if (shown := (width, height, self.zoom.value)) != self._shown_size:
+            self._shown_size = shown
             self.divide()
-        pictures = {name: pins.png(pins.pixels(each)) for name, each in images.items()}
-        self.view.value = markup.cards(pictures, captions or {}) + readout
-
-    def bring_original(self, picture: Image) -> None:
-        """Show a picture of 32 x 32 pixels before there is anything to compare it with."""
-        self.view.value = markup.cards({"original": pins.png(np.asarray(picture))}, {})
+        self.view.value = markup.cards(files, said or {}) + more
 
     def divide(self) -> None:
         """Show pictures at their zoom, and left of the divider the original in each that has it beneath."""

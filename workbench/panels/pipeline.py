@@ -3,16 +3,15 @@
 ::
 
     original --JPEG (S1)--> received --generator--> full strength --strength--> protected --codec (S2)--> seen, recognised
-                            once a picture                   each time the hand moves             once a payload
+                            once a picture                      once a strength                   once a payload
 """
 
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +27,7 @@ from ..inference import prepare_pair
 from ..pictures import residual, to_float
 from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
+from .pins import pixels, png
 from .settings import Settings
 
 __all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "View", "pairs_there", "variants_there"]
@@ -35,7 +35,9 @@ __all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "View", "pairs_there", "vari
 TOP = 5
 SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
 CHUNK = 32  # of them at once, so that the hand never waits
-REMEMBERED = 512  # things made of payloads: while a hand moves, the same few come again and again
+REMEMBERED = 512  # pictures, payloads and views: a hand that moves to and fro comes by the same ones again
+PIXELS = 2**21  # in those: of large pictures fewer are kept,
+LAST = 4  # but for what the last view is made of
 Top = list[tuple[str, float]]
 Result = TypeVar("Result")
 
@@ -44,9 +46,9 @@ Result = TypeVar("Result")
 class View:
     """All that is shown of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by component.
 
-    `guess` is an attacker's, where one has learnt. `code_bits` is the information in the payload, which the coder rounds up and
-    the container adds its header and tag to. Of the components, those that `ran` did so for this view; the others' milliseconds
-    are of when they did.
+    `guess` is an attacker's, where one has learnt; `files` are the images as PNGs, by card. `code_bits` is the information in
+    the payload, which the coder rounds up and the container adds its header and tag to. Of the components, those that `ran` did
+    so for this view; the others' milliseconds are of when they did.
     """
 
     settings: Settings
@@ -64,13 +66,9 @@ class View:
     code_bits: float
     milliseconds: dict[str, float]
     ran: frozenset[str]
+    files: dict[str, bytes]
     guess: Tensor | None = None
     guess_psnr: float = 0.0
-
-    def images(self) -> dict[str, Tensor]:
-        """Return the pictures by their card."""
-        found = {"original": self.original, "protected": self.protected, "cloud": self.cloud}
-        return found | ({} if self.guess is None else {"attacker": self.guess})
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Attack:
 
 @dataclass(frozen=True, repr=False)
 class _Captured:
-    """One picture once the edge has it: the original, what the edge received, and that at full strength; S1 and times."""
+    """One picture once the edge has it: the original, what the edge received, that at full strength; S1, times, its classes."""
 
     original: Tensor
     received: Tensor
@@ -102,6 +100,17 @@ class _Captured:
     s1: int
     milliseconds: dict[str, float]
     on_original: Top
+
+
+@dataclass(frozen=True, repr=False)
+class _Seen:
+    """What a payload is to the cloud: the images that it decodes, what both models recognise, the bits of its code; times."""
+
+    cloud: Tensor
+    target: Top
+    auxiliary: Top
+    code_bits: float
+    milliseconds: dict[str, float]
 
 
 class Pipeline:
@@ -115,7 +124,6 @@ class Pipeline:
         self.classes = classes
         self.attacks: dict[tuple[str, int], Attack] = {}
         self._codecs: dict[tuple[str, int, tuple[int, int]], Codec] = {}
-        self._captured: tuple[tuple[str, int, int], _Captured] | None = None
         self._known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         first = Settings("", 0, 1.0, self.codecs[0], 89, pair, variant)
@@ -136,9 +144,17 @@ class Pipeline:
             return self._codecs[key]
 
     def compute(self, settings: Settings, image: Tensor, label: int) -> View:
-        """Send one picture (uint8, 3 x H x W) through the system."""
-        before = None if self._captured is None else self._captured[1]
-        found = self._capture(settings, image)
+        """Send one picture (uint8, 3 x H x W) through the system; what was shown a while ago is shown again."""
+        attack = self.attacks.get((settings.codec, settings.quality))
+        picture = (settings.source, settings.index, hash(image.numpy().tobytes()))  # others may come under the same name
+        key = ("view", settings, picture, label, attack)
+        view, sent = self._once(key, image, lambda: self._send(settings, image, picture, label, attack))
+        return view if sent else replace(view, ran=frozenset())
+
+    def _send(
+        self, settings: Settings, image: Tensor, picture: tuple[str, int, int], label: int, attack: Attack | None
+    ) -> View:
+        found, captured = self._once(("picture", *picture), image, lambda: self._capture(to_float(image[None])))
         clock, size = Stopwatch(), (int(image.shape[-2]), int(image.shape[-1]))
         protected = torch.lerp(found.received, found.full, settings.strength)
         codec = self.codec(settings.codec, settings.quality, size)
@@ -146,66 +162,64 @@ class Pipeline:
             with clock("compression"):
                 payload = codec.encode(protected)
             came = (settings.codec, settings.quality, size, payload)
-            cloud, decoding, decoded = self._once("decompression", came, lambda: Cloud(codec, self.pair.target).decode(payload))
-            target, reading, recognised = self._once("classifier", came, lambda: self._top(self.pair.target, cloud))
-            auxiliary, _, _ = self._once("auxiliary", came, lambda: self._top(self.pair.auxiliary, cloud))
-            code_bits, _, _ = self._once("bits", came, lambda: 8 * sum(codec.sizes(payload)))
-            attack = self.attacks.get((settings.codec, settings.quality))
-            guess = None if attack is None else self._once("guess", (attack, *came), lambda: attack.guess(cloud))[0]
-        spent = {"compression": clock.milliseconds["compression"] or 0.0, "decompression": decoding, "classifier": reading}
-        ran = {"compression": True, "decompression": decoded, "classifier": recognised}
-        ran |= dict.fromkeys(found.milliseconds, found is not before)
+            seen, decoded = self._once(("payload", *came), image, lambda: self._see(codec, payload))
+            guess = None
+            if attack is not None:
+                guess, _ = self._once(("guess", attack, *came), image, lambda: attack.guess(seen.cloud))
+        shown = {"original": found.original, "protected": protected, "cloud": seen.cloud}
+        shown |= {} if guess is None else {"attacker": guess}
+        spent = {"compression": clock.milliseconds["compression"] or 0.0}
+        ran = spent | (found.milliseconds if captured else {}) | (seen.milliseconds if decoded else {})
         return View(
             settings=settings,
             original=found.original[0],
             protected=protected[0],
-            cloud=cloud[0],
+            cloud=seen.cloud[0],
             label=self.classes[label] if 0 <= label < len(self.classes) else "unknown",
             ssim=float(metrics.ssim(found.original, protected)),
             s1_bytes=found.s1,
             s2_bytes=len(payload),
             codec=describe(codec),
-            target=target,
-            auxiliary=auxiliary,
+            target=seen.target,
+            auxiliary=seen.auxiliary,
             on_original=found.on_original,
-            code_bits=code_bits,
-            milliseconds=found.milliseconds | spent,
-            ran=frozenset(key for key, now in ran.items() if now),
+            code_bits=seen.code_bits,
+            milliseconds=found.milliseconds | spent | seen.milliseconds,
+            ran=frozenset(ran),
+            files={name: png(pixels(each[0])) for name, each in shown.items()},
             guess=None if guess is None else guess[0],
             guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
         )
 
-    def _once(self, what: str, of: tuple[Any, ...], make: Callable[[], Result]) -> tuple[Result, float, bool]:
-        """Return what is made of something, how long that took (ms), and whether it was made now."""
-        key = (what, *of)
+    def _once(self, key: tuple[Any, ...], image: Tensor, make: Callable[[], Result]) -> tuple[Result, bool]:
+        """Return what is made of a picture, and whether it was made now."""
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
-                return (*self._known[key], False)
-        start = time.perf_counter()
+                return self._known[key], False
         made = make()
-        spent = 1e3 * (time.perf_counter() - start)
         with self._lock:
-            self._known[key] = made, spent
-            while len(self._known) > REMEMBERED:
+            self._known[key] = made
+            while len(self._known) > max(LAST, min(REMEMBERED, PIXELS // image.shape[-2:].numel())):
                 self._known.popitem(last=False)
-        return made, spent, True
+        return made, True
 
-    def _capture(self, settings: Settings, image: Tensor) -> _Captured:
-        key = (settings.source, settings.index, hash(image.numpy().tobytes()))  # other pictures may come under the same name
-        known = self._captured
-        if known is not None and known[0] == key:
-            return known[1]
-        clock, original = Stopwatch(), to_float(image[None])
-        edge = Edge(self.pair.generator, codec_for(self.pair, "png"))
+    def _capture(self, original: Tensor) -> _Captured:
+        clock, edge = Stopwatch(), Edge(self.pair.generator, codec_for(self.pair, "png"))
         files = Client().capture(original, clock)
         received = edge.receive(files, clock=clock)
         full = edge.perturb(received, 1.0, clock)
         spent = {key: clock.milliseconds[key] or 0.0 for key in ("client_compression", "generator")}
-        top = self._top(self.pair.target, original)
-        found = _Captured(original, received, full, len(files[0]), spent, top)
-        self._captured = (key, found)
-        return found
+        return _Captured(original, received, full, len(files[0]), spent, self._top(self.pair.target, original))
+
+    def _see(self, codec: Codec, payload: bytes) -> _Seen:
+        clock = Stopwatch()
+        with clock("decompression"):
+            cloud = Cloud(codec, self.pair.target).decode(payload)
+        with clock("classifier"):
+            target = self._top(self.pair.target, cloud)
+        spent = {key: clock.milliseconds[key] or 0.0 for key in ("decompression", "classifier")}
+        return _Seen(cloud, target, self._top(self.pair.auxiliary, cloud), 8 * sum(codec.sizes(payload)), spent)
 
     def _top(self, classifier: Classifier, images: Tensor) -> Top:
         with torch.inference_mode():
