@@ -36,7 +36,7 @@ class Controls:
         row, part = self._row, self._part
         self.widget = widgets.VBox(
             [
-                widgets.HTML(markup.STYLE + markup.NAMING),
+                widgets.HTML(markup.STYLE + markup.PAGE),
                 row(self.source, self.show, self.index, self.random),
                 row(self.upload, self.drop, self.folder),
                 part(self.strength, self.codec, self.quality, self.pair, self.variant),

@@ -15,7 +15,7 @@ __all__ = [
     "COMPONENTS",
     "DROP",
     "GRADED",
-    "NAMING",
+    "PAGE",
     "STYLE",
     "captions",
     "cards",
@@ -56,7 +56,7 @@ def _handler(name: str) -> str:
 
 
 STYLE = f"<style>{_asset('explore.css')}</style>"
-NAMING = f'<img hidden alt="" src="data:," onerror="{_handler("names.js")}">'
+PAGE = f'<img hidden alt="" src="data:," onerror="{_handler("page.js")}">'
 _OVER = "event.preventDefault(); event.stopPropagation(); this.classList.add('over')"
 DROP = (
     f'<div class="pmc2-drop" ondragover="{_OVER}" ondragleave="this.classList.remove(\'over\')" '
@@ -167,8 +167,7 @@ def _stages(spent: dict[str, float]) -> str:
 def curves_marker(boxes: Sequence[tuple[float, float, float, float]]) -> str:
     """Return a line over each panel of a figure, at the strength; `boxes` are left, top, width, height as shares of it."""
     lines = [
-        f'<i style="left:calc({100 * left:.2f}% + {100 * width:.2f}% * var(--strength));top:{100 * top:.2f}%;'
-        f'height:{100 * height:.2f}%"></i>'
+        f'<i style="left:{100 * left:.2f}%;top:{100 * top:.2f}%;width:{100 * width:.2f}%;height:{100 * height:.2f}%"></i>'
         for left, top, width, height in boxes
     ]
     return f'<div aria-hidden="true" style="position:absolute;inset:0">{"".join(lines)}</div>'

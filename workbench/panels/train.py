@@ -186,7 +186,7 @@ class Trainer:
         row.layout.flex_flow = "row wrap"
         frame = widgets.Box([self.curves])
         frame.add_class("pmc2-curves")
-        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.NAMING + STYLE), row, self.message, frame])
+        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.PAGE + STYLE), row, self.message, frame])
         self.widget.add_class("pmc2-explore").add_class("pmc2-train")
         self._set(IDLE, "not started")
 
