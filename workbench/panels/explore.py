@@ -2,8 +2,8 @@
 
 ::
 
-    controls, choice --newest settings--> worker: Pipeline.compute --> pictures, figures        at once, nothing queues
-                     --jobs-------------> helper: curves, scans, attackers, exports             while the hand rests
+    controls, choice --newest settings--> worker: Pipeline.compute --> pictures, figures           at once, nothing queues
+                     --jobs-------------> helper: curves, scans, attackers, exports, views ahead   while the hand rests
 """
 
 from __future__ import annotations
@@ -335,6 +335,7 @@ class Explorer:
             self._serial += 1
             self._draw(view)
         self.helper.mark(view.settings)
+        self.helper.look_ahead(view.settings)
         if self.error is not None and not self._told:
             self.say("")
         self.error, self._told = None, False

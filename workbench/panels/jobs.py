@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Helper"]
 
 CURVE_IMAGES = 1000
+PLACES = 101  # of the strength's slider
 ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
 Key = tuple[str, str, str, int]
 
@@ -29,9 +30,9 @@ class _Superseded(Exception):  # noqa: N818 - no fault
 
 
 class Helper:
-    """Does what an explorer is asked for, in its order, in a thread of its own; and the curves while nothing is asked.
+    """Does what an explorer is asked for, in its order, in a thread of its own; while nothing is asked, the curves.
 
-    `curves` and `scans` are kept once they are known.
+    And then, ahead of the hand, the views of all other strengths. `curves` and `scans` are kept once they are known.
     """
 
     def __init__(self, explorer: Explorer) -> None:
@@ -40,12 +41,13 @@ class Helper:
         self.scans: dict[tuple[str, Key], Scan] = {}
         self._drawn: Key | None = None
         self._asked: deque[Callable[[], None]] = deque()
-        self._stale, self._busy = False, False
+        self._stale, self._ahead, self._busy = False, False, False
+        self._seen: Settings | None = None
         threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
 
     @property
     def idle(self) -> bool:
-        """Whether all is done."""
+        """Whether all is done that anybody waits for."""
         return not (self._asked or self._stale or self._busy)
 
     def later(self, job: Callable[[], None]) -> None:
@@ -66,18 +68,48 @@ class Helper:
             with worker.changed:
                 self._busy = False
                 worker.changed.notify_all()
-                worker.changed.wait_for(lambda: worker.closed or self._asked or self._stale)
+                worker.changed.wait_for(lambda: worker.closed or self._asked or self._stale or self._ahead)
                 if worker.closed:
                     return
-                self._busy = True
+                self._busy = not self.idle
                 if self._asked:
                     job = self._asked.popleft()
-                else:
+                elif self._stale:
                     job, self._stale = self._measure, False
+                else:
+                    job, self._ahead = self._go_ahead, False
             self.explorer.guard(job)
 
     def _pace(self) -> None:
         self.explorer.worker.wait_for_rest(REST_S)
+
+    # --- ahead of the hand ---------------------------------------------------------------------------------------------------
+
+    def look_ahead(self, settings: Settings) -> None:
+        """See to the views of the other strengths, where it is not only the strength that is another one now."""
+        with self.explorer.worker.changed:
+            seen, self._seen = self._seen, replace(settings, strength=0.0)
+            if self._seen != seen:
+                self._ahead = True
+                self.explorer.worker.changed.notify_all()
+
+    def _go_ahead(self) -> None:
+        """Let the pipeline remember the view of each place of the strength's slider, the nearest first."""
+        self._pace()
+        explorer, seen = self.explorer, self._seen
+        if (view := explorer.view) is None or seen is None:
+            return
+        pipeline, source = explorer.pipeline_of(seen), explorer.choice.sources.get(seen.source)
+        if source is None or pipeline.most(view.original) < 2 * PLACES:
+            return
+        image, label = source.split.images[seen.index], int(source.split.labels[seen.index])
+        for strength in sorted((k / (PLACES - 1) for k in range(PLACES)), key=lambda k: abs(k - view.settings.strength)):
+            self._pace()
+            if self._asked or self._stale:
+                self._ahead = True
+            if self._ahead or self._seen != seen:
+                return
+            pipeline.compute(replace(seen, strength=strength), image, label)
 
     # --- curves over strength ------------------------------------------------------------------------------------------------
 
@@ -172,6 +204,7 @@ class Helper:
 
     def forget(self, source: str) -> None:
         """Forget what was found in a collection that others take the place of."""
+        self._seen = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     # --- an attacker ---------------------------------------------------------------------------------------------------------
@@ -196,6 +229,7 @@ class Helper:
         finally:
             explorer.controls.attack.disabled = False
         explorer.say("")
+        self._seen = None  # with its guesses all views are others
         explorer.ask()
 
     # --- what is taken away --------------------------------------------------------------------------------------------------

@@ -191,6 +191,11 @@ class Pipeline:
             guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
         )
 
+    @staticmethod
+    def most(image: Tensor) -> int:
+        """Return how many things are remembered of pictures of an image's size: of a view two, or three with a guess."""
+        return max(LAST, min(REMEMBERED, PIXELS // image.shape[-2:].numel()))
+
     def _once(self, key: tuple[Any, ...], image: Tensor, make: Callable[[], Result]) -> tuple[Result, bool]:
         """Return what is made of a picture, and whether it was made now."""
         with self._lock:
@@ -200,7 +205,7 @@ class Pipeline:
         made = make()
         with self._lock:
             self._known[key] = made
-            while len(self._known) > max(LAST, min(REMEMBERED, PIXELS // image.shape[-2:].numel())):
+            while len(self._known) > self.most(image):
                 self._known.popitem(last=False)
         return made, True
 
