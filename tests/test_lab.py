@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_client.manager import start_new_kernel
 
 from workbench.panels.app import config
-from workbench.panels.lab import at_once
+from workbench.panels.lab import COMPUTING, at_once
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 # A server as the environment's own configuration makes it; says whether the page's side of a kernel's connection delays.
@@ -86,3 +87,31 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
     connection = config(NOTEBOOKS / "explore.ipynb", {})["Voila"]["kernel_websocket_connection_class"]
     assert issubclass(connection, ZMQChannelsWebsocketConnection)
     assert connection.connect is not ZMQChannelsWebsocketConnection.connect
+
+
+@pytest.mark.parametrize(("source", "expected"), [("from workbench.panels import Explorer", True), ("import workbench", False)])
+def test_a_kernel_of_this_environment_imports_what_its_notebook_s_panel_needs(
+    source: str, expected: bool, tmp_path: Path
+) -> None:
+    notebook = tmp_path / "a.ipynb"
+    notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [source]}]}))
+    assert computing({"JPY_SESSION_NAME": str(notebook)}) is expected
+
+
+@pytest.mark.parametrize("name", ["", "no such.ipynb", "."])
+def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_path: Path) -> None:
+    assert computing({"JPY_SESSION_NAME": name}) is False
+
+
+def computing(environment: dict[str, str]) -> bool:
+    """Return whether a kernel comes to know what panels compute with, though no cell asks for it."""
+    code = "import sys, threading; from workbench.panels import lab"
+    waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
+    manager, client = start_new_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})
+    try:
+        said = f"{COMPUTING!r} in sys.modules"
+        reply = client.execute_interactive(code, user_expressions={"w": waited, "said": said}, timeout=120)
+        return bool(reply["content"]["user_expressions"]["said"]["data"]["text/plain"] == "True")
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)

@@ -1,4 +1,4 @@
-"""What the workbench adds to a Jupyter server: each message of a kernel goes out at once.
+"""What the workbench adds to Jupyter: a server sends each message of a kernel at once, a kernel imports torch beforehand.
 
 ::
 
@@ -7,16 +7,27 @@
 
 A server leaves its WebSockets as TCP makes them: a small message waits until what went before it is acknowledged (RFC 896), and
 the other end takes up to 40 ms to do that where it has nothing to say itself (RFC 1122, 4.2.3.2). So much later a page may send
-the next value, or sees a view that follows another message. `pmc2-workbench.json`, which is installed along, lets every Jupyter
-server of the environment load this; on the page nothing is added.
+the next value, or sees a view that follows another message.
+
+    kernel  started ------------- "Run All Cells" -- controls -- view
+                    torch and what is built on it: seconds, in which a person reads
+
+`pmc2-workbench.json` and `ipython_kernel_config.json`, which are installed along, let every Jupyter server and every kernel of
+the environment load this; on the page nothing is added.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import os
+import threading
+from pathlib import Path
 from typing import Any
 
-__all__ = ["at_once"]
+__all__ = ["COMPUTING", "at_once", "load_ipython_extension"]
 
+COMPUTING = "workbench.panels.pipeline"
 _CONNECTION = "kernel_websocket_connection_class"
 
 
@@ -29,6 +40,14 @@ def at_once(connection: type[Any]) -> type[Any]:
             return super().connect()
 
     return AtOnce
+
+
+def load_ipython_extension(shell: object) -> None:
+    """Let a kernel of a notebook with a panel import what panels compute with, in a thread, before it is asked to."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # a Jupyter server says it, papermill does not
+    with contextlib.suppress(OSError, UnicodeError):
+        if "workbench.panels" in notebook.read_text("utf-8"):
+            threading.Thread(target=importlib.import_module, args=(COMPUTING,), name=COMPUTING, daemon=True).start()
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:
