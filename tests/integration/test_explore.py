@@ -365,6 +365,38 @@ def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
     context.close()
 
 
+ROOM = """() => {
+    const view = document.querySelector('.pmc2-view > .widget-html-content'), top = view.getBoundingClientRect().top;
+    const next = view.closest('.pmc2-view').nextElementSibling.getBoundingClientRect().top;
+    return [view, view.lastElementChild].map((each) => each.getBoundingClientRect().bottom - top).concat(next - top);
+}"""
+
+
+def test_a_view_takes_the_room_that_it_needs_and_is_laid_out_by_itself(
+    lab: str, browser: Browser, page: Page, folder: Path
+) -> None:
+    view = begin(page, lab, folder, "room", mode="doc")
+    heights = set()
+    for width, zoom, side in ((1440, "fit", 192), (1024, "12×", 384), (1024, "2×", 64), (360, "2×", 64), (360, "fit", 256)):
+        page.set_viewport_size({"width": width, "height": 900})
+        view.choose("zoom", zoom)
+        shown = f"document.querySelector('.pmc2-original .pmc2-stack')?.offsetWidth === {side}"
+        page.wait_for_function(f"() => {shown}")
+        page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        has, needs, next_one = page.evaluate(ROOM)
+        assert has == pytest.approx(needs, abs=1), f"at {width} pixels, {zoom}"
+        assert next_one >= needs - 1, "nothing lies over the view"
+        heights.add(round(has))
+    assert len(heights) == 5
+    browser.start_tracing(page=page, categories=["devtools.timeline", "disabled-by-default-devtools.timeline"])
+    view.after(lambda: view.press("strength", "ArrowLeft"))
+    events = json.loads(browser.stop_tracing())["traceEvents"]
+    ends = [event["args"].get("endData", {}) for event in events if event["name"] == "Layout" and event["ph"] == "X"]
+    alone = {str(end["layoutRoots"][0].get("nodeName")) for end in ends if len(end.get("layoutRoots", [])) == 1}
+    assert any("widget-html-content" in each for each in alone), "a view is laid out without what is around it"
+    assert any("widget-readout" in each for each in alone), "a slider's number, too"
+
+
 def test_no_widget_fails_where_nothing_was_set_up(lab: str, page: Page, folder: Path) -> None:
     begin(page, lab, folder, "fresh")
     assert page.get_by_text("Error displaying widget").count() == 0
