@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import nbformat
 import numpy as np
 import psutil
 import pytest
@@ -363,6 +364,33 @@ def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
         assert not wide, "cut off"
         screenshot(page, tmp_path, f"explore-{theme.lower()}-{name}")
     context.close()
+
+
+def test_the_slider_does_not_wait_for_a_cell_that_runs(lab: str, page: Page, folder: Path) -> None:
+    given = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'
+    browsers.notebook("explore", folder, f'{given}\noutput_dir = "{folder}/running-output"', "running")
+    path = folder / "running.ipynb"
+    document = nbformat.read(path, 4)
+    made = next(number for number, cell in enumerate(document.cells) if "explorer.widget" in cell.source)
+    wait = """
+import threading
+open("begun", "w").close()
+threading.Event().wait(120)
+open("done", "w").close()
+"""
+    document.cells[made + 1 :] = [nbformat.v4.new_code_cell(wait)]
+    nbformat.write(document, path)
+    open_notebook(page, lab, "running.ipynb")
+    run_all(page)
+    view = arrived(page)
+    assert (folder / "begun").exists()
+    view.after(lambda: view.press("strength", "ArrowLeft"))
+    assert view.numbers("strength") == "0.99"
+    view.after(lambda: view.choose("codec", "jpeg"))
+    view.of("pin").click()
+    page.get_by_role("button", name="remove").click()
+    wait_for(lambda: page.locator(".pmc2-pin-card").count() == 0, 30, "the pin stayed")
+    assert not (folder / "done").exists(), "the cell runs still"
 
 
 ROOM = """() => {

@@ -100,7 +100,7 @@ class Helper:
         if (view := explorer.view) is None or seen is None:
             return
         pipeline, source = explorer.pipeline_of(seen), explorer.choice.sources.get(seen.source)
-        if source is None or pipeline.most(view.original) < 2 * PLACES:
+        if source is None or seen.index >= len(source.split) or pipeline.most(view.original) < 2 * PLACES:
             return
         image, label = source.split.images[seen.index], int(source.split.labels[seen.index])
         for strength in sorted((k / (PLACES - 1) for k in range(PLACES)), key=lambda k: abs(k - view.settings.strength)):

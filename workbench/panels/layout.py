@@ -50,6 +50,7 @@ class Controls:
             ]
         )
         self.widget.add_class("pmc2-explore")
+        messages.beside_cells(self.widget)
         messages.not_busy_for([self.index, self.strength, self.quality, self.divider])  # `gain` draws before it returns
         self._shown_size = (32, 32, 0)
         self.divide()
@@ -249,6 +250,7 @@ class Controls:
     def hang(self, pinned: list[widgets.Widget]) -> None:
         """Show pins."""
         self.pinned.children = pinned
+        messages.beside_cells(self.pinned)
 
     def say_curves(self, text: str) -> None:
         """Say what becomes of the curves."""

@@ -10,6 +10,9 @@
 One value is under way at a time: a second one on its way made views that the page could not paint in time, each later than the
 one before.
 
+What a page sends is handled beside the cells that run, in a thread for the page's widgets ("subshell", JEP 91): a hand need not
+wait for a notebook.
+
 A late echo says which message it answers, as an early one does: a page that has sent another since leaves it aside, so that
 no slider jumps back under a hand that moves on.
 """
@@ -23,7 +26,7 @@ from typing import Any
 import ipywidgets as widgets
 import traitlets
 
-__all__ = ["FloatSlider", "IntSlider", "not_busy_for"]
+__all__ = ["FloatSlider", "IntSlider", "beside_cells", "not_busy_for"]
 
 _quiet: set[str] = set()  # widgets, by their comm
 
@@ -79,6 +82,17 @@ def not_busy_for(quiet: Iterable[widgets.Widget]) -> None:
     if not _quiet:
         kernel._publish_status = lambda status, channel, *parent: _said(kernel, publish, status, channel, *parent)
     _quiet.update(widget.comm.comm_id for widget in quiet)
+
+
+def beside_cells(root: widgets.Widget) -> None:
+    """Let what this widget and those in it send be handled while cells run, where the page asks for that.
+
+    ipykernel (7.4) would hand it to the thread that spoke last for the widget: that of the cells, which made it.
+    """
+    if hasattr(root.comm, "_reply_subshell_for"):  # ipykernel has no public way
+        root.comm._reply_subshell_for = lambda _, asked: asked
+    for each in getattr(root, "children", ()):
+        beside_cells(each)
 
 
 def _kernel() -> Any:
