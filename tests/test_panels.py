@@ -238,7 +238,10 @@ def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
     assert len(said) == 2, "said already"
 
 
-def test_a_page_may_send_the_next_value_once_the_view_of_the_last_is_out(explorer: Explorer) -> None:
+def test_a_page_may_send_the_next_value_once_the_view_of_the_last_is_out(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.panels.explore.PATIENCE_S", 60.0)  # however busy the machine is
     assert explorer.wait()
     for value in (0.5, 0.4, 0.3):
         sent(explorer.controls.strength, value)
