@@ -77,9 +77,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the figures go, as JSON")
     parser.add_argument("--steps", type=int, default=300, help="single steps (default: 300)")
-    parser.add_argument("--drags", type=int, default=10, help="drags over the slider and back (default: 10)")
-    parser.add_argument("--starts", type=int, default=5, help="kernels of which the first paint is timed (default: 5)")
+    parser.add_argument(
+        "--drags", type=int, default=10, help="drags over the slider and back, of as many pictures (default: 10)"
+    )
+    parser.add_argument("--starts", type=int, default=5, help="kernels of which each first paint is timed (default: 5)")
     given = parser.parse_args()
+    samples = load("samples")
+    if not 1 <= given.drags < len(samples.test):
+        parser.error(
+            f"--drags must be from 1 to {len(samples.test) - 1}, as there are pictures after the first, got {given.drags}"
+        )
+    if given.starts < 1 or given.steps < 1:
+        parser.error(f"--starts and --steps must be 1 or more, got {given.starts} and {given.steps}")
     chromium = shutil.which("chromium") or sys.exit("this needs a browser: apt-get install chromium")
     place = Path(tempfile.mkdtemp())
     folder = place / "lab"
@@ -108,7 +117,7 @@ def main() -> None:
         with Hand(address, lab) as hand:
             steps = single_steps(hand, given.steps)
             drags = dragged(hand, given.drags)
-    pair, samples = load_pair("cifar10", "resnet18", "vgg13_bn"), load("samples")
+    pair = load_pair("cifar10", "resnet18", "vgg13_bn")
     figures = {
         "steps": quantiles(steps),
         **drags,

@@ -33,7 +33,7 @@ from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
 from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline
 from workbench.panels.choice import UPLOADS
-from workbench.panels.settings import Settings
+from workbench.panels.settings import PLACES, Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
 
@@ -409,7 +409,7 @@ def test_a_payload_that_came_before_is_neither_decoded_nor_recognised_again(
     assert {**again.milliseconds, "compression": 0.0} == {**first.milliseconds, "compression": 0.0}
 
 
-@pytest.mark.parametrize(("remembered", "pixels", "kept"), [(8, 2**21, 8), (512, 8 * 32 * 32, 8), (512, 1, pipeline.LAST)])
+@pytest.mark.parametrize(("remembered", "pixels", "kept"), [(8, 2**21, 8), (512, 8 * 32 * 32, 8), (512, 1, pipeline.EACH)])
 def test_what_is_old_makes_room_sooner_for_large_pictures(
     explorer: Explorer,
     alone: pipeline.Pipeline,
@@ -437,7 +437,7 @@ def views(explorer: Explorer, index: int) -> set[float]:
 
 def test_while_the_hand_rests_the_views_of_all_strengths_are_made_ahead(explorer: Explorer) -> None:
     explorer.controls.index.value = 4
-    assert explorer.worker.wait(lambda: len(views(explorer, 4)) == jobs.PLACES, 60)
+    assert explorer.worker.wait(lambda: len(views(explorer, 4)) == PLACES, 60)
     for strength in (0.29, 0.57, 0.98):
         explorer.controls.strength.value = strength
         assert explorer.wait()
@@ -446,17 +446,17 @@ def test_while_the_hand_rests_the_views_of_all_strengths_are_made_ahead(explorer
 
 
 def test_views_are_made_ahead_for_what_is_shown_alone(explorer: Explorer) -> None:
-    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == jobs.PLACES, 60)
+    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == PLACES, 60)
     explorer.controls.index.value = 5
     assert explorer.wait()
     explorer.controls.index.value = 6
-    assert explorer.worker.wait(lambda: len(views(explorer, 6)) == jobs.PLACES, 60)
-    assert len(views(explorer, 5)) < jobs.PLACES
+    assert explorer.worker.wait(lambda: len(views(explorer, 6)) == PLACES, 60)
+    assert len(views(explorer, 5)) < PLACES
 
 
 def test_no_view_of_a_large_picture_is_made_ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == jobs.PLACES, 60)
-    monkeypatch.setattr(pipeline, "PIXELS", 200 * 32 * 32)
+    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == PLACES, 60)
+    monkeypatch.setattr(pipeline, "PIXELS", 4 * 100 * 32 * 32)
     explorer.controls.index.value = 7
     assert explorer.rest()
     assert not explorer.worker.wait(lambda: len(views(explorer, 7)) > 1, 1)

@@ -19,11 +19,12 @@ from types import ModuleType
 from typing import Any
 
 import torch
+from torch import library
 
 __all__ = ["spared"]
 
 if torch.version.cuda is None:
-    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
+    _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 

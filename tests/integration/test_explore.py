@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
 CARDS = ("original", "protected", "cloud", "residual")
+SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'  # parameters: the tiny pair's
 OVER = "document.querySelector('.pmc2-protected .pmc2-over')"
 
 
@@ -91,8 +92,7 @@ class View:
 
 def begin(page: Page, lab: str, folder: Path, name: str = "explore", more: str = "", mode: str = "lab") -> View:
     """Open the notebook with the tiny pair, run it and wait for the view and its curves."""
-    given = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'
-    browsers.notebook("explore", folder, f'{given}\noutput_dir = "{folder / name}-output"\n{more}', name)
+    browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder / name}-output"\n{more}', name)
     open_notebook(page, lab, f"{name}.ipynb", mode)
     run_all(page)
     return arrived(page)
@@ -367,8 +367,7 @@ def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
 
 
 def test_the_slider_does_not_wait_for_a_cell_that_runs(lab: str, page: Page, folder: Path) -> None:
-    given = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'
-    browsers.notebook("explore", folder, f'{given}\noutput_dir = "{folder}/running-output"', "running")
+    browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder}/running-output"', "running")
     path = folder / "running.ipynb"
     document = nbformat.read(path, 4)
     made = next(number for number, cell in enumerate(document.cells) if "explorer.widget" in cell.source)

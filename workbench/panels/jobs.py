@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import markup, pins
 from .newest import REST_S
-from .settings import Settings
+from .settings import PLACES, Settings
 
 if TYPE_CHECKING:
     from .explore import Explorer
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["Helper"]
 
 CURVE_IMAGES = 1000
-PLACES = 101  # of the strength's slider
 ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
 Key = tuple[str, str, str, int]
 
@@ -42,7 +41,7 @@ class Helper:
         self._drawn: Key | None = None
         self._asked: deque[Callable[[], None]] = deque()
         self._stale, self._ahead, self._busy = False, False, False
-        self._seen: Settings | None = None
+        self._around: Settings | None = None  # which views are made ahead
         threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
 
     @property
@@ -88,28 +87,28 @@ class Helper:
     def look_ahead(self, settings: Settings) -> None:
         """See to the views of the other strengths, where it is not only the strength that is another one now."""
         with self.explorer.worker.changed:
-            seen, self._seen = self._seen, replace(settings, strength=0.0)
-            if self._seen != seen:
+            before, self._around = self._around, replace(settings, strength=0.0)
+            if self._around != before:
                 self._ahead = True
                 self.explorer.worker.changed.notify_all()
 
     def _go_ahead(self) -> None:
         """Let the pipeline remember the view of each place of the strength's slider, the nearest first."""
         self._pace()
-        explorer, seen = self.explorer, self._seen
-        if (view := explorer.view) is None or seen is None:
+        explorer, around = self.explorer, self._around
+        if (view := explorer.view) is None or around is None:
             return
-        pipeline, source = explorer.pipeline_of(seen), explorer.choice.sources.get(seen.source)
-        if source is None or seen.index >= len(source.split) or pipeline.most(view.original) < 2 * PLACES:
+        pipeline, source = explorer.pipeline_of(around), explorer.choice.sources.get(around.source)
+        if source is None or around.index >= len(source.split) or pipeline.remembers(view.original) < PLACES:
             return
-        image, label = source.split.images[seen.index], int(source.split.labels[seen.index])
+        image, label = source.split.images[around.index], int(source.split.labels[around.index])
         for strength in sorted((k / (PLACES - 1) for k in range(PLACES)), key=lambda k: abs(k - view.settings.strength)):
             self._pace()
             if self._asked or self._stale:
                 self._ahead = True
-            if self._ahead or self._seen != seen:
+            if self._ahead or self._around != around:
                 return
-            pipeline.compute(replace(seen, strength=strength), image, label)
+            pipeline.compute(replace(around, strength=strength), image, label)
 
     # --- curves over strength ------------------------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class Helper:
 
     def forget(self, source: str) -> None:
         """Forget what was found in a collection that others take the place of."""
-        self._seen = None
+        self._around = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     # --- an attacker ---------------------------------------------------------------------------------------------------------
@@ -229,7 +228,7 @@ class Helper:
         finally:
             explorer.controls.attack.disabled = False
         explorer.say("")
-        self._seen = None  # with its guesses all views are others
+        self._around = None  # with its guesses all views are others
         explorer.ask()
 
     # --- what is taken away --------------------------------------------------------------------------------------------------

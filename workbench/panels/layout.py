@@ -10,6 +10,7 @@ from typing import Any
 import ipywidgets as widgets
 
 from . import markup, messages, pins
+from .settings import PLACES
 
 __all__ = ["Controls"]
 
@@ -77,7 +78,7 @@ class Controls:
             continuous_update=False,
         )
         self.strength = _described(
-            messages.FloatSlider, "520px", "64px", strength, min=0.0, max=1.0, step=0.01, description="strength"
+            messages.FloatSlider, "520px", "64px", strength, min=0.0, max=1.0, step=1 / (PLACES - 1), description="strength"
         )
         self.codec = _described(widgets.Dropdown, narrow, "48px", options=list(markup.CODECS), value=codec, description="codec")
         self.quality = _described(

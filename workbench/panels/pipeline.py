@@ -36,8 +36,8 @@ TOP = 5
 SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
 CHUNK = 32  # of them at once, so that the hand never waits
 REMEMBERED = 512  # pictures, payloads and views: a hand that moves to and fro comes by the same ones again
-PIXELS = 2**21  # in those: of large pictures fewer are kept,
-LAST = 4  # but for what the last view is made of
+PIXELS = 2**21  # in those: of large pictures fewer are kept
+EACH = 4  # that a view is made of at most: picture, payload, guess and itself
 Top = list[tuple[str, float]]
 Result = TypeVar("Result")
 
@@ -192,9 +192,9 @@ class Pipeline:
         )
 
     @staticmethod
-    def most(image: Tensor) -> int:
-        """Return how many things are remembered of pictures of an image's size: of a view two, or three with a guess."""
-        return max(LAST, min(REMEMBERED, PIXELS // image.shape[-2:].numel()))
+    def remembers(image: Tensor) -> int:
+        """Return of how many views all is remembered, where pictures have an image's size: of one at least."""
+        return max(1, min(REMEMBERED, PIXELS // image.shape[-2:].numel()) // EACH)
 
     def _once(self, key: tuple[Any, ...], image: Tensor, make: Callable[[], Result]) -> tuple[Result, bool]:
         """Return what is made of a picture, and whether it was made now."""
@@ -205,7 +205,7 @@ class Pipeline:
         made = make()
         with self._lock:
             self._known[key] = made
-            while len(self._known) > self.most(image):
+            while len(self._known) > EACH * self.remembers(image):
                 self._known.popitem(last=False)
         return made, True
 

@@ -10,7 +10,9 @@ from typing import Any
 from ..errors import UsageError, unknown
 from . import markup
 
-__all__ = ["Settings", "check"]
+__all__ = ["PLACES", "Settings", "check"]
+
+PLACES = 101  # of the strength's slider, from 0 to 1
 
 
 @dataclass(frozen=True)
