@@ -41,7 +41,7 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data that evidence must carry: SHA-256 of a nonce and a TLS key (`key_of`), as 64 hexadecimal digits."""
+    """Return the report_data of a nonce and a TLS key (`key_of`): their SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
