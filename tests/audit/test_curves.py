@@ -48,7 +48,7 @@ def test_over_bits_each_codec_has_its_rate_and_what_it_leaves_over_the_control(a
     assert [row["point"] for row in rows] == list(names)
     bits = [row["bits"].value for row in rows]
     assert bits == sorted(bits)
-    assert bits[0] == pytest.approx(float(audit.tap.bits(audit.tap.protect(audit.images)).mean()))
+    assert bits[0] == pytest.approx(float(audit.observer.bits(audit.observer.protect(audit.images)).mean()))
     control = audit.controls[0]["psnr"].value
     for row in rows:
         assert row["over"] == pytest.approx(row["psnr"].value - control)
@@ -59,7 +59,7 @@ def test_over_bits_each_codec_has_its_rate_and_what_it_leaves_over_the_control(a
 
 def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:
     for codec, options in CODECS.values():
-        assert len(audit.tap_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
+        assert len(audit.observer_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
 
 
 def test_over_pairs_each_source_has_its_rows_and_no_more_pairs_than_there_are(audit: Audit) -> None:

@@ -173,11 +173,11 @@ def replace_train(dataset: Dataset, train: Split) -> Dataset:
 
 def test_the_bound_is_the_number_of_codes(audited: tuple[Counted, dict[str, Any]]) -> None:
     made, result = audited
-    bound, payload = result["bound"], made.tap.codec.encode(made.tap.protect(made.images))
-    codes = len(set(made.tap.codec.unpack(payload)[0]))
+    bound, payload = result["bound"], made.observer.codec.encode(made.observer.protect(made.images))
+    codes = len(set(made.observer.codec.unpack(payload)[0]))
     assert bound["codes"] == codes
     assert bound["identified"] == codes / N
-    assert bound["bits"].value == pytest.approx(8 * sum(made.tap.codec.sizes(payload)) / N)
+    assert bound["bits"].value == pytest.approx(8 * sum(made.observer.codec.sizes(payload)) / N)
     for view in ("decoded", "payload", "label"):
         for name in ("replay", "invert"):
             assert row_of(result, view, name)["identified"].value <= bound["identified"] + 1e-6
@@ -375,7 +375,7 @@ def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:
     made, _ = audited
-    pairs = [images for images, _, _ in made.tap.quick.kept]
+    pairs = [images for images, _, _ in made.observer.quick.kept]
     assert pairs
     assert not any(near(each, made.images) for each in pairs)
 

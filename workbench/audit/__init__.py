@@ -14,6 +14,6 @@
 
 from .attackers import ATTACKERS, Attacker, Effort
 from .run import EFFORTS, Audit
-from .views import SOURCES, VIEWS, Observed, Pairs, Tap
+from .views import SOURCES, VIEWS, Observed, Observer, Pairs
 
-__all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Pairs", "Tap"]
+__all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Observer", "Pairs"]

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 from ..errors import UsageError
 from ..models import AT_ONCE, channels_last
-from .networks import RATE, Critic, Reader, inverter, learn, narrow, run, seeded
-from .views import VIEWS, Observed, Pairs, Tap
+from .networks import RATE, Critic, SmallCNN, inverter, learn, narrow, run, seeded
+from .views import VIEWS, Observed, Observer, Pairs
 
 __all__ = ["ATTACKERS", "Attacker", "Effort", "FromInversion", "Inversion"]
 
@@ -62,9 +62,9 @@ class Attacker(ABC):
     knows: ClassVar[str]
     views: ClassVar[tuple[str, ...]] = VIEWS
 
-    def __init__(self, tap: Tap, effort: Effort, seed: int = 0, tick: Callable[[int], None] = lambda _: None) -> None:
-        self.tap, self.effort, self.seed, self.tick = tap, effort, seed, tick
-        self.device = tap.device
+    def __init__(self, observer: Observer, effort: Effort, seed: int = 0, tick: Callable[[int], None] = lambda _: None) -> None:
+        self.observer, self.effort, self.seed, self.tick = observer, effort, seed, tick
+        self.device = observer.device
 
     @abstractmethod
     def fit(self, pairs: Pairs) -> None:
@@ -145,7 +145,7 @@ class Inversion(Attacker):
             self._tabulate(pairs, first, which)
             self.tick(self.effort.passes)
             return
-        classes, size = self.tap.pair.target.num_classes, pairs.images.shape[-1]
+        classes, size = self.observer.pair.target.num_classes, pairs.images.shape[-1]
         with seeded(self.seed):
             network = inverter(pairs.observed.seen[:4096], self.effort.width, classes, size).to(self.device)
         self.network = network
@@ -176,13 +176,13 @@ class FromInversion(Attacker):
 
     def __init__(
         self,
-        tap: Tap,
+        observer: Observer,
         effort: Effort,
         seed: int = 0,
         tick: Callable[[int], None] = lambda _: None,
         base: Inversion | None = None,
     ) -> None:
-        super().__init__(tap, effort, seed, tick)
+        super().__init__(observer, effort, seed, tick)
         self.base = base
 
     def cost(self, n: int) -> int:
@@ -196,7 +196,7 @@ class FromInversion(Attacker):
     def based(self, pairs: Pairs) -> Inversion:
         """Return the inversion, fitted."""
         if self.base is None:
-            self.base = Inversion(self.tap, self.effort, self.seed, self.tick)
+            self.base = Inversion(self.observer, self.effort, self.seed, self.tick)
             self.base.fit(pairs)
         return self.base
 
@@ -216,7 +216,7 @@ class Prior(FromInversion):
 
     def fit(self, pairs: Pairs) -> None:
         """Learn against a critic that learns."""
-        classes, size = self.tap.pair.target.num_classes, pairs.images.shape[-1]
+        classes, size = self.observer.pair.target.num_classes, pairs.images.shape[-1]
         network, rate = copy.deepcopy(self.based(pairs).network), RATE / 4
         with seeded(self.seed):
             if network is None:  # the base only looked it up: learn from the start
@@ -296,8 +296,8 @@ class Optimise(FromInversion):
         return x.detach().clamp(0, 1).cpu()
 
     def _error(self, x: Tensor, seen: Tensor, view: str) -> Tensor:
-        protected = self.tap.generator(x, self.tap.strength)
-        compressor = self.tap.compressor
+        protected = self.observer.generator(x, self.observer.strength)
+        compressor = self.observer.compressor
         if view == "perturbed" or compressor is None:
             return F.mse_loss(protected.float(), seen)
         y = compressor.latents(protected.float()).float()
@@ -317,7 +317,7 @@ class Read(Attacker):
 
     def make(self) -> nn.Module:
         """Return the network to train."""
-        return Reader(self.tap.pair.target.num_classes)
+        return SmallCNN(self.observer.pair.target.num_classes)
 
     def fit(self, pairs: Pairs) -> None:
         """Learn the classes. Raises UsageError where the pairs have none."""
@@ -347,7 +347,7 @@ class Retrain(Read):
 
     def make(self) -> nn.Module:
         """Return the auxiliary, to be trained whole; without dropout, which would draw from what others draw from."""
-        made = copy.deepcopy(self.tap.pair.auxiliary).requires_grad_(True)
+        made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0

@@ -12,9 +12,9 @@ import torch
 
 from ..errors import UsageError, unknown
 from .attackers import ATTACKERS
-from .views import Tap
+from .views import Observer
 
-__all__ = ["Attempt", "side_by_side"]
+__all__ = ["Attempt", "run_parallel"]
 
 Result = TypeVar("Result")
 MOST = 4  # at once: each also needs the interpreter, which is one's at a time
@@ -24,14 +24,14 @@ MOST = 4  # at once: each also needs the interpreter, which is one's at a time
 class Attempt:
     """Attackers who try a view, those that build on an inversion network on the same one.
 
-    What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
+    What is not said is the audit's own: the source and number of the pairs, the observer, the number of seeds.
     """
 
     view: str
     attackers: Sequence[str] = ("undo", "invert")
     source: str = ""
     pairs: int | None = None
-    tap: Tap | None = None
+    observer: Observer | None = None
     seeds: int | None = None
 
     def __post_init__(self) -> None:
@@ -44,7 +44,7 @@ class Attempt:
                 )
 
 
-def side_by_side(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
+def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
     """Do all jobs and return what they return, in their order: on a CPU as many at once as it has cores, which they share.
 
     Where one raises, or Ctrl-C is pressed, `stop` is set until all have ended: on it a job at work raises CancelledError as

@@ -9,7 +9,7 @@ from ..metrics import Estimate
 from .crew import Attempt
 from .run import Audit
 from .scores import across
-from .views import Tap
+from .views import Observer
 
 __all__ = ["CODECS", "of_pairs", "of_rate", "of_strength"]
 
@@ -29,12 +29,12 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 
     `answered` is how often the target is right.
     """
-    taps = [audit.tap_at(strength=point) for point in points]
+    observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
-        rows = audit.best([Attempt("perturbed", tap=tap, seeds=seeds) for tap in taps])
+        rows = audit.best([Attempt("perturbed", observer=observer, seeds=seeds) for observer in observers])
     return [
-        {**row, "point": point, "answered": _answered(audit, "perturbed", tap)}
-        for row, point, tap in zip(rows, points, taps, strict=True)
+        {**row, "point": point, "answered": _answered(audit, "perturbed", observer)}
+        for row, point, observer in zip(rows, points, observers, strict=True)
     ]
 
 
@@ -43,23 +43,23 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
     `over` is what he has above the class's mean image, in dB.
     """
-    taps = []
+    observers = []
     for name in names:
         codec, options = CODECS[name]
-        taps.append(audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options))
+        observers.append(audit.observer if codec == audit.codec and not options else audit.observer_at(codec=codec, **options))
     with audit.showing("attack over bits", len(names) * seeds * audit.effort.passes):
         control = audit.controls[0]["psnr"].value
-        rows = audit.best([Attempt("decoded", tap=tap, seeds=seeds) for tap in taps])
+        rows = audit.best([Attempt("decoded", observer=observer, seeds=seeds) for observer in observers])
     return [
         {
             **row,
             "point": name,
             "noise": audit.pair.generator.noise,
-            "bits": across([tap.bits(audit.protected(tap))]),
-            "answered": _answered(audit, "decoded", tap),
+            "bits": across([observer.bits(audit.protected(observer))]),
+            "answered": _answered(audit, "decoded", observer),
             "over": row["psnr"].value - control,
         }
-        for row, name, tap in zip(rows, names, taps, strict=True)
+        for row, name, observer in zip(rows, names, observers, strict=True)
     ]
 
 
@@ -80,6 +80,6 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
     return found
 
 
-def _answered(audit: Audit, view: str, tap: Tap) -> Estimate:
+def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
     """Return how often the cloud's answer is right."""
-    return across([(audit.observed(view, tap).answers == audit.labels).float()], share=True)
+    return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ..inference import computes_in_16_bits
 from ..models import UNet, channels_last, in_parts
 
-__all__ = ["Critic", "Decoder", "Reader", "inverter", "learn", "run", "seeded"]
+__all__ = ["Critic", "Decoder", "SmallCNN", "inverter", "learn", "run", "seeded"]
 
 RATE = 4e-3  # of AdamW, at its peak
 _drawing = threading.Lock()
@@ -79,7 +79,7 @@ def inverter(example: Tensor, width: int, classes: int, size: int) -> nn.Module:
     return Decoder(example, width, classes, size)
 
 
-class Reader(nn.Module):
+class SmallCNN(nn.Module):
     """A small classifier: five convolutions. It judges reconstructions, having seen none, or reads the class from a view."""
 
     def __init__(self, classes: int, width: int = 32) -> None:

@@ -26,10 +26,10 @@ from ..system import Client
 from ..training.adversary import class_means
 from ..weights import Pair
 from .attackers import ATTACKERS, Attacker, Effort, FromInversion, Inversion
-from .crew import Attempt, side_by_side
+from .crew import Attempt, run_parallel
 from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
 from .verdict import verdict
-from .views import VIEWS, Observed, Pairs, Tap, pairs_of
+from .views import VIEWS, Observed, Observer, Pairs, pairs_of
 
 __all__ = ["EFFORTS", "Audit"]
 
@@ -83,33 +83,33 @@ class Audit:
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        self.tap = Tap(pair, codec, self._size, strength, device)
+        self.observer = Observer(pair, codec, self._size, strength, device)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
         self._protected: dict[float, Tensor] = {}
-        self._observed: WeakKeyDictionary[Tap, dict[str, Observed]] = WeakKeyDictionary()
+        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
             self.judge = judge
 
-    def tap_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Tap:
-        """Return the same tap at another strength, or with another codec, to which `options` go."""
+    def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
+        """Return the same observer at another strength, or with another codec, to which `options` go."""
         at = self.strength if strength is None else strength
-        return Tap(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.tap, **options)
+        return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
 
-    def observed(self, view: str, tap: Tap | None = None) -> Observed:
+    def observed(self, view: str, observer: Observer | None = None) -> Observed:
         """Return what a view shows of the test images, which pass through the edge once for all views."""
-        tap = tap or self.tap
-        kept = self._observed.setdefault(tap, {})
+        observer = observer or self.observer
+        kept = self._observed.setdefault(observer, {})
         if view not in kept:
-            kept[view] = tap.show(self.protected(tap), view)
+            kept[view] = observer.show(self.protected(observer), view)
         return kept[view]
 
-    def protected(self, tap: Tap) -> Tensor:
-        """Return the test images as the edge protects them at a tap's strength, which no codec changes."""
-        if tap.strength not in self._protected:
-            self._protected[tap.strength] = tap.protect(self.images)
-        return self._protected[tap.strength]
+    def protected(self, observer: Observer) -> Tensor:
+        """Return the test images as the edge protects them at an observer's strength, which no codec changes."""
+        if observer.strength not in self._protected:
+            self._protected[observer.strength] = observer.protect(self.images)
+        return self._protected[observer.strength]
 
     # --- rows --------------------------------------------------------------------------------------------------------------
 
@@ -128,12 +128,12 @@ class Audit:
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
         """Return the rows of each attempt, whose attackers work side by side."""
         for attempt in attempts:  # what all seeds share
-            self.observed(attempt.view, attempt.tap)
-            (attempt.tap or self.tap).quick  # noqa: B018
+            self.observed(attempt.view, attempt.observer)
+            (attempt.observer or self.observer).quick  # noqa: B018
             if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
                 self.judge  # noqa: B018
         plan = [(number, seed) for number, each in enumerate(attempts) for seed in range(each.seeds or self.seeds)]
-        found = side_by_side([partial(self._try_all, attempts[number], seed) for number, seed in plan], self.device, self._stop)
+        found = run_parallel([partial(self._try_all, attempts[number], seed) for number, seed in plan], self.device, self._stop)
         by_seed: list[list[dict[str, dict[str, Tensor]]]] = [[] for _ in attempts]
         for (number, _), values in zip(plan, found, strict=True):
             by_seed[number].append(values)
@@ -148,7 +148,7 @@ class Audit:
                 "knows": ATTACKERS[name].knows,
                 "source": (attempt.source or self.source) if name != "replay" else "the pictures themselves",
                 "pairs": (attempt.pairs or self.effort.pairs) if name != "replay" else len(self.images),
-                "strength": (attempt.tap or self.tap).strength,
+                "strength": (attempt.observer or self.observer).strength,
                 "seeds": len(by_seed),
                 **{key: across([values[name][key] for values in by_seed], key in SHARES) for key in by_seed[0][name]},
             }
@@ -157,33 +157,33 @@ class Audit:
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
         """Let an attempt's attackers try with one seed; return the figures of each."""
-        view, source, tap = attempt.view, attempt.source or self.source, attempt.tap or self.tap
+        view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
-        own = tap is self.tap and source == self.source and attempt.pairs is None
-        learnt, observed = pairs_of(tap, self.dataset, view, effort.pairs, source, seed), self.observed(view, tap)
+        own = observer is self.observer and source == self.source and attempt.pairs is None
+        learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
         if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
-            base = Inversion(tap, effort, seed, self._tick)
+            base = Inversion(observer, effort, seed, self._tick)
             base.fit(learnt)
         found = {}
         for name in attempt.attackers:
-            made = self._made(name, tap, effort, seed, base)
+            made = self._made(name, observer, effort, seed, base)
             if made is not base and made.guesses != "which":
                 made.fit(learnt)
             found[name] = self._try(made, observed, (view, name) if seed == 0 and own else None)
         return found
 
-    def _made(self, name: str, tap: Tap, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
+    def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:
             return base
         kind = ATTACKERS[name]
         if issubclass(kind, FromInversion):
-            return kind(tap, effort, seed, self._tick, base)
-        return kind(tap, effort, seed, self._tick)
+            return kind(observer, effort, seed, self._tick, base)
+        return kind(observer, effort, seed, self._tick)
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
-            known = attacker.tap.observe(self.images, observed.view)
+            known = attacker.observer.observe(self.images, observed.view)
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
         guess = attacker.guess(observed)
@@ -237,7 +237,7 @@ class Audit:
         The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of
         what is seen.
         """
-        second = self.tap.show(self._second_captures, view).seen.flatten(1)
+        second = self.observer.show(self._second_captures, view).seen.flatten(1)
         first = self.observed(view).seen.flatten(1)
         random = torch.Generator().manual_seed(0)
         other = torch.arange(len(self.labels))
@@ -254,7 +254,7 @@ class Audit:
     def members(self, view: str) -> Estimate:
         """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
         protected, labels = self._trained_on
-        inside = self.tap.show(protected, view)
+        inside = self.observer.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.observed(view), self.labels))
 
     @cached_property
@@ -262,18 +262,18 @@ class Audit:
         """The second captures of the test images, protected."""
         shifted = F.pad(self.images, (1, 0, 1, 0), mode="reflect")[..., : self.images.shape[-2], : self.images.shape[-1]]
         jpeg = Client(70).jpeg
-        return self.tap.protect(jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1))))
+        return self.observer.protect(jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1))))
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
         """As many of the generator's training images, protected, and their labels."""
         rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
-        return self.tap.protect(to_float(self.dataset.train.images[rows])), self.dataset.train.labels[rows]
+        return self.observer.protect(to_float(self.dataset.train.images[rows])), self.dataset.train.labels[rows]
 
     def _confidence(self, observed: Observed, labels: Tensor) -> Tensor:
         with torch.inference_mode():
             parts = [
-                self.tap.cloud.classifier(part.to(self.device)).softmax(1).cpu() for part in torch.split(observed.seen, 64)
+                self.observer.cloud.classifier(part.to(self.device)).softmax(1).cpu() for part in torch.split(observed.seen, 64)
             ]
         return torch.cat(parts).gather(1, labels[:, None])[:, 0]
 
@@ -301,7 +301,7 @@ class Audit:
         with self.showing("audit", passes):
             controls = self.controls
             attempts = [Attempt(view, names) for view, names in plan.items() if names]
-            open_ = Attempt("perturbed", tap=self.tap_at(strength=0.0), seeds=1)
+            open_ = Attempt("perturbed", observer=self.observer_at(strength=0.0), seeds=1)
             *by_view, at_zero = self.tried([*attempts, open_])
             rows = [row for rows in by_view for row in rows]
             linking = {view: self.linked(view) for view in views}
@@ -320,7 +320,7 @@ class Audit:
             "judge": across([self.judge.right(self.images, self.labels)], share=True),
             "recognisable": RECOGNISABLE,
             "effort": asdict(self.effort),
-            "codec": describe(self.tap.codec),
+            "codec": describe(self.observer.codec),
             "strength": self.strength,
             "noise": self.pair.generator.noise,
             **origin(self.pair, self.dataset, self.device),
@@ -338,7 +338,7 @@ class Audit:
 
         Of C codes at most C of n pictures are named rightly, whatever is done.
         """
-        bits = self.tap.bits(self.protected(self.tap))
+        bits = self.observer.bits(self.protected(self.observer))
         codes = len(self.observed("payload").distinct[0])
         return {
             "bits": across([bits]),
@@ -375,7 +375,7 @@ class Audit:
 
     def _cost(self, names: list[str]) -> int:
         """Return how many images pass for one seed of some attackers; those that build on an inversion network share it."""
-        made = [ATTACKERS[name](self.tap, self.effort) for name in names]
+        made = [ATTACKERS[name](self.observer, self.effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
 

@@ -62,7 +62,7 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
 def audit(options: argparse.Namespace) -> int:
     """Audit one pair."""
     from ..audit import ATTACKERS as KNOWN
-    from ..audit import EFFORTS, Audit, page
+    from ..audit import EFFORTS, Audit, privacy_report
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
@@ -93,7 +93,7 @@ def audit(options: argparse.Namespace) -> int:
     if options.output is not None:
         write_json(options.output, result)
     if options.page is not None:
-        page.write(result, options.page)
+        privacy_report.write(result, options.page)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 

@@ -18,7 +18,7 @@ Result = Mapping[str, Any]
 # What a view is called in everyday words, and who holds it.
 VIEWS = {
     "label": ("the answer alone", "whoever learns the class; it is what an edge would send that recognises by itself"),
-    "payload": ("the payload", "a tap on the wire who gets behind the encryption"),
+    "payload": ("the payload", "an eavesdropper on the wire who gets behind the encryption"),
     "decoded": ("what the cloud decodes", "the cloud and its operator"),
     "perturbed": ("the perturbed image", "nobody, unless a codec carries it that keeps pictures, such as PNG"),
 }
