@@ -6,8 +6,8 @@
                                             `perturbed     `payload                  `decoded           `label
 
 `perturbed` is what a link without the neural codec carries: PNG, or a codec that does not protect. `decoded` is what the cloud
-classifies. `payload` is what an eavesdropper on the wire reads behind TLS. `label` is what an edge would send that classifies the
-picture itself. Every view includes the label, because the cloud returns it.
+classifies. `payload` is what an eavesdropper on the wire reads behind TLS. `label` is what an edge would send that classifies
+the picture itself. Every view includes the label, because the cloud returns it.
 """
 
 from __future__ import annotations
