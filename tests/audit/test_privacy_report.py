@@ -26,7 +26,7 @@ def estimate(value: float, half: float = 0.0173) -> Estimate:
 
 def row(view: str, attacker: str, **figures: float) -> dict[str, Any]:
     made = {"view": view, "attacker": attacker, "knows": "pairs", "source": "same", "pairs": 2917, "strength": 0.87, "seeds": 7}
-    return made | {key: estimate(value) for key, value in figures.items()}
+    return made | {key: estimate(value, 4e-4 if key == "identified" else 0.0173) for key, value in figures.items()}
 
 
 def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neural") -> dict[str, Any]:
@@ -54,6 +54,8 @@ def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neura
             "verdict": verdict(controls, rows),
             "recognisable": {"psnr": 10.0, "ssim": 0.3},
             "effort": {"pairs": 2917, "passes": 4099, "width": 9, "steps": 6},
+            "effort_curve": [],
+            "converged": None,
             "codec": codec,
             "strength": 0.87,
             "noise": 0.0,
@@ -65,6 +67,24 @@ def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neura
             "commit": "4c43dcbf899d",
         }
     )
+
+
+LOWER = "every figure is a lower bound"
+
+
+def test_the_page_says_whether_the_figures_are_a_lower_bound() -> None:
+    assert LOWER in words(privacy_report.render(result()))
+    curve = [{"effort": {"passes": passes}} for passes in (8000, 32_000)]
+    text = words(privacy_report.render(result() | {"converged": True, "effort_curve": curve}))
+    assert LOWER not in text
+    assert "doubled from 8000 to 32000 training images, until the best attacker gained less than 0.1 dB" in text
+    assert LOWER in words(privacy_report.render(result() | {"converged": False, "effort_curve": curve}))
+
+
+def test_a_figure_below_the_control_is_the_attacks_failure_and_not_a_gain_of_less_than_nothing() -> None:
+    text = words(privacy_report.render(result(perturbed=12.5)))
+    assert "attack failed: below the control" in text
+    assert "−0.69" not in text
 
 
 def words(text: str) -> str:
@@ -108,7 +128,7 @@ def test_a_row_fails_where_its_bound_is_broken_and_holds_where_it_is_kept() -> N
     text = words(privacy_report.render(result()))
     _, _, table = text.partition("The perturbed image – ")
     table = table.partition("Where it fails")[0]
-    assert f"invert: 18.63 [18.61, 18.65] dB +5.44 dB +1.5 dB {FAILS}" in table
+    assert f"invert: 18.63 [18.61, 18.65] dB +5.44 [+5.42, +5.46] dB +1.5 dB {FAILS}" in table
     assert f"invert: 0.511 [0.494, 0.528] +0.364 +0.03 {FAILS}" in table
     assert f"invert: 1.3 % [-0.4, 3.0] 1.05 times 1.5 times {HOLDS}" in table
 

@@ -92,6 +92,9 @@ class Pairs:
         known = "unknown" if self.labels is None else "known"
         return f"Pairs({self.observed!r}, {tuple(self.images.shape)}, classes {known})"
 
+    def __getitem__(self, rows: slice | Tensor) -> Pairs:
+        return Pairs(self.observed[rows], self.images[rows], None if self.labels is None else self.labels[rows])
+
 
 class Kept(Generic[Made]):
     """The last few things that were made; who asks for one that is being made waits for it."""
