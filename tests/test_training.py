@@ -893,14 +893,15 @@ def test_a_trained_compressor_has_tables_and_its_codec_round_trips(kind: str, fe
 
 
 class Draws(nn.Module):
-    """An inversion network that draws what it is made to draw."""
+    """An inversion network whose residual over the class means gives a chosen picture."""
 
-    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, draw: Callable[[Tensor], Tensor], means: Tensor) -> None:
         super().__init__()
-        self.draw, self.scale = draw, nn.Parameter(torch.ones(()))
+        self.draw, self.means, self.scale = draw, means, nn.Parameter(torch.ones(()))
 
     def forward(self, seen: Tensor) -> Tensor:
-        return self.scale * self.draw(seen)
+        labels = seen[:, 3:].mean((2, 3)).argmax(1)
+        return self.scale * self.draw(seen[:, :3]) - self.means[labels]
 
 
 def graded(objective: AdversarialObjective) -> tuple[bool, bool]:
@@ -915,7 +916,7 @@ def test_what_is_recovered_is_counted_from_the_class_mean_on(few: Dataset) -> No
     images, labels = to_float(few.train.images), few.train.labels
     means = objective.means[labels]
     for guess, expected in ((images, 1.0), (means, 0.0), ((images + means) / 2, 0.75), (2 * means - images, -3.0)):
-        objective.contest.inverter = Draws(lambda _, guess=guess: guess)  # type: ignore[misc]
+        objective.contest.inverter = Draws(lambda _, guess=guess: guess, objective.means)  # type: ignore[misc]
         assert objective.recovered(images, images, labels).item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -923,7 +924,7 @@ def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few:
     torch.manual_seed(2)
     objective = adversarial_objective(weight=3.0).eval()
     images, labels = to_float(few.train.images), few.train.labels
-    objective.contest.inverter = Draws(lambda seen: 0.9 * (seen / 4 + 0.5))
+    objective.contest.inverter = Draws(lambda seen: 0.9 * (seen / 4 + 0.5), objective.means)
     objective.at(2, 40)  # half of the warming up
     with torch.no_grad():
         loss, figures = objective(images, labels)
@@ -940,7 +941,7 @@ def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few:
 def test_an_inversion_that_does_worse_than_the_class_mean_costs_nothing_and_pulls_nowhere(few: Dataset) -> None:
     torch.manual_seed(2)
     objective = adversarial_objective().train()
-    objective.contest.inverter = Draws(lambda seen: 10 * seen)
+    objective.contest.inverter = Draws(lambda seen: 10 * seen, objective.means)
     images, labels = to_float(few.train.images), few.train.labels
     objective.at(2 * TURNS, 4 * TURNS)
     loss, figures = objective(images, labels)
@@ -980,6 +981,22 @@ def test_the_inversion_network_learns_to_recover(few: Dataset) -> None:
         optimizer.step()
         recovered.append(figures["recovered"].item())
     assert recovered[-1] > recovered[0] + 0.3
+
+
+def test_trainings_own_adversary_is_told_the_label_and_recovers_nothing_without_a_residual(few: Dataset) -> None:
+    objective = adversarial_objective().eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    seen: list[Tensor] = []
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return torch.zeros_like(x[:, :3])
+
+    objective.contest.inverter = Nothing()
+    assert objective.recovered(images, images, labels).item() == pytest.approx(0.0, abs=1e-6), "the class mean is free"
+    assert torch.equal(seen[0][:, 3:].mean((2, 3)).argmax(1), labels)
+    assert adversarial_objective().contest.inverter.inc.f[0].in_channels == 3 + 10
 
 
 def test_the_inversion_network_learns_faster_and_the_generator_alone_is_kept() -> None:

@@ -36,7 +36,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     monkeypatch.setattr(services, "SHARES", (0.5,))
     system = System.load("digits", TARGET, AUXILIARY)
     images = to_float(digits.test.images[:256])
-    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20, soak_s=3.0)
+    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20, soak_s=3.0, forget=1.0)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     saturated = result["saturated"]
     assert saturated.pop("errors") == {}
@@ -47,6 +47,10 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
         assert each["errors"] == {}, "a wrong label is an error"
         assert each["images"] == each["requests"] > 0
         assert each["ms"]["p50"]["value"] <= each["ms"]["p99"]["value"]
+    for each in result["open"]:
+        assert each["relaxation_s"] > 0
+        assert each["warm_up"] >= 0
+    assert "p99" in result["soak"]["ms"], "the soak's percentiles stand beside the open loop's"
     single = result["single"]
     assert set(single["components"]) == set(COMPONENTS)
     assert 0.98 < single["covered"] < 1.02

@@ -33,8 +33,8 @@ ATTACKS = {
     "optimise": "has the weights of the system's own networks and searches for a picture that gives the observation",
     "read": "trains a recognition model on observations",
     "retrain": "takes the model that was meant to fail and trains it on until it recognises protected pictures",
-    "replay": "has a set of pictures that contains the private one, sends each through the edge, several times if the edge draws "
-    "random numbers, and compares",
+    "replay": "has a set of pictures that contains the private one, sends each through the edge, several times if "
+    "the edge adds noise, and compares",
 }
 SOURCES = {
     "same": "of the same data set",
