@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from workbench.bench import services
-from workbench.bench.latency import ARRANGEMENTS, end_to_end, over_links, running
+from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running
 from workbench.bench.services import bench_services
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float
 from workbench.services.link import LINKS
 from workbench.services.stages import Stage
-from workbench.system import COMPONENTS, System
+from workbench.system import COMPONENTS, Cloud, Recognition, System
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -81,7 +83,7 @@ def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["neural", "pp"])
+@pytest.mark.parametrize("name", ["every", "pp"])
 def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digits: Dataset, stage: Stage, name: str) -> None:
     images = to_float(digits.test.images[:32])
     with running(name, stage, DATA) as system:
@@ -99,10 +101,49 @@ def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digi
     assert far["link"]["bits_per_s"] == LINKS["LTE"].bits_per_s
 
 
+class Recorded:
+    """A client that notes its turns."""
+
+    def __init__(self, name: str, turns: list[str]) -> None:
+        self.name, self.turns = name, turns
+
+    def recognise(self, images: Tensor) -> Recognition:
+        self.turns.append(self.name)
+        return Recognition(images.flatten(1)[:, :10], 100, 8.0, dict.fromkeys(COMPONENTS, 0.0))
+
+
+def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: Dataset) -> None:
+    turns: list[str] = []
+    clients: Any = {name: Recorded(name, turns) for name in "abc"}
+    measured = in_turns(clients, to_float(digits.test.images[:8]), 7, 2, rounds=3)
+    assert {name: each["requests"] for name, each in measured.items()} == dict.fromkeys("abc", 7)
+    assert "".join(turns) == "aabbcc" + "aabbcc" + "bbccaa" + "cccaaabbb", "warm-up, then three rounds in another order"
+    with pytest.raises(UsageError, match="2 requests of 1 in 3 rounds need at least one a round"):
+        in_turns(clients, to_float(digits.test.images[:8]), 2, 1, rounds=3)
+
+
+def test_the_cloud_of_a_fair_comparison_decodes_and_classifies_every_picture(tiny_data: Path, digits: Dataset) -> None:
+    system = System.load("digits", TARGET, AUXILIARY)
+    images = to_float(digits.test.images[:8]).repeat(8, 1, 1, 1)
+    payload = system.edge.protect(images)
+    distinct = len(system.cloud.codec.unpack(payload)[0])
+    assert distinct < 64, "codes must repeat for this test to say anything"
+    classified = {}
+    for every in (False, True):
+        cloud = Cloud(system.cloud.codec, system.cloud.classifier, remembered=0, every=every)
+        counted: list[int] = []
+        handle = cloud.classifier.register_forward_pre_hook(lambda _, inputs, counted=counted: counted.append(len(inputs[0])))
+        scores = cloud.recognise(payload)
+        handle.remove()
+        classified[every] = (sum(counted), scores)
+    assert (classified[False][0], classified[True][0]) == (distinct, 64)
+    torch.testing.assert_close(classified[True][1], classified[False][1], rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_measured_is_refused(tiny_data: Path, digits: Dataset, stage: Stage) -> None:
     images = to_float(digits.test.images[:4])
     with pytest.raises(UsageError, match="unknown arrangement 'p2p'"), running("p2p", stage):
         pass
     with pytest.raises(UsageError, match="256 images"):
         bench_services(stage, System.load("digits", TARGET, AUXILIARY), images)
-    assert set(ARRANGEMENTS) == {"png", "jpeg", "new", "neural", "pp"}
+    assert set(ARRANGEMENTS) == {"png", "jpeg", "every", "new", "neural", "pp"}

@@ -5,12 +5,12 @@
     closed   `concurrency` clients, each sends its next request after its answer: the throughput
     open     requests arrive at a rate, whether or not others are answered: the time in the system at that rate
 
-In the open loop a request's time counts from when it was due, not from when it could be sent: a service that stalls for a second
-is charged for everything that was due meanwhile (no coordinated omission).
+In the open loop a request's time counts from when it was due, not from when it could be sent: a service that stalls for a
+second is charged for everything that was due meanwhile (no coordinated omission).
 
-Times in a queue depend on each other: one slow second delays hundreds of requests. So a window starts with a warm-up that does not
-count, it is long against the time in which a queue forgets its past (`relaxation_s`), and intervals are those of a bootstrap of
-blocks, not of independent requests (Kuensch 1989; the order statistics of independent samples would be far too narrow).
+Times in a queue depend on each other: one slow second delays hundreds of requests. A window starts with a warm-up that does not
+count. It is long against the time in which a queue forgets its past (`relaxation_s`). Intervals come from a bootstrap of blocks
+(Kuensch 1989), because order statistics of independent samples would be far too narrow.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def relaxation_s(rate: float, capacity: float) -> float:
     """
     if not 0 < rate < capacity:
         raise UsageError(f"an open loop needs a rate above 0 and below the capacity, got {rate:g} of {capacity:g} a second")
-    return 1 / (capacity**0.5 - rate**0.5) ** 2
+    return 1 / (math.sqrt(capacity) - math.sqrt(rate)) ** 2
 
 
 def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:

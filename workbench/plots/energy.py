@@ -1,4 +1,4 @@
-"""What a picture costs the phone in energy."""
+"""The energy of a picture on the phone."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics import Estimate
-from .style import BLUE, GREY, ORANGE, PURPLE, SKY, subplots
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
 
 __all__ = ["PART_TITLES", "energy_bars", "energy_shares"]
 
-# What the phone does, and the colours: its work in grey and orange, what leaves it in purple and blues.
+# Parts and colours: the phone's work in grey and orange, its radio in purple and blues.
 PART_TITLES = {
     "compression": "JPEG or PNG",
     "generator": "generator",
     "sending": "sending (CPU)",
     "radio": "radio",
     "waiting": "waiting",
+    "tail": "radio's tail",
 }
-_PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY)
+_PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
     """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's beside it on an axis of its own.
 
-    A row of `ours` is what `bench.energy.energy` returns; thick bars are its 95 % interval, thin ones the range of what was
-    assumed. `paper` has mJ a picture by the same names (empty: no second panel).
+    A row of `ours` is a result of `bench.energy.energy`. Thin bars are the range over the assumptions, thick ones the 95 %
+    interval over repetitions. `paper` has mJ a picture by the same names (empty: no second panel).
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]
