@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from workbench import metrics, training, weights
 from workbench.classifiers import MEAN, STD, Classifier
 from workbench.codecs import Neural
-from workbench.data import Dataset
+from workbench.data import Dataset, Split
 from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import NeuralCompressor, PerturbationGenerator, parameters
 from workbench.pictures import to_float
@@ -36,6 +36,7 @@ from workbench.training.compression import CompressorObjective, JointObjective, 
 from workbench.training.loop import _schedule, steps
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
+from workbench.weights import Manifest
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -701,8 +702,8 @@ def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answe
         tuple(row) for row in rounded.flatten(1).tolist()
     }
     assert int(compressor.pattern_counts.sum()) == len(images) + 1, "each image has a pattern"
-    assert figures["accuracy"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
-    assert 0 <= figures["bits"] <= math.log2(len(compressor.patterns)) + 0.1
+    assert figures["accuracy_in_sample"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
+    assert 0 <= figures["bits_in_sample"] <= math.log2(len(compressor.patterns)) + 0.1
     likely = (y.flatten(1) @ compressor.reader[:, :-1].T + compressor.reader[:, -1]).softmax(1)
     best = (likely @ compressor.answers.T).max(1).values
     index = compressor.choose(y, rate_weight=0.0)
@@ -728,7 +729,7 @@ def test_patterns_that_came_once_can_be_chosen_so_that_no_class_is_lost(few: Dat
         figures = objective.finish(images, labels)
     assert len(labels.unique()) > 5
     assert compressor.answers.argmax(1).unique().tolist() == labels.unique().tolist()
-    assert figures["accuracy"] == 1
+    assert figures["accuracy_in_sample"] == 1
 
 
 def test_the_reader_of_latents_is_a_logistic_regression() -> None:
@@ -1244,6 +1245,44 @@ def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path)
 def test_a_generator_of_hours_needs_its_encoder_first(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
     with pytest.raises(WeightsError, match="no weights 'encoder' for data set 'digits'"):
         training.train_generator(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+
+
+class Finished(ClassifierObjective):
+    """A classifier whose tables are fitted last, with figures of the same names as validation's, and one of its own."""
+
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
+
+
+def train_finished(few: Dataset, settings: Settings) -> Manifest:
+    objective = Finished(Classifier("resnet18", 10))
+    return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
+
+
+def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_last_overwrites_none(
+    few: Dataset, own_data: Path, tiny_presets: Settings
+) -> None:
+    manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
+    assert manifest.metrics["accuracy"] == manifest.training["history"][-1]["validation"]["accuracy"]
+    assert manifest.metrics["accuracy_in_sample"] == 3.0
+    assert "chose the checkpoint" in manifest.training["measured_on"]["validation"]
+    assert "fitted" in manifest.training["measured_on"]["in_sample"]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_validation_sees_the_phones_jpeg_if_training_does(
+    captured: bool, few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def watched(objective: Objective, train: Split, validation: Split, *rest: Any, **options: Any) -> Outcome:
+        given.extend((train.images, validation.images))
+        return fit(objective, train, validation, *rest, **options)
+
+    monkeypatch.setattr(recipes, "fit", watched)
+    train_finished(few, replace(tiny_presets, epochs=1, max_images=24, captured=captured))
+    expected = [recipes._captured(each) if captured else each for each in (few.train, few.validation)]
+    assert all(torch.equal(images, split.images) for images, split in zip(given, expected, strict=True))
 
 
 def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:

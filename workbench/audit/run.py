@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from ..data import Dataset
+from ..data import Dataset, Split
 from ..errors import DataError, UsageError
 from ..evaluation import describe, origin
 from ..metrics import Estimate, psnr, ssim
@@ -26,7 +26,9 @@ from ..system import Client
 from ..training.adversary import class_means
 from ..weights import Pair
 from .attackers import ATTACKERS, Attacker, Effort, FromInversion, Inversion
+from .contract import PICTURE_VIEWS
 from .crew import Attempt, run_parallel
+from .membership import FALSE_POSITIVES, Shadow, rmia, true_positives
 from .scores import FIGURES, RECOGNISABLE, SHARES, Judge, across, area, identified, score
 from .verdict import verdict
 from .views import VIEWS, Observed, Observer, Pairs, pairs_of
@@ -44,6 +46,7 @@ EFFORTS = {
 }
 GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
 DOUBLINGS = 6  # at most
+SHADOWS = 4  # generators of the membership test
 POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker averages
 
 
@@ -88,10 +91,12 @@ class Audit:
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         self.observer = Observer(pair, codec, self._size, strength, device)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self.best_rows: dict[str, dict[str, Any]] = {}  # of `result`, by view
         self.effort_curve: list[dict[str, Any]] = []
         self.converged: bool | None = None  # unknown until `converge`
         self._protected: dict[float, Tensor] = {}
         self._pooled: dict[str, int] = {}
+        self._shadows: list[Shadow] = []
         self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
@@ -297,6 +302,40 @@ class Audit:
         different = -(first - second[other]).square().sum(1)[~alone]
         return area(same, different)
 
+    def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
+        """Return how well RMIA tells the generator's training images from new ones: area under ROC, and true positives.
+
+        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images that are not among the
+        candidates, half of the others are reference pictures. Raises DataError if too few training images are left.
+        """
+        order = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))
+        candidates, rows = order[: len(self.images)], order[len(self.images) :]
+        if len(rows) < 8:
+            raise DataError(
+                f"shadow generators need training images besides the {len(self.images)} candidates, "
+                f"{self.dataset.title} has {len(rows)} more: audit fewer images"
+            )
+        train, half = self.dataset.train, len(rows) // 2
+        own, others = (Split(train.images[part], train.labels[part]) for part in (rows[half:], rows[:half]))
+        if len(self._shadows) != shadows:
+            classes = len(self.dataset.classes)
+            self._shadows = [Shadow(own, classes, self.effort, seed, self.device, self._tick) for seed in range(shadows)]
+        observer = self.observer.quick
+
+        def confidences(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            audited = self._confidence(observer.observe(images, view), labels)
+            return audited, torch.stack([shadow.confidence(images, labels) for shadow in self._shadows])
+
+        references = confidences(to_float(others.images), others.labels)
+        inside = rmia(*confidences(to_float(train.images[candidates]), train.labels[candidates]), *references)
+        outside = rmia(*confidences(self.images, self.labels), *references)
+        return {
+            "area": area(inside, outside),
+            "true_positives": true_positives(inside, outside),
+            "false_positives": FALSE_POSITIVES,
+            "shadows": shadows,
+        }
+
     def members(self, view: str) -> Estimate:
         """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
         protected, labels = self._trained_on
@@ -360,12 +399,14 @@ class Audit:
 
     # --- the whole ---------------------------------------------------------------------------------------------------------
 
-    def result(self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS)) -> dict[str, Any]:
+    def result(
+        self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0
+    ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
         `unprotected` is the best row of the same attackers at strength 0; `identity` is what doing nothing gives there, which
         a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is a lower
-        bound.
+        bound. `membership_rmia` is there if `shadows` generators shall be trained for it.
         """
         plan = {
             view: [
@@ -381,6 +422,8 @@ class Audit:
                 "those that read classes need source 'same'"
             )
         passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        pictures = [view for view in views if view in PICTURE_VIEWS]
+        passes += shadows * Shadow.cost(self.effort) if pictures else 0
         with self.showing("audit", passes):
             controls = self.controls
             attempts = [Attempt(view, names) for view, names in plan.items() if names]
@@ -388,8 +431,11 @@ class Audit:
             open_ = Attempt("perturbed", observer=unprotected, seeds=1)
             *by_view, at_zero = self.tried([*attempts, open_])
             rows = [row for rows in by_view for row in rows]
+            for view in dict.fromkeys(row["view"] for row in rows if "psnr" in row):
+                self.best_rows[view] = _best([row for row in rows if row["view"] == view and "psnr" in row])
             linking = {view: self.linked(view) for view in views}
-            membership = {view: self.members(view) for view in views if view in ("perturbed", "decoded")}
+            membership = {view: self.members(view) for view in pictures}
+            rmia_ = {view: self.members_by_rmia(view, shadows) for view in pictures if shadows}
         return {
             "n": len(self.labels),
             "seeds": self.seeds,
@@ -400,6 +446,7 @@ class Audit:
             "linking": linking,
             "linking_pooled": {view: self.pooled(view) for view in views},
             "membership": membership,
+            "membership_rmia": rmia_,
             "bound": self.bound(),
             "answered": self.answered(),
             "verdict": verdict(controls, rows),

@@ -85,8 +85,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "slowdown": (
         1.0,
         3.2,
-        "a phone as fast as this machine, or as much slower as the paper's phone is than its edge (8.149 and 2.616 ms a picture "
-        "in the generator; PMC², Figure 4, 2025)",
+        "a phone as fast as this machine, or as much slower as the paper's phone is than its edge (8.149 and 2.616 ms a "
+        "picture in the generator; PMC², Figure 4, 2025)",
     ),
     "wait_w": (
         0.0,
@@ -101,9 +101,9 @@ class Assumptions:
     """The inputs of the model that are not measured.
 
     `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
-    phone waits for an answer. `slowdown`: time of a phone's core over that of this machine's for the same work. `tail_j`: energy
-    of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative figure, and for a
-    power or slowdown of 0.
+    phone waits for an answer. `slowdown`: time of a phone's core over that of this machine's for the same work. `tail_j`:
+    energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative figure, and
+    for a power or slowdown of 0.
     """
 
     cpu_w: float = 1.5
@@ -351,8 +351,8 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
 
     `range_mj` comes first: the energy at the least and the most of `RANGES` of every assumption. `power` is the result of
-    `watts` (W; empty: assumed), `sees` its source. The paper's figures are of 5,000 images: `joules_5000`, and `watts`, the energy over
-    the time, compare with them.
+    `watts` (W; empty: assumed), `sees` its source. The paper's figures are of 5,000 images: `joules_5000`, and `watts`, the
+    energy over the time, compare with them.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]

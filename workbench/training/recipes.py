@@ -68,6 +68,10 @@ PRESETS: dict[str, dict[str, Settings]] = {
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
 START = "start"  # from a generator kept under this variant;
 ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
+MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test split
+    "validation": "the validation split, which also chose the checkpoint",
+    "in_sample": "the images on which tables were fitted",
+}
 TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
 LOSSES = {  # what each preset means where the caller does not say
     "quick": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy")),
@@ -227,7 +231,7 @@ def _train(
     outcome = fit(
         objective,
         _captured(dataset.train) if settings.captured else dataset.train,
-        dataset.validation,
+        _captured(dataset.validation) if settings.captured else dataset.validation,
         settings,
         label=label,
         checkpoint=checkpoint,
@@ -247,7 +251,7 @@ def _train(
     )
     if rank() == 0:
         last = _tabulated(dataset, settings)
-        outcome.best |= objective.finish(to_float(last.images), last.labels)
+        outcome.best = {**objective.finish(to_float(last.images), last.labels), **outcome.best}  # it overwrites no figure
     training = {
         "preset": preset,
         **asdict(settings),
@@ -260,6 +264,7 @@ def _train(
         "device": "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu",
         "torch": torch.__version__,
         "history": outcome.history,
+        "measured_on": MEASURED_ON,
     }
     made: list[Manifest] = []
     kept = [weights.find(name, dataset.family) for name in names]
