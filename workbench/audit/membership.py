@@ -7,8 +7,8 @@
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-narrow generator with a small target and auxiliary of its own. Each of its networks learns from a third of the attacker's pictures,
-so that its target and its auxiliary did not see the pictures that its generator learnt from.
+narrow generator with a small target and auxiliary of its own. Each of its networks learns from a third of the attacker's
+pictures, so that its target and its auxiliary did not see the pictures that its generator learnt from.
 """
 
 from __future__ import annotations

@@ -382,7 +382,7 @@ class Audit:
                 "converging needs an attacker that draws pictures, a gain above 0 and a doubling, got "
                 f"{', '.join(attackers)} on {', '.join(views)}, {gain:g} dB and {doublings}"
             )
-        most, self.effort_curve, self.converged = len(self.dataset.train), [], False
+        most, self.effort_curve, self.converged, self.best_rows = len(self.dataset.train), [], False, {}
         last: dict[str, float] = {}
         for number in range(doublings + 1):
             if number:

@@ -148,7 +148,8 @@ def _describe(result: dict[str, Any]) -> str:
         rate = found["true_positives"]
         lines.append(
             f"{view}: RMIA finds {100 * rate['value']:.2f} % [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}] of the "
-            f"training pictures at {100 * found['false_positives']:g} % false positives, area {100 * found['area']['value']:.1f} %"
+            f"training pictures at {100 * found['false_positives']:g} % false positives, area "
+            f"{100 * found['area']['value']:.1f} %"
         )
     for row in result["effort_curve"]:
         lines.append(
