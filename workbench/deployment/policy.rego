@@ -25,7 +25,7 @@ default CloseStdinRequest := false
 default CopyFileRequest := false
 default CreateContainerRequest := false
 default CreateSandboxRequest := false
-default DestroySandboxRequest := false
+default DestroySandboxRequest := true
 default ExecProcessRequest := false
 default GetDiagnosticDataRequest := false
 default GetIPTablesRequest := false
@@ -65,7 +65,7 @@ default WriteStreamRequest := false
 
 # --- life of the sandbox and its containers ------------------------------------------------------------------------------
 
-DestroySandboxRequest if only(input, set())
+# DestroySandboxRequest is always granted: the host can switch the machine off.
 
 GetOOMEventRequest if only(input, set())
 
@@ -165,21 +165,21 @@ shared_memory(storage) if {
 # --- containers ----------------------------------------------------------------------------------------------------------
 
 CreateContainerRequest if {
+    input.OCI.Annotations["io.kubernetes.cri.container-type"] == "sandbox"
     container("sandbox")
     pull("sandbox", "pause")
     count(input.storages) == 1
     process := input.OCI.Process
     process.Args == ["/pause"]
     unprivileged(process, {user, 65535}, pause_capabilities)
-    every variable in object.get(process, "Env", []) {
-        pause_variable(variable)
-    }
+    harmless([variable | some variable in object.get(process, "Env", []); variable != pause_path])
     every mount in input.OCI.Mounts {
         system_mount(mount)
     }
 }
 
 CreateContainerRequest if {
+    input.OCI.Annotations["io.kubernetes.cri.container-type"] == "container"
     container("container")
     pull("container", image)
     every storage in input.storages {
@@ -191,9 +191,7 @@ CreateContainerRequest if {
     every variable in environment {
         variable in process.Env
     }
-    every variable in process.Env {
-        harmless(variable)
-    }
+    harmless(process.Env)
     every mount in input.OCI.Mounts {
         edge_mount(mount)
     }
@@ -234,7 +232,6 @@ rootfs := concat("/", ["/run/kata-containers", input.container_id, "rootfs"])
 
 # The agent takes "the sandbox's container" from io.kubernetes.cri.container-type or the CRI-O key, and devices from cdi.k8s.io keys.
 annotated(values, kind) if {
-    values["io.kubernetes.cri.container-type"] == kind
     object.get(values, "io.katacontainers.pkg.oci.container_type", concat("", ["pod_", kind])) == concat("", ["pod_", kind])
     every key, value in values {
         annotation(key, value)
@@ -298,7 +295,7 @@ pull(kind, source) if {
 # No backslash: a JSON escape could hide a second container-type, and parsers differ on duplicate keys.
 described(option, kind) if {
     regex.match(`^image_guest_pull=\{"metadata":\{[^\\]*\}\}$`, option)
-    count(split(option, "\"io.kubernetes.cri.container-type\"")) == 2
+    count(split(option, "io.kubernetes.cri.container-type")) == 2
     pulled := json.unmarshal(trim_prefix(option, "image_guest_pull="))
     only(pulled, {"metadata"})
     pulled.metadata["io.kubernetes.cri.container-type"] == kind
@@ -333,35 +330,34 @@ ephemeral(name) := concat("/", ["/run/kata-containers/sandbox/ephemeral", name])
 edge_mount(mount) if system_mount(mount)
 
 edge_mount(mount) if {
-    bind_mount(mount, {"rbind"}, {"rprivate", "rw"})
     mount.source == ephemeral(volumes[mount.destination])
+    bind_mount(mount, {"rbind"}, {"rprivate", "rw"})
 }
 
 edge_mount(mount) if {
     from_host
-    bind_mount(mount, {"rbind", "ro"}, {"rprivate"})
     mount.destination == "/run/pmc2/certs"
-    copied(mount.source, `certs$`)
+    copied(mount.source, "certs")
+    bind_mount(mount, {"rbind", "ro"}, {"rprivate"})
 }
 
 system_mount(mount) if {
-    only(mount, mount_fields)
-    some filesystem in filesystems
-    mount.destination == filesystem.destination
+    some filesystem in filesystems[mount.destination]
     mount.type_ == filesystem.type
     mount.source == filesystem.source
-    with_options(mount, filesystem.options, filesystem.more)
+    only(mount, mount_fields)
+    with_options(mount, filesystem.options, object.get(more_options, mount.destination, set()))
 }
 
 system_mount(mount) if {
-    bind_mount(mount, {"rbind"}, set())
     mount.destination == "/dev/shm"
     mount.source == shm
+    bind_mount(mount, {"rbind"}, set())
 }
 
 system_mount(mount) if {
-    bind_mount(mount, {"rbind"}, {"rprivate", "rw", "ro", "nosuid", "nodev", "noexec"})
     copied(mount.source, network_files[mount.destination])
+    bind_mount(mount, {"rbind"}, {"rprivate", "rw", "ro", "nosuid", "nodev", "noexec"})
 }
 
 mount_fields := {"destination", "source", "type_", "options"}
@@ -385,47 +381,34 @@ copied(source, name) if {
     parts := split(trim_prefix(source, shared), "-")
     parts[0] != ""
     startswith(input.container_id, parts[0])
-    regex.match(`^[0-9a-f]{1,16}$`, parts[1])
-    regex.match(concat("", ["^", name]), concat("-", array.slice(parts, 2, count(parts))))
+    regex.match(`^[0-9a-f]+$`, parts[1])
+    concat("-", array.slice(parts, 2, count(parts))) == name
 }
 
 network_files := {
-    "/dev/termination-log": `termination-log$`,
-    "/etc/hostname": `hostname$`,
-    "/etc/hosts": `hosts$`,
-    "/etc/resolv.conf": `resolv\.conf$`,
+    "/dev/termination-log": "termination-log",
+    "/etc/hostname": "hostname",
+    "/etc/hosts": "hosts",
+    "/etc/resolv.conf": "resolv.conf",
 }
 
-filesystems := [
-    {
-        "destination": "/proc", "type": "proc", "source": "proc",
-        "options": {"nosuid", "noexec", "nodev"}, "more": set(),
+filesystems := {
+    "/proc": {{"type": "proc", "source": "proc", "options": {"nosuid", "noexec", "nodev"}}},
+    "/dev": {{"type": "tmpfs", "source": "tmpfs", "options": {"nosuid", "strictatime", "mode=755", "size=65536k"}}},
+    "/dev/pts": {{
+        "type": "devpts", "source": "devpts",
+        "options": {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"},
+    }},
+    "/dev/mqueue": {{"type": "mqueue", "source": "mqueue", "options": {"nosuid", "noexec", "nodev"}}},
+    "/sys": {{"type": "sysfs", "source": "sysfs", "options": {"nosuid", "noexec", "nodev", "ro"}}},
+    "/sys/fs/cgroup": {
+        {"type": "cgroup", "source": "cgroup", "options": {"nosuid", "noexec", "nodev", "relatime", "ro"}},
+        {"type": "cgroup2", "source": "cgroup2", "options": {"nosuid", "noexec", "nodev", "relatime", "ro"}},
     },
-    {
-        "destination": "/dev", "type": "tmpfs", "source": "tmpfs",
-        "options": {"nosuid", "strictatime", "mode=755", "size=65536k"}, "more": set(),
-    },
-    {
-        "destination": "/dev/pts", "type": "devpts", "source": "devpts",
-        "options": {"nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"}, "more": set(),
-    },
-    {
-        "destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
-        "options": {"nosuid", "noexec", "nodev"}, "more": set(),
-    },
-    {
-        "destination": "/sys", "type": "sysfs", "source": "sysfs",
-        "options": {"nosuid", "noexec", "nodev", "ro"}, "more": set(),
-    },
-    {
-        "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
-        "options": {"nosuid", "noexec", "nodev", "relatime", "ro"}, "more": {"nsdelegate", "memory_recursiveprot"},
-    },
-    {
-        "destination": "/sys/fs/cgroup", "type": "cgroup2", "source": "cgroup2",
-        "options": {"nosuid", "noexec", "nodev", "relatime", "ro"}, "more": {"nsdelegate", "memory_recursiveprot"},
-    },
-]
+}
+
+# Flags of newer kernels' cgroup file system.
+more_options := {"/sys/fs/cgroup": {"nsdelegate", "memory_recursiveprot"}}
 
 # --- processes -----------------------------------------------------------------------------------------------------------
 
@@ -472,17 +455,14 @@ pause_capabilities := {
     "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
 }
 
-pause_variable(variable) if variable == "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-pause_variable(variable) if harmless(variable)
+pause_path := "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 # A variable can do as much as an argument: PYTHONPATH and LD_PRELOAD run code, WORKBENCH_TOKEN opens the service, proxies
 # listen, and the agent replaces values that start with "sealed.".
-harmless(variable) if variable in environment
-
-harmless(variable) if {
-    some pattern in variables
-    regex.match(pattern, variable)
+harmless(values) if {
+    every variable in {value | some value in values} - {value | some value in environment} {
+        regex.match(concat("|", variables), variable)
+    }
 }
 
 variables := [
@@ -573,17 +553,12 @@ cpu(value) if {
 
 # All of the usual paths, and none of the image's: a masked path hides a file.
 masked(paths) if {
-    count(masked_paths - {path | some path in paths}) == 0
-    every path in paths {
-        usually_masked(path)
+    given := {path | some path in paths}
+    count(masked_paths - given) == 0
+    every path in given - masked_paths {
+        regex.match(`^/(proc/(asound|interrupts)|sys/devices/(virtual/powercap|system/cpu/cpu[0-9]+/thermal_throttle))$`, path)
     }
 }
-
-usually_masked(path) if path in masked_paths
-
-usually_masked(path) if regex.match(`^/proc/(asound|interrupts)$`, path)
-
-usually_masked(path) if regex.match(`^/sys/devices/(virtual/powercap|system/cpu/cpu[0-9]+/thermal_throttle)$`, path)
 
 masked_paths := {
     "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/sched_debug", "/proc/scsi", "/proc/timer_list",
@@ -597,29 +572,28 @@ readonly_paths := {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sys
 CopyFileRequest if {
     copy
     regular_file
-    some name in network_files
-    shared_file(name)
+    shared_file(`(hosts|hostname|resolv\.conf|termination-log)`)
 }
 
 CopyFileRequest if {
     from_host
     copy
     regular_file
-    shared_file(`certs(/\.\.data|/\.\.[0-9_]+\.[0-9]+)?/(ca\.pem|edge\.pem|edge\.key)$`)
+    shared_file(`certs(/\.\.data|/\.\.[0-9_]+\.[0-9]+)?/(ca\.pem|edge\.pem|edge\.key)`)
 }
 
 CopyFileRequest if {
     from_host
     copy
     directory
-    shared_file(`certs(/\.\.[0-9_]+\.[0-9]+)?$`)
+    shared_file(`certs(/\.\.[0-9_]+\.[0-9]+)?`)
 }
 
 CopyFileRequest if {
     from_host
     copy
     symbolic_link
-    shared_file(`certs/\.\.data$`)
+    shared_file(`certs/\.\.data`)
     generation_target
 }
 
@@ -628,7 +602,7 @@ CopyFileRequest if {
     copy
     symbolic_link
     some name, link in certificate_links
-    shared_file(concat("", [`certs/`, replace(name, ".", `\.`), `$`]))
+    shared_file(concat("", [`certs/`, replace(name, ".", `\.`)]))
     target(link)
 }
 
@@ -649,7 +623,7 @@ copy if {
 directory_modes := {0, 488, 16872, 2147484136}
 
 shared_file(name) if {
-    regex.match(concat("", [`^/run/kata-containers/shared/containers/[0-9a-f]{1,64}-[0-9a-f]{1,16}-`, name]), input.path)
+    regex.match(concat("", [`^/run/kata-containers/shared/containers/[0-9a-f]+-[0-9a-f]+-`, name, `$`]), input.path)
 }
 
 # 0400, 0440, 0444, 0600, 0640, 0644, 0660, 0664, 0666, with and without S_IFREG: nothing executable, no setuid or setgid.
@@ -805,6 +779,9 @@ has(value, name) if {
     key == name
 }
 
-identifier(text) if regex.match(`^[0-9a-f]{1,64}$`, text)
+identifier(text) if {
+    regex.match(`^[0-9a-f]+$`, text)
+    count(text) <= 64
+}
 
-hostname(text) if regex.match(`^[a-z0-9-]{0,63}$`, text)
+hostname(text) if regex.match(`^[a-z0-9-]*$`, text)
