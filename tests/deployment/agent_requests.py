@@ -91,7 +91,10 @@ def _regopy_bundle(policy: str, name: str) -> tuple[Any, Any]:
 def _by_regorus(policy: str, name: str, request: Request) -> bool:
     engine = _regorus_engine(policy)
     engine.set_input_json(json.dumps(request))
-    results = engine.eval_query(f"data.agent_policy.{name}")["result"]
+    try:
+        results = engine.eval_query(f"data.agent_policy.{name}")["result"]
+    except RuntimeError:  # the agent answers an evaluation that fails with an error
+        return False
     if len(results) != 1:
         return False
     allowed = results[0]["expressions"][0]["value"]
@@ -355,9 +358,13 @@ def _specification(
 
 
 def changed(request: Request, path: str, value: Any) -> Request:
-    """Return a copy with one value changed. A step of `path`, split at "/", is a key or an index; "+" appends, "-" removes."""
+    """Return a copy with one value changed. 
+
+    A step of `path`, split at "/", is a key ("~1" for "/") or an index. "+" appends, "-" in front of the last step removes it.
+    """
     request = copy.deepcopy(request)
     *steps, last = path.split("/")
+    last = last.replace("~1", "/")
     parent: Any = request
     for step in steps:
         parent = parent[int(step) if isinstance(parent, list) else step]

@@ -192,7 +192,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target as agents write it: text since kata 3.31.0, a list of bytes before."""
+    """Return a symbolic link's target as agents write it: text since kata 3.29.0, a list of bytes before."""
     return {"text": target, "bytes": list(target.encode())}
 
 

@@ -139,10 +139,10 @@ CreateSandboxRequest if {
     unset(input, ["sandbox_pidns", "guest_hook_path", "kernel_modules"])
     hostname(object.get(input, "hostname", ""))
     identifier(object.get(input, "sandbox_id", "0"))
-    every line in object.get(input, "dns", []) {
+    every line in items(input, "dns") {
         regex.match(`^(#[ -~]*|(nameserver|search|domain|options) [A-Za-z0-9.:_ -]*)?$`, line)
     }
-    storages := object.get(input, "storages", [])
+    storages := items(input, "storages")
     count(storages) <= 1
     every storage in storages {
         shared_memory(storage)
@@ -157,7 +157,7 @@ shared_memory(storage) if {
     object.get(storage, "fstype", "tmpfs") == "tmpfs"
     object.get(storage, "mount_point", shm) == shm
     unset(storage, ["driver_options", "fs_group", "shared"])
-    every option in object.get(storage, "options", []) {
+    every option in items(storage, "options") {
         regex.match(`^(noexec|nosuid|nodev|mode=1777|size=[0-9]+)$`, option)
     }
 }
@@ -172,7 +172,8 @@ CreateContainerRequest if {
     process := input.OCI.Process
     process.Args == ["/pause"]
     unprivileged(process, {user, 65535}, pause_capabilities)
-    harmless([variable | some variable in object.get(process, "Env", []); variable != pause_path])
+    pause_variables := items(process, "Env")
+    harmless([variable | some variable in pause_variables; variable != pause_path])
     every mount in input.OCI.Mounts {
         system_mount(mount)
     }
@@ -182,6 +183,7 @@ CreateContainerRequest if {
     input.OCI.Annotations["io.kubernetes.cri.container-type"] == "container"
     container("container")
     pull("container", image)
+    object.get(input.OCI.Annotations, "io.kubernetes.cri.image-name", image) == image
     every storage in input.storages {
         edge_storage(storage)
     }
@@ -204,6 +206,7 @@ container(kind) if {
     })
     own(input)
     unset(input, ["string_user", "devices", "sandbox_pidns", "shared_mounts", "stdin_port", "stdout_port", "stderr_port"])
+    is_array(input.storages)
     once(input.storages, "mount_point")
     specification(input.OCI, kind)
 }
@@ -217,6 +220,7 @@ specification(oci, kind) if {
     hostname(object.get(oci, "Hostname", ""))
     annotated(oci.Annotations, kind)
     root(object.get(oci, "Root", {"Path": rootfs}))
+    is_array(oci.Mounts)
     once(oci.Mounts, "destination")
     linux(object.get(oci, "Linux", {}))
 }
@@ -284,11 +288,15 @@ pull(kind, source) if {
     object.get(storage, "fstype", "overlay") == "overlay"
     object.get(storage, "mount_point", rootfs) == rootfs
     unset(storage, ["options", "fs_group", "shared"])
-    options := object.get(storage, "driver_options", [])
-    count(options) <= 1
-    every option in options {
-        described(option, kind)
-    }
+    named(storage, kind)
+}
+
+named(storage, _) if not has(storage, "driver_options")
+
+named(storage, kind) if {
+    is_array(storage.driver_options)
+    count(storage.driver_options) == 1
+    described(storage.driver_options[0], kind)
 }
 
 # The agent unpacks its own pause image if the metadata says "sandbox"; else it pulls `source`, even if that is "pause".
@@ -432,7 +440,7 @@ member(user_, ids) if {
     unset(user_, ["Username"])
     user_.UID in ids
     user_.GID in ids
-    every group in object.get(user_, "AdditionalGids", []) {
+    every group in items(user_, "AdditionalGids") {
         group in ids
     }
 }
@@ -443,7 +451,7 @@ confined(sets, most) if {
     only(sets, {"Ambient", "Bounding", "Effective", "Inheritable", "Permitted"})
     unset(sets, ["Ambient", "Inheritable"])
     every name in ["Bounding", "Effective", "Permitted"] {
-        every capability in object.get(sets, name, []) {
+        every capability in items(sets, name) {
             capability in most
         }
     }
@@ -527,7 +535,7 @@ resources(value) if {
     unset(value, ["Devices", "Pids", "BlockIO", "Network"])
     memory(object.get(value, "Memory", null))
     cpu(object.get(value, "CPU", null))
-    every limit in object.get(value, "HugepageLimits", []) {
+    every limit in items(value, "HugepageLimits") {
         only(limit, {"Pagesize", "Limit"})
         unset(limit, ["Limit"])
     }
@@ -606,7 +614,7 @@ CopyFileRequest if {
     target(link)
 }
 
-# Agents of 3.31.0 and newer send file_type and symlink_target instead of data. Files up to 1 MiB travel in one piece.
+# Agents of 3.29.0 and newer send file_type and symlink_target instead of data. Files up to 1 MiB travel in one piece.
 copy if {
     only(input, {
         "path", "file_type", "symlink_target", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset", "data",
@@ -677,7 +685,7 @@ UpdateInterfaceRequest if {
     ethernet(input.interface.name)
     ethernet(object.get(input.interface, "device", "eth0"))
     hardware(input.interface.hwAddr)
-    every address in object.get(input.interface, "IPAddresses", []) {
+    every address in items(input.interface, "IPAddresses") {
         interface_address(address)
         regex.match(`^[0-9]{0,3}$`, object.get(address, "mask", ""))
     }
@@ -691,7 +699,7 @@ UpdateInterfaceRequest if {
 UpdateRoutesRequest if {
     only(input, {"routes"})
     only(input.routes, {"Routes"})
-    every route in input.routes.Routes {
+    every route in items(input.routes, "Routes") {
         only(route, {"dest", "gateway", "device", "source", "scope", "family", "flags", "mtu"})
         ethernet(route.device)
         network(object.get(route, "dest", ""))
@@ -707,7 +715,7 @@ UpdateRoutesRequest if {
 AddARPNeighborsRequest if {
     only(input, {"neighbors"})
     only(input.neighbors, {"ARPNeighbors"})
-    every neighbour in input.neighbors.ARPNeighbors {
+    every neighbour in items(input.neighbors, "ARPNeighbors") {
         only(neighbour, {"toIPAddress", "device", "lladdr", "state", "flags"})
         ethernet(neighbour.device)
         interface_address(neighbour.toIPAddress)
@@ -752,7 +760,7 @@ only(value, names) if {
 
 unset(value, names) if {
     every name in names {
-        object.get(value, name, null) in [null, false, 0, "", [], {}]
+        object.get(value, name, null) in [null, false, 0, "", []]
     }
 }
 
@@ -772,6 +780,12 @@ counts(value, names) if {
 once(values, name) if {
     found := [value[name] | some value in values; has(value, name)]
     count(found) == count({item | some item in found})
+}
+
+# An object in place of a list would be empty for `every`.
+items(value, name) := list if {
+    list := object.get(value, name, [])
+    is_array(list)
 }
 
 has(value, name) if {
