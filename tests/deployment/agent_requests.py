@@ -8,7 +8,9 @@ field          3.21.0, Go runtime                     4.1.0, Rust runtime
 storages       no `shared`                            `shared`
 CopyFile       `data` as a list of bytes              `file_type` and `symlink_target` instead of `data`
 namespaces     ipc, uts, mount                        ipc, uts, mnt, cgroup
-annotations    none of the termination message        path and policy of the termination message
+annotations    cc_init_data                           path and policy of the termination message
+capabilities   CAP_KILL                               KILL
+exec_id        the container's id                     empty
 diagnostics    none                                   GetDiagnosticDataRequest
 ============== ====================================== ==============================================================
 """
@@ -35,8 +37,8 @@ SHARED = "/run/kata-containers/shared/containers"
 EPHEMERAL = "/run/kata-containers/sandbox/ephemeral"
 BUNDLES = "/run/containerd/io.containerd.runtime.v2.task/k8s.io"
 DEFAULT_CAPABILITIES = [
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FSETID", "CAP_FOWNER", "CAP_MKNOD", "CAP_NET_RAW", "CAP_SETGID", "CAP_SETUID",
-    "CAP_SETFCAP", "CAP_SETPCAP", "CAP_NET_BIND_SERVICE", "CAP_SYS_CHROOT", "CAP_KILL", "CAP_AUDIT_WRITE",
+    "CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP",
+    "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE",
 ]  # fmt: skip
 MASKED = [
     "/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
@@ -217,7 +219,6 @@ def _copy(version: Version, path: str, mode: int, data: bytes = b"") -> Request:
 def pause(version: Version) -> Request:
     """The sandbox's own container."""
     annotations = {
-        "io.katacontainers.config.hypervisor.cc_init_data": "H4sIAAAAAAAA/6vmAgA=",
         "io.katacontainers.config.hypervisor.kernel_params": "agent.guest_components_rest_api=all",
         "io.katacontainers.pkg.oci.bundle_path": f"{BUNDLES}/{SANDBOX}",
         "io.katacontainers.pkg.oci.container_type": "pod_sandbox",
@@ -231,12 +232,18 @@ def pause(version: Version) -> Request:
         **_sandbox_annotations(),
         "nerdctl/network-namespace": "/var/run/netns/cni-22190131-6f68-2878-6d7b-418baf176cdf",
     }
-    process = _process(["/pause"], ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], DEFAULT_CAPABILITIES)
-    resolver = _bind("/etc/resolv.conf", f"{SHARED}/{SANDBOX}-ce23cfeb91e75aaa-resolv.conf", ["ro", "nosuid", "nodev", "noexec"])
+    if version == "3.21.0":
+        annotations["io.katacontainers.config.hypervisor.cc_init_data"] = "H4sIAAAAAAAA/6vmAgA="
+    prefix = "CAP_" if version == "3.21.0" else ""
+    capabilities = [prefix + name for name in DEFAULT_CAPABILITIES]
+    process = _process(["/pause"], ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"], capabilities)
+    resolver = _bind(
+        "/etc/resolv.conf", f"{SHARED}/{SANDBOX}-ce23cfeb91e75aaa-resolv.conf", ["ro", "nosuid", "nodev", "noexec"]
+    )
     oci = _specification(version, SANDBOX, annotations, process, [*map(_mount, SYSTEM_MOUNTS), resolver])
     oci["Hostname"] = "pmc2-edge-7d4b9c6f5-x2v9k"
     oci["Linux"]["Sysctl"] = {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
-    return _creation(SANDBOX, oci, [_image(version, SANDBOX, "pause", annotations)])
+    return _creation(version, SANDBOX, oci, [_image(version, SANDBOX, "pause", annotations)])
 
 
 def edge(container: Container, version: Version) -> Request:
@@ -262,12 +269,13 @@ def edge(container: Container, version: Version) -> Request:
     for name in guest.VOLUMES.values():
         storage = _storage(version, "ephemeral", "tmpfs", "tmpfs", f"{EPHEMERAL}/{name}")
         storages.append(storage | {"options": [f"fsgid={guest.USER}"]})
-    return _creation(EDGE, oci, storages)
+    return _creation(version, EDGE, oci, storages)
 
 
-def _creation(identifier: str, oci: Request, storages: list[Request]) -> Request:
+def _creation(version: Version, identifier: str, oci: Request, storages: list[Request]) -> Request:
     return {
-        "container_id": identifier, "exec_id": identifier, "string_user": None, "devices": [], "storages": storages, "OCI": oci,
+        "container_id": identifier, "exec_id": identifier if version == "3.21.0" else "", "string_user": None,
+        "devices": [], "storages": storages, "OCI": oci,
         "sandbox_pidns": False, "shared_mounts": [], "stdin_port": 0, "stdout_port": 0, "stderr_port": 0,
     }  # fmt: skip
 
@@ -357,8 +365,8 @@ def _specification(
 # --- changed requests ------------------------------------------------------------------------------------------------------
 
 
-def changed(request: Request, path: str, value: Any) -> Request:
-    """Return a copy with one value changed. 
+def with_change(request: Request, path: str, value: Any) -> Request:
+    """Return a copy with one value changed.
 
     A step of `path`, split at "/", is a key ("~1" for "/") or an index. "+" appends, "-" in front of the last step removes it.
     """

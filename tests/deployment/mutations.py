@@ -27,8 +27,43 @@ TEXTS = [
     f"/run/kata-containers/{EDGE}/rootfs", f"/run/kata-containers/{SANDBOX}/rootfs", f"{EPHEMERAL}/run", f"{EPHEMERAL}/tmp",
     f"{SHARED}/{EDGE}-ce23cfeb91e75aaa-hosts", f"{SHARED}/{EDGE}-ce23cfeb91e75aaa-certs", SANDBOX, EDGE, "x", "\x00", "é", "a b",
 ]  # fmt: skip
-NUMBERS = [-1, 0, 1, 2, 6, 10, 15, 19, 64, 254, 493, 2048, 4095, 33261, 35309, 40960, 41471, 65531, 65532, 65533, 65535, 2**31, 2**32 - 1]
-KEYS = ["path", "Path", "shared", "options", "source", "Type", "cdi.k8s.io/vfio0", "io.kubernetes.cri-o.ContainerType", "x", "LD_PRELOAD"]
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    6,
+    10,
+    15,
+    19,
+    64,
+    254,
+    493,
+    2048,
+    4095,
+    33261,
+    35309,
+    40960,
+    41471,
+    65531,
+    65532,
+    65533,
+    65535,
+    2**31,
+    2**32 - 1,
+]
+KEYS = [
+    "path",
+    "Path",
+    "shared",
+    "options",
+    "source",
+    "Type",
+    "cdi.k8s.io/vfio0",
+    "io.kubernetes.cri-o.ContainerType",
+    "x",
+    "LD_PRELOAD",
+]
 
 
 def mutated(request: Request, chance: random.Random) -> Request:
@@ -103,6 +138,7 @@ FREE = [  # path=value pairs that a host may add, remove or change
     r"OCI/Process/OOMScoreAdj=(-?\d{1,3}|1000)",
     r"OCI/Process/ApparmorProfile=cri-containerd\.apparmor\.d",
     r"OCI/Linux/Resources/(CPU|Memory)/(Shares|Quota|Period|Limit|Reservation|Swap)=-?\d+",
+    r"OCI/Linux/Resources/CPU/(Cpus|Mems)=[\d,-]*",
     r"OCI/Linux/Resources/HugepageLimits/\d+(/Pagesize)?=[ -~]*",
     r"OCI/Linux/CgroupsPath=kubepods-pod[\w-]+\.slice:cri-containerd:[0-9a-f]+",
     r"OCI/Linux/MaskedPaths=(/proc/(asound|interrupts)|/sys/devices/virtual/powercap)",
@@ -142,15 +178,19 @@ REMOVABLE = [  # without it a request fails, or has fewer rights: nothing of the
 ADDED = [  # restrictions, and values of the pause container
     r"OCI/Linux/Sysctl/net\.ipv4\.(ip_unprivileged_port_start=0|ping_group_range=0 2147483647)",
     r"OCI/Process/User/\w+=(65532|65535)",
-    r"OCI/Process/Capabilities/(Bounding|Effective|Permitted)=CAP_(?!SYS_ADMIN)\w+",
+    r"OCI/Process/Capabilities/(Bounding|Effective|Permitted)=(?!.*SYS_ADMIN)[A-Z_]+",
     r"(dir_mode|signal)=(9|15|488|16872|2147484136)",
 ]
+FILE_OPTIONS = {"ro", "rw", "rprivate", "nosuid", "nodev", "noexec"}
 MOUNT_OPTIONS = {  # by destination: what makes no difference to the process
-    **dict.fromkeys(("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"),
-                    {"ro", "rw", "rprivate", "nosuid", "nodev", "noexec"}),
-    **dict.fromkeys(("/run/pmc2", "/tmp"), {"rw", "rprivate"}),
+    "/etc/hosts": FILE_OPTIONS,
+    "/etc/hostname": FILE_OPTIONS,
+    "/etc/resolv.conf": FILE_OPTIONS,
+    "/dev/termination-log": FILE_OPTIONS,
+    "/run/pmc2": {"rw", "rprivate"},
+    "/tmp": {"rw", "rprivate"},
     "/sys/fs/cgroup": {"nsdelegate", "memory_recursiveprot"},
-}  # fmt: skip
+}
 SHM_OPTIONS = re.compile(r"noexec|nosuid|nodev|mode=1777|size=\d+")  # the agent mounts it without options
 RANDOM_NAME = re.compile(r"-[0-9a-f]{1,16}-(?=(hosts|hostname|resolv\.conf|termination-log)$)")
 
@@ -182,7 +222,7 @@ def _pairs(path: str, value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for index, child in enumerate(value):
             yield from _pairs(f"{path}/{_step(child, index)}" if _ordered(path, child) else path, child)
-    elif value not in (None, False, 0, "") or "/User/" in path and value == 0:  # 0 is root
+    elif value not in (None, False, 0, "") or ("/User/" in path and value == 0):  # 0 is root
         yield f"{path}={RANDOM_NAME.sub('-', str(value))}"
 
 

@@ -216,7 +216,7 @@ specification(oci, kind) if {
         "Version", "Process", "Root", "Hostname", "Mounts", "Hooks", "Annotations", "Linux", "Solaris", "Windows",
     })
     unset(oci, ["Hooks", "Solaris", "Windows"])
-    regex.match(`^1\.[0-9]+\.[0-9]+$`, object.get(oci, "Version", "1.0.0"))
+    regex.match(`^1\.[0-9]+\.[0-9]+(-[0-9a-z.-]+)?$`, object.get(oci, "Version", "1.0.0"))
     hostname(object.get(oci, "Hostname", ""))
     annotated(oci.Annotations, kind)
     root(object.get(oci, "Root", {"Path": rootfs}))
@@ -452,15 +452,15 @@ confined(sets, most) if {
     unset(sets, ["Ambient", "Inheritable"])
     every name in ["Bounding", "Effective", "Permitted"] {
         every capability in items(sets, name) {
-            capability in most
+            trim_prefix(capability, "CAP_") in most
         }
     }
 }
 
 # containerd's default set. The agent runs the process of its own pause image instead of the requested one.
 pause_capabilities := {
-    "CAP_AUDIT_WRITE", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_MKNOD",
-    "CAP_NET_BIND_SERVICE", "CAP_NET_RAW", "CAP_SETFCAP", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_CHROOT",
+    "AUDIT_WRITE", "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "MKNOD", "NET_BIND_SERVICE", "NET_RAW", "SETFCAP",
+    "SETGID", "SETPCAP", "SETUID", "SYS_CHROOT",
 }
 
 pause_path := "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -538,6 +538,7 @@ resources(value) if {
     every limit in items(value, "HugepageLimits") {
         only(limit, {"Pagesize", "Limit"})
         unset(limit, ["Limit"])
+        regex.match(`^[0-9]*[A-Za-z]*$`, object.get(limit, "Pagesize", ""))
     }
 }
 
@@ -554,7 +555,9 @@ cpu(value) if value == null
 
 cpu(value) if {
     only(value, {"Shares", "Quota", "Period", "RealtimeRuntime", "RealtimePeriod", "Cpus", "Mems"})
-    unset(value, ["RealtimeRuntime", "RealtimePeriod", "Cpus", "Mems"])
+    unset(value, ["RealtimeRuntime", "RealtimePeriod"])
+    regex.match(`^[0-9,-]*$`, object.get(value, "Cpus", ""))
+    regex.match(`^[0-9,-]*$`, object.get(value, "Mems", ""))
     counts(value, ["Shares", "Period"])
     is_number(object.get(value, "Quota", 0))
 }
@@ -620,6 +623,7 @@ copy if {
         "path", "file_type", "symlink_target", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset", "data",
     })
     unset(input, ["offset"])
+    items(input, "data")
     counts(input, ["file_size"])
     object.get(input, "file_size", 0) <= 1048576
     object.get(input, "uid", 0) == 0
