@@ -320,6 +320,37 @@ def test_each_hostile_request_has_a_name_of_its_own() -> None:
     assert len({hostile.name for hostile in HOSTILE}) == len(HOSTILE) >= 40
 
 
+NEEDLESS = re.compile(  # fields without which a request does nothing, or nothing more
+    r"(string_user|sandbox_id|file_type|symlink_target|data|dir_mode)|storages/\d/(fs_group|shared)"
+    r"|OCI/(Solaris|Process/(User/Username|OOMScoreAdj|Capabilities/\w+)|Annotations/(?!io\.kubernetes\.cri\.container-type).*"
+    r"|Linux/(IntelRdt|(Sysctl|Resources)/.*|Namespaces/(\d/Path|3/Type)))"
+)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("base", ["edge", "pause", "sandbox", "copy"])
+def test_a_field_that_pins_something_cannot_be_left_out(base: str, version: Version) -> None:
+    requests = {"edge": agent_requests.edge(CONFIDENTIAL, version), "pause": agent_requests.pause(version)}
+    requests |= {"sandbox": agent_requests.sandbox(version), "copy": agent_requests.copied_file(version, EDGE, "hosts")}
+    granted = []
+    for path in fields(requests[base]):
+        parent, _, name = path.rpartition("/")
+        partial = with_change(requests[base], f"{parent}/-{name}".lstrip("/"), None)
+        if agent_requests.decide(policy_of(CONFIDENTIAL), BASES[base][0], partial, "regorus"):
+            granted.append(path)
+    assert not [path for path in granted if not NEEDLESS.fullmatch(path)]
+
+
+def fields(value: Any, path: str = "") -> list[str]:
+    """Return the path of each field of a request."""
+    found = []
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        place = f"{path}/{str(key).replace('/', '~1')}".lstrip("/")
+        found += [place] if isinstance(value, dict) else []
+        found += fields(child, place) if isinstance(child, dict | list) else []
+    return found
+
+
 def test_the_comparison_of_mutations_leaves_out_what_a_host_may_choose() -> None:
     _, request = BASES["edge"]
     assert not unlike(with_change(request, "OCI/Linux/Resources/CPU/Shares", 2), request)

@@ -4,10 +4,9 @@
 # The host may start two containers: the sandbox's own (`pause`, from the measured guest image) and the edge (one image by
 # digest, one command). The host may stop them and read their resource usage. The host reads no output unless `logs` is set.
 #
-# Shape of the input: the JSON form of src/libs/protocols/protos/{agent,oci,types}.proto, kata-containers 3.21.0 to 4.1.0. An agent
-# writes out every field of its own version, defaults included. Two rules follow from that:
-#   - A key that is not listed here belongs to a newer agent: the request is refused.
-#   - A key that is missing belongs to a newer agent than the one that runs: that agent cannot act on it.
+# Shape of the input: the JSON form of src/libs/protocols/protos/{agent,oci,types}.proto, kata-containers 3.21.0 to 4.1.0.
+# A key that is not listed here belongs to a newer agent: the request is refused. A key that is missing belongs to a newer agent
+# than the one that runs, which cannot act on it: an agent writes out every field of its own version, defaults included.
 #
 # guest.py appends the constants: image, command, user, environment, volumes, from_host, logs, certificate_links.
 
@@ -135,7 +134,9 @@ own(request) if {
 # --- sandbox -------------------------------------------------------------------------------------------------------------
 
 CreateSandboxRequest if {
-    only(input, {"hostname", "dns", "storages", "sandbox_pidns", "sandbox_id", "guest_hook_path", "kernel_modules"})
+    message(input, {
+        "hostname", "dns", "storages", "sandbox_pidns", "sandbox_id", "guest_hook_path", "kernel_modules",
+    }, set(), "sandbox_id")
     unset(input, ["sandbox_pidns", "guest_hook_path", "kernel_modules"])
     hostname(object.get(input, "hostname", ""))
     identifier(object.get(input, "sandbox_id", "0"))
@@ -151,7 +152,7 @@ CreateSandboxRequest if {
 
 # A sandbox storage at any other mount point hides what is there, or suppresses a later container's own storage.
 shared_memory(storage) if {
-    only(storage, storage_fields)
+    message(storage, storage_fields, {"shared"}, "fs_group")
     storage.driver == "ephemeral"
     storage.source == "shm"
     object.get(storage, "fstype", "tmpfs") == "tmpfs"
@@ -200,27 +201,29 @@ CreateContainerRequest if {
 }
 
 container(kind) if {
-    only(input, {
+    message(input, {
         "container_id", "exec_id", "string_user", "devices", "storages", "OCI", "sandbox_pidns", "shared_mounts",
         "stdin_port", "stdout_port", "stderr_port",
-    })
+    }, set(), "string_user")
     own(input)
     unset(input, ["string_user", "devices", "sandbox_pidns", "shared_mounts", "stdin_port", "stdout_port", "stderr_port"])
     is_array(input.storages)
+    uniform(input.storages)
     once(input.storages, "mount_point")
     specification(input.OCI, kind)
 }
 
 specification(oci, kind) if {
-    only(oci, {
+    message(oci, {
         "Version", "Process", "Root", "Hostname", "Mounts", "Hooks", "Annotations", "Linux", "Solaris", "Windows",
-    })
+    }, set(), "Solaris")
     unset(oci, ["Hooks", "Solaris", "Windows"])
     regex.match(`^1\.[0-9]+\.[0-9]+(-[0-9a-z.-]+)?$`, object.get(oci, "Version", "1.0.0"))
     hostname(object.get(oci, "Hostname", ""))
     annotated(oci.Annotations, kind)
-    root(object.get(oci, "Root", {"Path": rootfs}))
+    root(object.get(oci, "Root", {"Path": rootfs, "Readonly": true}))
     is_array(oci.Mounts)
+    uniform(oci.Mounts)
     once(oci.Mounts, "destination")
     linux(object.get(oci, "Linux", {}))
 }
@@ -229,12 +232,12 @@ specification(oci, kind) if {
 root(value) if {
     only(value, {"Path", "Readonly"})
     value.Path == rootfs
-    object.get(value, "Readonly", true) == true
+    value.Readonly == true
 }
 
 rootfs := concat("/", ["/run/kata-containers", input.container_id, "rootfs"])
 
-# The agent takes "the sandbox's container" from io.kubernetes.cri.container-type or the CRI-O key, and devices from cdi.k8s.io keys.
+# The agent takes the kind of container from io.kubernetes.cri.container-type or the CRI-O key, and devices from cdi.k8s.io keys.
 annotated(values, kind) if {
     object.get(values, "io.katacontainers.pkg.oci.container_type", concat("", ["pod_", kind])) == concat("", ["pod_", kind])
     every key, value in values {
@@ -274,7 +277,7 @@ annotations := {
 
 # --- storages ------------------------------------------------------------------------------------------------------------
 
-storage_fields := {"driver", "driver_options", "source", "fstype", "options", "mount_point", "fs_group", "shared"}
+storage_fields := {"driver", "driver_options", "source", "fstype", "options", "mount_point", "fs_group"}
 
 shm := "/run/kata-containers/sandbox/shm"
 
@@ -283,7 +286,7 @@ pull(kind, source) if {
     pulls := [storage | some storage in input.storages; storage.driver == "image_guest_pull"]
     count(pulls) == 1
     storage := pulls[0]
-    only(storage, storage_fields)
+    message(storage, storage_fields, {"shared"}, "fs_group")
     storage.source == source
     object.get(storage, "fstype", "overlay") == "overlay"
     object.get(storage, "mount_point", rootfs) == rootfs
@@ -322,7 +325,7 @@ metadata(key, value) if {
 edge_storage(storage) if storage.driver == "image_guest_pull"
 
 edge_storage(storage) if {
-    only(storage, storage_fields)
+    message(storage, storage_fields, {"shared"}, "fs_group")
     storage.driver == "ephemeral"
     storage.source == "tmpfs"
     object.get(storage, "fstype", "tmpfs") == "tmpfs"
@@ -421,10 +424,10 @@ more_options := {"/sys/fs/cgroup": {"nsdelegate", "memory_recursiveprot"}}
 # --- processes -----------------------------------------------------------------------------------------------------------
 
 unprivileged(process, ids, capabilities) if {
-    only(process, {
+    message(process, {
         "Terminal", "ConsoleSize", "User", "Args", "Env", "Cwd", "Capabilities", "Rlimits", "NoNewPrivileges",
         "ApparmorProfile", "OOMScoreAdj", "SelinuxLabel",
-    })
+    }, set(), "OOMScoreAdj")
     unset(process, ["Terminal", "ConsoleSize", "Rlimits", "SelinuxLabel"])
     process.NoNewPrivileges == true
     object.get(process, "Cwd", "/") == "/"
@@ -432,11 +435,11 @@ unprivileged(process, ids, capabilities) if {
     object.get(process, "OOMScoreAdj", 0) >= -999
     object.get(process, "OOMScoreAdj", 0) <= 1000
     member(process.User, ids)
-    confined(object.get(process, "Capabilities", null), capabilities)
+    confined(object.get(process, "Capabilities", {}), capabilities)
 }
 
 member(user_, ids) if {
-    only(user_, {"UID", "GID", "AdditionalGids", "Username"})
+    message(user_, {"UID", "GID", "AdditionalGids", "Username"}, set(), "Username")
     unset(user_, ["Username"])
     user_.UID in ids
     user_.GID in ids
@@ -444,8 +447,6 @@ member(user_, ids) if {
         group in ids
     }
 }
-
-confined(sets, _) if sets == null
 
 confined(sets, most) if {
     only(sets, {"Ambient", "Bounding", "Effective", "Inheritable", "Permitted"})
@@ -490,10 +491,10 @@ variables := [
 # --- kernel --------------------------------------------------------------------------------------------------------------
 
 linux(value) if {
-    only(value, {
+    message(value, {
         "UIDMappings", "GIDMappings", "Sysctl", "Resources", "CgroupsPath", "Namespaces", "Devices", "Seccomp",
         "RootfsPropagation", "MaskedPaths", "ReadonlyPaths", "MountLabel", "IntelRdt",
-    })
+    }, set(), "IntelRdt")
     unset(value, ["UIDMappings", "GIDMappings", "Devices", "Seccomp", "RootfsPropagation", "MountLabel", "IntelRdt"])
     every name, setting in object.get(value, "Sysctl", {}) {
         sysctls[name] == setting
@@ -619,9 +620,8 @@ CopyFileRequest if {
 
 # Agents of 3.29.0 and newer send file_type and symlink_target instead of data. Files up to 1 MiB travel in one piece.
 copy if {
-    only(input, {
-        "path", "file_type", "symlink_target", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset", "data",
-    })
+    message(input, {"path", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset"},
+        {"file_type", "symlink_target", "data"}, "dir_mode")
     unset(input, ["offset"])
     items(input, "data")
     counts(input, ["file_size"])
@@ -754,6 +754,23 @@ network(text) if {
 outside(address) if not regex.match(`^(127\.|[0:]*:0*1(/|$))`, address)
 
 # --- values --------------------------------------------------------------------------------------------------------------
+
+# An agent writes out every field of a message: with `marker`, the other fields are there, too.
+message(value, names, optional, marker) if {
+    only(value, names | optional)
+    not has(value, marker)
+}
+
+message(value, names, optional, marker) if {
+    only(value, names | optional)
+    count(names - object.keys(value)) == 0
+}
+
+# All messages of a list have the same fields.
+uniform(values) if {
+    fields := {object.keys(value) | some value in values}
+    count(fields) <= 1
+}
 
 only(value, names) if {
     is_object(value)
