@@ -223,7 +223,8 @@ def _pairs(path: str, value: Any) -> Iterator[str]:
         for index, child in enumerate(value):
             yield from _pairs(f"{path}/{_step(child, index)}" if _ordered(path, child) else path, child)
     elif value not in (None, False, 0, "") or ("/User/" in path and value == 0):  # 0 is root
-        yield f"{path}={RANDOM_NAME.sub('-', str(value))}"
+        text = "mount" if value == "mnt" and path.endswith("/Type") else str(value)  # two names of one namespace
+        yield f"{path}={RANDOM_NAME.sub('-', text)}"
 
 
 def _ordered(path: str, child: Any) -> bool:
