@@ -62,7 +62,7 @@ _ROWS = [
     ("pause-root-path", "pause", "OCI/Root/Path", "/", "the guest's own file system for the pause container"),
     # --- what runs
     ("image-other", "edge", "storages/0/source", OTHER_IMAGE, "another image"),
-    ("image-tag", "edge", "storages/0/source", "registry.example:5000/pmc2-edge:1", "whatever the registry has"),
+    ("image-tag", "edge", "storages/0/source", "registry.example:5000/pmc2-edge:1", "any image that the registry serves"),
     ("image-pause", "edge", "storages/0/source", "pause", "an image called pause"),
     ("image-annotation", "edge", "OCI/Annotations/io.kubernetes.cri.image-name", OTHER_IMAGE, "another image's name on record"),
     ("image-none", "edge", "storages/-0", None, "Root.Path bound in place of the image"),

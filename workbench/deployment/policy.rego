@@ -150,7 +150,7 @@ CreateSandboxRequest if {
     }
 }
 
-# A sandbox storage at any other mount point hides what is there, or suppresses a later container's own storage.
+# A sandbox storage at any other mount point hides the guest's files, or suppresses a later container's own storage.
 shared_memory(storage) if {
     message(storage, storage_fields, {"shared"}, "fs_group")
     storage.driver == "ephemeral"
