@@ -77,6 +77,8 @@ _ROWS = [
     ("image-fstype", "edge", "storages/0/fstype", "virtiofs", "a file system of the host"),
     ("image-mount-options", "edge", "storages/0/options", ["X-kata.multi-layer=1"], "the agent's block device handler"),
     ("pause-pulled", "pause", OPTION, _pulled(cri_container_type="container"), "an image called pause from the host's registry"),
+    ("pause-undescribed", "pause", OPTION, 'image_guest_pull={"metadata":{}}', "an image called pause from the host's registry"),
+    ("pause-no-options", "pause", "storages/0/driver_options", [], "a storage that does not name the sandbox"),
     ("pause-source", "pause", "storages/0/source", OTHER_IMAGE, "another image as pause container"),
     ("pause-args", "pause", "OCI/Process/Args", ["/bin/sh"], "another command in the pause container"),
     ("pause-storage", "pause", "storages/+", _stored(f"{EPHEMERAL}/run"), "a storage for the pause container"),

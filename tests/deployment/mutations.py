@@ -150,12 +150,12 @@ FREE = [  # path=value pairs that a host may add, remove or change
     r"OCI/Process/Env=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",  # of the pause container
     r"OCI/Process/Env=(HOSTNAME=[a-z0-9-]*|TERM=xterm|LANG=[\w.-]*|GPG_KEY=\w*|PYTHON_\w*=[\w.:/-]*)",
     r"OCI/Process/Env=KUBERNETES_(SERVICE_(HOST|PORT)|PORT)\w*=[\w.:/]*",
-    r"dns=(search|nameserver|options|domain|#) ?[ -~]*",
+    r"dns=(#[ -~]*|[A-Za-z0-9.:_ -]*)",
     r"(sandbox_id|container_id|exec_id)=[0-9a-f]*",
     r"(timeout|len|nb_cpus|wait|cpu_only|mem_\w+)=(\d+|True)",
     r"file_size=\d{1,7}",
     r"gid=65532",
-    r"data=.*",  # the content of a network file is the host's
+    r"data\b.*",  # the content of a network file is the host's
     r"file_mode=3(3024|3056|3060|3152|3184|3188|3200|3204|3206)",
     r"path=/run/kata-containers/shared/containers/[0-9a-f]+-(hosts|hostname|resolv\.conf|termination-log)",
     r"(interface|routes/Routes/\d+|neighbors/ARPNeighbors/\d+)/(name|device)=eth\d+",
@@ -179,7 +179,7 @@ ADDED = [  # restrictions, and values of the pause container
     r"OCI/Linux/Sysctl/net\.ipv4\.(ip_unprivileged_port_start=0|ping_group_range=0 2147483647)",
     r"OCI/Process/User/\w+=(65532|65535)",
     r"OCI/Process/Capabilities/(Bounding|Effective|Permitted)=(?!.*SYS_ADMIN)[A-Z_]+",
-    r"(dir_mode|signal)=(9|15|488|16872|2147484136)",
+    r"(dir_mode|signal)=(9|15|448|488|493|16832|16872|16877|2147484096|2147484136|2147484141)",
 ]
 FILE_OPTIONS = {"ro", "rw", "rprivate", "nosuid", "nodev", "noexec"}
 MOUNT_OPTIONS = {  # by destination: what makes no difference to the process

@@ -141,7 +141,7 @@ CreateSandboxRequest if {
     hostname(object.get(input, "hostname", ""))
     identifier(object.get(input, "sandbox_id", "0"))
     every line in items(input, "dns") {
-        regex.match(`^(#[ -~]*|(nameserver|search|domain|options) [A-Za-z0-9.:_ -]*)?$`, line)
+        regex.match(`^(#[ -~]*|((nameserver|search|domain|options) )?[A-Za-z0-9.:_ -]*)$`, line)
     }
     storages := items(input, "storages")
     count(storages) <= 1
@@ -306,10 +306,10 @@ named(storage, kind) if {
 # No backslash: a JSON escape could hide a second container-type, and parsers differ on duplicate keys.
 described(option, kind) if {
     regex.match(`^image_guest_pull=\{"metadata":\{[^\\]*\}\}$`, option)
-    count(split(option, "io.kubernetes.cri.container-type")) == 2
+    count(split(option, "io.kubernetes.cri.container-type")) <= 2
     pulled := json.unmarshal(trim_prefix(option, "image_guest_pull="))
     only(pulled, {"metadata"})
-    pulled.metadata["io.kubernetes.cri.container-type"] == kind
+    object.get(pulled.metadata, "io.kubernetes.cri.container-type", "container") == kind
     every key, value in pulled.metadata {
         metadata(key, value)
     }
@@ -623,7 +623,6 @@ copy if {
     message(input, {"path", "file_size", "file_mode", "dir_mode", "uid", "gid", "offset"},
         {"file_type", "symlink_target", "data"}, "dir_mode")
     unset(input, ["offset"])
-    items(input, "data")
     counts(input, ["file_size"])
     object.get(input, "file_size", 0) <= 1048576
     object.get(input, "uid", 0) == 0
@@ -631,8 +630,8 @@ copy if {
     object.get(input, "dir_mode", 0) in directory_modes
 }
 
-# 0750, alone, with S_IFDIR, and with Go's ModeDir.
-directory_modes := {0, 488, 16872, 2147484136}
+# 0700, 0750 and 0755, alone, with S_IFDIR, and with Go's ModeDir.
+directory_modes := {0, 448, 488, 493, 16832, 16872, 16877, 2147484096, 2147484136, 2147484141}
 
 shared_file(name) if {
     regex.match(concat("", [`^/run/kata-containers/shared/containers/[0-9a-f]+-[0-9a-f]+-`, name, `$`]), input.path)
