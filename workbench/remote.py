@@ -23,11 +23,11 @@ from typing import Protocol, Self
 
 import paramiko
 
-from .deployment import relays, uploads
-from .deployment.relays import Forward
-from .deployment.ssh import BROKEN, KEEPALIVE_S, Ask, Connection, Keyring, ask_terminal, connect
-from .deployment.work import ChannelWork, LocalWork, LostError, Watchdog, Work, last_line, leased, line_of
 from .errors import RemoteError
+from .ssh import relays, uploads
+from .ssh.connections import BROKEN, KEEPALIVE_S, Ask, Connection, Keyring, ask_terminal, connect
+from .ssh.relays import Forward
+from .ssh.remote_process import ChannelWork, LocalWork, LostError, Watchdog, Work, last_line, leased, line_of
 from .storage import replacing
 
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]

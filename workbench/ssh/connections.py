@@ -29,8 +29,8 @@ from paramiko.packet import Packetizer
 
 from ..errors import RemoteError
 from .addresses import Address, route
-from .hostkeys import check_host_key, preferred_kinds
-from .work import LostError, Watchdog
+from .host_keys import check_host_key, preferred_kinds
+from .remote_process import LostError, Watchdog
 
 __all__ = ["Ask", "Connection", "Keyring", "connect"]
 

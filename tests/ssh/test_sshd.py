@@ -23,14 +23,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workbench.deployment.addresses import route
-from workbench.deployment.hostkeys import check_host_key
-from workbench.deployment.work import ChannelWork
+from tests.support.ssh_faults import serving, silent
+from tests.support.sshd import LOOPBACK, Ground, free_port, keygen, public, until
 from workbench.errors import RemoteError
 from workbench.remote import Host, LostError, SshHost
-
-from .conftest import LOOPBACK, Ground, free_port, keygen, public, until
-from .faults import serving, silent
+from workbench.ssh.addresses import route
+from workbench.ssh.host_keys import check_host_key
+from workbench.ssh.remote_process import ChannelWork
 
 Make = Callable[..., Ground]
 KEY = paramiko.ECDSAKey.generate()
@@ -433,7 +432,7 @@ def test_a_machine_that_is_merely_quiet_is_not_given_up(sshd: Make) -> None:
 
 
 def _sessions(ground: Ground) -> Iterator[int]:
-    from .conftest import command_of, offspring
+    from tests.support.sshd import command_of, offspring
 
     process = ground["own"].process
     assert process is not None
@@ -605,7 +604,7 @@ def test_ctrl_c_between_the_first_file_and_the_second_ends_the_first(
 def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
     machines: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("workbench.deployment.ssh.CHANNEL_S", 0.5)
+    monkeypatch.setattr("workbench.ssh.connections.CHANNEL_S", 0.5)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind((LOOPBACK, 0))

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from ..errors import RemoteError, UsageError
 from ..processes import as_done
-from .work import LostError, Watchdog, Work, last_line
+from .remote_process import LostError, Watchdog, Work, last_line
 
 __all__ = ["Far", "put"]
 
