@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import os
+import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -25,9 +26,20 @@ import paramiko
 
 from .errors import RemoteError
 from .ssh import relays, uploads
-from .ssh.connections import BROKEN, KEEPALIVE_S, Ask, Connection, Keyring, ask_terminal, connect
+from .ssh.connections import BROKEN, KEEPALIVE_S, Connection, connect
+from .ssh.identities import Ask, Keyring, ask_terminal
+from .ssh.login_shell import command_line
 from .ssh.relays import Forward
-from .ssh.remote_process import ChannelWork, LocalWork, LostError, Watchdog, Work, last_line, leased, line_of
+from .ssh.remote_process import (
+    ChannelProcess,
+    LocalProcess,
+    LostError,
+    NotRunError,
+    RemoteProcess,
+    Watchdog,
+    last_line,
+    leased,
+)
 from .storage import replacing
 
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
@@ -97,7 +109,7 @@ class _Machine(abc.ABC):
     def __init__(self, name: str) -> None:
         self.name = name
         self._forwards: list[Forward] = []
-        self._works: weakref.WeakSet[Work] = weakref.WeakSet()
+        self._works: weakref.WeakSet[RemoteProcess] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -106,10 +118,10 @@ class _Machine(abc.ABC):
         self.close()
 
     @abc.abstractmethod
-    def _begin(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in the home folder."""
 
-    def start(self, command: Sequence[str]) -> Work:
+    def start(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in the home folder; what it is given as input, and when that ends, is the caller's."""
         work = self._begin(command)
         self._works.add(work)
@@ -148,7 +160,7 @@ class _Machine(abc.ABC):
         ):
             work.finish()
             for part in iter(work.read, b""):
-                dog.feed()
+                dog.extend()
                 file.write(part)
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
@@ -158,17 +170,22 @@ class _Machine(abc.ABC):
         self._require(command[0], result.status, result.err)
         return result.out
 
-    def _ended(self, work: Work, dog: Watchdog, program: str, limit: float | None) -> int:
+    def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
         """Return how a command ended; RemoteError where it was ended, or nobody knows."""
         status: int | None = None
         try:
             status = work.wait()
+        except NotRunError as error:
+            raise RemoteError(
+                f"{self.name}: the login shell ended without running {program} (it printed {str(error)!r}): "
+                "does one of its startup files start another shell, or exit?"
+            ) from None
         except LostError:
-            if not dog.barked:
+            if not dog.timed_out:
                 raise LostError(
                     f"{self.name}: the connection was lost while {program} was at work; it may have gone on"
                 ) from None
-        if dog.barked:
+        if dog.timed_out:
             raise RemoteError(
                 f"{self.name}: {program} did not end within {limit:g} s and was ended: does it hang, or need longer?"
             )
@@ -202,10 +219,10 @@ class Here(_Machine):
     def __init__(self, name: str = LOCAL) -> None:
         super().__init__(name)
 
-    def _begin(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in a session of its own."""
         try:
-            return LocalWork(command, Path.home())
+            return LocalProcess(command, Path.home())
         except OSError as error:
             raise RemoteError(f"{self.name}: {command[0]} cannot be started ({error.strerror})") from error
 
@@ -259,20 +276,21 @@ class SshHost(_Machine):
         except LostError:
             return self._connection().session()
 
-    def _begin(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command through the user's shell over there."""
         channel = self._channel()
+        mark = secrets.token_hex(16)
         with Watchdog(EXEC_S, channel.close) as dog:
             try:
-                channel.exec_command(line_of(command))
+                channel.exec_command(command_line(command, mark))
             except BROKEN as error:
                 channel.close()
-                if not dog.barked and not channel.get_transport().is_active():
+                if not dog.timed_out and not channel.get_transport().is_active():
                     raise LostError(f"{self.name}: the connection was lost while {command[0]} was started") from error
                 raise RemoteError(
                     f"{self.name}: its sshd runs no commands for this user: is it meant for files alone?"
                 ) from error
-        return ChannelWork(channel)
+        return ChannelProcess(channel, mark.encode())
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
         """See `Host`."""

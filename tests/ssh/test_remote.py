@@ -264,10 +264,10 @@ def _part(kind: Kind, data: bytes, there: bytes) -> Path:
 
 def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the bytes that the far side's shell is given, as they are written to it."""
-    from workbench.ssh.remote_process import ChannelWork, LocalWork
+    from workbench.ssh.remote_process import ChannelProcess, LocalProcess
 
     counted: list[int] = []
-    for each in (ChannelWork, LocalWork):
+    for each in (ChannelProcess, LocalProcess):
         write = each.write
 
         def counting(self: object, data: bytes, write: Callable[..., None] = write) -> None:

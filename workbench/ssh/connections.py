@@ -1,26 +1,23 @@
-"""Connections over SSH: where a name of ~/.ssh/config leads, whom one trusts there, and how one shows who one is.
+"""Connections over SSH: TCP, host-key verification, public-key authentication, channels, keep-alive.
 
 ::
 
     name -> Address (one a hop) -> TCP, or a channel of the hop before -> host key, known or refused -> public key -> Connection
 
-Host keys are strict, whatever the configuration says. Only keys are shown, never passwords. A connection that is silent
-although it was asked for a sign of life is given up, and all that waits on it ends.
+Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that does
+not answer keep-alive requests is closed, and everything that waits on it ends.
 """
 
 from __future__ import annotations
 
 import contextlib
-import getpass
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,86 +27,20 @@ from paramiko.packet import Packetizer
 from ..errors import RemoteError
 from .addresses import Address, route
 from .host_keys import check_host_key, preferred_kinds
+from .identities import Keyring
 from .remote_process import LostError, Watchdog
 
-__all__ = ["Ask", "Connection", "Keyring", "connect"]
+__all__ = ["Connection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
-TRIES = 3  # of a passphrase
 KEEPALIVE_S = 20.0
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 
-Ask = Callable[[str], str]  # shows a prompt, returns what was typed
 Accept = Callable[[paramiko.Channel], None]
 
 log = logging.getLogger("workbench.ssh")
 log.addHandler(logging.NullHandler())
 log.propagate = False  # paramiko logs tracebacks of what is one line of ours
-
-
-def ask_terminal(prompt: str) -> str:
-    """Ask at the terminal. Raises EOFError where there is none."""
-    if not sys.stdin.isatty():
-        raise EOFError
-    return getpass.getpass(prompt)
-
-
-@dataclass
-class Keyring:
-    """The private keys that were read, so that a passphrase is asked for once; shown by nothing."""
-
-    ask: Ask = ask_terminal
-    _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def open_keys(self, address: Address) -> Generator[tuple[str, paramiko.PKey], None, None]:
-        """Give the keys that may be tried, with their names: those of the agent, of plain files, then of encrypted ones."""
-        if address.agent:
-            with contextlib.suppress(paramiko.SSHException, OSError), contextlib.closing(paramiko.Agent()) as agent:
-                yield from (("the agent's " + (key.comment or key.get_name()), key) for key in agent.get_keys())
-        sealed = []
-        for path in address.keys:
-            try:
-                if (key := self._read(path, None)) is not None:
-                    yield str(path), key
-            except paramiko.PasswordRequiredException:
-                sealed.append(path)
-        yield from ((str(path), self._unseal(path, address.name)) for path in sealed)
-
-    def _read(self, path: Path, passphrase: str | None) -> paramiko.PKey | None:
-        """Read a key file; None where it is none that can be used. PasswordRequiredException where it is encrypted."""
-        if path in self._keys:
-            return self._keys[path]
-        for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
-            try:
-                key: paramiko.PKey = kind.from_private_key_file(str(path), passphrase)
-            except paramiko.PasswordRequiredException:
-                raise
-            except (paramiko.SSHException, OSError, ValueError, IndexError, AssertionError, UnicodeDecodeError):
-                continue  # another kind of key, or none at all
-            certificate = Path(f"{path}-cert.pub")
-            if certificate.is_file():
-                key.load_certificate(str(certificate))
-            self._keys[path] = key
-            return key
-        return None
-
-    def _unseal(self, path: Path, name: str) -> paramiko.PKey:
-        with self._lock:
-            for left in range(TRIES, 0, -1):
-                try:
-                    passphrase = self.ask(f"Passphrase of {path}, for {name} ({left} tries): ")
-                except (EOFError, KeyboardInterrupt):
-                    raise RemoteError(
-                        f"{name}: the key {path} is encrypted and nobody can be asked for its passphrase: "
-                        f"`ssh-add {path}` first, or launch from a terminal"
-                    ) from None
-                with contextlib.suppress(paramiko.PasswordRequiredException):
-                    if passphrase and (key := self._read(path, passphrase)) is not None:
-                        return key
-        raise RemoteError(
-            f"{name}: {TRIES} passphrases did not open the key {path}: see which it has by `ssh-keygen -y -f {path}`"
-        )
 
 
 class _Heard(Packetizer):
@@ -270,7 +201,7 @@ def _dial(address: Address) -> socket.socket:
     """Open a TCP connection to a machine."""
     name, where = address.name, f"{address.host} port {address.port}"
     try:
-        return socket.create_connection((address.host, address.port), address.timeout)
+        return _first_of(address)
     except socket.gaierror as error:
         raise LostError(
             f"{name}: the name {address.host} does not resolve ({error.strerror}): check it, or give HostName in ~/.ssh/config"
@@ -286,58 +217,117 @@ def _dial(address: Address) -> socket.socket:
         raise LostError(f"{name}: {where} cannot be reached ({reason}): check the address and the network") from error
 
 
+def _first_of(address: Address) -> socket.socket:
+    """Connect to the first of a name's addresses that answers, of the family that AddressFamily allows."""
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
+    failure: OSError | None = None
+    for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
+        link = socket.socket(kind, socket.SOCK_STREAM)
+        try:
+            link.settimeout(address.timeout)
+            if address.source is not None:
+                link.bind((address.source, 0))
+            link.connect(where)
+        except OSError as error:
+            link.close()
+            failure = error
+        else:
+            return link
+    raise failure or OSError("it has no address")
+
+
+def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
+    """Leave out the algorithms that the configuration leaves out."""
+    options.key_types = preferred_kinds(address, options.key_types)
+    for keyword, name in {
+        "Ciphers": "ciphers",
+        "MACs": "digests",
+        "KexAlgorithms": "kex",
+        "HostKeyAlgorithms": "key_types",
+    }.items():
+        here = getattr(options, name)
+        allowed = dict(address.allowed).get(keyword, here)
+        setattr(options, name, tuple(each for each in here if each in allowed))
+        if not getattr(options, name):
+            raise RemoteError(
+                f"{address.name}: {keyword} allows only {', '.join(allowed)}, none of which is supported here: "
+                f"add one of {', '.join(here) or 'those of a known host key'}"
+            )
+
+
 def _greet(transport: paramiko.Transport, address: Address) -> None:
     """Agree on keys, and look whether the machine is the one that is known."""
     transport.set_log_channel(log.name)
     transport.banner_timeout = transport.handshake_timeout = address.timeout
     transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
-    options = transport.get_security_options()
-    options.key_types = preferred_kinds(address, options.key_types)
+    _restrict(transport.get_security_options(), address)
     try:
         transport.start_client(timeout=address.timeout + 1.0)
         key = transport.get_remote_server_key()
+    except paramiko.ssh_exception.IncompatiblePeer as error:
+        raise RemoteError(
+            f"{address.name}: {address.host} port {address.port} has no algorithm in common with this side ({error}): "
+            "see HostKeyAlgorithms, KexAlgorithms, Ciphers and MACs of both"
+        ) from error
     except BROKEN as error:
         reason = str(error) if isinstance(error, paramiko.SSHException) and str(error) else "it hung up"
         raise LostError(
             f"{address.name}: what listens on {address.host} port {address.port} did not greet as an SSH server within "
             f"{address.timeout:g} s ({reason}): check the port, and the server's log"
         ) from error
-    check_host_key(address, key)
+    sock = transport.sock
+    peer = sock.getpeername()[0] if isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX else ""
+    check_host_key(address, key, peer)
 
 
 def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
-    """Show keys until one is accepted."""
+    """Offer keys until one is accepted."""
+    if not address.public_key:
+        raise RemoteError(
+            f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "
+            f"offered: allow publickey for {address.name} in ~/.ssh/config"
+        )
     tried: list[str] = []
-    with contextlib.closing(keyring.open_keys(address)) as keys:
-        for label, key in keys:
+    problems: list[str] = []
+    with contextlib.closing(keyring.offers(address, problems)) as offers:
+        for label, key in offers:
             tried.append(label)
-            try:
-                more = transport.auth_publickey(address.user, key)
-            except paramiko.BadAuthenticationType as error:
-                methods = ", ".join(error.allowed_types)
-                raise RemoteError(
-                    f"{address.name} lets nobody in by a key (but by {methods}): allow PubkeyAuthentication there"
-                ) from error
-            except paramiko.AuthenticationException:
-                if transport.is_active():
-                    continue
-                raise _refused(address, tried, "; it hung up after so many: set IdentityFile and IdentitiesOnly yes") from None
-            except BROKEN as error:
-                raise LostError(f"{address.name}: the connection was lost while keys were tried") from error
-            if not more:
+            if _offer(transport, address, key, tried, problems):
                 return
-            raise RemoteError(
-                f"{address.name} asks for more than a key ({', '.join(more)}): allow a key alone for {address.user}"
-            )
-    raise _refused(address, tried)
+    raise _refused(address, tried, problems)
 
 
-def _refused(address: Address, tried: Sequence[str], more: str = "") -> RemoteError:
+def _offer(
+    transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
+) -> bool:
+    """Offer a key; return whether it was accepted. Raises RemoteError if no other key can be."""
+    try:
+        more = transport.auth_publickey(address.user, key)
+    except paramiko.BadAuthenticationType as error:
+        methods = ", ".join(error.allowed_types)
+        raise RemoteError(
+            f"{address.name} lets nobody in by a key (but by {methods}): allow PubkeyAuthentication there"
+        ) from error
+    except paramiko.AuthenticationException:
+        if transport.is_active():
+            return False
+        hung_up = "; it hung up after so many: set IdentityFile and IdentitiesOnly yes"
+        raise _refused(address, tried, problems, hung_up) from None
+    except BROKEN as error:
+        raise LostError(f"{address.name}: the connection was lost while keys were tried") from error
+    if more:
+        raise RemoteError(f"{address.name} asks for more than a key ({', '.join(more)}): allow a key alone for {address.user}")
+    return True
+
+
+def _refused(address: Address, tried: Sequence[str], problems: Sequence[str], more: str = "") -> RemoteError:
+    unusable = f" ({'; '.join(dict.fromkeys(problems))})" if problems else ""
     if not tried:
         return RemoteError(
-            f"{address.name}: there is no key to show: make one by `ssh-keygen`, or name it as IdentityFile in ~/.ssh/config"
+            f"{address.name}: there is no key to show{unusable}: make one by `ssh-keygen`, or name it as IdentityFile in "
+            "~/.ssh/config"
         )
     return RemoteError(
         f"{address.name} does not let {address.user} in with {', '.join(tried)}{more}: is the user right (User), and the "
-        f"public key in ~{address.user}/.ssh/authorized_keys there?"
+        f"public key in ~{address.user}/.ssh/authorized_keys there?{unusable}"
     )

@@ -1,4 +1,4 @@
-"""Whom one trusts: the host keys in known_hosts files, and what a user can do about one that is not among them."""
+"""Host-key verification: the lines of known_hosts, and what a user can do about a key that is not among them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import base64
 import binascii
 import hashlib
 import hmac
+import ipaddress
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,7 @@ from .addresses import Address
 __all__ = ["check_host_key", "known_keys", "preferred_kinds"]
 
 RSA = ("rsa-sha2-512", "rsa-sha2-256")
+AUTHORITY, REVOKED = "@cert-authority", "@revoked"
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ class KnownKey:
 
     file: Path
     line: int
-    marker: str  # "", or "@revoked"
+    marker: str  # "", "@revoked" or "@cert-authority"
+    names: str
     kind: str
     key: bytes
 
@@ -37,47 +41,116 @@ class KnownKey:
         return f"{self.file}:{self.line}"
 
 
-def known_keys(address: Address) -> list[KnownKey]:
-    """Return what the known_hosts files say about a machine. Authorities of host certificates are not followed."""
-    return [known for file in address.known_files for known in _lines(file, address.known_as)]
+def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
+    """Return what the known_hosts files say about a host, under its name there or another."""
+    return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return kinds of keys, those first that are known: a server that has several is to show one of these."""
-    known = {kind for each in known_keys(address) for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
-    return tuple(sorted(kinds, key=lambda kind: kind not in known))
+    """Return the kinds of host keys to ask for: only those that HostKeyAlgorithms lists, those that are known first."""
+    allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
+    lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
+    known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
+    return tuple(sorted((kind for kind in kinds if kind in allowed), key=lambda kind: kind not in known))
 
 
-def check_host_key(address: Address, key: paramiko.PKey) -> None:
-    """Raise RemoteError, with what a user can do, unless a machine's key is known."""
+def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None:
+    """Raise RemoteError, with what a user can do, unless a host's key is known. `peer` is its IP address."""
     known = known_keys(address)
-    same = [each for each in known if each.key == key.asbytes()]
     shown = f"{key.get_name().removeprefix('ssh-')} key {key.fingerprint}"
     where = f"{address.host} port {address.port}"
-    if revoked := [each for each in same if each.marker == "@revoked"]:
-        raise RemoteError(f"{address.name}: {where} shows the {shown}, which {revoked[0].where} revokes: do not connect to it")
-    others = [each for each in known if each.marker != "@revoked"]
-    if any(each in others for each in same):
-        return
-    if others:
+    _check_revoked(address, key, known, f"{address.name}: {where} shows the {shown}")
+    _check_size(address, key, where)
+    plain = [each for each in known if not each.marker]
+    trusted = any(each.key == key.asbytes() for each in plain)
+    if not plain and address.bare_name:
+        bare = known_keys(address, address.bare_name)
+        _check_revoked(address, key, bare, f"{address.name}: {where} shows the {shown}")
+        trusted = any(each.key == key.asbytes() for each in bare if not each.marker)
+    if plain and not trusted:
         raise RemoteError(
-            f"{address.name}: the host key of {where} has changed: it shows the {shown}, {others[0].where} says another. "
-            f"Somebody may be in between; if the machine was set up anew, remove what is known by "
-            f"`ssh-keygen -R '{address.known_as}' -f {others[0].file}`"
+            f"{address.name}: the host key of {where} has changed: it shows the {shown}, {plain[0].where} says another. "
+            "Somebody may be in between; if the machine was set up anew, remove what is known by "
+            f"`{_removing(address, plain[0])}`"
         )
-    raise RemoteError(
-        f"{address.name}: the host key of {where} is unknown: it shows the {shown}. Compare that with `ssh-keygen -lf` of "
-        f"{_key_file(key)} there, and accept it by `{_accepting(address, key)}`"
-    )
+    if not trusted:
+        raise RemoteError(
+            f"{address.name}: the host key of {where} is unknown: it shows the {shown}. Compare that with `ssh-keygen -lf` of "
+            f"{_key_file(key)} there, and {_accepting(address, key)}{_unfollowed(address, known)}"
+        )
+    _check_ip(address, key, peer, where)
+
+
+def _check_revoked(address: Address, key: paramiko.PKey, known: Sequence[KnownKey], shows: str) -> None:
+    for each in known:
+        if each.marker == REVOKED and each.key == key.asbytes():
+            raise RemoteError(f"{shows}, which {each.where} revokes: do not connect to it")
+    for file in address.revoked:
+        try:
+            content = file.read_bytes()
+        except OSError as error:  # as OpenSSH: without the list, no host is trusted
+            raise RemoteError(
+                f"{address.name}: RevokedHostKeys {file} cannot be read ({error.strerror}): correct it, or set it to none"
+            ) from error
+        if content.startswith(b"SSHKRL\n"):
+            raise RemoteError(
+                f"{address.name}: RevokedHostKeys {file} is a binary revocation list, which is not read here: "
+                "name a file of public keys instead"
+            )
+        if base64.b64encode(key.asbytes()) in content.split():
+            raise RemoteError(f"{shows}, which {file} revokes: do not connect to it")
+
+
+def _check_size(address: Address, key: paramiko.PKey, where: str) -> None:
+    if key.get_name() == "ssh-rsa" and key.get_bits() < address.least_rsa:
+        raise RemoteError(
+            f"{address.name}: the host key of {where} has {key.get_bits()} bits, RequiredRSASize asks for {address.least_rsa}: "
+            "make a larger one there"
+        )
+
+
+def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> None:
+    """With CheckHostIP, refuse a host whose IP address is known with another key."""
+    if not address.check_ip or not peer or address.jumps or peer == address.host or ipaddress.ip_address(peer).is_loopback:
+        return
+    name = peer if address.port == 22 else f"[{peer}]:{address.port}"
+    known = [each for each in known_keys(address, name) if not each.marker]
+    if known and not any(each.key == key.asbytes() for each in known):
+        raise RemoteError(
+            f"{address.name}: the host key of {where} is known, but {known[0].where} says another for its address {peer} "
+            f"(CheckHostIP): does the name lead to another machine now? If it should, `{_removing(address, known[0], name)}`"
+        )
+
+
+def _removing(address: Address, line: KnownKey, name: str = "") -> str:
+    """Return the command that removes a line: ssh-keygen removes names, but no patterns."""
+    file = shlex.quote(str(line.file))
+    if set(line.names) & set("*?!"):
+        return f"sed -i {line.line}d {file}"
+    return f"ssh-keygen -R '{name or address.known_as}' -f {file}"
 
 
 def _accepting(address: Address, key: paramiko.PKey) -> str:
-    """Return the command that accepts a machine's key."""
-    if address.jumps or not address.known_as.endswith((address.host, f"[{address.host}]:{address.port}")):
-        return address.command  # a scan would not go the same way, or note another name
+    """Return what makes a host's key known."""
+    if address.known_file is None:
+        named = next((str(file) for file in address.known_files[:1]), "none")
+        return f"name a file that can keep it: UserKnownHostsFile {named} keeps no key"
+    if address.jumps or address.alias or address.known_as not in (address.host, f"[{address.host}]:{address.port}"):
+        ask = "" if address.asks else "-o StrictHostKeyChecking=ask "
+        return f"accept it by `{address.command.replace('ssh ', f'ssh {ask}', 1)}`"  # a scan goes another way
     kind = key.get_name().removeprefix("ssh-").split("-")[0]
-    file = address.known_files[0] if address.known_files else "~/.ssh/known_hosts"
-    return f"ssh-keyscan -p {address.port} -t {kind} {address.host} >> {file}"
+    file, folder = shlex.quote(str(address.known_file)), address.known_file.parent
+    making = "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
+    return f"accept it by `{making}ssh-keyscan -p {address.port} -t {kind} {address.host} >> {file}`"
+
+
+def _unfollowed(address: Address, known: Sequence[KnownKey]) -> str:
+    """Return what would have trusted the host, but is not followed."""
+    reasons = [f"{setting} is not followed, host keys are always checked" for setting in address.looser]
+    authority = next((each for each in known if each.marker == AUTHORITY), None)
+    if authority is not None:
+        reasons.append(f"the certificate authority of {authority.where} is not followed: its host needs a line of its own")
+    return "".join(f" ({reason})" for reason in reasons)
 
 
 def _key_file(key: paramiko.PKey) -> str:
@@ -86,30 +159,30 @@ def _key_file(key: paramiko.PKey) -> str:
 
 def _lines(file: Path, name: str) -> Iterator[KnownKey]:
     try:
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
+        lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
         raise RemoteError(f"the host keys in {file} cannot be read ({error.strerror}): correct its permissions") from error
     for number, line in enumerate(lines, 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
-        if len(fields) < 3 or line.lstrip().startswith("#") or marker not in ("", "@revoked"):
+        if len(fields) < 3 or line.lstrip().startswith("#") or marker not in ("", REVOKED, AUTHORITY):
             continue
         if _names(fields[0], name):
             try:
-                yield KnownKey(file, number, marker, fields[1], base64.b64decode(fields[2], validate=True))
+                yield KnownKey(file, number, marker, fields[0], fields[1], base64.b64decode(fields[2], validate=True))
             except (binascii.Error, ValueError):
                 continue
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether the first field of a line is about a name: plain, hashed, with * and ?, or !not."""
+    """Return whether the first field of a line is about a name: hashed, or a list of names with * and ?, and !not."""
+    if patterns.startswith("|"):
+        return _hashed(patterns, name)
     found = False
     for pattern in patterns.split(","):
-        if pattern.startswith("|1|"):
-            found = found or _hashed(pattern, name)
-        elif _matches(pattern.removeprefix("!"), name):
+        if _matches(pattern.removeprefix("!"), name):
             if pattern.startswith("!"):
                 return False
             found = True
@@ -118,10 +191,11 @@ def _names(patterns: str, name: str) -> bool:
 
 def _hashed(pattern: str, name: str) -> bool:
     try:
-        salt, digest = (base64.b64decode(part, validate=True) for part in pattern.split("|")[2:4])
+        _, version, salt, digest = pattern.split("|")
+        key, expected = base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True)
     except (binascii.Error, ValueError):
         return False
-    return hmac.compare_digest(hmac.new(salt, name.encode(), hashlib.sha1).digest(), digest)
+    return version == "1" and hmac.compare_digest(hmac.new(key, name.encode(), hashlib.sha1).digest(), expected)
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -1,12 +1,12 @@
-"""A command at work on a machine: what goes into it, what comes out, and that it ends with whoever started it.
+"""A command that runs on a machine, here or over SSH: its input, its outputs, its status, and its end with its caller.
 
 ::
 
     run, stream    exec sh -c LEASE: input, then silence --stdin--> the command; stdin that ends is the lease that ends it
     put, get       the command itself; the end of its standard input is the end of the file
 
-OpenSSH tells no command that its channel was closed: one that is silent would stay for ever. Its standard input does end,
-with the channel, with the connection and with this process, however these end. So the far shell waits for that, and ends it.
+OpenSSH does not signal a command whose channel was closed: a silent one would stay for ever. Its standard input does end, with
+the channel, the connection and this process, however these end. So the remote shell waits for that, and ends the command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import abc
 import contextlib
 import os
 import select
-import shlex
 import signal
 import subprocess
 import threading
@@ -27,8 +26,9 @@ from typing import IO, Self
 import paramiko
 
 from ..errors import RemoteError
+from .login_shell import MarkedOutput
 
-__all__ = ["ChannelWork", "LocalWork", "LostError", "Watchdog", "Work", "last_line", "leased", "line_of"]
+__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased"]
 
 CHUNK = 32 << 10  # what one SSH packet carries
 LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
@@ -50,6 +50,10 @@ class LostError(RemoteError):
     """Raised when the connection to a machine is not there, or not any more: what was under way may have happened or not."""
 
 
+class NotRunError(RemoteError):
+    """Raised when a login shell ended well without running the command; its message is the last line that it printed."""
+
+
 def leased(command: Sequence[str], length: int) -> list[str]:
     """Return the command that runs another with `length` bytes of input, and ends it when its own input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
@@ -62,13 +66,13 @@ def last_line(errors: bytes) -> str:
 
 
 class Watchdog:
-    """Calls `bark` once where it was not fed for so many seconds (None: never), on a thread of its own; a context manager."""
+    """Calls `on_timeout` once if it was not extended for so many seconds (None: never); a context manager."""
 
-    def __init__(self, seconds: float | None, bark: Callable[[], object]) -> None:
-        self._seconds, self._bark = seconds, bark
+    def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
+        self._seconds, self._on_timeout = seconds, on_timeout
         self._due = time.monotonic() + (seconds or 0.0)
         self._ended = threading.Event()
-        self.barked = False
+        self.timed_out = False
 
     def __enter__(self) -> Self:
         if self._seconds is not None:
@@ -78,21 +82,21 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def feed(self, extra: float = 0.0) -> None:
-        """Start the time anew."""
+    def extend(self, extra: float = 0.0) -> None:
+        """Restart the time, with some seconds more."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
         while (left := self._due - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
-        self.barked = True
+        self.timed_out = True
         with contextlib.suppress(Exception):  # a connection that breaks just now has ended it, too
-            self._bark()
+            self._on_timeout()
 
 
-class Work(abc.ABC):
-    """A command at work. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
+class RemoteProcess(abc.ABC):
+    """A running command. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
 
     def __init__(self) -> None:
         self.ended = False  # by `end`, before it had ended by itself
@@ -107,7 +111,7 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:
-        """Give it input, and wait until it is taken; BrokenPipeError where it takes no more."""
+        """Write to its standard input. Raises BrokenPipeError if it reads no more."""
 
     @abc.abstractmethod
     def finish(self) -> None:
@@ -115,27 +119,27 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return some of its output; nothing where that has ended."""
+        """Return some of its output; nothing after the end."""
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Return how it ended, -1 where nothing tells; LostError where the connection ended first."""
+        """Return the exit status, or -1 if it is unknown. Raises LostError if the connection ended first."""
 
     @abc.abstractmethod
     def end(self) -> None:
-        """End it, and every reader's waiting; from any thread."""
+        """End it, and release every waiting reader; from any thread."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End it where it is still at work, and let go of it."""
+        """End it if it still runs, and release its resources."""
 
     def feed(self, data: bytes) -> None:
-        """Give it input on a thread, so that one can read meanwhile."""
+        """Write input on a thread, so that the caller can read meanwhile."""
         if data:
             self._begin(lambda: self._feed(data))
 
     def errors(self) -> bytes:
-        """Return what it has said on standard error."""
+        """Return its standard error so far."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 
@@ -161,7 +165,7 @@ class Work(abc.ABC):
         self._begin(run)
 
     def _begin(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name="work", daemon=True)
+        thread = threading.Thread(target=target, name="remote-process", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -172,12 +176,13 @@ class Work(abc.ABC):
                 self.write(bytes(view[start : start + CHUNK]))
 
 
-class ChannelWork(Work):
+class ChannelProcess(RemoteProcess):
     """A command at the far end of an SSH channel."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
-        self._channel = channel
+        self._channel, self._mark = channel, mark
+        self._output = MarkedOutput(mark)
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
@@ -195,13 +200,23 @@ class ChannelWork(Work):
     def read(self) -> bytes:
         """Return what has come, as soon as something has."""
         try:
-            return self._channel.recv(CHUNK)
+            while part := self._channel.recv(CHUNK):
+                if output := self._output.feed(part):
+                    return output
         except (OSError, EOFError, paramiko.SSHException):  # the window is told of the bytes over a connection that broke
-            return b""
+            pass
+        return self._output.take()
+
+    def errors(self) -> bytes:
+        """Return its standard error, without what the login shell printed before it."""
+        errors = super().errors()
+        return errors.partition(self._mark)[2] if self._mark in errors else errors
 
     def wait(self) -> int:
         """Return the exit status that was sent."""
         status = self._channel.recv_exit_status()
+        if status == 0 and not self.ended and not self._output.begun and self._mark not in super().errors():
+            raise NotRunError(last_line(self._output.greeting))
         if status == -1 and not self.ended:
             transport = self._channel.get_transport()
             transport.join(1.0)  # its thread ends where the connection did
@@ -222,7 +237,7 @@ class ChannelWork(Work):
             thread.join(GRACE_S)
 
 
-class LocalWork(Work):
+class LocalProcess(RemoteProcess):
     """A command on this machine, in a session of its own."""
 
     def __init__(self, command: Sequence[str], home: Path) -> None:
@@ -294,8 +309,3 @@ class LocalWork(Work):
         for pipe in (self._input, self._output, self._errors):
             with contextlib.suppress(OSError):
                 pipe.close()
-
-
-def line_of(command: Sequence[str]) -> str:
-    """Return a command as the far shell reads it; `exec` spares a process, and is known to every shell."""
-    return "exec " + shlex.join(command)

@@ -24,7 +24,7 @@ from typing import Protocol
 
 from ..errors import RemoteError, UsageError
 from ..processes import as_done
-from .remote_process import LostError, Watchdog, Work, last_line
+from .remote_process import LostError, RemoteProcess, Watchdog, last_line
 
 __all__ = ["Far", "put"]
 
@@ -73,7 +73,7 @@ class Far(Protocol):
 
     name: str
 
-    def start(self, command: Sequence[str]) -> Work:
+    def start(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command."""
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
@@ -152,7 +152,7 @@ class _Sending:
         self.far, self.folder, self.items = far, folder, items
         self._stopped = threading.Event()
         self._done: dict[str, int] = {}
-        self._works: set[Work] = set()
+        self._works: set[RemoteProcess] = set()
         self._bar = tqdm(total=0, unit="B", unit_scale=True, desc=f"to {far.name}", disable=not progress, leave=False)
 
     def __enter__(self) -> _Sending:
@@ -223,18 +223,18 @@ class _Sending:
         command += ["anew" if first is None else "", secrets.token_hex(8)]
         with self.far.start(command) as work, Watchdog(STALL_S, work.end) as dog:
             self._works.add(work)
-            self._write(work, item, first or 0, dog.feed)
-            dog.feed(item.size / HASHED)
+            self._write(work, item, first or 0, dog.extend)
+            dog.extend(item.size / HASHED)
             for _ in iter(work.read, b""):
                 pass
             status = work.wait()
             errors = work.errors()
         self._works.discard(work)
-        if dog.barked:
+        if dog.timed_out:
             raise RemoteError(f"{self.far.name} has taken nothing of {self._what(item)} for {STALL_S:g} s: is its disk alive?")
         return self._judge(item, status, errors)
 
-    def _write(self, work: Work, item: Item, first: int, taken: Callable[[], None]) -> None:
+    def _write(self, work: RemoteProcess, item: Item, first: int, taken: Callable[[], None]) -> None:
         there = first * BLOCK
         with contextlib.suppress(BrokenPipeError):  # how it ended says why
             for part in item.blocks(first):
