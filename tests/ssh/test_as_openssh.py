@@ -332,6 +332,7 @@ def _written(row: Row, number: int, box: Box) -> tuple[Path, str]:
         "GlobalKnownHostsFile": "none",
         "IdentityAgent": "none",
         "ConnectTimeout": "20",
+        "KexAlgorithms": "curve25519-sha256@libssh.org",  # the cheapest on both sides
         **({"IdentityFile": words["key"]} if row.key else {}),
     }
     lines = [row.before, "Host box", *row.lines.splitlines(), "Host *", *(f"    {key} {value}" for key, value in rest.items())]
