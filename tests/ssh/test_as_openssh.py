@@ -87,8 +87,17 @@ TABLE = [
     Row("a sealed key that the agent holds", "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/sealed", key=False),
     Row("its public half alone", "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/half", key=False),
     Row("the public half by name", "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/half.pub", key=False),
-    Row("a key that the agent holds unasked", "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/other", "key", key=False),
-    Row("an agent that refuses to sign", "IdentityAgent {full}\nIdentitiesOnly yes\nIdentityFile {dir}/confirm\nIdentityFile {key}", key=False),
+    Row(
+        "a key that the agent holds unasked",
+        "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/other",
+        "key",
+        key=False,
+    ),
+    Row(
+        "an agent that refuses to sign",
+        "IdentityAgent {full}\nIdentitiesOnly yes\nIdentityFile {dir}/confirm\nIdentityFile {key}",
+        key=False,
+    ),
     Row("a full agent", "IdentityAgent {full}", "key"),
     Row("a full agent, and only the key", "IdentityAgent {full}\nIdentitiesOnly yes"),
     # known_hosts
@@ -150,7 +159,12 @@ TABLE = [
     # Hops
     Row("a hop", "ProxyJump {user}@127.0.0.1:{edge_port}", known="{known_line}{edge_line}"),
     Row("a hop by its own block", "ProxyJump jump", known="{known_line}{edge_line}", before="Host jump\n Port {edge_port}\n"),
-    Row("two hops", "ProxyJump jump,{user}@127.0.0.1:{edge_port}", known="{known_line}{edge_line}", before="Host jump\n Port {edge_port}\n"),
+    Row(
+        "two hops",
+        "ProxyJump jump,{user}@127.0.0.1:{edge_port}",
+        known="{known_line}{edge_line}",
+        before="Host jump\n Port {edge_port}\n",
+    ),
     Row("a hop that is unknown", "ProxyJump {user}@127.0.0.1:{edge_port}", "unknown"),
     Row("no hop", "ProxyJump none\nProxyCommand none"),
 ]
@@ -354,8 +368,7 @@ def _end_of_host(config: Path, name: str) -> tuple[str, str]:
         with SshHost(name, config=config, ask=_nobody) as host:
             host.run(["true"])
     except RemoteError as error:
-        assert "\n" not in str(error)
-        return _class(str(error), HOST)
+        return _class(str(error), HOST) if "\n" not in str(error) else ("several lines", str(error))
     return "in", ""
 
 

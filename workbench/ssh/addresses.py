@@ -197,7 +197,9 @@ def _looser(found: HostConfig) -> tuple[str, ...]:
         "nohostauthenticationforlocalhost": "NoHostAuthenticationForLocalhost",
         "verifyhostkeydns": "VerifyHostKeyDNS",
     }
-    settings = [f"{names[key]} {found.one(key)}" for key, values in LOOSER.items() if found.one(key).lower() in values]
+    words = {"false": "no", "true": "yes"}  # as `ssh -G` prints them
+    set_so = {key: found.one(key).lower() for key, values in LOOSER.items() if found.one(key).lower() in values}
+    settings = [f"{names[key]} {words.get(value, value)}" for key, value in set_so.items()]
     if found.one("knownhostscommand", "none").lower() != "none":
         settings.append("KnownHostsCommand")
     return tuple(settings)

@@ -31,7 +31,6 @@ class KnownKey:
     file: Path
     line: int
     marker: str  # "", "@revoked" or "@cert-authority"
-    names: str
     kind: str
     key: bytes
 
@@ -123,11 +122,8 @@ def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> No
 
 
 def _removing(address: Address, line: KnownKey, name: str = "") -> str:
-    """Return the command that removes a line: ssh-keygen removes names, but no patterns."""
-    file = shlex.quote(str(line.file))
-    if set(line.names) & set("*?!"):
-        return f"sed -i {line.line}d {file}"
-    return f"ssh-keygen -R '{name or address.known_as}' -f {file}"
+    """Return the command that removes what a file says about a host."""
+    return f"ssh-keygen -R '{name or address.known_as}' -f {shlex.quote(str(line.file))}"
 
 
 def _accepting(address: Address, key: paramiko.PKey) -> str:
@@ -171,7 +167,7 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
             continue
         if _names(fields[0], name):
             try:
-                yield KnownKey(file, number, marker, fields[0], fields[1], base64.b64decode(fields[2], validate=True))
+                yield KnownKey(file, number, marker, fields[1], base64.b64decode(fields[2], validate=True))
             except (binascii.Error, ValueError):
                 continue
 

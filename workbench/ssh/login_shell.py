@@ -60,5 +60,6 @@ class MarkedOutput:
 
     def take(self) -> bytes:
         """Return what came without a mark, once."""
-        self.greeting, self._before = bytes(self._before), bytearray()
-        return self.greeting
+        taken, self._before = bytes(self._before), bytearray()
+        self.greeting = self.greeting or taken
+        return taken
