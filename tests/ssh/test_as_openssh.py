@@ -55,6 +55,10 @@ TABLE = [
     Row("tokens of this machine", "IdentityFile {dir}/key-%i-%u-%L-%l", key=False),
     Row("the token of all of it", "IdentityFile {dir}/key-%C", key=False),
     Row("the token of the known name", "HostKeyAlias Alias\nIdentityFile {dir}/key-%k", known="alias {bare}", key=False),
+    Row("a path that is not ASCII", "IdentityFile {dir}/clé/key", key=False),
+    Row("line ends of Windows", "HostName 127.0.0.1\r\nPort {port}\r\nIdentityFile {key}\r", key=False),
+    Row("tabs and capitals", "\thOSTnAME\t127.0.0.1\t\n\tIDENTITYFILE\t{key}\t", key=False),
+    Row("a comment without a space", "IdentityFile {dir}/key#not", "key", key=False),
     Row("a percent sign", "IdentityFile {dir}/key%%s", key=False),
     Row("a public key in its place", "IdentityFile {key}.pub", "key", key=False),
     Row("a key that is not there", "IdentityFile {dir}/none", "key", key=False),
@@ -131,6 +135,11 @@ TABLE = [
     Row("a list of revoked keys that is not there", "RevokedHostKeys {dir}/none", "revoked"),
     Row("an authority", "", "unknown", known="@cert-authority * {bare}"),
     Row("comments and broken lines", "", known="# {known_line}\n|1|x|y {bare}\n\n{known_line}"),
+    Row("known hosts with line ends of Windows", "", known="# Windows\r\n[127.0.0.1]:{port} {bare}\r\n"),
+    Row("known hosts with tabs and a comment", "", known="[127.0.0.1]:{port}\t{bare}\tmy box # mine\n"),
+    Row("known hosts without a last line end", "", known="[127.0.0.1]:{port} {bare}"),
+    Row("known hosts that is a folder", "UserKnownHostsFile {dir}", "unknown"),
+    Row("a token that is none", "UserKnownHostsFile {dir}/known-%y", "configuration"),
     Row("the address checked, too", "CheckHostIP yes"),
     # Algorithms
     Row("other host keys only", "HostKeyAlgorithms rsa-sha2-512", "algorithms"),
@@ -177,12 +186,12 @@ OPENSSH = {
     "algorithms": "no matching host key type|Unable to negotiate",
     "address": "Could not resolve|Address family",
     "command": "Cannot execute command-line and remote command",
-    "configuration": "Bad |bad configuration|has no value|invalid environment|no argument",
+    "configuration": "unknown key %|Bad |bad configuration|has no value|invalid environment|no argument",
 }
 HOST = {
     "changed": "has changed",
     "revoked": "revokes|RevokedHostKeys .* cannot be read",
-    "unknown": "is unknown",
+    "unknown": "is unknown|the host keys in .* cannot be read",
     "key": "does not let|no key to show|nobody can be asked|rules out public keys",
     "algorithms": "none of which is supported|no algorithm in common",
     "address": "does not resolve",
@@ -264,9 +273,11 @@ def _files(folder: Path, machine: Machine, home: Path) -> dict[str, str]:
     bare = " ".join(public(machine.folder / "host_key").split()[:2])
     connection = hashlib.sha1(f"{host}{LOOPBACK}{machine.port}{user}".encode()).hexdigest()
     (folder / "with space").mkdir()
+    (folder / "clé").mkdir()
     key = folder / "key"
     for name in (
         "with space/key",
+        "clé/key",
         f"key-box-{LOOPBACK}-{machine.port}-{user}",
         f"key-{os.getuid()}-{user}-{host.split('.')[0]}-{host}",
         f"key-{connection}",
@@ -337,7 +348,7 @@ def _written(row: Row, number: int, box: Box) -> tuple[Path, str]:
     """Write a row's configuration; return it, and the name to connect to."""
     file = box.folder / f"known-{number}"
     words = {**box.words, "file": str(file)}
-    file.write_text(row.known.format(**words))
+    file.write_bytes(row.known.format(**words).encode())
     rest = {
         "HostName": LOOPBACK,
         "Port": words["port"],
@@ -351,7 +362,7 @@ def _written(row: Row, number: int, box: Box) -> tuple[Path, str]:
     }
     lines = [row.before, "Host box", *row.lines.splitlines(), "Host *", *(f"    {key} {value}" for key, value in rest.items())]
     path = box.folder / f"config-{number}"
-    path.write_text("\n".join(lines).format(**words) + "\n")
+    path.write_bytes(("\n".join(lines).format(**words) + "\n").encode())
     return path, row.name.format(**words)
 
 

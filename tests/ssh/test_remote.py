@@ -220,7 +220,7 @@ def test_what_is_there_is_not_sent_again(kind: Kind, monkeypatch: pytest.MonkeyP
     first = kind.host.put(files, "once")
     before = {path: Path(path).stat().st_ino for path in first}
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.ssh.uploads._Sending._attempt", lambda *_: pytest.fail("it was sent again"))
+        patch.setattr("workbench.ssh.uploads._UploadBatch._attempt", lambda *_: pytest.fail("it was sent again"))
         assert kind.host.put(files, "once") == first
     assert {path: Path(path).stat().st_ino for path in first} == before
 

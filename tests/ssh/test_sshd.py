@@ -286,12 +286,13 @@ def test_an_address_that_does_not_answer_is_given_up_within_its_time(own_home: P
         assert time.monotonic() - began < 10
 
 
-@pytest.mark.parametrize("says", [b"", b"SSH-2.0-silent\r\n", b"220 mail ESMTP\r\n" * 3])
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0-silent\r\n", b"220 mail ESMTP\r\n" * 3, b"SSH-1.5-\x1b[31mold\x07\r\n"])
 def test_what_does_not_greet_is_given_up_within_its_time(says: bytes, own_home: Path) -> None:
     (own_home / "c").write_text("ConnectTimeout 1\n")
     with silent(says) as port:
         began = time.monotonic()
-        refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), "did not greet as an SSH server within 1 s")
+        said = refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), "did not greet as an SSH server within 1 s")
+        assert said.isprintable(), "nor does it write to the terminal"
         assert time.monotonic() - began < 10
 
 

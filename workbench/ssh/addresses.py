@@ -127,8 +127,9 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
         check_ip=found.flag("checkhostip"),
         certificates=tuple(Path(expand(path, tokens, "CertificateFile")) for path in found.all("certificatefile")),
         identities_only=found.flag("identitiesonly"),
-        key_kinds=tuple(filter(None, found.one("pubkeyacceptedalgorithms", found.one("pubkeyacceptedkeytypes")).split(","))),
-        allowed=tuple((LISTS[key], tuple(found.one(key).split(","))) for key in LISTS if found.one(key)),
+        key_kinds=_algorithms(found, "pubkeyacceptedalgorithms", f"{name}: {file}")
+        or _algorithms(found, "pubkeyacceptedkeytypes", f"{name}: {file}"),
+        allowed=tuple((LISTS[key], names) for key in LISTS if (names := _algorithms(found, key, f"{name}: {file}"))),
         least_rsa=int(found.one("requiredrsasize", "0")),
         family=found.one("addressfamily", "any").lower(),
         source=found.one("bindaddress") or None,
@@ -174,6 +175,14 @@ def _paths(text: str) -> list[str]:
 def _keeps(path: Path) -> bool:
     """Return whether a host key written to a file stays there: not in /dev/null."""
     return path.is_file() or not path.exists()
+
+
+def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
+    """Return a list of algorithms; `ssh -G` prints it whole, without OpenSSH it may change a default that is not known here."""
+    text = found.one(keyword)
+    if text.startswith("-"):
+        raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
+    return () if not text or text[0] in "+^" else tuple(text.split(","))
 
 
 def _revoked(text: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 ::
 
-    name -> Address (one a hop) -> TCP, or a channel of the hop before -> host key, known or refused -> public key -> Connection
+    name -> Address for each hop -> TCP, or a channel of the previous hop -> host key -> public key -> SshConnection
 
 Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that does
 not answer keep-alive requests is closed, and everything that waits on it ends.
@@ -28,9 +28,9 @@ from ..errors import RemoteError
 from .addresses import Address, route
 from .host_keys import check_host_key, preferred_kinds
 from .identities import Keyring
-from .remote_process import LostError, Watchdog
+from .remote_process import LostError, Watchdog, printable
 
-__all__ = ["Connection", "connect"]
+__all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
 KEEPALIVE_S = 20.0
@@ -40,10 +40,10 @@ Accept = Callable[[paramiko.Channel], None]
 
 log = logging.getLogger("workbench.ssh")
 log.addHandler(logging.NullHandler())
-log.propagate = False  # paramiko logs tracebacks of what is one line of ours
+log.propagate = False  # paramiko logs a traceback for what is one line here
 
 
-class _Heard(Packetizer):
+class _TimedPacketizer(Packetizer):
     """Reads packets, and remembers when the last one came."""
 
     heard: float = float("inf")
@@ -54,10 +54,10 @@ class _Heard(Packetizer):
         return message
 
 
-class Connection:
-    """An authenticated connection to a machine, and those to the hops before it; `connect` makes it."""
+class SshConnection:
+    """An authenticated connection to a host, and the connections to the hops before it; `connect` opens it."""
 
-    def __init__(self, address: Address, transport: paramiko.Transport, before: Connection | None, keepalive: float) -> None:
+    def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
         self._accepts: dict[int, Accept] = {}
         self._requests = threading.Lock()  # paramiko keeps one answer to requests of a connection
@@ -68,27 +68,27 @@ class Connection:
 
     @property
     def alive(self) -> bool:
-        """Whether it is there, as far as one knows, and this process's own."""
+        """Whether it is open, as far as this side knows, and belongs to this process."""
         return self.own and self.transport.is_active()
 
     @property
     def own(self) -> bool:
-        """Whether it is this process's, and not of the one that it was forked from."""
+        """Whether it belongs to this process, and not to the one that this was forked from."""
         return self._process == os.getpid()
 
     def close(self) -> None:
-        """End it, and the hops before it."""
+        """Close it, and the hops before it."""
         self._closed.set()
         self.transport.close()
         if self.before is not None:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. Raises LostError, after which nothing of it has happened."""
+        """Open a channel for a command. After a LostError no command has run."""
         return self._open("session", "refuses another session: raise MaxSessions in its sshd_config")
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
-        """Open a channel to a port over there."""
+        """Open a channel to a port that the host reaches."""
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
 
@@ -97,7 +97,7 @@ class Connection:
         try:
             return self.transport.open_channel(kind, to, ("127.0.0.1", 0) if to else None, timeout=CHANNEL_S)
         except paramiko.ChannelException as error:
-            raise RemoteError(f"{name} {refusal} ({error.text})") from error
+            raise RemoteError(f"{name} {refusal} ({printable(error.text)})") from error
         except BROKEN as error:
             if to and self.transport.is_active():  # it is that port which does not answer
                 raise RemoteError(f"{name} {refusal} (no answer within {CHANNEL_S:g} s)") from error
@@ -105,7 +105,7 @@ class Connection:
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Have the far side listen on a port of its loopback (0: any free one); `accept` gets each connection, on a thread."""
+        """Listen on a port of the host's loopback (0: any free one); `accept` gets each connection, on a thread."""
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
             try:
@@ -121,7 +121,7 @@ class Connection:
         return taken
 
     def unlisten(self, port: int) -> None:
-        """Have the far side listen no longer."""
+        """Stop listening on a port of the host."""
         self._accepts.pop(port, None)
         with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
             if self.transport.is_active():
@@ -134,11 +134,11 @@ class Connection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Ask for a sign of life after a third of `deadline` in silence; close what is silent for all of it."""
+        """Send a keep-alive request after a third of `deadline` in silence; close the connection after all of it."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():
-            silent = time.monotonic() - packets.heard if isinstance(packets, _Heard) else 0.0
+            silent = time.monotonic() - packets.heard if isinstance(packets, _TimedPacketizer) else 0.0
             if silent > deadline:
                 log.info("%s: silent for %.0f s", self.address.name, silent)
                 self.transport.close()
@@ -151,11 +151,11 @@ class Connection:
             self.transport.global_request("keepalive@openssh.com")
 
 
-_CONNECTIONS: weakref.WeakSet[Connection] = weakref.WeakSet()
+_CONNECTIONS: weakref.WeakSet[SshConnection] = weakref.WeakSet()
 
 
 def _forget() -> None:
-    """In a forked child: the connections are the parent's, and nothing is to be said on them, not even that they end."""
+    """In a forked child: the connections are the parent's, so drop them without a packet, not even a disconnect."""
     for connection in _CONNECTIONS:
         connection.transport.active = False  # type: ignore[attr-defined]  # no call of paramiko's ends one without a word
         if isinstance(connection.transport.sock, socket.socket):
@@ -166,27 +166,27 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> Connection:
-    """Connect to a machine, through the hops before it. Raises RemoteError, LostError where the network is at fault."""
-    made: Connection | None = None
+def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
+    """Connect to a host, through the hops before it. Raises RemoteError, or LostError if the network is at fault."""
+    connection: SshConnection | None = None
     hops = route(name, config)
     for hop in hops:
         try:
-            made = _connect(hop, made, keyring, keepalive)
+            connection = _connect(hop, connection, keyring, keepalive)
         except RemoteError as error:
-            if made is not None:
-                made.close()
+            if connection is not None:
+                connection.close()
             if hop is hops[-1]:
                 raise
             raise type(error)(f"{name}: its ProxyJump fails: {error}") from error
-    if made is None:
+    if connection is None:
         raise RemoteError(f"{name}: there is no way to it")
-    return made
+    return connection
 
 
-def _connect(address: Address, before: Connection | None, keyring: Keyring, keepalive: float) -> Connection:
+def _connect(address: Address, before: SshConnection | None, keyring: Keyring, keepalive: float) -> SshConnection:
     link = _dial(address) if before is None else before.dial(address.host, address.port)
-    transport = paramiko.Transport(link, packetizer_class=_Heard)
+    transport = paramiko.Transport(link, packetizer_class=_TimedPacketizer)
     try:
         _greet(transport, address)
         _authenticate(transport, address, keyring)
@@ -194,11 +194,11 @@ def _connect(address: Address, before: Connection | None, keyring: Keyring, keep
         transport.close()
         link.close()
         raise
-    return Connection(address, transport, before, keepalive)
+    return SshConnection(address, transport, before, keepalive)
 
 
 def _dial(address: Address) -> socket.socket:
-    """Open a TCP connection to a machine."""
+    """Open a TCP connection to a host."""
     name, where = address.name, f"{address.host} port {address.port}"
     try:
         return _first_of(address)
@@ -256,7 +256,7 @@ def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
 
 
 def _greet(transport: paramiko.Transport, address: Address) -> None:
-    """Agree on keys, and look whether the machine is the one that is known."""
+    """Exchange keys, and verify the host key."""
     transport.set_log_channel(log.name)
     transport.banner_timeout = transport.handshake_timeout = address.timeout
     transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
@@ -264,13 +264,13 @@ def _greet(transport: paramiko.Transport, address: Address) -> None:
     try:
         transport.start_client(timeout=address.timeout + 1.0)
         key = transport.get_remote_server_key()
-    except paramiko.ssh_exception.IncompatiblePeer as error:
-        raise RemoteError(
-            f"{address.name}: {address.host} port {address.port} has no algorithm in common with this side ({error}): "
-            "see HostKeyAlgorithms, KexAlgorithms, Ciphers and MACs of both"
-        ) from error
     except BROKEN as error:
-        reason = str(error) if isinstance(error, paramiko.SSHException) and str(error) else "it hung up"
+        reason = (isinstance(error, paramiko.SSHException) and printable(str(error))[:200]) or "it hung up"
+        if "no acceptable" in reason:
+            raise RemoteError(
+                f"{address.name}: {address.host} port {address.port} has no algorithm in common with this side ({reason}): "
+                "see HostKeyAlgorithms, KexAlgorithms, Ciphers and MACs of both"
+            ) from error
         raise LostError(
             f"{address.name}: what listens on {address.host} port {address.port} did not greet as an SSH server within "
             f"{address.timeout:g} s ({reason}): check the port, and the server's log"
@@ -304,7 +304,7 @@ def _offer(
     try:
         more = transport.auth_publickey(address.user, key)
     except paramiko.BadAuthenticationType as error:
-        methods = ", ".join(error.allowed_types)
+        methods = printable(", ".join(error.allowed_types))
         raise RemoteError(
             f"{address.name} lets nobody in by a key (but by {methods}): allow PubkeyAuthentication there"
         ) from error
@@ -316,7 +316,9 @@ def _offer(
     except BROKEN as error:
         raise LostError(f"{address.name}: the connection was lost while keys were tried") from error
     if more:
-        raise RemoteError(f"{address.name} asks for more than a key ({', '.join(more)}): allow a key alone for {address.user}")
+        raise RemoteError(
+            f"{address.name} asks for more than a key ({printable(', '.join(more))}): allow a key alone for {address.user}"
+        )
     return True
 
 

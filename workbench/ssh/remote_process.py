@@ -28,7 +28,7 @@ import paramiko
 from ..errors import RemoteError
 from .login_shell import MarkedOutput
 
-__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased"]
+__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
 
 CHUNK = 32 << 10  # what one SSH packet carries
 LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
@@ -47,7 +47,7 @@ LEASE = (
 
 
 class LostError(RemoteError):
-    """Raised when the connection to a machine is not there, or not any more: what was under way may have happened or not."""
+    """Raised when a connection cannot be opened or was lost: a running command may have completed or not."""
 
 
 class NotRunError(RemoteError):
@@ -55,14 +55,19 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return the command that runs another with `length` bytes of input, and ends it when its own input ends."""
+    """Wrap a command so that it gets `length` bytes of input, and is ended when the channel's input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
 def last_line(errors: bytes) -> str:
-    """Return the last line of what a command said on standard error, fit for a line of ours."""
+    """Return the last line of a command's standard error, fit for an error's line."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    return "".join(each for each in lines[-1] if each.isprintable())[:300] if lines else ""
+    return printable(lines[-1])[:300] if lines else ""
+
+
+def printable(text: str) -> str:
+    """Return what another machine sent, without control characters, fit for an error's line."""
+    return "".join(letter for letter in text if letter.isprintable())
 
 
 class Watchdog:
@@ -144,7 +149,7 @@ class RemoteProcess(abc.ABC):
         return bytes(self._kept)
 
     def lines(self) -> Iterator[bytes]:
-        """Give the lines of its output as they come, without their ends."""
+        """Give the lines of its output as they arrive, without line ends."""
         left = b""
         while part := self.read():
             *whole, left = (left + part).split(b"\n")
@@ -177,7 +182,7 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command at the far end of an SSH channel."""
+    """A command on a host, over an SSH channel that began with a mark."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -198,7 +203,7 @@ class ChannelProcess(RemoteProcess):
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
-        """Return what has come, as soon as something has."""
+        """Return output as soon as there is some."""
         try:
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
@@ -238,7 +243,7 @@ class ChannelProcess(RemoteProcess):
 
 
 class LocalProcess(RemoteProcess):
-    """A command on this machine, in a session of its own."""
+    """A command on this machine, in its own session."""
 
     def __init__(self, command: Sequence[str], home: Path) -> None:
         super().__init__()
@@ -269,11 +274,11 @@ class LocalProcess(RemoteProcess):
         self._input.close()
 
     def read(self) -> bytes:
-        """Return what its pipe has, as soon as it has something."""
+        """Return output as soon as there is some."""
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return what a pipe has, as soon as it has something; nothing where it ended, or the command was told to."""
+        """Return what a pipe has, as soon as it has something; nothing at its end, or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
@@ -282,12 +287,12 @@ class LocalProcess(RemoteProcess):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Return the exit status as a shell tells it."""
+        """Return the exit status as a shell reports it."""
         status = self._process.wait()
-        return status if status >= 0 else 128 - status  # as a shell tells it
+        return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to its session and, where that is not enough, KILL."""
+        """Send TERM to its session and, if that is not enough, KILL."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
