@@ -4,7 +4,7 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A slow reader holds its writer back: one chunk is buffered. The two directions end independently, so half-closed stays half-closed.
+A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so.
 """
 
 from __future__ import annotations
