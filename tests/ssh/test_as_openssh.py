@@ -98,6 +98,11 @@ TABLE = [
         key=False,
     ),
     Row(
+        "a certificate whose key the agent holds",
+        "IdentityAgent {agent}\nIdentitiesOnly yes\nIdentityFile {dir}/held",
+        key=False,
+    ),
+    Row(
         "an agent that refuses to sign",
         "IdentityAgent {full}\nIdentitiesOnly yes\nIdentityFile {dir}/confirm\nIdentityFile {key}",
         key=False,
@@ -225,7 +230,9 @@ def box(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         stack.callback((edge.folder / "authorized_keys").write_text, public(edge.key) + "\n")
         words = _files(folder, machine, home)
         words |= {"edge_port": str(edge.port), "edge_line": edge.known}
-        words |= {"agent": stack.enter_context(_agent(folder / "agent", folder / "sealed", folder / "half-private"))}
+        words |= {
+            "agent": stack.enter_context(_agent(folder / "agent", folder / "sealed", folder / "half-private", folder / "held"))
+        }
         junk = [keygen(folder / f"junk{number}") for number in range(5)]
         words |= {"full": stack.enter_context(_agent(folder / "full", *junk))}
         _ssh_add(words["full"], "-c", str(folder / "confirm-private"))
@@ -258,9 +265,9 @@ def _keys(folder: Path, authority: Path) -> list[Path]:
     sealed, half, confirm = keygen(folder / "sealed", ""), keygen(folder / "half-private"), keygen(folder / "confirm-private")
     (folder / "half.pub").write_text(public(half) + "\n")
     (folder / "confirm.pub").write_text(public(confirm) + "\n")
-    for name in ("other", "certified", "bare"):
+    for name in ("other", "certified", "bare", "held"):
         keygen(folder / name)
-    for name in ("certified", "bare"):
+    for name in ("certified", "bare", "held"):
         command = ["ssh-keygen", "-q", "-s", str(authority), "-I", name, "-n", getpass.getuser(), f"{folder / name}.pub"]
         subprocess.run(command, check=True, capture_output=True, timeout=30)
     (folder / "bare-cert.pub").rename(folder / "elsewhere.pub")

@@ -215,6 +215,13 @@ def test_the_agents_keys_are_shown_unless_identities_only(machines: Ground, agen
     refused(one(machines.config(IdentityFile=nothing, IdentitiesOnly="yes")), "there is no key to show")
 
 
+def test_a_banner_is_passed_over(sshd: Make, tmp_path: Path) -> None:
+    (tmp_path / "banner").write_text("Only for \x1b[1mmembers\x1b[0m.\n" * 100)
+    ground = sshd(Banner=str(tmp_path / "banner"))
+    with ground.host("own") as host:
+        assert (host.run(["echo", "x"]).out, host.run(["true"]).err) == (b"x\n", b"")
+
+
 # Where it is
 
 

@@ -314,7 +314,10 @@ class _AgentKey(AgentKey):
 
     def __init__(self, agent: _Agent, blob: bytes, comment: str, problems: list[str]) -> None:
         super().__init__(agent, blob, comment)
-        self._problems = problems
+        self._holder, self._problems = agent, problems
+
+    def __copy__(self) -> _AgentKey:  # AgentKey's own __getattr__ would call itself for ever
+        return _AgentKey(self._holder, self.blob, self.comment, self._problems)
 
     def sign_ssh_data(self, data: Any, algorithm: str | None = None) -> Any:
         """Return the agent's signature, empty if it refuses."""
