@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import _compat
 from .errors import DataError, UsageError, unknown
 from .pictures import load_pictures, open_picture, to_uint8
 from .samples import PHOTOGRAPHS, label_of, sample_files
@@ -160,9 +161,8 @@ def cached_reader(read: Callable[[bool], Split]) -> Callable[[bool], Split]:
 def _cifar10_official(root: Path, train: bool) -> Split:
     import socket
 
-    from torchvision.datasets import CIFAR10
-
-    from . import _compat  # noqa: F401
+    with _compat.spared():
+        from torchvision.datasets import CIFAR10
 
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
