@@ -119,9 +119,8 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
     """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
 
     EXIF orientation is honoured; transparency is laid on white; grey, palette and CMYK pictures become 8-bit RGB; the first
-    frame of an animation counts. A picture that is already `size` x `size` passes through unchanged. In grey pictures of 9 to 16
-    bits the largest value of those bits is white; in 32-bit ones it is the picture's maximum (floats: 1, or the maximum if
-    larger).
+    frame of an animation counts. A picture that is already `size` x `size` passes through unchanged. White in a grey picture is
+    the largest value of its bits, in one of 32 bits the picture's maximum (floats: 1, or the maximum if that is larger).
 
     Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
     anything is decoded.
