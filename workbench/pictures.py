@@ -210,7 +210,7 @@ def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _wide_grey(picture: Image.Image) -> np.ndarray | None:
+def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
     """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread; None for every other picture.
 
     White is the largest value of the samples' bits. For 32-bit integers it is the picture's own maximum, because such files use
@@ -245,16 +245,17 @@ def _first(value: Any) -> int:
     return int(value[0] if isinstance(value, tuple) else value)
 
 
-def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray | None:
+def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
     """Return which pixels of a PNG have its transparent colour, if Pillow gives that on another scale than the pixels."""
     colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
     if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
-        return np.array(picture) == colour * (255 // (2**depth - 1))
+        grey: np.ndarray[Any, Any] = np.array(picture) == colour * (255 // (2**depth - 1))
+        return grey
     if picture.mode == "RGB" and depth == 16 and isinstance(colour, tuple):
         with Image.open(io.BytesIO(content), formats=("PNG",)) as low:
             low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the low bytes of big-endian samples
             samples = np.array(picture).astype(np.uint16) << 8 | np.array(low)
-        equal: np.ndarray = (samples == np.array(colour)).all(2)
+        equal: np.ndarray[Any, Any] = (samples == np.array(colour)).all(2)
         return equal
     return None
 
