@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -36,7 +35,6 @@ __all__ = [
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "validation", "test")
-Part = TypeVar("Part", bool, str)
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,8 @@ def _cifar10(directory: Path | None) -> Dataset:
     if directory is not None and directory.is_file() and directory.name not in cifar10.ARCHIVES:
         raise DataError(f"{str(directory)!r} is a file: give the folder with CIFAR-10, or the archive {cifar10.ARCHIVES[0]}")
     if (root := cifar10.locate(directory)) is not None:
-        title, read = "CIFAR-10", cached_reader(lambda train: Split(*cifar10.read_official(root, train)))
+        found = root
+        title, read = "CIFAR-10", cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
     else:
         assert directory is not None
         splits, passed = split_folders(directory)
@@ -163,34 +162,37 @@ def _cifar10(directory: Path | None) -> Dataset:
         held_out = _held_out(splits, notes)
         if "test" in splits and "validation" in splits:
             passed["folders that are no split"] += 1
-        parts = [ClassFolders.scan(splits["train"], CIFAR10_CLASSES), ClassFolders.scan(splits[held_out], CIFAR10_CLASSES)]
-        _report(directory, sum((part.passed for part in parts), passed), notes)
-        title = f"CIFAR-10 ({_describe_copy(parts[1].paths[0])} copy)"
-        read = cached_reader(lambda train: _read_class_folders(parts[0 if train else 1]))
+        parts = {
+            "train": ClassFolders.scan(splits["train"], CIFAR10_CLASSES),
+            "test": ClassFolders.scan(splits[held_out], CIFAR10_CLASSES),
+        }
+        _report(directory, sum((part.passed for part in parts.values()), passed), notes)
+        title = f"CIFAR-10 ({_describe_copy(parts['test'].paths[0])} copy)"
+        read = cached_reader(lambda part: _read_class_folders(parts[part]))
 
     @functools.cache
     def halves() -> tuple[Tensor, Tensor, str]:
-        *chosen, division = cifar10.halve(read(False).images)
+        *chosen, division = cifar10.halve(read("test").images)
         if division != cifar10.OFFICIAL:
             notes.append(f"{title}: {division}; these halves are not those of CIFAR-10 itself")
         return chosen[0], chosen[1], division
 
     def split(name: str) -> Split:
         if name == "train":
-            return read(True)
-        whole, (test, validation, _) = read(False), halves()
+            return read("train")
+        whole, (test, validation, _) = read("test"), halves()
         chosen = test if name == "test" else validation
         return Split(whole.images[chosen], whole.labels[chosen])
 
     return Dataset("cifar10", title, "cifar10", CIFAR10_CLASSES, True, split, lambda: halves()[2], notes)
 
 
-def cached_reader(read: Callable[[Part], Split]) -> Callable[[Part], Split]:
+def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
     """Return `read` with a memory: validation and test come from one reading of the same files."""
-    cache: dict[Part, Split] = {}
+    cache: dict[str, Split] = {}
     lock = threading.Lock()
 
-    def remember(part: Part) -> Split:
+    def remember(part: str) -> Split:
         with lock:
             if part not in cache:
                 cache[part] = read(part)
