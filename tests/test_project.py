@@ -33,7 +33,7 @@ FLOORS = (
         "cifar10",
         "data",
     ),
-    ("classifiers", "models", "weights", "checkpoints", "inference"),
+    ("classifiers", "models", "weights", "state_dicts", "checkpoints", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "audit"),

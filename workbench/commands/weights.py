@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from ..errors import WorkbenchError, unknown
+from ..terminal import printable
 from .common import Commands, add_command, add_common, text_table
 
 __all__ = ["add"]
@@ -58,6 +59,8 @@ def import_weights(options: argparse.Namespace) -> int:
     if options.dataset not in families and not options.dataset.startswith("folder-"):
         raise unknown("data set", options.dataset, families)
     for manifest in checkpoints.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
+        for note in manifest.training.get("import_notes", []):
+            print(printable(f"{options.file}: {note}"), file=sys.stderr)
         print(
             f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  "
             f"{weights.roots()[0] / manifest.family / manifest.file}"
