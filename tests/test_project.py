@@ -22,6 +22,7 @@ FLOORS = (
     (
         "errors",
         "terminal",
+        "streams",
         "quiet",
         "storage",
         "processes",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from . import models, weights
 from .classifiers import CLASSIFIERS, Classifier, heads
 from .errors import WeightsError
-from .state_dicts import read_state_dict, require_finite, within
+from .state_dicts import StateDict, read_state_dict, require_finite, within
 from .weights import Manifest
 
 __all__ = ["import_checkpoint"]
@@ -39,7 +38,7 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     if not generator:
         classifier, note = _recognise(state, path)
         notes = [*content.notes, *filter(None, [note])]
-        return [_keep(classifier, weights.classifier_name(classifier.name), family, path, notes)]
+        return [_keep(classifier, weights.classifier_name(classifier.name), family, path, content, notes)]
     target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
     if not (target and auxiliary):
         raise WeightsError(
@@ -56,11 +55,13 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     first = generator.get("inc.f.0.weight")
     network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
     _fill(network, generator, path)
-    saved = [_keep(classifier, name, family, path, content.notes) for classifier, name, _ in networks]  # all fit: keep them
+    saved = [
+        _keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks
+    ]  # all fit: keep them
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
-    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, content.notes, depends)]
+    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, content, content.notes, depends)]
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
@@ -100,9 +101,9 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield classifiers whose tensors have the names of a state dict, with as many classes as its last layer has outputs."""
+    """Yield classifiers with the tensors' names of a state dict, and as many classes as its last layer has outputs."""
     given = {key for key in state if not key.endswith(OPTIONAL)}
-    for name, head in ((name, head) for name in CLASSIFIERS for head in heads(name)):
+    for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
         own = _names(name, head)
         if given == set(own):
             bias = state[next(key for key in reversed(own) if key.endswith("bias"))]  # of the network's own last layer
@@ -143,9 +144,15 @@ def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
 
 
 def _keep(
-    module: nn.Module, name: str, family: str, path: Path, notes: list[str], depends: dict[str, str] | None = None
+    module: nn.Module,
+    name: str,
+    family: str,
+    path: Path,
+    content: StateDict,
+    notes: list[str],
+    depends: dict[str, str] | None = None,
 ) -> Manifest:
     kind, spec = weights.describe(module)
-    origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
     origin |= {"import_notes": notes} if notes else {}
     return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))

@@ -13,7 +13,6 @@ import hashlib
 import lzma
 import os
 import socket
-import sys
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -26,7 +25,7 @@ from torch import Tensor
 from . import _compat
 from .errors import DataError
 from .storage import data_root, replacing
-from .terminal import printable
+from .streams import complain
 
 __all__ = ["ARCHIVES", "BATCHES", "OFFICIAL", "fingerprint", "halve", "in_validation_half", "locate", "read_official"]
 
@@ -111,7 +110,7 @@ def locate(directory: Path | None) -> Path | None:
         return root
     target = root if os.access(root, os.W_OK) else data_root() / "datasets" / "cifar10"
     if not _complete(target):
-        print(printable(f"unpacking {archive} to {target / BATCHES}"), file=sys.stderr, flush=True)
+        complain(f"unpacking {archive} to {target / BATCHES}")
         _unpack(archive, target / BATCHES)
     return target
 

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import io
 import re
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from .errors import DataError, UsageError, unknown
 from .folders import ClassFolders, passed_over, split_folders, visible_folders
 from .pictures import load_pictures, open_picture, to_uint8
 from .samples import PHOTOGRAPHS, label_of, sample_files
+from .streams import complain
 from .terminal import printable
 
 __all__ = [
@@ -295,7 +295,7 @@ def _folder(directory: Path | None) -> Dataset:
     name = directory.resolve().name
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32]
     family = f"folder-{plain}-{hashlib.sha256(chr(0).join(classes).encode()).hexdigest()[:8]}"  # other classes, other weights
-    return Dataset("folder", f"folder {name}", family, classes, True, split, division, notes)
+    return Dataset("folder", f"folder {printable(name)}", family, classes, True, split, division, notes)
 
 
 def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
@@ -317,8 +317,7 @@ def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
 
 def _say(line: str, notes: list[str]) -> None:
     notes.append(line)
-    if sys.stderr is not None:
-        print(printable(line), file=sys.stderr, flush=True)
+    complain(line)
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {

@@ -22,7 +22,7 @@ from .quiet import QUIET
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
+__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "read_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
@@ -115,18 +115,18 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 
-def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY) -> Image.Image:
+def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY, name: str = "") -> Image.Image:
     """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
 
     EXIF orientation is honoured; transparency is laid on white; grey, palette and CMYK pictures become 8-bit RGB; the first
     frame of an animation counts. A picture that is already `size` x `size` passes through unchanged. White in a grey picture is
     the largest value of its bits, in one of 32 bits the picture's maximum (floats: 1, or the maximum if that is larger).
 
-    Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
-    anything is decoded.
+    `name` is what errors call a picture that is given as bytes. Raises DataError for a file that is missing, not a picture,
+    truncated, or beyond the `limits`: the header is judged before anything is decoded.
     """
     with QUIET:  # Pillow warns of bombs and odd metadata; what matters is judged below
-        return _open(source, size, limits)
+        return _open(source, size, limits, name)
 
 
 def _pieces(file: bytes) -> Iterator[int]:
@@ -150,13 +150,30 @@ def _length(source: str | Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
 
-def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image.Image:
-    label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
-    content = b""
+def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
+    """Return a picture's file, which may be a pipe, in one reading. Raises DataError if it cannot be read or is too large."""
     try:
-        if _length(source) > limits.file_bytes:
-            raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(limits.file_bytes + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"picture {str(path)!r} does not exist") from error
+    except OSError as error:
+        raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    _check_length(content, limits, repr(str(path)))
+    return content
+
+
+def _check_length(content: bytes, limits: Limits, label: str) -> None:
+    if len(content) > limits.file_bytes:
+        raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
+
+
+def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: str = "") -> Image.Image:
+    named = name if isinstance(source, bytes) else str(source)
+    label = repr(named) if named else f"{len(source)} bytes"
+    content = source if isinstance(source, bytes) else read_picture(source, limits)
+    try:
+        _check_length(content, limits, label)
         scans = limits.scans_of(content, label)
         with Image.open(io.BytesIO(content), formats=limits.formats) as picture:
             limits.check(picture, scans, label)
@@ -168,8 +185,6 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {label} claims too many pixels; at most {limits.pixels:,} are read") from error
-    except FileNotFoundError as error:
-        raise DataError(f"picture {label} does not exist") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
         reason = " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):

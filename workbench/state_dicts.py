@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections import OrderedDict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ class StateDict:
     """Tensors by name, the hyper-parameters that are text, and notes on what was unwrapped, removed or left out."""
 
     tensors: dict[str, Tensor]
+    sha256: str = ""
     hyper_parameters: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -59,7 +62,8 @@ def read_state_dict(path: Path) -> StateDict:
 
     Raises WeightsError for a file that cannot be read, asks for more than that, or holds no tensors by name.
     """
-    content = _load(path)
+    file = _read(path)
+    content = _load(file, path)
     if not isinstance(content, dict):
         raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
     where, state, ignored = _unwrap(content, path)
@@ -70,18 +74,24 @@ def read_state_dict(path: Path) -> StateDict:
     parameters = content.get("hyper_parameters")
     items = parameters.items() if isinstance(parameters, dict) else ()
     texts = {key: value for key, value in items if isinstance(value, str)}
-    return _plain_names(StateDict(state, texts, notes), path)
+    return _plain_names(StateDict(state, hashlib.sha256(file).hexdigest(), texts, notes), path)
 
 
-def _load(path: Path) -> Any:
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
+def _read(path: Path) -> bytes:
+    """Return a file in one reading: it may be a pipe."""
     try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load(path.read_bytes())
-        with torch.serialization.safe_globals(allowed):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        return path.read_bytes()
     except OSError as error:
         raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _load(file: bytes, path: Path) -> Any:
+    allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
+    try:
+        if file[8:9] == b"{":  # the length of a JSON header, then that
+            return safetensors.torch.load(file)
+        with torch.serialization.safe_globals(allowed):
+            return torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip and pickle readers raise
         text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
         reason = text.strip().splitlines()[0]
@@ -119,7 +129,7 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
     tensors, prefix = within(tensors, keep="attack_model")
     removed += [prefix] if prefix else []
     notes = [*state.notes, *([f"prefix {', '.join(map(repr, removed))} removed"] if removed else [])]
-    return StateDict(tensors, state.hyper_parameters, notes)
+    return replace(state, tensors=tensors, notes=notes)
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:

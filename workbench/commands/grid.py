@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..terminal import printable
 from .common import Commands, add_command, check_preset, positive, read_dataset, text_table
 
 __all__ = ["add"]
@@ -62,5 +63,5 @@ def grid(options: argparse.Namespace) -> int:
     ]
     print(text_table(["pair", "target, original", "target, protected", "auxiliary, protected", "|SSIM|"], rows))
     hours = result["cost"]["all_64_pairs_hours"]
-    print(f"\nall 64 pairs would take about {hours:g} hours of training at this pace\n{asked.folder / 'grid.json'}")
+    print(f"\nall 64 pairs would take about {hours:g} hours of training at this pace\n{printable(asked.folder / 'grid.json')}")
     return 0
