@@ -170,8 +170,8 @@ def _check_length(content: bytes, limits: Limits, label: str) -> None:
 
 def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: str = "") -> Image.Image:
     named = name if isinstance(source, bytes) else str(source)
-    label = repr(named) if named else f"{len(source)} bytes"
     content = source if isinstance(source, bytes) else read_picture(source, limits)
+    label = repr(named) if named else f"{len(content)} bytes"
     try:
         _check_length(content, limits, label)
         scans = limits.scans_of(content, label)
