@@ -13,9 +13,12 @@ import pytest
 import torch
 
 from workbench.__main__ import main
+from workbench.attest import Policy
 from workbench.checkpoints import import_checkpoint
-from workbench.errors import DataError
+from workbench.deployment.plan import Deployment
+from workbench.errors import DataError, WorkbenchError
 from workbench.pictures import Limits, load_pictures, open_picture, read_picture
+from workbench.storage import data_root
 
 from test_data import NOISE, encode, pixels  # isort: skip
 from test_weights import classifier  # isort: skip
@@ -189,3 +192,43 @@ def test_a_checkpoint_may_come_through_a_pipe(empty_data: Path, tmp_path: Path) 
     (imported,) = import_checkpoint(tmp_path / "x.pt")
     (again,) = import_checkpoint(pipe_with((tmp_path / "x.pt").read_bytes(), tmp_path))
     assert again.training["imported_sha256"] == imported.training["imported_sha256"]
+
+
+# --- what else the program assumed of the world ------------------------------------------------------------------------------
+
+
+def test_a_home_directory_that_there_is_not_is_a_path_that_does_not_exist(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", "--dataset", "folder", "--data-dir", "~no-such-user/x"]) == 1
+    assert "data folder '~no-such-user/x' does not exist" in capsys.readouterr().err
+    monkeypatch.setenv("WORKBENCH_DATA", "~no-such-user/x")
+    assert data_root() == Path.cwd() / "~no-such-user" / "x"
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["models"]) == 2
+    assert capsys.readouterr().err == "workbench: the working directory no longer exists: change to one that does\n"
+
+
+def test_a_name_with_a_null_byte_is_one_line() -> None:
+    with pytest.raises(DataError, match="cannot be read: embedded null byte"):
+        open_picture("a\0b.jpg")
+
+
+def test_a_plan_and_a_policy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    """As some editors on Windows write UTF-8."""
+    for read in (Deployment.read, Policy.read):
+        path = tmp_path / "x.toml"
+        path.write_bytes(b"unknown = 1\n")
+        with pytest.raises(WorkbenchError) as plain:
+            read(path)
+        path.write_bytes(b"\xef\xbb\xbfunknown = 1\n")
+        with pytest.raises(WorkbenchError) as marked:
+            read(path)
+        assert str(marked.value) == str(plain.value)

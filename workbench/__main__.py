@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from . import __version__
@@ -33,6 +34,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     spin_briefly()
     try:
+        _require_directory()
         status: int = options.run(options)
     except WorkbenchError as error:
         complain(f"workbench: {error}")
@@ -46,6 +48,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         complain(f"workbench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
     return status
+
+
+def _require_directory() -> None:
+    """Raise UsageError if the working directory was deleted: libraries that are loaded from there on would abort."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the working directory no longer exists: change to one that does") from error
 
 
 class _Parser(argparse.ArgumentParser):

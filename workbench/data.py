@@ -22,6 +22,7 @@ from .errors import DataError, UsageError, unknown
 from .folders import ClassFolders, passed_over, split_folders, visible_folders
 from .pictures import load_pictures, open_picture, to_uint8
 from .samples import PHOTOGRAPHS, label_of, sample_files
+from .storage import expand_user
 from .streams import complain
 from .terminal import printable
 
@@ -122,7 +123,7 @@ def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    directory = Path(data_dir).expanduser() if data_dir else None
+    directory = expand_user(data_dir) if data_dir else None
     archive = name == "cifar10" and directory is not None and directory.is_file()
     if directory is not None and not (directory.is_dir() or archive):
         raise DataError(f"data folder {str(directory)!r} does not exist; give the folder that holds the images")

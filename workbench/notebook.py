@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, unknown
 from .processes import spin_briefly
-from .storage import data_root, replacing, write_json
+from .storage import data_root, expand_user, replacing, write_json
 
 if TYPE_CHECKING:
     from . import data, weights
@@ -43,7 +43,7 @@ class Notebook:
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
         check_parameters({**parameters, "output_dir": output_dir})
         self.name, self.parameters = name, parameters
-        self.output = Path(output_dir).expanduser() if output_dir else default_output()
+        self.output = expand_user(output_dir) if output_dir else default_output()
         self._kept: dict[str, Any] = {
             "format": FORMAT,
             "notebook": name,

@@ -159,6 +159,8 @@ def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
         raise DataError(f"picture {str(path)!r} does not exist") from error
     except OSError as error:
         raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null byte in the name
+        raise DataError(f"picture {str(path)!r} cannot be read: {error}") from error
     _check_length(content, limits, repr(str(path)))
     return content
 

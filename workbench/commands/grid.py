@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..storage import expand_user
 from ..terminal import printable
 from .common import Commands, add_command, check_preset, positive, read_dataset, text_table
 
@@ -43,7 +43,7 @@ def grid(options: argparse.Namespace) -> int:
 
     dataset = read_dataset(options)
     check_preset(options.preset)
-    where = ("--data-dir", str(Path(options.data_dir).expanduser().resolve())) if options.data_dir else ()
+    where = ("--data-dir", str(expand_user(options.data_dir).resolve())) if options.data_dir else ()
     data = ("--dataset", options.dataset, *where)
     targets, auxiliaries = (
         tuple(classifier_name(name) for name in names or CLASSIFIER_NAMES) for names in (options.targets, options.auxiliaries)

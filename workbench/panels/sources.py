@@ -13,6 +13,7 @@ from ..data import Split
 from ..errors import DataError, UsageError, WorkbenchError
 from ..folders import SUFFIXES, find_pictures, passed_over
 from ..pictures import open_picture
+from ..storage import expand_user
 
 __all__ = ["EVERY", "LEAST_HIDDEN", "MISREAD", "Source", "from_files", "from_folder", "named"]
 
@@ -47,7 +48,7 @@ def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
     """Read a folder's pictures, in the order of their names. Raises DataError where there is no such folder, or none in it."""
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
     pictures, others = find_pictures(folder)
