@@ -103,6 +103,7 @@ def test_what_is_passed_over_is_counted_in_one_line(pets: Path, capsys: pytest.C
     for kind in ("1 .mp4", "1 .csv", "1 pictures outside class folders", "1 special files"):
         assert kind in line
     assert load("folder", pets).notes == [line]
+    assert capsys.readouterr().err == "", "once is enough"
 
 
 def test_control_characters_of_a_folders_name_reach_no_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ __all__ = [
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "validation", "test")
+_REPORTED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -318,7 +319,9 @@ def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
 
 def _say(line: str, notes: list[str]) -> None:
     notes.append(line)
-    complain(line)
+    if line not in _REPORTED:  # explore opens the same folder several times
+        _REPORTED.add(line)
+        complain(line)
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
