@@ -22,6 +22,7 @@ from .terminal import printable
 __all__ = ["complain", "flushed", "prepare"]
 
 KEPT = "\n\t"
+_WRAPPED: list[io.TextIOWrapper] = []  # collected, one would close the buffer that it shares with sys.__stdout__
 
 
 class _Output(io.TextIOWrapper):
@@ -62,7 +63,9 @@ def _wrapped(kind: type[io.TextIOWrapper], stream: TextIO | None, descriptor: in
     buffer: Any = io.BufferedWriter(io.FileIO(descriptor, "w", closefd=False)) if stream is None else stream.buffer
     encoding = "utf-8" if stream is None else stream.encoding
     lines = descriptor == 2 or (stream is not None and stream.line_buffering)
-    return kind(buffer, encoding=encoding, errors="backslashreplace", line_buffering=lines)
+    wrapped = kind(buffer, encoding=encoding, errors="backslashreplace", line_buffering=lines)
+    _WRAPPED.append(wrapped)
+    return wrapped
 
 
 def _to_null(descriptor: int) -> None:
