@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from workbench import weights
+from workbench.cifar10 import OFFICIAL
 from workbench.codecs import Codec, Jpeg, Png, WebP, codec
 from workbench.data import Dataset, load
 from workbench.errors import UsageError
-from workbench.evaluation import PAPER, Evaluation, describe, provenance
+from workbench.evaluation import PAPER, Evaluation, describe, provenance, selection
 from workbench.metrics import Estimate, ssim
 from workbench.pictures import to_float
 from workbench.system import Client, System, codec_for
@@ -74,6 +75,28 @@ def test_a_result_carries_its_figures_and_their_origin(
     assert result["device"].startswith("cpu (")
     assert result["versions"]["torch"] == torch.__version__
     assert result["commit"] is None or len(result["commit"]) >= 7
+
+
+def chosen(pair: Pair, role: str, manifest: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Return what `selection` reports if a pair's weights of one role had this data and division."""
+    manifests = {role: replace(pair.manifests[role], **manifest)}
+    return selection(Pair(pair.target, pair.auxiliary, pair.generator, None, manifests), dataset)
+
+
+def test_a_result_names_its_division_and_the_test_images_that_chose_the_weights(networks: Pair, digits: Dataset) -> None:
+    samples = load("samples")
+    own = {"data": digits.title, "training": {"division": digits.division}}
+    before = {"data": digits.title, "training": {}}  # from before manifests named the division
+    for manifest in (own, before):
+        found = chosen(networks, "target", manifest, digits)
+        assert found == {"division": digits.division, "chosen_on": {"target": 0}, "selection": ""}
+    for manifest in ({"data": "CIFAR-10", "training": {}}, {"data": "x", "training": {"division": OFFICIAL}}):
+        found = chosen(networks, "target", manifest, samples)
+        assert found["chosen_on"] == {"target": 13}
+        assert found["selection"] == "test images that also chose the weights: target on 13 of 20"
+    for dataset in (digits, samples):
+        found = chosen(networks, "generator", {"data": "CIFAR-10 (JPEG q75 copy)", "training": {}}, dataset)
+        assert found["selection"] == "whether test images chose the weights is not known: generator"
 
 
 def test_provenance_names_the_device_and_the_versions() -> None:

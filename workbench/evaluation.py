@@ -21,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from . import metrics
+from .cifar10 import OFFICIAL
 from .classifiers import Classifier
 from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset
@@ -29,7 +30,7 @@ from .inference import prepare_pair
 from .models import check_strength
 from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
-from .weights import Pair, compressor_variants, load_pair
+from .weights import Manifest, Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "Evaluation", "describe", "origin", "provenance"]
 
@@ -298,8 +299,29 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
         "trained_on": {role: manifest.data for role, manifest in manifests.items()},
         "seed": manifests["generator"].seed,
         "precision": precision,
+        **selection(pair, dataset),
         **provenance(device),
     }
+
+
+def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
+    """Return the division into validation and test, and how many test images also chose each network's weights.
+
+    `chosen_on` is None for a network if that cannot be told. `selection` is one line, empty if no test image chose the weights.
+    """
+    chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
+    some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
+    unknown_roles = [role for role, n in chosen.items() if n is None]
+    lines = [f"test images that also chose the weights: {', '.join(some)}"] if some else []
+    if unknown_roles:
+        lines.append(f"whether test images chose the weights is not known: {', '.join(unknown_roles)}")
+    return {"division": dataset.division, "chosen_on": chosen, "selection": "; ".join(lines)}
+
+
+def _division(manifest: Manifest) -> str:
+    """Return the division that a manifest names. Manifests from before it was kept name their data set alone."""
+    named: str = manifest.training.get("division", "")
+    return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 
 
 def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:

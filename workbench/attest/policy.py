@@ -162,7 +162,7 @@ class Policy:
     def read(cls, path: Path) -> Policy:
         """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
         try:
-            content = tomllib.loads(_bytes(path).decode("utf-8"))
+            content = tomllib.loads(_bytes(path).decode("utf-8-sig"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"{path} is no TOML file ({' '.join(str(error).split())[:200]})") from None
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..terminal import printable
 from .common import Commands, add_command, positive
 
 __all__ = ["add"]
@@ -32,5 +33,5 @@ def certs(options: argparse.Namespace) -> int:
     from ..certs import LOCAL, ROLES, issue
 
     for path in issue(options.folder, options.names or LOCAL, options.roles or ROLES, options.days):
-        print(path)
+        print(printable(path))
     return 0

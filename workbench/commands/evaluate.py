@@ -105,5 +105,6 @@ def _describe(result: dict[str, Any]) -> str:
             f"  |SSIM|                     {number('abs_ssim')}",
             f"  S1, client to edge, bytes  {number('s1_bytes')}",
             f"  S2, edge to cloud, bytes   {number('s2_bytes')}",
+            *filter(None, [result["selection"]]),
         ]
     )

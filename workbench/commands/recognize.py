@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
 from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
 
@@ -95,15 +95,13 @@ def _place(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file that an edge will read; DataError, with its name, for any other."""
-    from ..pictures import open_picture
+    """Return a file that an edge will read, in one reading: it may be a pipe. DataError, with its name, for any other."""
+    from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
-    open_picture(path, limits=LARGE)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    content = read_picture(path, LARGE)
+    open_picture(content, limits=LARGE, name=str(path))
+    return content
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:

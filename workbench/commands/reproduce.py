@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import RunError, UsageError
+from ..storage import expand_user
 from .common import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
     asked = {
         "dataset": options.dataset,
-        "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
+        "data_dir": str(expand_user(options.data_dir).resolve()) if options.data_dir else "",
         "target": options.target,
         "auxiliary": options.auxiliary,
         "seed": options.seed,

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..terminal import printable
 from .common import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def train(options: argparse.Namespace) -> int:
         variants = {"variant": options.variant, "generator_variant": options.generator_variant}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
     for manifest in (each for each in trained if each.file and training.rank() == 0):
-        print(f"{weights.roots()[0] / manifest.family / manifest.file}  {_figures(manifest)}")
+        print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")
     return 0 if all(manifest.complete for manifest in trained) else 130
 
 

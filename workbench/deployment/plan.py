@@ -156,7 +156,7 @@ class Deployment:
         """Read a plan. Raises UsageError, with the key, for what is missing, unknown or cannot be."""
         path = Path(path)
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise UsageError(f"there is no {path}: make one with `workbench init-deployment {path}`") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:

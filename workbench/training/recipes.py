@@ -253,6 +253,7 @@ def _train(
         **asdict(settings),
         "loss": loss,
         "images": len(dataset.train),
+        "division": dataset.division,
         "validation_images": min(len(dataset.validation), settings.validation_images or len(dataset.validation)),
         "seconds": round(outcome.seconds, 1),
         "pflop": round(outcome.pflop, 6),
