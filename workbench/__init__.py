@@ -2,7 +2,7 @@
 
 The package is flat, and a file imports only from the floors below it::
 
-    0  errors  data  metrics        what goes in (pictures, samples), what is measured (and quiet, storage, processes)
+    0  errors  data  metrics        what goes in (pictures, samples), what is measured (and terminal, quiet, storage, processes)
     1  classifiers  models          the networks,
        weights  checkpoints         how they are kept, how others' are brought in,
        inference                    how they are run
