@@ -302,6 +302,11 @@ class Deployed:
         return self._stages[which]
 
     def _made(self, which: Which, plan: StagePlan) -> Stage:
+        if which == "cloud" and plan.runtime != "process":
+            raise UsageError(
+                "[cloud] runtime = 'confidential' is not launched, for it has never run: "
+                f"`workbench manifests {self.plan.path.name} cloud` prints its objects"
+            )
         host = self._host(plan.host)
         told: Told = lambda line: self.told(f"{which}: {line}")  # noqa: E731
         if plan.runtime == "process":
