@@ -1,6 +1,6 @@
 """The commands of `workbench`, a file each: what they take, and what they do."""
 
-from . import audit, bench, certs, evaluate, grid, launch, manifests, recognize, reproduce, serve, train, weights
+from . import audit, bench, certs, doctor, evaluate, grid, launch, manifests, recognize, reproduce, serve, train, weights
 
 __all__ = ["ALL"]
 
@@ -15,6 +15,7 @@ ALL = (
     certs,
     serve,
     launch,
+    doctor,
     manifests,
     recognize,
 )  # as `--help` lists them

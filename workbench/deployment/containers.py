@@ -167,6 +167,15 @@ class Containers:
                 raise RemoteError(f"{self._name} is not gone after {wait:g} s: {b', '.join(left).decode()[:SHOWN]} stays")
             time.sleep(0.2)
 
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """Return what kubectl answers as one JSON object, {} for nothing; RemoteError where it is none."""
+        answer = self._call(*arguments, "--output=json")
+        try:
+            found = json.loads(answer) if answer.strip() else {}
+            return dict(found)
+        except (ValueError, TypeError):
+            raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
+
     # --- what the cluster says -----------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[State, list[Trouble]]:

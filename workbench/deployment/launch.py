@@ -37,6 +37,7 @@ from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
 from . import tunnels
+from .doctor import Doctor, Finding
 from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
@@ -106,6 +107,9 @@ class Deployed:
         Raises RemoteError, UsageError or WeightsError for what keeps them from it; what this call started is then stopped.
         """
         with self._alone():
+            for which in STAGES:
+                self.stage(which)  # refuses a plan that is not launched, before any machine is asked
+            self._examine()
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
             try:
@@ -113,6 +117,12 @@ class Deployed:
             except BaseException:
                 self._roll_back([which for which in STAGES if not before[which]])
                 raise
+
+    def _examine(self) -> None:
+        """Ask both machines, by one command each, for what no launch can do without. Raises RemoteError if it is missing."""
+        for finding in Doctor(self.plan, self._host, self.close).quick():
+            if finding.blocks:
+                raise RemoteError(f"{finding.sentence}. `workbench doctor {self.plan.path.name}` tells more")
 
     def _launched(self, ready_s: float) -> dict[Which, str]:
         with ThreadPoolExecutor(2) as pool:
@@ -244,6 +254,10 @@ class Deployed:
     def _here(plan: StagePlan) -> bool:
         """Whether a stage listens on this machine itself."""
         return plan.local and plan.runtime == "process"
+
+    def examine(self, root: str = "/") -> list[Finding]:
+        """Ask both machines for everything that a launch needs; nothing there is changed. See `doctor.Doctor`."""
+        return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> Client:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
