@@ -168,8 +168,11 @@ class Containers:
             time.sleep(0.2)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """Return what kubectl answers as one JSON object, {} for nothing; RemoteError where it is none."""
-        answer = self._call(*arguments, "--output=json")
+        """Return what kubectl answers as one JSON object, {} for nothing. Not even its cache is written on the host.
+
+        Raises RemoteError if it fails, or answers with something else.
+        """
+        answer = self._call(*arguments, "--output=json", "--cache-dir=/dev/null")
         try:
             found = json.loads(answer) if answer.strip() else {}
             return dict(found)

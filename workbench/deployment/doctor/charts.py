@@ -14,12 +14,18 @@ from ..guest import Container
 from ..manifests import ANNOTATIONS, GPU_CLASS, shim_name
 from .findings import Finding, ok, unknown, wrong
 
-__all__ = ["CHART", "INSTALL", "RELEASE", "annotation_findings", "chart_findings"]
+__all__ = ["CHART", "RELEASE", "annotation_findings", "chart_findings", "installing"]
 
 Object = Mapping[str, Any]
 CHART = "oci://ghcr.io/confidential-containers/charts/confidential-containers"
 RELEASE = "0.22.0"  # of the chart; docs/deployment.md has the whole table
 INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace coco-system --create-namespace`"
+
+
+def installing(container: Container, daemons: Sequence[Object]) -> str:
+    """Return the command by which a cluster gets the shim of a container: a value of its chart, or the chart."""
+    chart = _chart(daemons)
+    return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
@@ -31,7 +37,7 @@ def chart_findings(machine: str, container: Container, daemons: Sequence[Object]
         return [unknown(machine, "chart", "has no DaemonSet of Kata's chart", way)]
     values = _values(chart)
     if shim not in values.get("SHIMS_X86_64", shim).split():
-        return [wrong(machine, "chart", f"has a Kata chart that leaves {shim} out", _set(chart, f"shims.{shim}.enabled=true"))]
+        return [wrong(machine, "chart", f"has a Kata chart that leaves {shim} out", installing(container, daemons))]
     pulls = " ".join(
         values.get(key, "") for key in ("SNAPSHOTTER_HANDLER_MAPPING_X86_64", "EXPERIMENTAL_FORCE_GUEST_PULL_X86_64")
     )
@@ -59,7 +65,9 @@ def _set(chart: Object | None, value: str) -> str:
     namespace = labels.get("meta.helm.sh/release-namespace", metadata.get("namespace", "coco-system"))
     source = CHART if whole else "oci://ghcr.io/kata-containers/kata-deploy-charts/kata-deploy"
     prefix = "kata-as-coco-runtime." if whole else ""
-    return f"`helm upgrade {release} {source} --namespace {namespace} --reuse-values --set '{prefix}{value}'`"
+    values = f"--reuse-values --set '{prefix}{value}'"
+    command = f"`helm upgrade {release} {source} --version VERSION --namespace {namespace} {values}`"
+    return f"{command}, with the VERSION that `helm list -A` shows"
 
 
 def annotation_findings(

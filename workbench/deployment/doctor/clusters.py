@@ -12,7 +12,7 @@ from ...errors import RemoteError
 from ..containers import Containers
 from ..guest import Container
 from ..manifests import runtime_class
-from .charts import INSTALL, chart_findings
+from .charts import chart_findings, installing
 from .findings import Finding, ok, unknown, version_of, wrong
 from .guests import kernel_finding
 
@@ -70,9 +70,9 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
     findings: list[Finding] = []
     checks: dict[str, Callable[[Sequence[Object]], Iterable[Finding]]] = {
         "version": lambda found: [_version(machine, found)],
-        "classes": lambda found: [_class(machine, container, found)],
+        "classes": lambda found: [_class(machine, container, found, facts.answers.get("daemons", ()))],
         "nodes": lambda found: _nodes(machine, container, facts.answers.get("classes", ()), found),
-        "daemons": lambda found: chart_findings(machine, container, found),
+        "daemons": lambda found: chart_findings(machine, container, found) if _has_class(container, facts) else [],
         "namespaces": lambda found: [_namespace(machine, container, found, create_namespace)],
         "services": lambda found: [_node_port(machine, container, found)],
     }
@@ -104,7 +104,13 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
     return ok(machine, "Kubernetes", f"has Kubernetes {version}")
 
 
-def _class(machine: str, container: Container, found: Sequence[Object]) -> Finding:
+def _has_class(container: Container, facts: ClusterFacts) -> bool:
+    """Return whether the runtime class is there, as far as the cluster tells: without it, nothing more of it matters."""
+    classes = facts.answers.get("classes")
+    return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
+
+
+def _class(machine: str, container: Container, found: Sequence[Object], daemons: Sequence[Object]) -> Finding:
     name = runtime_class(container)
     classes = {each["metadata"]["name"]: each for each in found}
     if name in classes:
@@ -114,7 +120,7 @@ def _class(machine: str, container: Container, found: Sequence[Object]) -> Findi
     if other in classes:
         way = f'set [{container.role}.container] shim = "{"go" if container.shim == "rust" else "rust"}" in the plan'
         return wrong(machine, "runtime class", f"has no runtime class {name}, but {other}", way, blocks=True)
-    way = INSTALL + " on its cluster, and wait until `kubectl get runtimeclass` shows it"
+    way = f"{installing(container, daemons)}, then wait until `kubectl get runtimeclass` shows it"
     return wrong(machine, "runtime class", f"has no runtime class {name}", way, blocks=True)
 
 

@@ -78,7 +78,8 @@ class Doctor:
             except BaseException:
                 self._close()  # what is still under way ends with its connection
                 raise
-        return list(dict.fromkeys(found))
+        faults = {(each.machine, each.check) for each in found if each.state != "ok"}
+        return [each for each in dict.fromkeys(found) if each.state != "ok" or (each.machine, each.check) not in faults]
 
     def _patient(self, which: Which) -> _Patient:
         stage = self.plan.stage(which)
@@ -94,7 +95,8 @@ class Doctor:
         findings = shell_findings(patient.machine, facts, patient.stage, skew)
         if patient.container is not None:
             cluster = facts_of_cluster(self._containers(patient, patient.container), short=True)
-            findings += self._of_cluster(patient, patient.container, cluster, {})
+            inventory = self._inventory(patient, facts, short=True) if own_node(cluster, facts.get("boot", "")) else None
+            findings += self._of_cluster(patient, patient.container, cluster, (inventory or {}).get("annotations", {}))
         return findings
 
     def _full(self, patient: _Patient) -> list[Finding]:
@@ -130,12 +132,12 @@ class Doctor:
         ahead, behind = float(now) + 1 - begun, float(now) - ended  # a second is the unit, and the round trip unknown
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
-    def _inventory(self, patient: _Patient, facts: Mapping[str, str]) -> dict[str, Any] | None:
+    def _inventory(self, patient: _Patient, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
         """Return the inventory of a machine that has a Python to make it with."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
         program = Path(far.__file__).with_name("inventory.py").read_bytes()
-        command = ["python3", "-I", "-B", "-", json.dumps(self._request(patient))]
+        command = ["python3", "-I", "-B", "-", json.dumps(self._request(patient) | {"short": short})]
         result = patient.host.run(command, input=program, timeout=INVENTORY_S)
         lines = result.out.splitlines()
         try:
