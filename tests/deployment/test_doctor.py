@@ -29,6 +29,7 @@ from workbench.deployment.doctor.charts import annotation_findings
 from workbench.deployment.far import inventory as probe
 from workbench.deployment.guest import Container
 from workbench.deployment.plan import Deployment, StagePlan
+from workbench.deployment.pods import Pod, warned
 from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving
@@ -719,6 +720,14 @@ def test_the_node_s_allow_list_is_read_with_its_drop_ins(tmp_path: Path, files: 
         "kernel_params",
         "cc_init_data",
     ]
+
+
+def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_chart() -> None:
+    message = "failed to create shim task: annotation io.katacontainers.config.hypervisor.kernel_params is not enabled"
+    event: Object = {"metadata": {}, "involvedObject": {"name": "a"}, "reason": "FailedCreatePodSandBox", "message": message}
+    (trouble,) = warned([event], [Pod("a", "Pending", False, False, 0, "node-a", "", "")])
+    assert message in trouble.line
+    assert "shims.<shim>.allowedHypervisorAnnotations" in trouble.line
 
 
 # --- the ways ----------------------------------------------------------------------------------------------------------------
