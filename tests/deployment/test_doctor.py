@@ -382,8 +382,15 @@ def test_each_thing_that_a_node_lacks_is_told(
 
 
 def examined(root: Path, found: dict[str, Any], container: Container = CONFIDENTIAL) -> list[Finding]:
-    shell = subprocess.run(["sh", "-c", hosts.SHELL, "sh", str(root), "."], capture_output=True, timeout=30, check=True).stdout
-    return guests.node_findings("edge", container, hosts.facts_of(shell), found)
+    return guests.node_findings("edge", container, facts(root, "sh"), found)
+
+
+def facts(root: Path, *shell: str, folder: str = ".") -> dict[str, str]:
+    """What a shell on the other side tells."""
+    command = [*shell, "-s", str(root), folder]
+    return hosts.facts_of(
+        subprocess.run(command, input=hosts.SHELL.encode(), capture_output=True, timeout=30, check=True).stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -509,12 +516,11 @@ def test_every_shell_tells_the_same_facts(shell: str, tmp_path: Path) -> None:
     path = shutil.which(shell)
     if path is None:
         pytest.skip(f"there is no {shell} here")
-    command = [path, *(["sh"] if shell == "busybox" else []), "-c", hosts.SHELL, "sh", str(lay(tmp_path, SNP_HOST)), "a/b/c"]
-    facts = hosts.facts_of(subprocess.run(command, capture_output=True, timeout=30, check=True).stdout)
-    assert facts["kernel"] == "6.17.0-8-generic"
-    assert (facts["boot"], facts["memory"], facts["kvm"]) == (BOOT, "250000000", "yes")
-    assert int(facts["free"]) > 1 << 20
-    assert facts["python"].startswith("3.")
+    told = facts(lay(tmp_path, SNP_HOST), path, *(["sh"] if shell == "busybox" else []), folder="a/b/c")
+    assert told["kernel"] == "6.17.0-8-generic"
+    assert (told["boot"], told["memory"], told["kvm"]) == (BOOT, "250000000", "yes")
+    assert int(told["free"]) > 1 << 20
+    assert told["python"].startswith("3.")
 
 
 # --- the cluster -------------------------------------------------------------------------------------------------------------
@@ -624,6 +630,14 @@ def test_kubectl_answers_what_the_cluster_has_and_what_it_forbids_is_unknown(kub
     finding = one(clusters.cluster_findings("edge", wanted, facts, False), "nodes")
     assert finding.state == "unknown"
     assert 'User "someone" cannot get resource "nodes"' in finding.text
+
+
+def test_a_user_without_the_right_to_look_is_not_kept_from_a_launch() -> None:
+    error = 'kubectl on edge: nodes is forbidden: User "someone" cannot list resource "nodes"; have that right granted'
+    facts = clusters.ClusterFacts({}, {"classes": error, "nodes": error, "daemons": error})
+    findings = clusters.cluster_findings("edge", CONFIDENTIAL, facts, False)
+    assert {(each.state, each.blocks) for each in findings} == {("unknown", False)}
+    assert len(findings) == 3
 
 
 def test_a_cluster_that_is_gone_is_one_line(kubectl: str, tmp_path: Path) -> None:  # noqa: F811
@@ -775,3 +789,10 @@ def test_an_sshd_that_forwards_nothing_is_told(sshd: Callable[..., Ground]) -> N
         finding = network.forwarding_finding(host, f"127.0.0.1 1 127.0.0.1 {machine.port}")
     assert finding.state == "wrong"
     assert "AllowTcpForwarding yes" in finding.mend
+    ground = sshd("half", AllowTcpForwarding="local")
+    with ground.host("half") as host:
+        states = [
+            network.forwarding_finding(host, f"127.0.0.1 1 127.0.0.1 {ground['half'].port}", back).state
+            for back in (False, True)
+        ]
+    assert states == ["ok", "wrong"]

@@ -121,8 +121,10 @@ class Deployed:
                 raise
 
     def _examine(self) -> None:
-        """Ask both machines, by one command each, for what no launch can do without. Raises RemoteError if it is missing."""
+        """Ask both machines, in the doctor's short form. Raises RemoteError if no launch can succeed, and tells of the rest."""
         for finding in Doctor(self.plan, self._host, self.close).quick():
+            if finding.state == "wrong" and not finding.blocks:
+                self.told(f"doctor: {finding.sentence}")
             if finding.blocks:
                 raise RemoteError(f"{finding.sentence}. `workbench doctor {self.plan.path.name}` tells more")
 

@@ -63,7 +63,7 @@ def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFact
 
 def cluster_findings(machine: str, container: Container, facts: ClusterFacts, create_namespace: bool) -> list[Finding]:
     """Return what stands in the way of a container on a cluster."""
-    if not facts.answers:
+    if not facts.answers and not all("orbidden" in error for error in facts.errors.values()):
         error = next(iter(facts.errors.values()), "kubectl answers nothing")
         text = error.removeprefix(f"kubectl on {machine}: ")
         return [wrong(machine, "cluster", f"has no cluster that answers ({text})", "`kubectl version` there", blocks=True)]
@@ -130,7 +130,7 @@ def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes:
     wanted: Mapping[str, str] = chosen.get("scheduling", {}).get("nodeSelector", {}) or {}
     usable = [node for node in nodes if _is_ready(node)]
     if not usable:
-        return [wrong(machine, "nodes", "has no node that is ready", "`kubectl describe nodes` there tells why", blocks=True)]
+        return [wrong(machine, "nodes", "has no node that is ready", "`kubectl describe nodes` there tells why")]
     fit = [node for node in usable if wanted.items() <= node["metadata"].get("labels", {}).items()]
     if not fit:
         return [_unlabelled(machine, wanted, usable)]
@@ -141,7 +141,7 @@ def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes:
         findings.append(ok(machine, "room", f"has room for {container.memory} and {container.cpu} cores"))
     else:
         way = f"choose a smaller [{container.role}.container] memory or cpu, or add a node"
-        findings.append(wrong(machine, "room", f"has no node with room: {_lacks(container, chosen, fit[0])}", way, blocks=True))
+        findings.append(wrong(machine, "room", f"has no node with room: {_lacks(container, chosen, fit[0])}", way))
     findings += [_containerd(machine, node) for node in fit]
     if container.runtime == "confidential":
         findings += [_kernel(machine, node) for node in fit]
@@ -164,7 +164,7 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
         way = f"`kubectl label node {name} {WORKER}=`, then wait until the chart's pods (`kubectl get pods -A`) are ready"
     else:
         way = "wait until the chart's pods are ready (`kubectl get pods -A | grep kata`): they set it"
-    return wrong(machine, "nodes", f"has no node with the label {', '.join(missing)} of the runtime class", way, blocks=True)
+    return wrong(machine, "nodes", f"has no node with the label {', '.join(missing)} of the runtime class", way)
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:

@@ -13,7 +13,7 @@ from .findings import Finding, ok, unknown, version_of, wrong
 
 __all__ = ["CLOCK_S", "SHELL", "facts_of", "host_findings", "shell_findings"]
 
-# $1 is where the root file system lies, $2 the stage's folder. Each line is one fact; a tool that is missing leaves one out.
+# For `sh -s ROOT FOLDER`. Each line is one fact; a tool that is missing leaves one out.
 SHELL = r"""LC_ALL=C; export LC_ALL; root=${1%/}; folder=$2
 say() { [ -z "$2" ] || printf '%s=%s\n' "$1" "$2"; }
 first() { { read -r value <"$root$2"; } 2>/dev/null && say "$1" "$value"; }
@@ -21,7 +21,7 @@ exec 2>/dev/null
 first kernel /proc/sys/kernel/osrelease
 first boot /proc/sys/kernel/random/boot_id
 while read -r name value _; do [ "$name" = MemAvailable: ] && say memory "$value"; done <"$root/proc/meminfo"
-say machine "$(uname -m)"
+say system "$(uname -sr)"
 say now "$(date +%s)"
 say ssh "$SSH_CONNECTION"
 [ -e "$root/dev/kvm" ] && say kvm yes
@@ -103,7 +103,9 @@ def host_findings(
 ) -> list[Finding]:
     """Return what the inventory tells of a machine that runs a stage; `name` is the stage's own there."""
     findings = [
-        ok(machine, "kernel", f"has Linux {facts.get('kernel', 'of an unknown version')}"),
+        ok(
+            machine, "kernel", f"has Linux {facts['kernel']}" if "kernel" in facts else f"has {facts.get('system', 'no /proc')}"
+        ),
         _interpreter(machine, which, stage, found),
         *_folder(machine, which, stage, found["folder"]),
         _memory(machine, facts),

@@ -62,8 +62,11 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
     return unknown(machine, "image", f"is answered HTTP {answer['status']} by the registry for {short}", "try again later")
 
 
-def forwarding_finding(host: Host, connection: str) -> Finding:
-    """Return whether a machine's sshd forwards ports: one is led to that sshd itself, which greets."""
+def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
+    """Return whether a machine's sshd forwards ports: one is led to that sshd itself, which greets.
+
+    `connection` is SSH_CONNECTION there; with `back` a port of the machine must lead here, too.
+    """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()
     if len(parts) != 4 or not parts[3].isdigit():
@@ -71,8 +74,8 @@ def forwarding_finding(host: Host, connection: str) -> Finding:
     try:
         with host_port(host, parts[2], int(parts[3])) as link:
             greeting = link.recv(4)
-        back = host.reverse(("127.0.0.1", 9))
-        back.close()
+        if back:
+            host.reverse(("127.0.0.1", 9)).close()
     except (OSError, RemoteError):
         greeting = b""
     if not greeting:

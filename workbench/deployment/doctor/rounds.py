@@ -123,7 +123,7 @@ class Doctor:
         """Return the shell's facts of a machine, and by how much its clock is ahead (s)."""
         folder = patient.stage.folder.removeprefix("~").removeprefix("/" if patient.stage.folder[0] == "~" else "") or "."
         begun = time.time()
-        result = patient.host.run(["sh", "-c", SHELL, "sh", self.root, folder], timeout=SHELL_S)
+        result = patient.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
         ended = time.time()
         facts = facts_of(result.out)
         now = facts.get("now", "")
@@ -198,7 +198,8 @@ class Doctor:
             if inventory is not None:
                 findings += network_findings(patient.machine, patient.which, patient.container, inventory)
             if not patient.stage.local and not patient.stage.address:
-                findings.append(forwarding_finding(patient.host, facts.get("ssh", "")))
+                back = patient.which == "edge" and not self.plan.cloud.address and self.plan.cloud.host != patient.stage.host
+                findings.append(forwarding_finding(patient.host, facts.get("ssh", ""), back))
             elif patient.which == "edge" and patient.stage.address:
                 findings.append(reachable_from_here(patient.machine, patient.which, patient.stage.address))
         return findings
