@@ -28,6 +28,7 @@ from workbench.deployment.doctor import Doctor, Finding, clusters, guests, hosts
 from workbench.deployment.doctor.charts import annotation_findings
 from workbench.deployment.far import inventory as probe
 from workbench.deployment.guest import Container
+from workbench.deployment.launch import Deployed
 from workbench.deployment.plan import Deployment, StagePlan
 from workbench.deployment.pods import Pod, warned
 from workbench.remote import Here, SshHost
@@ -248,6 +249,17 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(ward: Ward) -> No
         "--set 'kata-as-coco-runtime.shims.qemu-snp.allowedHypervisorAnnotations={cc_init_data,kernel_params}'`, "
         "with the VERSION that `helm list -A` shows"
     )
+
+
+def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(ward: Ward) -> None:
+    """A pod that no node takes yet waits, until a node does."""
+    of_node(lambda node: node["metadata"].update(labels={}))(ward.cluster)
+    told: list[str] = []
+    with Deployed(Deployment.read(ward.plan), ward.config, told.append) as made:
+        made._examine()
+    assert [line.partition(": `")[0] for line in told] == [
+        "doctor: edge has no node with the label katacontainers.io/kata-runtime=true of the runtime class"
+    ]
 
 
 def test_a_machine_that_is_not_reached_is_a_line_and_status_2(ward: Ward, capsys: Capture) -> None:

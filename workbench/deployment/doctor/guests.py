@@ -10,6 +10,7 @@ from typing import Any
 
 from ..guest import Container
 from .findings import Finding, ok, unknown, version_of, wrong
+from .hosts import system_of
 
 __all__ = ["KERNEL", "kernel_finding", "node_findings"]
 
@@ -29,7 +30,7 @@ def node_findings(machine: str, container: Container, facts: Mapping[str, str], 
     """Return what stands in the way of a guest on a node, by the shell's facts and the inventory."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
-        return [ok(machine, "kernel", f"has Linux {facts.get('kernel', 'of an unknown version')}"), kvm]
+        return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]
     return [
         kernel_finding(machine, facts.get("kernel", "")),
         _processor(machine, found["processor"]),

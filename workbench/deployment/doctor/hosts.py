@@ -11,7 +11,7 @@ from ..far.machine import FREE
 from ..plan import StagePlan, Which
 from .findings import Finding, ok, unknown, version_of, wrong
 
-__all__ = ["CLOCK_S", "SHELL", "facts_of", "host_findings", "shell_findings"]
+__all__ = ["CLOCK_S", "SHELL", "facts_of", "host_findings", "shell_findings", "system_of"]
 
 # For `sh -s ROOT FOLDER`. Each line is one fact; a tool that is missing leaves one out.
 SHELL = r"""LC_ALL=C; export LC_ALL; root=${1%/}; folder=$2
@@ -54,6 +54,11 @@ def facts_of(output: bytes) -> dict[str, str]:
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
     """Return what the shell's facts tell of a machine; `skew` (s) is by how much its clock is ahead, None if unknown."""
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
+
+
+def system_of(facts: Mapping[str, str]) -> str:
+    """Return the operating system and its version, as the shell told it."""
+    return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 
 def _python(machine: str, facts: Mapping[str, str], stage: StagePlan) -> Finding:
@@ -103,9 +108,7 @@ def host_findings(
 ) -> list[Finding]:
     """Return what the inventory tells of a machine that runs a stage; `name` is the stage's own there."""
     findings = [
-        ok(
-            machine, "kernel", f"has Linux {facts['kernel']}" if "kernel" in facts else f"has {facts.get('system', 'no /proc')}"
-        ),
+        ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),
         *_folder(machine, which, stage, found["folder"]),
         _memory(machine, facts),

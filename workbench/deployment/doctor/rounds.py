@@ -28,7 +28,7 @@ from .charts import annotation_findings
 from .clusters import ClusterFacts, cluster_findings, facts_of_cluster, own_node
 from .findings import Finding, ok, unknown, version_of
 from .guests import node_findings
-from .hosts import OLDEST, SHELL, facts_of, host_findings, shell_findings
+from .hosts import OLDEST, SHELL, facts_of, host_findings, shell_findings, system_of
 from .network import forwarding_finding, network_findings, reachable_from_here
 
 __all__ = ["Doctor"]
@@ -167,7 +167,7 @@ class Doctor:
     ) -> list[Finding]:
         machine, container = patient.machine, patient.container
         if inventory is None:
-            lacking = [ok(machine, "kernel", f"has Linux {facts['kernel']}")] if "kernel" in facts and not container else []
+            lacking = [] if container else [ok(machine, "kernel", f"has {system_of(facts)}")]
             return [
                 *lacking,
                 unknown(machine, "inventory", "tells no more of itself without a Python", "install python3 there"),
