@@ -26,13 +26,18 @@ PRODUCTS = {  # by family and the upper half of the model
 LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 
 
-def node_findings(machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any]) -> list[Finding]:
-    """Return what stands in the way of a guest on a node, by the shell's facts and the inventory."""
+def node_findings(
+    machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
+) -> list[Finding]:
+    """Return what stands in the way of a guest on a node, by the shell's facts and the inventory, if there is one."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]
+    kernel = kernel_finding(machine, facts.get("kernel", ""))
+    if found is None:
+        return [kernel, kvm]
     return [
-        kernel_finding(machine, facts.get("kernel", "")),
+        kernel,
         _processor(machine, found["processor"]),
         kvm,
         _switch(machine, found["snp"]),
@@ -113,4 +118,4 @@ def _iommu(machine: str, iommu: Mapping[str, Any]) -> Finding:
         return wrong(machine, "IOMMU", f"was booted with {' '.join(iommu['options'])}, which SEV-SNP does not work with", way)
     if not iommu["units"]:
         return wrong(machine, "IOMMU", "has no IOMMU at work", "switch it on in its firmware's setup, and reboot")
-    return ok(machine, "IOMMU", f"has {iommu['units']} IOMMUs at work")
+    return ok(machine, "IOMMU", f"has its IOMMU at work ({iommu['units']} units)")
