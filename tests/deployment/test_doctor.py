@@ -431,6 +431,12 @@ def test_the_processor_s_product_is_named(tmp_path: Path, family: int, model: in
     assert word in finding.text
 
 
+def test_a_node_without_python_is_judged_by_what_its_shell_tells(tmp_path: Path) -> None:
+    root = lay(tmp_path / "root", SNP_HOST | {"proc/sys/kernel/osrelease": "6.8.0\n"}, "dev/kvm")
+    found = guests.node_findings("edge", CONFIDENTIAL, facts(root, "sh"), None)
+    assert [(each.check, each.state) for each in found] == [("kernel", "wrong"), ("KVM", "wrong")]
+
+
 def test_the_development_runtime_needs_kvm_and_no_sev(tmp_path: Path) -> None:
     root = lay(tmp_path / "root", SNP_HOST, "sys", "dev/sev")
     assert {each.state for each in examined(root, inventory(root, tmp_path), DEVELOPMENT)} == {"ok"}

@@ -166,18 +166,17 @@ class Doctor:
         self, patient: _Patient, facts: Mapping[str, str], inventory: dict[str, Any] | None, cluster: ClusterFacts
     ) -> list[Finding]:
         machine, container = patient.machine, patient.container
-        if inventory is None:
-            lacking = [] if container else [ok(machine, "kernel", f"has {system_of(facts)}")]
-            return [
-                *lacking,
-                unknown(machine, "inventory", "tells no more of itself without a Python", "install python3 there"),
-            ]
-        if container is None:
+        findings: list[Finding] = []
+        if container is None and inventory is not None:
             name = f"{self.plan.name}-{patient.which}"
             return host_findings(machine, patient.which, patient.stage, name, facts, inventory)
-        if cluster.answers.get("nodes") and own_node(cluster, facts.get("boot", "")) is None:
-            return []  # a machine with kubectl alone: its nodes are judged by what the cluster tells of them
-        return node_findings(machine, container, facts, inventory)
+        if container is None:
+            findings = [ok(machine, "kernel", f"has {system_of(facts)}")]
+        elif not cluster.answers.get("nodes") or own_node(cluster, facts.get("boot", "")) is not None:
+            findings = node_findings(machine, container, facts, inventory)  # else the cluster tells of its nodes
+        if inventory is None:
+            findings.append(unknown(machine, "inventory", "tells no more of itself without a Python", "install python3 there"))
+        return findings
 
     def _of_cluster(
         self, patient: _Patient, container: Container, cluster: ClusterFacts, configured: Mapping[str, Any]
