@@ -6,6 +6,7 @@ on these machines (dmesg of a SEV host, nvidia-smi) are small ones on the PATH t
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ def one(findings: list[Finding], check: str) -> Finding:
 
 
 @dataclass
-class Ward:
+class Site:
     """A plan with its edge in a confidential container on one machine, and all that it needs."""
 
     machine: Path  # its home
@@ -159,12 +160,12 @@ DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 
 
 @pytest.fixture
-def ward(
+def site(
     sshd: Callable[..., Ground],
     kubectl: str,  # noqa: F811
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Ward]:
+) -> Iterator[Site]:
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     tools, home = tmp_path / "tools", tmp_path / "edge" / "home"
     tool(tools, "dmesg", FIRMWARE.format("1.57"))
@@ -174,21 +175,21 @@ def ward(
     equip(cluster, BOOT)
     lay(home / "rootfs", SNP_HOST)
     with serving(cluster) as api, answering(answer) as url:
-        path = tmp_path / "ward.toml"
+        path = tmp_path / "site.toml"
         image = f"{url.removeprefix('http://')}/pmc2-edge@{DIGEST}"
         config = json.dumps(str(kubeconfig(tmp_path / "kubeconfig", api)))
         values = {"image": image, "url": url, "kubectl": json.dumps(kubectl), "kubeconfig": config}
         path.write_text(PLAN.format(**values, python=json.dumps(sys.executable), port=url.rpartition(":")[2]))
-        yield Ward(home, cluster, path, ground.config(), ground["edge"].port)
+        yield Site(home, cluster, path, ground.config(), ground["edge"].port)
 
 
 def everything(folder: Path) -> dict[str, tuple[float, int]]:
     return {str(path): (path.lstat().st_mtime, path.lstat().st_size) for path in folder.rglob("*")}
 
 
-def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(ward: Ward, capsys: Capture) -> None:
-    before, version = everything(ward.machine), ward.cluster.version
-    status, said = ward.examine(capsys)
+def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: Site, capsys: Capture) -> None:
+    before, version = everything(site.machine), site.cluster.version
+    status, said = site.examine(capsys)
     assert {name: text for name, text in said.items() if not text.startswith("ok ")} == {}
     assert status == 0
     assert set(said) >= {
@@ -198,18 +199,18 @@ def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(ward: 
     }  # fmt: skip
     assert said["firmware"] == "ok has SEV firmware 1.57"
     assert said["GPU"] == "ok has a NVIDIA H100 PCIe, driver 580.95.05, 80900 MiB free"
-    assert everything(ward.machine) == before
-    assert ward.cluster.version == version
-    assert {verb for verb, _ in ward.cluster.requests} == {"get"}
+    assert everything(site.machine) == before
+    assert site.cluster.version == version
+    assert {verb for verb, _ in site.cluster.requests} == {"get"}
 
 
-def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(ward: Ward, capsys: Capture) -> None:
+def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(site: Site, capsys: Capture) -> None:
     """Without KVM, with an old kernel, in a cluster without the class, at a broker and a registry that have moved."""
-    (ward.root / "dev" / "kvm").unlink()
-    (ward.root / "proc/sys/kernel/osrelease").write_text("6.8.0-45-generic\n")
-    ward.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
-    ward.plan.write_text(ward.plan.read_text().replace(DIGEST, f"sha256:{'0' * 64}"))
-    status, said = ward.examine(capsys)
+    (site.root / "dev" / "kvm").unlink()
+    (site.root / "proc/sys/kernel/osrelease").write_text("6.8.0-45-generic\n")
+    site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
+    site.plan.write_text(site.plan.read_text().replace(DIGEST, f"sha256:{'0' * 64}"))
+    status, said = site.examine(capsys)
     assert status == 1
     wrong = {name: text for name, text in said.items() if not text.startswith("ok ")}
     assert set(wrong) == {"KVM", "kernel", "runtime class", "image"}
@@ -217,30 +218,30 @@ def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(war
     assert "has Linux 6.8.0-45-generic, and SEV-SNP guests need 6.16.1 or later: install" in wrong["kernel"]
     assert "has no runtime class kata-qemu-snp: `helm upgrade coco oci://" in wrong["runtime class"]
     assert "in its registry: `podman push --digestfile" in wrong["image"]
-    main(["doctor", str(ward.plan), "--root", "rootfs", "--ssh-config", str(ward.config), "--json"])
+    main(["doctor", str(site.plan), "--root", "rootfs", "--ssh-config", str(site.config), "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False
     assert {each["check"] for each in told["findings"] if each["state"] == "wrong"} == set(wrong)
     assert all(each["mend"] for each in told["findings"] if each["state"] == "wrong")
 
 
-def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(ward: Ward, capsys: Capture) -> None:
-    ward.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
-    before = everything(ward.machine)
-    assert main(["launch", str(ward.plan), "--ssh-config", str(ward.config)]) == 1
+def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(site: Site, capsys: Capture) -> None:
+    site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
+    before = everything(site.machine)
+    assert main(["launch", str(site.plan), "--ssh-config", str(site.config)]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("workbench: edge has no runtime class kata-qemu-snp: `helm upgrade coco oci://")
-    assert error.endswith("`workbench doctor ward.toml` tells more")
-    assert {verb for verb, _ in ward.cluster.requests} == {"get"}
-    assert everything(ward.machine) == before
+    assert error.endswith("`workbench doctor site.toml` tells more")
+    assert {verb for verb, _ in site.cluster.requests} == {"get"}
+    assert everything(site.machine) == before
 
 
-def test_a_launch_says_which_key_lets_pods_set_the_annotations(ward: Ward) -> None:
+def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> None:
     """The node's own files have the last word, drop-ins included."""
     drop = {f"{KATA}/runtimes/qemu-snp/config.d/50-user-overrides.toml": 'enable_annotations = ["cc_init_data"]\n'}
-    lay(ward.root, drop)
-    with SshHost("edge", config=ward.config) as host:
-        findings = Doctor(Deployment.read(ward.plan), lambda _: host, host.close, "rootfs").quick()
+    lay(site.root, drop)
+    with SshHost("edge", config=site.config) as host:
+        findings = Doctor(Deployment.read(site.plan), lambda _: host, host.close, "rootfs").quick()
     (finding,) = (each for each in findings if each.blocks)
     assert finding.sentence == (
         "edge does not let pods of qemu-snp set kernel_params: the Go runtime refuses such pods, then /aa/evidence answers nothing: "
@@ -251,20 +252,20 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(ward: Ward) -> No
     )
 
 
-def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(ward: Ward) -> None:
+def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(site: Site) -> None:
     """A pod that no node takes yet waits, until a node does."""
-    of_node(lambda node: node["metadata"].update(labels={}))(ward.cluster)
+    of_node(lambda node: node["metadata"].update(labels={}))(site.cluster)
     told: list[str] = []
-    with Deployed(Deployment.read(ward.plan), ward.config, told.append) as made:
+    with Deployed(Deployment.read(site.plan), site.config, told.append) as made:
         made._examine()
     assert [line.partition(": `")[0] for line in told] == [
         "doctor: edge has no node with the label katacontainers.io/kata-runtime=true of the runtime class"
     ]
 
 
-def test_a_machine_that_is_not_reached_is_a_line_and_status_2(ward: Ward, capsys: Capture) -> None:
-    ward.config.write_text(ward.config.read_text().replace(f"Port {ward.port}", "Port 1"))
-    status, said = ward.examine(capsys)
+def test_a_machine_that_is_not_reached_is_a_line_and_status_2(site: Site, capsys: Capture) -> None:
+    site.config.write_text(site.config.read_text().replace(f"Port {site.port}", "Port 1"))
+    status, said = site.examine(capsys)
     assert status == 2
     assert said["reach"].startswith("UNREACHABLE is not reached: 127.0.0.1 port 1 refuses connections: does sshd run there")
 
@@ -442,6 +443,13 @@ def test_the_development_runtime_needs_kvm_and_no_sev(tmp_path: Path) -> None:
     assert {each.state for each in examined(root, inventory(root, tmp_path), DEVELOPMENT)} == {"ok"}
     (root / "dev/kvm").unlink()
     assert one(examined(root, inventory(root, tmp_path), DEVELOPMENT), "KVM").state == "wrong"
+
+
+def test_the_program_of_the_other_side_is_python_3_9_and_imports_the_standard_library_alone() -> None:
+    tree = ast.parse(Path(probe.__file__).read_text(), feature_version=hosts.OLDEST)
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names
 
 
 # --- a machine for a process -------------------------------------------------------------------------------------------------

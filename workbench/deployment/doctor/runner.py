@@ -1,4 +1,4 @@
-"""The rounds: each machine of a plan is asked, side by side, and the answers become findings.
+"""The run of all checks: each machine of a plan is asked, side by side, and the answers become findings.
 
 ::
 
@@ -38,7 +38,7 @@ BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # of ans
 
 
 @dataclass(frozen=True)
-class _Patient:
+class _Target:
     """A machine, and a stage that is planned on it."""
 
     host: Host
@@ -69,10 +69,10 @@ class Doctor:
         """Return everything that a launch needs; a machine that is not reached is a finding, too."""
         return self._each(self._full)
 
-    def _each(self, examine: Callable[[_Patient], list[Finding]]) -> list[Finding]:
-        patients = [self._patient(which) for which in get_args(Which)]
-        with ThreadPoolExecutor(len(patients)) as pool:
-            futures = [pool.submit(examine, patient) for patient in patients]
+    def _each(self, examine: Callable[[_Target], list[Finding]]) -> list[Finding]:
+        targets = [self._target(which) for which in get_args(Which)]
+        with ThreadPoolExecutor(len(targets)) as pool:
+            futures = [pool.submit(examine, target) for target in targets]
             try:
                 found = [finding for future in futures for finding in future.result()]
             except BaseException:
@@ -81,49 +81,49 @@ class Doctor:
         faults = {(each.machine, each.check) for each in found if each.state != "ok"}
         return [each for each in dict.fromkeys(found) if each.state != "ok" or (each.machine, each.check) not in faults]
 
-    def _patient(self, which: Which) -> _Patient:
+    def _target(self, which: Which) -> _Target:
         stage = self.plan.stage(which)
         container: Container | None = None
         if stage.runtime != "process":
             container = self.plan.container() if which == "edge" else self.plan.cloud_container()
-        return _Patient(self._host(stage.host), which, stage, container)
+        return _Target(self._host(stage.host), which, stage, container)
 
     # --- one machine -------------------------------------------------------------------------------------------------------
 
-    def _quick(self, patient: _Patient) -> list[Finding]:
-        facts, skew = self._shell(patient)
-        findings = shell_findings(patient.machine, facts, patient.stage, skew)
-        if patient.container is not None:
-            cluster = facts_of_cluster(self._containers(patient, patient.container), short=True)
-            inventory = self._inventory(patient, facts, short=True) if own_node(cluster, facts.get("boot", "")) else None
-            findings += self._of_cluster(patient, patient.container, cluster, (inventory or {}).get("annotations", {}))
+    def _quick(self, target: _Target) -> list[Finding]:
+        facts, skew = self._shell(target)
+        findings = shell_findings(target.machine, facts, target.stage, skew)
+        if target.container is not None:
+            cluster = facts_of_cluster(self._containers(target, target.container), short=True)
+            inventory = self._inventory(target, facts, short=True) if own_node(cluster, facts.get("boot", "")) else None
+            findings += self._of_cluster(target, target.container, cluster, (inventory or {}).get("annotations", {}))
         return findings
 
-    def _full(self, patient: _Patient) -> list[Finding]:
-        machine = patient.machine
+    def _full(self, target: _Target) -> list[Finding]:
+        machine = target.machine
         try:
-            facts, skew = self._shell(patient)
-            findings = [ok(machine, "reach", "is reached"), *shell_findings(machine, facts, patient.stage, skew)]
-            inventory = self._inventory(patient, facts)
+            facts, skew = self._shell(target)
+            findings = [ok(machine, "reach", "is reached"), *shell_findings(machine, facts, target.stage, skew)]
+            inventory = self._inventory(target, facts)
             cluster = ClusterFacts()
-            if patient.container is not None:
-                cluster = facts_of_cluster(self._containers(patient, patient.container))
+            if target.container is not None:
+                cluster = facts_of_cluster(self._containers(target, target.container))
             with _guarded(machine, findings):
-                findings += self._of_machine(patient, facts, inventory, cluster)
-            if patient.container is not None:
+                findings += self._of_machine(target, facts, inventory, cluster)
+            if target.container is not None:
                 configured = (inventory or {}).get("annotations", {}) if own_node(cluster, facts.get("boot", "")) else {}
-                findings += self._of_cluster(patient, patient.container, cluster, configured)
-            findings += self._of_ways(patient, facts, inventory)
+                findings += self._of_cluster(target, target.container, cluster, configured)
+            findings += self._of_ways(target, facts, inventory)
         except RemoteError as error:
             text = re.sub(rf"^{re.escape(machine)}:? ", "", str(error))
             return [Finding(machine, "reach", "unreachable", f"is not reached: {text}", blocks=True)]
         return _without_doubles(findings)
 
-    def _shell(self, patient: _Patient) -> tuple[dict[str, str], float | None]:
+    def _shell(self, target: _Target) -> tuple[dict[str, str], float | None]:
         """Return the shell's facts of a machine, and by how much its clock is ahead (s)."""
-        folder = patient.stage.folder.removeprefix("~").removeprefix("/" if patient.stage.folder[0] == "~" else "") or "."
+        folder = target.stage.folder.removeprefix("~").removeprefix("/" if target.stage.folder[0] == "~" else "") or "."
         begun = time.time()
-        result = patient.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
+        result = target.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
         ended = time.time()
         facts = facts_of(result.out)
         now = facts.get("now", "")
@@ -132,44 +132,44 @@ class Doctor:
         ahead, behind = float(now) + 1 - begun, float(now) - ended  # a second is the unit, and the round trip unknown
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
-    def _inventory(self, patient: _Patient, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
+    def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
         """Return the inventory of a machine that has a Python to make it with."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
         program = Path(far.__file__).with_name("inventory.py").read_bytes()
-        command = ["python3", "-I", "-B", "-", json.dumps(self._request(patient) | {"short": short})]
-        result = patient.host.run(command, input=program, timeout=INVENTORY_S)
+        command = ["python3", "-I", "-B", "-", json.dumps(self._request(target) | {"short": short})]
+        result = target.host.run(command, input=program, timeout=INVENTORY_S)
         lines = result.out.splitlines()
         try:
             return dict(json.loads(lines[-1]))
         except (IndexError, TypeError, ValueError):
             return None
 
-    def _request(self, patient: _Patient) -> dict[str, Any]:
-        container, stage = patient.container, patient.stage
+    def _request(self, target: _Target) -> dict[str, Any]:
+        container, stage = target.container, target.stage
         cloud = self.plan.cloud.address.rpartition(":")
         asked: dict[str, Any] = {"root": self.root, "folder": stage.folder, "python": stage.python}
-        asked["reach"] = [[cloud[0].strip("[]"), int(cloud[2])]] if patient.which == "edge" and cloud[2] else []
+        asked["reach"] = [[cloud[0].strip("[]"), int(cloud[2])]] if target.which == "edge" and cloud[2] else []
         asked["broker"] = container.kbs_url if container and port_of(container.kbs_url) else ""
         asked["broker_cert"] = container.kbs_cert if container else ""
         asked["image"] = container.image if container else ""
         asked["shims"] = [shim_name(container)] if container else []
         return asked
 
-    def _containers(self, patient: _Patient, container: Container) -> Containers:
-        settings = patient.stage.container
-        return Containers(patient.host, container, settings.kubectl, settings.context, settings.kubeconfig)
+    def _containers(self, target: _Target, container: Container) -> Containers:
+        settings = target.stage.container
+        return Containers(target.host, container, settings.kubectl, settings.context, settings.kubeconfig)
 
     # --- findings ----------------------------------------------------------------------------------------------------------
 
     def _of_machine(
-        self, patient: _Patient, facts: Mapping[str, str], inventory: dict[str, Any] | None, cluster: ClusterFacts
+        self, target: _Target, facts: Mapping[str, str], inventory: dict[str, Any] | None, cluster: ClusterFacts
     ) -> list[Finding]:
-        machine, container = patient.machine, patient.container
+        machine, container = target.machine, target.container
         findings: list[Finding] = []
         if container is None and inventory is not None:
-            name = f"{self.plan.name}-{patient.which}"
-            return host_findings(machine, patient.which, patient.stage, name, facts, inventory)
+            name = f"{self.plan.name}-{target.which}"
+            return host_findings(machine, target.which, target.stage, name, facts, inventory)
         if container is None:
             findings = [ok(machine, "kernel", f"has {system_of(facts)}")]
         elif not cluster.answers.get("nodes") or own_node(cluster, facts.get("boot", "")) is not None:
@@ -179,28 +179,28 @@ class Doctor:
         return findings
 
     def _of_cluster(
-        self, patient: _Patient, container: Container, cluster: ClusterFacts, configured: Mapping[str, Any]
+        self, target: _Target, container: Container, cluster: ClusterFacts, configured: Mapping[str, Any]
     ) -> list[Finding]:
         findings: list[Finding] = []
-        with _guarded(patient.machine, findings):
-            create = patient.stage.container.create_namespace
-            findings += cluster_findings(patient.machine, container, cluster, create)
+        with _guarded(target.machine, findings):
+            create = target.stage.container.create_namespace
+            findings += cluster_findings(target.machine, container, cluster, create)
             if cluster.answers:
                 daemons = cluster.answers.get("daemons", ())
-                findings += annotation_findings(patient.machine, container, daemons, configured)
+                findings += annotation_findings(target.machine, container, daemons, configured)
         return findings
 
-    def _of_ways(self, patient: _Patient, facts: Mapping[str, str], inventory: dict[str, Any] | None) -> list[Finding]:
+    def _of_ways(self, target: _Target, facts: Mapping[str, str], inventory: dict[str, Any] | None) -> list[Finding]:
         """Return what stands in the way between the machines."""
         findings: list[Finding] = []
-        with _guarded(patient.machine, findings):
+        with _guarded(target.machine, findings):
             if inventory is not None:
-                findings += network_findings(patient.machine, patient.which, patient.container, inventory)
-            if not patient.stage.local and not patient.stage.address:
-                back = patient.which == "edge" and not self.plan.cloud.address and self.plan.cloud.host != patient.stage.host
-                findings.append(forwarding_finding(patient.host, facts.get("ssh", ""), back))
-            elif patient.which == "edge" and patient.stage.address:
-                findings.append(reachable_from_here(patient.machine, patient.which, patient.stage.address))
+                findings += network_findings(target.machine, target.which, target.container, inventory)
+            if not target.stage.local and not target.stage.address:
+                back = target.which == "edge" and not self.plan.cloud.address and self.plan.cloud.host != target.stage.host
+                findings.append(forwarding_finding(target.host, facts.get("ssh", ""), back))
+            elif target.which == "edge" and target.stage.address:
+                findings.append(reachable_from_here(target.machine, target.which, target.stage.address))
         return findings
 
 
