@@ -95,7 +95,7 @@ def test_a_picture_goes_to_the_edge_of_the_plan_that_is_here_or_named(plan: Path
     assert "stopped: edge, cloud" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop"])
+@pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop", "doctor", "manifests"])
 def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -1,6 +1,21 @@
 """The commands of `workbench`, a file each: what they take, and what they do."""
 
-from . import audit, bench, certs, evaluate, grid, launch, measure, recognize, reproduce, serve, train, weights
+from . import (
+    audit,
+    bench,
+    certs,
+    doctor,
+    evaluate,
+    grid,
+    launch,
+    manifests,
+    measure,
+    recognize,
+    reproduce,
+    serve,
+    train,
+    weights,
+)
 
 __all__ = ["ALL"]
 
@@ -15,6 +30,8 @@ ALL = (
     certs,
     serve,
     launch,
+    doctor,
+    manifests,
     measure,
     recognize,
 )  # as `--help` lists them

@@ -80,9 +80,9 @@ def add(commands: Commands) -> None:
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
-    made.add_argument("--attestation-agent", metavar="URL", help="of an edge in a guest: such as http://127.0.0.1:8006")
+    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
     made.add_argument(
-        "--secrets", metavar="NAME", help="of an edge in a guest: where its key broker has its certificates; put into --certs"
+        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
     )
     made.add_argument(
         "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
@@ -104,7 +104,7 @@ def serve(options: argparse.Namespace) -> int:
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
     agent = _agent(options)
-    if (options.secrets or options.probes) and (options.what != "edge" or options.plain_http):
+    if (options.probes and options.what != "edge") or ((options.secrets or options.probes) and options.plain_http):
         raise UsageError("--secrets and --probes are for an edge with --certs")
     if options.secrets and agent is None:
         raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
@@ -121,7 +121,7 @@ def serve(options: argparse.Namespace) -> int:
     if options.secrets:
         from ..services.secrets import fetch
 
-        fetch(options.attestation_agent, options.secrets, options.certs)
+        fetch(options.attestation_agent, options.secrets, options.certs, options.what)
     tls = _tls(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
@@ -164,7 +164,7 @@ def _agent(options: argparse.Namespace) -> Agent | None:
 
     if options.attestation_agent is None:
         return None
-    if options.what != "edge" or options.plain_http:
+    if options.plain_http or (options.what != "edge" and not options.secrets):
         raise UsageError("--attestation-agent is for an edge with --certs: evidence is bound to the TLS key that clients see")
     return Agent(options.attestation_agent)
 

@@ -30,6 +30,7 @@ __all__ = [
     "VOLUMES",
     "Container",
     "Runtime",
+    "Shim",
     "initdata",
     "initdata_digest",
     "is_address",
@@ -38,6 +39,7 @@ __all__ = [
 ]
 
 Runtime = Literal["confidential", "development"]
+Shim = Literal["go", "rust"]
 PROGRAM = "/opt/pmc2/bin/workbench"
 CERTS = "/run/pmc2/certs"
 FILES = ("ca.pem", "edge.pem", "edge.key")
@@ -62,6 +64,9 @@ class Container:
     `resource` is where the key broker keeps ca.pem, edge.pem and edge.key; without it, which is of the development runtime
     alone, the host hands them in and can read them. `logs`: the host may read what the edge says. `options` are further ones of
     `workbench serve edge`; `policy` replaces the guest's policy that comes with the workbench.
+
+    `shim` is the implementation of the Kata runtime on the nodes: each has runtime classes of its own. `gpu` is the nodes'
+    resource, such as nvidia.com/pgpu, of a GPU that the guest gets.
     """
 
     image: str
@@ -83,14 +88,18 @@ class Container:
     options: tuple[str, ...] = ()
     create_namespace: bool = False
     policy: str | None = field(default=None, repr=False)
+    shim: Shim = "go"
+    gpu: str = ""
 
     def __post_init__(self) -> None:
         if self.runtime not in get_args(Runtime):
             raise unknown("runtime", self.runtime, get_args(Runtime))
+        if self.shim not in get_args(Shim):
+            raise unknown("shim", self.shim, get_args(Shim))
         self._check_names()
         self._check_numbers()
-        for each in (self.cloud, *self.egress):
-            peer_of(each)
+        for peer in self.peers:
+            peer_of(peer)
         if "/" in self.cloud:
             raise UsageError(f"cloud {self.cloud!r} must be one IP:PORT, not a network")
         self._check_broker()
@@ -105,6 +114,16 @@ class Container:
     def selector(self) -> dict[str, str]:
         """The labels that all of its objects have, and nothing else has."""
         return {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/managed-by": "pmc2-workbench"}
+
+    @property
+    def role(self) -> str:
+        """The service that runs in the container."""
+        return "edge"
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Return the addresses that the pod may reach, next to its key broker."""
+        return (self.cloud, *self.egress)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -129,6 +148,8 @@ class Container:
             raise UsageError(f"cpu {self.cpu!r} must be cores or thousandths of one, such as 4 or 500m")
         if not 1024 <= self.port <= 65535:
             raise UsageError(f"port {self.port} must be from 1024 to 65535: the edge is not root")
+        if self.gpu and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*/[A-Za-z0-9][\w.-]*", self.gpu, re.ASCII):
+            raise UsageError(f"gpu {self.gpu!r} must be a resource of the cluster's nodes, such as nvidia.com/pgpu")
         if self.node_port and not 1024 <= self.node_port <= 65535:
             raise UsageError(f"node_port {self.node_port} must be of the cluster's range, by default 30000 to 32767 (0: none)")
         if not 1 <= self.replicas_min <= self.replicas_max:

@@ -38,6 +38,7 @@ from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
 from . import tunnels
+from .doctor import Doctor, Finding
 from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
@@ -108,6 +109,9 @@ class Deployed:
         """
         self._check_policy()
         with self._alone():
+            for which in STAGES:
+                self.stage(which)  # refuses a plan that is not launched, before any machine is asked
+            self._examine()
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
             try:
@@ -115,6 +119,14 @@ class Deployed:
             except BaseException:
                 self._roll_back([which for which in STAGES if not before[which]])
                 raise
+
+    def _examine(self) -> None:
+        """Ask both machines, in the doctor's short form. Raises RemoteError if no launch can succeed, and tells of the rest."""
+        for finding in Doctor(self.plan, self._host, self.close).quick():
+            if finding.state == "wrong" and not finding.blocks:
+                self.told(f"doctor: {finding.sentence}")
+            if finding.blocks:
+                raise RemoteError(f"{finding.sentence}. `workbench doctor {self.plan.path.name}` tells more")
 
     def _launched(self, ready_s: float) -> dict[Which, str]:
         with ThreadPoolExecutor(2) as pool:
@@ -253,6 +265,10 @@ class Deployed:
         """Whether a stage listens on this machine itself."""
         return plan.local and plan.runtime == "process"
 
+    def examine(self, root: str = "/") -> list[Finding]:
+        """Ask both machines for everything that a launch needs; nothing there is changed. See `doctor.Doctor`."""
+        return Doctor(self.plan, self._host, self.close, root).full()
+
     def client(self, **options: Any) -> Client:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
         from ..client import Client
@@ -310,6 +326,11 @@ class Deployed:
         return self._stages[which]
 
     def _made(self, which: Which, plan: StagePlan) -> Stage:
+        if which == "cloud" and plan.runtime != "process":
+            raise UsageError(
+                "[cloud] runtime = 'confidential' is not launched, for it has never run: "
+                f"`workbench manifests {self.plan.path.name} cloud` prints its objects"
+            )
         host = self._host(plan.host)
         told: Told = lambda line: self.told(f"{which}: {line}")  # noqa: E731
         if plan.runtime == "process":
