@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
-    ("errors", "quiet", "storage", "processes", "_compat", "metrics", "pictures", "samples", "data"),
+    ("errors", "quiet", "storage", "processes", "_compat", "metrics", "legibility", "pictures", "samples", "data"),
     ("classifiers", "models", "weights", "checkpoints", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
