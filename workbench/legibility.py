@@ -80,11 +80,12 @@ def _views(images: Tensor) -> tuple[Tensor, ...]:
     kernel = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     gradient = F.conv2d(luma, torch.stack([kernel, kernel.mT])[:, None])
     sobel = (gradient.square().sum(1, keepdim=True) + 1e-12).sqrt()
-    return luma, *images.split(1, 1), sobel
+    return luma, images[:, :1], images[:, 1:2], images[:, 2:], sobel
 
 
 def _normalise(pictures: Tensor) -> Tensor:
     """Return pictures as vectors of mean 0 and length 1: N x C x (H W)."""
     flat = pictures.flatten(2)
     flat = flat - flat.mean(2, keepdim=True)
-    return flat / flat.norm(dim=2, keepdim=True).clamp_min(1e-6)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
+    return flat / length.clamp_min(1e-6)
