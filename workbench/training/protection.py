@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import metrics
+from .. import legibility, metrics
 from ..classifiers import Classifier
 from ..errors import UsageError, unknown
 from ..models import PerturbationGenerator, check_strength
 from .objectives import Objective, share
+from .recovery import recovered
 
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective"]
 
@@ -23,18 +24,21 @@ CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x')   (PP, section 4).
+    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * eye(x, x')   (PP, section 4, and the eye).
 
     `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower bound and fights the target's term;
     `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's, which
     rewards inverted contrast; `absolute` takes the magnitude. Neither hides a picture by itself: a fine checkerboard or
-    opposite colour channels bring SSIM to zero and leave it legible.
+    opposite colour channels bring SSIM to zero and leave it legible. `eye` therefore adds up what a person could read: the
+    mean |SSIM| of single channels and edges, and the correlation of the best colour mix (see `legibility`). The papers have 0.
     """
 
     auxiliary: str = "unbounded"
     ssim: str = "signed"
     ssim_weight: float = 0.5
     cap: float = CAP
+    eye_weight: float = 0.0
+    recovery_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.auxiliary not in ("unbounded", "bounded"):
@@ -43,6 +47,8 @@ class GeneratorLoss:
             raise unknown("SSIM term", self.ssim, SSIM_TERMS)
         if not (math.isfinite(self.ssim_weight) and self.ssim_weight >= 0):
             raise UsageError(f"the SSIM weight must be a number from 0 up, got {self.ssim_weight}")
+        if not (math.isfinite(self.eye_weight) and self.eye_weight >= 0):
+            raise UsageError(f"the weight of what an eye reads must be a number from 0 up, got {self.eye_weight}")
 
 
 class ReadGenerator(nn.Module):
@@ -106,9 +112,11 @@ class GeneratorObjective(Objective):
         auxiliary: Classifier,
         loss: GeneratorLoss,
         strength: float = 1.0,
+        means: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_strength(strength)
+        self.register_buffer("means", means, persistent=False)
         self.network, self.loss, self.strength = generator, loss, strength
         self.target = target.requires_grad_(False)
         self.auxiliary = None if auxiliary.name == target.name else auxiliary.requires_grad_(False)
@@ -124,20 +132,29 @@ class GeneratorObjective(Objective):
 
         The auxiliary is shown every `every`-th picture.
         """
-        views = protected if decoded is None else torch.cat([protected, decoded])
-        copies, n = len(views) // len(images), len(images)
+        shown = protected if decoded is None else torch.cat([protected, decoded])
+        copies, n = len(shown) // len(images), len(images)
         truth = labels.repeat(copies)
-        logits = self.target(views)
+        logits = self.target(shown)
         with torch.autocast(images.device.type, enabled=False):
             similarity = metrics.ssim(images.float(), protected.float())
         term = similarity.abs() if self.loss.ssim == "absolute" else similarity
         loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
-        figures = {"accuracy": share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
+        eye = {}
+        if self.loss.eye_weight:
+            with torch.autocast(images.device.type, enabled=False):
+                views = legibility.similarities(images.float(), protected.float())
+                eye = {"views": torch.stack(list(views.values())).mean(), "read": legibility.correlations(images.float(), protected.float()).mean()}
+            loss = loss + self.loss.eye_weight * (eye["views"] + eye["read"])
+        if self.loss.recovery_weight:
+            eye["recovered"] = recovered(protected, images - self.means[labels])
+            loss = loss + self.loss.recovery_weight * eye["recovered"]
+        figures = eye | {"accuracy": share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
         if self.auxiliary is not None:
-            other, truth = self.auxiliary(views[::every]), truth[::every]
+            other, truth = self.auxiliary(shown[::every]), truth[::every]
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            first = -(-(len(views) - n) // every)  # of the latter
+            first = -(-(len(shown) - n) // every)  # of the latter
             figures["auxiliary"] = share(other[first:], truth[first:])
         return loss, figures

@@ -44,8 +44,9 @@ __all__ = [
 # on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
 PRESETS: dict[str, dict[str, Settings]] = {
     "quick": {
-        "classifier": Settings(6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear"),
-        "generator": Settings(8, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=16),
+        "classifier": Settings(6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear", classifier_width=4),
+        "encoder": Settings(20, 64, 4e-3, 5e-4, warmup=0.2, max_images=20_000, validation_images=1000, width=8, smoothing=0.1),
+        "generator": Settings(20, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=8),
         "compressor": Settings(
             11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=16
         ),
@@ -86,7 +87,8 @@ def train_classifier(
     torch.manual_seed(seed_step(seed, -1))
     weights.classifier_name(name)  # raises for one that is unknown
     head = settings.head if settings.head in heads(name) else "public"
-    objective = ClassifierObjective(Classifier(name, len(dataset.classes), head), settings.smoothing)
+    network = Classifier(name, len(dataset.classes), head, settings.classifier_width)
+    objective = ClassifierObjective(network, settings.smoothing)
     return _train(objective, dataset, [name], preset, settings, seed, {}, {}, **run)[0]
 
 
@@ -132,12 +134,12 @@ def train_generator(
     if ENCODER in PRESETS[preset]:
         learn_apart_from_encoder(generator)
     strength = 1.0 if defence is None else defence.strength
-    objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength)
+    means = class_means(dataset.train, len(dataset.classes))
+    objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength, means)
     if defence is not None:
         generator.noise = generator.noise if defence.noise is None else defence.noise
         losses["defence"] = asdict(defence)
     if defence is not None and defence.weight:
-        means = class_means(dataset.train, len(dataset.classes))
         objective = AdversarialObjective(generator, target_model, auxiliary_model, loss, defence, means)
     depends = {"target": first.sha256, "auxiliary": second.sha256}
     return _train(objective, dataset, [name], preset, settings, seed, losses, depends, **run)[0]
