@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _compat
-from .errors import unknown
+from .errors import UsageError, unknown
 from .pictures import check_images
 
 with _compat.spared():
@@ -111,7 +111,9 @@ WIDTHS = (1, 2, 4, 8)  # by which all eight networks' numbers of channels can be
 
 def _narrow(network: nn.Module, width: int) -> nn.Module:
     """Rebuild every layer with its channels divided by `width`; the image's 3 and the number of classes stay."""
-    named = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
+    named = [
+        (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
+    ]
     last = named[-1][0]
     for name, layer in named:
         if isinstance(layer, nn.Conv2d):
@@ -157,7 +159,9 @@ class Classifier(nn.Module):
         if head not in heads(name):
             raise unknown(f"head of {name}", head, heads(name))
         if width not in WIDTHS:
-            raise UsageError(f"the width divides a classifier's channels by one of {', '.join(map(str, WIDTHS))}, got {width!r}")
+            raise UsageError(
+                f"the width divides a classifier's channels by one of {', '.join(map(str, WIDTHS))}, got {width!r}"
+            )
         self.name, self.num_classes, self.head, self.width = name, num_classes, head, width
         self.network = CLASSIFIERS[name](num_classes)
         if head == "linear":

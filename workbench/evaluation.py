@@ -314,6 +314,7 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
         "dataset": dataset.title,
         "target": pair.target.name,
         "auxiliary": pair.auxiliary.name,
+        "width": {"target": pair.target.width, "auxiliary": pair.auxiliary.width},  # 1: the papers'
         "weights": pair.sha256(),
         "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
         "trained_on": {role: manifest.data for role, manifest in manifests.items()},

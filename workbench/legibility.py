@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .errors import UsageError
-from .metrics import ssim
+from .metrics import ssim_by_channel
 
 __all__ = ["CHANNELS", "LIMITS", "correlations", "legibility", "similarities"]
 
@@ -28,13 +28,13 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
     """Return |SSIM| by view of the picture, each N values: luma, red, green, blue and the Sobel magnitude of luma.
 
     `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. Each value is the larger of |SSIM| with the
-    protected picture and with its inverse.
+    protected picture and with its inverse, of luma, red, green and blue; inversion leaves edges as they are.
     """
-    values = {}
-    for name, view, other in zip(CHANNELS, _views(images), _views(protected), strict=True):
-        inverse = other if name == "sobel" else 1 - other  # inversion keeps the size of each step
-        values[name] = torch.maximum(ssim(view, other).abs(), ssim(view, inverse).abs())
-    return values
+    (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
+    likeness, inverse = ssim_by_channel(channels, protected_channels)
+    values = torch.maximum(likeness.abs(), inverse.abs()).unbind(1)
+    sobel = ssim_by_channel(edges, protected_edges)[0].abs()[:, 0]
+    return dict(zip(CHANNELS, (*values, sobel), strict=True))
 
 
 def correlations(images: Tensor, protected: Tensor) -> Tensor:
@@ -74,13 +74,12 @@ def _luma(images: Tensor) -> Tensor:
     return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def _views(images: Tensor) -> tuple[Tensor, ...]:
-    """Return luma, red, green, blue and the Sobel magnitude of luma, each N x 1 x H x W (Sobel two pixels smaller)."""
+def _views(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luma, red, green and blue, N x 4 x H x W, and the Sobel magnitude of luma, N x 1 x (H - 2) x (W - 2)."""
     luma = _luma(images)
     kernel = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
     gradient = F.conv2d(luma, torch.stack([kernel, kernel.mT])[:, None])
-    sobel = (gradient.square().sum(1, keepdim=True) + 1e-12).sqrt()
-    return luma, images[:, :1], images[:, 1:2], images[:, 2:], sobel
+    return torch.cat([luma, images], 1), (gradient.square().sum(1, keepdim=True) + 1e-12).sqrt()
 
 
 def _normalise(pictures: Tensor) -> Tensor:

@@ -95,10 +95,14 @@ def _describe(result: dict[str, Any]) -> str:
         value = result[key]
         return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}], spread {value['std']:.3f}"
 
+    def title(role: str) -> str:
+        width = result["width"][role]
+        return result[role] if width == 1 else f"{result[role]} (1/{width} width)"
+
     views = ", ".join(f"{view} {result[f'abs_ssim_{view}']['value']:.3f}" for view in CHANNELS)
     return "\n".join(
         [
-            f"{result['target']} protected against {result['auxiliary']}, {result['codec']}, strength {result['strength']:g}",
+            f"{title('target')} protected against {title('auxiliary')}, {result['codec']}, strength {result['strength']:g}",
             f"{result['dataset']}, {result['n']} test images, seed {result['seed']}, {result['device']}",
             f"  target on originals        {percent('original_accuracy')}",
             f"  target on protected        {percent('protected_accuracy')}",

@@ -1,4 +1,4 @@
-"""What the perturbation generator learns: the papers' loss, its bounded form, and a start for its contracting half."""
+"""What the perturbation generator learns: the papers' loss, terms that hide a picture, and a start for its encoder."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * eye(x, x')   (PP, section 4, and the eye).
+    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + recovery_weight * R(x, x').
 
-    `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower bound and fights the target's term;
-    `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's, which
-    rewards inverted contrast; `absolute` takes the magnitude. Neither hides a picture by itself: a fine checkerboard or
-    opposite colour channels bring SSIM to zero and leave it legible. `eye` therefore adds up what a person could read: the
-    mean |SSIM| of single channels and edges, and the correlation of the best colour mix (see `legibility`). The papers have 0.
+    The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
+    bound and fights the target's term; `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30).
+    `ssim`: `signed` is the paper's, which rewards inverted contrast; `absolute` takes the magnitude.
+
+    SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to zero and leave the picture legible.
+    E is what a glance reads: the mean |SSIM| of single channels and edges, plus the correlation of the best colour mix (see
+    `legibility`). R is what an attacker in closed form recovers beyond the label, a share from 0 to 1 (see `recovered`).
+    The papers have neither.
     """
 
     auxiliary: str = "unbounded"
@@ -45,10 +48,10 @@ class GeneratorLoss:
             raise unknown("auxiliary term", self.auxiliary, ("unbounded", "bounded"))
         if self.ssim not in SSIM_TERMS:
             raise unknown("SSIM term", self.ssim, SSIM_TERMS)
-        if not (math.isfinite(self.ssim_weight) and self.ssim_weight >= 0):
-            raise UsageError(f"the SSIM weight must be a number from 0 up, got {self.ssim_weight}")
-        if not (math.isfinite(self.eye_weight) and self.eye_weight >= 0):
-            raise UsageError(f"the weight of what an eye reads must be a number from 0 up, got {self.eye_weight}")
+        weights = {"SSIM": self.ssim_weight, "legibility": self.eye_weight, "recovery": self.recovery_weight}
+        for term, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise UsageError(f"the {term} weight must be a number from 0 up, got {weight}")
 
 
 class ReadGenerator(nn.Module):
@@ -112,11 +115,9 @@ class GeneratorObjective(Objective):
         auxiliary: Classifier,
         loss: GeneratorLoss,
         strength: float = 1.0,
-        means: Tensor | None = None,
     ) -> None:
         super().__init__()
         check_strength(strength)
-        self.register_buffer("means", means, persistent=False)
         self.network, self.loss, self.strength = generator, loss, strength
         self.target = target.requires_grad_(False)
         self.auxiliary = None if auxiliary.name == target.name else auxiliary.requires_grad_(False)
@@ -140,16 +141,14 @@ class GeneratorObjective(Objective):
             similarity = metrics.ssim(images.float(), protected.float())
         term = similarity.abs() if self.loss.ssim == "absolute" else similarity
         loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
-        eye = {}
-        if self.loss.eye_weight:
-            with torch.autocast(images.device.type, enabled=False):
-                views = legibility.similarities(images.float(), protected.float())
-                eye = {"views": torch.stack(list(views.values())).mean(), "read": legibility.correlations(images.float(), protected.float()).mean()}
-            loss = loss + self.loss.eye_weight * (eye["views"] + eye["read"])
-        if self.loss.recovery_weight:
-            eye["recovered"] = recovered(protected, images - self.means[labels])
-            loss = loss + self.loss.recovery_weight * eye["recovered"]
-        figures = eye | {"accuracy": share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
+        hidden, shows = self._shown(images, protected, labels)
+        loss = loss + hidden
+        figures = {
+            "accuracy": share(logits[-n:], labels),
+            "ssim": similarity.mean(),
+            "abs_ssim": similarity.abs().mean(),
+            **shows,
+        }
         if self.auxiliary is not None:
             other, truth = self.auxiliary(shown[::every]), truth[::every]
             entropy = F.cross_entropy(other, truth, reduction="none")
@@ -157,4 +156,18 @@ class GeneratorObjective(Objective):
             loss = loss - copies * entropy.mean()
             first = -(-(len(shown) - n) // every)  # of the latter
             figures["auxiliary"] = share(other[first:], truth[first:])
+        return loss, figures
+
+    def _shown(self, images: Tensor, protected: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss's terms of what an eye and a regression get of the protected images, and their values."""
+        loss, figures = images.new_zeros(()), {}
+        if self.loss.eye_weight:
+            with torch.autocast(images.device.type, enabled=False):
+                views = legibility.similarities(images.float(), protected.float())
+                mixed = legibility.correlations(images.float(), protected.float())
+            figures = {"views": torch.stack(list(views.values())).mean(), "colour_correlation": mixed.mean()}
+            loss = loss + self.loss.eye_weight * (figures["views"] + figures["colour_correlation"])
+        if self.loss.recovery_weight:
+            figures["recovery"] = recovered(protected, images, labels)
+            loss = loss + self.loss.recovery_weight * figures["recovery"]
         return loss, figures

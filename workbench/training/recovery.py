@@ -8,27 +8,27 @@ from torch import Tensor
 
 __all__ = ["recovered"]
 
-FILTERS, MIXED = 48, 96  # random filters of the first and of the second layer
+FILTERS, MIXED = 32, 64  # random filters of the first and of the second layer
 RIDGE = 1e-2  # of the mean of the features' variances
 
 
-def recovered(protected: Tensor, residual: Tensor) -> Tensor:
-    """Return the share of the variance of `residual` that a ridge regression on local features of `protected` explains.
+def recovered(protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
+    """Return the share of what distinguishes pictures of a class that a ridge regression on local features explains.
 
     ::
 
-        protected -> 5 x 5 random filters -> magnitude -> 2 x 2 mean -> 3 x 3 random filters -> ReLU -> ridge -> residual
-                                    `------> value ---> 2 x 2 mean -----------------------------------^
+        protected -> 5 x 5 random filters, stride 2 -> value, magnitude ----------------> ridge -> residual
+                                                        `-> 3 x 3 random filters -> ReLU --^
 
-    `protected` and `residual` are N x 3 x H x W; the residual is the picture less the mean picture of its class, so that the
-    attacker is given the label. One regression serves all places of all pictures of the batch, at half the resolution. The
-    filters are drawn anew from torch's generator: a generator cannot learn to deceive one attacker. Differentiable.
+    `protected` and `images` are N x 3 x H x W in [0, 1]. The residual is each picture less the batch's mean picture of its
+    class, so that the attacker knows the label. One regression serves all places of all pictures, at half the resolution. The
+    filters are drawn anew at each call: a generator cannot learn to deceive one attacker. Differentiable; from 0 to 1.
     """
     with torch.autocast(protected.device.type, enabled=False):
         features = _features(protected.float())
-        target = F.avg_pool2d(residual.float(), 2)
-        rows = features.movedim(1, -1).flatten(0, 2)
-        values = target.movedim(1, -1).flatten(0, 2)
+        target = F.avg_pool2d(_residual(images.float(), labels), 2)
+        rows = features.movedim(1, -1).flatten(0, 2)[::2]
+        values = target.movedim(1, -1).flatten(0, 2)[::2]
         rows = rows - rows.mean(0)
         rows = rows / rows.std(0).clamp_min(1e-4)
         values = values - values.mean(0)
@@ -42,8 +42,14 @@ def recovered(protected: Tensor, residual: Tensor) -> Tensor:
 def _features(protected: Tensor) -> Tensor:
     centred = (protected - 0.5) * 4
     first = torch.randn(FILTERS, 3, 5, 5, device=protected.device) / 75**0.5
-    values = F.conv2d(centred, first, padding=2)
-    energy = F.avg_pool2d(values.abs(), 2)
+    values = F.conv2d(centred, first, padding=2, stride=2)
+    energy = values.abs()
     second = torch.randn(MIXED, FILTERS, 3, 3, device=protected.device) / (9 * FILTERS) ** 0.5
     mixed = F.relu(F.conv2d(energy - energy.mean((0, 2, 3), keepdim=True), second, padding=1))
-    return torch.cat([F.avg_pool2d(values, 2), energy, mixed], 1)
+    return torch.cat([values, energy, mixed], 1)
+
+
+def _residual(images: Tensor, labels: Tensor) -> Tensor:
+    member = F.one_hot(labels).to(images)
+    means = member.mT @ images.flatten(1) / member.sum(0).clamp_min(1)[:, None]
+    return images - means[labels].view_as(images)
