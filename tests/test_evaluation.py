@@ -217,11 +217,15 @@ def test_table_2_has_both_models_before_and_after_and_the_similarity(
         "ssim",
         "abs_ssim",
         "inverted_ssim",
+        *(f"abs_ssim_{view}" for view in ("luma", "red", "green", "blue", "sobel")),
+        "colour_correlation",
+        "legibility",
     }
     assert all(isinstance(figure, Estimate) and figure.n == LIMIT for figure in row.values())
     assert row["target"].as_dict() == results["png"]["protected_accuracy"]
     assert row["auxiliary"].as_dict() == results["png"]["auxiliary_protected_accuracy"]
-    assert row["ssim"].as_dict() == results["png"]["ssim"]
+    for key in ("ssim", "legibility", "abs_ssim_sobel"):
+        assert row[key].as_dict() == results["png"][key]
 
 
 def test_a_curve_has_a_row_for_each_point(evaluation: Evaluation, results: dict[str, dict[str, Any]]) -> None:

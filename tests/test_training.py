@@ -1215,18 +1215,25 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
     assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
     every = {"classifier", "generator", "compressor", "joint"}
-    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [set(), {"encoder"}, set()]
+    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
     assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
 
 
 def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
-    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'hours' has"):
+    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'quick' and 'hours' have"):
         training.train_encoder(few, "paper")
 
 
-def test_a_generator_of_hours_needs_its_encoder_first(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
-    with pytest.raises(WeightsError, match="no weights 'encoder' for data set 'digits'"):
-        training.train_generator(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+@pytest.mark.parametrize("preset", ["quick", "hours"])
+def test_a_generator_s_encoder_is_trained_first_once(
+    preset: str, few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("one", "two"):
+        manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
+        encoder = weights.find(recipes.ENCODER, few.family)
+        assert encoder is not None
+        assert manifest.training["loss"]["start"] == encoder.sha256
+    assert capsys.readouterr().err.count("which generators start from: training them") == 1
 
 
 def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:

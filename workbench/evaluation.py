@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import metrics
+from . import legibility, metrics
 from .cifar10 import OFFICIAL
 from .classifiers import Classifier
 from .codecs import Codec, CompressAI, Jpeg, Png
@@ -32,7 +32,7 @@ from .pictures import to_float
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Manifest, Pair, compressor_variants, load_pair
 
-__all__ = ["PAPER", "Evaluation", "describe", "origin", "provenance"]
+__all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
 
 # The papers' own figures on CIFAR-10's 5,000 test images, to stand beside ours and never among them. Accuracies in percent.
 PAPER: dict[str, Any] = {
@@ -89,6 +89,17 @@ PAPER: dict[str, Any] = {
     },
     "subsampling": {"4:4:4": {"bytes": 2057, "accuracy": 91.17}, "4:2:0": {"bytes": 1212, "accuracy": 11.50}},
 }
+
+# How much of the original the protected image shows, by figure (see `metrics.ssim` and `legibility`).
+SEEN = (
+    "ssim",
+    "abs_ssim",
+    "inverted_ssim",
+    "psnr",
+    *(f"abs_ssim_{view}" for view in legibility.CHANNELS),
+    "colour_correlation",
+    "legibility",
+)
 
 
 class Evaluation:
@@ -186,7 +197,8 @@ class Evaluation:
         """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are those at the cloud, on decoded images; `protected_accuracy` is the
-        target's on what the edge hands to the codec; `ssim` compares the protected image with the one the client holds.
+        target's on what the edge hands to the codec; `ssim` and the other figures of likeness (`SEEN`) compare the protected
+        image with the one the client holds.
         """
         s1, _ = self._captured
         protected = self.protected(strength)
@@ -199,7 +211,7 @@ class Evaluation:
             "auxiliary_accuracy": self.accuracy(self.pair.auxiliary, decoded),
             "auxiliary_protected_accuracy": before["auxiliary"],
             "auxiliary_original_accuracy": before["auxiliary_original"],
-            **{key: before[key] for key in ("ssim", "abs_ssim", "inverted_ssim", "psnr")},
+            **{key: value for key, value in before.items() if key in SEEN},
             "reconstruction_psnr": metrics.mean(metrics.psnr(protected, decoded).clamp(max=100)),
             "s1_bytes": metrics.mean(s1),
             "s2_bytes": metrics.mean(s2),
@@ -225,12 +237,18 @@ class Evaluation:
         return rows
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: target and auxiliary on originals and on protected images, SSIM and its variants, PSNR."""
+        """Return the row of Table 2: target and auxiliary on originals and on protected images, and the figures in `SEEN`.
+
+        `legibility` needs two images or more, and is absent for one.
+        """
         if strength not in self._table2:
             protected = self.protected(strength)
             with torch.inference_mode():
                 similarity = metrics.ssim(self.images, protected)
                 inverted = metrics.ssim(self.images, 1 - protected)
+                views = legibility.similarities(self.images, protected)
+                mixed = legibility.correlations(self.images, protected)
+                read = legibility.legibility(self.images, protected) if len(self.images) > 1 else None
             self._table2[strength] = {
                 "original": self.original_accuracy["target"],
                 "auxiliary_original": self.original_accuracy["auxiliary"],
@@ -240,6 +258,9 @@ class Evaluation:
                 "abs_ssim": metrics.mean(similarity.abs()),
                 "inverted_ssim": metrics.mean(inverted),
                 "psnr": metrics.mean(metrics.psnr(self.images, protected).clamp(max=100)),
+                **{f"abs_ssim_{view}": metrics.mean(values) for view, values in views.items()},
+                "colour_correlation": metrics.mean(mixed),
+                **({} if read is None else {"legibility": metrics.mean(read)}),
             }
         return dict(self._table2[strength])
 
@@ -294,6 +315,7 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
         "dataset": dataset.title,
         "target": pair.target.name,
         "auxiliary": pair.auxiliary.name,
+        "width": {"target": pair.target.width, "auxiliary": pair.auxiliary.width},  # 1: the papers'
         "weights": pair.sha256(),
         "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
         "trained_on": {role: manifest.data for role, manifest in manifests.items()},

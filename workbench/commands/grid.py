@@ -58,10 +58,11 @@ def grid(options: argparse.Namespace) -> int:
             *(f"{100 * each[key]['value']:.1f}" for key in ("original_accuracy", "protected_accuracy")),
             f"{100 * each['auxiliary_protected_accuracy']['value']:.1f}",
             f"{each['abs_ssim']['value']:.3f}",
+            f"{each['legibility']['value']:+.3f}" if "legibility" in each else "",
         ]
         for each in result["results"]
     ]
-    print(text_table(["pair", "target, original", "target, protected", "auxiliary, protected", "|SSIM|"], rows))
+    print(text_table(["pair", "target, original", "target, protected", "auxiliary, protected", "|SSIM|", "legibility"], rows))
     hours = result["cost"]["all_64_pairs_hours"]
     print(f"\nall 64 pairs would take about {hours:g} hours of training at this pace\n{printable(asked.folder / 'grid.json')}")
     return 0

@@ -126,6 +126,11 @@ def _about(
         "weights": "; ".join(
             f"{each.name} {each.sha256[:12]} ({each.training.get('preset', 'imported')})" for each in manifests
         ),
+        "classifiers": ", ".join(
+            f"{each.spec['name']} at 1/{each.spec['width']} of the papers' width" if "width" in each.spec else each.spec["name"]
+            for each in manifests
+            if each.kind == "classifier"
+        ),
         "training": f"{sum(each.training.get('seconds', 0) for each in manifests):.0f} s in all, seed {asked['seed']}",
         "device": origin["device"],
         "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
