@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ from .errors import UsageError
 from .inference import prepare_pair
 from .models import check_strength
 from .pictures import to_float
+from .processes import processor_name
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Pair, compressor_variants, load_pair
 
@@ -326,12 +329,15 @@ def describe(codec: Codec) -> str:
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the device, the library versions and the commit that a figure was made with."""
+    """Return the date (UTC), processor, number of its cores, device, library versions and commit of a measurement."""
     kind = torch.device(device).type
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
     packages = ("torch", "torchvision", "compressai", "pillow")
     return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
         "device": f"{kind} ({name})",
         "versions": {
             "python": platform.python_version(),
