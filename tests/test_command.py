@@ -37,6 +37,7 @@ COMMANDS = (
     "certs",
     "serve",
     "recognize",
+    "results",
 )
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")

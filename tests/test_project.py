@@ -19,14 +19,14 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
-    ("errors", "quiet", "storage", "processes", "_compat", "metrics", "pictures", "samples", "data"),
+    ("errors", "quiet", "storage", "processes", "_compat", "metrics", "paper", "pictures", "samples", "data"),
     ("classifiers", "models", "weights", "checkpoints", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "audit"),
     ("certs", "protocol", "attest", "services", "client"),
     ("bench", "remote", "deployment"),
-    ("plots", "notebook", "panels", "runs", "grid"),
+    ("plots", "notebook", "panels", "results", "runs", "grid"),
     ("commands", "__main__"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}

@@ -2,7 +2,7 @@
 
 The package is flat, and a file imports only from the floors below it::
 
-    0  errors  data  metrics        what goes in (pictures, samples), what is measured (and quiet, storage, processes)
+    0  errors  data  metrics        what goes in (pictures, samples), what is measured (and quiet, storage, processes, paper)
     1  classifiers  models          the networks,
        weights  checkpoints         how they are kept, how others' are brought in,
        inference                    how they are run
@@ -14,8 +14,9 @@ The package is flat, and a file imports only from the floors below it::
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
        remote  deployment/          SSH, and the stages on other machines, in a confidential container or not
-    7  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs
+    7  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs,
+       results                      the results pages, made from data/results
     8  commands/  __main__          the `workbench` command
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
