@@ -138,6 +138,13 @@ def test_every_file_has_its_floor() -> None:
     assert tops == set(FLOOR)
 
 
+def test_the_drawing_of_the_floors_is_what_the_test_of_imports_holds() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = text.partition("<!-- floors: begin -->\n```\n")[2].partition("```\n<!-- floors: end -->")[0]
+    expected = "".join(f"{number}  {' '.join(names)}\n" for number, names in enumerate(FLOORS))
+    assert drawing == expected, f"docs/architecture.md: write\n{expected}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_file_imports_only_from_its_own_floor_and_those_below(path: Path) -> None:
     top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")

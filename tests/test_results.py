@@ -142,7 +142,11 @@ def test_every_result_is_on_a_page() -> None:
             "date: 30 November 2026; processor: AMD EPYC, 2 cores; device: cpu (x86_64); commit: abc.",
         ),
         ({}, "", "date: not recorded; processor: not recorded; device: not recorded; commit: not recorded."),
-        ({"commit": None}, "1 May 2026", "date: 1 May 2026; processor: not recorded; device: not recorded; commit: not recorded."),
+        (
+            {"commit": None},
+            "1 May 2026",
+            "date: 1 May 2026; processor: not recorded; device: not recorded; commit: not recorded.",
+        ),
     ],
 )
 def test_a_source_invents_no_date_and_no_processor(origin: dict[str, Any], when: str, said: str) -> None:
@@ -154,7 +158,7 @@ def test_figures_are_formatted_alike_everywhere() -> None:
     assert results.percent(estimate) == "86.70 % [85.73, 87.61]"
     assert results.interval({"median": 1508.7, "least": 1.25, "most": 2e6}, 1) == "1,508.7 [1.2, 2,000,000.0]"
     assert results.spread({"value": 748.73, "std": 81.25}) == "748.7 ± 81.2"
-    assert (results.signed(0.024), results.signed(-1.5, 1)) == ("+0.02", "-1.5")
+    assert [results.signed(value) for value in (0.024, -1.5, -0.001)] == ["+0.02", "-1.50", "+0.00"]
 
 
 def test_the_check_is_quick_because_it_imports_no_torch() -> None:

@@ -37,6 +37,7 @@ from .weights import Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "Evaluation", "describe", "origin", "provenance"]
 
+
 class Evaluation:
     """A pair on the test images of a data set.
 

@@ -123,7 +123,7 @@ def fixed(value: float, digits: int = 2) -> str:
 
 def signed(value: float, digits: int = 2) -> str:
     """Format a difference with its sign: `+0.02`."""
-    return f"{value:+,.{digits}f}"
+    return f"{round(value, digits) + 0.0:+,.{digits}f}"  # + 0.0: no negative zero
 
 
 def interval(figure: dict[str, float], digits: int = 2, scale: float = 1.0) -> str:

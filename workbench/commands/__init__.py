@@ -4,4 +4,17 @@ from . import audit, bench, certs, evaluate, grid, launch, recognize, reproduce,
 
 __all__ = ["ALL"]
 
-ALL = (train, evaluate, audit, reproduce, results, grid, bench, weights, certs, serve, launch, recognize)  # as `--help` lists them
+ALL = (
+    train,
+    evaluate,
+    audit,
+    reproduce,
+    results,
+    grid,
+    bench,
+    weights,
+    certs,
+    serve,
+    launch,
+    recognize,
+)  # as `--help` lists them
