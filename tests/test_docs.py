@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "data/README.md")]
 PAGES += sorted((ROOT / "docs").rglob("*.md"))
 DOCS = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
+SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
 EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit")
 OURS = ("make", "papermill", "python", "workbench", ".venv/bin/workbench")
@@ -48,18 +49,19 @@ class Command(NamedTuple):
 FENCE = re.compile(r"^ *```([^\n]*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 
-def fences(page: Path, language: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the text of a page's code blocks of a language."""
+def fences(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the text of a page's code blocks of these languages."""
     text = page.read_text(encoding="utf-8")
     for match in FENCE.finditer(text):
-        if match[1].strip() == language:
+        if match[1].strip() in languages:
             yield text.count("\n", 0, match.start()) + 2, match[2]
 
 
 def commands() -> Iterator[Command]:
     for page in PAGES:
-        for first, block in fences(page, "sh"):
-            for number, line in enumerate(block.splitlines(), first):
+        for first, block in fences(page, *SHELLS):
+            joined = block.replace("\\\n", " ")  # a line that ends in a backslash goes on
+            for number, line in enumerate(joined.splitlines(), first):
                 for part in re.split(r"&&|;", line):
                     if words := shlex.split(part, comments=True):
                         yield Command(page, number, words, in_text=False)
@@ -201,7 +203,8 @@ def test_commands_are_found_in_blocks_and_in_text() -> None:
 def test_no_command_hides_in_an_unmarked_block(page: Path) -> None:
     for match in FENCE.finditer(page.read_text(encoding="utf-8")):
         language = match[1].strip()
-        assert language in ("", "sh", f"sh {ELSEWHERE}", "python", "toml", "json", "yaml", "text"), language
+        marked = [f"{shell} {ELSEWHERE}" for shell in SHELLS]
+        assert language in ("", *SHELLS, *marked, "python", "toml", "json", "yaml", "text"), language
         if language in ("", "text"):
             assert not re.search(r"^\s*\$? ?(workbench|make|papermill|python) ", match[2], re.MULTILINE), match[2]
 

@@ -83,6 +83,7 @@ def test_a_notebook_is_read_where_it_has_prose(tmp_path: Path) -> None:
 
 def test_markdown_is_read_outside_its_code(tmp_path: Path) -> None:
     assert places(write(tmp_path / "x.md", "# A\n\n```sh\nrun anew\n```\n\nrun `anew` anew\n")) == [7]
+    assert places(write(tmp_path / "x.md", "| a | — | — |\n| b; c; d; | told |\n")) == [2]
     assert places(write(tmp_path / "x.md.j2", "{% set he = 1 %}\n{{ anew }} told\n")) == [2]
 
 

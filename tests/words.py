@@ -70,7 +70,8 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
             source = "".join(cell["source"])
             yield from _python(source) if cell["cell_type"] == "code" else [(1, source)]
     elif path.suffix == ".md" or path.name.endswith(".md.j2"):
-        yield 1, re.sub(r"^```.*?^```|^\|.*?$|\{[{%].*?[%}]\}", _blank, text, flags=re.MULTILINE | re.DOTALL)
+        text = re.sub(r"^```.*?^```|\{[{%].*?[%}]\}", _blank, text, flags=re.MULTILINE | re.DOTALL)
+        yield 1, re.sub(r"^\|.*$", lambda row: row[0].translate({ord("—"): "-", ord(";"): ","}), text, flags=re.MULTILINE)
     else:
         yield 1, "\n".join(_comment(line) for line in text.splitlines())
 
