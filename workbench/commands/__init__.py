@@ -1,6 +1,6 @@
 """The commands of `workbench`, a file each: what they take, and what they do."""
 
-from . import audit, bench, certs, evaluate, grid, launch, recognize, reproduce, results, serve, train, weights
+from . import audit, bench, certs, evaluate, grid, launch, measure, recognize, reproduce, results, serve, train, weights
 
 __all__ = ["ALL"]
 
@@ -16,5 +16,6 @@ ALL = (
     certs,
     serve,
     launch,
+    measure,
     recognize,
 )  # as `--help` lists them
