@@ -33,11 +33,13 @@ lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
 	$(BIN)/python -m workbench.panels.app $(ARGS)
 
-check: $(STAMP) ## format, lint, types, stripped notebooks
+check: $(STAMP) ## format, lint, types, stripped notebooks, words, results pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/python tests/words.py
+	$(BIN)/workbench results --check
 
 format: $(STAMP) ## format the code, strip the notebooks
 	$(BIN)/ruff format .

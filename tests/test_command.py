@@ -38,6 +38,7 @@ COMMANDS = (
     "serve",
     "measure",
     "recognize",
+    "results",
 )
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -99,9 +101,11 @@ def test_a_result_names_its_division_and_the_test_images_that_chose_the_weights(
         assert found["selection"] == "whether test images chose the weights is not known: generator"
 
 
-def test_provenance_names_the_device_and_the_versions() -> None:
+def test_provenance_names_date_processor_device_and_versions() -> None:
     origin = provenance()
-    assert set(origin) == {"device", "versions", "commit"}
+    assert set(origin) == {"date", "processor", "cores", "device", "versions", "commit"}
+    assert abs(datetime.now(UTC).date() - date.fromisoformat(origin["date"])) <= timedelta(days=1)
+    assert origin["cores"] == os.cpu_count()
     assert set(origin["versions"]) == {"python", "torch", "torchvision", "compressai", "pillow"}
 
 

@@ -29,6 +29,7 @@ FLOORS = (
         "_compat",
         "metrics",
         "legibility",
+        "paper",
         "pictures",
         "samples",
         "folders",
@@ -42,7 +43,7 @@ FLOORS = (
     ("certs", "protocol", "attest", "services", "client"),
     ("bench", "ssh"),
     ("remote", "deployment"),
-    ("plots", "notebook", "panels", "runs", "grid"),
+    ("plots", "notebook", "panels", "results", "runs", "grid"),
     ("commands", "__main__"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -152,6 +153,13 @@ def imported(path: Path) -> set[str]:
 def test_every_file_has_its_floor() -> None:
     tops = {path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
     assert tops == set(FLOOR)
+
+
+def test_the_drawing_of_the_floors_is_what_the_test_of_imports_holds() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = text.partition("<!-- floors: begin -->\n```\n")[2].partition("```\n<!-- floors: end -->")[0]
+    expected = "".join(f"{number}  {' '.join(names)}\n" for number, names in enumerate(FLOORS))
+    assert drawing == expected, f"docs/architecture.md: write\n{expected}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,67 +30,13 @@ from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
 from .models import check_strength
+from .paper import PAPER
 from .pictures import to_float
+from .processes import processor_name
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Manifest, Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
-
-# The papers' own figures on CIFAR-10's 5,000 test images, to stand beside ours and never among them. Accuracies in percent.
-PAPER: dict[str, Any] = {
-    "source": "PMC² (NOSSDAV '25), CIFAR-10, 5,000 test images",
-    "table1": {
-        "regular PNG": {"bytes": 2662.60, "accuracy": 94.24},
-        "regular JPEG": {"bytes": 724.44, "accuracy": 90.28},
-        "perturbed PNG": {"bytes": 2690.56, "accuracy": 91.44},
-        "perturbed JPEG": {"bytes": 1818.77, "accuracy": 90.40},
-    },
-    "table2": {
-        "vgg13_bn-X-resnet18": 91.52,
-        "resnet18-X-vgg13_bn": 91.62,
-        "densenet121-X-resnet18": 91.38,
-        "googlenet-X-resnet18": 91.22,
-    },
-    "table3": {
-        "vgg13_bn": {
-            "png": (1642.45, 2691.38, 90.30),
-            "jpeg": (1854.95, 1848.42, 90.22),
-            "neural": (1642.45, 8.16, 90.40),
-        },
-        "resnet18": {
-            "png": (1509.06, 2544.70, 90.22),
-            "jpeg": (1509.06, 1861.48, 90.24),
-            "neural": (1509.06, 8.12, 90.20),
-        },
-        "densenet121": {
-            "png": (1572.23, 2794.40, 90.48),
-            "jpeg": (1642.45, 2042.20, 90.38),
-            "neural": (1572.23, 8.29, 90.42),
-        },
-        "googlenet": {
-            "png": (1572.23, 2796.73, 90.00),
-            "jpeg": (1726.20, 1891.50, 90.32),
-            "neural": (1726.20, 8.00, 90.42),
-        },
-    },
-    # ms an image, generator in batches of 256; least and most where the four targets differ; two components it does not print
-    "figure4": {
-        "neural": {"client_compression": 0.37, "network_client_edge": 0.54, "generator": 2.616, "compression": 0.550}
-        | {"edge_other": "0.36 to 0.40", "decompression": 1.305, "cloud_other": "0.1 to 3.1"},
-        "pp": {"generator": 8.149, "compression": 0.125, "edge_other": "0.36 to 0.40", "decompression": 0.145}
-        | {"cloud_other": "0.1 to 3.1"},
-        "end_to_end": {"neural": "6.766 to 7.070", "pp": "11.668 to 12.212"},
-    },
-    # Figures 1 and 5: a power meter's readings of a Pixel 3 that sends 5,000 images, target VGG13_bn; mean power and duration
-    "energy": {
-        "device": "Pixel 3, Monsoon power meter",
-        "n": 5000,
-        "none": {"watts": 1.139, "seconds": 20.033},
-        "pp": {"watts": 4.961, "seconds": 63.345},
-        "pmc2": {"watts": 0.751, "seconds": 33.956},
-    },
-    "subsampling": {"4:4:4": {"bytes": 2057, "accuracy": 91.17}, "4:2:0": {"bytes": 1212, "accuracy": 11.50}},
-}
 
 # How much of the original the protected image shows, by figure (see `metrics.ssim` and `legibility`).
 SEEN = (
@@ -370,12 +318,15 @@ def describe(codec: Codec) -> str:
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the device, the library versions and the commit that a figure was made with."""
+    """Return the date (UTC), processor, number of its cores, device, library versions and commit of a measurement."""
     kind = torch.device(device).type
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
     packages = ("torch", "torchvision", "compressai", "pillow")
     return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
         "device": f"{kind} ({name})",
         "versions": {
             "python": platform.python_version(),
