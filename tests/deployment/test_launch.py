@@ -163,12 +163,12 @@ def test_two_launches_at_once_are_one_and_a_line(planned: Planned) -> None:
 def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(planned: Planned) -> None:
     with at(planned()) as made:
         made._certificates()
-        before = (made.plan.certs / "edge.pem").read_bytes()
+        before = (made.plan.certs / "edge" / "edge.pem").read_bytes()
         made._certificates()
-        assert (made.plan.certs / "edge.pem").read_bytes() == before
+        assert (made.plan.certs / "edge" / "edge.pem").read_bytes() == before
     with at(planned(cloud='address = "cloud.example:8444"\n')) as made:
         made._certificates()
-        assert (made.plan.certs / "edge.pem").read_bytes() != before
+        assert (made.plan.certs / "edge" / "edge.pem").read_bytes() != before
 
 
 def test_ctrl_c_while_files_are_sent_ends_the_launch_at_once(planned: Planned, own_home: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def test_each_stage_is_given_its_own_certificate_and_none_the_authority_s_key(pl
     edge, cloud = certificates_of(plan, "edge"), certificates_of(plan, "cloud")
     assert sorted(edge) == ["certs/ca.pem", "certs/edge.key", "certs/edge.pem"]
     assert sorted(cloud) == ["certs/ca.pem", "certs/cloud.key", "certs/cloud.pem"]
-    authority = (plan.certs / "ca.key").read_text()
+    authority = (plan.certs / "authority" / "ca.key").read_text()
     assert authority not in (*edge.values(), *cloud.values())
 
 

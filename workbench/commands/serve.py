@@ -216,7 +216,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
     from ..services.stages import edge_stage, warm_edge
     from ..services.trust import client_context
 
-    trust = None if options.certs is None else lambda: client_context(options.certs, "edge")
+    trust = None if options.certs is None else lambda: client_context(options.certs, "edge", "cloud")
     cloud = Connection(options.cloud, trust, attempt_s=5.0, plain=options.plain_http)
     edge, weights, target = edge_stage(stage)
     shared["lanes"].warm(lambda n: warm_edge(edge, stage.size, n), options.batch)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cryptography import x509
 
-from ..certs import Role, issue
+from ..certs import Role, folder_of, issue
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
 from ..remote import Host, host_of
@@ -134,20 +134,35 @@ class Deployed:
         return {which: self.url(which) for which in STAGES}
 
     def _certificates(self) -> None:
-        """Issue certificates for this deployment, unless those that are there will do."""
-        names = ["127.0.0.1", "localhost", *(self.plan.stage(which).address.rpartition(":")[0].strip("[]") for which in STAGES)]
-        names = list(dict.fromkeys(name for name in names if name))
-        known = self.folder / "names.json"
+        """Issue certificates for this deployment, unless those that are there will do.
+
+        For other names than before there is another authority: each can sign the names that it was made for and no others.
+        """
+        names = {which: self._names(which) for which in STAGES}
+        path, known = self.folder / "names.json", None
         with contextlib.suppress(OSError, ValueError):
-            until = min(
-                x509.load_pem_x509_certificate((self.plan.certs / f"{role}.pem").read_bytes()).not_valid_after_utc
-                for role in get_args(Role)
-            )
-            if json.loads(known.read_text()) == names and until - RENEW > datetime.now(UTC):
-                return
+            known = json.loads(path.read_text())
+        if known == names and self._valid_until() - RENEW > datetime.now(UTC):
+            return
+        if known != names:
+            path.unlink(missing_ok=True)
+            shutil.rmtree(self.plan.certs, ignore_errors=True)
         self.told("certificates: issued")
-        issue(self.plan.certs, names)
-        write_json(known, names)
+        issue(self.plan.certs, names["edge"], cloud_names=names["cloud"])
+        write_json(path, names)
+
+    def _names(self, which: Which) -> list[str]:
+        """Return the names by which a stage is reached: its address, or this machine's own, through SSH."""
+        host = self.plan.stage(which).address.rpartition(":")[0].strip("[]")
+        return [host] if host else ["127.0.0.1", "localhost"]
+
+    def _valid_until(self) -> datetime:
+        """Return when the first certificate expires; the epoch if one cannot be read."""
+        try:
+            paths = [folder_of(self.plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
+            return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)
+        except (OSError, ValueError):  # UsageError is one
+            return datetime.fromtimestamp(0, UTC)
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
         """Stop what a failed launch started; where that fails, too, `stop` will do it."""
@@ -342,7 +357,7 @@ class Deployed:
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
         role: Role = "client" if which == "edge" else "edge"
-        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role))
+        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role, which))
         url = self.url(which)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({}), trust).open(

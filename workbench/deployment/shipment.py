@@ -14,6 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from .. import __version__
+from ..certs import folder_of
 from . import far
 from .plan import Deployment, Which
 
@@ -87,7 +88,8 @@ def _digest(content: bytes) -> str:
 
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
     """Return a stage's certificate and key, and the authority's certificate, by their names there. None is given its key."""
-    return {f"certs/{name}": (deployment.certs / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
+    own = folder_of(deployment.certs, which)
+    return {f"certs/{name}": (own / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..certs import folder_of
 from ..errors import RemoteError
 from ..remote import Host
 from .containers import AbsentError, Containers
@@ -206,7 +207,7 @@ class ContainerStage:
 
     def start(self, cloud: str = "") -> tuple[str, int]:
         """Apply its manifests, and wait until it serves."""
-        certs = self.deployment.certs
+        certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
         self.containers.wait(ROLL_OUT_S, self.told)
