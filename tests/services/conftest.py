@@ -129,7 +129,7 @@ def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> Clou
 
 def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
     """An edge's service of a pair, whose cloud is at `url`."""
-    trust = None if certs is None else lambda: client_context(certs, "edge")
+    trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
     target = options.pop("target", WEIGHTS["target"])
