@@ -1,8 +1,8 @@
-"""Whether evidence proves what a policy asks: every check by its name, and a verdict that lists what each has found.
+"""Verification of evidence under a policy: named checks, and a verdict that lists what each of them found.
 
 ::
 
-    agent's JSON or 1184 bytes -> report ----> chain to a pinned ARK -> VCEK's own words -> signature -> what the guest is
+    agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
     {svn, report_data}         -> report_data alone, and the verdict says that this proves nothing
 """
 
@@ -22,8 +22,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ..errors import UsageError
-from .certificates import Chain, chip_of, find_chain, fingerprint, holds, key_of_vcek, name_of, product_of, signed_by, tcb_of
+from .certificates import common_name, extension, fingerprint, is_valid_at, readable, signed_by
+from .chain import Chain, find_chain
+from .endorsement import IDENTITIES, SigningKey, chip_of, name_of, provider_of, public_key, tcb_of
 from .policy import Policy
+from .products import WARNINGS, product_of
 from .report import LENGTH, SIGNED, Report, Tcb, refusal
 
 __all__ = ["MOST_EVIDENCE", "Check", "Verdict", "runtime_data", "verify"]
@@ -33,7 +36,8 @@ MOST_CERTIFICATES = 16
 DATA = 64  # bytes of report_data
 
 SINGLE_REQUIRED, MIGRATION, DEBUG, KNOWN_POLICY = 1 << 17, 1 << 18, 1 << 19, (1 << 26) - 1
-SIGNING_KEYS = {0: "VCEK", 1: "VLEK", 7: "none"}
+AUTHOR_KEY, MASK_CHIP_KEY = 1 << 0, 1 << 1  # bits of key_info; bits 2 to 4 are the signing key
+SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
@@ -52,13 +56,17 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What evidence has proved: nothing, where its kind is "sample"; else all of the checks. Printed it is a table."""
+    """What evidence proves: all of its checks, or nothing if its kind is "sample". Its text is a table.
+
+    chip: the first digits of the processor's number, or "masked".  provider: of a VLEK, else empty.
+    """
 
     kind: str
     checks: tuple[Check, ...]
     product: str = ""
     tcb: Tcb | None = None
-    chip: str = ""  # its number's first digits
+    chip: str = ""
+    provider: str = ""
 
     @property
     def proves(self) -> bool:
@@ -70,7 +78,13 @@ class Verdict:
         """The platform in a line."""
         if not self.proves:
             return "sample evidence of a runtime for development: IT PROVES NOTHING"
-        return f"AMD SEV-SNP on {self.product}, {self.tcb}; processor {self.chip}"
+        signer = f"; VLEK of {self.provider}" if self.provider else ""
+        return f"AMD SEV-SNP on {self.product}, {self.tcb}; processor {self.chip}{signer}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is known to be broken in the platform, a line each."""
+        return (WARNINGS[self.product],) if self.product in WARNINGS else ()
 
     def __str__(self) -> str:
         rows = [
@@ -79,7 +93,8 @@ class Verdict:
         ]
         widths = [max(len(row[column]) for row in rows) for column in range(3)]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.summary, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+        warnings = [f"WARNING: {warning}" for warning in self.warnings]
+        return "\n".join([self.summary, *warnings, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def _short(text: str) -> str:
@@ -167,60 +182,91 @@ def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: byt
     if policy.kind != "snp":
         raise refusal("kind", "sample evidence", "an SEV-SNP report: give a policy of kind 'snp'")
     checks = _Checks()
-    signing = SIGNING_KEYS.get(report.key_info >> 2 & 7, "unknown")
     checks.that(report.algorithm == 1, "signature algorithm", "1 (ECDSA P-384, SHA-384)", report.algorithm)
-    checks.that(signing == "VCEK" and report.key_info < 32, "signing key", "VCEK", signing)
-    chain = find_chain(policy.chain, given, report, policy.pins)
+    _check_signing_key(report, policy, checks)
+    chain = find_chain(policy, given, report, SIGNING_KEYS[report.key_info >> 2 & 7])
     _check_chain(chain, policy, checks)
     _check_platform(chain, report, policy, checks)
+    if chain.key == "VCEK":
+        _check_processor(chain, report, policy, checks)
+    else:
+        provider = provider_of(chain.leaf)
+        checks.that(provider == policy.provider, "provider", policy.provider, provider)
     _check_signature(chain, report, checks)
     _check_guest(report, policy, checks)
     padded = expected.ljust(DATA, b"\0")
     checks.that(report.report_data == padded, "freshness", _hex(padded), _hex(report.report_data))
     chip = report.chip.hex()[:16] if any(report.chip) else "masked"
-    return Verdict("snp", tuple(checks.passed), chain.product, report.reported, chip)
+    provider = policy.provider if chain.key == "VLEK" else ""
+    return Verdict("snp", tuple(checks.passed), chain.product, report.reported, chip, provider)
+
+
+def _check_signing_key(report: Report, policy: Policy, checks: _Checks) -> None:
+    """The report is signed with the kind of key that the policy names."""
+    number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
+    name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
+    if rest & MASK_CHIP_KEY:
+        shown = f"{name}, and MASK_CHIP_KEY, under which firmware signs no report"
+    elif rest:
+        shown = f"{name}, and reserved bits in key_info {report.key_info:#x}"
+    elif name == "VLEK" != policy.signing_key:
+        shown = 'VLEK, which a policy accepts with signing_key = "VLEK" and the provider'
+    else:
+        shown = name
+    checks.that(name == policy.signing_key and not rest, "signing key", policy.signing_key, shown)
 
 
 def _check_chain(chain: Chain, policy: Policy, checks: _Checks) -> None:
-    """The ARK is the pinned one and signs itself, each signs the next, and all hold now."""
+    """The ARK is the pinned one and signs itself, each signs the next, and all are valid now."""
     checks.that(True, "ARK pin", policy.pins[chain.product], fingerprint(chain.ark))
-    for certificate, issuer, by in (("ARK", chain.ark, "ARK"), ("ASK", chain.ark, "ARK"), ("VCEK", chain.ask, "ASK")):
-        signed = signed_by(dict(chain)[certificate], issuer, certificate)
-        checks.that(
-            signed, f"signature of the {certificate}", f"by the {by}, RSA-PSS SHA-384", "valid" if signed else "not valid"
-        )
-    for name, each in chain:
-        valid = holds(each, policy.time)
-        until = f"{each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d}"
+    for name, certificate, issuer_name, issuer in chain:
+        signed = signed_by(certificate, issuer, name)
+        expected = f"by the {issuer_name}, RSA-PSS SHA-384"
+        checks.that(signed, f"signature of the {name}", expected, "valid" if signed else "not valid")
+    for name, certificate, *_ in chain:
+        valid = is_valid_at(certificate, policy.time)
+        period = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
         expected = f"{policy.time:%Y-%m-%d}" + (" (or not: allow_expired)" if policy.allow_expired else "")
-        checks.that(valid or policy.allow_expired, f"validity of the {name}", expected, until)
+        checks.that(valid or policy.allow_expired, f"validity of the {name}", expected, period)
 
 
 def _check_platform(chain: Chain, report: Report, policy: Policy, checks: _Checks) -> None:
-    """The report is of the processor and the firmware that its VCEK was made for."""
-    name = name_of(chain.vcek)
-    checks.that(name.split("-")[0] == chain.product, "product of the VCEK", chain.product, name)
+    """The report is of the product and the firmware that the certificate of its key is for."""
+    key = chain.key
+    with readable(key):
+        issuer = common_name(chain.leaf.issuer)
+        others = [other for other, oid in IDENTITIES.items() if other != key and extension(chain.leaf, oid) is not None]
+    prefix = "SEV-" if key == "VCEK" else "SEV-VLEK-"
+    checks.that(issuer == prefix + chain.product, f"issuer of the {key}", prefix + chain.product, issuer)
+    checks.that(not others, f"kind of the {key}", key, " and ".join([key, *others]))
+    name = name_of(chain.leaf, key)
+    checks.that(name.split("-")[0] == chain.product, f"product of the {key}", chain.product, name)
     if report.cpuid is not None:
         cpuid = product_of(report.cpuid) or "family {:#x}, model {:#x}".format(*report.cpuid)
         checks.that(cpuid == chain.product, "product of the report", chain.product, cpuid)
     turin = chain.product == "Turin"
-    checks.that(turin == (report.reported.fmc is not None), "layout of the TCB", chain.product, report.reported)
-    versions = tcb_of(chain.vcek, turin)
-    checks.that(versions == report.reported, "TCB of the VCEK", report.reported, versions)
+    layout = "Turin's, with an fmc, as reports have it from version 3 on" if turin else f"{chain.product}'s, without an fmc"
+    checks.that(turin == (report.reported.fmc is not None), "layout of the TCB", layout, report.reported)
+    versions = tcb_of(chain.leaf, turin, key)
+    checks.that(versions == report.reported, f"TCB of the {key}", report.reported, versions)
     checks.that(report.reported.reaches(policy.minimum_tcb), "minimum TCB", policy.minimum_tcb, report.reported)
+
+
+def _check_processor(chain: Chain, report: Report, policy: Policy, checks: _Checks) -> None:
+    """The report is of the processor in its VCEK, or it masks it and the policy allows that."""
     masked = policy.masked_chip_id and not any(report.chip)
-    number = chip_of(chain.vcek, chain.product)
-    checks.that(masked or number == report.chip, "chip id", _hex(number, 16), "masked" if masked else _hex(report.chip, 16))
+    chip = chip_of(chain.leaf, chain.product)
+    checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))
 
 
 def _check_signature(chain: Chain, report: Report, checks: _Checks) -> None:
     valid = True
     try:
         signature = encode_dss_signature(report.r, report.s)
-        key_of_vcek(chain.vcek).verify(signature, report.raw[:SIGNED], ec.ECDSA(hashes.SHA384()))
+        public_key(chain.leaf, chain.key).verify(signature, report.raw[:SIGNED], ec.ECDSA(hashes.SHA384()))
     except (InvalidSignature, ValueError):
         valid = False
-    checks.that(valid, "signature of the report", "by the VCEK", "valid" if valid else "not valid")
+    checks.that(valid, "signature of the report", f"by the {chain.key}", "valid" if valid else "not valid")
 
 
 def _check_guest(report: Report, policy: Policy, checks: _Checks) -> None:
