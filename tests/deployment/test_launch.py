@@ -134,7 +134,7 @@ def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_th
             made.launch()
         assert told == [], "before anything is sent"
         (tmp_path / "policy.toml").write_text(
-            f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\n[minimum_tcb]\nsnp = 1\n'
+            f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\nminimum_tcb = "any"\n'
         )
         with pytest.raises(RemoteError, match="from 0 up"):
             made.launch()

@@ -87,8 +87,8 @@ def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> No
 
 def test_a_phone_at_the_cloud_is_told_so_at_once(both: Both) -> None:
     error = refusal(both.cloud.url, both.certs)
-    assert error.status == 403
-    assert "role 'client' may not ask" in str(error)
+    assert error.status == 502
+    assert "is not to be trusted: its certificate is of the role 'cloud' and the connection is for the edge alone" in str(error)
 
 
 @pytest.mark.parametrize("path", ["/v2/models/resnet18/infer", "/recognize"])

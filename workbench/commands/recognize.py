@@ -90,7 +90,7 @@ def _place(options: argparse.Namespace) -> None:
     if plan is not None:
         with deployed(plan) as made:
             options.edge, options.certs = made.url("edge"), options.certs or made.plan.certs
-            options.policy = options.policy or made.plan.policy
+            options.policy = made.policy(options.policy)
     options.edge = options.edge or EDGE
 
 

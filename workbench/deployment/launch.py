@@ -12,6 +12,7 @@ short goes on where it was. Where a launch fails, what it started is stopped.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import http.client
 import json
@@ -30,7 +31,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cryptography import x509
 
-from ..attest import Policy
+from ..attest import ANY, Policy
 from ..certs import Role, folder_of, issue
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
@@ -39,6 +40,7 @@ from ..services.trust import client_context
 from ..storage import write_json
 from . import tunnels
 from .far.stage import DRAIN_S
+from .guest import initdata_digest
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
 from .tunnels import Tunnel
@@ -137,9 +139,9 @@ class Deployed:
 
     def _check_policy(self) -> None:
         """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
-        if self.plan.policy is not None:
-            for warning in Policy.read(self.plan.policy).warnings:
-                self.told(f"WARNING: {warning}")
+        policy = self.policy()
+        for warning in policy.warnings if policy is not None else ():
+            self.told(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
         """Issue certificates for this deployment, unless those that are there will do.
@@ -272,9 +274,34 @@ class Deployed:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
         from ..client import Client
 
-        if self.plan.policy is not None:
-            options.setdefault("policy", self.plan.policy)
+        options["policy"] = self.policy(options.get("policy"))
         return Client(self.url("edge"), certs=self.plan.certs, **options)
+
+    def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
+        """Return what the edge's evidence must prove: the given policy, or else the plan's; None if there is neither.
+
+        The evidence of a confidential edge must have the digest of this plan's configuration, whatever the policy says of it.
+        Raises UsageError if a confidential edge has no policy, or one that its evidence cannot fit.
+        """
+        source = given if given is not None else self.plan.policy
+        confidential = self.plan.edge.runtime == "confidential"
+        if source is None and confidential:
+            raise UsageError(
+                f"{self.plan.path}: a confidential edge needs [client] policy: nothing is verified without it, and any host "
+                "with the edge's certificate gets the pictures. `workbench init-deployment --policy policy.toml` writes one"
+            )
+        policy = source if isinstance(source, Policy) or source is None else Policy.read(Path(source))
+        if policy is None or not confidential:
+            return policy
+        if policy.kind != "snp":
+            raise UsageError(f'a policy of kind = "{policy.kind}" proves nothing of a confidential edge: give kind = "snp"')
+        digest = initdata_digest(self.plan.container())
+        if policy.initdata.lower() not in (ANY, digest):
+            raise UsageError(
+                f"the policy asks for initdata = {policy.initdata}, and the edge of {self.plan.path.name} has {digest}: if you "
+                "trust this plan's image and options, put that into the policy"
+            )
+        return dataclasses.replace(policy, initdata=digest)
 
     def status(self) -> list[Row]:
         """Ask both machines, side by side; one that cannot be asked is said so."""

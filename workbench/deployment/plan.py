@@ -70,7 +70,8 @@ host = "local"
 # kubeconfig = ""
 
 # [client]
-# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine
+# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine; a confidential
+                               # edge needs one
 """
 
 
