@@ -10,6 +10,7 @@ from . import __version__
 from .commands import ALL
 from .errors import UsageError, WorkbenchError
 from .processes import spin_briefly
+from .terminal import printable
 
 __all__ = ["main"]
 
@@ -22,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         sys.stdout.flush()
     except WorkbenchError as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        print(f"workbench: {printable(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("workbench: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"workbench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"workbench: {printable(f'{error.strerror or error}{where}')}", file=sys.stderr)
         return 1
     return status
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DataError, UsageError
+from ..terminal import printable
 from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
 
@@ -138,7 +139,7 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
     rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
     print(text_table(["picture", "label", "score"], rows))
     if client.verdict is not None:
-        print(f"\nattested: {client.verdict.summary}")
+        print(f"\nattested: {printable(client.verdict.summary)}")
         for warning in client.verdict.warnings:
             print(f"WARNING: {warning}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "

@@ -16,6 +16,7 @@ import dataclasses
 import fcntl
 import http.client
 import json
+import math
 import os
 import shutil
 import sys
@@ -38,6 +39,7 @@ from ..processes import as_done
 from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
+from ..terminal import printable
 from . import tunnels
 from .far.stage import DRAIN_S
 from .guest import initdata_digest
@@ -378,16 +380,16 @@ class Deployed:
             found = self.stage(which).status()
         except WorkbenchError as error:
             return Row(which, plan.host, plan.runtime, "unknown", last=(str(error),))
-        last = tuple(found.get("last") or ())[-LAST:]
+        last = tuple(printable(line) for line in found.get("last") or ())[-LAST:]
         if not found["running"]:
             state = "crashed" if "ended" in found else "absent"
-            return Row(which, plan.host, plan.runtime, state, since=found.get("ended"), last=last)
+            return Row(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
         try:
             url = self.url(which)
             state = "ready" if self._ready(which) else "starting"
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=(str(error),))
-        return Row(which, plan.host, plan.runtime, state, url, found.get("started"))
+            return Row(which, plan.host, plan.runtime, "unreachable", since=_seconds(found.get("started")), last=(str(error),))
+        return Row(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
@@ -443,3 +445,8 @@ class Deployed:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a time as a host reports it; None for anything that is no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
