@@ -358,4 +358,12 @@ def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_e
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions
     assert ["STOPSIGNAL", "SIGTERM"] in instructions
+    installs = [part for kind, what in instructions if kind == "RUN" for part in what.split("&&") if "install" in part]
+    assert len(installs) == 3
+    assert all(
+        "--no-deps" in part and ("--require-hashes" in part or "--no-index" in part)
+        for part in installs
+        if "uninstall" not in part
+    )
+    assert "://" not in text, "no index is named"
     assert ["ENTRYPOINT", json.dumps([guest.PROGRAM])] in instructions

@@ -18,7 +18,7 @@ from .guest import initdata_digest
 from .manifests import FILES
 from .ownership import own_folder
 from .plan import Deployment, StagePlan, Which
-from .shipment import certificates_of, program, weights_of, wheel
+from .shipment import certificates_of, locks, program, weights_of, wheel
 
 __all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
 
@@ -141,8 +141,9 @@ class ProcessStage:
         size = sum(path.stat().st_size for path in weights.values())
         found = self.far("probe", device=self.plan.device, bytes=2 * size)
         self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
-        shipped, *sent = self.far.send([package.content, *weights.values()], self.progress)
-        self._weights = dict(zip(weights, sent, strict=True))
+        shipped, *sent = self.far.send([package.content, *locks().values(), *weights.values()], self.progress)
+        locked = dict(zip(locks(), sent, strict=False))
+        self._weights = dict(zip(weights, sent[len(locked) :], strict=True))
         self.told(f"environment of {package.name}")
         self._environment = self.far(
             "environment",
@@ -150,7 +151,7 @@ class ProcessStage:
             self.told,
             wheel=shipped,
             file=package.name,
-            torch=package.torch,
+            locks=locked,
             least=package.python,
             python=self.plan.python,
             pip=list(self.plan.pip),
