@@ -248,6 +248,9 @@ def egress(container: Container) -> list[str]:
         ports = ",".join(f"{port['protocol']}/{port['port']}" for port in rule["ports"])
         found += [f"{peer.get('ipBlock', {}).get('cidr', 'dns')} {ports}" for peer in rule["to"]]
         assert all(set(peer) in ({"ipBlock"}, {"namespaceSelector", "podSelector"}) for peer in rule["to"])
+        for peer in rule["to"]:  # any namespace may have a pod with the label of the cluster's DNS
+            namespace = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}})
+            assert namespace == {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
     return found
 
 

@@ -86,7 +86,8 @@ def _init(options: argparse.Namespace) -> int:
         write_text(path, text)
     print(f"{options.plan}: name the hosts, then `workbench launch {options.plan}`")
     if options.policy:
-        print(f"{options.policy}: name the measurement, then, in the plan, [client] policy = {str(options.policy)!r}")
+        needed, key = "the measurement, the initdata and the oldest firmware", f"[client] policy = {str(options.policy)!r}"
+        print(f"{options.policy}: name {needed}, then, in the plan, {key}")
     return 0
 
 
