@@ -190,6 +190,24 @@ def test_edge_and_cloud_have_names_of_their_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "reached", "elsewhere"),
+    [
+        (["*.site.example"], "edge.site.example", "a.edge.site.example"),
+        (["Edge.Example", "2001:db8::1"], "2001:db8::1", "2001:db8::2"),
+        (["edge.example", "192.0.2.7"], "192.0.2.7", "127.0.0.1"),
+        (["edge.example"], "edge.example", "localhost"),
+    ],
+)
+def test_a_name_of_any_kind_passes_the_constraints_of_its_authority(
+    tmp_path: Path, names: list[str], reached: str, elsewhere: str
+) -> None:
+    issue(tmp_path, names)
+    shake(serving(tmp_path, "edge"), calling(tmp_path, "client"), reached)
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
+        shake(serving(tmp_path, "edge"), calling(tmp_path, "client"), elsewhere)
+
+
+@pytest.mark.parametrize(
     ("edge", "cloud"),
     [
         ("edge.example", "edge.example"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import asyncio
 import contextlib
+import logging
 import shutil
 import socket
 import ssl
@@ -23,6 +25,7 @@ from workbench import certs as certificates
 from workbench.certs import ROLES, Role
 from workbench.client import Client
 from workbench.codecs import Png
+from workbench.commands.serve import _warn_of_other_keys
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
 from workbench.services.connection import Connection
@@ -188,3 +191,15 @@ def test_an_old_folder_is_refused_with_the_way_out(certs: Path, tmp_path: Path) 
     for make in (lambda: server_context(tmp_path / "old", "edge"), lambda: client_context(tmp_path / "old", "edge", "cloud")):
         with pytest.raises(UsageError, match=r"ca.key, edge.key side by side.*make it with `workbench certs"):
             make()
+
+
+@pytest.mark.parametrize(
+    ("part", "listen", "warned"),
+    [("", "0.0.0.0:8443", True), ("", "127.0.0.1:0", False), ("", None, False), ("cloud", "0.0.0.0:8443", False)],
+)
+def test_a_service_for_other_machines_warns_of_the_keys_of_others(
+    certs: Path, caplog: pytest.LogCaptureFixture, part: str, listen: str | None, warned: bool
+) -> None:
+    with caplog.at_level(logging.WARNING, "workbench.services"):
+        _warn_of_other_keys(argparse.Namespace(what="cloud", certs=certs / part, listen=listen))
+    assert (f"copy and name {certs / 'cloud'} alone" in caplog.text) == warned
