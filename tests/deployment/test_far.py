@@ -334,8 +334,10 @@ def test_packages_come_from_the_lock_alone_whatever_the_index_has(
         lock + f"uninvited==1.0 --hash=sha256:{digest}\n",  # another file than the index has
     ):
         assert "failed with status" in ask(text)["error"]
-    good.write_bytes(good.read_bytes() + b"\0")  # the index has another file by that name
-    assert "failed with status" in ask(lock + "\n")["error"]
+    swapped = distribution(index, "swapped")
+    line = f"swapped==1.0 --hash=sha256:{hashlib.sha256(swapped.read_bytes()).hexdigest()}\n"
+    swapped.write_bytes(swapped.read_bytes() + b"\0")  # the index has another file by that name
+    assert "failed with status" in ask(lock + line)["error"]
 
 
 def test_all_that_is_kept_is_removed_unless_a_stage_runs(there: Far) -> None:
