@@ -915,6 +915,28 @@ def test_genoa_and_turin_are_the_default_and_milan_must_be_named() -> None:
     assert all("\n" not in warning for warning in WARNINGS.values())
 
 
+# --- docs ------------------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "attestation.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_example_is_a_policy_and_its_table_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.+?)```", PAGE, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(example)
+    policy = Policy.read(tmp_path / "policy.toml")
+    assert (policy.products, policy.warnings) == ((GENOA,), ())
+    keys = {name.strip("[]") for name in re.findall(r"^\| `([\w\[\]]+)` \|", PAGE, re.MULTILINE)}
+    assert {each.name for each in dataclasses.fields(Policy)} <= keys
+    for product, default in (("Milan", "no: name it"), ("Genoa", "yes"), ("Turin", "yes")):
+        assert re.search(rf"^\| {product}\b.*\| {default} \|.*`{ARKS[product][:16]}`", PAGE, re.MULTILINE)
+
+
+def test_the_pages_tables_have_at_most_six_columns() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    assert len(rows) > 50
+    assert max(line.count("|") - 1 for line in rows) <= 6
+
+
 # --- parsers ---------------------------------------------------------------------------------------------------------------
 
 numbers = st.integers() | st.floats() | st.booleans() | st.none()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import shlex
 import sys
 import uuid
 from collections.abc import Sequence
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 from snp import processor
 
-from workbench.__main__ import main
+from workbench.__main__ import _parser, main
 from workbench.attest import verify
 from workbench.attest.measure import Boot, measure
 
@@ -26,7 +28,7 @@ SECTIONS = (  # address, bytes, kind: 1 memory, 2 secrets, 3 CPUID, 4 calling ar
 )  # fmt: skip
 SERIAL = "console=ttyS0 loglevel=7"
 
-# virtee/sev-snp-measure v0.0.13 (37c715e), tests/test_guest.py: vCPUs, features, kernel and initrd (empty files), command line.
+# virtee/sev-snp-measure v0.0.13 (5b6a79e), tests/test_guest.py: vCPUs, features, kernel and initrd (empty files), command line.
 VECTORS: list[tuple[int, int, bool, str, str]] = [
     (1, 0x21, True, "", "329c8ce0972ae52343b64d34a434a86f245dfd74f5ed7aae15d22efc78fb9683632b9b50e4e1d7fa41179ef98a7ef198"),
     (1, 0x01, True, "", "ddc5224521617a536ee7ce9dd6224d1b58a8d4fda1c741f3ac99fc4bfa04ba6e9fc98646d4a07a9079397fa3852819b5"),
@@ -114,6 +116,18 @@ def test_whatever_the_guest_starts_with_changes_the_measurement(files: Path) -> 
     ]  # fmt: skip
     assert len({measure(boot) for boot in boots}) == len(boots)
     assert measure(Boot(ovmf, kernel)) == measure(Boot(ovmf, kernel, files / "initrd")), "as QEMU does it"
+
+
+def test_the_pages_commands_are_understood() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "attestation.md").read_text(encoding="utf-8")
+    commands = [shlex.split(line, comments=True) for line in page.splitlines() if line.startswith("workbench measure")]
+    assert commands
+    for command in commands:
+        parsed = _parser().parse_args(command[1:])
+        assert {"ovmf", "kernel", "append", "vcpus"} <= set(vars(parsed))
+    assert set(re.findall(r"^\| `(--[\w-]+)` \|", page, re.MULTILINE)) == {
+        "--ovmf", "--kernel", "--initrd", "--append", "--vcpus", "--vcpu-type", "--guest-features", "--ovmf-hash",
+    }  # fmt: skip
 
 
 def test_json_repeats_what_was_measured(files: Path, capsys: pytest.CaptureFixture[str]) -> None:

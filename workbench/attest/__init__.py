@@ -16,7 +16,8 @@ from .certificates import key_of
 from .policy import ANY, Policy
 from .products import ARKS, DEFAULT_PRODUCTS, PRODUCTS, WARNINGS
 from .report import Report, Tcb
-from .verify import MOST_EVIDENCE, Check, Verdict, runtime_data, verify
+from .verdict import Check, Verdict
+from .verify import MOST_EVIDENCE, runtime_data, verify
 
 __all__ = [
     "ANY",

@@ -7,8 +7,8 @@
                       .4    hwID of a VCEK, the processor: 64 bytes, 8 from Turin on                    bytes, or OCTET STRING
                       .5    csp_id of a VLEK, the cloud provider                                        IA5String
 
-Source: AMD 57230, VCEK Certificate and KDS Interface Specification; checked with google/go-sev-guest v0.14.1 (`kds/kds.go`)
-and confidential-containers/trustee v0.21.0 (`deps/verifier/src/snp`: FMC, hwID of 8 bytes, a VLEK).
+Source: AMD 57230, VCEK Certificate and KDS Interface Specification, as implemented in google/go-sev-guest v0.14.1
+(`kds/kds.go`) and confidential-containers/trustee v0.21.0 (`deps/verifier/src/snp`: FMC, hwID of 8 bytes, a VLEK).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What evidence must prove before a picture leaves: the policy of whoever sends it, in code or in a small TOML file."""
+"""The client's policy: what evidence must prove before a picture leaves. In code, or in a small TOML file."""
 
 from __future__ import annotations
 
@@ -63,10 +63,10 @@ microcode = 0
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of evidence. Raises UsageError for what cannot be asked.
+    """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing and is taken by no other
-        policy; then everything else stays as it is.
+    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts it,
+        and all other fields must keep their defaults.
     measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
     initdata: SHA-256 of the guest's initdata, in hexadecimal, or "any"; required.
     products: trusted processors, by the name of their generation; Milan only if it is named, and `warnings` has the reason.
@@ -74,10 +74,10 @@ class Policy:
     provider: the VLEK's provider, exactly as its certificate's csp_id has it; with a VLEK only, and required there.
     chain: certificates (DER) in addition to those of the evidence. Without any authority in either, AMD's own are used.
     minimum_tcb: the oldest firmware that is trusted, or "any"; required.
-    debug: whether a guest may be debugged by its host.  vmpl: the privilege level of who asked for the report.
-    masked_chip_id: whether a report may leave out which processor it is of.
-    allow_expired: whether certificates need not hold at the time `at` (None: now).
-    arks: SHA-256 of root certificates, in hexadecimal, by product; before those that are built in.
+    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report.
+    masked_chip_id: accept a report that does not name its processor.
+    allow_expired: accept certificates that are not valid at the time `at` (None: now).
+    arks: SHA-256 of root certificates, in hexadecimal, by product, in place of the built-in ones.
     """
 
     kind: str = "snp"
@@ -172,17 +172,17 @@ class Policy:
 
     @property
     def time(self) -> datetime:
-        """The time at which certificates must hold."""
+        """The time at which certificates must be valid."""
         return self.at or datetime.now(UTC)
 
     @staticmethod
     def template() -> str:
-        """Return a policy's file with every key and what it means."""
+        """Return a commented policy file with every key."""
         return TEMPLATE
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """Read a policy from a TOML file. Raises UsageError, with its name, for what is none."""
+        """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
         try:
             content = tomllib.loads(_bytes(path).decode("utf-8"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
