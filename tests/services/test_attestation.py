@@ -220,7 +220,8 @@ def test_it_is_the_same_with_await_and_a_policy_from_a_file(
 def policy_file(folder: Path, measurement: str = POLICY.measurements[0]) -> Path:
     """A policy in a file, that our processor fits."""
     (folder / "ark.der").write_bytes(OURS.ark.public_bytes(Encoding.DER))
-    lines = [f'measurements = ["{measurement}"]', 'products = ["Milan"]', 'chain = ["ark.der"]', "at = 2026-06-01T00:00:00Z"]
+    lines = [f'initdata = "{POLICY.initdata}"', 'minimum_tcb = "any"']
+    lines += [f'measurements = ["{measurement}"]', 'products = ["Milan"]', 'chain = ["ark.der"]', "at = 2026-06-01T00:00:00Z"]
     (folder / "policy.toml").write_text("\n".join([*lines, "[arks]", f'Milan = "{POLICY.pins["Milan"]}"', ""]))
     return folder / "policy.toml"
 
