@@ -12,7 +12,6 @@ short goes on where it was. Where a launch fails, what it started is stopped.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import fcntl
 import http.client
 import json
@@ -26,14 +25,11 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cryptography import x509
-
-from ..attest import ANY, Policy
-from ..certs import Role, folder_of, issue
+from ..attest import Policy
+from ..certs import Role
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
 from ..remote import Host, host_of
@@ -42,9 +38,9 @@ from ..storage import write_json
 from ..terminal import printable
 from . import tunnels
 from .far.stage import DRAIN_S
-from .guest import initdata_digest
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
+from .trust import issue_certificates, required_policy
 from .tunnels import Tunnel
 
 if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
@@ -55,7 +51,6 @@ __all__ = ["Deployed", "Row"]
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
 LAST = 5  # lines of a stage that ended
-RENEW = timedelta(days=14)  # before they expire
 
 
 @dataclass(frozen=True)
@@ -146,35 +141,8 @@ class Deployed:
             self.told(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
-        """Issue certificates for this deployment, unless those that are there will do.
-
-        For other names than before there is another authority: each can sign the names that it was made for and no others.
-        """
-        names = {which: self._names(which) for which in STAGES}
-        path, known = self.folder / "names.json", None
-        with contextlib.suppress(OSError, ValueError):
-            known = json.loads(path.read_text())
-        if known == names and self._valid_until() - RENEW > datetime.now(UTC):
-            return
-        if known != names:
-            path.unlink(missing_ok=True)
-            shutil.rmtree(self.plan.certs, ignore_errors=True)
-        self.told("certificates: issued")
-        issue(self.plan.certs, names["edge"], cloud_names=names["cloud"])
-        write_json(path, names)
-
-    def _names(self, which: Which) -> list[str]:
-        """Return the names by which a stage is reached: its address, or this machine's own, through SSH."""
-        host = self.plan.stage(which).address.rpartition(":")[0].strip("[]")
-        return [host] if host else ["127.0.0.1", "localhost"]
-
-    def _valid_until(self) -> datetime:
-        """Return when the first certificate expires; the epoch if one cannot be read."""
-        try:
-            paths = [folder_of(self.plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
-            return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)
-        except (OSError, ValueError):  # UsageError is one
-            return datetime.fromtimestamp(0, UTC)
+        if issue_certificates(self.plan):
+            self.told("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
         """Stop what a failed launch started; where that fails, too, `stop` will do it."""
@@ -280,30 +248,8 @@ class Deployed:
         return Client(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
-        """Return what the edge's evidence must prove: the given policy, or else the plan's; None if there is neither.
-
-        The evidence of a confidential edge must have the digest of this plan's configuration, whatever the policy says of it.
-        Raises UsageError if a confidential edge has no policy, or one that its evidence cannot fit.
-        """
-        source = given if given is not None else self.plan.policy
-        confidential = self.plan.edge.runtime == "confidential"
-        if source is None and confidential:
-            raise UsageError(
-                f"{self.plan.path}: a confidential edge needs [client] policy: nothing is verified without it, and any host "
-                "with the edge's certificate gets the pictures. `workbench init-deployment --policy policy.toml` writes one"
-            )
-        policy = source if isinstance(source, Policy) or source is None else Policy.read(Path(source))
-        if policy is None or not confidential:
-            return policy
-        if policy.kind != "snp":
-            raise UsageError(f'a policy of kind = "{policy.kind}" proves nothing of a confidential edge: give kind = "snp"')
-        digest = initdata_digest(self.plan.container())
-        if policy.initdata.lower() not in (ANY, digest):
-            raise UsageError(
-                f"the policy asks for initdata = {policy.initdata}, and the edge of {self.plan.path.name} has {digest}: if you "
-                "trust this plan's image and options, put that into the policy"
-            )
-        return dataclasses.replace(policy, initdata=digest)
+        """Return what the edge's evidence must prove; see `trust.required_policy`."""
+        return required_policy(self.plan, given)
 
     def status(self) -> list[Row]:
         """Ask both machines, side by side; one that cannot be asked is said so."""
