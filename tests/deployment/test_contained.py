@@ -22,6 +22,7 @@ from snp import MEASUREMENT, processor
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.servers import answering, send
+from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.launch import Deployed
@@ -32,7 +33,6 @@ from workbench.system import System
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, inside
-from .conftest import Ground, free_port
 from .test_containers import kubectl  # noqa: F401  (a fixture)
 
 OURS = processor()
