@@ -7,7 +7,7 @@ ARGS    ?=
 BIN   := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup reproduce test lab app check format clean
+.PHONY: help setup reproduce test lab app check format lock clean
 
 help:           ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -45,6 +45,9 @@ format: $(STAMP) ## format the code, strip the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/nbstripout notebooks/*.ipynb
+
+lock: $(STAMP)  ## the locked packages of hosts and images, anew (needs uv)
+	$(BIN)/python tools/lock.py
 
 clean:          ## remove the environment (data/ stays)
 	rm -rf .venv build *.egg-info

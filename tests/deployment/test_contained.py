@@ -6,6 +6,7 @@ is its data hub and its attestation agent; the processor that signs is the tests
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from snp import processor
+from snp import MEASUREMENT, processor
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.servers import answering, send
@@ -25,7 +26,7 @@ from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.launch import Deployed
-from workbench.deployment.plan import Deployment
+from workbench.deployment.plan import ClientPlan, Deployment
 from workbench.errors import AttestationError, RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
@@ -55,7 +56,10 @@ host = "cloud"
 python = {python}
 listen = "127.0.0.1:{port}"
 address = "127.0.0.1:{port}"
+[client]
+policy = "policy.toml"
 """
+POLICY = f'measurements = ["{MEASUREMENT.hex()}"]\ninitdata = "{{}}"\nminimum_tcb = "any"\n'
 
 
 class Guest:
@@ -128,8 +132,9 @@ def contained(
         path = tmp_path / "guarded.toml"
         quoted = {key: json.dumps(given[key]) for key in ("kubectl", "kubeconfig", "python")}
         path.write_text(PLAN.format(**(given | quoted | {"port": free_port()})))
+        path.with_name("policy.toml").write_text(POLICY.format("any"))
         plan = Deployment.read(path)
-        guest = Guest(plan.certs, tmp_path / "memory", port)
+        guest = Guest(plan.certs / "edge", tmp_path / "memory", port)
         cluster.scenario = guest.deploy
         with Deployed(plan, machines.config()) as made, answering(guest.ask) as guest.url:
             try:
@@ -160,12 +165,43 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
         assert client.verdict is not None
         assert client.verdict.proves
     guest.host_data = bytes(32)  # another configuration: a host that lets itself in
-    with made.client(policy=OURS.policy(initdata=digest)) as client, pytest.raises(AttestationError, match="initdata"):
-        client.recognise(images)
+    for policy in (OURS.policy(initdata=digest), OURS.policy(initdata="any")):
+        with made.client(policy=policy) as client, pytest.raises(AttestationError, match="initdata"):
+            client.recognise(images)
 
     assert "secrets" not in {plural for _, plural in cluster.requests}
     assert made.stop() == ["edge", "cloud", "tunnels"]
     assert set(cluster.objects) == before
+
+
+def test_a_policy_that_fits_another_edge_or_proves_nothing_ends_the_launch_before_anything_is_sent(
+    contained: tuple[Deployed, Guest, Cluster], tmp_path: Path
+) -> None:
+    made, _, cluster = contained
+    digest = initdata_digest(made.plan.container())
+    told: list[str] = []
+    made.told = told.append
+    for text, reason in (
+        (POLICY.format("ab" * 32), f"asks for initdata = {'ab' * 32}, and the edge of guarded.toml has {digest}"),
+        ('kind = "sample"\n', "proves nothing of a confidential edge"),
+        (POLICY.format("").replace('initdata = ""', ""), "a policy needs initdata"),
+    ):
+        (tmp_path / "policy.toml").write_text(text)
+        for call in (made.launch, made.client, lambda: made.policy(tmp_path / "policy.toml")):
+            with pytest.raises(UsageError, match=reason):
+                call()
+    for text in (POLICY.format(digest.upper()), POLICY.format("any")):
+        (tmp_path / "policy.toml").write_text(text)
+        policy = made.policy()
+        assert policy is not None
+        assert policy.initdata == digest
+    bare = dataclasses.replace(made.plan, client=ClientPlan())
+    for call in (Deployed(bare).launch, Deployed(bare).client):
+        with pytest.raises(UsageError, match=r"a confidential edge needs \[client\] policy"):
+            call()
+    assert told == []
+    assert not cluster.requests
+    assert not made.plan.certs.exists()
 
 
 def test_logs_that_the_guest_keeps_are_refused_in_a_line(contained: tuple[Deployed, Guest, Cluster]) -> None:

@@ -243,7 +243,7 @@ def test_an_edge_that_ends_again_and_again_is_told_with_its_last_lines(served: S
     served.cluster.logs = {"now": ["another"], "previous": ["first", *"123", "workbench: no weights\x1b[31m", ""]}
     containers = served.containers(replace(CONFIDENTIAL, logs=True))
     containers.apply()
-    with pytest.raises(RemoteError, match=r"its last lines: 1 \| 2 \| 3 \| workbench: no weights\[31m$"):
+    with pytest.raises(RemoteError, match=r"its last lines: 1 \| 2 \| 3 \| workbench: no weights\\x1b\[31m$"):
         containers.wait(30)
 
 

@@ -299,6 +299,9 @@ def egress(container: Container) -> list[str]:
         ports = ",".join(f"{port['protocol']}/{port['port']}" for port in rule["ports"])
         found += [f"{peer.get('ipBlock', {}).get('cidr', 'dns')} {ports}" for peer in rule["to"]]
         assert all(set(peer) in ({"ipBlock"}, {"namespaceSelector", "podSelector"}) for peer in rule["to"])
+        for peer in rule["to"]:  # any namespace may have a pod with the label of the cluster's DNS
+            namespace = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}})
+            assert namespace == {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
     return found
 
 
@@ -411,4 +414,12 @@ def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_e
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions
     assert ["STOPSIGNAL", "SIGTERM"] in instructions
+    installs = [part for kind, what in instructions if kind == "RUN" for part in what.split("&&") if "install" in part]
+    assert len(installs) == 3
+    assert all(
+        "--no-deps" in part and ("--require-hashes" in part or "--no-index" in part)
+        for part in installs
+        if "uninstall" not in part
+    )
+    assert "://" not in text, "no index is named"
     assert ["ENTRYPOINT", json.dumps([guest.PROGRAM])] in instructions

@@ -21,7 +21,8 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from workbench.certs import Role, issue
+from tests.authority import copy_authority
+from workbench.certs import ROLES, Role, issue
 from workbench.codecs import Codec, Jpeg
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -49,15 +50,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
-    issue(kinds["expired"], days=20, now=datetime.now(UTC) - timedelta(days=30))
-    for name, hosts in (("good", ("127.0.0.1", "localhost")), ("elsewhere", ("elsewhere.example",))):
-        kinds[name].mkdir()
-        for part in ("ca.pem", "ca.key"):
-            shutil.copy(kinds["expired"] / part, kinds[name])
-        issue(kinds[name], names=hosts)
+    hosts = {
+        "expired": (("127.0.0.1", "elsewhere.example"), ("127.0.0.1", "cloud.elsewhere.example")),
+        "good": (("127.0.0.1", "localhost"), ("127.0.0.1", "localhost")),
+        "elsewhere": (("elsewhere.example",), ("cloud.elsewhere.example",)),
+    }
+    then = datetime.now(UTC) - timedelta(days=30)
+    issue(kinds["expired"], hosts["expired"][0], days=20, now=then, cloud_names=hosts["expired"][1])
+    for name in ("good", "elsewhere"):
+        copy_authority(kinds["expired"], kinds[name])
+        issue(kinds[name], hosts[name][0], cloud_names=hosts[name][1])
     issue(kinds["foreign"])
     shutil.copytree(kinds["foreign"], kinds["stranger"])
-    shutil.copy(kinds["good"] / "ca.pem", kinds["stranger"])
+    for role in ("", *ROLES):
+        shutil.copy(kinds["good"] / "ca.pem", kinds["stranger"] / role)
     return kinds
 
 
@@ -123,7 +129,7 @@ def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> Clou
 
 def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
     """An edge's service of a pair, whose cloud is at `url`."""
-    trust = None if certs is None else lambda: client_context(certs, "edge")
+    trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
     target = options.pop("target", WEIGHTS["target"])

@@ -26,7 +26,7 @@ def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if asked is not None:
             asked.append(handler.path)
-        send(handler, 200, (certs / handler.path.rpartition("/")[2]).read_bytes())
+        send(handler, 200, (certs / "edge" / handler.path.rpartition("/")[2]).read_bytes())
 
     return answer
 
@@ -39,7 +39,7 @@ def test_what_is_released_is_written_for_its_owner_alone_and_serves(certs: Path,
     assert asked == [f"/cdh/resource/{RESOURCE}/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
     assert sorted(folder.iterdir()) == sorted(written)
     for path in written:
-        assert path.read_bytes() == (certs / path.name).read_bytes()
+        assert path.read_bytes() == (certs / "edge" / path.name).read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     server_context(folder, "edge")
 

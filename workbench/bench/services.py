@@ -92,7 +92,7 @@ class Site:
         self.cloud = local.start("cloud", *self._options)
         self.edge = local.start("edge", *self._options, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
-        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client"), attempt_s=60.0)
+        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
         self._stack.callback(lambda: self._run(self._door.__aexit__()))
         return self
 
@@ -132,10 +132,13 @@ class Site:
         return self._run(watched())
 
     async def _usage(self) -> dict[str, Any]:
-        return {"edge": await self._used(self.edge, "client"), "cloud": await self._used(self.cloud, "edge")}
+        return {
+            "edge": await self._used(self.edge, "client", "edge"),
+            "cloud": await self._used(self.cloud, "edge", "cloud"),
+        }
 
-    async def _used(self, service: Running, role: Role) -> dict[str, float]:
-        async with Connection(service.url, lambda: client_context(self.local.certs, role)) as connection:
+    async def _used(self, service: Running, role: Role, peer: Role) -> dict[str, float]:
+        async with Connection(service.url, lambda: client_context(self.local.certs, role, peer)) as connection:
             text = (await connection.call("GET", "/metrics")).body.decode()
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {sample.name: sample.value for sample in samples if sample.name in USAGE}

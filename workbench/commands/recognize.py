@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..terminal import printable
 from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
 
@@ -90,7 +91,7 @@ def _place(options: argparse.Namespace) -> None:
     if plan is not None:
         with deployed(plan) as made:
             options.edge, options.certs = made.url("edge"), options.certs or made.plan.certs
-            options.policy = options.policy or made.plan.policy
+            options.policy = made.policy(options.policy)
     options.edge = options.edge or EDGE
 
 
@@ -136,7 +137,7 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
     rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
     print(text_table(["picture", "label", "score"], rows))
     if client.verdict is not None:
-        print(f"\nattested: {client.verdict.summary}")
+        print(f"\nattested: {printable(client.verdict.summary)}")
         for warning in client.verdict.warnings:
             print(f"WARNING: {warning}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "

@@ -123,10 +123,26 @@ def serve(options: argparse.Namespace) -> int:
 
         fetch(options.attestation_agent, options.secrets, options.certs, options.what)
     tls = _tls(options)
+    _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
         run(_service(options), listener, tls)
     return 0
+
+
+def _warn_of_other_keys(options: argparse.Namespace) -> None:
+    """Warn of a service for other machines whose folder has the keys of all: its host should have its own alone."""
+    from ..services.server import address
+    from ..services.trust import is_loopback
+
+    if options.certs is None or options.listen is None or is_loopback(address(options.listen)[0]):
+        return
+    if (options.certs / "authority" / "ca.key").exists():
+        logging.getLogger("workbench.services").warning(
+            "%s has the keys of every role and of the authority: on a host of its own, copy and name %s alone",
+            options.certs,
+            options.certs / options.what,
+        )
 
 
 @contextlib.contextmanager
@@ -216,7 +232,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
     from ..services.stages import edge_stage, warm_edge
     from ..services.trust import client_context
 
-    trust = None if options.certs is None else lambda: client_context(options.certs, "edge")
+    trust = None if options.certs is None else lambda: client_context(options.certs, "edge", "cloud")
     cloud = Connection(options.cloud, trust, attempt_s=5.0, plain=options.plain_http)
     edge, weights, target = edge_stage(stage)
     shared["lanes"].warm(lambda n: warm_edge(edge, stage.size, n), options.batch)

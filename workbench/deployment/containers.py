@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError, UsageError
+from ..terminal import printable
 from .manifests import Container, render, runtime_class, to_json
 from .pods import Pod, Trouble, pods_of, refused, warned
 
@@ -296,4 +297,4 @@ class Containers:
 
 def _text(output: bytes) -> str:
     """Return output as text that a terminal can be given."""
-    return "".join(each for each in output.decode("utf-8", "replace") if each.isprintable() or each == "\n")
+    return printable(output.decode("utf-8", "replace"), keep="\n")

@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import math
 import os
 import shutil
 import sys
@@ -24,24 +25,23 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cryptography import x509
-
 from ..attest import Policy
-from ..certs import Role, issue
+from ..certs import Role
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
 from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
+from ..terminal import printable
 from . import tunnels
 from .doctor import Doctor, Finding
 from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
+from .trust import issue_certificates, required_policy
 from .tunnels import Tunnel
 
 if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
@@ -52,7 +52,6 @@ __all__ = ["Deployed", "Row"]
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
 LAST = 5  # lines of a stage that ended
-RENEW = timedelta(days=14)  # before they expire
 
 
 @dataclass(frozen=True)
@@ -149,25 +148,13 @@ class Deployed:
 
     def _check_policy(self) -> None:
         """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
-        if self.plan.policy is not None:
-            for warning in Policy.read(self.plan.policy).warnings:
-                self.told(f"WARNING: {warning}")
+        policy = self.policy()
+        for warning in policy.warnings if policy is not None else ():
+            self.told(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
-        """Issue certificates for this deployment, unless those that are there will do."""
-        names = ["127.0.0.1", "localhost", *(self.plan.stage(which).address.rpartition(":")[0].strip("[]") for which in STAGES)]
-        names = list(dict.fromkeys(name for name in names if name))
-        known = self.folder / "names.json"
-        with contextlib.suppress(OSError, ValueError):
-            until = min(
-                x509.load_pem_x509_certificate((self.plan.certs / f"{role}.pem").read_bytes()).not_valid_after_utc
-                for role in get_args(Role)
-            )
-            if json.loads(known.read_text()) == names and until - RENEW > datetime.now(UTC):
-                return
-        self.told("certificates: issued")
-        issue(self.plan.certs, names)
-        write_json(known, names)
+        if issue_certificates(self.plan):
+            self.told("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
         """Stop what a failed launch started; where that fails, too, `stop` will do it."""
@@ -273,9 +260,12 @@ class Deployed:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
         from ..client import Client
 
-        if self.plan.policy is not None:
-            options.setdefault("policy", self.plan.policy)
+        options["policy"] = self.policy(options.get("policy"))
         return Client(self.url("edge"), certs=self.plan.certs, **options)
+
+    def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
+        """Return what the edge's evidence must prove; see `trust.required_policy`."""
+        return required_policy(self.plan, given)
 
     def status(self) -> list[Row]:
         """Ask both machines, side by side; one that cannot be asked is said so."""
@@ -357,21 +347,21 @@ class Deployed:
             found = self.stage(which).status()
         except WorkbenchError as error:
             return Row(which, plan.host, plan.runtime, "unknown", last=(str(error),))
-        last = tuple(found.get("last") or ())[-LAST:]
+        last = tuple(printable(line) for line in found.get("last") or ())[-LAST:]
         if not found["running"]:
             state = "crashed" if "ended" in found else "absent"
-            return Row(which, plan.host, plan.runtime, state, since=found.get("ended"), last=last)
+            return Row(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
         try:
             url = self.url(which)
             state = "ready" if self._ready(which) else "starting"
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=(str(error),))
-        return Row(which, plan.host, plan.runtime, state, url, found.get("started"))
+            return Row(which, plan.host, plan.runtime, "unreachable", since=_seconds(found.get("started")), last=(str(error),))
+        return Row(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
         role: Role = "client" if which == "edge" else "edge"
-        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role))
+        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role, which))
         url = self.url(which)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({}), trust).open(
@@ -422,3 +412,8 @@ class Deployed:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a time as a host reports it; None for anything that is no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

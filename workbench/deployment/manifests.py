@@ -224,7 +224,9 @@ def _network_policy(container: Container) -> Manifest:
     egress = [_rule(each) for each in dict.fromkeys(peers)]
     if _asks_names(container):
         ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-        names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+        # The namespace by the label that the API server itself sets: any namespace could have a pod with the other one.
+        system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+        names = {"namespaceSelector": system, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
         egress.append({"to": [names], "ports": ports})
     spec = {
         "podSelector": {"matchLabels": container.selector},

@@ -76,7 +76,8 @@ host = "local"
 #                              # kbs, secrets, egress, memory, cpu and shim are as those of the edge
 
 # [client]
-# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine
+# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine; a confidential
+                               # edge needs one
 """
 
 

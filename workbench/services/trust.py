@@ -2,8 +2,11 @@
 
 ::
 
-    client --certificate or token--> edge --certificate--> cloud         (checked: authority, expiry, a server's name)
+    client --certificate or token--> edge --certificate--> cloud
     phone  --certificate-----------> cloud                               (arrangement PP)
+
+Each end checks the other's authority, expiry and role; a client also checks the service's name. One authority signs all roles,
+so that without the role the cloud's certificate would pass for the edge's.
 """
 
 from __future__ import annotations
@@ -16,21 +19,23 @@ import ipaddress
 import logging
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..attest import key_of
-from ..certs import Role, role_of
+from ..certs import CLIENT, ROLES, SERVER, Role, folder_of, role_of
 from ..errors import UsageError
 
 __all__ = ["Peer", "Token", "client_context", "is_loopback", "peer_of", "rotate", "server_context"]
 
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
+FROM = "where `workbench certs` was run"
 LOOK_S = 0.5  # between two looks at the files of a certificate
 
 log = logging.getLogger("workbench.services")
@@ -49,13 +54,13 @@ class Peer:
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return who is at the other end; TLS has checked its certificate by now, where it sent one."""
+    """Return the client at the other end of a service's connection; TLS has checked its certificate, if it sent one."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    return Peer(role_of(certificate), hashlib.sha256(certificate).hexdigest()[:16], shown)
+    return Peer(role_of(certificate, CLIENT), hashlib.sha256(certificate).hexdigest()[:16], shown)
 
 
 class _Context(ssl.SSLContext):
@@ -121,7 +126,7 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.sslobject_class = _Telling
     context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
-    own = folder / f"{role}.pem"
+    own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
     while not after or before != after:  # it may be renewed meanwhile, and what is told must be what was loaded
         before = own.read_bytes() if own.is_file() else b""
@@ -132,19 +137,62 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
     return context
 
 
-def client_context(folder: Path, role: Role | None) -> ssl.SSLContext:
-    """Return the TLS context of a client: it checks the service's authority, expiry and name, and shows its role, if any."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+class RoleError(ssl.SSLCertVerificationError):
+    """Raised by a handshake with a service whose certificate is not of the role that the client demands."""
+
+    def __init__(self, role: Role | None, demanded: Sequence[Role]) -> None:
+        its = f"is of the role {role!r}" if role else "states no role, or no use as a server,"
+        self.verify_message = f"its certificate {its} and the connection is for the {' or '.join(demanded)} alone"
+        super().__init__(1, self.verify_message)
+
+
+class _ClientContext(ssl.SSLContext):
+    """A context whose handshakes fail unless the service's certificate is of a demanded role."""
+
+    demanded: tuple[Role, ...] = ()
+
+    def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+        role = role_of(connection.getpeercert(binary_form=True) or b"", SERVER)
+        if role not in self.demanded:
+            raise RoleError(role, self.demanded)
+
+
+class _CheckedObject(ssl.SSLObject):
+    """A client's end of a connection of an event loop."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        cast(_ClientContext, self.context).check(self)
+
+
+class _CheckedSocket(ssl.SSLSocket):
+    """A client's end of a blocking connection."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        cast(_ClientContext, self.context).check(self)
+
+
+def client_context(folder: Path, role: Role | None, peer: Role | None = None) -> ssl.SSLContext:
+    """Return the TLS context of a client that shows `role`, if any, and connects to a service of role `peer` alone.
+
+    It checks the service's authority, expiry, name and role before anything else is sent. `peer` None takes edge and cloud:
+    for a tool that sends nothing private.
+    """
+    context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
+    context.demanded = ("edge", "cloud") if peer is None else (peer,)
     _fill(context, folder, role)
     return context
 
 
 def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    own = folder_of(folder, role)
     try:
-        context.load_verify_locations(_found(folder, "ca.pem"))
+        context.load_verify_locations(_found(own, "ca.pem"))
         if role is not None:
-            context.load_cert_chain(_found(folder, f"{role}.pem"), _found(folder, f"{role}.key"))
+            context.load_cert_chain(_found(own, f"{role}.pem"), _found(own, f"{role}.key"))
     except (ssl.SSLError, OSError) as error:
         raise UsageError(f"the certificates in {folder} cannot be used ({error}): make them with `workbench certs`") from None
 
@@ -152,6 +200,9 @@ def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
 def _found(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
+        others = [role for role in ROLES if (folder / f"{role}.pem").is_file()]
+        if others and name != "ca.pem" and not name.startswith(others[0]):
+            raise UsageError(f"{folder} is the folder of the {others[0]} and has no {name}: copy the right one from {FROM}")
         raise UsageError(f"there is no {name} in {folder}: make certificates with `workbench certs {folder}`")
     return path
 
@@ -168,7 +219,8 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
 
     Files that do not fit each other, as in the midst of a renewal, are looked at again; what was loaded before stays in use.
     """
-    files = [folder / "ca.pem", folder / f"{role}.pem", folder / f"{role}.key"]
+    own = folder_of(folder, role)
+    files = [own / "ca.pem", own / f"{role}.pem", own / f"{role}.key"]
 
     def marks() -> list[tuple[int, int]]:
         with contextlib.suppress(OSError):
@@ -181,7 +233,7 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
         if (now := marks()) == known or not now:
             continue
         try:
-            client_context(folder, role)  # in a context of its own: a pair that does not fit would spoil one in use
+            client_context(own, role)  # in a context of its own: a pair that does not fit would spoil one in use
             renewed()
         except (UsageError, ssl.SSLError, OSError) as error:
             log.warning("the certificate of %s was not renewed: %s", role, error)
