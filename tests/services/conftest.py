@@ -30,7 +30,7 @@ from workbench.services.batching import Lanes
 from workbench.services.cloud import CloudService, cloud_model
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
-from workbench.services.server import Listener, Tls, server_of
+from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -75,6 +75,8 @@ class Served:
     url: str
     server: uvicorn.Server
     thread: threading.Thread
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    quota: ConnectionQuota = field(default_factory=ConnectionQuota)
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -84,16 +86,23 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    service: Service, certs: Path | None, role: Role, demand: bool = True, ready: bool = True, port: int = 0
+    service: Service,
+    certs: Path | None,
+    role: Role,
+    demand: bool = True,
+    ready: bool = True,
+    port: int = 0,
+    quota: ConnectionQuota | None = None,
 ) -> Iterator[Served]:
     """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    server = server_of(service, listener, tls)
+    quota, timeouts = quota or ConnectionQuota(), Timeouts()
+    server = server_of(service, listener, tls, quota, timeouts)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread)
+    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
     until(lambda: server.started and (service.ready or not ready))
     try:
         yield served

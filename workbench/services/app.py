@@ -248,6 +248,7 @@ class Service(ABC):
         """Return who asks, if they may; raises ServiceError 401 or 403."""
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
+            request.scope.get("prove", bool)()  # its connection is not closed to make room for a stranger's
             return f"token {peer.name}".strip()
         if self.plain and self.token is None:
             return "plain"
@@ -273,6 +274,7 @@ class Service(ABC):
         try:
             refuse_other_sites(request, self.plain)
             call.peer = self.admit(request)
+            _refuse_codings(request)
             self.arriving(+1)
             arrived = False
             try:
@@ -327,7 +329,15 @@ def _failed(error: WorkbenchError) -> JSONResponse:
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers |= {"Connection": "close"} if status in (408, 413) else {}
+    headers |= {"Accept-Encoding": "identity"} if status == 415 else {}
     return JSONResponse({"error": str(error)}, status, headers=headers)
+
+
+def _refuse_codings(request: HttpRequest) -> None:
+    """Raise ServiceError 415 for a body in a content coding: what it would be decoded to has no bound."""
+    codings = [coding.strip() for value in request.headers.getlist("Content-Encoding") for coding in value.split(",")]
+    if others := [coding for coding in codings if coding and coding.lower() != "identity"]:
+        raise ServiceError(f"Content-Encoding {others[0][:SHOWN]!r} is not read: send the body without a coding", status=415)
 
 
 def _without_values(error: BaseException) -> BaseException:

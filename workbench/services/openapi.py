@@ -160,6 +160,7 @@ _REFUSALS = {
     "403": "of a role that may not, or sent by a page of another site",
     "408": "the body came too slowly",
     "413": "the body is too long",
+    "415": "the body has a content coding, such as gzip",
     "429": "the queue is full: again after Retry-After seconds",
     "502": "the cloud is another, or cannot be trusted",
     "503": "the cloud cannot be reached",
