@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 from ..errors import ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, Response, Tensor, read_response, write_request
 from .http import Admission, HttpAnswer, HttpConnections
-from .trust import is_loopback
+from .trust import LOOK_S, is_loopback
+from .trust import marks as marks_of
 
 __all__ = ["Connection", "infer", "metadata", "words_of"]
 
@@ -47,7 +48,11 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
+        self._marks: list[tuple[int, int]] = []  # of the certificates' files, no later than they were loaded
+        self._look_at = 0.0  # the loop's time, for the next look at them
         self._http = HttpConnections(host, port, headers, admit)
+        self._changed()
+        self.renew()
 
     def __repr__(self) -> str:
         return f"Connection({self.url!r})"
@@ -59,10 +64,27 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Trust and show, from the next connection on, what the certificates' folder holds now."""
+        """Trust and show what the certificates' folder holds now; connections of before are used no more."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
+
+    def _changed(self) -> bool:
+        """Return whether the certificates' files differ from those at the last call; not while one is missing."""
+        marks = marks_of(getattr(self._context, "files", ()))
+        changed, self._marks = bool(marks) and marks != self._marks, marks or self._marks
+        return changed
+
+    def _look(self, now: float) -> None:
+        """Renew where the certificates' files have changed. Those that do not fit each other are looked at again later."""
+        if now < self._look_at:
+            return
+        self._look_at, before = now + LOOK_S, self._marks
+        if self._changed():
+            try:
+                self.renew()
+            except UsageError:  # in the midst of a renewal
+                self._marks = before
 
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
@@ -74,6 +96,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
         while True:
+            self._look(loop.time())
             left = self.attempt_s if deadline is None else min(self.attempt_s, deadline - loop.time())
             answer = None
             try:

@@ -174,8 +174,15 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        self.admit(http)
-        return await evidence_of(self.agent, http)
+        """Answer with evidence; at an edge with a token to anyone: a client shows its token after the evidence alone."""
+        admitted = True
+        try:
+            self.admit(http)
+        except ServiceError as error:
+            if self.token is None or error.status != 401 or http.headers.get("Authorization") is not None:
+                raise
+            admitted = False
+        return await evidence_of(self.agent, http, admitted)
 
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
