@@ -7,6 +7,8 @@ import http.client
 import json
 import logging
 import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -97,7 +99,7 @@ def serving(
     """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    quota, timeouts = quota or ConnectionQuota(), Timeouts()
+    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
     server = server_of(service, listener, tls, quota, timeouts)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
@@ -193,6 +195,40 @@ def ask(
         connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
         response = connection.getresponse()
         return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+@contextlib.contextmanager
+def connected_to(
+    url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
+) -> Iterator[socket.socket]:
+    """A connection on which anything can be said: over TLS with `certs`, from the address `source`, with a small `buffer`."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    with socket.socket() as plain:
+        plain.settimeout(30)
+        if buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        if source:
+            plain.bind((source, 0))
+        plain.connect((parts.hostname, parts.port))
+        if certs is None:
+            yield plain
+            return
+        with client_context(certs, role).wrap_socket(plain, server_hostname=parts.hostname) as connection:
+            yield connection
+
+
+def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
+    """Read until the other end closes, and return for how many seconds; fail where it does not in time."""
+    start = time.monotonic()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while time.monotonic() - start < patience:
+            connection.settimeout(max(0.01, start + patience - time.monotonic()))
+            if not connection.recv(1 << 16):
+                return time.monotonic() - start
+    passed = time.monotonic() - start
+    assert passed < patience, f"still open after {patience} s"
+    return passed
 
 
 def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ServiceError, UsageError
-from ..protocol import LENGTH_HEADER, Response, Tensor, read_response, write_request
+from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
 from .http import Admission, HttpAnswer, HttpConnections
 from .trust import LOOK_S, is_loopback
 from .trust import marks as marks_of
@@ -148,8 +148,8 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
     try:
-        found = json.loads(answer.body)
-    except ValueError as error:
+        found = _json(answer)
+    except (ValueError, RecursionError) as error:
         raise ServiceError(f"{connection.url} does not speak the Open Inference Protocol", status=502) from error
     return found if isinstance(found, dict) else {}
 
@@ -177,9 +177,16 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
 def words_of(answer: HttpAnswer) -> str:
     """Return what a service says is wrong, in a line."""
     try:
-        return " ".join(str(json.loads(answer.body)["error"]).split())[:500]
-    except (ValueError, KeyError, TypeError):
+        return " ".join(str(_json(answer)["error"]).split())[:500]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"status {answer.status}"
+
+
+def _json(answer: HttpAnswer) -> Any:
+    """Return the JSON of an answer. Raises ValueError where it is longer than any: its objects take 30 times its bytes."""
+    if len(answer.body) > MAX_JSON:
+        raise ValueError
+    return json.loads(answer.body)
 
 
 def _number(text: str | None) -> float:

@@ -126,7 +126,7 @@ def server_of(
 
     config = uvicorn.Config(
         service,
-        http=_connections(service, tls, quota or ConnectionQuota(), timeouts or Timeouts()),
+        http=_connections(service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts()),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
