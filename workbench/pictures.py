@@ -59,7 +59,8 @@ class Limits:
 
     def scans_of(self, file: bytes, label: str) -> int:
         """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, that is beyond them."""
-        pieces = scans = exif = filling = 0
+        pieces = scans = exif = 0
+        filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
         for marker, start, gap in _pieces(file):
             pieces, filling = pieces + 1, filling + (gap if not scans else 0)
             scans, exif = scans + (marker == SCAN), exif + (marker == APP1 and file.startswith(EXIF, start))

@@ -19,7 +19,7 @@ from starlette.responses import Response
 from ..attest import MOST_EVIDENCE, runtime_data
 from ..errors import ProtocolError, ServiceError, UsageError
 from .admission import PATH
-from .http import get_once
+from .http import get_once, without_secrets
 from .quota import address_key
 from .trust import Peer, is_loopback
 
@@ -100,8 +100,7 @@ def agent_at(url: str) -> tuple[str, int]:
     except ValueError:
         valid, host, port = False, "", 0
     if not valid or not is_loopback(host):
-        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
-        raise UsageError(f"{shown!r:.100} is no attestation agent of this guest: write {AGENT}")
+        raise UsageError(f"{without_secrets(url)!r:.100} is no attestation agent of this guest: write {AGENT}")
     return host, port
 
 

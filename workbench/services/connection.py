@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from ..errors import ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
-from .http import Admission, HttpAnswer, HttpConnections
+from .http import Admission, HttpAnswer, HttpConnections, without_secrets
 from .trust import LOOK_S, is_loopback
 from .trust import marks as marks_of
 
@@ -165,8 +164,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     except ValueError:
         valid, host, port = False, "", 0
     if not valid:
-        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
-        raise UsageError(f"{shown!r} is not the URL of a service: write https://HOST:PORT")
+        raise UsageError(f"{without_secrets(url)!r} is not the URL of a service: write https://HOST:PORT")
     if parts.scheme == "http" and not (plain and is_loopback(host)):
         raise UsageError(
             f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"

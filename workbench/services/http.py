@@ -25,7 +25,7 @@ import httptools
 from ..errors import AttestationError
 from .trust import expiry_of
 
-__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once"]
+__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "without_secrets"]
 
 MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # MOST_HEAD: bytes of an answer that are no body
 IDLE_S = 60.0  # less than the services keep a connection that says nothing
@@ -298,6 +298,12 @@ class HttpConnections:
             kept.end()
             raise
         kept.admitted = True
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without user, password and query, for an error message."""
+    front, at, host = url.rpartition("@")
+    return (front[: front.find("//") + 2] + "...@" + host if at else url).partition("?")[0]
 
 
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
