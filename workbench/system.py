@@ -148,9 +148,7 @@ class Cloud:
         with (clock or Stopwatch())("decompression", self.device):
             return self.codec.decode(payload)
 
-    def recognise(
-        self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None
-    ) -> Tensor:
+    def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
         """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once.
 
         `proceed` is called before each part of the images; it raises what shall end the work.

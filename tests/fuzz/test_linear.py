@@ -74,12 +74,14 @@ PICTURES: dict[str, Callable[[int], bytes]] = {
     "behind the end": filled(b"\xff\xda", picture(SMALL, "JPEG")),
     "empty chunks": lambda n: png(8, 8, ROWS, chunk(b"prVt", b"") * (n // 12)),
     "one private chunk": lambda n: png(8, 8, ROWS, chunk(b"prVt", bytes(n))),
-    "chunks of pixels": lambda n: png(8, 8, ROWS) [:33] + chunk(b"IDAT", b"\0") * (n // 13),
+    "chunks of pixels": lambda n: png(8, 8, ROWS)[:33] + chunk(b"IDAT", b"\0") * (n // 13),
     "texts": lambda n: png(8, 8, ROWS, chunk(b"tEXt", b"a\0" + b"b" * 4000) * (n // 4014)),
     "a text without an end": lambda n: png(8, 8, ROWS, chunk(b"tEXt", b"a" * n)),
     "a profile": lambda n: png(8, 8, ROWS, chunk(b"iCCP", b"a" * n)),
     "EXIF of a PNG": lambda n: png(8, 8, ROWS, chunk(b"eXIf", exif_of(n))),
-    "EXIF in hexadecimal": lambda n: png(8, 8, ROWS, chunk(b"tEXt", b"Raw profile type exif\0" + b"\nexif\n" + b"66\n" * (n // 3))),
+    "EXIF in hexadecimal": lambda n: png(
+        8, 8, ROWS, chunk(b"tEXt", b"Raw profile type exif\0" + b"\nexif\n" + b"66\n" * (n // 3))
+    ),
     "a chunk that claims more": lambda n: png(8, 8, ROWS)[:33] + b"\x7f\xff\xff\xffIDAT" + bytes(n),
     "zeros": filled(b"\0"),
     "signatures of a PNG": filled(b"\x89PNG\r\n\x1a\n"),
@@ -237,5 +239,3 @@ def test_answers_are_read_in_linear_time(first: bytes, rest: bytes) -> None:
 def test_a_wrong_url_is_shown_in_linear_time() -> None:
     is_linear(lambda body: agent_at("http://" + body.decode()), filled(b"//"))
     is_linear(lambda body: agent_at("http:" + body.decode()), filled(b"@"))
-
-

@@ -35,7 +35,9 @@ def field(name: str) -> str:
 
 
 def form(*parts: tuple[str, bytes]) -> bytes:
-    return b"".join(b"--seam\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--seam--\r\n"
+    return (
+        b"".join(b"--seam\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--seam--\r\n"
+    )
 
 
 def sent(both: Both, *parts: tuple[str, bytes], headers: Mapping[str, str] | None = None) -> Answered:
@@ -184,8 +186,12 @@ def test_curl_sends_a_form(both: Both, files: list[bytes], tmp_path: Path) -> No
 # --- content codings -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coding", ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "compress", "identity, gzip", "gzip, gzip", ",x"])
-@pytest.mark.parametrize("path", ["/recognize", "/v2/models/resnet18/infer", "/v2/models/resnet18/versions/aaaaaaaaaaaaaaaa/infer"])
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "compress", "identity, gzip", "gzip, gzip", ",x"]
+)
+@pytest.mark.parametrize(
+    "path", ["/recognize", "/v2/models/resnet18/infer", "/v2/models/resnet18/versions/aaaaaaaaaaaaaaaa/infer"]
+)
 def test_a_body_in_a_coding_is_refused_before_it_is_read(both: Both, files: list[bytes], coding: str, path: str) -> None:
     answer = ask(both.edge.url, path, gzip.compress(files[0]), both.certs, headers={"Content-Encoding": coding})
     assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")

@@ -90,7 +90,9 @@ def test_plain_http_is_told_what_the_port_speaks(edge: Served, said: bytes) -> N
         assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
 
 
-@pytest.mark.parametrize("said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90)], ids=["0", "1", "100"])
+@pytest.mark.parametrize(
+    "said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90)], ids=["0", "1", "100"]
+)
 @pytest.mark.parametrize("dribbles", [False, True])
 def test_the_time_of_a_handshake_is_bounded(hasty: Served, said: bytes, dribbles: bool) -> None:
     with connected_to(hasty.url) as connection:
@@ -154,10 +156,9 @@ def test_what_never_ends_is_cut_off_at_once(
     edge: Served, certs: Path, attack: Callable[[socket.socket], None], role: str | None
 ) -> None:
     with connected_to(edge.url, certs, role) as connection:  # type: ignore[arg-type]
-        with pytest.raises(OSError):  # noqa: PT011  (reset or broken pipe, as it comes)
+        with contextlib.suppress(OSError):  # reset or broken pipe, as it comes
             attack(connection)
-            is_cut(connection, 1.0)
-            raise ConnectionResetError
+        is_cut(connection, 1.0)
     until(lambda: len(edge.quota) == 0, 5.0)
     assert is_alive(edge, certs)
 
@@ -215,15 +216,14 @@ def test_what_follows_an_answer_does_not_keep_a_connection(hasty: Served, certs:
 def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: str | None) -> None:
     head = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
     before = hasty.server.server_state.total_requests
-    with connected_to(hasty.url, certs, role, buffer=4096) as connection:  # type: ignore[arg-type]
-        with pytest.raises(OSError):  # noqa: PT011
-            for number in range(5000):
-                connection.sendall(head)
-                until(
-                    lambda number=number: hasty.server.server_state.total_requests > before + number or not len(hasty.quota), 5.0
-                )
-                if not len(hasty.quota):
-                    raise ConnectionResetError
+    requests = 0
+    with connected_to(hasty.url, certs, role, buffer=4096) as connection, contextlib.suppress(OSError):  # type: ignore[arg-type]
+        while len(hasty.quota):
+            connection.sendall(head)
+            requests += 1
+            until(lambda: hasty.server.server_state.total_requests >= before + requests or not len(hasty.quota), 5.0)
+            assert requests < 5000
+    assert requests > 10
     until(lambda: len(hasty.quota) == 0, 5.0)
     assert is_alive(hasty, certs)
 
@@ -329,9 +329,7 @@ def test_addresses_are_counted_as_what_one_host_can_have(peer: object, key: str)
     assert address_key(peer) == key
 
 
-def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(
-    edge: Served, certs: Path, files: list[bytes]
-) -> None:
+def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
     """A short version of `workbench bench services --hostile 10000 --seconds 120`."""
     import asyncio
 

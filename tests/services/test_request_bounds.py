@@ -65,7 +65,10 @@ def test_the_sum_holds_on_the_binary_way_in_too(both: Both) -> None:
 def test_progressive_jpegs_count_as_what_they_cost(both: Both) -> None:
     once, often = flat(4000, "L", "JPEG"), flat(4000, "L", "JPEG", progressive=True)
     body, headers = form_of([often] * 5)
-    assert "PNGs and progressive JPEGs of this request claim" in ask(both.edge.url, "/recognize", body, both.certs, headers=headers).json["error"]
+    assert (
+        "PNGs and progressive JPEGs of this request claim"
+        in ask(both.edge.url, "/recognize", body, both.certs, headers=headers).json["error"]
+    )
     body, headers = form_of([once] * 5)
     assert ask(both.edge.url, "/recognize", body, both.certs, headers=headers).status == 200
 

@@ -286,9 +286,11 @@ def test_a_guest_that_proves_nothing_never_sees_the_token(
 
     monkeypatch.setattr(type(edge.service), "__call__", spied)
     strict = dataclasses.replace(POLICY, measurements=("f" * 96,))
-    with Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client:
-        with pytest.raises(AttestationError):
-            client.recognise_files(files[:1])
+    with (
+        Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client,
+        pytest.raises(AttestationError),
+    ):
+        client.recognise_files(files[:1])
     assert b"host" in headers
     assert b"authorization" not in headers
 

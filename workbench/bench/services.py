@@ -41,8 +41,8 @@ from ..services.local import Local, Running
 from ..services.stages import Stage
 from ..services.trust import client_context
 from ..system import Stopwatch, System
-from .latency import end_to_end
 from .hostile import PAUSE_S, Probes, attacked
+from .latency import end_to_end
 from .load import PERCENTS, Load, closed_loop, open_loop
 
 __all__ = ["bench_hostile", "bench_services"]
@@ -86,9 +86,7 @@ class Door:
 class Site:
     """Edge and cloud at work here, and the loop from which loads are sent to them."""
 
-    def __init__(
-        self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False
-    ) -> None:
+    def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False) -> None:
         self._options, self._model, self._files, self._labels, self._token = options, model, files, labels, token
         self._stack = ExitStack()
 

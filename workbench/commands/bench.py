@@ -39,7 +39,10 @@ def add(commands: Commands) -> None:
     made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
     made.add_argument("--soak", type=float, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)")
     made.add_argument(
-        "--hostile", type=positive, metavar="N", help="of services: only 8 honest clients, alone and next to N hostile connections"
+        "--hostile",
+        type=positive,
+        metavar="N",
+        help="of services: only 8 honest clients, alone and next to N hostile connections",
     )
     made.add_argument(
         "--precision",
@@ -114,7 +117,12 @@ def hostile(options: argparse.Namespace, stage: Stage, system: System, images: T
         print(json.dumps(result, indent=1))
         return 0
     rows = [
-        [name, f"{each['images_per_s']:.1f}", *(f"{each['ms'][p]['value']:.2f}" for p in ("p50", "p95", "p99")), str(each["errors"])]
+        [
+            name,
+            f"{each['images_per_s']:.1f}",
+            *(f"{each['ms'][p]['value']:.2f}" for p in ("p50", "p95", "p99")),
+            str(each["errors"]),
+        ]
         for name, each in (("alone", result["quiet"]), ("attacked", result["honest"]), ("afterwards", result["after"]))
     ]
     print(f"{result['clients']} honest clients, {result['connections']} hostile connections for {options.seconds:g} s\n")

@@ -4,7 +4,7 @@
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread answer, idle, good-bye. None runs while the service works.
+                           one timer: handshake, head, body, unread answer, idle, good-bye; none while the service works
 
 Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half a
 minute for the other end's good-bye. So the handshake is made here, with the same calls of OpenSSL.
@@ -100,6 +100,7 @@ class Accepted(asyncio.Protocol):
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place among the open connections, or end."""
         self.transport = cast(asyncio.Transport, transport)
         self.address = address_key(transport.get_extra_info("peername"))
         place = self.quota.add(self)
@@ -118,6 +119,7 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
+        """Go on with the handshake, or decrypt."""
         if self.closing:
             return  # the peer has not noticed yet
         if self.tls is None:
@@ -148,9 +150,10 @@ class Accepted(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> None:
-        return None  # the loop closes
+        """Have the loop close the connection."""
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Give up the place."""
         self.closing = True
         self.disarm()
         self.quota.remove(self)
@@ -159,6 +162,7 @@ class Accepted(asyncio.Protocol):
             self._upper.connection_lost()
 
     def pause_writing(self) -> None:
+        """Read no more while the peer does not read."""
         self.blocked = True
         self.transport.pause_reading()
         if self._timer is None:
@@ -166,6 +170,7 @@ class Accepted(asyncio.Protocol):
             self._waits_for_reader = True
 
     def resume_writing(self) -> None:
+        """Go on: the peer has read everything."""
         self.blocked = False
         if self.closing:
             self.arm(self.timeouts.goodbye)
@@ -256,7 +261,6 @@ class Accepted(asyncio.Protocol):
             self.abort()
         else:
             self._upper.shutdown()
-
 
     # --- details -------------------------------------------------------------------------------------------------------
 

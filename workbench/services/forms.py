@@ -78,7 +78,9 @@ def form_of(body: bytes, content_type: str, most: int) -> Form:
                 files.append(bytes(part.content))
             continue
         if name not in PARAMETERS:
-            raise ProtocolError(f"the form's field {name[:MOST_TEXT]!r} is unknown; fields are {', '.join(PARAMETERS)}, and files")
+            raise ProtocolError(
+                f"the form's field {name[:MOST_TEXT]!r} is unknown; fields are {', '.join(PARAMETERS)}, and files"
+            )
         if name in fields:
             raise ProtocolError(f"the form's field {name} comes twice")
         fields[name] = _text(name, part.content)

@@ -191,9 +191,7 @@ class HttpConnections:
         self._keep(kept)
         return answer
 
-    def _written(
-        self, method: str, path: str, body: bytes, headers: Mapping[str, str], credentials: bool = True
-    ) -> bytes:
+    def _written(self, method: str, path: str, body: bytes, headers: Mapping[str, str], credentials: bool = True) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n{lines}".encode("latin-1")
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))

@@ -3,8 +3,8 @@
 Every byte that is no delivered body counts against one limit: heads, chunk headers, trailers, empty lines. A second request
 before the first is answered ends the connection. Only while the application works is no timer armed.
 
-uvicorn's own protocol queues pipelined requests without a bound, keeps trailers, and can lose its timers; so it serves the
-application's life and signals alone. h11 bounds heads and pipelines, and costs a request 0.2 ms more (see docs/services.md).
+uvicorn's own protocol queues pipelined requests without a bound, keeps trailers, and can lose its timers. So uvicorn is used
+for the application's life and for signals alone (docs/services.md says what else was weighed).
 """
 
 from __future__ import annotations
@@ -280,7 +280,9 @@ class HttpProtocol:
 
     def _app_for(self, path: str) -> Any:
         if self.wire.stale:
-            return _refusal("certificates were renewed, or the client's has expired, since this connection began: connect again")
+            return _refusal(
+                "certificates were renewed, or the client's has expired, since this connection began: connect again"
+            )
         if self.wire.health_only and path not in HEALTH:
             return _refusal("too many connections are open")
         return self.app
