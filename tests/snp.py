@@ -1,4 +1,4 @@
-"""A processor of the tests' own: root, signing key and VCEK as AMD makes them, and the reports that it signs."""
+"""A processor of the tests' own: ARK, ASK and VCEK (or ASVK and VLEK) as AMD issues them, and the reports that it signs."""
 
 from __future__ import annotations
 
@@ -17,9 +17,22 @@ from cryptography.x509.oid import NameOID
 
 from workbench.attest import Policy
 
-__all__ = ["CHIP", "HOST_DATA", "MEASUREMENT", "TCB", "Processor", "certificate", "fields_of", "key", "processor", "report"]
+__all__ = [
+    "CHIP",
+    "HOST_DATA",
+    "MEASUREMENT",
+    "PROVIDER",
+    "TCB",
+    "Processor",
+    "certificate",
+    "fields_of",
+    "key",
+    "processor",
+    "report",
+]
 
 MEASUREMENT, HOST_DATA, CHIP = bytes(range(48)), bytes(range(100, 132)), bytes(range(64, 128))
+PROVIDER = "CN=cc-us-east-2.amazonaws.com"  # the form of a csp_id
 TCB = {"boot_loader": 4, "tee": 1, "snp": 22, "microcode": 213}
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 CPUID = {"Milan": (0x19, 0x01, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 0x02, 1)}
@@ -76,17 +89,22 @@ def integer(value: int) -> bytes:
     return bytes((2, 1, value)) if value < 128 else bytes((2, 2, 0, value))
 
 
-def own_words(product: str, tcb: dict[str, int], chip: bytes) -> dict[str, bytes]:
-    """The extensions in which a VCEK says what it is of."""
-    name = (product + "-B0" if product == "Milan" else product).encode()
+def own_words(product: str, tcb: dict[str, int], chip: bytes = b"", provider: str = "") -> dict[str, bytes]:
+    """The extensions of a VCEK, or of the VLEK of a provider, which names no stepping and no processor."""
     suffixes = {"boot_loader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
     versions = {suffixes[part]: integer(value) for part, value in tcb.items()}
-    return {"2": bytes((0x16, len(name))) + name, **versions, "4": chip[:8] if product == "Turin" else chip}
+    identity = {"5": text(provider)} if provider else {"4": chip[:8] if product == "Turin" else chip}
+    return {"1": integer(0), "2": text(product if provider else f"{product}-B0"), **versions, **identity}
+
+
+def text(content: str) -> bytes:
+    """An IA5String (DER)."""
+    return bytes((0x16, len(content))) + content.encode()
 
 
 @dataclass(frozen=True)
 class Processor:
-    """A processor, its certificates and its key."""
+    """A processor, its certificates and its key. With a provider, `vcek` is the provider's VLEK and `ask` the ASVK."""
 
     product: str
     ark: x509.Certificate
@@ -94,6 +112,7 @@ class Processor:
     vcek: x509.Certificate
     signer: ec.EllipticCurvePrivateKey = field(repr=False)
     tcb: dict[str, int] = field(default_factory=lambda: TCB)
+    provider: str = ""
 
     @property
     def chain(self) -> tuple[bytes, ...]:
@@ -103,34 +122,41 @@ class Processor:
         """A policy that its reports fit."""
         pins = {self.product: self.ark.fingerprint(hashes.SHA256()).hex()}
         asked: dict[str, Any] = {"measurements": (MEASUREMENT.hex(),), "initdata": HOST_DATA.hex(), "at": NOW, "arks": pins}
+        if self.provider:
+            asked |= {"signing_key": "VLEK", "provider": self.provider}
         return Policy(**(asked | {"products": (self.product,), "chain": self.chain} | changes))
 
     def report(self, data: bytes = b"", **changes: Any) -> bytes:
         """A signed report."""
         chip = CHIP[:8].ljust(64, b"\0") if self.product == "Turin" else CHIP
-        said = {"reported_tcb": written(self.tcb), "cpuid": bytes(CPUID[self.product]), "chip_id": chip}
+        said: dict[str, Any] = {"reported_tcb": written(self.tcb), "cpuid": bytes(CPUID[self.product]), "chip_id": chip}
+        if self.provider:  # as on AWS: signed with the VLEK, and the chip is masked
+            said |= {"key_info": 1 << 2, "chip_id": bytes(64)}
         return report(self.signer, data, **(said | changes))
 
     def evidence(self, data: bytes = b"", **changes: Any) -> dict[str, Any]:
         """Evidence as the agent gives it, with the whole chain."""
-        kinds = ("VCEK", "ASK", "ARK")
+        kinds = ("VLEK" if self.provider else "VCEK", "ASK", "ARK")
         chain = [{"cert_type": kind, "data": list(der)} for kind, der in zip(kinds, self.chain, strict=True)]
         return {"attestation_report": fields_of(self.report(data, **changes)), "cert_chain": chain}
 
 
 @functools.cache
-def processor(product: str = "Milan") -> Processor:
-    """The processor of a product; made once."""
+def processor(product: str = "Milan", provider: str = "") -> Processor:
+    """The processor of a product, made once; with a provider it signs with a VLEK."""
     tcb = TCB | ({"fmc": 1} if product == "Turin" else {})
-    ark, ask, own = key("ark"), key("ask"), curve_key("vcek")
-    names = f"ARK-{product}", f"SEV-{product}"
+    ark, ask, own = key("ark"), key("asvk" if provider else "ask"), curve_key("vlek" if provider else "vcek")
+    root, middle, leaf = f"ARK-{product}", f"SEV-{product}", "SEV-VCEK"
+    if provider:
+        middle, leaf = f"SEV-VLEK-{product}", "SEV-VLEK"
     return Processor(
         product,
-        certificate(names[0], names[0], ark.public_key(), ark),
-        certificate(names[1], names[0], ask.public_key(), ark),
-        certificate("SEV-VCEK", names[1], own.public_key(), ask, own_words(product, tcb, CHIP), authority=None),
+        certificate(root, root, ark.public_key(), ark),
+        certificate(middle, root, ask.public_key(), ark),
+        certificate(leaf, middle, own.public_key(), ask, own_words(product, tcb, CHIP, provider), authority=None),
         own,
         tcb,
+        provider,
     )
 
 

@@ -1,4 +1,4 @@
-"""Attestation: real reports and chains, every refusal by its name, one flipped bit at a time, and parsers that stay their own."""
+"""Attestation: real reports and chains, every refusal by its name, flipped bits, VLEK and Turin forms, and parsers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from snp import (
     HOST_DATA,
     MEASUREMENT,
     NOW,
+    PROVIDER,
     TCB,
     certificate,
     curve_key,
@@ -36,10 +37,25 @@ from snp import (
     key,
     own_words,
     processor,
+    text,
     written,
 )
 
-from workbench.attest import ARKS, Policy, Report, Tcb, Verdict, key_of, runtime_data, verify
+from workbench.attest import (
+    ARKS,
+    DEFAULT_PRODUCTS,
+    PRODUCTS,
+    WARNINGS,
+    Policy,
+    Report,
+    Tcb,
+    Verdict,
+    key_of,
+    runtime_data,
+    verify,
+)
+from workbench.attest.certificates import common_name, signed_by
+from workbench.attest.products import authorities, product_of
 from workbench.errors import AttestationError, UsageError
 
 DATA = b"0123456789abcdef" * 4
@@ -136,9 +152,38 @@ def test_a_real_report_is_not_of_another_question_guest_or_firmware(vectors: dic
             verify(vector.evidence, vector.policy, bytes(64))
 
 
-def test_the_built_in_fingerprints_are_those_of_amds_roots(vectors: dict[str, Vector]) -> None:
-    roots = {name: x509.load_der_x509_certificate(vector.chain["ARK"]) for name, vector in vectors.items()}
-    assert {name: root.fingerprint(hashes.SHA256()).hex() for name, root in roots.items()} == ARKS
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_the_built_in_authorities_are_amds(published: Path, product: str) -> None:
+    built_in = {der: x509.load_der_x509_certificate(der) for der in authorities()}
+    files = sorted(published.glob(f"ask-ark-*{product.lower()}*.pem"))
+    pems = {pem for file in files for pem in x509.load_pem_x509_certificates(file.read_bytes())}
+    names = {common_name(pem.subject): pem for pem in pems}
+    assert set(names) == {f"ARK-{product}", f"SEV-{product}", f"SEV-VLEK-{product}"}
+    assert pems <= set(built_in.values())
+    assert names[f"ARK-{product}"].fingerprint(hashes.SHA256()).hex() == ARKS[product]
+    assert len(built_in) == 3 * len(PRODUCTS)
+    for pem in pems:
+        assert signed_by(pem, names[f"ARK-{product}"], "")
+
+
+def test_amds_built_in_authorities_complete_evidence_that_brings_none(published: Path, vectors: dict[str, Vector]) -> None:
+    evidence = json.loads((published / "evidence-genoa.json").read_bytes())
+    assert len(evidence["cert_chain"]) == 1
+    for policy in (vectors[GENOA].policy, dataclasses.replace(vectors[GENOA].policy, products=DEFAULT_PRODUCTS)):
+        assert verify(evidence, policy, vectors[GENOA].data).product == GENOA
+
+
+def test_a_real_milan_must_be_named_and_is_warned_of(vectors: dict[str, Vector]) -> None:
+    vector = vectors[MILAN]
+    default = dataclasses.replace(vector.policy, products=DEFAULT_PRODUCTS)
+    assert default.warnings == ()
+    message = refusal(vector.evidence, default, "ARK pin", vector.data)
+    assert "Milan: to trust it, name it in `products`" in message
+    assert "2605.12990" in message
+    verdict = verify(vector.evidence, vector.policy, vector.data)
+    assert vector.policy.warnings == verdict.warnings == (WARNINGS[MILAN],)
+    assert str(verdict).splitlines()[1] == f"WARNING: {WARNINGS[MILAN]}"
+    assert "arXiv 2605.12990" in WARNINGS[MILAN]
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -161,14 +206,14 @@ def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[
 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
-def test_no_single_bit_of_a_report_or_a_certificate_can_be_another(vectors: dict[str, Vector], product: str) -> None:
+def test_no_single_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
     rng = random.Random(product)
     free, tried = taken(vectors[product], lambda _, content: rng.sample(range(8 * len(content)), FLIPS // 8))
     assert (free, tried) == ([], FLIPS // 2)
 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
-def test_nor_any_bit_that_no_signature_covers(vectors: dict[str, Vector], product: str) -> None:
+def test_no_unsigned_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
     """Around a certificate's signature its algorithm's name and its length in bits, around a report's what is reserved."""
 
     def unsigned(what: str, content: bytes) -> range:
@@ -183,6 +228,16 @@ def test_nor_any_bit_that_no_signature_covers(vectors: dict[str, Vector], produc
     free, tried = taken(vectors[product], unsigned)
     assert free == []
     assert tried > 2000
+
+
+@pytest.mark.parametrize(("product", "provider"), [(TURIN, ""), (GENOA, PROVIDER), (TURIN, PROVIDER)])
+def test_no_single_bit_of_the_turin_and_vlek_forms_can_be_flipped(product: str, provider: str) -> None:
+    ours = processor(product, provider)
+    chain = dict(zip(("leaf", "issuer", "ARK"), ours.chain, strict=True))
+    rng = random.Random(product + provider)
+    vector = Vector(ours.report(DATA), chain, ours.policy())
+    free, tried = taken(vector, lambda _, content: rng.sample(range(8 * len(content)), 100))
+    assert (free, tried) == ([], 400)
 
 
 # --- what is taken, of a processor of our own ------------------------------------------------------------------------------
@@ -200,14 +255,15 @@ def test_a_report_of_each_product_and_version_is_taken(product: str, version: in
 
 
 def test_a_verdict_is_a_table_of_its_checks() -> None:
-    ours = processor()
+    ours = processor(GENOA)
     verdict = verify(ours.report(DATA), ours.policy(), DATA)
     lines = str(verdict).splitlines()
-    assert lines[0] == "AMD SEV-SNP on Milan, boot loader 4, tee 1, snp 22, microcode 213; processor 4041424344454647"
+    assert lines[0] == "AMD SEV-SNP on Genoa, boot loader 4, tee 1, snp 22, microcode 213; processor 4041424344454647"
     assert lines[2].split() == ["check", "expected", "found"]
     assert len(lines) == 4 + len(verdict.checks)
     assert all(check.name in line for check, line in zip(verdict.checks, lines[4:], strict=True))
     assert all(len(line) < 120 for line in lines)
+    assert verdict.warnings == ()
 
 
 def test_any_initdata_is_taken_where_none_is_asked_for_and_the_table_says_so() -> None:
@@ -283,7 +339,8 @@ def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] 
 
 
 def ask(**options: Any) -> bytes:
-    made = certificate("SEV-Milan", "ARK-Milan", key("ask").public_key(), options.pop("signer", key("ark")), **options)
+    name = options.pop("name", "SEV-Milan")
+    made = certificate(name, "ARK-Milan", key("ask").public_key(), options.pop("signer", key("ark")), **options)
     return made.public_bytes(Encoding.DER)
 
 
@@ -315,10 +372,10 @@ REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("report format", {"version": 2}, {}),  # with the CPUID that is there from version 3 on
     ("report format", {"at_0x183": 1}, {}),
     ("signature algorithm", {"algorithm": 2}, {}),
-    ("signing key", {"key_info": 1 << 2}, {}),
-    ("signing key", {"key_info": 7 << 2}, {}),
-    ("signing key", {"key_info": 3 << 2}, {}),
-    ("signing key", {"key_info": 1 << 5}, {}),
+    *(("signing key", {"key_info": number << 2}, {}) for number in range(1, 8)),
+    ("signing key", {"key_info": 1 << 1}, {}),  # MASK_CHIP_KEY
+    *(("signing key", {"key_info": 1 << bit}, {}) for bit in (5, 17, 31)),
+    ("signing key", {}, {"signing_key": "VLEK", "provider": PROVIDER}),
     ("product of the report", {"cpuid": bytes((0x19, 0x11, 1))}, {}),
     ("product of the report", {"cpuid": bytes((0x17, 0x31, 0))}, {}),
     ("TCB of the VCEK", {"reported_tcb": written(TCB | {"snp": 23})}, {}),
@@ -360,7 +417,13 @@ CHAINS: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
     ("validity of the ARK", lambda: {"ark": ark(**OLD)}),
     ("validity of the ASK", lambda: {"ask": ask(**OLD)}),
     ("validity of the VCEK", lambda: {"vcek": vcek(**OLD)}),
+    ("issuer of the VCEK", lambda: {"vcek": vcek(issuer="SEV-Turin"), "ask": ask(name="SEV-Turin")}),
+    ("issuer of the VCEK", lambda: {"vcek": vcek(issuer="SEV-VLEK-Milan"), "ask": ask(name="SEV-VLEK-Milan")}),
+    ("issuer of the VCEK", lambda: {"vcek": vcek(issuer="ARK-Milan", signer=key("ark")), "ask": b""}),
+    ("kind of the VCEK", lambda: {"vcek": vcek(words={"5": text(PROVIDER)})}),
     ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b"\x16\5Genoa"})}),
+    ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b"\x16\6Milan"})}),
+    ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b"\x0c\5Milan"})}),
     ("product of the VCEK", lambda: {"vcek": vcek(words={"2": b""})}),
     *(("TCB of the VCEK", lambda suffix=suffix, value=value: {"vcek": vcek(words={suffix: value})})
       for suffix in ("3.1", "3.2", "3.3", "3.8") for value in (integer(99), b"", b"\2\2\1\4", b"\2\1\xd5")),
@@ -406,9 +469,173 @@ def test_a_root_that_is_not_pinned_is_refused_with_both_fingerprints() -> None:
     assert ours.ark.fingerprint(hashes.SHA256()).hex() in text
 
 
-def test_a_turin_that_reports_as_a_milan_is_refused() -> None:
+# --- Turin -----------------------------------------------------------------------------------------------------------------
+
+FMC = TCB | {"fmc": 1}
+
+
+def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
+    """A Turin's report, and a policy with its VCEK, but for these extensions (b"": left out)."""
     ours = processor(TURIN)
-    refusal(ours.report(DATA, version=2, cpuid=bytes(3), reported_tcb=written(TCB)), ours.policy(), "layout of the TCB")
+    said = {suffix: value for suffix, value in (own_words(TURIN, FMC, CHIP) | words).items() if value}
+    public, signer = ours.signer.public_key(), key("ask")
+    leaf = certificate("SEV-VCEK", "SEV-Turin", public, signer, said, authority=None).public_bytes(Encoding.DER)
+    return ours.report(DATA, **changes), ours.policy(chain=(leaf, *ours.chain[1:]))
+
+
+@pytest.mark.parametrize("words", [{}, {"4": b"\4\x08" + CHIP[:8]}, {"2": text("Turin")}])
+def test_a_turin_is_accepted_in_each_form_of_its_certificate(words: dict[str, bytes]) -> None:
+    verdict = verify(*turin(words), DATA)
+    assert verdict.tcb == Tcb(**FMC)
+    assert verdict.chip == CHIP[:8].hex()
+
+
+@pytest.mark.parametrize(
+    ("check", "words", "changes"),
+    [
+        ("TCB of the VCEK", {"3.9": b""}, {}),
+        ("TCB of the VCEK", {"3.9": integer(2)}, {}),
+        ("TCB of the VCEK", {}, {"reported_tcb": written(FMC | {"fmc": 0})}),
+        ("TCB of the VCEK", {}, {"reported_tcb": written(FMC | {"snp": 23})}),
+        ("report format", {}, {"reported_tcb": written(TCB)}),  # the layout of Milan and Genoa, snp in a reserved byte
+        ("chip id", {"4": CHIP}, {}),
+        ("chip id", {"4": CHIP[:7]}, {}),
+        ("chip id", {"4": CHIP[8:16]}, {}),
+        ("chip id", {}, {"chip_id": CHIP}),
+        ("product of the VCEK", {"2": text("Genoa-B1")}, {}),
+        ("product of the report", {}, {"cpuid": bytes((0x1A, 0x12, 0))}),
+        ("product of the report", {}, {"cpuid": bytes((0x1A, 0x50, 0))}),  # Venice
+        ("product of the report", {}, {"cpuid": bytes((0x19, 0x11, 0)), "reported_tcb": written(TCB)}),
+        ("layout of the TCB", {}, {"version": 2, "cpuid": bytes(3), "reported_tcb": written(TCB)}),
+    ],
+)
+def test_a_turin_is_refused_by_the_check_that_it_fails(check: str, words: dict[str, bytes], changes: dict[str, Any]) -> None:
+    refusal(turin(words, **changes)[0], turin(words)[1], check)
+
+
+def test_a_genoa_that_reports_a_turins_layout_is_refused() -> None:
+    ours = processor(GENOA)
+    report = ours.report(DATA, cpuid=bytes((0x1A, 0x02, 1)), reported_tcb=written(FMC))
+    refusal(report, ours.policy(), "product of the report")
+
+
+@pytest.mark.parametrize(
+    ("product", "family", "models"),
+    [
+        (MILAN, 0x19, (0x00, 0x01, 0x0F)),
+        (GENOA, 0x19, (0x10, 0x11, 0x1F, 0xA0, 0xAF)),
+        (TURIN, 0x1A, (0x00, 0x02, 0x11)),
+        ("", 0x19, (0x20, 0x9F, 0xB0, 0xFF)),
+        ("", 0x1A, (0x12, 0x50, 0xA0, 0xC7)),
+        ("", 0x17, (0x01, 0x31)),
+    ],
+)
+def test_a_product_is_known_by_its_family_and_model(product: str, family: int, models: tuple[int, ...]) -> None:
+    assert {product_of((family, model, 0)) for model in models} == {product}
+
+
+# --- VLEK ------------------------------------------------------------------------------------------------------------------
+
+
+def vlek(words: dict[str, bytes] | None = None, **options: Any) -> bytes:
+    """The VLEK of our provider, but for these extensions (b"": left out)."""
+    said = own_words(GENOA, TCB, provider=PROVIDER) | (words or {})
+    issuer, signer = options.pop("issuer", "SEV-VLEK-Genoa"), options.pop("signer", key("asvk"))
+    public = curve_key("vlek", options.pop("curve", True)).public_key()
+    kept = {suffix: value for suffix, value in said.items() if value}
+    return certificate("SEV-VLEK", issuer, public, signer, kept, authority=None, **options).public_bytes(Encoding.DER)
+
+
+def asvk(name: str = "SEV-VLEK-Genoa", **options: Any) -> bytes:
+    signer = options.pop("signer", key("ark"))
+    return certificate(name, "ARK-Genoa", key("asvk").public_key(), signer, **options).public_bytes(Encoding.DER)
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_a_report_of_a_vlek_is_accepted_for_its_provider(product: str) -> None:
+    ours = processor(product, PROVIDER)
+    for changes in ({}, {"chip_id": bytes(range(1, 9)) + bytes(56)}, {"key_info": 1 << 2 | 1}):
+        verdict = verify(json.dumps(ours.evidence(DATA, **changes)).encode(), ours.policy(chain=()), DATA)
+        assert (verdict.product, verdict.provider) == (product, PROVIDER)
+    masked = verify(ours.report(DATA), ours.policy(), DATA)
+    assert masked.summary.endswith(f"processor masked; VLEK of {PROVIDER}")
+    names = [check.name for check in masked.checks]
+    assert "provider" in names
+    assert "chip id" not in names, "a VLEK names no processor"
+
+
+VLEKS: list[tuple[str, Callable[[], dict[str, bytes]], dict[str, Any], dict[str, Any]]] = [
+    ("signing key", dict, {}, {"signing_key": "VCEK", "provider": ""}),
+    ("signing key", dict, {"key_info": 0}, {}),
+    ("signing key", dict, {"key_info": 7 << 2}, {}),
+    ("signing key", dict, {"key_info": 1 << 2 | 1 << 1}, {}),  # MASK_CHIP_KEY
+    ("signing key", dict, {"key_info": 1 << 2 | 1 << 5}, {}),
+    ("provider", dict, {}, {"provider": "CN=cc-eu-west-1.amazonaws.com"}),
+    ("provider", dict, {}, {"provider": PROVIDER.upper()}),
+    ("provider", dict, {}, {"provider": PROVIDER[:-1]}),
+    ("provider", lambda: {"vlek": vlek({"5": b"\x0c" + text(PROVIDER)[1:]})}, {}, {}),
+    ("provider", lambda: {"vlek": vlek({"5": text(PROVIDER) + b"\0"})}, {}, {}),
+    ("provider", lambda: {"vlek": vlek({"5": b"\0"})}, {}, {}),
+    ("VLEK", lambda: {"vlek": b""}, {}, {}),
+    ("VLEK", lambda: {"vlek": vlek({"5": b""})}, {}, {}),
+    ("VLEK", lambda: {"vlek": processor(GENOA).chain[0]}, {}, {}),
+    ("VLEK", lambda: {"vlek": vlek(curve=False)}, {}, {}),
+    ("kind of the VLEK", lambda: {"vlek": vlek({"4": CHIP})}, {}, {}),
+    ("ASVK", lambda: {"asvk": b""}, {}, {}),
+    ("ASVK", lambda: {"asvk": processor(GENOA).chain[1]}, {}, {}),  # the ASK
+    ("ARK", lambda: {"ark": b""}, {}, {}),
+    ("issuer of the VLEK", lambda: {"vlek": vlek(issuer="SEV-Genoa", signer=key("ask")), "asvk": processor(GENOA).chain[1]}, {}, {}),
+    ("issuer of the VLEK", lambda: {"vlek": vlek(issuer="SEV-VLEK-Turin"), "asvk": asvk("SEV-VLEK-Turin")}, {}, {}),
+    ("signature of the VLEK", lambda: {"vlek": vlek(signer=key("ask"))}, {}, {}),
+    ("signature of the VLEK", lambda: {"vlek": vlek(signer=key("stranger"))}, {}, {}),
+    ("signature of the VLEK", lambda: {"vlek": vlek(scheme=PKCS1)}, {}, {}),
+    ("signature of the VLEK", lambda: {"asvk": asvk(authority=False)}, {}, {}),
+    ("signature of the ASVK", lambda: {"asvk": asvk(signer=key("stranger"))}, {}, {}),
+    ("signature of the ASVK", lambda: {"asvk": asvk(scheme=SALT)}, {}, {}),
+    ("validity of the VLEK", lambda: {"vlek": vlek(**OLD)}, {}, {}),
+    ("validity of the ASVK", lambda: {"asvk": asvk(**OLD)}, {}, {}),
+    ("product of the VLEK", lambda: {"vlek": vlek({"2": text("Milan")})}, {}, {}),
+    ("TCB of the VLEK", lambda: {"vlek": vlek({"3.3": integer(21)})}, {}, {}),
+    ("TCB of the VLEK", lambda: {"vlek": vlek({"3.8": b""})}, {}, {}),
+    ("TCB of the VLEK", dict, {"reported_tcb": written(TCB | {"microcode": 214})}, {}),
+    ("product of the report", dict, {"cpuid": bytes((0x19, 0x01, 1))}, {}),
+    ("minimum TCB", dict, {}, {"minimum_tcb": Tcb(snp=23)}),
+    ("measurement", dict, {"measurement": bytes(48)}, {}),
+    ("initdata", dict, {"host_data": bytes(32)}, {}),
+    ("debug", dict, {"policy": 0xB0000}, {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("check", "parts", "changes", "asked"), VLEKS)
+def test_a_vlek_is_refused_by_the_check_that_it_fails(
+    check: str, parts: Callable[[], dict[str, bytes]], changes: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    ours = processor(GENOA, PROVIDER)
+    chain = dict(zip(("vlek", "asvk", "ark"), ours.chain, strict=True)) | parts()
+    refusal(ours.report(DATA, **changes), ours.policy(chain=tuple(der for der in chain.values() if der), **asked), check)
+
+
+def test_a_vlek_that_another_key_signed_for_is_refused() -> None:
+    ours = dataclasses.replace(processor(GENOA, PROVIDER), signer=curve_key("vcek"))
+    refusal(ours.report(DATA), ours.policy(), "signature of the report")
+
+
+def test_the_refusal_of_a_vlek_says_how_it_is_accepted() -> None:
+    ours = processor(GENOA, PROVIDER)
+    message = refusal(ours.report(DATA), ours.policy(signing_key="VCEK", provider=""), "signing key")
+    assert message.endswith('found VLEK, which a policy accepts with signing_key = "VLEK" and the provider')
+
+
+def test_every_check_of_a_vleks_verdict_has_a_refusal_here() -> None:
+    ours = processor(GENOA, PROVIDER)
+    names = {check.name for check in verify(ours.report(DATA), ours.policy(), DATA).checks}
+    assert {name for name in names if "VLEK" in name or "ASVK" in name or name == "provider"} <= {row[0] for row in VLEKS}
+
+
+def test_the_vlek_of_this_provider_and_firmware_is_chosen_among_several() -> None:
+    ours = processor(GENOA, PROVIDER)
+    others = vlek({"3.3": integer(21)}), vlek({"5": text("CN=another")}), processor(GENOA).chain[0]
+    verify(ours.report(DATA), ours.policy(chain=(*others, *ours.chain)), DATA)
 
 
 @pytest.mark.parametrize("product", [MILAN, TURIN])
@@ -556,7 +783,7 @@ def test_what_the_template_has_behind_a_mark_is_the_default(tmp_path: Path) -> N
         if re.match(r"(\w+ = |\[minimum_tcb\]|measurements|\]|  \")", line) and not line.startswith(("at", "Turin"))
     ]
     content = tomllib.loads("\n".join(written))
-    assert len(content) == 10
+    assert len(content) == 12
     (tmp_path / "policy.toml").write_text("\n".join(written))
     assert Policy.read(tmp_path / "policy.toml") == Policy(measurements=("00" * 48,), minimum_tcb=Tcb(fmc=0))
 
@@ -578,7 +805,13 @@ GOOD = f'measurements = ["{MEASUREMENT.hex()}"]\n'
         (GOOD + 'initdata = "x"', "initdata must be 32 bytes in hexadecimal"),
         (GOOD + 'products = ["Rome"]', "unknown product 'Rome'"),
         (GOOD + "products = []", "at least one of the products"),
-        (GOOD + 'products = ["Turin"]', "the fingerprint of Turin's root certificate is not built in: give it as arks.Turin"),
+        (GOOD + 'signing_key = "ASK"', "unknown signing key 'ASK'"),
+        (GOOD + "signing_key = 1", "signing_key must be a text, got '1'"),
+        (GOOD + 'signing_key = "VLEK"', 'signing_key = "VLEK" needs the provider'),
+        (GOOD + 'provider = "CN=a"', "provider = 'CN=a' is for signing_key = \"VLEK\": a VCEK names no provider"),
+        (GOOD + 'signing_key = "VLEK"\nprovider = "a\\u0000"', "provider must be at most 128 printable ASCII characters"),
+        (GOOD + 'signing_key = "VLEK"\nprovider = "' + "a" * 129 + '"', "provider must be at most 128"),
+        ('kind = "sample"\nsigning_key = "VLEK"', "cannot ask for signing_key"),
         (GOOD + "[arks]\nTurin = '00'", "arks.Turin must be 32 bytes"),
         (GOOD + "[arks]\nRome = '00'", "unknown product 'Rome'"),
         (GOOD + "[arks]\nMilan = 1", "arks.Milan must be a text"),
@@ -634,10 +867,41 @@ def test_a_chain_is_read_from_pem_and_der_beside_the_policy(tmp_path: Path) -> N
     assert verify(ours.report(DATA), policy, DATA).product == MILAN
 
 
-def test_a_turin_is_trusted_under_the_fingerprint_that_the_policy_gives() -> None:
+def test_another_root_is_trusted_under_the_fingerprint_that_the_policy_gives() -> None:
     ours = processor(TURIN)
     verdict = verify(ours.report(DATA), ours.policy(minimum_tcb=Tcb(fmc=1)), DATA)
     assert "fmc 1" in verdict.summary
+
+
+def test_genoa_and_turin_are_the_default_and_milan_must_be_named() -> None:
+    default = Policy(measurements=(MEASUREMENT.hex(),))
+    assert default.products == (GENOA, TURIN)
+    assert default.pins == {GENOA: ARKS[GENOA], TURIN: ARKS[TURIN]}
+    assert default.warnings == ()
+    assert dataclasses.replace(default, products=(GENOA, MILAN)).warnings == (WARNINGS[MILAN],)
+    assert all("\n" not in warning for warning in WARNINGS.values())
+
+
+# --- docs ------------------------------------------------------------------------------------------------------------------
+
+PAGE = (Path(__file__).parent.parent / "docs" / "attestation.md").read_text(encoding="utf-8")
+
+
+def test_the_pages_example_is_a_policy_and_its_table_names_every_key(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.+?)```", PAGE, re.DOTALL)
+    (tmp_path / "policy.toml").write_text(example)
+    policy = Policy.read(tmp_path / "policy.toml")
+    assert (policy.products, policy.warnings) == ((GENOA,), ())
+    keys = {name.strip("[]") for name in re.findall(r"^\| `([\w\[\]]+)` \|", PAGE, re.MULTILINE)}
+    assert {each.name for each in dataclasses.fields(Policy)} <= keys
+    for product, default in (("Milan", "no: name it"), ("Genoa", "yes"), ("Turin", "yes")):
+        assert re.search(rf"^\| {product}\b.*\| {default} \|.*`{ARKS[product][:16]}`", PAGE, re.MULTILINE)
+
+
+def test_the_pages_tables_have_at_most_six_columns() -> None:
+    rows = [line for line in PAGE.splitlines() if line.startswith("|")]
+    assert len(rows) > 50
+    assert max(line.count("|") - 1 for line in rows) <= 6
 
 
 # --- parsers ---------------------------------------------------------------------------------------------------------------

@@ -36,6 +36,7 @@ COMMANDS = (
     "models",
     "certs",
     "serve",
+    "measure",
     "recognize",
 )
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)

@@ -18,10 +18,11 @@ import torch
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.services.conftest import until
+from workbench.attest import WARNINGS
 from workbench.data import Dataset
 from workbench.deployment.launch import Deployed, Row
 from workbench.deployment.plan import Deployment, local_plan
-from workbench.errors import RemoteError
+from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
 
@@ -122,6 +123,23 @@ def test_a_port_that_is_taken_stops_the_launch_in_a_line_and_what_it_started(pla
 def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planned) -> None:
     with at(planned(cloud='options = ["--remember", "-1"]\n')) as made, pytest.raises(RemoteError, match="from 0 up"):
         made.launch()
+
+
+def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_the_launch(
+    planned: Planned, tmp_path: Path
+) -> None:
+    path = planned(cloud='options = ["--remember", "-1"]\n\n[client]\npolicy = "policy.toml"\n')
+    with at(path, told := []) as made:
+        with pytest.raises(UsageError, match=r"policy\.toml cannot be read"):
+            made.launch()
+        assert told == [], "before anything is sent"
+        (tmp_path / "policy.toml").write_text(
+            f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\n[minimum_tcb]\nsnp = 1\n'
+        )
+        with pytest.raises(RemoteError, match="from 0 up"):
+            made.launch()
+        assert [line for line in told if "arXiv" in line] == [f"WARNING: {WARNINGS['Milan']}"]
+        assert told[0].startswith("WARNING")
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(

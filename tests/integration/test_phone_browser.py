@@ -41,7 +41,7 @@ from workbench.weights import Pair
 from browsers import launched, screenshot, wait_for  # isort: skip
 from servers import answering, send  # isort: skip
 from services.conftest import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving  # isort: skip
-from snp import processor  # isort: skip
+from snp import PROVIDER, processor  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -611,6 +611,7 @@ def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neur
     ("kind", "claim", "words"),
     [
         ("snp", "Attested guest: SEV-SNP evidence present", "This page has not verified it, and cannot"),
+        ("milan", "Attested guest: SEV-SNP evidence present", "This page has not verified it, and cannot"),
         ("sample", "Development runtime", "It proves nothing and protects nothing"),
         ("other", "Not attested", "of a kind that this page does not know"),
         ("broken", "No evidence for now", "Nothing is known of this edge"),
@@ -632,7 +633,11 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
     def answer(handler: BaseHTTPRequestHandler) -> None:
         (data,) = parse_qs(urlsplit(handler.path).query)["runtime_data"]
         nonces.append(data)
-        given = {"snp": lambda: processor().evidence(data.encode()), "sample": lambda: {"svn": "1", "report_data": data}}
+        given = {
+            "snp": lambda: processor("Genoa").evidence(data.encode()),
+            "milan": lambda: processor("Milan").evidence(data.encode()),
+            "sample": lambda: {"svn": "1", "report_data": data},
+        }
         told = given.get(kind, dict)()
         send(handler, 500 if kind == "broken" else 200, told if isinstance(told, bytes) else json.dumps(told).encode())
 
@@ -646,7 +651,11 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
             page.locator("#attested", has_text=claim).wait_for()
             assert words in page.locator("#attested-why").inner_text()
             how = page.locator("#attested-how")
-            assert how.is_visible() == (kind in ("snp", "other"))
+            assert how.is_visible() == (kind in ("snp", "milan", "other"))
+            warning = page.locator("#attested-warning")
+            assert warning.is_visible() == (kind == "milan")
+            if kind == "milan":
+                assert "arXiv 2605.12990" in warning.inner_text()
             if how.is_visible():
                 assert f"workbench recognize picture.jpg --edge {edge.url}" in how.inner_text()
                 assert "--policy policy.toml" in how.inner_text()
@@ -658,6 +667,23 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
     if kind == "broken":
         assert all("502" in line for line in watched.said), watched.said
         watched.said.clear()
+
+
+def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) -> None:
+    old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
+    cases = [
+        ("Milan", processor("Milan").evidence()),
+        ("Milan", processor("Milan", PROVIDER).evidence()),
+        ("Milan", processor("Milan").evidence(**old)),
+        ("other", processor("Genoa").evidence()),
+        ("other", processor("Turin").evidence()),
+        ("other", processor("Genoa").evidence(**old)),
+        ("unknown", processor("Milan").evidence(**old) | {"cert_chain": None}),
+        ("unknown", {"attestation_report": None}),
+        ("unknown", {"attestation_report": {"version": 3, "cpuid_fam_id": "25"}, "cert_chain": [None, {"data": "x"}, 7]}),
+    ]
+    script = "async (all) => { const trust = await import('/trust.js'); return all.map(trust.productOf) }"
+    assert page.evaluate(script, [evidence for _, evidence in cases]) == [product for product, _ in cases]
 
 
 def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:

@@ -31,7 +31,7 @@ from snp import processor
 
 from tests.servers import accepting
 from workbench.__main__ import main
-from workbench.attest import Policy, key_of, runtime_data, verify
+from workbench.attest import WARNINGS, Policy, key_of, runtime_data, verify
 from workbench.certs import issue
 from workbench.client import AsyncClient, Client
 from workbench.codecs import Jpeg, Png
@@ -613,11 +613,14 @@ def test_the_command_says_what_the_evidence_proves(
 ) -> None:
     command = ["recognize", str(picture), "--edge", edge.url, "--certs", str(certs), "--policy", str(policy_file(tmp_path))]
     assert main(command) == 0
-    assert "attested: AMD SEV-SNP on Milan, boot loader 4" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    (at,) = [index for index, line in enumerate(lines) if line.startswith("attested: AMD SEV-SNP on Milan, boot loader 4")]
+    assert lines[at + 1] == f"WARNING: {WARNINGS['Milan']}"
     assert main([*command, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)["attestation"]
     assert told["proves"] is True
     assert told["summary"].startswith("AMD SEV-SNP on Milan")
+    assert told["warnings"] == [WARNINGS["Milan"]]
 
 
 def test_the_command_says_in_a_line_what_is_not_proved(

@@ -1,25 +1,30 @@
-"""Remote attestation: whether evidence proves which guest, on which processor, holds the key that a TLS connection shows.
+"""Remote attestation: evidence of which guest, on which processor, holds the key of a TLS connection.
 
 ::
 
-    evidence --+-> report         an SEV-SNP attestation report: strictly read, signed by the processor's VCEK
-               +-> certificates   VCEK <- ASK <- ARK, the last one pinned by its fingerprint
-    Policy ------> verify         every check by its name -> Verdict, or AttestationError
+    evidence --+-> report         an SEV-SNP attestation report, strictly read
+               +-> chain          VCEK <- ASK <- ARK, or VLEK <- ASVK <- ARK; the ARK is pinned by its fingerprint
+    Policy ------> verify         named checks -> Verdict, or AttestationError
+    boot files --> measure        the measurement that a guest's report must have
 
-    nonce, TLS key -> runtime_data -> the guest's attestation agent -> report_data      (so that it is fresh, and of this key)
+    nonce, TLS key -> runtime_data -> the guest's attestation agent -> report_data      (fresh evidence of this key)
 
-Not looked at: AMD's revocation lists, which are fetched over a network; `minimum_tcb` is what shuts out old firmware here.
+AMD's revocation lists are not read, since they need a network. `minimum_tcb` excludes old firmware.
 """
 
-from .certificates import ARKS, PRODUCTS, key_of
+from .certificates import key_of
 from .policy import Policy
+from .products import ARKS, DEFAULT_PRODUCTS, PRODUCTS, WARNINGS
 from .report import Report, Tcb
-from .verify import MOST_EVIDENCE, Check, Verdict, runtime_data, verify
+from .verdict import Check, Verdict
+from .verify import MOST_EVIDENCE, runtime_data, verify
 
 __all__ = [
     "ARKS",
+    "DEFAULT_PRODUCTS",
     "MOST_EVIDENCE",
     "PRODUCTS",
+    "WARNINGS",
     "Check",
     "Policy",
     "Report",

@@ -1,8 +1,7 @@
-"""What evidence must prove before a picture leaves: the policy of whoever sends it, in code or in a small TOML file."""
+"""The client's policy: what evidence must prove before a picture leaves. In code, or in a small TOML file."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import re
 import tomllib
@@ -13,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AttestationError, UsageError, unknown
-from .certificates import ARKS, PRODUCTS, load
+from .certificates import load
+from .products import ARKS, DEFAULT_PRODUCTS, PRODUCTS, WARNINGS, der_blocks
 from .report import Tcb
 
 __all__ = ["Policy"]
 
 KINDS = ("snp", "sample")
+SIGNING_KEYS = ("VCEK", "VLEK")
+MOST_PROVIDER = 128  # characters
 MOST_FILE = 1 << 20  # bytes of a policy, and of a file of certificates
 MOST_CERTIFICATES = 32
 
@@ -33,9 +35,11 @@ measurements = [               # SHA-384 of the guest at its start: kernel, agen
 ]
 # initdata = ""                # SHA-256 of the initdata (the report's HOST_DATA), which has the agent's policy; "": any
 
-# products = ["Milan", "Genoa"]  # of these processors; for "Turin" give the fingerprint of its root below
-# chain = []                   # files of certificates, PEM or DER, relative to this one: AMD's ASK and ARK, which evidence
-                               # seldom brings, and a processor's VCEK where it does not bring that, either
+# products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named: software alone can forge its evidence
+# signing_key = "VCEK"         # "VLEK": the key that AMD issues to a cloud provider, which its hosts share; needs `provider`
+# provider = ""                # the VLEK's csp_id, such as "CN=cc-us-east-2.amazonaws.com"
+# chain = []                   # certificates, PEM or DER files relative to this one: the processor's VCEK (or the VLEK) if the
+                               # evidence lacks it, and other authorities than AMD's ARK, ASK and ASVK, which are built in
 # debug = false                # allow a guest whose memory its host may read
 # vmpl = 0                     # the privilege level that asks for the report, 0 to 3
 # masked_chip_id = false       # allow a host that does not say which of its processors it is
@@ -49,32 +53,36 @@ measurements = [               # SHA-384 of the guest at its start: kernel, agen
 # microcode = 0
 # fmc = 0                      # of Turin alone
 
-# [arks]                       # SHA-256 of a product's root certificate (ARK); Milan's and Genoa's are built in
+# [arks]                       # SHA-256 of a product's root certificate (ARK), in place of the built-in one
 # Turin = "..."
 """
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of evidence. Raises UsageError for what cannot be asked.
+    """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing and is taken by no other
-        policy; then everything else stays as it is.
+    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts it,
+        and all other fields must keep their defaults.
     measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
     initdata: SHA-256 of the guest's initdata, in hexadecimal; empty: any.
-    products: processors that are trusted, by the name of their generation.
-    chain: certificates (DER) beside those that the evidence brings.
+    products: trusted processors, by the name of their generation; Milan only if it is named, and `warnings` has the reason.
+    signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
+    provider: the VLEK's provider, exactly as its certificate's csp_id has it; with a VLEK only, and required there.
+    chain: certificates (DER) in addition to those of the evidence. Without any authority in either, AMD's own are used.
     minimum_tcb: the oldest firmware that is trusted.
-    debug: whether a guest may be debugged by its host.  vmpl: the privilege level of who asked for the report.
-    masked_chip_id: whether a report may leave out which processor it is of.
-    allow_expired: whether certificates need not hold at the time `at` (None: now).
-    arks: SHA-256 of root certificates, in hexadecimal, by product; before those that are built in.
+    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report.
+    masked_chip_id: accept a report that does not name its processor.
+    allow_expired: accept certificates that are not valid at the time `at` (None: now).
+    arks: SHA-256 of root certificates, in hexadecimal, by product, in place of the built-in ones.
     """
 
     kind: str = "snp"
     measurements: tuple[str, ...] = ()
     initdata: str = ""
-    products: tuple[str, ...] = tuple(ARKS)
+    products: tuple[str, ...] = DEFAULT_PRODUCTS
+    signing_key: str = "VCEK"
+    provider: str = ""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
     minimum_tcb: Tcb = field(default_factory=Tcb)
     debug: bool = False
@@ -96,6 +104,7 @@ class Policy:
         if self.initdata:
             _check_digests("initdata", (self.initdata,), 32)
         self._check_products()
+        self._check_signing_key()
         if self.vmpl not in range(4):
             raise UsageError(f"vmpl is from 0 to 3, got {self.vmpl}")
         if self.at is not None and self.at.tzinfo is None:
@@ -117,29 +126,41 @@ class Policy:
                 raise unknown("product", name, PRODUCTS)
         for name, pin in self.arks.items():
             _check_digests(f"arks.{name}", (pin,), 32)
-        for name in self.products:
-            if name not in self.pins:
-                raise UsageError(f"the fingerprint of {name}'s root certificate is not built in: give it as arks.{name}")
+
+    def _check_signing_key(self) -> None:
+        if self.signing_key not in SIGNING_KEYS:
+            raise unknown("signing key", self.signing_key, SIGNING_KEYS)
+        if self.signing_key == "VLEK" and not self.provider:
+            raise UsageError('signing_key = "VLEK" needs the provider: provider = "CN=cc-us-east-2.amazonaws.com", for example')
+        if self.signing_key == "VCEK" and self.provider:
+            raise UsageError(f'provider = {self.provider[:60]!r} is for signing_key = "VLEK": a VCEK names no provider')
+        if not (self.provider.isascii() and self.provider.isprintable() and len(self.provider) <= MOST_PROVIDER):
+            raise UsageError(f"provider must be at most {MOST_PROVIDER} printable ASCII characters, got {self.provider[:60]!r}")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each trusted product that is known to be broken, with the reason."""
+        return tuple(WARNINGS[name] for name in self.products if self.kind == "snp" and name in WARNINGS)
 
     @property
     def pins(self) -> dict[str, str]:
         """The fingerprints of the root certificates that are trusted, by product."""
         known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
-        return {name: known[name] for name in self.products if name in known}
+        return {name: known[name] for name in self.products}
 
     @property
     def time(self) -> datetime:
-        """The time at which certificates must hold."""
+        """The time at which certificates must be valid."""
         return self.at or datetime.now(UTC)
 
     @staticmethod
     def template() -> str:
-        """Return a policy's file with every key and what it means."""
+        """Return a commented policy file with every key."""
         return TEMPLATE
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """Read a policy from a TOML file. Raises UsageError, with its name, for what is none."""
+        """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
         try:
             content = tomllib.loads(_bytes(path).decode("utf-8"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -167,7 +188,7 @@ def _value(path: Path, name: str, value: Any) -> Any:
         return Tcb(**{part: _checked(f"{name}.{part}", number, int) for part, number in _table(name, value, Tcb).items()})
     if name == "arks":
         return {product: _checked(f"{name}.{product}", pin, str) for product, pin in _table(name, value).items()}
-    types: dict[str, type] = {"kind": str, "initdata": str, "vmpl": int, "at": datetime}
+    types: dict[str, type] = {"kind": str, "initdata": str, "signing_key": str, "provider": str, "vmpl": int, "at": datetime}
     return _checked(name, value, types.get(name, bool))
 
 
@@ -215,15 +236,10 @@ def _bytes(path: Path) -> bytes:
 def _certificates(path: Path) -> list[bytes]:
     """Return the certificates (DER) in a file, PEM or DER."""
     content = _bytes(path)
-    blocks = re.findall(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", content, re.DOTALL)
     try:
-        found = [_der(block) for block in blocks] if blocks else [content]
-        for der in found:
+        certificates = der_blocks(content) or [content]
+        for der in certificates:
             load(der, path.name)
-        return found
+        return certificates
     except (ValueError, AttestationError):
         raise UsageError(f"{path} holds no certificates, or one that cannot be read: PEM or DER is expected") from None
-
-
-def _der(block: bytes) -> bytes:
-    return base64.b64decode(b"".join(block.split(b"-----")[2].split()), validate=True)

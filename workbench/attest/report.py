@@ -1,11 +1,11 @@
-"""An SEV-SNP attestation report: its 1184 bytes, strictly read, and the JSON in which a guest's attestation agent tells them.
+"""An SEV-SNP attestation report: a strict parser of its 1184 bytes, and of the agent's JSON with the same fields.
 
 ::
 
     000 version  004 guest_svn  008 policy  010 family_id  020 image_id  030 vmpl  034 sig_algo  038 current_tcb
     040 plat_info  048 key_info  050 report_data  090 measurement  0C0 host_data  0E0 id_key_digest  110 author_key_digest
     140 report_id  160 report_id_ma  180 reported_tcb  188 cpuid (3)  1A0 chip_id  1E0 committed_tcb  1E8 versions
-    1F0 launch_tcb  1F8 mitigation vectors (2)  2A0 signature: R, S         little-endian; what lies between must be zero
+    1F0 launch_tcb  1F8 mitigation vectors (2)  2A0 signature: R, S         little-endian; bytes in between must be zero
 
 Source: AMD 56860, SEV Secure Nested Paging Firmware ABI Specification, attestation report structure.
 """
@@ -57,7 +57,7 @@ _FIELDS: tuple[tuple[str, int, int, str], ...] = (
     ("current_mit_vector", 0x200, 8, "number or null"),
     ("signature", 0x2A0, 2 * COORDINATE, "signature"),
 )
-_OPTIONAL = {"launch_mit_vector", "current_mit_vector"}  # agents of before report version 5 do not know them
+_OPTIONAL = {"launch_mit_vector", "current_mit_vector"}  # agents older than report version 5 lack them
 _RESERVED = ((0x04C, 0x050), (0x18B, 0x1A0), (0x1EB, 0x1EC), (0x1EF, 0x1F0), (0x208, 0x2A0), (0x330, LENGTH))
 _NOT_YET = {3: (0x188, 0x18B), 4: (0x1F8, 0x208)}  # reserved before that version
 
@@ -66,14 +66,14 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return the error of a check: its name, what was expected, what was found; in one line of bounded length."""
+    """Return the error of a failed check, as one line of bounded length."""
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 
 
 @dataclass(frozen=True)
 class Tcb:
-    """The versions of a processor's firmware; `fmc` is there from Turin on."""
+    """The versions of a processor's firmware; `fmc` exists from Turin on."""
 
     boot_loader: int = 0
     tee: int = 0
@@ -83,7 +83,7 @@ class Tcb:
 
     @classmethod
     def read(cls, raw: bytes, turin: bool) -> Tcb:
-        """Read eight bytes, which lie otherwise in Turin."""
+        """Parse eight bytes; Turin orders them differently. Raises AttestationError if reserved bytes are not zero."""
         layout = _TURIN_TCB if turin else _TCB
         if any(byte for index, byte in enumerate(raw) if index not in layout.values()):
             raise refusal("report format", "reserved bytes of a TCB version that are zero", raw.hex())
@@ -94,14 +94,14 @@ class Tcb:
         return f"{fmc}boot loader {self.boot_loader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}"
 
     def reaches(self, least: Tcb) -> bool:
-        """Return whether no part is older than that of `least`."""
+        """Return whether no version is older than in `least`."""
         parts = ("boot_loader", "tee", "snp", "microcode")
         return (self.fmc or 0) >= (least.fmc or 0) and all(getattr(self, part) >= getattr(least, part) for part in parts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a report says; whether it is true, its signature tells (`raw` up to `SIGNED`, under `r` and `s`)."""
+    """A parsed report. `r` and `s` sign the first `SIGNED` bytes of `raw`; the parser does not verify that."""
 
     raw: bytes = field(repr=False)
     version: int
@@ -120,7 +120,7 @@ class Report:
 
     @classmethod
     def read(cls, raw: bytes) -> Report:
-        """Read the bytes of a report. Raises AttestationError for another length or version, or where reserved ones are set."""
+        """Parse a report. Raises AttestationError for another length or version, or if reserved bytes are not zero."""
         if len(raw) != LENGTH:
             raise refusal("report format", f"{LENGTH} bytes", f"{len(raw)} bytes")
         version = _number(raw, "version")
@@ -148,7 +148,7 @@ class Report:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
-        """Read a report that is told field by field, as the agent's JSON has it, by putting its bytes together again."""
+        """Parse the agent's JSON by writing its fields into the bytes of a report. Raises AttestationError."""
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):
             raise refusal("report format", "the fields of a report", f"a field {unknown[0]!r:.60}")
@@ -164,7 +164,7 @@ class Report:
 
 
 def _check_reserved(raw: bytes, version: int) -> None:
-    """Bytes that nothing is in must be zero: behind the signature nothing else would notice them."""
+    """Refuse reserved bytes that are not zero: those after the signature are not signed."""
     ranges = [*_RESERVED, *(where for since, where in _NOT_YET.items() if version < since)]
     coordinates = [(start + 48, start + COORDINATE) for start in (SIGNED, SIGNED + COORDINATE)]  # P-384 has 48 bytes
     for start, end in (*ranges, *coordinates):

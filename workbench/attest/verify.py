@@ -1,8 +1,8 @@
-"""Whether evidence proves what a policy asks: every check by its name, and a verdict that lists what each has found.
+"""Verification of evidence under a policy: named checks, and a verdict that lists what each of them found.
 
 ::
 
-    agent's JSON or 1184 bytes -> report ----> chain to a pinned ARK -> VCEK's own words -> signature -> what the guest is
+    agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
     {svn, report_data}         -> report_data alone, and the verdict says that this proves nothing
 """
 
@@ -13,7 +13,6 @@ import binascii
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -22,141 +21,88 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from ..errors import UsageError
-from .certificates import Chain, chip_of, find_chain, fingerprint, holds, key_of_vcek, name_of, product_of, signed_by, tcb_of
+from .certificates import common_name, extension, fingerprint, is_valid_at, readable, signed_by
+from .chain import Chain, find_chain
+from .endorsement import IDENTITIES, SigningKey, chip_of, name_of, provider_of, public_key, tcb_of
 from .policy import Policy
-from .report import LENGTH, SIGNED, Report, Tcb, refusal
+from .products import product_of
+from .report import LENGTH, SIGNED, Report, refusal
+from .verdict import Checks, Verdict
 
-__all__ = ["MOST_EVIDENCE", "Check", "Verdict", "runtime_data", "verify"]
+__all__ = ["MOST_EVIDENCE", "runtime_data", "verify"]
 
 MOST_EVIDENCE = 256 << 10  # bytes of JSON; with the whole chain it has 30 thousand
 MOST_CERTIFICATES = 16
 DATA = 64  # bytes of report_data
 
 SINGLE_REQUIRED, MIGRATION, DEBUG, KNOWN_POLICY = 1 << 17, 1 << 18, 1 << 19, (1 << 26) - 1
-SIGNING_KEYS = {0: "VCEK", 1: "VLEK", 7: "none"}
+AUTHOR_KEY, MASK_CHIP_KEY = 1 << 0, 1 << 1  # bits of key_info; bits 2 to 4 are the signing key
+SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return what evidence must carry: 64 hexadecimal digits of the SHA-256 of a nonce and a TLS key (as `key_of` has it)."""
+    """Return the report_data of a nonce and a TLS key (`key_of`): their SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
-@dataclass(frozen=True)
-class Check:
-    """A check that was passed: its name, what was expected, what was found."""
-
-    name: str
-    expected: str
-    found: str
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What evidence has proved: nothing, where its kind is "sample"; else all of the checks. Printed it is a table."""
-
-    kind: str
-    checks: tuple[Check, ...]
-    product: str = ""
-    tcb: Tcb | None = None
-    chip: str = ""  # its number's first digits
-
-    @property
-    def proves(self) -> bool:
-        """Whether this is a proof at all."""
-        return self.kind != "sample"
-
-    @property
-    def summary(self) -> str:
-        """The platform in a line."""
-        if not self.proves:
-            return "sample evidence of a runtime for development: IT PROVES NOTHING"
-        return f"AMD SEV-SNP on {self.product}, {self.tcb}; processor {self.chip}"
-
-    def __str__(self) -> str:
-        rows = [
-            ("check", "expected", "found"),
-            *((each.name, _short(each.expected), _short(each.found)) for each in self.checks),
-        ]
-        widths = [max(len(row[column]) for row in rows) for column in range(3)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([self.summary, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 40 else f"{text[:37]}..."
-
-
-@dataclass
-class _Checks:
-    """Those passed so far."""
-
-    passed: list[Check] = field(default_factory=list)
-
-    def that(self, holds: bool, name: str, expected: object, found: object) -> None:
-        """Pass a check, or raise its AttestationError."""
-        if not holds:
-            raise refusal(name, expected, found)
-        self.passed.append(Check(name, str(expected), str(found)))
-
-
 def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: bytes) -> Verdict:
-    """Check evidence against a policy: a report's bytes, or the agent's JSON as text or read.
+    """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON as bytes or parsed.
 
-    `runtime_data`, at most 64 bytes, is what the evidence was asked for with. Raises AttestationError, which names the check,
-    what was expected and what was found, for evidence that does not prove all of it.
+    `runtime_data` has at most 64 bytes, and was sent with the request for evidence. Raises AttestationError for the first check
+    that fails, with its name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")
     if isinstance(evidence, bytes | bytearray | memoryview):
         raw = bytes(evidence)
-        told = None if len(raw) == LENGTH and raw[:1] != b"{" else _read(raw)
-        if told is None:
+        if len(raw) == LENGTH and raw[:1] != b"{":
             return _snp(Report.read(raw), (), policy, runtime_data)
+        payload = _parse(raw)
     else:
-        told = evidence
+        payload = evidence
     if policy.kind == "sample":
-        return _sample(told, runtime_data)
-    if "svn" in told and "attestation_report" not in told:
+        return _sample(payload, runtime_data)
+    if "svn" in payload and "attestation_report" not in payload:
         raise refusal("kind", "SEV-SNP evidence", "sample evidence, which proves nothing (a policy of kind 'sample' takes it)")
-    report = told.get("attestation_report")
+    report = payload.get("attestation_report")
     if not isinstance(report, Mapping):
         raise refusal("evidence", "an object `attestation_report`", type(report).__name__)
-    return _snp(Report.of_fields(report), _certificates(told.get("cert_chain")), policy, runtime_data)
+    return _snp(Report.of_fields(report), _certificates(payload.get("cert_chain")), policy, runtime_data)
 
 
-def _read(text: bytes) -> Mapping[str, Any]:
+def _parse(text: bytes) -> Mapping[str, Any]:
     if len(text) > MOST_EVIDENCE:
         raise refusal("evidence", f"at most {MOST_EVIDENCE} bytes", len(text))
     try:
-        told = json.loads(text.decode("utf-8"))
+        payload = json.loads(text.decode("utf-8"))
     except (ValueError, RecursionError):
         raise refusal("evidence", f"a JSON object, or a report of {LENGTH} bytes", f"{len(text)} bytes of neither") from None
-    if not isinstance(told, dict):
-        raise refusal("evidence", "a JSON object", type(told).__name__)
-    return told
+    if not isinstance(payload, dict):
+        raise refusal("evidence", "a JSON object", type(payload).__name__)
+    return payload
 
 
-def _certificates(told: Any) -> tuple[bytes, ...]:
+def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
     """Return the certificates (DER) of the agent's JSON."""
-    entries = [] if told is None else told
+    entries = [] if cert_chain is None else cert_chain
     if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
         raise refusal("evidence", f"a list `cert_chain` of at most {MOST_CERTIFICATES}", type(entries).__name__)
-    found = []
+    certificates = []
     for entry in entries:
         data = entry.get("data") if isinstance(entry, Mapping) else None
         if not isinstance(data, list) or any(type(byte) is not int or not 0 <= byte < 256 for byte in data):
             raise refusal("evidence", "certificates as lists of bytes, `data`", type(data).__name__)
-        found.append(bytes(data))
-    return tuple(found)
+        certificates.append(bytes(data))
+    return tuple(certificates)
 
 
-def _sample(told: Mapping[str, Any], expected: bytes) -> Verdict:
-    """Sample evidence says what it was asked for with, and nothing that was signed."""
-    checks = _Checks()
-    if "svn" not in told or not isinstance(told.get("report_data"), str):
+def _sample(payload: Mapping[str, Any], expected: bytes) -> Verdict:
+    """Check the runtime data of sample evidence, which nobody signed."""
+    checks = Checks()
+    if "svn" not in payload or not isinstance(payload.get("report_data"), str):
         raise refusal("kind", "sample evidence, {svn, report_data}", "other evidence: give a policy of its kind")
     try:
-        found = base64.b64decode(told["report_data"], validate=True)
+        found = base64.b64decode(payload["report_data"], validate=True)
     except (binascii.Error, ValueError):
         raise refusal("freshness", "report_data in base 64", "another text") from None
     checks.that(found.rstrip(b"\0") == expected.rstrip(b"\0"), "freshness", _hex(expected), _hex(found))
@@ -166,64 +112,95 @@ def _sample(told: Mapping[str, Any], expected: bytes) -> Verdict:
 def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: bytes) -> Verdict:
     if policy.kind != "snp":
         raise refusal("kind", "sample evidence", "an SEV-SNP report: give a policy of kind 'snp'")
-    checks = _Checks()
-    signing = SIGNING_KEYS.get(report.key_info >> 2 & 7, "unknown")
+    checks = Checks()
     checks.that(report.algorithm == 1, "signature algorithm", "1 (ECDSA P-384, SHA-384)", report.algorithm)
-    checks.that(signing == "VCEK" and report.key_info < 32, "signing key", "VCEK", signing)
-    chain = find_chain(policy.chain, given, report, policy.pins)
+    _check_signing_key(report, policy, checks)
+    chain = find_chain(policy, given, report, SIGNING_KEYS[report.key_info >> 2 & 7])
     _check_chain(chain, policy, checks)
     _check_platform(chain, report, policy, checks)
+    if chain.key == "VCEK":
+        _check_processor(chain, report, policy, checks)
+    else:
+        provider = provider_of(chain.leaf)
+        checks.that(provider == policy.provider, "provider", policy.provider, provider)
     _check_signature(chain, report, checks)
     _check_guest(report, policy, checks)
     padded = expected.ljust(DATA, b"\0")
     checks.that(report.report_data == padded, "freshness", _hex(padded), _hex(report.report_data))
     chip = report.chip.hex()[:16] if any(report.chip) else "masked"
-    return Verdict("snp", tuple(checks.passed), chain.product, report.reported, chip)
+    provider = policy.provider if chain.key == "VLEK" else ""
+    return Verdict("snp", tuple(checks.passed), chain.product, report.reported, chip, provider)
 
 
-def _check_chain(chain: Chain, policy: Policy, checks: _Checks) -> None:
-    """The ARK is the pinned one and signs itself, each signs the next, and all hold now."""
+def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
+    """The report is signed with the kind of key that the policy names."""
+    number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
+    name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
+    if rest & MASK_CHIP_KEY:
+        shown = f"{name}, and MASK_CHIP_KEY, under which firmware signs no report"
+    elif rest:
+        shown = f"{name}, and reserved bits in key_info {report.key_info:#x}"
+    elif name == "VLEK" != policy.signing_key:
+        shown = 'VLEK, which a policy accepts with signing_key = "VLEK" and the provider'
+    else:
+        shown = name
+    checks.that(name == policy.signing_key and not rest, "signing key", policy.signing_key, shown)
+
+
+def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
+    """The ARK is the pinned one and signs itself, each signs the next, and all are valid now."""
     checks.that(True, "ARK pin", policy.pins[chain.product], fingerprint(chain.ark))
-    for certificate, issuer, by in (("ARK", chain.ark, "ARK"), ("ASK", chain.ark, "ARK"), ("VCEK", chain.ask, "ASK")):
-        signed = signed_by(dict(chain)[certificate], issuer, certificate)
-        checks.that(
-            signed, f"signature of the {certificate}", f"by the {by}, RSA-PSS SHA-384", "valid" if signed else "not valid"
-        )
-    for name, each in chain:
-        valid = holds(each, policy.time)
-        until = f"{each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d}"
+    for name, certificate, issuer_name, issuer in chain:
+        signed = signed_by(certificate, issuer, name)
+        expected = f"by the {issuer_name}, RSA-PSS SHA-384"
+        checks.that(signed, f"signature of the {name}", expected, "valid" if signed else "not valid")
+    for name, certificate, *_ in chain:
+        valid = is_valid_at(certificate, policy.time)
+        period = f"{certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d}"
         expected = f"{policy.time:%Y-%m-%d}" + (" (or not: allow_expired)" if policy.allow_expired else "")
-        checks.that(valid or policy.allow_expired, f"validity of the {name}", expected, until)
+        checks.that(valid or policy.allow_expired, f"validity of the {name}", expected, period)
 
 
-def _check_platform(chain: Chain, report: Report, policy: Policy, checks: _Checks) -> None:
-    """The report is of the processor and the firmware that its VCEK was made for."""
-    name = name_of(chain.vcek)
-    checks.that(name.split("-")[0] == chain.product, "product of the VCEK", chain.product, name)
+def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
+    """The report is of the product and the firmware that the certificate of its key is for."""
+    key = chain.key
+    with readable(key):
+        issuer = common_name(chain.leaf.issuer)
+        others = [other for other, oid in IDENTITIES.items() if other != key and extension(chain.leaf, oid) is not None]
+    prefix = "SEV-" if key == "VCEK" else "SEV-VLEK-"
+    checks.that(issuer == prefix + chain.product, f"issuer of the {key}", prefix + chain.product, issuer)
+    checks.that(not others, f"kind of the {key}", key, " and ".join([key, *others]))
+    name = name_of(chain.leaf, key)
+    checks.that(name.split("-")[0] == chain.product, f"product of the {key}", chain.product, name)
     if report.cpuid is not None:
         cpuid = product_of(report.cpuid) or "family {:#x}, model {:#x}".format(*report.cpuid)
         checks.that(cpuid == chain.product, "product of the report", chain.product, cpuid)
     turin = chain.product == "Turin"
-    checks.that(turin == (report.reported.fmc is not None), "layout of the TCB", chain.product, report.reported)
-    versions = tcb_of(chain.vcek, turin)
-    checks.that(versions == report.reported, "TCB of the VCEK", report.reported, versions)
+    layout = "Turin's, with an fmc, as reports have it from version 3 on" if turin else f"{chain.product}'s, without an fmc"
+    checks.that(turin == (report.reported.fmc is not None), "layout of the TCB", layout, report.reported)
+    versions = tcb_of(chain.leaf, turin, key)
+    checks.that(versions == report.reported, f"TCB of the {key}", report.reported, versions)
     checks.that(report.reported.reaches(policy.minimum_tcb), "minimum TCB", policy.minimum_tcb, report.reported)
+
+
+def _check_processor(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
+    """The report is of the processor in its VCEK, or it masks it and the policy allows that."""
     masked = policy.masked_chip_id and not any(report.chip)
-    number = chip_of(chain.vcek, chain.product)
-    checks.that(masked or number == report.chip, "chip id", _hex(number, 16), "masked" if masked else _hex(report.chip, 16))
+    chip = chip_of(chain.leaf, chain.product)
+    checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))
 
 
-def _check_signature(chain: Chain, report: Report, checks: _Checks) -> None:
+def _check_signature(chain: Chain, report: Report, checks: Checks) -> None:
     valid = True
     try:
         signature = encode_dss_signature(report.r, report.s)
-        key_of_vcek(chain.vcek).verify(signature, report.raw[:SIGNED], ec.ECDSA(hashes.SHA384()))
+        public_key(chain.leaf, chain.key).verify(signature, report.raw[:SIGNED], ec.ECDSA(hashes.SHA384()))
     except (InvalidSignature, ValueError):
         valid = False
-    checks.that(valid, "signature of the report", "by the VCEK", "valid" if valid else "not valid")
+    checks.that(valid, "signature of the report", f"by the {chain.key}", "valid" if valid else "not valid")
 
 
-def _check_guest(report: Report, policy: Policy, checks: _Checks) -> None:
+def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
     """The guest is the one that is asked for, and nobody may look into it or take it elsewhere."""
     flags = report.policy
     checks.that(flags & SINGLE_REQUIRED != 0 and flags <= KNOWN_POLICY, "guest policy", "flags that are known", f"{flags:#x}")

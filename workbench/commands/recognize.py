@@ -129,7 +129,9 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
         ]
         told = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
         if client.verdict is not None:
-            told["attestation"] = {"proves": client.verdict.proves, "summary": client.verdict.summary}
+            verdict = client.verdict
+            warnings = list(verdict.warnings)
+            told["attestation"] = {"proves": verdict.proves, "summary": verdict.summary, "warnings": warnings}
         told |= {"s1_bytes": answer.s1_bytes, "s2_bytes": answer.s2_bytes, "milliseconds": answer.milliseconds}
         print(json.dumps(told, indent=1))
         return 0
@@ -137,6 +139,8 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
     print(text_table(["picture", "label", "score"], rows))
     if client.verdict is not None:
         print(f"\nattested: {client.verdict.summary}")
+        for warning in client.verdict.warnings:
+            print(f"WARNING: {warning}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "
     total = sum(value for value in answer.milliseconds.values() if value is not None)
     print(f"\n{sent}{answer.s2_bytes:,.0f} bytes on to the cloud, {total:.1f} ms in all:")

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from cryptography import x509
 
+from ..attest import Policy
 from ..certs import Role, issue
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
@@ -105,6 +106,7 @@ class Deployed:
 
         Raises RemoteError, UsageError or WeightsError for what keeps them from it; what this call started is then stopped.
         """
+        self._check_policy()
         with self._alone():
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
@@ -132,6 +134,12 @@ class Deployed:
         for which in ("cloud", "edge"):
             self._await_ready(which, ready_s)
         return {which: self.url(which) for which in STAGES}
+
+    def _check_policy(self) -> None:
+        """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
+        if self.plan.policy is not None:
+            for warning in Policy.read(self.plan.policy).warnings:
+                self.told(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
         """Issue certificates for this deployment, unless those that are there will do."""

@@ -17,12 +17,20 @@ const CLAIMS = {
   later: ["No evidence for now", ""],
 };
 
-// Show the claim of that kind; `why` in place of its own words.
-function tell(kind, why) {
+const FORGED = "software alone can forge the evidence of a Milan (arXiv 2605.12990: root seed of its VCEKs extracted), so it proves little";
+const WARNINGS = {
+  Milan: `Warning: this edge's processor is an AMD Milan, and ${FORGED}. Prefer an edge on Genoa or Turin.`,
+  unknown: `Warning: this evidence does not name its processor. If it is an AMD Milan: ${FORGED}.`,
+};
+
+// Show the claim of that kind; `why` in place of its own words; a warning for a processor that is broken.
+function tell(kind, why, product = "") {
   const [claim, words] = CLAIMS[kind];
   byId("attested").textContent = claim;
   byId("attested").dataset.kind = kind;
   byId("attested-why").textContent = why ?? words;
+  byId("attested-warning").textContent = WARNINGS[product] ?? "";
+  byId("attested-warning").hidden = !(product in WARNINGS);
   const how = byId("attested-how");
   how.hidden = kind !== "snp" && kind !== "other";
   how.textContent = `workbench recognize picture.jpg --edge ${location.origin} \\\n  --certs data/certs --policy policy.toml`;
@@ -32,6 +40,18 @@ export function kindOf(evidence) {
   const told = evidence !== null && typeof evidence === "object" ? evidence : {};
   if ("attestation_report" in told) return "snp";
   return "svn" in told && "report_data" in told ? "sample" : "other";
+}
+
+// Name the product of SEV-SNP evidence: "Milan", "other", or "unknown". The report's CPUID has it from version 3 on; before, a
+// certificate of the chain has its name as text.
+export function productOf(evidence) {
+  const report = evidence?.attestation_report ?? {};
+  const [family, model] = [report.cpuid_fam_id, report.cpuid_mod_id];
+  if (report.version >= 3 && Number.isInteger(family) && Number.isInteger(model)) return family === 0x19 && model < 0x10 ? "Milan" : "other";
+  const chain = Array.isArray(evidence?.cert_chain) ? evidence.cert_chain : [];
+  const texts = chain.map((entry) => (Array.isArray(entry?.data) ? String.fromCharCode(...entry.data.slice(0, 8192)) : ""));
+  if (texts.some((text) => text.includes("Milan"))) return "Milan";
+  return texts.some((text) => /SEV-(VLEK-)?(Genoa|Turin)/.test(text)) ? "other" : "unknown";
 }
 
 // Ask for evidence, where the edge has an agent that gives it, and tell what came.
@@ -48,7 +68,9 @@ export async function attest(about) {
     return;
   }
   try {
-    tell(kindOf((await edge.evidence()).evidence));
+    const { evidence } = await edge.evidence();
+    const kind = kindOf(evidence);
+    tell(kind, undefined, kind === "snp" ? productOf(evidence) : "");
   } catch (error) {
     tell("later", `${error.message}. Nothing is known of this edge until it gives some.`);
   } finally {

@@ -1,0 +1,102 @@
+"""The three certificates behind a report: the signing key's own, the authority that issued it, and AMD's pinned root."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography import x509
+
+from ..errors import AttestationError
+from .certificates import extension, fingerprint, load, readable, signed_by
+from .endorsement import IDENTITIES, INTERMEDIATES, SigningKey, chip_of, provider_of, tcb_of
+from .policy import Policy
+from .products import ARKS, WARNINGS, authorities
+from .report import Report, refusal
+
+__all__ = ["Chain", "find_chain"]
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The certificates behind a report, and the product of the pinned root.
+
+    key: "VCEK" or "VLEK", which `leaf` certifies.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    """
+
+    key: SigningKey
+    leaf: x509.Certificate
+    issuer: x509.Certificate
+    ark: x509.Certificate
+    product: str
+
+    def __iter__(self) -> Iterator[tuple[str, x509.Certificate, str, x509.Certificate]]:
+        """Yield name, certificate, issuer's name and issuer, from the root on."""
+        middle = INTERMEDIATES[self.key]
+        yield "ARK", self.ark, "ARK", self.ark
+        yield middle, self.issuer, "ARK", self.ark
+        yield self.key, self.leaf, middle, self.issuer
+
+
+def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
+    """Return the chain of a report, from the policy's certificates and those of the evidence (`given`, DER).
+
+    AMD's built-in authorities are used if neither has any authority. Raises AttestationError if a certificate is missing, or
+    if the root is not pinned. No signature is checked here.
+    """
+    own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
+    with readable(key):
+        leaves = [candidate for candidate in (*received, *own) if extension(candidate, IDENTITIES[key]) is not None]
+        fitting = [candidate for candidate in leaves if _fits(candidate, policy, report, key)]
+        if not leaves:
+            owner = "the processor's certificate" if key == "VCEK" else "the provider's certificate"
+            raise refusal(key, f"{owner}, in the evidence or in the policy's `chain`", "none")
+        leaf = (fitting or leaves)[0]
+        known = [candidate for candidate in (*own, *received) if not _is_leaf(candidate)]
+        known = known or [load(der) for der in authorities()]
+        issuer = _issuer(leaf, INTERMEDIATES[key], known)
+        ark = _issuer(issuer, "ARK", known)
+    return Chain(key, leaf, issuer, ark, _product(ark, policy))
+
+
+def _is_leaf(certificate: x509.Certificate) -> bool:
+    return any(extension(certificate, oid) is not None for oid in IDENTITIES.values())
+
+
+def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
+    """Return whether a certificate, of several, is for the report's firmware and its processor or provider."""
+    with contextlib.suppress(AttestationError):
+        if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
+            return False
+        if key == "VLEK":
+            return provider_of(leaf) == policy.provider
+        return not any(report.chip) or chip_of(leaf) == report.chip  # a host may mask it
+    return False
+
+
+def _issuer(certificate: x509.Certificate, name: str, known: Sequence[x509.Certificate]) -> x509.Certificate:
+    """Return the authority that issued a certificate; of several with its name the one that signed it."""
+    named = [candidate for candidate in known if candidate.subject == certificate.issuer]
+    if not named:
+        raise refusal(name, "AMD's certificate, in the evidence or in the policy's `chain`", "none")
+    return next((candidate for candidate in named[1:] if _signed(certificate, candidate)), named[0])
+
+
+def _signed(certificate: x509.Certificate, candidate: x509.Certificate) -> bool:
+    with contextlib.suppress(AttestationError):
+        return signed_by(certificate, candidate, "")
+    return False
+
+
+def _product(ark: x509.Certificate, policy: Policy) -> str:
+    actual = fingerprint(ark)
+    for product, pin in policy.pins.items():
+        if actual == pin:
+            return product
+    untrusted = {pin: product for product, pin in ARKS.items()}.get(actual, "")
+    hint = f" ({untrusted}, which `products` does not name)" if untrusted else ""
+    if untrusted in WARNINGS:
+        hint = f" ({untrusted}: to trust it, name it in `products`; software can forge it, arXiv 2605.12990)"
+    expected = " or ".join(f"{pin} ({product})" for product, pin in policy.pins.items())
+    raise refusal("ARK pin", expected, f"{actual}{hint}")
