@@ -221,7 +221,8 @@ def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: 
         while len(hasty.quota):
             connection.sendall(head)
             requests += 1
-            until(lambda: hasty.server.server_state.total_requests >= before + requests or not len(hasty.quota), 5.0)
+            answered = before + requests
+            until(lambda n=answered: hasty.server.server_state.total_requests >= n or not len(hasty.quota), 5.0)
             assert requests < 5000
     assert requests > 10
     until(lambda: len(hasty.quota) == 0, 5.0)

@@ -4,7 +4,7 @@
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread answer, idle, good-bye; none while the service works
+                           one timer: handshake, head, body, unread answer, idle, end; none while the app works
 
 Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half a
 minute for the other end's good-bye. So the handshake is made here, with the same calls of OpenSSL.

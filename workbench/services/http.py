@@ -72,7 +72,7 @@ class _Kept(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self._overhead = 0
+        self._head = self._overhead = 0
 
     async def exchange(self, request: bytes) -> HttpAnswer:
         """Send a request and return its answer; ConnectionError where there is none to come."""
@@ -136,6 +136,9 @@ class _Kept(asyncio.Protocol):
     # the parser's side
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._head += len(name) + len(value)
+        if self._head > MOST_HEAD:
+            raise ValueError
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
