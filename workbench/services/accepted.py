@@ -6,8 +6,8 @@
                            |
                            one timer: handshake, head, body, unread answer, idle, end; none while the app works
 
-Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half a
-minute for the other end's good-bye. So the handshake is made here, with the same calls of OpenSSL.
+Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half
+a minute for the other end to close. So the handshake is made here, with the same calls of OpenSSL.
 """
 
 from __future__ import annotations
