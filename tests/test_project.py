@@ -25,7 +25,8 @@ FLOORS = (
     ("system",),
     ("training", "evaluation", "audit"),
     ("certs", "protocol", "attest", "services", "client"),
-    ("bench", "remote", "deployment"),
+    ("bench", "ssh"),
+    ("remote", "deployment"),
     ("plots", "notebook", "panels", "runs", "grid"),
     ("commands", "__main__"),
 )

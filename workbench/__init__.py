@@ -13,9 +13,10 @@ The package is flat, and a file imports only from the floors below it::
     5  protocol  certs  attest      what services speak, who may speak with whom, what an edge proves,
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
-       remote  deployment/          SSH, and the stages on other machines, in a confidential container or not
-    7  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs
-    8  commands/  __main__          the `workbench` command
+       ssh/                         OpenSSH's configuration, connections, remote processes, uploads, forwarded ports
+    7  remote  deployment/          hosts (local, or over SSH), and the stages on them, in a confidential container or not
+    8  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs
+    9  commands/  __main__          the `workbench` command
 """
 
 __version__ = "0.1.0"

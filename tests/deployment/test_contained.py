@@ -21,6 +21,7 @@ from snp import processor
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.servers import answering, send
+from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.launch import Deployed
@@ -31,7 +32,6 @@ from workbench.system import System
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, inside
-from .conftest import Ground, free_port
 from .test_containers import kubectl  # noqa: F401  (a fixture)
 
 OURS = processor()

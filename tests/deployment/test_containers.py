@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.sshd import Ground, missing, until
 from workbench.deployment.containers import Containers
 from workbench.deployment.manifests import Container
 from workbench.errors import RemoteError, UsageError
@@ -19,7 +20,6 @@ from workbench.remote import Here, Host
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, cannot_mount, comes_up, inside, is_refused, stays, waits
-from .conftest import Ground, missing, until
 
 IMAGE = "registry.example/pmc2-edge@sha256:" + "a" * 64
 CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")

@@ -10,10 +10,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.servers import answering, send
+from tests.support.sshd import until
 from workbench.certs import issue
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
-
-from .conftest import until
 
 CONTAINER = Container(
     "registry.example/pmc2-edge@sha256:" + "a" * 64,

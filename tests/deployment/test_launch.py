@@ -18,6 +18,8 @@ import torch
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.services.conftest import until
+from tests.support.ssh_faults import serving
+from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
 from workbench.deployment.launch import Deployed, Row
@@ -25,9 +27,6 @@ from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
-
-from .conftest import LOOPBACK, keygen, public
-from .faults import serving
 
 Planned = Callable[..., Path]
 

@@ -22,11 +22,26 @@ from urllib.parse import urlsplit
 from ..errors import UsageError, unknown
 from ..services.agent import AGENT
 
-__all__ = ["AGENT", "CERTS", "USER", "Container", "Runtime", "initdata", "initdata_digest", "is_address", "peer_of", "port_of"]
+__all__ = [
+    "AGENT",
+    "CERTS",
+    "FILES",
+    "USER",
+    "VOLUMES",
+    "Container",
+    "Runtime",
+    "initdata",
+    "initdata_digest",
+    "is_address",
+    "peer_of",
+    "port_of",
+]
 
 Runtime = Literal["confidential", "development"]
 PROGRAM = "/opt/pmc2/bin/workbench"
 CERTS = "/run/pmc2/certs"
+FILES = ("ca.pem", "edge.pem", "edge.key")
+VOLUMES = {"/run/pmc2": "run", "/tmp": "tmp"}  # mount path -> name of a volume in the guest's memory
 USER = 65532
 ENVIRONMENT = (  # as the image has it
     "PATH=/opt/pmc2/bin:/usr/local/bin:/usr/bin:/bin",
@@ -169,9 +184,16 @@ def _policy(container: Container) -> str:
         "environment": ENVIRONMENT,
         "from_host": not container.resource,
         "logs": container.readable,
+        "volumes": VOLUMES,
+        "certificate_links": {name: _link(f"..data/{name}") for name in FILES},
     }
     rules = Path(__file__).with_name("policy.rego").read_text(encoding="utf-8")
-    return rules + "\n" + "".join(f"{name} := {json.dumps(value)}\n" for name, value in about.items())
+    return rules + "\n" + "".join(f"{name} := {json.dumps(value, indent=1)}\n" for name, value in about.items())
+
+
+def _link(target: str) -> dict[str, object]:
+    """Return a symbolic link's target as agents write it: text since kata 3.29.0, a list of bytes before."""
+    return {"text": target, "bytes": list(target.encode())}
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------------

@@ -19,13 +19,13 @@ from urllib.parse import urlsplit
 import yaml  # type: ignore[import-untyped]
 
 from ..errors import UsageError
-from .guest import CERTS, USER, Container, initdata, initdata_digest, is_address, peer_of, port_of
+from .guest import CERTS, FILES, USER, VOLUMES, Container, initdata, initdata_digest, is_address, peer_of, port_of
 
 __all__ = ["CLASSES", "FILES", "Container", "initdata", "initdata_digest", "render", "to_json", "to_yaml"]
 
 Manifest = dict[str, Any]
 CLASSES = {"confidential": "kata-qemu-snp", "development": "kata-qemu-coco-dev"}
-FILES = ("ca.pem", "edge.pem", "edge.key")
+VOLUME_SIZES = {"run": "16Mi", "tmp": "256Mi"}
 GRACE_S = 45  # of which the edge takes 30 to finish what it accepted
 START_S = 600  # for the networks to be loaded and warmed
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
@@ -116,8 +116,7 @@ def _template(container: Container, certificates: Mapping[str, bytes] | None) ->
 
 def _pod(container: Container) -> Manifest:
     volumes: list[Manifest] = [
-        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
-        {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": VOLUME_SIZES[name]}} for name in VOLUMES.values()
     ]
     if not container.resource:
         volumes.append({"name": "certs", "secret": {"secretName": _secret_name(container), "defaultMode": 0o440}})
@@ -140,7 +139,7 @@ def _pod(container: Container) -> Manifest:
 
 def _edge(container: Container) -> Manifest:
     size = {"cpu": container.cpu, "memory": container.memory}
-    mounts: list[Manifest] = [{"name": "run", "mountPath": "/run/pmc2"}, {"name": "tmp", "mountPath": "/tmp"}]
+    mounts: list[Manifest] = [{"name": name, "mountPath": path} for path, name in VOLUMES.items()]
     if not container.resource:
         mounts.append({"name": "certs", "mountPath": CERTS, "readOnly": True})
     return {

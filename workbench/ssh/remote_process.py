@@ -1,12 +1,12 @@
-"""A command at work on a machine: what goes into it, what comes out, and that it ends with whoever started it.
+"""A command that runs on a machine, here or over SSH: its input, its outputs, its status, and its end with its caller.
 
 ::
 
     run, stream    exec sh -c LEASE: input, then silence --stdin--> the command; stdin that ends is the lease that ends it
     put, get       the command itself; the end of its standard input is the end of the file
 
-OpenSSH tells no command that its channel was closed: one that is silent would stay for ever. Its standard input does end,
-with the channel, with the connection and with this process, however these end. So the far shell waits for that, and ends it.
+OpenSSH does not signal a command whose channel was closed: a silent one would stay for ever. Its standard input does end, with
+the channel, the connection and this process, however these end. So the remote shell waits for that, and ends the command.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import abc
 import contextlib
 import os
 import select
-import shlex
 import signal
 import subprocess
 import threading
@@ -27,8 +26,9 @@ from typing import IO, Self
 import paramiko
 
 from ..errors import RemoteError
+from .login_shell import MarkedOutput
 
-__all__ = ["ChannelWork", "LocalWork", "LostError", "Watchdog", "Work", "last_line", "leased", "line_of"]
+__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
 
 CHUNK = 32 << 10  # what one SSH packet carries
 LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
@@ -47,28 +47,37 @@ LEASE = (
 
 
 class LostError(RemoteError):
-    """Raised when the connection to a machine is not there, or not any more: what was under way may have happened or not."""
+    """Raised when a connection cannot be opened or was lost: a running command may have completed or not."""
+
+
+class NotRunError(RemoteError):
+    """Raised when a login shell ended well without running the command; its message is the last line that it printed."""
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Return the command that runs another with `length` bytes of input, and ends it when its own input ends."""
+    """Wrap a command so that it gets `length` bytes of input, and is ended when the channel's input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
 def last_line(errors: bytes) -> str:
-    """Return the last line of what a command said on standard error, fit for a line of ours."""
+    """Return the last line of a command's standard error, fit for an error's line."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
-    return "".join(each for each in lines[-1] if each.isprintable())[:300] if lines else ""
+    return printable(lines[-1])[:300] if lines else ""
+
+
+def printable(text: str) -> str:
+    """Return what another machine sent, without control characters, fit for an error's line."""
+    return "".join(letter for letter in text if letter.isprintable())
 
 
 class Watchdog:
-    """Calls `bark` once where it was not fed for so many seconds (None: never), on a thread of its own; a context manager."""
+    """Calls `on_timeout` once if it was not extended for so many seconds (None: never); a context manager."""
 
-    def __init__(self, seconds: float | None, bark: Callable[[], object]) -> None:
-        self._seconds, self._bark = seconds, bark
+    def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
+        self._seconds, self._on_timeout = seconds, on_timeout
         self._due = time.monotonic() + (seconds or 0.0)
         self._ended = threading.Event()
-        self.barked = False
+        self.timed_out = False
 
     def __enter__(self) -> Self:
         if self._seconds is not None:
@@ -78,21 +87,21 @@ class Watchdog:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
 
-    def feed(self, extra: float = 0.0) -> None:
-        """Start the time anew."""
+    def extend(self, extra: float = 0.0) -> None:
+        """Restart the time, with some seconds more."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
         while (left := self._due - time.monotonic()) > 0:
             if self._ended.wait(left):
                 return
-        self.barked = True
+        self.timed_out = True
         with contextlib.suppress(Exception):  # a connection that breaks just now has ended it, too
-            self._bark()
+            self._on_timeout()
 
 
-class Work(abc.ABC):
-    """A command at work. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
+class RemoteProcess(abc.ABC):
+    """A running command. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
 
     def __init__(self) -> None:
         self.ended = False  # by `end`, before it had ended by itself
@@ -107,7 +116,7 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:
-        """Give it input, and wait until it is taken; BrokenPipeError where it takes no more."""
+        """Write to its standard input. Raises BrokenPipeError if it reads no more."""
 
     @abc.abstractmethod
     def finish(self) -> None:
@@ -115,32 +124,32 @@ class Work(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return some of its output; nothing where that has ended."""
+        """Return some of its output; nothing after the end."""
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Return how it ended, -1 where nothing tells; LostError where the connection ended first."""
+        """Return the exit status, or -1 if it is unknown. Raises LostError if the connection ended first."""
 
     @abc.abstractmethod
     def end(self) -> None:
-        """End it, and every reader's waiting; from any thread."""
+        """End it, and release every waiting reader; from any thread."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End it where it is still at work, and let go of it."""
+        """End it if it still runs, and release its resources."""
 
     def feed(self, data: bytes) -> None:
-        """Give it input on a thread, so that one can read meanwhile."""
+        """Write input on a thread, so that the caller can read meanwhile."""
         if data:
             self._begin(lambda: self._feed(data))
 
     def errors(self) -> bytes:
-        """Return what it has said on standard error."""
+        """Return its standard error so far."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 
     def lines(self) -> Iterator[bytes]:
-        """Give the lines of its output as they come, without their ends."""
+        """Give the lines of its output as they arrive, without line ends."""
         left = b""
         while part := self.read():
             *whole, left = (left + part).split(b"\n")
@@ -161,7 +170,7 @@ class Work(abc.ABC):
         self._begin(run)
 
     def _begin(self, target: Callable[[], None]) -> None:
-        thread = threading.Thread(target=target, name="work", daemon=True)
+        thread = threading.Thread(target=target, name="remote-process", daemon=True)
         self._threads.append(thread)
         thread.start()
 
@@ -172,12 +181,13 @@ class Work(abc.ABC):
                 self.write(bytes(view[start : start + CHUNK]))
 
 
-class ChannelWork(Work):
-    """A command at the far end of an SSH channel."""
+class ChannelProcess(RemoteProcess):
+    """A command on a host, over an SSH channel that began with a mark."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
+    def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
-        self._channel = channel
+        self._channel, self._mark = channel, mark
+        self._output = MarkedOutput(mark)
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
@@ -193,15 +203,25 @@ class ChannelWork(Work):
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
-        """Return what has come, as soon as something has."""
+        """Return output as soon as there is some."""
         try:
-            return self._channel.recv(CHUNK)
+            while part := self._channel.recv(CHUNK):
+                if output := self._output.feed(part):
+                    return output
         except (OSError, EOFError, paramiko.SSHException):  # the window is told of the bytes over a connection that broke
-            return b""
+            pass
+        return self._output.take()
+
+    def errors(self) -> bytes:
+        """Return its standard error, without what the login shell printed before it."""
+        errors = super().errors()
+        return errors.partition(self._mark)[2] if self._mark in errors else errors
 
     def wait(self) -> int:
         """Return the exit status that was sent."""
         status = self._channel.recv_exit_status()
+        if status == 0 and not self.ended and not self._output.begun and self._mark not in super().errors():
+            raise NotRunError(last_line(self._output.greeting))
         if status == -1 and not self.ended:
             transport = self._channel.get_transport()
             transport.join(1.0)  # its thread ends where the connection did
@@ -222,8 +242,8 @@ class ChannelWork(Work):
             thread.join(GRACE_S)
 
 
-class LocalWork(Work):
-    """A command on this machine, in a session of its own."""
+class LocalProcess(RemoteProcess):
+    """A command on this machine, in its own session."""
 
     def __init__(self, command: Sequence[str], home: Path) -> None:
         super().__init__()
@@ -254,11 +274,11 @@ class LocalWork(Work):
         self._input.close()
 
     def read(self) -> bytes:
-        """Return what its pipe has, as soon as it has something."""
+        """Return output as soon as there is some."""
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return what a pipe has, as soon as it has something; nothing where it ended, or the command was told to."""
+        """Return what a pipe has, as soon as it has something; nothing at its end, or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
@@ -267,12 +287,12 @@ class LocalWork(Work):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Return the exit status as a shell tells it."""
+        """Return the exit status as a shell reports it."""
         status = self._process.wait()
-        return status if status >= 0 else 128 - status  # as a shell tells it
+        return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to its session and, where that is not enough, KILL."""
+        """Send TERM to its session and, if that is not enough, KILL."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -294,8 +314,3 @@ class LocalWork(Work):
         for pipe in (self._input, self._output, self._errors):
             with contextlib.suppress(OSError):
                 pipe.close()
-
-
-def line_of(command: Sequence[str]) -> str:
-    """Return a command as the far shell reads it; `exec` spares a process, and is known to every shell."""
-    return "exec " + shlex.join(command)

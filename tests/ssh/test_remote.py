@@ -18,12 +18,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.deployment import relays
-from workbench.deployment.uploads import TAKE
+from tests.support.sshd import LOOPBACK, Ground, command_of, free_port, numbers, until
 from workbench.errors import RemoteError, StorageError, UsageError
 from workbench.remote import Here, Host, SshHost, host_of
-
-from .conftest import LOOPBACK, Ground, command_of, free_port, numbers, until
+from workbench.ssh import relays
+from workbench.ssh.uploads import TAKE
 
 
 class Kind:
@@ -221,7 +220,7 @@ def test_what_is_there_is_not_sent_again(kind: Kind, monkeypatch: pytest.MonkeyP
     first = kind.host.put(files, "once")
     before = {path: Path(path).stat().st_ino for path in first}
     with monkeypatch.context() as patch:
-        patch.setattr("workbench.deployment.uploads._Sending._attempt", lambda *_: pytest.fail("it was sent again"))
+        patch.setattr("workbench.ssh.uploads._UploadBatch._attempt", lambda *_: pytest.fail("it was sent again"))
         assert kind.host.put(files, "once") == first
     assert {path: Path(path).stat().st_ino for path in first} == before
 
@@ -265,10 +264,10 @@ def _part(kind: Kind, data: bytes, there: bytes) -> Path:
 
 def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the bytes that the far side's shell is given, as they are written to it."""
-    from workbench.deployment.work import ChannelWork, LocalWork
+    from workbench.ssh.remote_process import ChannelProcess, LocalProcess
 
     counted: list[int] = []
-    for each in (ChannelWork, LocalWork):
+    for each in (ChannelProcess, LocalProcess):
         write = each.write
 
         def counting(self: object, data: bytes, write: Callable[..., None] = write) -> None:
@@ -347,7 +346,7 @@ def test_many_small_files_that_two_send_at_once_arrive_each_time(tmp_path: Path,
 
 
 def test_bytes_that_became_others_on_the_way_are_removed(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.deployment.uploads import Item
+    from workbench.ssh.uploads import Item
 
     blocks, data = Item.blocks, os.urandom(200_000)
 
@@ -364,7 +363,7 @@ def test_bytes_that_became_others_on_the_way_are_removed(kind: Kind, monkeypatch
 def test_a_file_that_shrinks_while_it_is_sent_is_no_endless_task(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench.deployment.uploads import Item
+    from workbench.ssh.uploads import Item
 
     content = tmp_path / "content"
     content.write_bytes(bytes(200_000))
@@ -412,7 +411,7 @@ def test_a_file_that_cannot_be_read_is_one_line(host: Host, tmp_path: Path) -> N
 
 
 def test_no_content_is_shown(host: Host) -> None:
-    from workbench.deployment.uploads import Item
+    from workbench.ssh.uploads import Item
 
     assert "secret" not in repr(Item.of(b"secret"))
 

@@ -1,12 +1,12 @@
-"""Files that are sent once: content-addressed at the far side, resumed where they stopped, checked before they count.
+"""Uploads: content-addressed on the remote host, resumed after an interruption, checked before they count.
 
 ::
 
     folder/<sha256>          whole and checked
-    folder/<sha256>.part     on its way; every sender of it writes the same bytes at the same places
-    folder/<sha256>.<word>   the same file while one of them checks it
+    folder/<sha256>.part     in transit; every sender writes the same bytes at the same offsets
+    folder/<sha256>.<word>   the same file while one sender checks it
 
-The far side needs a POSIX shell, `dd`, and `sha256sum` or Python, nothing of SFTP.
+The remote host needs a POSIX shell, `dd`, and `sha256sum` or Python, but no SFTP.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from typing import Protocol
 
 from ..errors import RemoteError, UsageError
 from ..processes import as_done
-from .work import LostError, Watchdog, Work, last_line
+from .remote_process import LostError, RemoteProcess, Watchdog, last_line
 
-__all__ = ["Far", "put"]
+__all__ = ["UploadHost", "put"]
 
 BLOCK = 64 << 10  # what is resumed is whole blocks
 AT_ONCE = 4  # files; an sshd lets a connection have ten sessions
@@ -68,21 +68,21 @@ TAKE = (
 ) % (BLOCK, INCOMPLETE, SPOILT)
 
 
-class Far(Protocol):
-    """What sending needs of a machine."""
+class UploadHost(Protocol):
+    """What an upload needs of a host."""
 
     name: str
 
-    def start(self, command: Sequence[str]) -> Work:
+    def start(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command."""
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Return what a command says; RemoteError where it fails."""
+        """Return a command's output. Raises RemoteError if it fails."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file to send: a path, or content that may be a key and shows up nowhere."""
+    """A file to send: a path, or content, which may be a key and appears in no repr."""
 
     content: Path | bytes = field(repr=False)
     digest: str
@@ -90,7 +90,7 @@ class Item:
 
     @classmethod
     def of(cls, content: Path | bytes) -> Item:
-        """Read what is to be known of it. Raises UsageError where it cannot be read."""
+        """Read its digest and size. Raises UsageError if it cannot be read."""
         if isinstance(content, bytes):
             return cls(content, hashlib.sha256(content).hexdigest(), len(content))
         try:
@@ -101,11 +101,11 @@ class Item:
 
     @property
     def mode(self) -> str:
-        """The mode at the far side: keys, which never were files, are their owner's alone."""
+        """The mode on the remote host: content that was no file may be a key, so only its owner reads it."""
         return "600" if isinstance(self.content, bytes) else "644"
 
     def blocks(self, first: int = 0) -> Iterator[bytes]:
-        """Give its content from a block on."""
+        """Give its content from one block to the end."""
         if isinstance(self.content, bytes):
             for start in range(first * BLOCK, self.size, BLOCK):
                 yield self.content[start : start + BLOCK]
@@ -119,7 +119,7 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the first block that is missing, by what the far side says of its part; None where that is of another file."""
+        """Return the first missing block by the remote host's report on its part; None if the part is of another file."""
         blocks, digest, size = state.split()
         if int(size) > self.size:
             return None
@@ -129,40 +129,40 @@ class Item:
         return int(blocks) if blocks == "0" or found.hexdigest() == digest else None
 
 
-def put(far: Far, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send what is not there, and return where each is, in order.
+def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
+    """Send the missing files, and return the remote path of each, in order.
 
-    A connection that is lost is made again, and what has arrived is not sent again. Raises RemoteError where the far side
-    cannot take it (a full disk, no permission, bytes that became others on the way), UsageError for a file that cannot be read.
+    A lost connection is opened again, and what has arrived is not sent again. Raises RemoteError if the host cannot store a
+    file (a full disk, no permission, changed bytes), UsageError for a file that cannot be read.
     """
     items = [Item.of(each) for each in files]
     if not items:
         return []
-    with _Sending(far, folder, list({item.digest: item for item in items}.values()), progress) as sending:
+    with _UploadBatch(far, folder, list({item.digest: item for item in items}.values()), progress) as sending:
         where = sending.run()
     return [f"{where}/{item.digest}" for item in items]
 
 
-class _Sending:
-    """The sending of some files."""
+class _UploadBatch:
+    """One batch of uploads."""
 
-    def __init__(self, far: Far, folder: str, items: Sequence[Item], progress: bool) -> None:
+    def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
 
         self.far, self.folder, self.items = far, folder, items
         self._stopped = threading.Event()
         self._done: dict[str, int] = {}
-        self._works: set[Work] = set()
+        self._works: set[RemoteProcess] = set()
         self._bar = tqdm(total=0, unit="B", unit_scale=True, desc=f"to {far.name}", disable=not progress, leave=False)
 
-    def __enter__(self) -> _Sending:
+    def __enter__(self) -> _UploadBatch:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def run(self) -> str:
-        """Send all that is not there; return the folder's whole path."""
+        """Send the missing files; return the folder's absolute path."""
         where, found = self._ask(self.items)
         left = [(item, state) for item, state in zip(self.items, found, strict=True) if state != "whole"]
         self._bar.total = sum(item.size for item, _ in left)
@@ -182,7 +182,7 @@ class _Sending:
         return where
 
     def _ask(self, items: Sequence[Item]) -> tuple[str, list[str]]:
-        """Return the folder's whole path, and for each item what is there of it."""
+        """Return the folder's absolute path, and the state of each item there."""
         names = "".join(f"{item.digest}\n" for item in items).encode()
         patience = STALL_S + sum(item.size for item in items) / HASHED
         lines = self.far.ask(["sh", "-c", ASK, "put", self.folder], names, patience).decode("utf-8", "replace").splitlines()
@@ -191,7 +191,7 @@ class _Sending:
         return lines[-len(items) - 1], lines[-len(items) :]
 
     def _send(self, item: Item, state: str) -> None:
-        """Send one until it is there; where the connection is lost, go on on another."""
+        """Send one item until it is complete; after a lost connection, continue on another."""
         rivals, asked, give_up = 0, True, time.monotonic() + RESUME_S
         while not self._stopped.is_set():
             had = self._done.get(item.digest, 0)
@@ -217,24 +217,24 @@ class _Sending:
             asked = False
 
     def _attempt(self, item: Item, state: str) -> bool:
-        """Send what is missing; say whether it is there now."""
+        """Send the missing blocks; return whether the file is complete."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
         command += ["anew" if first is None else "", secrets.token_hex(8)]
         with self.far.start(command) as work, Watchdog(STALL_S, work.end) as dog:
             self._works.add(work)
-            self._write(work, item, first or 0, dog.feed)
-            dog.feed(item.size / HASHED)
+            self._write(work, item, first or 0, dog.extend)
+            dog.extend(item.size / HASHED)
             for _ in iter(work.read, b""):
                 pass
             status = work.wait()
             errors = work.errors()
         self._works.discard(work)
-        if dog.barked:
+        if dog.timed_out:
             raise RemoteError(f"{self.far.name} has taken nothing of {self._what(item)} for {STALL_S:g} s: is its disk alive?")
         return self._judge(item, status, errors)
 
-    def _write(self, work: Work, item: Item, first: int, taken: Callable[[], None]) -> None:
+    def _write(self, work: RemoteProcess, item: Item, first: int, taken: Callable[[], None]) -> None:
         there = first * BLOCK
         with contextlib.suppress(BrokenPipeError):  # how it ended says why
             for part in item.blocks(first):
@@ -249,7 +249,7 @@ class _Sending:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the bar to what has been sent of an item."""
+        """Move the progress bar to what has been sent of an item."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

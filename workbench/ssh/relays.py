@@ -1,10 +1,10 @@
-"""Connections carried on: a port that is listened to, another end that is dialled, and the bytes between them, both ways.
+"""TCP relays: accept connections on a port, dial the other endpoint, and copy bytes both ways.
 
 ::
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A reader that is slow holds its writer back: nothing is kept but one piece. Each way ends by itself: half-closed stays so.
+A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ import paramiko
 
 from ..errors import RemoteError
 
-__all__ = ["End", "Forward", "Pairs", "answer", "dial", "forward", "listen"]
+__all__ = ["Endpoint", "Forward", "RelayedConnections", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
 BROKEN = (OSError, EOFError, paramiko.SSHException)
-RESET = struct.pack("ii", 1, 0)  # linger for no time: who hangs up so has failed, and not ended
+RESET = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset, not an end
 
 
-class End(Protocol):
-    """An end of a connection: a socket, or a channel."""
+class Endpoint(Protocol):
+    """One endpoint of a connection: a socket, or a channel."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return some bytes, none where the other side has ended."""
+        """Return some bytes, or none at the end."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send bytes, waiting where they are not taken."""
+        """Send bytes; blocks while the peer takes none."""
 
     def shutdown(self, how: int, /) -> None:
-        """End one way, or both."""
+        """Shut down one direction, or both."""
 
     def close(self) -> None:
-        """Let go."""
+        """Close it."""
 
 
 class Forward:
-    """A port that leads elsewhere, for as long as it is not closed; a context manager."""
+    """A forwarded port, until it is closed; a context manager."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -59,21 +59,21 @@ class Forward:
         self.close()
 
     def close(self) -> None:
-        """Listen no longer, and end the connections that are under way."""
+        """Stop listening, and end the open connections."""
         if not self.closed:
             self.closed = True
             self._end()
 
 
-class Pairs:
-    """The connections under way, each with a thread for either way."""
+class RelayedConnections:
+    """The open connections of a relay, each with a thread for either direction."""
 
     def __init__(self) -> None:
-        self._ends: set[End] = set()
+        self._ends: set[Endpoint] = set()
         self._lock, self._closed = threading.Lock(), False
 
-    def join(self, near: End, far: End) -> None:
-        """Carry both ways until both have ended; returns then."""
+    def join(self, near: Endpoint, far: Endpoint) -> None:
+        """Copy both directions until both have ended."""
         with self._lock:
             if not (closed := self._closed):
                 self._ends |= {near, far}
@@ -84,27 +84,27 @@ class Pairs:
             back.join()
         with self._lock:
             self._ends -= {near, far}
-        _let_go(near, far)
+        _close_all(near, far)
 
     def close(self) -> None:
-        """End them all."""
+        """End all of them."""
         with self._lock:
             self._closed = True
             ends = list(self._ends)
-        _let_go(*ends)
+        _close_all(*ends)
 
 
-def _carry(source: End, sink: End) -> None:
-    """Carry one way until it ends; where it breaks, the other way ends, too."""
+def _carry(source: Endpoint, sink: Endpoint) -> None:
+    """Copy one direction until it ends; an error ends the other direction, too."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
     except BROKEN:
-        _let_go(source, sink)
+        _close_all(source, sink)
 
 
-def _let_go(*ends: End) -> None:
+def _close_all(*ends: Endpoint) -> None:
     for end in ends:
         for step in (lambda end=end: end.shutdown(socket.SHUT_RDWR), end.close):  # a close alone wakes no reader of a socket
             with contextlib.suppress(*BROKEN):
@@ -112,7 +112,7 @@ def _let_go(*ends: End) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Listen on a port of this machine's loopback (0: any free one). Raises RemoteError where it is taken."""
+    """Listen on a port of this machine's loopback (0: any free one). Raises RemoteError if it is taken."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -122,25 +122,25 @@ def listen(port: int, machine: str) -> socket.socket:
 
 def dial(address: tuple[str, int]) -> socket.socket:
     """Connect to an address."""
-    made = socket.create_connection(address, DIAL_S)
-    made.settimeout(None)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return made
+    connection = socket.create_connection(address, DIAL_S)
+    connection.settimeout(None)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
 
 
-def answer(pairs: Pairs, address: tuple[str, int], far: End) -> None:
-    """Carry a connection that came from afar on to an address; end it where nothing answers there."""
+def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
+    """Relay a connection from the remote host to an address; close it if nothing answers there."""
     try:
         near = dial(address)
     except OSError:
-        _let_go(far)
+        _close_all(far)
         return
     pairs.join(near, far)
 
 
-def forward(listener: socket.socket, reach: Callable[[], End]) -> Forward:
-    """Carry what connects to a listener to what `reach` gives; where it gives nothing, the client's connection is reset."""
-    pairs = Pairs()
+def forward(listener: socket.socket, reach: Callable[[], Endpoint]) -> Forward:
+    """Relay a listener's connections to the endpoint that `reach` opens; if it fails, the client sees a reset."""
+    pairs = RelayedConnections()
 
     def serve(near: socket.socket) -> None:
         try:
