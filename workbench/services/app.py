@@ -113,6 +113,7 @@ class Service(ABC):
         self.model, self.roles, self.token, self.plain = model, roles, token, plain
         self.intake, self.deadline_s = intake or Intake(), deadline_s
         self.ready = False
+        self._document = b""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # CPU, memory, files: where the system tells
         self._requests = Counter("pmc2_requests", "requests by status", ["status"], registry=registry)
@@ -218,7 +219,9 @@ class Service(ABC):
         return HttpResponse(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: HttpRequest) -> HttpResponse:
-        return JSONResponse(self.openapi())
+        if not self._document:  # made once: anyone may ask, as often as they like
+            self._document = json.dumps(self.openapi()).encode()
+        return HttpResponse(self._document, media_type="application/json")
 
     async def _infer(self, request: HttpRequest) -> HttpResponse:
         return self._wrong_model(request) or await self.work(request, self._answer)
