@@ -7,7 +7,7 @@ ARGS    ?=
 BIN   := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup reproduce test lab app check format lock clean
+.PHONY: help setup reproduce test lab app check audit format lock clean
 
 help:           ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,9 @@ check: $(STAMP) ## format, lint, types, stripped notebooks, words, results pages
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
 	$(BIN)/python tests/words.py
 	$(BIN)/workbench results --check
+
+audit: $(STAMP) ## published advisories against what is installed (needs the package index)
+	WORKBENCH_AUDIT=1 $(BIN)/python -m pytest -rs tests/test_dependencies.py
 
 format: $(STAMP) ## format the code, strip the notebooks
 	$(BIN)/ruff format .

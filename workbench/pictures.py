@@ -29,8 +29,10 @@ THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more
 ORIENTATION = 274  # the EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
-START, END, SCAN = 0xD8, 0xD9, 0xDA
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
+START, END, SCAN, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+EXIF, MOST_EXIF = b"Exif\0\0", 16  # segments, which Pillow joins anew with each
+MOST_FILLING = 64 << 10  # bytes between segments, which Pillow passes over one at a time
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
 ASSOCIATED = {"La": "LA", "RGBa": "RGBA"}  # modes whose values are multiplied by alpha
@@ -61,9 +63,14 @@ class Limits:
 
     def scans_of(self, file: bytes, label: str) -> int:
         """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, that is beyond them."""
-        pieces = scans = 0
-        for marker in _pieces(file):
-            pieces, scans = pieces + 1, scans + (marker == SCAN)
+        pieces = scans = exif = 0
+        filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
+        for marker, start, gap in _pieces(file):
+            pieces, filling = pieces + 1, filling + (gap if not scans else 0)
+            scans, exif = scans + (marker == SCAN), exif + (marker == APP1 and file.startswith(EXIF, start))
+            if filling > MOST_FILLING or exif > MOST_EXIF:
+                what = f"{MOST_EXIF} segments of EXIF" if exif > MOST_EXIF else f"{MOST_FILLING:,} bytes between its segments"
+                raise DataError(f"picture {label} cannot be read: it has more than {what}; give a whole {self.names}")
             if scans > self.scans:
                 raise DataError(f"picture {label} has more than {self.scans} scans, the most that are read")
             if pieces > self.pieces:
@@ -129,21 +136,23 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
         return _open(source, size, limits, name)
 
 
-def _pieces(file: bytes) -> Iterator[int]:
-    """Give the marker of each segment of a JPEG, or 0 for each chunk of a PNG, as their decoders meet them; of others nothing.
+def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
+    """Give each segment of a JPEG, or chunk of a PNG, as their decoders meet them; nothing for other formats.
 
-    What a segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
+    A piece is its marker (0 for a chunk), the place of its content, and how many bytes of no piece stood before it. What a
+    segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
     """
     if file.startswith(PNG):
         position = len(PNG)
         while position < len(file):
-            yield 0
+            yield 0, position + 8, 0
             position += 12 + int.from_bytes(file[position : position + 4], "big")
     elif file.startswith(JPEG):
         position = len(JPEG)
         while (found := MARKER.search(file, position)) and (marker := found[1][0]) not in (START, END):
-            yield marker
+            yield marker, found.end() + 2, found.start() - position
             position = found.end() + int.from_bytes(file[found.end() : found.end() + 2], "big")
+        yield END, len(file), (found.start() if found else len(file)) - position
 
 
 def _length(source: str | Path | bytes) -> int:

@@ -7,6 +7,8 @@ import http.client
 import json
 import logging
 import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -31,7 +33,7 @@ from workbench.services.batching import Lanes
 from workbench.services.cloud import CloudService, cloud_model
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
-from workbench.services.server import Listener, Tls, server_of
+from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -81,6 +83,8 @@ class Served:
     url: str
     server: uvicorn.Server
     thread: threading.Thread
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    quota: ConnectionQuota = field(default_factory=ConnectionQuota)
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -90,16 +94,23 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    service: Service, certs: Path | None, role: Role, demand: bool = True, ready: bool = True, port: int = 0
+    service: Service,
+    certs: Path | None,
+    role: Role,
+    demand: bool = True,
+    ready: bool = True,
+    port: int = 0,
+    quota: ConnectionQuota | None = None,
 ) -> Iterator[Served]:
     """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    server = server_of(service, listener, tls)
+    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
+    server = server_of(service, listener, tls, quota, timeouts)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread)
+    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
     until(lambda: server.started and (service.ready or not ready))
     try:
         yield served
@@ -190,6 +201,40 @@ def ask(
         connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
         response = connection.getresponse()
         return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+@contextlib.contextmanager
+def connected_to(
+    url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
+) -> Iterator[socket.socket]:
+    """A connection on which anything can be said: over TLS with `certs`, from the address `source`, with a small `buffer`."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    with socket.socket() as plain:
+        plain.settimeout(30)
+        if buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        if source:
+            plain.bind((source, 0))
+        plain.connect((parts.hostname, parts.port))
+        if certs is None:
+            yield plain
+            return
+        with client_context(certs, role).wrap_socket(plain, server_hostname=parts.hostname) as connection:
+            yield connection
+
+
+def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
+    """Read until the other end closes, and return for how many seconds; fail where it does not in time."""
+    start = time.monotonic()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while time.monotonic() - start < patience:
+            connection.settimeout(max(0.01, start + patience - time.monotonic()))
+            if not connection.recv(1 << 16):
+                return time.monotonic() - start
+    passed = time.monotonic() - start
+    assert passed < patience, f"still open after {patience} s"
+    return passed
 
 
 def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:

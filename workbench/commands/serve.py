@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def add(commands: Commands) -> None:
         choices=("float32", "bfloat16"),
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
-    made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
+    made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
     made.add_argument(
         "--lanes",
         type=positive,
@@ -103,6 +104,8 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
+    if options.token_file is not None and options.what == "cloud" and options.arrangement == "pmc2":
+        raise UsageError("a cloud of arrangement pmc2 answers its edge's certificate alone: leave out --token-file")
     agent = _agent(options)
     if (options.probes and options.what != "edge") or ((options.secrets or options.probes) and options.plain_http):
         raise UsageError("--secrets and --probes are for an edge with --certs")
@@ -169,9 +172,16 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    from ..services.trust import Token
+    """Return the token of `--token-file`. The environment's is a client's: a service started there must not take it."""
+    from ..services.trust import TOKEN_VARIABLE, Token
 
-    return Token.read(options.token_file)
+    if options.token_file is not None:
+        return Token.read(options.token_file)
+    if os.environ.get(TOKEN_VARIABLE):
+        logging.getLogger("workbench.services").warning(
+            "$%s is for clients and lets nobody in here: give --token-file to take a token", TOKEN_VARIABLE
+        )
+    return None
 
 
 def _agent(options: argparse.Namespace) -> Agent | None:

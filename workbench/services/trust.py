@@ -17,9 +17,10 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import math
 import os
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -31,7 +32,7 @@ from ..attest import key_of
 from ..certs import CLIENT, ROLES, SERVER, Role, folder_of, role_of
 from ..errors import UsageError
 
-__all__ = ["Peer", "Token", "client_context", "is_loopback", "peer_of", "rotate", "server_context"]
+__all__ = ["Peer", "Token", "client_context", "expiry_of", "is_loopback", "marks", "peer_of", "rotate", "server_context"]
 
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
@@ -51,6 +52,7 @@ class Peer:
     role: Role | None = None
     name: str = ""
     shown: bytes = field(default=b"", repr=False)
+    expires: float = math.inf  # seconds since the epoch: when its certificate, or the authority that signed it, ends
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
@@ -60,13 +62,27 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    return Peer(role_of(certificate, CLIENT), hashlib.sha256(certificate).hexdigest()[:16], shown)
+    name = hashlib.sha256(certificate).hexdigest()[:16]
+    return Peer(role_of(certificate, CLIENT), name, shown, expiry_of(connection))
+
+
+def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
+    """Return when the certificate of the other end, or the authority that signed it, expires (seconds since the epoch)."""
+    certificate = connection.getpeercert(binary_form=True)
+    if not certificate:
+        return math.inf
+    leaf = x509.load_der_x509_certificate(certificate)
+    authorities = getattr(connection.context, "authorities", ())
+    signed_until = [each.not_valid_after_utc.timestamp() for each in authorities if each.subject == leaf.issuer]
+    return min(leaf.not_valid_after_utc.timestamp(), max(signed_until, default=math.inf))
 
 
 class _Context(ssl.SSLContext):
-    """A service's context, that knows the public key of its own certificate: a connection of Python's does not tell it."""
+    """A context that knows what it was made of: the public key of its own certificate, its authorities, its files."""
 
     shown: bytes = b""
+    authorities: tuple[x509.Certificate, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,27 +120,9 @@ class Token:
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
-class _Telling(ssl.SSLObject):
-    """A service's end of a connection, that tells a refused client why: event loops drop the alert of a failed handshake."""
-
-    _refusal: ssl.SSLError | None = None
-
-    def do_handshake(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:  # the alert is written, and sent if the loop thinks that there is more to come
-            self._refusal = error
-            raise ssl.SSLWantReadError from None
-
-
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
     """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class = _Telling
     context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
@@ -146,7 +144,7 @@ class RoleError(ssl.SSLCertVerificationError):
         super().__init__(1, self.verify_message)
 
 
-class _ClientContext(ssl.SSLContext):
+class _ClientContext(_Context):
     """A context whose handshakes fail unless the service's certificate is of a demanded role."""
 
     demanded: tuple[Role, ...] = ()
@@ -186,11 +184,14 @@ def client_context(folder: Path, role: Role | None, peer: Role | None = None) ->
     return context
 
 
-def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
+def _fill(context: _Context, folder: Path, role: Role | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     own = folder_of(folder, role)
     try:
-        context.load_verify_locations(_found(own, "ca.pem"))
+        authority = _found(own, "ca.pem")
+        context.files = (authority, *((own / f"{role}.pem", own / f"{role}.key") if role is not None else ()))
+        context.load_verify_locations(authority)
+        context.authorities = tuple(map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True)))
         if role is not None:
             context.load_cert_chain(_found(own, f"{role}.pem"), _found(own, f"{role}.key"))
     except (ssl.SSLError, OSError) as error:
@@ -214,23 +215,24 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """Return what changes when one of some files is replaced; empty while one of them is missing."""
+    with contextlib.suppress(OSError):
+        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
+    return []
+
+
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
     """Call `renewed` whenever the certificate or the authority in a folder has become another that holds; run until cancelled.
 
     Files that do not fit each other, as in the midst of a renewal, are looked at again; what was loaded before stays in use.
     """
     own = folder_of(folder, role)
-    files = [own / "ca.pem", own / f"{role}.pem", own / f"{role}.key"]
-
-    def marks() -> list[tuple[int, int]]:
-        with contextlib.suppress(OSError):
-            return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
-        return []
-
-    known = marks()
+    files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
+    known = marks(files)
     while True:
         await asyncio.sleep(LOOK_S)
-        if (now := marks()) == known or not now:
+        if (now := marks(files)) == known or not now:
             continue
         try:
             client_context(own, role)  # in a context of its own: a pair that does not fit would spoil one in use
