@@ -262,7 +262,7 @@ def test_an_authority_without_constraints_signs_nothing(made: Path, tmp_path: Pa
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
     builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
     (tmp_path / "ca.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
-    with pytest.raises(UsageError, match=r"may sign every name.*Remove .*, make it anew"):
+    with pytest.raises(UsageError, match=r"may sign every name.*Remove .*, make it again"):
         issue(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""What this tree's services cost beside another tree's, in turns: `python tests/turns.py OTHER_TREE --dataset cifar10 ...`.
+"""What this tree's services cost next to another tree's, in turns: `python tests/turns.py OTHER_TREE --dataset cifar10 ...`.
 
 Each turn runs `workbench bench services` in one tree and then in the other; a ratio is taken within a turn. The first tree of a
 turn alternates. `OTHER_TREE` is a checkout, such as one made by `git worktree add ../before COMMIT`.

@@ -91,9 +91,14 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
         tree = ast.parse(text)
     except SyntaxError:  # a notebook's magic
         return
+    scopes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, scopes) and n.body and isinstance(n.body[0], ast.Expr)
+    }
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
-            yield node.lineno, node.value
+            value = node.value if id(node) in docstrings else node.value.replace(";", ",")  # commands and headers have many
+            yield node.lineno, value
     block: list[tuple[int, str]] = []
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:

@@ -1,4 +1,4 @@
-"""Write workbench/deployment/locks anew: `make lock`. Needs uv, which asks the configured package index.
+"""Renew workbench/deployment/locks: `make lock`. Needs uv, which asks the configured package index.
 
 ::
 

@@ -6,7 +6,7 @@
                   3 one stream for all
     varint        number of images            layouts 1 to 3
     length        varint                                                                                      layout 1
-    lengths       varints least, unit, width; then for each image (length - least) / unit in `width` bits     layout 2
+    lengths       varints least, unit, width, then for each image (length - least) / unit in `width` bits     layout 2
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 

@@ -199,7 +199,7 @@ def _constraints(hosts: Names) -> x509.NameConstraints:
 
 def _check_permitted(folder: Path, authority: x509.Certificate, hosts: Names) -> None:
     """Raise UsageError unless an authority may sign these names."""
-    way_out = f"Remove {folder}, make it anew, and have phones trust its new ca.pem"
+    way_out = f"Remove {folder}, make it again, and have phones trust its new ca.pem"
     try:
         permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
     except x509.ExtensionNotFound:

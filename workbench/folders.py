@@ -2,7 +2,7 @@
 
 ::
 
-    DIR/<class>/**/picture            one folder for each class; folders inside a class belong to it
+    DIR/<class>/**/picture            one folder for each class, with folders inside
     DIR/train, DIR/test[, DIR/val]    the same class folders in each (or training, testing; valid, validation, dev)
 
 Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) count for nothing. Everything else that is not read

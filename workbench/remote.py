@@ -190,7 +190,7 @@ class _Machine(abc.ABC):
                 f"{self.name}: {program} did not end within {limit:g} s and was ended: does it hang, or need longer?"
             )
         if work.ended:
-            raise RemoteError(f"{self.name}: {program} was ended, as the machine was let go of")
+            raise RemoteError(f"{self.name}: {program} was ended, as the connection was closed")
         if status is None or status < 0:
             raise RemoteError(f"{self.name}: {program} was killed: does the machine have too little memory?")
         return status

@@ -113,7 +113,7 @@ class Site:
         return self.machine / "rootfs"
 
     def examine(self, capsys: Capture, *more: str) -> tuple[int, dict[str, str]]:
-        """The exit status, and what is said of each check, with its state."""
+        """The exit status, and each check's line with its state."""
         status = main(["doctor", str(self.plan), "--root", "rootfs", "--ssh-config", str(self.config), *more])
         lines = [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()]
         words = ("ok", "WRONG", "unknown", "UNREACHABLE")
@@ -140,7 +140,7 @@ address = "127.0.0.1:{port}"
 
 
 def answer(handler: BaseHTTPRequestHandler) -> None:
-    """A key broker, and a registry that has one image for whoever has asked for a token."""
+    """A key broker, and a registry that has one image for a client that has requested a token."""
     if handler.path.startswith("/v2/pmc2-edge/manifests/") and not handler.headers.get("Authorization"):
         url = f"http://{handler.headers['Host']}/token"
         handler.send_response(401)

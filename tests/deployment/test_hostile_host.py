@@ -22,6 +22,7 @@ from workbench.remote import host_of
 
 WORDS = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\b"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\x08"
+PROGRESS = "told"  # the key of a line of progress
 HOSTILE = f"""\
     #!{sys.executable}
     import json, sys
@@ -32,7 +33,7 @@ HOSTILE = f"""\
     elif verb == "logs":
         print(json.dumps({{"line": words}}))
     elif verb == "probe":
-        print(json.dumps({{"told": words}}))
+        print(json.dumps({{{PROGRESS!r}: words}}))
         print(json.dumps({{"error": words}}))
     else:
         print(json.dumps({{"error": words}}))

@@ -178,7 +178,15 @@ def test_curl_sends_a_form(both: Both, files: list[bytes], tmp_path: Path) -> No
     picture = tmp_path / "x.jpg"
     picture.write_bytes(files[0])
     command = ["curl", "-sS", "--cacert", both.certs / "ca.pem", "--cert", both.certs / "client" / "client.pem"]
-    command += ["--key", both.certs / "client" / "client.key", "-F", f"file=@{picture}", "-F", "strength=0", f"{both.edge.url}/recognize"]
+    command += [
+        "--key",
+        both.certs / "client" / "client.key",
+        "-F",
+        f"file=@{picture}",
+        "-F",
+        "strength=0",
+        f"{both.edge.url}/recognize",
+    ]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert '"results"' in result.stdout
 

@@ -42,7 +42,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def replace_authority(folder: Path) -> None:
-    """Issue everything anew, under another authority."""
+    """Issue everything again, under another authority."""
     for name in ("ca.pem", "ca.key"):
         for path in folder.rglob(name):
             path.unlink()

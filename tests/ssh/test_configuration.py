@@ -115,7 +115,7 @@ def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: 
     assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
 
 
-# What is said where a host is not trusted
+# The line for a host that is not trusted
 
 
 @pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])

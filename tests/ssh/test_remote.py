@@ -179,7 +179,7 @@ def test_closing_a_machine_ends_what_is_at_work_there(kind: Kind, mark: str) -> 
     lines = kind.host.stream(["sh", "-c", f"echo up; sleep {mark}"])
     assert next(lines) == b"up"
     kind.host.close()
-    with pytest.raises(RemoteError, match="sh was ended, as the machine was let go of"):
+    with pytest.raises(RemoteError, match="sh was ended, as the connection was closed"):
         next(lines)
     until(lambda: not running(mark))
 
@@ -271,7 +271,7 @@ def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         write = each.write
 
         def counting(self: object, data: bytes, write: Callable[..., None] = write) -> None:
-            if len(data) > 65:  # not the digests that are asked for
+            if len(data) > 65:  # not the digests, which are requested
                 counted.append(len(data))
             write(self, data)
 
@@ -324,7 +324,7 @@ def test_what_a_rival_begins_while_a_file_is_checked_does_not_take_its_place(tmp
         sender.stdin.close()
         until(lambda: (tools / "found").exists())
         part, whole = store / f"{digest}.part", store / digest
-        part.rename(whole)  # one has just finished, and another, who had been told of the part, goes on behind its end
+        part.rename(whole)  # one has just finished, and another, which knew of the part, goes on behind its end
         part.touch()
         (tools / "go").touch()
         assert sender.wait(30) == 0

@@ -1,4 +1,4 @@
-"""SSH with a real OpenSSH server: whom one trusts, who is let in, what is told where not, and what a broken network leaves behind."""
+"""SSH with a real OpenSSH server: trust in hosts, keys that are let in, the line for a refusal, what a broken network leaves."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Network:
         return ["ip", "netns", "exec", self.name]
 
     def cut(self) -> None:
-        """Take the link down; what is sent then is lost, and nobody is told."""
+        """Take the link down; what is sent then is lost without a word."""
         ip("-n", self.name, "link", "set", self.far, "down")
 
     def mend(self) -> None:

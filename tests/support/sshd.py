@@ -165,7 +165,7 @@ class Machine:
         return "".join([f"Host {self.name}\n", *(f"    {name} {value}\n" for name, value in given.items())])
 
     def processes(self, word: str) -> list[int]:
-        """The processes below its sshd, and those that these left behind, whose command line has a word."""
+        """The processes below its sshd, and processes that these left behind, whose command line has a word."""
         return [pid for pid in numbers() if word in command_of(pid) and pid != os.getpid()]
 
 

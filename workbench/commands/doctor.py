@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
         """  workbench doctor deployment.toml
   workbench doctor deployment.toml --json
 
-exit status: 0 all is ok, 1 something is wrong or cannot be told, 2 a machine is not reached, or the plan is none""",
+exit status: 0 all is ok, 1 something is wrong or cannot be determined, 2 a machine is not reached, or the plan is none""",
     )
     made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
     made.add_argument("--ssh-config", type=Path, metavar="FILE", help="in place of ~/.ssh/config")

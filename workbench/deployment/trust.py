@@ -25,7 +25,7 @@ RENEW = timedelta(days=14)  # before they expire
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue the certificates of a deployment; return False if those that exist will do.
+    """Issue the certificates of a deployment; return False if the existing ones will do.
 
     For other names than before there is another authority: each can sign the names that it was made for and no others.
     """

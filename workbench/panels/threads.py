@@ -1,7 +1,7 @@
 """Background threads that are joined before Python ends.
 
 A daemon thread that is inside torch while the interpreter shuts down aborts the process ("terminate called"). Each thread here
-has a callback that asks it to end, and at exit all are asked and joined.
+has a callback that asks it to end, and at exit all are ended and joined.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ __all__ = ["AGENT", "Agent", "agent_at", "evidence_of"]
 AGENT = "http://127.0.0.1:8006"  # where a confidential container has it
 AROUND = 64  # bytes that the edge puts around evidence
 AT_ONCE, MOST_WAITING = 4, 256  # the firmware answers one at a time
-MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # of those that wait: clients without a credential, in all and of one address
+MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # of the waiting requests: clients without a credential, in all and of one address
 NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 PATIENCE_S = 8.0  # for one answer; less than a client has for an attempt
 

@@ -290,7 +290,7 @@ class HttpProtocol:
     def _refuse(self) -> None:
         if self.wire.closing:
             return
-        if self._exchange is not None:  # its answer would not be told from this one
+        if self._exchange is not None:  # its answer could not be distinguished from this one
             self.wire.abort()
             return
         self._say(*(self._refusal or (400, "the request is not HTTP/1.1")))

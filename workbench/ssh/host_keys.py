@@ -46,7 +46,7 @@ def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return the kinds of host keys to ask for: only those that HostKeyAlgorithms lists, those that are known first."""
+    """Return the kinds of host keys to ask for: only kinds that HostKeyAlgorithms lists, known ones first."""
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
     known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
@@ -69,7 +69,7 @@ def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None
     if plain and not trusted:
         raise RemoteError(
             f"{address.name}: the host key of {where} has changed: it shows the {shown}, {plain[0].where} says another. "
-            "Somebody may be in between; if the machine was set up anew, remove what is known by "
+            "Somebody may be in between; if the machine was set up again, remove what is known by "
             f"`{_removing(address, plain[0])}`"
         )
     if not trusted:

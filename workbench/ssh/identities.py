@@ -3,7 +3,7 @@
 ::
 
     CertificateFile -> agent's keys that IdentityFile names -> the agent's others, unless IdentitiesOnly -> plain files
-                    -> encrypted files, whose passphrase is asked for once
+                    -> encrypted files, whose passphrase is requested once
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """The private keys that were read, so that a passphrase is asked for once; its repr shows none."""
+    """The private keys that were read, so that each passphrase is requested once; its repr shows none."""
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)

@@ -2,7 +2,7 @@
 
 ::
 
-    run, stream    exec sh -c LEASE: input, then silence --stdin--> the command; stdin that ends is the lease that ends it
+    run, stream    exec sh -c LEASE: input, then silence --stdin--> the command, stdin that ends is the lease that ends it
     put, get       the command itself; the end of its standard input is the end of the file
 
 OpenSSH does not signal a command whose channel was closed: a silent one would stay for ever. Its standard input does end, with
@@ -104,7 +104,7 @@ class RemoteProcess(abc.ABC):
     """A running command. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
 
     def __init__(self) -> None:
-        self.ended = False  # by `end`, before it had ended by itself
+        self.ended = False  # by `end`, before it had ended on its own
         self._kept = bytearray()
         self._threads: list[threading.Thread] = []
 
@@ -208,7 +208,7 @@ class ChannelProcess(RemoteProcess):
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
                     return output
-        except (OSError, EOFError, paramiko.SSHException):  # the window is told of the bytes over a connection that broke
+        except (OSError, EOFError, paramiko.SSHException):  # the window is updated over a connection that broke
             pass
         return self._output.take()
 

@@ -32,7 +32,7 @@ BLOCK = 64 << 10  # what is resumed is whole blocks
 AT_ONCE = 4  # files; an sshd lets a connection have ten sessions
 STALL_S = 60.0  # without a byte taken
 HASHED = 20e6  # bytes a second that the far side checks at least
-RESUME_S, PAUSE_S = 60.0, 0.5  # a connection that is lost is tried anew for so long, every so often
+RESUME_S, PAUSE_S = 60.0, 0.5  # a connection that is lost is tried again for so long, every so often
 AGAIN = 3  # times that a rival's doings are made up for
 INCOMPLETE, SPOILT = 3, 4
 
@@ -52,13 +52,13 @@ ASK = (
     'echo "$n" "$(head -c "$((n * %d))" "$name.part" | hash)" "$s"; '
     "else echo 0 - 0; fi; done"
 ) % (BLOCK, BLOCK)
-# Arguments: folder, digest, first block, size, mode, "anew" where its part is another file's, a word that no other sender has.
+# Arguments: folder, digest, first block, size, mode, "again" where its part is another file's, a word that no other sender has.
 # Input: the rest of the file.
 # It is written in place, never appended: a session that a lost connection left behind writes what belongs there, too. What is
 # checked has a name of its own meanwhile, and that is what becomes the file: where another has just finished, a rival may have
 # begun an empty one under the part's name.
 TAKE = (
-    HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = anew ] && rm -f -- "$2.part"; own="$2.$7"; '
+    HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = again ] && rm -f -- "$2.part"; own="$2.$7"; '
     "trap 'rm -f -- \"$own\"' EXIT; "
     'LC_ALL=C dd of="$2.part" bs=%d seek="$3" conv=notrunc || exit 1; exec 2>/dev/null; '
     '{ ln -f -- "$2.part" "$own" || cp -- "$2.part" "$own"; } && [ "$(hash <"$own")" = "$2" ] && chmod "$5" "$own" '
@@ -220,7 +220,7 @@ class _UploadBatch:
         """Send the missing blocks; return whether the file is complete."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
-        command += ["anew" if first is None else "", secrets.token_hex(8)]
+        command += ["again" if first is None else "", secrets.token_hex(8)]
         with self.far.start(command) as work, Watchdog(STALL_S, work.end) as dog:
             self._works.add(work)
             self._write(work, item, first or 0, dog.extend)

@@ -22,7 +22,7 @@ def recovered(protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 
     `protected` and `images` are N x 3 x H x W in [0, 1]. The residual is each picture less the batch's mean picture of its
     class, so that the attacker knows the label. One regression serves all places of all pictures, at half the resolution. The
-    filters are drawn anew at each call: a generator cannot learn to deceive one attacker. Differentiable; from 0 to 1.
+    filters are drawn again at each call: a generator cannot learn to deceive one attacker. Differentiable; from 0 to 1.
     """
     with torch.autocast(protected.device.type, enabled=False):
         features = _features(protected.float())

@@ -1,4 +1,4 @@
-"""What stands in the way of a launch, found before it: each machine is asked over the same SSH, and nothing there is changed.
+"""What stands in the way of a launch, found before it: each machine is probed over the same SSH, and nothing there is changed.
 
 ::
 

@@ -107,7 +107,7 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return which of them Kata 3.31.0 to 4.1.0 allows by itself (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
+    """Return which of them Kata 3.31.0 to 4.1.0 allows by default (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 

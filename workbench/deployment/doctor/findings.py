@@ -1,4 +1,4 @@
-"""Findings: what is asked of a machine, what it has, and the command that mends it."""
+"""Findings: what a machine needs, what it has, and the command that mends it."""
 
 from __future__ import annotations
 

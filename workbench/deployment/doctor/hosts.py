@@ -57,7 +57,7 @@ def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, ske
 
 
 def system_of(facts: Mapping[str, str]) -> str:
-    """Return the operating system and its version, as the shell told it."""
+    """Return the operating system and its version, as the shell reports it."""
     return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 
@@ -184,7 +184,7 @@ def _gpu(machine: str, which: Which, stage: StagePlan, gpus: Sequence[Mapping[st
         if stage.device == "auto":
             return ok(machine, "GPU", "has none, and device = 'auto' takes the processor")
         way = f'`sudo apt install nvidia-driver-580-server` there and reboot, or set [{which}] device = "auto"'
-        return wrong(machine, "GPU", "has no GPU that nvidia-smi finds, and a GPU is asked for (device = 'cuda')", way)
+        return wrong(machine, "GPU", "has no GPU that nvidia-smi finds, and the plan needs a GPU (device = 'cuda')", way)
     best = max(gpus, key=lambda gpu: _number(gpu["free"]))
     if _number(best["driver"]) < DRIVER:
         way = "`sudo apt install nvidia-driver-580-server` there, and reboot"

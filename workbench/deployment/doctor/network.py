@@ -51,7 +51,7 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
     if answer["status"] == 200 and answer["same"]:
         return ok(machine, "image", f"reaches {short} by its digest")
     if answer["status"] == 200:
-        way = "take another registry: this one answers with something else than was asked for"
+        way = "take another registry: this one answers with something else than was requested"
         return wrong(machine, "image", f"is given another image than {short}", way)
     if answer["status"] == 404:
         way = f"`podman push --digestfile digest ...`, and write that digest into [{which}] image"

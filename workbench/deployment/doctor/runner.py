@@ -1,4 +1,4 @@
-"""The run of all checks: each machine of a plan is asked, side by side, and the answers become findings.
+"""The run of all checks: each machine of a plan is probed in parallel, and the answers become findings.
 
 ::
 

@@ -227,7 +227,7 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Return the HTTP status of a key broker's health, or why it has none: whoever answers in HTTP is reached."""
+    """Return the HTTP status of a key broker's health, or why it has none: any answer in HTTP counts."""
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
