@@ -7,7 +7,7 @@ ARGS    ?=
 BIN   := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: help setup reproduce test lab app check format clean
+.PHONY: help setup reproduce test lab app check audit format lock clean
 
 help:           ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -33,16 +33,24 @@ lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
 	$(BIN)/python -m workbench.panels.app $(ARGS)
 
-check: $(STAMP) ## format, lint, types, stripped notebooks
+check: $(STAMP) ## format, lint, types, stripped notebooks, words, results pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/nbstripout --verify notebooks/*.ipynb
+	$(BIN)/python tests/words.py
+	$(BIN)/workbench results --check
+
+audit: $(STAMP) ## published advisories against what is installed (needs the package index)
+	WORKBENCH_AUDIT=1 $(BIN)/python -m pytest -rs tests/test_dependencies.py
 
 format: $(STAMP) ## format the code, strip the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/nbstripout notebooks/*.ipynb
+
+lock: $(STAMP)  ## the locked packages of hosts and images, anew (needs uv)
+	$(BIN)/python tools/lock.py
 
 clean:          ## remove the environment (data/ stays)
 	rm -rf .venv build *.egg-info

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from workbench.attest import Policy
+from workbench.attest import Policy, Tcb
 
 __all__ = [
     "CHIP",
@@ -122,6 +122,7 @@ class Processor:
         """A policy that its reports fit."""
         pins = {self.product: self.ark.fingerprint(hashes.SHA256()).hex()}
         asked: dict[str, Any] = {"measurements": (MEASUREMENT.hex(),), "initdata": HOST_DATA.hex(), "at": NOW, "arks": pins}
+        asked["minimum_tcb"] = Tcb(snp=1)
         if self.provider:
             asked |= {"signing_key": "VLEK", "provider": self.provider}
         return Policy(**(asked | {"products": (self.product,), "chain": self.chain} | changes))

@@ -107,7 +107,9 @@ def vectors(published: Path) -> dict[str, Vector]:
         pems = x509.load_pem_x509_certificates((published / f"ask-ark-asvk-{product.lower()}.pem").read_bytes())
         named = {pem.subject.rfc4514_string().split(",")[0]: pem.public_bytes(Encoding.DER) for pem in pems}
         chain = {"VCEK": vcek, "ASK": named[f"CN=SEV-{product}"], "ARK": named[f"CN=ARK-{product}"]}
-        policy = Policy(measurements=(raw[0x90:0xC0].hex(),), initdata=raw[0xC0:0xE0].hex(), products=(product,))
+        policy = Policy(
+            measurements=(raw[0x90:0xC0].hex(),), initdata=raw[0xC0:0xE0].hex(), products=(product,), minimum_tcb=Tcb(snp=8)
+        )
         found[product] = Vector(raw, chain, policy)
     return found
 
@@ -130,7 +132,8 @@ def test_the_agents_own_json_is_read_with_a_policy_from_a_file(
     vector = vectors[GENOA]
     (tmp_path / "amd.pem").write_bytes((published / "ask-ark-asvk-genoa.pem").read_bytes())
     (tmp_path / "policy.toml").write_text(
-        f'measurements = ["{vector.report[0x90:0xC0].hex()}"]\nchain = ["amd.pem"]\n[minimum_tcb]\nboot_loader = 10\nsnp = 23\n'
+        f'measurements = ["{vector.report[0x90:0xC0].hex()}"]\nchain = ["amd.pem"]\ninitdata = "{vector.report[0xC0:0xE0].hex()}"\n'
+        "[minimum_tcb]\nboot_loader = 10\ntee = 0\nsnp = 23\nmicrocode = 0\n"
     )
     text = (published / "evidence-genoa.json").read_bytes()
     assert verify(text, Policy.read(tmp_path / "policy.toml"), vector.data).product == GENOA
@@ -268,8 +271,8 @@ def test_a_verdict_is_a_table_of_its_checks() -> None:
 
 def test_any_initdata_is_taken_where_none_is_asked_for_and_the_table_says_so() -> None:
     ours = processor()
-    verdict = verify(ours.report(DATA, host_data=bytes(32)), ours.policy(initdata=""), DATA)
-    assert "any (the policy asks for none)" in str(verdict)
+    verdict = verify(ours.report(DATA, host_data=bytes(32)), ours.policy(initdata="any"), DATA)
+    assert re.search(r"initdata +any +00000000", str(verdict))
 
 
 def test_one_of_several_measurements_is_enough_in_capitals_too() -> None:
@@ -767,10 +770,15 @@ def test_a_sample_that_is_not_in_base_64_is_refused(text: str) -> None:
 # --- policies --------------------------------------------------------------------------------------------------------------
 
 
+def edited(template: str) -> str:
+    """A template with what its user must fill in; as it is, it is refused for each."""
+    return template.replace('initdata = "..."', f'initdata = "{"11" * 32}"').replace("snp = 0", "snp = 8")
+
+
 def test_the_template_is_a_policy_and_names_every_key(tmp_path: Path) -> None:
-    (tmp_path / "policy.toml").write_text(Policy.template())
+    (tmp_path / "policy.toml").write_text(edited(Policy.template()))
     policy = Policy.read(tmp_path / "policy.toml")
-    assert policy == Policy(measurements=("00" * 48,))
+    assert policy == Policy(measurements=("00" * 48,), initdata="11" * 32, minimum_tcb=Tcb(snp=8))
     names = {each.name for kind in (Policy, Tcb) for each in dataclasses.fields(kind)}
     assert {name for name in names if re.search(rf"^(# )?\[?{name}\b", Policy.template(), re.MULTILINE)} == names
 
@@ -784,11 +792,16 @@ def test_what_the_template_has_behind_a_mark_is_the_default(tmp_path: Path) -> N
     ]
     content = tomllib.loads("\n".join(written))
     assert len(content) == 12
-    (tmp_path / "policy.toml").write_text("\n".join(written))
-    assert Policy.read(tmp_path / "policy.toml") == Policy(measurements=("00" * 48,), minimum_tcb=Tcb(fmc=0))
+    (tmp_path / "policy.toml").write_text(edited("\n".join(written)))
+    wanted = Policy(measurements=("00" * 48,), initdata="11" * 32, minimum_tcb=Tcb(snp=8, fmc=0))
+    assert Policy.read(tmp_path / "policy.toml") == wanted
 
 
-GOOD = f'measurements = ["{MEASUREMENT.hex()}"]\n'
+MEASURED = f'measurements = ["{MEASUREMENT.hex()}"]\n'
+DIGEST = f'initdata = "{HOST_DATA.hex()}"\n'
+GOOD = MEASURED + DIGEST + 'minimum_tcb = "any"\n'
+FULL = "[minimum_tcb]\nboot_loader = 3\ntee = 0\nsnp = 8\nmicrocode = 1\n"
+OPEN = MEASURED + DIGEST  # to which a table can still be added
 
 
 @pytest.mark.parametrize(
@@ -802,7 +815,17 @@ GOOD = f'measurements = ["{MEASUREMENT.hex()}"]\n'
         ('measurements = "00"', "measurements must be a list of texts"),
         ("measurements = [1]", "measurements\\[0\\] must be a text"),
         ('measurements = ["00"]', "measurements must be 48 bytes in hexadecimal, got '00' \\(2 characters\\)"),
-        (GOOD + 'initdata = "x"', "initdata must be 32 bytes in hexadecimal"),
+        (MEASURED + 'initdata = "x"', "initdata must be 32 bytes in hexadecimal"),
+        (MEASURED, "needs initdata: the measurement alone accepts every image.*initdata = 'any' accepts them all"),
+        (MEASURED + 'initdata = ""', "needs initdata"),
+        (MEASURED + 'initdata = "..."', "initdata must be 32 bytes in hexadecimal, got '...'"),
+        (MEASURED + 'initdata = "Any"', "must be 32 bytes in hexadecimal"),
+        (MEASURED + "initdata = 0", "initdata must be a text"),
+        (OPEN, "needs minimum_tcb, the oldest firmware.*minimum_tcb = 'any' accepts all"),
+        (OPEN + "[minimum_tcb]\nboot_loader = 0\ntee = 0\nsnp = 0\nmicrocode = 0", "needs minimum_tcb, .* above zero"),
+        (OPEN + "[minimum_tcb]\nboot_loader = 3\ntee = 0\nsnp = 8", "minimum_tcb.microcode is missing: a part that is left out"),
+        (OPEN + "[minimum_tcb]", "minimum_tcb.boot_loader is missing"),
+        (OPEN + 'minimum_tcb = "all"', "minimum_tcb must be a table"),
         (GOOD + 'products = ["Rome"]', "unknown product 'Rome'"),
         (GOOD + "products = []", "at least one of the products"),
         (GOOD + 'signing_key = "ASK"', "unknown signing key 'ASK'"),
@@ -816,10 +839,10 @@ GOOD = f'measurements = ["{MEASUREMENT.hex()}"]\n'
         (GOOD + "[arks]\nRome = '00'", "unknown product 'Rome'"),
         (GOOD + "[arks]\nMilan = 1", "arks.Milan must be a text"),
         (GOOD + "arks = 1", "arks must be a table"),
-        (GOOD + "minimum_tcb = 7", "minimum_tcb must be a table"),
-        (GOOD + "[minimum_tcb]\nsvn = 7", "unknown key 'minimum_tcb.svn': did you mean 'minimum_tcb.snp'"),
-        (GOOD + "[minimum_tcb]\nsnp = 256", "minimum_tcb.snp must be a number from 0 to 255, got '256'"),
-        (GOOD + "[minimum_tcb]\nsnp = true", "minimum_tcb.snp must be a number"),
+        (OPEN + "minimum_tcb = 7", "minimum_tcb must be a table"),
+        (OPEN + FULL + "svn = 7", "unknown key 'minimum_tcb.svn': did you mean 'minimum_tcb.snp'"),
+        (OPEN + FULL.replace("snp = 8", "snp = 256"), "minimum_tcb.snp must be a number from 0 to 255, got '256'"),
+        (OPEN + FULL.replace("snp = 8", "snp = true"), "minimum_tcb.snp must be a number"),
         (GOOD + "debug = 1", "debug must be true or false, got '1'"),
         (GOOD + "vmpl = 4", "vmpl is from 0 to 3, got 4"),
         (GOOD + "vmpl = -1", "vmpl must be a number"),
@@ -841,6 +864,16 @@ def test_a_policy_that_cannot_be_is_refused_in_a_line(tmp_path: Path, text: str,
         Policy.read(path)
     assert str(caught.value).startswith(str(path))
     assert "\n" not in str(caught.value)
+
+
+def test_any_initdata_and_any_firmware_are_accepted_on_request_alone(tmp_path: Path) -> None:
+    ours = processor()
+    (tmp_path / "policy.toml").write_text(MEASURED + 'initdata = "any"\nminimum_tcb = "any"\n')
+    asked = Policy.read(tmp_path / "policy.toml")
+    policy = ours.policy(initdata=asked.initdata, minimum_tcb=asked.minimum_tcb)
+    verdict = verify(ours.report(DATA, host_data=bytes(32)), policy, DATA)
+    assert "initdata" in [check.name for check in verdict.checks]
+    refusal(ours.report(DATA, host_data=bytes(32)), ours.policy(), "initdata")
 
 
 def test_a_policy_that_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -874,7 +907,7 @@ def test_another_root_is_trusted_under_the_fingerprint_that_the_policy_gives() -
 
 
 def test_genoa_and_turin_are_the_default_and_milan_must_be_named() -> None:
-    default = Policy(measurements=(MEASUREMENT.hex(),))
+    default = Policy(measurements=(MEASUREMENT.hex(),), initdata="any", minimum_tcb="any")
     assert default.products == (GENOA, TURIN)
     assert default.pins == {GENOA: ARKS[GENOA], TURIN: ARKS[TURIN]}
     assert default.warnings == ()

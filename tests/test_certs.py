@@ -11,9 +11,13 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
 
-from workbench.certs import ROLES, Role, issue, role_of
+from tests.authority import BOTH, sign
+from workbench.certs import ROLES, SERVER, Role, folder_of, issue, role_of
 from workbench.errors import UsageError, WorkbenchError
 
 
@@ -53,7 +57,7 @@ def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[by
 def serving(folder: Path, role: Role, asks: bool = True) -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=folder / "ca.pem")
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.load_cert_chain(folder / f"{role}.pem", folder / f"{role}.key")
+    context.load_cert_chain(folder / role / f"{role}.pem", folder / role / f"{role}.key")
     context.verify_mode = ssl.CERT_REQUIRED if asks else ssl.CERT_NONE
     return context
 
@@ -61,7 +65,7 @@ def serving(folder: Path, role: Role, asks: bool = True) -> ssl.SSLContext:
 def calling(folder: Path, role: Role | None, trusts: Path | None = None) -> ssl.SSLContext:
     context = ssl.create_default_context(cafile=(trusts or folder) / "ca.pem")
     if role:
-        context.load_cert_chain(folder / f"{role}.pem", folder / f"{role}.key")
+        context.load_cert_chain(folder / role / f"{role}.pem", folder / role / f"{role}.key")
     return context
 
 
@@ -99,24 +103,26 @@ def test_an_expired_one_and_one_of_the_future_are_refused(tmp_path: Path, shift:
 
 def test_renewed_ones_are_believed_by_who_trusts_the_authority(tmp_path: Path) -> None:
     first = issue(tmp_path)
-    assert [path.name for path in first] == [f"{name}.{end}" for name in ("ca", *ROLES) for end in ("key", "pem")]
+    parts = [f"{role}/{name}" for role in ROLES for name in (f"{role}.key", f"{role}.pem", "ca.pem")]
+    assert [str(path.relative_to(tmp_path)) for path in first] == ["authority/ca.key", "ca.pem", *parts]
     before = {path: path.read_bytes() for path in first}
     old = calling(tmp_path, "edge")
     again = issue(tmp_path, roles=["cloud"])
-    assert [path.name for path in again] == ["cloud.key", "cloud.pem"]
-    assert {path for path in first if path.read_bytes() != before[path]} == set(again)
+    assert [path.name for path in again] == ["cloud.key", "cloud.pem", "ca.pem"]
+    assert {path for path in first if path.read_bytes() != before[path]} == set(again[:2]), "the same authority as before"
     shake(serving(tmp_path, "cloud"), old, "localhost")
 
 
 def test_keys_are_their_owners_alone(made: Path) -> None:
-    for path in made.iterdir():
-        assert stat.S_IMODE(path.stat().st_mode) == (0o600 if path.suffix == ".key" else 0o644), path.name
+    for path in made.rglob("*"):
+        mode = 0o700 if path.is_dir() else 0o600 if path.suffix == ".key" else 0o644
+        assert stat.S_IMODE(path.stat().st_mode) == mode, path
 
 
 def test_what_a_certificate_says(made: Path) -> None:
     authority = x509.load_pem_x509_certificate((made / "ca.pem").read_bytes())
     for role in ROLES:
-        own = x509.load_pem_x509_certificate((made / f"{role}.pem").read_bytes())
+        own = x509.load_pem_x509_certificate((made / role / f"{role}.pem").read_bytes())
         own.verify_directly_issued_by(authority)
         assert own.not_valid_after_utc - datetime.now(UTC) < timedelta(days=366)
         constraints = own.extensions.get_extension_for_class(x509.BasicConstraints)
@@ -135,6 +141,10 @@ def test_what_a_certificate_says(made: Path) -> None:
         ({"names": ["grüße.example"]}, "written in ASCII"),
         ({"names": [""]}, "'' is neither"),
         ({"names": []}, "at least one host name"),
+        ({"cloud_names": []}, "at least one host name"),
+        ({"names": ["10.0.0.256"]}, "'10.0.0.256' is neither"),
+        ({"names": ["*.local"]}, "stands for every host under 'local'"),
+        ({"names": ["*"]}, "is neither"),
         ({"roles": ["phone"]}, "no role phone: choose among edge, cloud, client"),
     ],
 )
@@ -147,18 +157,151 @@ def test_what_cannot_be_is_refused_and_nothing_is_written(arguments: dict[str, o
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "ca.key").unlink(), "cannot be read"),
+        (lambda f: (f / "authority/ca.key").unlink(), "cannot be read"),
         (lambda f: (f / "ca.pem").write_text("x"), "cannot be read"),
-        (lambda f: (f / "ca.key").write_bytes((f / "edge.key").read_bytes()), "not the key of ca.pem"),
+        (lambda f: (f / "authority/ca.key").write_bytes((f / "edge/edge.key").read_bytes()), "not the key of ca.pem"),
     ],
 )
 def test_an_authority_that_does_not_fit_is_left_as_it_is(spoil: object, message: str, tmp_path: Path) -> None:
     issue(tmp_path)
     spoil(tmp_path)  # type: ignore[operator]
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    before = contents(tmp_path)
     with pytest.raises(WorkbenchError, match=message):
         issue(tmp_path)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert contents(tmp_path) == before
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names_of(path: Path) -> set[str]:
+    names = x509.load_pem_x509_certificate(path.read_bytes()).extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    return {*names.value.get_values_for_type(x509.DNSName), *map(str, names.value.get_values_for_type(x509.IPAddress))}
+
+
+def test_edge_and_cloud_have_names_of_their_own(tmp_path: Path) -> None:
+    issue(tmp_path, ["edge.example", "192.0.2.7"], cloud_names=["cloud.example"])
+    assert names_of(tmp_path / "edge/edge.pem") == {"edge.example", "192.0.2.7"}
+    assert names_of(tmp_path / "cloud/cloud.pem") == {"cloud.example"}
+    assert names_of(tmp_path / "client/client.pem") == set()
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'edge.example'"):  # what a browser would find
+        shake(serving(tmp_path, "cloud", asks=False), calling(tmp_path, None), "edge.example")
+
+
+@pytest.mark.parametrize(
+    ("names", "reached", "elsewhere"),
+    [
+        (["*.site.example"], "edge.site.example", "a.edge.site.example"),
+        (["Edge.Example", "2001:db8::1"], "2001:db8::1", "2001:db8::2"),
+        (["edge.example", "192.0.2.7"], "192.0.2.7", "127.0.0.1"),
+        (["edge.example"], "edge.example", "localhost"),
+    ],
+)
+def test_a_name_of_any_kind_passes_the_constraints_of_its_authority(
+    tmp_path: Path, names: list[str], reached: str, elsewhere: str
+) -> None:
+    issue(tmp_path, names)
+    shake(serving(tmp_path, "edge"), calling(tmp_path, "client"), reached)
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for"):
+        shake(serving(tmp_path, "edge"), calling(tmp_path, "client"), elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("edge", "cloud"),
+    [
+        ("edge.example", "edge.example"),
+        ("edge.example", "EDGE.example"),
+        ("192.0.2.7", "192.0.2.7"),
+        ("192.0.2.7", "::ffff:192.0.2.7"),
+        ("2001:db8::1", "2001:0db8:0:0::1"),
+        ("*.site.example", "cloud.site.example"),
+        ("edge.site.example", "*.site.example"),
+        ("*.site.example", "*.site.example"),
+    ],
+)
+def test_a_name_that_edge_and_cloud_would_share_is_refused(tmp_path: Path, edge: str, cloud: str) -> None:
+    with pytest.raises(UsageError, match="would be a name of the edge and of the cloud.*--cloud-names"):
+        issue(tmp_path / "new", [edge], cloud_names=["localhost", cloud])
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_authority_signs_the_names_that_it_was_made_for_and_no_others(tmp_path: Path) -> None:
+    issue(tmp_path, ["*.site.example", "192.0.2.7"])
+    authority = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
+    constraints = authority.extensions.get_extension_for_class(x509.NameConstraints)
+    assert constraints.critical
+    permitted = {str(subtree.value) for subtree in constraints.value.permitted_subtrees or ()}
+    assert permitted == {"site.example", "192.0.2.7/32", "localhost", "127.0.0.1/32", "::1/128"}
+    issue(tmp_path, ["edge.site.example"], roles=["edge"])
+    with pytest.raises(UsageError, match=r"was made for site.example.* and may not sign other.example\. Remove"):
+        issue(tmp_path, ["other.example"])
+    with pytest.raises(UsageError, match=r"may not sign 192.0.2.8"):
+        issue(tmp_path, ["192.0.2.8"])
+
+
+@pytest.mark.parametrize(
+    "hosts", [["bank.example"], ["localhost", "bank.example"], ["192.0.2.9"], ["2001:db8::1"], ["notlocalhost"]]
+)
+def test_what_the_stolen_key_of_an_authority_signs_beyond_its_names_is_believed_by_nobody(
+    made: Path, tmp_path: Path, hosts: list[str]
+) -> None:
+    sign(made, tmp_path / "edge", "edge", uris=["urn:pmc2:edge"], hosts=hosts)
+    (tmp_path / "ca.pem").write_bytes((made / "ca.pem").read_bytes())
+    with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
+        shake(serving(tmp_path, "edge", asks=False), calling(made, None), hosts[-1])
+
+
+def test_an_authority_without_constraints_signs_nothing(made: Path, tmp_path: Path) -> None:
+    """As one of an older version, moved into today's folders by hand."""
+    issue(tmp_path)
+    key = serialization.load_pem_private_key((tmp_path / "authority/ca.key").read_bytes(), None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    now = datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "old")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=1))
+    (tmp_path / "ca.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    with pytest.raises(UsageError, match=r"may sign every name.*Remove .*, make it again"):
+        issue(tmp_path)
+
+
+@pytest.mark.parametrize("others", [["ca"], ["ca", "edge", "cloud", "client"], ["edge", "cloud"]])
+def test_a_folder_with_the_keys_of_several_roles_names_the_way_out(made: Path, tmp_path: Path, others: list[str]) -> None:
+    for name in others:
+        source = made / ("authority" if name == "ca" else name) / f"{name}.key"
+        (tmp_path / f"{name}.key").write_bytes(source.read_bytes())
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=r"side by side, as older versions made it.*`workbench certs .* \[--names"):
+        issue(tmp_path)
+    with pytest.raises(UsageError, match="side by side"):
+        folder_of(tmp_path, "edge")
+    assert contents(tmp_path) == before
+
+
+def test_a_roles_folder_is_found_and_has_nothing_of_the_others(made: Path) -> None:
+    for role in ROLES:
+        own = folder_of(made, role)
+        assert folder_of(own, role) == own
+        assert sorted(path.name for path in own.iterdir()) == sorted(["ca.pem", f"{role}.key", f"{role}.pem"])
+
+
+@pytest.mark.parametrize(
+    ("uris", "uses", "role"),
+    [
+        (["urn:pmc2:edge"], BOTH, "edge"),
+        ([], BOTH, None),
+        (["urn:pmc2:edge", "urn:pmc2:cloud"], BOTH, None),
+        (["urn:pmc2:edge:x"], BOTH, None),
+        (["urn:pmc2:edge"], None, None),
+        (["urn:pmc2:edge"], BOTH[1:], None),
+    ],
+)
+def test_a_certificate_without_one_role_and_its_use_has_no_role(
+    made: Path, tmp_path: Path, uris: list[str], uses: tuple[x509.ObjectIdentifier, ...] | None, role: Role | None
+) -> None:
+    sign(made, tmp_path, "x", uris=uris, uses=uses)
+    assert role_of(x509.load_pem_x509_certificate((tmp_path / "x.pem").read_bytes()).public_bytes(Encoding.DER), SERVER) == role
 
 
 def test_an_authority_that_has_expired_signs_nothing_more(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
-from workbench import weights
+from workbench import models, weights
+from workbench.__main__ import main
 from workbench.checkpoints import import_checkpoint
 from workbench.classifiers import Classifier
 from workbench.errors import WeightsError
@@ -49,6 +51,166 @@ def test_a_classifier_of_other_classes_is_recognised_by_its_shapes(empty_data: P
     (imported,) = import_checkpoint(tmp_path / "seven.pt", family="pets")
     assert imported.spec == {"name": "mobilenet_v2", "num_classes": 7}
     assert imported.family == "pets"
+
+
+# --- files as training scripts write them --------------------------------------------------------------------------------
+
+
+def shuffled(state: dict[str, Any]) -> dict[str, Any]:
+    order = torch.randperm(len(state), generator=torch.Generator().manual_seed(0)).tolist()
+    items = list(state.items())
+    return {items[index][0]: items[index][1] for index in order}
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    return lambda state: {f"{prefix}{key}": value for key, value in state.items()}
+
+
+def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
+    """Names as torch.compile or DataParallel writes them if a network's own part is wrapped."""
+    return {key.replace("features.", f"features.{part}."): value for key, value in state.items()}
+
+
+MEAN = {"normalize.mean": torch.zeros(3), "normalize.std": torch.ones(3)}
+WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
+    "sorted": (lambda state: dict(sorted(state.items())), []),
+    "reversed": (lambda state: dict(reversed(state.items())), []),
+    "in any order": (shuffled, []),
+    "module.": (prefixed("module."), ["prefix 'module.' removed"]),
+    "model.": (prefixed("model."), ["prefix 'model.' removed"]),
+    "net.": (prefixed("net."), ["prefix 'net.' removed"]),
+    "_orig_mod.": (prefixed("_orig_mod."), ["prefix '_orig_mod.' removed"]),
+    "_orig_mod.module.": (prefixed("_orig_mod.module."), ["prefix 'module.', '_orig_mod.' removed"]),
+    "module.module.": (prefixed("module.module."), ["prefix 'module.' removed"]),
+    "backbone.encoder.": (prefixed("backbone.encoder."), ["prefix 'backbone.encoder.' removed"]),
+    "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
+    "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
+    "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
+    "beside a normalisation": (
+        lambda state: {**MEAN, **prefixed("model.")(state)},
+        ["prefix 'model.' removed, 2 other tensors were not read"],
+    ),
+    "net": (lambda state: {"net": state, "acc": torch.tensor(93.0), "epoch": 9}, ["read from 'net'"]),
+    "state_dict": (lambda state: {"state_dict": state, "epoch": 9, "best_prec1": 93.1}, []),
+    "model": (lambda state: {"model": state, "optimizer": {"state": {}, "param_groups": []}}, ["read from 'model'"]),
+    "model_state_dict": (lambda state: {"model_state_dict": state, "loss": 0.1}, ["read from 'model_state_dict'"]),
+    "another name": (lambda state: {"student": state, "epoch": 9}, ["read from 'student'"]),
+    "nested": (
+        lambda state: {"checkpoint": {"model": prefixed("module.")(state)}, "args": {"lr": 0.1}},
+        ["read from 'checkpoint.model'", "prefix 'module.' removed"],
+    ),
+    "optimizer with tensors": (
+        lambda state: {
+            "net": state,
+            "optimizer": {f"m.{key}": value for key, value in state.items()} | {"extra": torch.zeros(1)},
+        },
+        ["read from 'net'"],
+    ),
+    "with an average": (lambda state: {"model": state, "ema": dict(state)}, ["read from 'model'", "'ema' was not read"]),
+    "without counters": (lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}, []),
+    "in 16 bits": (lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()}, []),
+}
+
+
+@pytest.mark.parametrize("how", WRITTEN)
+def test_a_classifier_is_recognised_however_its_file_was_written(how: str, empty_data: Path, tmp_path: Path) -> None:
+    write, notes = WRITTEN[how]
+    state = classifier().network.state_dict()
+    torch.save(write(state), tmp_path / "x.pt")
+    (imported,) = import_checkpoint(tmp_path / "x.pt")
+    assert (imported.name, imported.spec["num_classes"]) == ("mobilenet_v2", 10)
+    assert imported.training.get("import_notes", []) == notes
+    loaded, _ = weights.load("mobilenet_v2", "cifar10", "classifier")
+    for key, value in weights.state_dict(loaded).items():
+        expected = state[key].half().float() if how == "in 16 bits" and value.is_floating_point() else state[key]
+        assert torch.equal(value, expected), key
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg13_bn", "densenet121"])
+def test_the_number_of_classes_is_that_of_the_last_layer_whatever_the_order(
+    name: str, empty_data: Path, tmp_path: Path
+) -> None:
+    with models.Unset():
+        state = Classifier(name, 7, "linear" if name == "vgg13_bn" else "public").network.state_dict()
+    state = {key: torch.zeros_like(value) for key, value in sorted(state.items())}
+    torch.save(state, tmp_path / "x.pt")
+    (imported,) = import_checkpoint(tmp_path / "x.pt", family="pets")
+    assert (imported.name, imported.spec["num_classes"]) == (name, 7)
+    assert imported.spec.get("head", "public") == ("linear" if name == "vgg13_bn" else "public")
+
+
+def test_a_safetensors_file_is_read(empty_data: Path, tmp_path: Path) -> None:
+    safetensors.torch.save_file(prefixed("module.")(classifier().network.state_dict()), tmp_path / "x.safetensors")
+    (imported,) = import_checkpoint(tmp_path / "x.safetensors")
+    assert imported.name == "mobilenet_v2"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_value_that_is_not_finite_is_refused_with_its_tensors_name(
+    value: float, prefix: str, empty_data: Path, tmp_path: Path
+) -> None:
+    state = classifier().network.state_dict()
+    state["features.1.conv.1.weight"].view(-1)[3] = value
+    torch.save(prefixed(prefix)(state), tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=r"x\.pt: tensor 'features\.1\.conv\.1\.weight' holds values that are not finite"):
+        import_checkpoint(tmp_path / "x.pt")
+    assert list(weights.listing()) == []
+
+
+def test_a_generators_value_that_is_not_finite_is_refused(empty_data: Path, tmp_path: Path) -> None:
+    content = checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}
+    content["state_dict"]["attack_model.outc.f.bias"][0] = float("nan")
+    torch.save(content, tmp_path / "x.ckpt")
+    with pytest.raises(WeightsError, match=r"tensor 'outc\.f\.bias' holds values that are not finite"):
+        import_checkpoint(tmp_path / "x.ckpt", target="resnet18", auxiliary="vgg13_bn")
+    assert list(weights.listing()) == []
+
+
+def test_a_wrapped_generator_is_imported_with_its_classifiers(empty_data: Path, tmp_path: Path) -> None:
+    content = checkpoint({}, model_A=classifier().network, attack_model=generator(3).unet) | {"callbacks": {}}
+    state = content["state_dict"]
+    wrapped = {f"module.{key.replace('attack_model.', 'attack_model._orig_mod.')}": state[key] for key in sorted(state)}
+    torch.save({"net": wrapped}, tmp_path / "x.ckpt")
+    imported = import_checkpoint(tmp_path / "x.ckpt", target="mobilenet_v2", auxiliary="vgg13_bn")
+    assert [each.name for each in imported] == ["mobilenet_v2", "mobilenet_v2-X-vgg13_bn"]
+    assert imported[1].training["import_notes"] == ["read from 'net'", "prefix 'module.', '_orig_mod.' removed"]
+    assert same(weights.load(imported[1].name, "cifar10", "generator")[0], generator(3))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda state: {"a": state, "b": dict(state)}, r"holds several state dicts \(a, b\)"),
+        (lambda state: {**prefixed("a.")(state), **prefixed("b.")(state)}, r"holds several classifiers \(a, b\)"),
+        (lambda state: {**state, **prefixed("module.")(state)}, "the same tensor with and without a wrapper's prefix"),
+        (
+            lambda state: {**state, "features.0.0.weight": torch.zeros(32, 3, 7, 7)},
+            r"of a mobilenet_v2, 'features\.0\.0\.weight' would be \(32, 3, 3, 3\), not \(32, 3, 7, 7\)",
+        ),
+        (
+            lambda state: {**state, "features.0.0.weight": torch.zeros(32, 3, 3, 3, dtype=torch.int8)},
+            r"tensor 'features\.0\.0\.weight' holds torch\.int8, the network needs torch\.float32",
+        ),
+    ],
+    ids=["two networks", "two prefixes", "twice", "another first layer", "integers"],
+)
+def test_a_file_that_is_ambiguous_or_of_another_form_says_why(
+    write: Callable[[dict[str, Any]], Any], message: str, empty_data: Path, tmp_path: Path
+) -> None:
+    torch.save(write(classifier().network.state_dict()), tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match=message):
+        import_checkpoint(tmp_path / "x.pt")
+    assert list(weights.listing()) == []
+
+
+def test_the_command_says_what_it_removed(empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save({"net": prefixed("module.")(classifier().network.state_dict())}, tmp_path / "x.pt")
+    assert main(["import-weights", str(tmp_path / "x.pt")]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        f"{tmp_path / 'x.pt'}: read from 'net'",
+        f"{tmp_path / 'x.pt'}: prefix 'module.' removed",
+    ]
 
 
 Save = Callable[[Path, dict[str, Any]], None]

@@ -154,3 +154,22 @@ def test_a_classifier_takes_images_of_any_size(name: str, size: tuple[int, int])
             bottom, right = (max(0, 32 - side) for side in size)
             padded = torch.nn.functional.pad(images, (0, right, 0, bottom), mode="replicate")
             assert torch.equal(classifier(images), classifier(padded))
+
+
+@pytest.mark.parametrize("name", CLASSIFIER_NAMES)
+@pytest.mark.parametrize("width", [2, 8])
+def test_a_narrow_network_is_the_same_with_fewer_channels(name: str, width: int) -> None:
+    whole, narrow = Classifier(name, 7).eval(), Classifier(name, 7, width=width).eval()
+    shapes, fewer = whole.network.state_dict(), narrow.network.state_dict()
+    assert list(shapes) == list(fewer)
+    for key, tensor in fewer.items():
+        allowed = {(side, side // width) for side in shapes[key].shape} | {(3, 3), (7, 7), (1, 1)}
+        assert all(pair in allowed or pair[0] == pair[1] for pair in zip(shapes[key].shape, tensor.shape, strict=True)), key
+    assert sum(map(torch.numel, fewer.values())) < 1.3 * sum(map(torch.numel, shapes.values())) / width
+    assert narrow(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert (whole.title, narrow.title) == (name, f"{name} (1/{width} width)")
+
+
+def test_a_width_that_no_network_has_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"by one of 1, 2, 4, 8, got 3"):
+        Classifier("resnet18", width=3)

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from workbench import cifar10
 from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load
 from workbench.errors import DataError, UsageError
 from workbench.pictures import load_pictures, open_picture, to_float, to_uint8
@@ -235,6 +236,9 @@ def test_the_jpeg_copy_is_halved_by_the_papers_permutation_and_says_what_it_is(c
             file = cifar10_jpeg / "test" / CIFAR10_CLASSES[label] / f"{index:04d}.jpg"
             assert np.array_equal(split.images[row].permute(1, 2, 0).numpy(), np.asarray(Image.open(file).convert("RGB")))
     assert cifar.train.labels.tolist() == sorted(list(range(10)) * 2)
+    assert cifar.division.startswith("10,000 unpublished pictures halved by position (seed 0, ")
+    assert cifar.notes == [f"CIFAR-10 (JPEG q75 copy): {cifar.division}; these halves are not those of CIFAR-10 itself"]
+    assert (cifar.chosen_on(cifar.division), cifar.chosen_on(cifar10.OFFICIAL)) == (0, None)
 
 
 def save_copy(root: Path, kind: str, **options: Any) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,11 @@ import pytest
 import torch
 
 from workbench import weights
+from workbench.cifar10 import OFFICIAL
 from workbench.codecs import Codec, Jpeg, Png, WebP, codec
 from workbench.data import Dataset, load
 from workbench.errors import UsageError
-from workbench.evaluation import PAPER, Evaluation, describe, provenance
+from workbench.evaluation import PAPER, Evaluation, describe, provenance, selection
 from workbench.metrics import Estimate, ssim
 from workbench.pictures import to_float
 from workbench.system import Client, System, codec_for
@@ -76,9 +79,33 @@ def test_a_result_carries_its_figures_and_their_origin(
     assert result["commit"] is None or len(result["commit"]) >= 7
 
 
-def test_provenance_names_the_device_and_the_versions() -> None:
+def chosen(pair: Pair, role: str, manifest: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
+    """Return what `selection` reports if a pair's weights of one role had this data and division."""
+    manifests = {role: replace(pair.manifests[role], **manifest)}
+    return selection(Pair(pair.target, pair.auxiliary, pair.generator, None, manifests), dataset)
+
+
+def test_a_result_names_its_division_and_the_test_images_that_chose_the_weights(networks: Pair, digits: Dataset) -> None:
+    samples = load("samples")
+    own = {"data": digits.title, "training": {"division": digits.division}}
+    before = {"data": digits.title, "training": {}}  # from before manifests named the division
+    for manifest in (own, before):
+        found = chosen(networks, "target", manifest, digits)
+        assert found == {"division": digits.division, "chosen_on": {"target": 0}, "selection": ""}
+    for manifest in ({"data": "CIFAR-10", "training": {}}, {"data": "x", "training": {"division": OFFICIAL}}):
+        found = chosen(networks, "target", manifest, samples)
+        assert found["chosen_on"] == {"target": 13}
+        assert found["selection"] == "test images that also chose the weights: target on 13 of 20"
+    for dataset in (digits, samples):
+        found = chosen(networks, "generator", {"data": "CIFAR-10 (JPEG q75 copy)", "training": {}}, dataset)
+        assert found["selection"] == "whether test images chose the weights is not known: generator"
+
+
+def test_provenance_names_date_processor_device_and_versions() -> None:
     origin = provenance()
-    assert set(origin) == {"device", "versions", "commit"}
+    assert set(origin) == {"date", "processor", "cores", "device", "versions", "commit"}
+    assert abs(datetime.now(UTC).date() - date.fromisoformat(origin["date"])) <= timedelta(days=1)
+    assert origin["cores"] == os.cpu_count()
     assert set(origin["versions"]) == {"python", "torch", "torchvision", "compressai", "pillow"}
 
 
@@ -194,11 +221,15 @@ def test_table_2_has_both_models_before_and_after_and_the_similarity(
         "ssim",
         "abs_ssim",
         "inverted_ssim",
+        *(f"abs_ssim_{view}" for view in ("luma", "red", "green", "blue", "sobel")),
+        "colour_correlation",
+        "legibility",
     }
     assert all(isinstance(figure, Estimate) and figure.n == LIMIT for figure in row.values())
     assert row["target"].as_dict() == results["png"]["protected_accuracy"]
     assert row["auxiliary"].as_dict() == results["png"]["auxiliary_protected_accuracy"]
-    assert row["ssim"].as_dict() == results["png"]["ssim"]
+    for key in ("ssim", "legibility", "abs_ssim_sobel"):
+        assert row[key].as_dict() == results["png"][key]
 
 
 def test_a_curve_has_a_row_for_each_point(evaluation: Evaluation, results: dict[str, dict[str, Any]]) -> None:

@@ -65,7 +65,7 @@ def test_a_trained_pair_is_measured_once(own_data: Path, capsys: pytest.CaptureF
 def test_what_is_missing_is_trained_before_it_is_measured(own_data: Path, commands: list[list[str]]) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{NAME}.json").unlink()
     with pytest.raises(RunError, match=f"1 jobs failed.*{NAME}: not run"):
-        Grid("digits", DATA, (TARGET,), (AUXILIARY,), seed=3).run()
+        Grid("digits", DATA, (TARGET,), (AUXILIARY,), preset="paper", seed=3).run()
     train, evaluate = commands
     assert train[:6] == ["train", "generator", "--target", TARGET, "--auxiliary", AUXILIARY]
     assert train[train.index("--seed") + 1] == "3"
@@ -80,9 +80,10 @@ def test_a_preset_whose_generators_start_from_an_encoder_trains_it_first(own_dat
 
 
 def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Path, commands: list[list[str]]) -> None:
-    with pytest.raises(RunError, match=rf"2 jobs failed.*densenet121: not run; {NAME}: not run$"):
+    with pytest.raises(RunError, match=rf"3 jobs failed.*densenet121: not run; encoder: not run; {NAME}: not run$"):
         Grid("digits", DATA, (TARGET, "densenet121"), (AUXILIARY,), limit=6).run()
     assert commands[0][:4] == ["train", "classifier", "--target", "densenet121"]
+    assert [command[:2] for command in commands if command[0] == "train"][1:] == [["train", "encoder"]]
     assert all("densenet121" not in command for command in commands[1:])
 
 

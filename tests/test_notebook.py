@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
+import papermill
 import pytest
 import torch
+from nbclient import NotebookClient
 from PIL import Image
 
 from workbench.data import Dataset
@@ -122,18 +125,6 @@ def test_a_folder_that_cannot_be_written_is_one_storage_error(tmp_path: Path) ->
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(StorageError, match="cannot write .*test.json"):
         Notebook("test", output_dir=str(tmp_path / "file"))
-
-
-def test_results_go_where_papermill_runs_and_to_the_interactive_folder_in_jupyterlab(
-    empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    assert default_output() == tmp_path
-    monkeypatch.setenv("JPY_SESSION_NAME", "explore.ipynb")
-    assert default_output() == empty_data / "runs" / "interactive"
-    nb = Notebook("test")
-    assert read(empty_data / "runs" / "interactive")["notebook"] == nb.name
 
 
 @pytest.mark.parametrize(
@@ -247,3 +238,59 @@ def test_parameters_of_their_types_are_taken(
 ) -> None:
     assert run_cells(shell, tmp_path, injected) is None
     assert (tmp_path / "out" / "test.json").is_file()
+
+
+# --- where results go ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("session", ["", "/home/me/explore.ipynb"], ids=["no server", "a server's variable"])
+@pytest.mark.parametrize("injected", ["limit = 3", ""], ids=["injected", "not injected"])
+def test_results_go_where_papermill_runs_if_it_injected_parameters_whatever_the_environment_says(
+    shell: Any, tmp_path: Path, empty_data: Path, monkeypatch: pytest.MonkeyPatch, injected: str, session: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    if session:  # inherited where papermill or nbconvert is started in a notebook
+        monkeypatch.setenv("JPY_SESSION_NAME", session)
+    shell.run_cell("limit: int = 0", store_history=True).raise_error()
+    if injected:
+        shell.run_cell(f"# Parameters\n{injected}\n", store_history=True).raise_error()
+    shell.run_cell("from workbench.notebook import Notebook\nNotebook('test', limit=limit)", store_history=True).raise_error()
+    expected = tmp_path if injected else empty_data / "runs" / "interactive"
+    assert (expected / "test.json").is_file()
+    assert default_output() == expected
+    assert len(list(tmp_path.rglob("test.json"))) == 1
+
+
+def test_a_script_writes_to_the_interactive_folder(empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert default_output() == empty_data / "runs" / "interactive"
+
+
+@pytest.mark.parametrize("how", ["papermill", "nbconvert"])
+def test_in_a_real_kernel_results_follow_the_injected_cell(
+    how: str, empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """papermill in a notebook, which inherits its variable; the executor of `nbconvert --execute` without a server."""
+    cell = nbformat.v4.new_code_cell
+    parameters = cell("limit: int = 0", metadata={"tags": ["parameters"]})
+    notebook = nbformat.v4.new_notebook(
+        cells=[parameters, cell("from workbench.notebook import Notebook\nnb = Notebook('test', limit=limit)")],
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    )
+    (tmp_path / "work").mkdir()
+    if how == "papermill":
+        monkeypatch.setenv("JPY_SESSION_NAME", "/x.ipynb")
+        nbformat.write(notebook, tmp_path / "in.ipynb")
+        papermill.execute_notebook(
+            str(tmp_path / "in.ipynb"),
+            str(tmp_path / "out.ipynb"),
+            {"limit": 3},
+            cwd=str(tmp_path / "work"),
+            progress_bar=False,
+        )
+    else:
+        monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+        NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path / "work")}}).execute()
+    (written,) = tmp_path.rglob("test.json")
+    assert written.parent == (tmp_path / "work" if how == "papermill" else empty_data / "runs" / "interactive")

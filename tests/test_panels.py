@@ -31,7 +31,7 @@ from workbench import plots
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
-from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline
+from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline, threads
 from workbench.panels.choice import UPLOADS
 from workbench.panels.settings import PLACES, Settings
 from workbench.system import Client, codec_for
@@ -952,3 +952,38 @@ def test_a_pair_of_the_grid_opens_in_explore(tiny_data: Path, tmp_path: Path) ->
     assert not opened.wait(1), "the one before is closed"
     assert grid.explorer.wait(60)
     grid.explorer.close()
+
+
+# --- the end of the threads ------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+import sys
+from workbench.panels import Explorer
+closed = Explorer("digits", *sys.argv[1:], limit=12)
+assert closed.wait(120)
+closed.close()
+left_open = Explorer("digits", *sys.argv[1:], limit=12, name="other")
+assert left_open.wait(120)
+"""
+
+
+def test_closing_joins_the_threads(tiny_data: Path, tmp_path: Path) -> None:
+    made = opened(tmp_path)
+    assert made.wait(60)
+    assert [thread.is_alive() for thread in made.worker.threads] == [True, True]
+    made.close()
+    assert not any(thread.is_alive() for thread in made.worker.threads)
+    made.close()
+
+
+def test_a_thread_may_close_its_own_explorer(tiny_data: Path, tmp_path: Path) -> None:
+    made = opened(tmp_path)
+    assert made.wait(60)
+    made.helper.later(made.close)
+    assert threads.join(made.worker.threads, 60)
+
+
+def test_a_script_with_explorers_ends_with_status_0(tiny_data: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, TARGET, AUXILIARY]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

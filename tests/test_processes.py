@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from workbench.errors import RunError
-from workbench.processes import Children, as_done, interrupts
+from workbench.processes import Children, as_done, interrupts, processor_name
 
 WAITS = [sys.executable, "-c", "import sys, time; print('up', flush=True); time.sleep(600)"]
 STUBBORN = [
@@ -86,3 +86,22 @@ def test_one_that_does_not_listen_is_killed_when_patience_ends() -> None:
         children.stop(signal.SIGINT, patience=0.3)
         assert process.wait(10) == -signal.SIGKILL
         process.communicate()
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (
+            "processor\t: 0\nmodel name\t: AMD EPYC 7443P 24-Core Processor\nmodel name\t: other\n",
+            "AMD EPYC 7443P 24-Core Processor",
+        ),
+        ("processor\t: 0\nBogoMIPS\t: 50.00\n", ""),
+        ("model name\t:\n", ""),
+        (None, ""),
+    ],
+)
+def test_the_processor_has_a_name_on_every_system(text: str | None, name: str, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "cpuinfo").write_text(text)
+    found = processor_name(tmp_path / "cpuinfo")
+    assert found == name if name else found

@@ -19,14 +19,31 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "workbench"
 FLOORS = (
-    ("errors", "quiet", "storage", "processes", "_compat", "metrics", "pictures", "samples", "data"),
-    ("classifiers", "models", "weights", "checkpoints", "inference"),
+    (
+        "errors",
+        "terminal",
+        "streams",
+        "quiet",
+        "storage",
+        "processes",
+        "_compat",
+        "metrics",
+        "legibility",
+        "paper",
+        "pictures",
+        "samples",
+        "folders",
+        "cifar10",
+        "data",
+    ),
+    ("classifiers", "models", "weights", "state_dicts", "checkpoints", "inference"),
     ("entropy", "bitstream", "codecs"),
     ("system",),
     ("training", "evaluation", "audit"),
     ("certs", "protocol", "attest", "services", "client"),
-    ("bench", "remote", "deployment"),
-    ("plots", "notebook", "panels", "runs", "grid"),
+    ("bench", "ssh"),
+    ("remote", "deployment"),
+    ("plots", "notebook", "panels", "results", "runs", "grid"),
     ("commands", "__main__"),
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names}
@@ -138,6 +155,13 @@ def test_every_file_has_its_floor() -> None:
     assert tops == set(FLOOR)
 
 
+def test_the_drawing_of_the_floors_is_what_the_test_of_imports_holds() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawing = text.partition("<!-- floors: begin -->\n```\n")[2].partition("```\n<!-- floors: end -->")[0]
+    expected = "".join(f"{number}  {' '.join(names)}\n" for number, names in enumerate(FLOORS))
+    assert drawing == expected, f"docs/architecture.md: write\n{expected}"
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_a_file_imports_only_from_its_own_floor_and_those_below(path: Path) -> None:
     top = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -158,3 +182,74 @@ def test_the_reader_of_imports_sees_every_form() -> None:
 def test_the_package_itself_imports_nothing() -> None:
     tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+def imports_of(names: tuple[str, ...], path: Path) -> list[tuple[ast.AST, list[ast.AST]]]:
+    """Return each import of one of the packages `names` in a file, with the statements around it."""
+    found: list[tuple[ast.AST, list[ast.AST]]] = []
+
+    def visit(node: ast.AST, around: list[ast.AST]) -> None:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level:
+            modules = [str(node.module)]
+        if any(module.partition(".")[0] in names for module in modules):
+            found.append((node, around))
+        for child in ast.iter_child_nodes(node):
+            visit(child, [*around, node])
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), [])
+    return found
+
+
+PATCHED = ("torchvision", "compressai")
+REACHING = sorted(path for path in PACKAGE.rglob("*.py") if imports_of(PATCHED, path))
+
+
+def test_torchvision_and_compressai_are_imported_through_compat_alone() -> None:
+    assert {"classifiers.py", "compression.py", "cifar10.py", "inference.py", "models.py"} <= {path.name for path in REACHING}
+    for path in REACHING:
+        for node, around in imports_of(PATCHED, path):
+            withs = [ast.unparse(item.context_expr) for each in around if isinstance(each, ast.With) for item in each.items]
+            assert "_compat.spared()" in withs, f"{path}:{getattr(node, 'lineno', 0)}"
+
+
+FIRST = """
+import importlib, os, pathlib, sys
+import torch, PIL.Image, numpy  # neither torchvision nor compressai: each child is the first to import them
+assert not {"torchvision", "compressai"} & set(sys.modules)
+
+def reach(name, folder):
+    module = importlib.import_module(name)
+    if name == "workbench.cifar10":  # imports when it reads; without a network that is one line
+        try:
+            importlib.import_module("workbench.data").load("cifar10", folder).test
+        except module.DataError as error:
+            assert "--data-dir" in str(error), error
+    assert "torchvision" in sys.modules or "compressai" in sys.modules, "it reaches neither: nothing was tried"
+
+children = {}
+for name in sys.argv[2:]:
+    child = os.fork()
+    if not child:
+        try:
+            reach(name, sys.argv[1])
+        except BaseException as error:
+            print(f"{name}: {type(error).__name__}: {error}", flush=True)
+            os._exit(1)
+        os._exit(0)
+    children[child] = name
+failed = [name for child, name in children.items() if os.waitpid(child, 0)[1]]
+sys.exit(1 if failed else 0)
+"""
+
+
+def test_each_module_that_reaches_torchvision_can_be_the_first_to_do_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in REACHING]
+    command = [sys.executable, "-W", "ignore", "-c", FIRST, str(tmp_path), *names]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr

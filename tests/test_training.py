@@ -1233,18 +1233,25 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
     assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
     every = {"classifier", "generator", "compressor", "joint"}
-    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [set(), {"encoder"}, set()]
+    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
     assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
 
 
 def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
-    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'hours' has"):
+    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'quick' and 'hours' have"):
         training.train_encoder(few, "paper")
 
 
-def test_a_generator_of_hours_needs_its_encoder_first(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
-    with pytest.raises(WeightsError, match="no weights 'encoder' for data set 'digits'"):
-        training.train_generator(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+@pytest.mark.parametrize("preset", ["quick", "hours"])
+def test_a_generator_s_encoder_is_trained_first_once(
+    preset: str, few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("one", "two"):
+        manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
+        encoder = weights.find(recipes.ENCODER, few.family)
+        assert encoder is not None
+        assert manifest.training["loss"]["start"] == encoder.sha256
+    assert capsys.readouterr().err.count("which generators start from: training them") == 1
 
 
 class Finished(ClassifierObjective):
@@ -1369,6 +1376,7 @@ def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
     assert kept.training["preset"] == "quick"
     assert kept.training["learning_rate"] == tiny_presets.learning_rate
     assert (kept.training["images"], kept.training["validation_images"]) == (48, 8)
+    assert kept.training["division"] == few.division
     assert kept.metrics["accuracy"] == kept.training["history"][-1]["validation"]["accuracy"]
     assert seen == [1, 2], "after each epoch and at the end"
     assert not list(empty_data.rglob("*.pt")), "the checkpoint is gone once training is complete"

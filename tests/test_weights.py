@@ -455,3 +455,14 @@ def test_a_value_beyond_16_bits_is_not_exported_in_them(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="'outc.f.bias' does not fit 16 bits"):
         weights.save(network, Manifest("g", "digits", kind, spec, "none", 0), tmp_path, half=True)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_narrow_classifier_is_kept_and_found_with_its_width(empty_data: Path) -> None:
+    module = Classifier("resnet18", width=8).eval()
+    kind, spec = describe(module)
+    assert spec == {"name": "resnet18", "num_classes": 10, "width": 8}
+    weights.save(module, Manifest("resnet18", "digits", kind, spec, "untrained", 0, {"preset": "tiny"}, {}, {}))
+    loaded, _ = weights.load("resnet18", "digits", "classifier")
+    assert isinstance(loaded, Classifier)
+    assert loaded.width == 8
+    assert all(torch.equal(a, b) for a, b in zip(module.state_dict().values(), loaded.state_dict().values(), strict=True))

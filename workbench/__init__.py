@@ -1,8 +1,8 @@
 """PMC² Workbench: client -> edge -> cloud image recognition that never shows the cloud the picture.
 
-The package is flat, and a file imports only from the floors below it::
+A file imports only from its own floor and those below it (docs/architecture.md draws all of them)::
 
-    0  errors  data  metrics        what goes in (pictures, samples), what is measured (and quiet, storage, processes)
+    0  errors  data  metrics        what goes in (pictures, folders), what is measured; terminal, storage, processes
     1  classifiers  models          the networks,
        weights  checkpoints         how they are kept, how others' are brought in,
        inference                    how they are run
@@ -13,9 +13,11 @@ The package is flat, and a file imports only from the floors below it::
     5  protocol  certs  attest      what services speak, who may speak with whom, what an edge proves,
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
-       remote  deployment/          SSH, and the stages on other machines, in a confidential container or not
-    7  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs
-    8  commands/  __main__          the `workbench` command
+       ssh/                         OpenSSH's configuration, connections, remote processes, uploads, forwarded ports
+    7  remote  deployment/          hosts (local, or over SSH), and the stages on them, in a confidential container or not
+    8  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs,
+       results                      the results pages, made from data/results
+    9  commands/  __main__          the `workbench` command
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -5,38 +5,68 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .commands import ALL
 from .errors import UsageError, WorkbenchError
 from .processes import spin_briefly
+from .streams import complain, flushed, prepare
+from .terminal import printable
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
+    prepare()
+    try:
+        status = _run(arguments)
+    except SystemExit as ended:  # argparse: --help, --version, a wrong call
+        if not flushed() and not ended.code:
+            raise SystemExit(1) from None
+        raise
+    return status if flushed() else status or 1
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     spin_briefly()
     try:
+        _require_directory()
         status: int = options.run(options)
-        sys.stdout.flush()
     except WorkbenchError as error:
-        print(f"workbench: {error}", file=sys.stderr)
+        complain(f"workbench: {error}")
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        print("workbench: stopped; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        complain("workbench: stopped; what was finished is kept, the same command goes on from there")
         return 130
     except BrokenPipeError:
         return 1
     except OSError as error:
-        print(f"workbench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", file=sys.stderr)
+        complain(f"workbench: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         return 1
     return status
 
 
+def _require_directory() -> None:
+    """Raise UsageError if the working directory was deleted: libraries that are loaded from there on would abort."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise UsageError("the working directory no longer exists: change to one that does") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Escapes control characters of what it quotes from the command line."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(printable(message, "\n") if message else message, file)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="workbench",
         description="PMC² Workbench: privacy-protected image recognition between phone, edge and cloud.",
         epilog="""examples:

@@ -6,7 +6,7 @@
                   3 one stream for all
     varint        number of images            layouts 1 to 3
     length        varint                                                                                      layout 1
-    lengths       varints least, unit, width; then for each image (length - least) / unit in `width` bits     layout 2
+    lengths       varints least, unit, width, then for each image (length - least) / unit in `width` bits     layout 2
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from .errors import PayloadError, UsageError
 
-__all__ = ["MAX_IMAGES", "TAG_BYTES", "pack", "pack_stream", "unpack", "unpack_stream"]
+__all__ = ["MAX_IMAGES", "TAG_BYTES", "claimed_images", "pack", "pack_stream", "unpack", "unpack_stream"]
 
 VERSION = 1
 TAG_BYTES = 4
@@ -55,6 +55,16 @@ def pack_stream(stream: bytes, count: int, key: bytes) -> bytes:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     header = bytes([VERSION << 4 | (SINGLE if count == 1 else STREAM)]) + (b"" if count == 1 else _varint(count))
     return header + _tag(header, stream, key) + stream
+
+
+def claimed_images(payload: bytes) -> int:
+    """Return how many images a payload claims to hold; 1 for bytes that are no payload, which `unpack` refuses."""
+    if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM):
+        return 1
+    try:
+        return _read_varint(payload, 1)[0]
+    except PayloadError:
+        return 1
 
 
 def unpack(payload: bytes, key: bytes) -> list[bytes]:

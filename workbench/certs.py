@@ -2,12 +2,18 @@
 
 ::
 
-    ca.pem ca.key -> edge.pem edge.key        serves clients; is the cloud's only client
-                  -> cloud.pem cloud.key      serves the edge
-                  -> client.pem client.key    a phone
+    FOLDER/ca.pem                         what clients and phones trust
+    FOLDER/authority/ca.key               stays on this machine: nothing is served from here, nothing here is copied
+    FOLDER/edge/    ca.pem edge.pem edge.key        serves clients; is the cloud's only client
+    FOLDER/cloud/   ca.pem cloud.pem cloud.key      serves the edge
+    FOLDER/client/  ca.pem client.pem client.key    a phone
 
-ECDSA on P-256. Who may speak with whom hangs on the role in a certificate's subject alternative name, `urn:pmc2:edge`, `:cloud`
-or `:client`: all three come from one authority, and a phone's must not open the cloud. Keys are readable by their owner alone.
+A host gets the folder of its role and no other. ECDSA on P-256; keys are readable by their owner alone.
+
+Edge and cloud must not pass for each other, though one authority signs both. Every connection of the workbench demands the
+role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check names alone, so
+edge and cloud share no name beyond this machine's own. The authority can sign the names that it was made for and no others
+(critical NameConstraints): a phone that trusts it trusts it for those.
 """
 
 from __future__ import annotations
@@ -23,10 +29,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from .errors import UsageError
+from .errors import StorageError, UsageError
 from .storage import replacing
 
-__all__ = ["ROLES", "Role", "issue", "role_of"]
+__all__ = ["LOCAL", "ROLES", "Role", "folder_of", "issue", "role_of"]
 
 Role = Literal["edge", "cloud", "client"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -34,6 +40,7 @@ LOCAL = ("localhost", "127.0.0.1", "::1")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 USES = {"edge": [SERVER, CLIENT], "cloud": [SERVER], "client": [CLIENT]}
 SKEW = timedelta(minutes=5)  # that a machine's clock may be behind
+Names = Sequence[x509.GeneralName]
 
 
 def issue(
@@ -42,41 +49,86 @@ def issue(
     roles: Sequence[Role] = ROLES,
     days: int = 365,
     now: datetime | None = None,
+    *,
+    cloud_names: Sequence[str] = LOCAL,
 ) -> list[Path]:
     """Write an authority, unless one is there, and a new certificate with its key for each role; return the files written.
 
-    `names` are the host names and addresses by which edge and cloud are reached; `days`, at most 825, is how long the
-    certificates hold (the authority: ten times as long, ten years at most). Called again it renews them under the same
-    authority, so that what trusts it goes on. Raises UsageError for a name or a number that cannot be, for a role that there is
-    not, and for an authority that is unreadable or has expired; nothing is written then.
+    `names` are the host names and addresses of the edge, `cloud_names` those of the cloud: they may share loopback names alone.
+    `days`, at most 825, is how long the certificates hold (the authority: ten times as long, ten years at most). Called again
+    it renews them under the same authority, so that what trusts it goes on. Raises UsageError for a name or a number that
+    cannot be, for an unknown role, and for an authority that is unreadable, has expired or may not sign these names. Nothing
+    is written then.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
         raise UsageError(f"certificates can hold for 1 to 825 days, got {days}")
     if wrong := set(roles) - set(ROLES):
         raise UsageError(f"no role {', '.join(sorted(wrong))}: choose among {', '.join(ROLES)}")
-    hosts = [_host(name) for name in names]
-    if not hosts:
-        raise UsageError("edge and cloud need at least one host name or address")
+    hosts: dict[Role, Names] = {"edge": _hosts(names), "cloud": _hosts(cloud_names), "client": ()}
+    if not hosts["edge"] or not hosts["cloud"]:
+        raise UsageError("edge and cloud need at least one host name or address each")
+    _check_apart(hosts["edge"], hosts["cloud"])
+    _check_layout(folder)
+    authority, key, made = _authority(folder, [*hosts["edge"], *hosts["cloud"]], days, now)
     written: list[Path] = []
-    authority, key, made = _authority(folder, days, now)
     if made:
-        written += _write(folder, "ca", authority, key)
+        _make_private(folder / "authority")
+        written = [_write_key(folder / "authority" / "ca.key", key), _write_pem(folder / "ca.pem", authority)]
     until = min(now + timedelta(days=days), authority.not_valid_after_utc)
     for role in roles:
         own = ec.generate_private_key(ec.SECP256R1())
-        written += _write(folder, role, _certificate(role, own, hosts, authority, key, now, until), own)
+        certificate = _certificate(role, own, hosts[role], authority, key, now, until)
+        _make_private(folder / role)
+        written += [_write_key(folder / role / f"{role}.key", own), _write_pem(folder / role / f"{role}.pem", certificate)]
+        written += [_write_pem(folder / role / "ca.pem", authority)]
     return written
 
 
-def role_of(certificate: bytes) -> Role | None:
-    """Return the role that a certificate (DER) gives its owner; None where it gives none. Whether it holds, TLS has checked."""
+def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
+    """Return the role that a certificate (DER) gives its owner, or None if it gives none or several.
+
+    With `use` (`SERVER` or `CLIENT`) the certificate must state this extended key usage, or the role is None. The signature
+    and the dates are checked by TLS, not here.
+    """
     try:
-        names = x509.load_der_x509_certificate(certificate).extensions.get_extension_for_class(x509.SubjectAlternativeName)
-        found = names.value.get_values_for_type(x509.UniformResourceIdentifier)
+        extensions = x509.load_der_x509_certificate(certificate).extensions
+        uris = extensions.get_extension_for_class(x509.SubjectAlternativeName).value.get_values_for_type(
+            x509.UniformResourceIdentifier
+        )
+        if use is not None and use not in extensions.get_extension_for_class(x509.ExtendedKeyUsage).value:
+            return None
     except (ValueError, x509.ExtensionNotFound):
         return None
-    return next((role for role in ROLES if f"urn:pmc2:{role}" in found), None)
+    roles = [role for role in ROLES if f"urn:pmc2:{role}" in uris]
+    return roles[0] if len(roles) == 1 else None
+
+
+def folder_of(folder: Path, role: Role | None) -> Path:
+    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it is that role's; for None, `folder`.
+
+    Raises UsageError for a folder with the keys of several roles, as versions before 0.2 made them.
+    """
+    _check_layout(folder)
+    return folder / role if role is not None and (folder / role).is_dir() else folder
+
+
+def _check_layout(folder: Path) -> None:
+    """Raise UsageError if keys of several owners lie in one folder: all of them would reach every host."""
+    keys = [name for name in ("ca", *ROLES) if (folder / f"{name}.key").exists()]
+    if len(keys) > 1 or "ca" in keys:
+        raise UsageError(
+            f"{folder} has {', '.join(f'{name}.key' for name in keys)} side by side, as older versions made it: a host would "
+            f"get the keys of others. Remove the folder, make it with `workbench certs {folder} [--names ...]`, and have "
+            "phones trust its new ca.pem"
+        )
+
+
+# --- names -----------------------------------------------------------------------------------------------------------------
+
+
+def _hosts(names: Sequence[str]) -> Names:
+    return [_host(name) for name in dict.fromkeys(names)]
 
 
 def _host(name: str) -> x509.GeneralName:
@@ -85,40 +137,120 @@ def _host(name: str) -> x509.GeneralName:
     except ValueError:
         pass
     labels = name.removeprefix("*.").split(".")
-    if len(name) > 253 or not all(0 < len(label) < 64 and label.replace("-", "").isalnum() for label in labels):
+    if (
+        len(name) > 253
+        or not all(0 < len(label) < 64 and label.replace("-", "").isalnum() for label in labels)
+        or labels[-1].isdigit()
+    ):
         raise UsageError(f"{name!r} is neither a host name nor an address")
+    if name.startswith("*.") and len(labels) < 2:
+        raise UsageError(
+            f"{name!r} stands for every host under {labels[0]!r}: name at least two labels, such as *.edge.example"
+        )
     try:
-        return x509.DNSName(name)
+        return x509.DNSName(name.lower())
     except ValueError as error:
         raise UsageError(f"host name {name!r} must be written in ASCII (xn--...)") from error
 
 
-def _authority(folder: Path, days: int, now: datetime) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
+def _check_apart(edge: Names, cloud: Names) -> None:
+    """Raise UsageError for a name that edge and cloud would share, unless it means this machine itself."""
+    for mine in edge:
+        for theirs in cloud:
+            if _overlap(mine, theirs) and not _is_loopback(mine):
+                raise UsageError(
+                    f"{theirs.value} would be a name of the edge and of the cloud: a browser checks names alone and would take "
+                    "the cloud for the edge. Give the cloud names of its own with --cloud-names"
+                )
+
+
+def _overlap(one: x509.GeneralName, other: x509.GeneralName) -> bool:
+    if isinstance(one, x509.IPAddress) and isinstance(other, x509.IPAddress):
+        return _plain(one) == _plain(other)
+    if isinstance(one, x509.DNSName) and isinstance(other, x509.DNSName):
+        pairs = ((one.value, other.value), (other.value, one.value))
+        return one.value == other.value or any(
+            wild.startswith("*.") and name.partition(".")[2] == wild[2:] for wild, name in pairs
+        )
+    return False
+
+
+def _plain(address: x509.IPAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return an address, an IPv4 one in IPv6's notation as itself."""
+    value = address.value
+    assert isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address)
+    return getattr(value, "ipv4_mapped", None) or value
+
+
+def _is_loopback(name: x509.GeneralName) -> bool:
+    return _plain(name).is_loopback if isinstance(name, x509.IPAddress) else name.value == "localhost"
+
+
+def _constraints(hosts: Names) -> x509.NameConstraints:
+    """Return what an authority may sign: these names. Hosts and addresses always occur: a kind left out would be free."""
+    subtrees: list[x509.GeneralName] = []
+    for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
+        if isinstance(host, x509.IPAddress):
+            subtrees.append(x509.IPAddress(ipaddress.ip_network(host.value)))
+        else:
+            subtrees.append(x509.DNSName(host.value.removeprefix("*.")))
+    return x509.NameConstraints(permitted_subtrees=list(dict.fromkeys(subtrees)), excluded_subtrees=None)
+
+
+def _check_permitted(folder: Path, authority: x509.Certificate, hosts: Names) -> None:
+    """Raise UsageError unless an authority may sign these names."""
+    way_out = f"Remove {folder}, make it again, and have phones trust its new ca.pem"
+    try:
+        permitted = authority.extensions.get_extension_for_class(x509.NameConstraints).value.permitted_subtrees or []
+    except x509.ExtensionNotFound:
+        raise UsageError(
+            f"the authority in {folder} may sign every name, and phones would trust it for all. {way_out}"
+        ) from None
+    for host in hosts:
+        if not any(_permits(subtree, host) for subtree in permitted):
+            names = ", ".join(str(subtree.value) for subtree in permitted)
+            raise UsageError(f"the authority in {folder} was made for {names} and may not sign {host.value}. {way_out}")
+
+
+def _permits(subtree: x509.GeneralName, host: x509.GeneralName) -> bool:
+    if isinstance(host, x509.IPAddress):
+        return isinstance(subtree, x509.IPAddress) and ipaddress.ip_network(host.value) == subtree.value
+    return isinstance(subtree, x509.DNSName) and f".{host.value.removeprefix('*.')}".endswith(f".{subtree.value}")
+
+
+# --- certificates ----------------------------------------------------------------------------------------------------------
+
+
+def _authority(
+    folder: Path, hosts: Names, days: int, now: datetime
+) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
     """Return the folder's authority and its key, and whether they are new."""
-    paths = folder / "ca.pem", folder / "ca.key"
+    paths = folder / "ca.pem", folder / "authority" / "ca.key"
     if not any(path.exists() for path in paths):
         key = ec.generate_private_key(ec.SECP256R1())
-        return _root(key, now, now + timedelta(days=min(10 * days, 3650))), key, True
+        return _root(key, hosts, now, now + timedelta(days=min(10 * days, 3650))), key, True
     try:
         certificate = x509.load_pem_x509_certificate(paths[0].read_bytes())
         loaded = serialization.load_pem_private_key(paths[1].read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(
-            f"the authority in {folder} cannot be read ({type(error).__name__}): remove ca.pem and ca.key"
+            f"the authority in {folder} cannot be read ({type(error).__name__}): remove ca.pem and authority/ca.key"
         ) from error
     if not isinstance(loaded, ec.EllipticCurvePrivateKey) or loaded.public_key() != certificate.public_key():
-        raise UsageError(f"ca.key in {folder} is not the key of ca.pem: remove both")
+        raise UsageError(f"authority/ca.key in {folder} is not the key of ca.pem: remove both")
     if not certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
         raise UsageError(
-            f"the authority in {folder} held until {certificate.not_valid_after_utc:%Y-%m-%d}: remove ca.pem, ca.key"
+            f"the authority in {folder} held until {certificate.not_valid_after_utc:%Y-%m-%d}: remove ca.pem, authority/ca.key"
         )
+    _check_permitted(folder, certificate, hosts)
     return certificate, loaded, False
 
 
-def _root(key: ec.EllipticCurvePrivateKey, now: datetime, until: datetime) -> x509.Certificate:
+def _root(key: ec.EllipticCurvePrivateKey, hosts: Names, now: datetime, until: datetime) -> x509.Certificate:
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "PMC2 development authority")])
     builder = _builder(name, name, key, now, until)
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+    builder = builder.add_extension(_constraints(hosts), critical=True)
     builder = builder.add_extension(_usage(signs_certificates=True), critical=True)
     return builder.sign(key, hashes.SHA256())
 
@@ -126,7 +258,7 @@ def _root(key: ec.EllipticCurvePrivateKey, now: datetime, until: datetime) -> x5
 def _certificate(
     role: Role,
     own: ec.EllipticCurvePrivateKey,
-    hosts: Sequence[x509.GeneralName],
+    hosts: Names,
     authority: x509.Certificate,
     key: ec.EllipticCurvePrivateKey,
     now: datetime,
@@ -138,8 +270,7 @@ def _certificate(
     builder = builder.add_extension(_usage(signs_certificates=False), critical=True)
     builder = builder.add_extension(x509.ExtendedKeyUsage(USES[role]), critical=False)
     identity = x509.UniformResourceIdentifier(f"urn:pmc2:{role}")
-    reached = [] if role == "client" else list(hosts)
-    builder = builder.add_extension(x509.SubjectAlternativeName([identity, *reached]), critical=False)
+    builder = builder.add_extension(x509.SubjectAlternativeName([identity, *hosts]), critical=False)
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key())
     return builder.add_extension(issuer, critical=False).sign(key, hashes.SHA256())
 
@@ -166,15 +297,25 @@ def _usage(signs_certificates: bool) -> x509.KeyUsage:
     )
 
 
-def _write(folder: Path, name: str, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey) -> list[Path]:
-    """Write a certificate and its key, each all or nothing; the key first, readable by its owner alone."""
+# --- files -----------------------------------------------------------------------------------------------------------------
+
+
+def _make_private(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)
+    except OSError as error:
+        raise StorageError(f"cannot make {folder} for its owner alone: {error.strerror or error}; choose another") from error
+
+
+def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> Path:
     secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    files = {folder / f"{name}.key": (secret, 0o600), folder / f"{name}.pem": (_pem(certificate), 0o644)}
-    for path, (content, mode) in files.items():
-        with replacing(path, mode) as temporary:
-            temporary.write_bytes(content)
-    return list(files)
+    with replacing(path, 0o600) as temporary:
+        temporary.write_bytes(secret)
+    return path
 
 
-def _pem(certificate: x509.Certificate) -> bytes:
-    return certificate.public_bytes(serialization.Encoding.PEM)
+def _write_pem(path: Path, certificate: x509.Certificate) -> Path:
+    with replacing(path) as temporary:
+        temporary.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    return path

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-from collections import OrderedDict
+import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from . import models, weights
-from .classifiers import CLASSIFIERS, Classifier
+from .classifiers import CLASSIFIERS, Classifier, heads
 from .errors import WeightsError
+from .state_dicts import StateDict, read_state_dict, require_finite, within
 from .weights import Manifest
 
 __all__ = ["import_checkpoint"]
 
-
-class _Inert(dict):  # type: ignore[type-arg]
-    """Stands in for the few classes that the baseline's Lightning checkpoints mention; keeps fields, runs nothing."""
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            self.update(state)
-
-
-_KNOWN_GLOBALS: dict[str, type] = {
-    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch fills items into its own few kinds of dict only
-    "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": _Inert,
-    "argparse.Namespace": _Inert,
-}
+OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
@@ -41,71 +27,132 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     hwsel/ProtectivePerturbation gives the generator (`attack_model.*`), and the two classifiers where it carries them
     (`model_A.*`, `model_B.*`); target and auxiliary are read from its hyper-parameters unless given.
 
-    Only tensors and plain values are unpickled: a file that asks for more is refused (WeightsError), as is one that fits none.
+    Wrappers (`net`, `model`, `state_dict`, nested) are opened and prefixes (`module.`, `_orig_mod.`, `model.`) removed, which
+    the manifest notes. Only tensors and plain values are unpickled. A file that asks for more, fits none, or holds a value that
+    is not finite is refused (WeightsError).
     """
     path = Path(path)
-    state, names = _read_checkpoint(path)
-    generator = {key.removeprefix("attack_model."): value for key, value in state.items() if key.startswith("attack_model.")}
+    content = read_state_dict(path)
+    state, names = content.tensors, content.hyper_parameters
+    generator = _part(state, "attack_model")
     if not generator:
-        classifier = _recognise(state, path)
-        return [_keep(classifier, weights.classifier_name(classifier.name), family, path)]
+        classifier, note = _recognise(state, path)
+        notes = [*content.notes, *filter(None, [note])]
+        return [_keep(classifier, weights.classifier_name(classifier.name), family, path, content, notes)]
     target, auxiliary = target or names.get("model_A", ""), auxiliary or names.get("model_B", "")
     if not (target and auxiliary):
         raise WeightsError(
             f"{path} does not say for which models its generator was trained; name them with --target and --auxiliary"
         )
     networks: list[tuple[Classifier, str, str]] = []
-    for role, name, prefix in (("target", target, "model_A."), ("auxiliary", auxiliary, "model_B.")):
-        inner = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    for role, name, prefix in (("target", target, "model_A"), ("auxiliary", auxiliary, "model_B")):
+        inner = _part(state, prefix)
         if inner and not (role == "auxiliary" and auxiliary == target):
-            classifier = _recognise(inner, path)
+            classifier, _ = _recognise(inner, path)
             if classifier.name != name:
                 raise WeightsError(f"{path} holds a {classifier.name} as {role}, not a {name}")
             networks.append((classifier, name, role))
     first = generator.get("inc.f.0.weight")
     network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
-    weights.load_state(network, generator, str(path))
-    saved = [_keep(classifier, name, family, path) for classifier, name, _ in networks]  # all fit: now keep them
+    _fill(network, generator, path)
+    saved = [
+        _keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks
+    ]  # all fit: keep them
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
-    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, depends)]
+    return [*saved, _keep(network, weights.generator_name(target, auxiliary), family, path, content, content.notes, depends)]
 
 
-def _read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
-    try:
-        with torch.serialization.safe_globals(allowed):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise WeightsError(f"cannot read {path}: {error.strerror or error}") from error
-    except Exception as error:  # torch raises whatever its zip and pickle readers raise
-        text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
-        reason = text.strip().splitlines()[0]
-        raise WeightsError(f"{path} is not a checkpoint of plain tensors ({reason[:160]}); it was not loaded") from error
-    if not isinstance(content, dict):
-        raise WeightsError(f"{path} holds a {type(content).__name__}, not a state dict")
-    parameters = content.get("hyper_parameters", {})
-    state = content.get("state_dict", content)
-    with contextlib.suppress(AttributeError, TypeError):
-        if state and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
-            return dict(state), {key: value for key, value in dict(parameters).items() if isinstance(value, str)}
-    raise WeightsError(f"{path} holds no tensors by name: expected a state dict or a Lightning checkpoint")
+def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
+    """Return the tensors of one of the baseline's networks under their own names."""
+    inner = {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
+    return within(inner)[0]
 
 
-def _recognise(state: dict[str, Tensor], path: Path) -> Classifier:
-    shapes = {key: tuple(value.shape) for key, value in state.items()}
-    bias = next((value for key, value in reversed(list(state.items())) if key.endswith("bias")), None)
-    classes = len(bias) if bias is not None and bias.ndim == 1 else 10
-    for name in CLASSIFIERS:
-        classifier = Classifier(name, classes)
-        if {key: tuple(value.shape) for key, value in weights.state_dict(classifier).items()} == shapes:
-            weights.load_state(classifier, state, str(path))
+def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
+    """Return the classifier that a state dict fits, whatever the order of its keys, and a note on tensors left out.
+
+    If the state dict does not fit as a whole, each part of it under one prefix is tried. Raises WeightsError if no part fits,
+    or several do.
+    """
+    if found := _fit(state):
+        return _filled(found, state, path), ""
+    parts: dict[str, tuple[Classifier, dict[str, Tensor]]] = {}
+    for prefix in dict.fromkeys(key.partition(".")[0] for key in state):
+        part = _part(state, prefix)
+        if found := _fit(part):
+            parts[prefix] = found, part
+    if len(parts) > 1:
+        raise WeightsError(f"{path} holds several classifiers ({', '.join(parts)}): save the one to import alone")
+    for prefix, (classifier, part) in parts.items():
+        rest = len(state) - len(part)
+        return _filled(classifier, part, path), f"prefix {f'{prefix}.'!r} removed, {rest} other tensors were not read"
+    raise WeightsError(f"{path} fits none of {', '.join(CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors){_nearest(state)}")
+
+
+def _fit(state: dict[str, Tensor]) -> Classifier | None:
+    """Return a new classifier whose tensors have the names and shapes of a state dict, None if there is none."""
+    for classifier in _named_alike(state):
+        own = weights.state_dict(classifier)
+        if all(value.shape == state[key].shape for key, value in own.items() if key in state):
             return classifier
-    raise WeightsError(f"{path} fits none of {', '.join(CLASSIFIERS)} in CIFAR-10 form ({len(state)} tensors)")
+    return None
 
 
-def _keep(module: nn.Module, name: str, family: str, path: Path, depends: dict[str, str] | None = None) -> Manifest:
+def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
+    """Yield classifiers with the tensors' names of a state dict, and as many classes as its last layer has outputs."""
+    given = {key for key in state if not key.endswith(OPTIONAL)}
+    for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
+        own = _names(name, head)
+        if given == set(own):
+            bias = state[next(key for key in reversed(own) if key.endswith("bias"))]  # of the network's own last layer
+            with models.Unset():
+                yield Classifier(name, len(bias) if bias.ndim == 1 and len(bias) else 10, head)
+
+
+@functools.cache
+def _names(name: str, head: str) -> tuple[str, ...]:
+    """Return the names of a classifier's tensors in its own order, without counters."""
+    with models.Unset():
+        return tuple(key for key in weights.state_dict(Classifier(name, head=head)) if not key.endswith(OPTIONAL))
+
+
+def _nearest(state: dict[str, Tensor]) -> str:
+    """Return which tensor of a classifier with the same names has another shape, such as ImageNet's first layer."""
+    for classifier in _named_alike(state):
+        for key, value in weights.state_dict(classifier).items():
+            if key in state and value.shape != state[key].shape:
+                return f"; of a {classifier.name}, {key!r} would be {tuple(value.shape)}, not {tuple(state[key].shape)}"
+    return ""
+
+
+def _filled(classifier: Classifier, state: dict[str, Tensor], path: Path) -> Classifier:
+    _fill(classifier, state, path)
+    return classifier
+
+
+def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Copy tensors into a network. Raises WeightsError for one that is missing, of another shape or kind, or not finite."""
+    own = weights.state_dict(network)
+    for key, value in own.items():
+        if key in state and value.is_floating_point() != state[key].is_floating_point():
+            raise WeightsError(f"{path}: tensor {key!r} holds {state[key].dtype}, the network needs {value.dtype}")
+    require_finite(state, own, str(path))
+    counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # missing in files of old versions of torch
+    weights.load_state(network, {**counters, **state}, str(path))
+
+
+def _keep(
+    module: nn.Module,
+    name: str,
+    family: str,
+    path: Path,
+    content: StateDict,
+    notes: list[str],
+    depends: dict[str, str] | None = None,
+) -> Manifest:
     kind, spec = weights.describe(module)
-    origin = {"imported_from": path.name, "imported_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    origin: dict[str, Any] = {"imported_from": path.name, "imported_sha256": content.sha256}
+    origin |= {"import_notes": notes} if notes else {}
     return weights.save(module, Manifest(name, family, kind, spec, "imported", None, training=origin, depends=depends or {}))

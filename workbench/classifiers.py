@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import _compat
-from .errors import unknown
+from .errors import UsageError, unknown
 from .pictures import check_images
 
 with _compat.spared():
@@ -22,7 +22,7 @@ with _compat.spared():
     from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
     from torchvision.models.inception import BasicConv2d as InceptionConv
 
-__all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "Classifier", "heads"]
+__all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "WIDTHS", "Classifier", "heads"]
 
 # CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
@@ -106,6 +106,36 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # by the number of class
     "inception_v3": _inception_v3,
 }
 CLASSIFIER_NAMES = tuple(CLASSIFIERS)
+WIDTHS = (1, 2, 4, 8)  # by which all eight networks' numbers of channels can be divided
+
+
+def _narrow(network: nn.Module, width: int) -> nn.Module:
+    """Rebuild every layer with its channels divided by `width`; the image's 3 and the number of classes stay."""
+    named = [
+        (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
+    ]
+    last = named[-1][0]
+    for name, layer in named:
+        if isinstance(layer, nn.Conv2d):
+            first = layer.in_channels == 3
+            narrow: nn.Module = nn.Conv2d(
+                3 if first else layer.in_channels // width,
+                layer.out_channels // width,
+                (layer.kernel_size[0], layer.kernel_size[1]),
+                (layer.stride[0], layer.stride[1]),
+                layer.padding,  # type: ignore[arg-type]
+                groups=layer.groups if layer.groups == 1 else layer.groups // width,
+                bias=layer.bias is not None,
+            )
+            nn.init.kaiming_normal_(narrow.weight, mode="fan_out", nonlinearity="relu")  # type: ignore[arg-type]
+        elif isinstance(layer, nn.BatchNorm2d):
+            narrow = nn.BatchNorm2d(layer.num_features // width, layer.eps, layer.momentum)
+        else:
+            outputs = layer.out_features if name == last else layer.out_features // width
+            narrow = nn.Linear(layer.in_features // width, outputs)
+        parent, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(parent), attribute, narrow)
+    return network
 
 
 def heads(name: str) -> tuple[str, ...]:
@@ -118,24 +148,36 @@ class Classifier(nn.Module):
 
     `name` is one of `CLASSIFIERS`; images with a side below 32 pixels are padded with their border. `head` `public` is the form
     of the public checkpoints; the VGGs have another, `linear`: one layer in place of three, a third of the parameters
-    (vgg13_bn: 9.4 M for 28.3 M). Raises UsageError for another name or head.
+    (vgg13_bn: 9.4 M for 28.3 M). `width` divides the channels of every layer: 1 is the papers' and the only one whose public
+    checkpoints load; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name, head or width.
     """
 
-    def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public") -> None:
+    def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
         super().__init__()
         if name not in CLASSIFIERS:
             raise unknown("classifier", name, CLASSIFIERS)
         if head not in heads(name):
             raise unknown(f"head of {name}", head, heads(name))
-        self.name, self.num_classes, self.head = name, num_classes, head
+        if width not in WIDTHS:
+            raise UsageError(
+                f"the width divides a classifier's channels by one of {', '.join(map(str, WIDTHS))}, got {width!r}"
+            )
+        self.name, self.num_classes, self.head, self.width = name, num_classes, head, width
         self.network = CLASSIFIERS[name](num_classes)
         if head == "linear":
             self.network.classifier = nn.Sequential(nn.Linear(512, num_classes))
+        if width > 1:
+            _narrow(self.network, width)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     mean: Tensor
     std: Tensor
+
+    @property
+    def title(self) -> str:
+        """The name, with the width where it is not the papers': `resnet18 (1/8 width)`."""
+        return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits, N x K."""

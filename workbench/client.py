@@ -79,7 +79,11 @@ class AsyncClient:
         if batch < 1 or at_once < 1 or deadline_s <= 0:
             raise UsageError(f"batch, at_once and deadline_s must be above 0, got {batch}, {at_once}, {deadline_s}")
         folder = None if certs is None else Path(certs)
-        trust = None if folder is None else lambda: client_context(folder, None if token else "client")
+        trust = (
+            None
+            if folder is None
+            else lambda: client_context(folder, None if token else "client", "edge" if protects is None else "cloud")
+        )
         headers, admit = token.header if token else None, self._admission(policy)
         self._connection = Connection(url, trust, headers, attempt_s=attempt_s, plain=plain, admit=admit)
         if policy is not None and (protects is not None or not self._connection.url.startswith("https")):

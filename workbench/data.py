@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from . import cifar10
 from .errors import DataError, UsageError, unknown
+from .folders import ClassFolders, passed_over, split_folders, visible_folders
 from .pictures import load_pictures, open_picture, to_uint8
 from .samples import PHOTOGRAPHS, label_of, sample_files
-from .storage import data_root
+from .storage import expand_user
+from .streams import complain
+from .terminal import printable
 
 __all__ = [
     "CIFAR10_CLASSES",
@@ -30,8 +36,7 @@ __all__ = [
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-DOWNLOAD_TIMEOUT_S = 30
+_REPORTED: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Dataset:
     """A named data set whose splits are read when they are first asked for.
 
     `family` names the data set whose weights serve this one (the pristine samples are recognised by CIFAR-10 weights);
-    `title` is the name that figures carry; `mirror` says whether a mirrored image keeps its label.
+    `title` is the name that figures carry; `mirror` says whether a mirrored image keeps its label; `notes` are lines about what
+    was passed over or assumed while its files were read.
     """
 
     name: str
@@ -63,6 +69,8 @@ class Dataset:
     classes: tuple[str, ...]
     mirror: bool
     _read: Callable[[str], Split] = field(repr=False)
+    _divide: Callable[[], str] = field(repr=False, default=lambda: "")
+    notes: list[str] = field(repr=False, compare=False, default_factory=list)
 
     @cached_property
     def train(self) -> Split:
@@ -79,25 +87,46 @@ class Dataset:
         """The images that figures are measured on."""
         return self._read("test")
 
+    @cached_property
+    def division(self) -> str:
+        """The name of the division into validation and test: equal names mean that the same images are in each."""
+        return self._divide() or self.title
+
+    def chosen_on(self, division: str) -> int | None:
+        """Count the test images that are among the validation images of a `division`, None if that cannot be told.
+
+        Weights chosen on these images would be measured on what chose them.
+        """
+        if division in (self.division, self.title) and not self.name.startswith("samples"):
+            return 0
+        published = self.title == "CIFAR-10" or self.name.startswith("samples") or self.division == cifar10.OFFICIAL
+        if division == cifar10.OFFICIAL and self.family == "cifar10" and published:
+            return cifar10.in_validation_half(self.test.images)
+        return None
+
 
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """Return a data set by name.
 
     - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 brought to 3 x 32 x 32; 697 / 100 / 1,000: as many to
       measure on as an audit asks for. Needs no file.
-    - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5). Read from
-      `data_dir` (torchvision's layout, or `train/` and `test/` with class folders), else downloaded to `data/datasets`.
-    - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only); `samples-imagenet`: 20 ImageNet
-      pictures from the same place, cut square and scaled to 32 x 32; `samples-photographs`: the 7 of these that show a class
-      of CIFAR-10.
-    - `folder`: any `data_dir` of class folders, with or without `train/` and `test/` above them.
+    - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5), each
+      picture by its content. Read from `data_dir` (torchvision's layout, its archive `cifar-10-python.tar.gz`, or `train/` and
+      `test/` with class folders), else downloaded to `data/datasets`.
+    - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only), of which 13 are in the half that
+      is the validation split of `cifar10`; `samples-imagenet`: 20 ImageNet pictures from the same place, cut square and scaled
+      to 32 x 32; `samples-photographs`: the 7 of these that show a class of CIFAR-10.
+    - `folder`: any `data_dir` of class folders, with or without `train/`, `test/` and `val/` above them.
+
+    What is passed over is reported in one line on stderr, and kept in `notes`.
 
     Raises UsageError for an unknown name, DataError when files are missing or cannot be read.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
-    directory = Path(data_dir).expanduser() if data_dir else None
-    if directory is not None and not directory.is_dir():
+    directory = expand_user(data_dir) if data_dir else None
+    archive = name == "cifar10" and directory is not None and directory.is_file()
+    if directory is not None and not (directory.is_dir() or archive):
         raise DataError(f"data folder {str(directory)!r} does not exist; give the folder that holds the images")
     return DATASETS[name](directory)
 
@@ -118,72 +147,64 @@ def _digits(directory: Path | None) -> Dataset:
 
 
 def _cifar10(directory: Path | None) -> Dataset:
-    root = directory or data_root() / "datasets" / "cifar10"
-    if root.name == "cifar-10-batches-py":
-        root = root.parent
-    if directory is None or (root / "cifar-10-batches-py").is_dir():
-        title, read = "CIFAR-10", cached_reader(lambda train: _cifar10_official(root, train))
-    elif (root / "train").is_dir() and (root / "test").is_dir():
-        title = f"CIFAR-10 ({_describe_copy(root)} copy)"
-        read = cached_reader(lambda train: _read_class_folders(root / ("train" if train else "test"), CIFAR10_CLASSES, 32))
+    notes: list[str] = []
+    if directory is not None and directory.is_file() and directory.name not in cifar10.ARCHIVES:
+        raise DataError(f"{str(directory)!r} is a file: give the folder with CIFAR-10, or the archive {cifar10.ARCHIVES[0]}")
+    if (root := cifar10.locate(directory)) is not None:
+        found = root
+        title, read = "CIFAR-10", cached_reader(lambda part: Split(*cifar10.read_official(found, part == "train")))
     else:
-        raise DataError(
-            f"no CIFAR-10 under {str(root)!r}: expected cifar-10-batches-py/ (torchvision's layout) "
-            "or train/ and test/ with a folder for each class"
-        )
+        assert directory is not None
+        splits, passed = split_folders(directory)
+        if not splits:
+            raise DataError(
+                f"no CIFAR-10 under {str(directory)!r}: expected {cifar10.BATCHES}/ (torchvision's layout), "
+                "cifar-10-python.tar.gz, or train/ and test/ with a folder for each class"
+            )
+        held_out = _held_out(splits, notes)
+        if "test" in splits and "validation" in splits:
+            passed["folders that are no split"] += 1
+        parts = {
+            "train": ClassFolders.scan(splits["train"], CIFAR10_CLASSES),
+            "test": ClassFolders.scan(splits[held_out], CIFAR10_CLASSES),
+        }
+        _report(directory, sum((part.passed for part in parts.values()), passed), notes)
+        title = f"CIFAR-10 ({_describe_copy(parts['test'].paths[0])} copy)"
+        read = cached_reader(lambda part: _read_class_folders(parts[part]))
+
+    @functools.cache
+    def halves() -> tuple[Tensor, Tensor, str]:
+        *chosen, division = cifar10.halve(read("test").images)
+        if division != cifar10.OFFICIAL:
+            notes.append(f"{title}: {division}; these halves are not those of CIFAR-10 itself")
+        return chosen[0], chosen[1], division
 
     def split(name: str) -> Split:
         if name == "train":
-            return read(True)
-        whole = read(False)
-        test, validation = torch.randperm(len(whole), generator=torch.Generator().manual_seed(0)).chunk(2)
+            return read("train")
+        whole, (test, validation, _) = read("test"), halves()
         chosen = test if name == "test" else validation
         return Split(whole.images[chosen], whole.labels[chosen])
 
-    return Dataset("cifar10", title, "cifar10", CIFAR10_CLASSES, True, split)
+    return Dataset("cifar10", title, "cifar10", CIFAR10_CLASSES, True, split, lambda: halves()[2], notes)
 
 
-def cached_reader(read: Callable[[bool], Split]) -> Callable[[bool], Split]:
-    """Return `read` remembering its two answers: validation and test come from one reading of the same files."""
-    cache: dict[bool, Split] = {}
+def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
+    """Return `read` with a memory: validation and test come from one reading of the same files."""
+    cache: dict[str, Split] = {}
     lock = threading.Lock()
 
-    def remember(train: bool) -> Split:
+    def remember(part: str) -> Split:
         with lock:
-            if train not in cache:
-                cache[train] = read(train)
-            return cache[train]
+            if part not in cache:
+                cache[part] = read(part)
+            return cache[part]
 
     return remember
 
 
-def _cifar10_official(root: Path, train: bool) -> Split:
-    import socket
-
-    from torchvision.datasets import CIFAR10
-
-    from . import _compat  # noqa: F401
-
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        dataset = CIFAR10(str(root), train=train, download=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise DataError(
-            f"CIFAR-10 could not be downloaded to {str(root)!r} ({type(error).__name__}: {error}); put a copy on this machine "
-            "and name its folder with --data-dir (DATA_DIR= for make), or use --dataset digits, which needs no download"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return Split(images, torch.tensor(dataset.targets))
-
-
-def _describe_copy(root: Path) -> str:
+def _describe_copy(first: Path) -> str:
     """Name the coding of a copy of a data set after its first file: `JPEG q75`, `PNG`."""
-    first = next((path for path in sorted(root.glob("test/*/*")) if path.suffix.lower() in SUFFIXES), None)
-    if first is None:
-        raise DataError(f"no images under {str(root / 'test')!r}: expected a folder for each class, with images inside")
     open_picture(first)  # raises the error that names it, if it is damaged
     with Image.open(first) as picture:
         tables = getattr(picture, "quantization", None)
@@ -202,7 +223,11 @@ def _samples(directory: Path | None) -> Dataset:
         paths = _packaged("samples", split)
         return Split(load_pictures(paths, 32), torch.tensor([label_of(path) for path in paths]))
 
-    return Dataset("samples", "CIFAR-10 (20 pristine samples)", "cifar10", CIFAR10_CLASSES, True, read)
+    def division() -> str:
+        images = read("test").images
+        return f"test alone: {cifar10.in_validation_half(images)} of {len(images)} are validation images of CIFAR-10"
+
+    return Dataset("samples", "CIFAR-10 (20 pristine samples)", "cifar10", CIFAR10_CLASSES, True, read, division)
 
 
 def _samples_imagenet(directory: Path | None) -> Dataset:
@@ -234,33 +259,69 @@ def _packaged(name: str, split: str) -> list[Path]:
 def _folder(directory: Path | None) -> Dataset:
     if directory is None:
         raise UsageError("data set 'folder' needs --data-dir: a folder with one folder of images for each class")
-    given = (directory / "train").is_dir() and (directory / "test").is_dir()
-    top = directory / "train" if given else directory
-    classes = tuple(sorted(path.name for path in top.iterdir() if path.is_dir() and not path.name.startswith(".")))
+    notes: list[str] = []
+    splits, passed = split_folders(directory)
+    top = splits.get("train", directory)
+    classes = tuple(path.name for path in visible_folders(top))
     if len(classes) < 2:
-        raise DataError(f"{str(top)!r} holds {len(classes)} class folders; at least 2 are needed, each with images inside")
-    if given:
-        read = cached_reader(lambda train: _read_class_folders(directory / ("train" if train else "test"), classes, 32))
-    else:
-        read = cached_reader(lambda _: _read_class_folders(directory, classes, 32))
+        inside = f" (only {classes[0]!r}: is that the folder to give?)" if classes and visible_folders(top / classes[0]) else ""
+        raise DataError(
+            f"{str(top)!r} holds {len(classes)} class folders{inside}; at least 2 are needed, each with images inside"
+        )
+    parts = {split: ClassFolders.scan(folder, classes) for split, folder in (splits or {"all": directory}).items()}
+    _report(directory, sum((part.passed for part in parts.values()), passed), notes)
+    read = cached_reader(lambda part: _read_class_folders(parts[part]))
+    pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:
-        """Where the folder has a test set, halve it; else take tenths of the whole."""
-        if given and name == "train":
-            return read(True)
-        source = read(False)
-        first = 0 if given else round(0.8 * len(source))
+        """Return a split that has a folder; else halve the held-out folder, or take tenths of the whole."""
+        if name == "train" and splits:
+            return read("train")
+        if len(splits) == len(SPLITS):
+            return read(name)
+        source = read(pool)
+        first = 0 if splits else round(0.8 * len(source))
         middle = (first + len(source)) // 2
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(0))
-        if not min(first or len(read(True)), middle - first, len(source) - middle):
+        if not min(first or len(parts["train"].paths), middle - first, len(source) - middle):
             raise DataError(f"{len(source)} images in {str(directory)!r} are too few to train, validate and test on")
         chosen = {"train": order[:first], "validation": order[first:middle], "test": order[middle:]}[name]
         return Split(source.images[chosen], source.labels[chosen])
 
+    def division() -> str:
+        if len(splits) == len(SPLITS):
+            return f"validation and test as in the folders ({cifar10.fingerprint(read('validation').images)})"
+        how = "halves" if splits else "the last two tenths"
+        return f"{how} of {len(read(pool)):,} images by position (seed 0, {cifar10.fingerprint(read(pool).images)})"
+
     name = directory.resolve().name
     plain = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:32]
     family = f"folder-{plain}-{hashlib.sha256(chr(0).join(classes).encode()).hexdigest()[:8]}"  # other classes, other weights
-    return Dataset("folder", f"folder {name}", family, classes, True, split)
+    return Dataset("folder", f"folder {printable(name)}", family, classes, True, split, division, notes)
+
+
+def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
+    """Return the split whose folder is divided into validation and test, and report it if that is not test/."""
+    if "test" in splits:
+        return "test"
+    _say(
+        f"no test/ next to {str(splits['validation'])!r}: one half of its images chooses the best weights, "
+        "figures are measured on the other",
+        notes,
+    )
+    return "validation"
+
+
+def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
+    if line := passed_over(directory, passed):
+        _say(line, notes)
+
+
+def _say(line: str, notes: list[str]) -> None:
+    notes.append(line)
+    if line not in _REPORTED:  # explore opens the same folder several times
+        _REPORTED.add(line)
+        complain(line)
 
 
 DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
@@ -273,14 +334,5 @@ DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
-def _read_class_folders(root: Path, classes: Sequence[str], size: int) -> Split:
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(path for path in (root / name).glob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
-            raise DataError(
-                f"no images in {str(root / name)!r}; every class needs a folder with images ({', '.join(SUFFIXES)})"
-            )
-        paths += found
-        labels += [label] * len(found)
-    return Split(load_pictures(paths, size), torch.tensor(labels))
+def _read_class_folders(folders: ClassFolders) -> Split:
+    return Split(load_pictures(folders.paths, 32), torch.tensor(folders.labels))

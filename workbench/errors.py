@@ -14,13 +14,16 @@
     ├── StorageError          a disk that is full, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
-A message names no pixel, key or token. The command prints it as it is, without a traceback.
+A message names no pixel, key or token. It often quotes a file's name or another machine, so that its text escapes control
+characters (`terminal.printable`), wherever it is shown. The command prints it in one line, without a traceback.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from .terminal import printable
 
 __all__ = [
     "AttestationError",
@@ -40,6 +43,9 @@ __all__ = [
 
 class WorkbenchError(Exception):
     """Raised when the workbench cannot go on, for a reason its user can act on."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="\n")
 
 
 class UsageError(WorkbenchError, ValueError):

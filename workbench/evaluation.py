@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,74 +22,32 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from . import metrics
+from . import legibility, metrics
+from .cifar10 import OFFICIAL
 from .classifiers import Classifier
 from .codecs import Codec, CompressAI, Jpeg, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
 from .models import check_strength
+from .paper import PAPER
 from .pictures import to_float
+from .processes import processor_name
 from .system import Client, Cloud, Edge, codec_for
-from .weights import Pair, compressor_variants, load_pair
+from .weights import Manifest, Pair, compressor_variants, load_pair
 
-__all__ = ["PAPER", "Evaluation", "describe", "origin", "provenance"]
+__all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
 
-# The papers' own figures on CIFAR-10's 5,000 test images, to stand beside ours and never among them. Accuracies in percent.
-PAPER: dict[str, Any] = {
-    "source": "PMC² (NOSSDAV '25), CIFAR-10, 5,000 test images",
-    "table1": {
-        "regular PNG": {"bytes": 2662.60, "accuracy": 94.24},
-        "regular JPEG": {"bytes": 724.44, "accuracy": 90.28},
-        "perturbed PNG": {"bytes": 2690.56, "accuracy": 91.44},
-        "perturbed JPEG": {"bytes": 1818.77, "accuracy": 90.40},
-    },
-    "table2": {
-        "vgg13_bn-X-resnet18": 91.52,
-        "resnet18-X-vgg13_bn": 91.62,
-        "densenet121-X-resnet18": 91.38,
-        "googlenet-X-resnet18": 91.22,
-    },
-    "table3": {
-        "vgg13_bn": {
-            "png": (1642.45, 2691.38, 90.30),
-            "jpeg": (1854.95, 1848.42, 90.22),
-            "neural": (1642.45, 8.16, 90.40),
-        },
-        "resnet18": {
-            "png": (1509.06, 2544.70, 90.22),
-            "jpeg": (1509.06, 1861.48, 90.24),
-            "neural": (1509.06, 8.12, 90.20),
-        },
-        "densenet121": {
-            "png": (1572.23, 2794.40, 90.48),
-            "jpeg": (1642.45, 2042.20, 90.38),
-            "neural": (1572.23, 8.29, 90.42),
-        },
-        "googlenet": {
-            "png": (1572.23, 2796.73, 90.00),
-            "jpeg": (1726.20, 1891.50, 90.32),
-            "neural": (1726.20, 8.00, 90.42),
-        },
-    },
-    # ms an image, generator in batches of 256; least and most where the four targets differ; two components it does not print
-    "figure4": {
-        "neural": {"client_compression": 0.37, "network_client_edge": 0.54, "generator": 2.616, "compression": 0.550}
-        | {"edge_other": "0.36 to 0.40", "decompression": 1.305, "cloud_other": "0.1 to 3.1"},
-        "pp": {"generator": 8.149, "compression": 0.125, "edge_other": "0.36 to 0.40", "decompression": 0.145}
-        | {"cloud_other": "0.1 to 3.1"},
-        "end_to_end": {"neural": "6.766 to 7.070", "pp": "11.668 to 12.212"},
-    },
-    # Figures 1 and 5: a power meter's readings of a Pixel 3 that sends 5,000 images, target VGG13_bn; mean power and duration
-    "energy": {
-        "device": "Pixel 3, Monsoon power meter",
-        "n": 5000,
-        "none": {"watts": 1.139, "seconds": 20.033},
-        "pp": {"watts": 4.961, "seconds": 63.345},
-        "pmc2": {"watts": 0.751, "seconds": 33.956},
-    },
-    "subsampling": {"4:4:4": {"bytes": 2057, "accuracy": 91.17}, "4:2:0": {"bytes": 1212, "accuracy": 11.50}},
-}
+# How much of the original the protected image shows, by figure (see `metrics.ssim` and `legibility`).
+SEEN = (
+    "ssim",
+    "abs_ssim",
+    "inverted_ssim",
+    "psnr",
+    *(f"abs_ssim_{view}" for view in legibility.CHANNELS),
+    "colour_correlation",
+    "legibility",
+)
 
 
 class Evaluation:
@@ -185,7 +145,8 @@ class Evaluation:
         """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are those at the cloud, on decoded images; `protected_accuracy` is the
-        target's on what the edge hands to the codec; `ssim` compares the protected image with the one the client holds.
+        target's on what the edge hands to the codec; `ssim` and the other figures of likeness (`SEEN`) compare the protected
+        image with the one the client holds.
         """
         s1, _ = self._captured
         protected = self.protected(strength)
@@ -198,7 +159,7 @@ class Evaluation:
             "auxiliary_accuracy": self.accuracy(self.pair.auxiliary, decoded),
             "auxiliary_protected_accuracy": before["auxiliary"],
             "auxiliary_original_accuracy": before["auxiliary_original"],
-            **{key: before[key] for key in ("ssim", "abs_ssim", "inverted_ssim", "psnr")},
+            **{key: value for key, value in before.items() if key in SEEN},
             "reconstruction_psnr": metrics.mean(metrics.psnr(protected, decoded).clamp(max=100)),
             "s1_bytes": metrics.mean(s1),
             "s2_bytes": metrics.mean(s2),
@@ -224,12 +185,18 @@ class Evaluation:
         return rows
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: target and auxiliary on originals and on protected images, SSIM and its variants, PSNR."""
+        """Return the row of Table 2: target and auxiliary on originals and on protected images, and the figures in `SEEN`.
+
+        `legibility` needs two images or more, and is absent for one.
+        """
         if strength not in self._table2:
             protected = self.protected(strength)
             with torch.inference_mode():
                 similarity = metrics.ssim(self.images, protected)
                 inverted = metrics.ssim(self.images, 1 - protected)
+                views = legibility.similarities(self.images, protected)
+                mixed = legibility.correlations(self.images, protected)
+                read = legibility.legibility(self.images, protected) if len(self.images) > 1 else None
             self._table2[strength] = {
                 "original": self.original_accuracy["target"],
                 "auxiliary_original": self.original_accuracy["auxiliary"],
@@ -239,6 +206,9 @@ class Evaluation:
                 "abs_ssim": metrics.mean(similarity.abs()),
                 "inverted_ssim": metrics.mean(inverted),
                 "psnr": metrics.mean(metrics.psnr(self.images, protected).clamp(max=100)),
+                **{f"abs_ssim_{view}": metrics.mean(values) for view, values in views.items()},
+                "colour_correlation": metrics.mean(mixed),
+                **({} if read is None else {"legibility": metrics.mean(read)}),
             }
         return dict(self._table2[strength])
 
@@ -293,13 +263,35 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
         "dataset": dataset.title,
         "target": pair.target.name,
         "auxiliary": pair.auxiliary.name,
+        "width": {"target": pair.target.width, "auxiliary": pair.auxiliary.width},  # 1: the papers'
         "weights": pair.sha256(),
         "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
         "trained_on": {role: manifest.data for role, manifest in manifests.items()},
         "seed": manifests["generator"].seed,
         "precision": precision,
+        **selection(pair, dataset),
         **provenance(device),
     }
+
+
+def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
+    """Return the division into validation and test, and how many test images also chose each network's weights.
+
+    `chosen_on` is None for a network if that cannot be told. `selection` is one line, empty if no test image chose the weights.
+    """
+    chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
+    some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
+    unknown_roles = [role for role, n in chosen.items() if n is None]
+    lines = [f"test images that also chose the weights: {', '.join(some)}"] if some else []
+    if unknown_roles:
+        lines.append(f"whether test images chose the weights is not known: {', '.join(unknown_roles)}")
+    return {"division": dataset.division, "chosen_on": chosen, "selection": "; ".join(lines)}
+
+
+def _division(manifest: Manifest) -> str:
+    """Return the division that a manifest names. Manifests from before it was kept name their data set alone."""
+    named: str = manifest.training.get("division", "")
+    return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 
 
 def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,12 +318,15 @@ def describe(codec: Codec) -> str:
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the device, the library versions and the commit that a figure was made with."""
+    """Return the date (UTC), processor, number of its cores, device, library versions and commit of a measurement."""
     kind = torch.device(device).type
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
     packages = ("torch", "torchvision", "compressai", "pillow")
     return {
+        "date": datetime.now(UTC).date().isoformat(),
+        "processor": processor_name(),
+        "cores": os.cpu_count(),
         "device": f"{kind} ({name})",
         "versions": {
             "python": platform.python_version(),

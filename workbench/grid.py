@@ -66,16 +66,18 @@ class Grid:
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
         first = {name: ("train", "classifier", "--target", name, *common) for name in names}
-        if ENCODER in PRESETS[self.preset]:  # from which all generators start
+        if ENCODER in PRESETS[self.preset] and not all(self._trained(*pair) for pair in self.pairs):  # generators start from it
             first[ENCODER] = ("train", ENCODER, *common)
         jobs = {name: [job] for name, job in first.items() if not _complete(name, self)}
         failed = self._batch("classifiers", jobs, executor)
         jobs = {}
         for target, auxiliary in self.pairs:
             name = weights.generator_name(target, auxiliary)
-            if failed.keys().isdisjoint((target, auxiliary, ENCODER)) and not self._measured(target, auxiliary):
+            trained = self._trained(target, auxiliary)
+            needed = {target, auxiliary} if trained else {target, auxiliary, ENCODER}
+            if failed.keys().isdisjoint(needed) and not self._measured(target, auxiliary):
                 pair = ("--target", target, "--auxiliary", auxiliary)
-                train = [] if self._trained(target, auxiliary) else [("train", "generator", *pair, *common)]
+                train = [] if trained else [("train", "generator", *pair, *common)]
                 limit = () if self.limit is None else ("--limit", str(self.limit))
                 jobs[name] = [*train, ("evaluate", *pair, "--codec", "png", "--json", *limit, *self.data)]
         failed |= self._batch("pairs", jobs, executor)

@@ -23,12 +23,14 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from . import _compat
 from .classifiers import Classifier
 from .errors import UsageError, unknown
 from .models import NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
-from compressai.layers import GDN  # isort: skip  (after models, which makes torchvision importable)
+with _compat.spared():
+    from compressai.layers import GDN
 
 __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
 from .errors import UsageError
 
-__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "ssim", "wilson"]
+__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "ssim", "ssim_by_channel", "wilson"]
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
@@ -105,10 +105,15 @@ def label_bits(share: float, classes: int) -> float:
 def ssim(x: Tensor, y: Tensor) -> Tensor:
     """Return the structural similarity of each pair of images, from -1 to 1 (N values).
 
-    `x` and `y` are N x 3 x H x W in [0, 1], H and W at least 11: an 11 x 11 Gaussian window of sigma 1.5 is laid only where it
+    `x` and `y` are N x C x H x W in [0, 1], H and W at least 11: an 11 x 11 Gaussian window of sigma 1.5 is laid only where it
     fits, as in the papers (Wang et al. 2004; PP, section 4). Differentiable. A value near zero says that nothing of the
     local structure agrees; a negative one that contrast is inverted, which a person can still read.
     """
+    return ssim_by_channel(x, y)[0].mean(1)
+
+
+def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the structural similarity of each channel with that of `y` and with its inverse 1 - y, each N x C (see `ssim`)."""
     if x.shape != y.shape or x.ndim != 4 or min(x.shape[-2:]) < SSIM_WINDOW:
         raise UsageError(
             f"SSIM compares N x C x H x W images of one shape, H and W at least {SSIM_WINDOW}, "
@@ -120,9 +125,14 @@ def ssim(x: Tensor, y: Tensor) -> Tensor:
         window = torch.softmax(-(place**2) / (2 * SSIM_SIGMA**2), 0).expand(maps.shape[1], 1, 1, -1)
         local = F.conv2d(F.conv2d(maps, window, groups=len(window)), window.mT, groups=len(window))
     mean_x, mean_y, square_x, square_y, product = local.chunk(5, 1)
-    both, squares = mean_x * mean_y, mean_x * mean_x + mean_y * mean_y
-    structure = (2 * (product - both) + SSIM_C2) / (square_x + square_y - squares + SSIM_C2)
-    return ((2 * both + SSIM_C1) / (squares + SSIM_C1) * structure).mean(dim=(1, 2, 3))
+    covariance = product - mean_x * mean_y
+    scale = square_x + square_y - (mean_x * mean_x + mean_y * mean_y) + SSIM_C2
+
+    def compare(mean: Tensor, covariance: Tensor) -> Tensor:
+        luminance = (2 * mean_x * mean + SSIM_C1) / (mean_x * mean_x + mean * mean + SSIM_C1)
+        return (luminance * (2 * covariance + SSIM_C2) / scale).mean(dim=(2, 3))
+
+    return compare(mean_y, covariance), compare(1 - mean_y, -covariance)
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:

@@ -305,7 +305,7 @@ class Unset(TorchFunctionMode):
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind: `classifier` (name, num_classes, head), `generator` (width), `compressor` (N, M)."""
+    """Build a network by its kind: `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M)."""
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,
         "generator": PerturbationGenerator,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError, unknown
 from .processes import spin_briefly
-from .storage import data_root, replacing, write_json
+from .storage import data_root, expand_user, replacing, write_json
 
 if TYPE_CHECKING:
     from . import data, weights
@@ -37,14 +36,14 @@ class Notebook:
     """The notebook `name`, run with `parameters` (all that its parameters cell declares).
 
     Raises UsageError for a parameter that papermill injected and the notebook does not have, and for one of another type.
-    Results go to `output_dir`; where that is empty, beside the executed notebook (papermill's working directory), or under
-    `data/runs/interactive` in JupyterLab.
+    Results go to `output_dir`. If that is empty, they go to the working directory of the papermill that injected parameters,
+    else to `data/runs/interactive`.
     """
 
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
         check_parameters({**parameters, "output_dir": output_dir})
         self.name, self.parameters = name, parameters
-        self.output = Path(output_dir).expanduser() if output_dir else default_output()
+        self.output = expand_user(output_dir) if output_dir else default_output()
         self._kept: dict[str, Any] = {
             "format": FORMAT,
             "notebook": name,
@@ -138,17 +137,14 @@ def check_parameters(declared: dict[str, Any]) -> None:
     """
     import ast
 
-    ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    if ipython is None:
-        return
-    for source in ipython.user_ns.get("In", []):
-        if not source.startswith("# Parameters\n"):
-            continue
+    for source in _injected():
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Assign):
                 for name in (target.id for target in node.targets if isinstance(target, ast.Name)):
                     if name not in declared and not name.startswith("PAPERMILL_"):
                         raise unknown("parameter", name, declared)
+    if (ipython := _shell()) is None:
+        return
     hints = ipython.user_ns.get("__annotations__", {})
     for name, value in declared.items():
         hint = str(getattr(hints.get(name), "__name__", hints.get(name))).partition("[")[0]
@@ -158,9 +154,24 @@ def check_parameters(declared: dict[str, Any]) -> None:
             raise UsageError(f"parameter {name!r} must be of type {hint}, got {value!r}")
 
 
+def _shell() -> Any:
+    """Return IPython's shell if this is a kernel, else None."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
+def _injected() -> list[str]:
+    """Return the cells with parameters that papermill injected and this kernel has executed."""
+    shell = _shell()
+    return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell.startswith("# Parameters\n")]
+
+
 def default_output() -> Path:
-    """Return where results go if nothing is said: JupyterLab names its session; papermill runs where its output goes."""
-    return data_root() / "runs" / "interactive" if "JPY_SESSION_NAME" in os.environ else Path.cwd()
+    """Return where results go without `output_dir`: papermill's working directory if it injected parameters here.
+
+    Everything else, JupyterLab, `nbconvert --execute` or a script, writes to `data/runs/interactive`. Environment variables do
+    not tell the two apart, because a papermill that was started in a notebook inherits that notebook's.
+    """
+    return Path.cwd() if _injected() else data_root() / "runs" / "interactive"
 
 
 def plain(value: Any) -> Any:

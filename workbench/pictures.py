@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -22,15 +22,21 @@ from .quiet import QUIET
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "residual", "to_float", "to_uint8"]
+__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "read_picture", "residual", "to_float", "to_uint8"]
 
 MAX_TOTAL = 4 << 30  # of one batch, decoded
 THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
 ORIENTATION = 274  # the EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
-START, END, SCAN = 0xD8, 0xD9, 0xDA
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
+START, END, SCAN, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+EXIF, MOST_EXIF = b"Exif\0\0", 16  # segments, which Pillow joins anew with each
+MOST_FILLING = 64 << 10  # bytes between segments, which Pillow passes over one at a time
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
+WHITE_IS_ZERO, SIGNED = 0, 2
+ASSOCIATED = {"La": "LA", "RGBa": "RGBA"}  # modes whose values are multiplied by alpha
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 @dataclass(frozen=True)
@@ -57,9 +63,14 @@ class Limits:
 
     def scans_of(self, file: bytes, label: str) -> int:
         """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, that is beyond them."""
-        pieces = scans = 0
-        for marker in _pieces(file):
-            pieces, scans = pieces + 1, scans + (marker == SCAN)
+        pieces = scans = exif = 0
+        filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
+        for marker, start, gap in _pieces(file):
+            pieces, filling = pieces + 1, filling + (gap if not scans else 0)
+            scans, exif = scans + (marker == SCAN), exif + (marker == APP1 and file.startswith(EXIF, start))
+            if filling > MOST_FILLING or exif > MOST_EXIF:
+                what = f"{MOST_EXIF} segments of EXIF" if exif > MOST_EXIF else f"{MOST_FILLING:,} bytes between its segments"
+                raise DataError(f"picture {label} cannot be read: it has more than {what}; give a whole {self.names}")
             if scans > self.scans:
                 raise DataError(f"picture {label} has more than {self.scans} scans, the most that are read")
             if pieces > self.pieces:
@@ -111,79 +122,168 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
     return torch.from_numpy(out).permute(0, 3, 1, 2).contiguous()
 
 
-def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY) -> Image.Image:
+def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY, name: str = "") -> Image.Image:
     """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
 
-    EXIF orientation is honoured; transparency is laid on white; grey, 16-bit, palette and CMYK pictures become 8-bit RGB; of an
-    animation the first frame counts. A picture that is already `size` x `size` passes through unchanged.
+    EXIF orientation is honoured; transparency is laid on white; grey, palette and CMYK pictures become 8-bit RGB; the first
+    frame of an animation counts. A picture that is already `size` x `size` passes through unchanged. White in a grey picture is
+    the largest value of its bits, in one of 32 bits the picture's maximum (floats: 1, or the maximum if that is larger).
 
-    Raises DataError for a file that is missing, not a picture, truncated, or beyond the `limits`: the header is judged before
-    anything is decoded.
+    `name` is what errors call a picture that is given as bytes. Raises DataError for a file that is missing, not a picture,
+    truncated, or beyond the `limits`: the header is judged before anything is decoded.
     """
     with QUIET:  # Pillow warns of bombs and odd metadata; what matters is judged below
-        return _open(source, size, limits)
+        return _open(source, size, limits, name)
 
 
-def _pieces(file: bytes) -> Iterator[int]:
-    """Give the marker of each segment of a JPEG, or 0 for each chunk of a PNG, as their decoders meet them; of others nothing.
+def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
+    """Give each segment of a JPEG, or chunk of a PNG, as their decoders meet them; nothing for other formats.
 
-    What a segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
+    A piece is its marker (0 for a chunk), the place of its content, and how many bytes of no piece stood before it. What a
+    segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
     """
     if file.startswith(PNG):
         position = len(PNG)
         while position < len(file):
-            yield 0
+            yield 0, position + 8, 0
             position += 12 + int.from_bytes(file[position : position + 4], "big")
     elif file.startswith(JPEG):
         position = len(JPEG)
         while (found := MARKER.search(file, position)) and (marker := found[1][0]) not in (START, END):
-            yield marker
+            yield marker, found.end() + 2, found.start() - position
             position = found.end() + int.from_bytes(file[found.end() : found.end() + 2], "big")
+        yield END, len(file), (found.start() if found else len(file)) - position
 
 
 def _length(source: str | Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
 
-def _open(source: str | Path | bytes, size: int | None, limits: Limits) -> Image.Image:
-    label = f"{len(source)} bytes" if isinstance(source, bytes) else repr(str(source))
+def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
+    """Return a picture's file, which may be a pipe, in one reading. Raises DataError if it cannot be read or is too large."""
     try:
-        if _length(source) > limits.file_bytes:
-            raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
-        content = source if isinstance(source, bytes) else Path(source).read_bytes()
+        with Path(path).open("rb") as file:
+            content = file.read(limits.file_bytes + 1)
+    except FileNotFoundError as error:
+        raise DataError(f"picture {str(path)!r} does not exist") from error
+    except OSError as error:
+        raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a null byte in the name
+        raise DataError(f"picture {str(path)!r} cannot be read: {error}") from error
+    _check_length(content, limits, repr(str(path)))
+    return content
+
+
+def _check_length(content: bytes, limits: Limits, label: str) -> None:
+    if len(content) > limits.file_bytes:
+        raise DataError(f"picture {label} is larger than {limits.file_bytes / (1 << 20):g} MiB; scale it down first")
+
+
+def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: str = "") -> Image.Image:
+    named = name if isinstance(source, bytes) else str(source)
+    content = source if isinstance(source, bytes) else read_picture(source, limits)
+    label = repr(named) if named else f"{len(content)} bytes"
+    try:
+        _check_length(content, limits, label)
         scans = limits.scans_of(content, label)
         with Image.open(io.BytesIO(content), formats=limits.formats) as picture:
             limits.check(picture, scans, label)
-            orientation = picture.getexif().get(ORIENTATION, 1)
             if size is not None:
                 picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices
-            upright = _to_rgb(picture)
-            if orientation in TURNS:
-                upright = upright.transpose(TURNS[orientation])
-            return _to_square(upright, size)
+            picture.load()
+            return _to_square(_turned(_to_rgb(picture, content), _orientation(picture)), size)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {label} claims too many pixels; at most {limits.pixels:,} are read") from error
-    except FileNotFoundError as error:
-        raise DataError(f"picture {label} does not exist") from error
     except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
-        reason = (
-            "not a picture of a known format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
-        )
+        reason = " ".join(str(error).split())
+        if isinstance(error, UnidentifiedImageError):
+            tiff = content.startswith(TIFF) and "TIFF" in limits.formats
+            reason = "a TIFF whose samples are of an unsupported kind" if tiff else "not a picture of a known format"
         raise DataError(f"picture {label} cannot be read: {reason}; give a whole {limits.names}") from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":  # 16-bit and wider: scaled, where convert() would clip
-        wide = np.nan_to_num(np.array(picture, dtype=np.float32), copy=False, posinf=0.0, neginf=0.0)
-        top = 65535.0 if picture.mode.startswith("I") else max(1.0, float(wide.max(initial=0.0)))
-        wide *= 255 / top
-        return Image.fromarray(wide.round(out=wide).clip(0, 255, out=wide).astype(np.uint8)).convert("RGB")
-    if picture.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in picture.info:
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied to a loaded picture, 1 if there is none.
+
+    Pillow turns a TIFF while it loads it, and removes the tag then. Damaged EXIF does not make a picture unreadable.
+    """
+    try:
+        value = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # Pillow's parser raises whatever damaged bytes lead it to
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _turned(picture: Image.Image, orientation: int) -> Image.Image:
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
+    if (grey := _wide_grey(picture)) is not None:
+        return Image.fromarray(grey).convert("RGB")
+    if picture.mode in ASSOCIATED:
+        picture = picture.convert(ASSOCIATED[picture.mode])
+    transparent = _sees_through(picture, content)
+    if transparent is not None:
+        opaque = np.array(picture.convert("RGB"))
+        opaque[transparent] = 255
+        return Image.fromarray(opaque)
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         layer = picture.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
     return picture.convert("RGB")
+
+
+def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
+    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread; None for every other picture.
+
+    White is the largest value of the samples' bits. For 32-bit integers it is the picture's own maximum, because such files use
+    a small part of their range; for floats it is 1, or the maximum if that is larger. Negative values and NaN are black.
+    """
+    tags: dict[int, Any] = getattr(picture, "tag_v2", {})
+    bits, kind = _first(tags.get(BITS_PER_SAMPLE, 16)), _first(tags.get(SAMPLE_FORMAT, 1))
+    if picture.mode == "L" and kind == SIGNED:
+        values = np.array(picture).view(np.int8)
+    elif picture.mode == "I" and bits == 32 and kind != SIGNED:
+        values = np.array(picture).view(np.uint32)
+    elif picture.mode.startswith("I") or picture.mode == "F":
+        values = np.array(picture)
+    else:
+        return None
+    wide = values.astype(np.float32)
+    if picture.mode == "F" or bits == 32:
+        white = max(1.0, float(wide.max(initial=0.0, where=np.isfinite(wide))))
+    else:
+        white = 2.0 ** (bits - (kind == SIGNED)) - 1
+    if picture.mode != "L" and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        np.subtract(white, wide, out=wide)
+    np.nan_to_num(wide, copy=False, posinf=white, neginf=0.0)
+    wide *= 255 / white
+    grey = wide.round(out=wide).clip(0, 255, out=wide).astype(np.uint8)
+    if "transparency" in picture.info:
+        grey[values == picture.info["transparency"]] = 255
+    return grey
+
+
+def _first(value: Any) -> int:
+    return int(value[0] if isinstance(value, tuple) else value)
+
+
+def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
+    """Return which pixels of a PNG have its transparent colour, if Pillow gives that on another scale than the pixels."""
+    colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
+    if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
+        grey: np.ndarray[Any, Any] = np.array(picture) == colour * (255 // (2**depth - 1))
+        return grey
+    if picture.mode == "RGB" and depth == 16 and isinstance(colour, tuple):
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as low:
+            low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]  # the low bytes of big-endian samples
+            samples = np.array(picture).astype(np.uint16) << 8 | np.array(low)
+        equal: np.ndarray[Any, Any] = (samples == np.array(colour)).all(2)
+        return equal
+    return None
 
 
 def _to_square(picture: Image.Image, size: int | None) -> Image.Image:

@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from .errors import RunError
 
-__all__ = ["Children", "as_done", "interrupts", "keep_memory", "spin_briefly"]
+__all__ = ["Children", "as_done", "interrupts", "keep_memory", "processor_name", "spin_briefly"]
 
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
@@ -47,6 +48,16 @@ def interrupts() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """Return the processor's model name, or its architecture if the system reports no name."""
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine() or "unknown"
 
 
 def keep_memory() -> None:

@@ -24,7 +24,17 @@ from numpy.typing import NDArray
 
 from .errors import ProtocolError
 
-__all__ = ["LENGTH_HEADER", "Request", "Response", "Tensor", "read_request", "read_response", "write_request", "write_response"]
+__all__ = [
+    "LENGTH_HEADER",
+    "MAX_JSON",
+    "Request",
+    "Response",
+    "Tensor",
+    "read_request",
+    "read_response",
+    "write_request",
+    "write_response",
+]
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 DATATYPES: dict[str, str] = {

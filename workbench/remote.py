@@ -1,4 +1,4 @@
-"""A machine by one contract: over SSH, or this one itself. Commands, files and ports there, each with an end and a time limit.
+"""One interface for the local machine and for SSH hosts: commands, files and ports, each with a time limit.
 
 ::
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 import os
+import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -23,11 +24,22 @@ from typing import Protocol, Self
 
 import paramiko
 
-from .deployment import relays, uploads
-from .deployment.relays import Forward
-from .deployment.ssh import BROKEN, KEEPALIVE_S, Ask, Connection, Keyring, ask_terminal, connect
-from .deployment.work import ChannelWork, LocalWork, LostError, Watchdog, Work, last_line, leased, line_of
 from .errors import RemoteError
+from .ssh import relays, uploads
+from .ssh.connections import BROKEN, KEEPALIVE_S, SshConnection, connect
+from .ssh.identities import Ask, Keyring, ask_terminal
+from .ssh.login_shell import command_line
+from .ssh.relays import Forward
+from .ssh.remote_process import (
+    ChannelProcess,
+    LocalProcess,
+    LostError,
+    NotRunError,
+    RemoteProcess,
+    Watchdog,
+    last_line,
+    leased,
+)
 from .storage import replacing
 
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
@@ -39,7 +51,7 @@ EXEC_S, STALL_S = 30.0, 60.0
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended, and all that it said."""
+    """The exit status and both outputs of a command."""
 
     status: int
     out: bytes
@@ -47,57 +59,57 @@ class Result:
 
 
 class Host(Protocol):
-    """A machine. It is reached when it is first asked; a connection that is lost is made again by the next call.
+    """A machine. The first call connects; after a lost connection the next call connects again.
 
-    Paths over there that do not start with / or ~ are relative to the user's home, as is `~/`. All raise RemoteError, and
-    LostError, a kind of it, where the network is at fault.
+    Remote paths that do not start with / or ~ are relative to the user's home, as is `~/`. Every method raises RemoteError, and
+    its subclass LostError if the network is at fault.
     """
 
     name: str
 
     def __enter__(self) -> Self:
-        """Begin; nothing is connected yet."""
+        """Enter the context; nothing is connected yet."""
 
     def __exit__(self, *_: object) -> None:
         """Close."""
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command in the home folder, and return how it ended. It is never repeated, and ended where its time is up."""
+        """Run a command in the home folder, once. It is ended when its time is up."""
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """Give the lines that a command says, without their ends; who closes the iterator ends the command.
+        """Give the lines of a command's output, without line ends; closing the iterator ends the command.
 
-        RemoteError with the last line of its standard error where it fails.
+        If the command fails, RemoteError has the last line of its standard error.
         """
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Have files at `folder`/<sha256>, checked; send what is not there. Returns their whole paths over there, in order."""
+        """Upload files to `folder`/<sha256>, unless they are there. Return their absolute remote paths, in order."""
 
     def get(self, path: str, target: Path) -> None:
         """Fetch a file, all or nothing."""
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Have a port of this machine's loopback (0: any free one) lead to a port that is reached from over there."""
+        """Forward a port of this machine's loopback (0: any free one) to a port that the host reaches."""
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Have a port of the other machine's loopback (0: any free one) lead to an address that is reached from here."""
+        """Forward a port of the host's loopback (0: any free one) to an address that this machine reaches."""
 
     def close(self) -> None:
-        """End all that is under way, and the connection."""
+        """End all commands and forwarded ports, and close the connection."""
 
 
 def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
-    """Return a machine by its name: "local" is this one, all others are reached over SSH."""
+    """Return a machine by its name: "local" is this one, all others are SSH hosts."""
     return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
 
 
 class _Machine(abc.ABC):
-    """What both kinds have in common: everything but how a command starts and how a port is reached."""
+    """What both kinds of hosts share: everything but starting commands and forwarding ports."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._forwards: list[Forward] = []
-        self._works: weakref.WeakSet[Work] = weakref.WeakSet()
+        self._works: weakref.WeakSet[RemoteProcess] = weakref.WeakSet()
 
     def __enter__(self) -> Self:
         return self
@@ -106,11 +118,11 @@ class _Machine(abc.ABC):
         self.close()
 
     @abc.abstractmethod
-    def _begin(self, command: Sequence[str]) -> Work:
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in the home folder."""
 
-    def start(self, command: Sequence[str]) -> Work:
-        """Start a command in the home folder; what it is given as input, and when that ends, is the caller's."""
+    def start(self, command: Sequence[str]) -> RemoteProcess:
+        """Start a command in the home folder. The caller writes its input, and ends it."""
         work = self._begin(command)
         self._works.add(work)
         return work
@@ -148,32 +160,37 @@ class _Machine(abc.ABC):
         ):
             work.finish()
             for part in iter(work.read, b""):
-                dog.feed()
+                dog.extend()
                 file.write(part)
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command that has to go well; return what it said."""
+        """Run a command that has to succeed; return its output."""
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
 
-    def _ended(self, work: Work, dog: Watchdog, program: str, limit: float | None) -> int:
-        """Return how a command ended; RemoteError where it was ended, or nobody knows."""
+    def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
+        """Return the exit status. Raises RemoteError if the command was ended, or its status is unknown."""
         status: int | None = None
         try:
             status = work.wait()
+        except NotRunError as error:
+            raise RemoteError(
+                f"{self.name}: the login shell ended without running {program} (it printed {str(error)!r}): "
+                "does one of its startup files start another shell, or exit?"
+            ) from None
         except LostError:
-            if not dog.barked:
+            if not dog.timed_out:
                 raise LostError(
                     f"{self.name}: the connection was lost while {program} was at work; it may have gone on"
                 ) from None
-        if dog.barked:
+        if dog.timed_out:
             raise RemoteError(
                 f"{self.name}: {program} did not end within {limit:g} s and was ended: does it hang, or need longer?"
             )
         if work.ended:
-            raise RemoteError(f"{self.name}: {program} was ended, as the machine was let go of")
+            raise RemoteError(f"{self.name}: {program} was ended, as the connection was closed")
         if status is None or status < 0:
             raise RemoteError(f"{self.name}: {program} was killed: does the machine have too little memory?")
         return status
@@ -197,15 +214,15 @@ class _Machine(abc.ABC):
 
 
 class Here(_Machine):
-    """This machine, by the contract of the others: the same shell, the same folders, and no SSH."""
+    """This machine, by the interface of the SSH hosts."""
 
     def __init__(self, name: str = LOCAL) -> None:
         super().__init__(name)
 
-    def _begin(self, command: Sequence[str]) -> Work:
-        """Start a command in a session of its own."""
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
+        """Start a command in its own session."""
         try:
-            return LocalWork(command, Path.home())
+            return LocalProcess(command, Path.home())
         except OSError as error:
             raise RemoteError(f"{self.name}: {command[0]} cannot be started ({error.strerror})") from error
 
@@ -219,10 +236,10 @@ class Here(_Machine):
 
 
 class SshHost(_Machine):
-    """A machine over SSH: `name` is a Host of the SSH configuration, or user@host:port.
+    """A host over SSH: `name` is a Host of the SSH configuration, or user@host:port.
 
-    ProxyJump and what else the configuration says is followed, but host keys are always strict. `ask` is asked for the
-    passphrases of encrypted keys; a connection that is silent for `keepalive` seconds is given up.
+    The configuration is followed as OpenSSH resolves it, but host keys are always verified. `ask` prompts for the passphrases
+    of encrypted keys. A connection that is silent for `keepalive` seconds is closed.
     """
 
     def __init__(
@@ -231,12 +248,12 @@ class SshHost(_Machine):
         super().__init__(name)
         self._config, self._keepalive = config, keepalive
         self._keyring = Keyring(ask)
-        self._open: Connection | None = None
+        self._open: SshConnection | None = None
         self._opening = threading.Lock()
         self._reverses: dict[int, partial[None]] = {}
 
-    def _connection(self) -> Connection:
-        """Return a connection that is there; where it is a new one, ports over there are listened to again."""
+    def _connection(self) -> SshConnection:
+        """Return the open connection, or a new one that listens on the forwarded ports of the host again."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open
@@ -252,27 +269,28 @@ class SshHost(_Machine):
             return connection
 
     def _channel(self) -> paramiko.Channel:
-        """Open a channel; a connection that turns out to be lost has done nothing yet, and is made again, once."""
+        """Open a channel. A connection that was lost since has run nothing yet, so it is opened again, once."""
         connection = self._connection()
         try:
             return connection.session()
         except LostError:
             return self._connection().session()
 
-    def _begin(self, command: Sequence[str]) -> Work:
-        """Start a command through the user's shell over there."""
+    def _begin(self, command: Sequence[str]) -> RemoteProcess:
+        """Start a command through the user's login shell."""
         channel = self._channel()
+        mark = secrets.token_hex(16)
         with Watchdog(EXEC_S, channel.close) as dog:
             try:
-                channel.exec_command(line_of(command))
+                channel.exec_command(command_line(command, mark))
             except BROKEN as error:
                 channel.close()
-                if not dog.barked and not channel.get_transport().is_active():
+                if not dog.timed_out and not channel.get_transport().is_active():
                     raise LostError(f"{self.name}: the connection was lost while {command[0]} was started") from error
                 raise RemoteError(
                     f"{self.name}: its sshd runs no commands for this user: is it meant for files alone?"
                 ) from error
-        return ChannelWork(channel)
+        return ChannelProcess(channel, mark.encode())
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
         """See `Host`."""
@@ -286,7 +304,7 @@ class SshHost(_Machine):
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
         """See `Host`."""
-        pairs = relays.Pairs()
+        pairs = relays.RelayedConnections()
         accept = partial(relays.answer, pairs, near)
         port = self._connection().listen(listen, accept)
         self._reverses[port] = accept
@@ -309,7 +327,7 @@ class SshHost(_Machine):
 
 
 def _home(path: str) -> str:
-    """Return a path as a command that starts in the home folder takes it."""
+    """Return a path relative to the home folder, where commands start."""
     if path == "~" or path.startswith("~/"):
         return os.path.normpath(path[2:]) if path[2:] else "."
     if path.startswith("~"):

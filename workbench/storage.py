@@ -17,15 +17,23 @@ from .errors import StorageError
 
 _HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32]
 
-__all__ = ["data_root", "replacing", "require_writable", "write_json", "write_text"]
+__all__ = ["data_root", "expand_user", "replacing", "require_writable", "write_json", "write_text"]
 
 
 def data_root() -> Path:
     """Return the `data/` folder: `$WORKBENCH_DATA`, else the checkout's own, else `./data`."""
     if given := os.environ.get("WORKBENCH_DATA"):
-        return Path(given).expanduser().resolve()
+        return expand_user(given).resolve()
     checkout = Path(__file__).resolve().parent.parent
     return (checkout if (checkout / "pyproject.toml").exists() else Path.cwd()) / "data"
+
+
+def expand_user(path: str | Path) -> Path:
+    """Return a path with `~` expanded, unchanged if that user has no home directory here: it then does not exist."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,6 +47,7 @@ COMPONENTS = (
 )
 NEURAL = ("neural", "compressai")  # the codecs that need the pair's compressor
 NETWORKS = ("network_client_edge", "network_edge_cloud")
+PART = 256  # images that a cloud decodes and classifies before it looks whether it should go on
 REMEMBERED = 4096  # codes whose answers the cloud keeps; with a code of 3 KB some 13 MB
 
 
@@ -154,8 +155,11 @@ class Cloud:
         with (clock or Stopwatch())("decompression", self.device):
             return self.codec.decode(payload)
 
-    def recognise(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
-        """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once."""
+    def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
+        """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once.
+
+        `proceed` is called before each part of the images; it raises what shall end the work.
+        """
         clock = clock or Stopwatch()
         with clock("decompression"):
             known = self.remember(payload)
@@ -165,13 +169,13 @@ class Cloud:
         with clock("decompression"):
             coded, which = self.codec.unpack(payload)
         if self.every:
-            return self._classify([coded[int(row)] for row in which], clock)
+            return self._classify([coded[int(row)] for row in which], clock, proceed)
         if not self.remembered:
-            return self._classify(coded, clock)[which]
+            return self._classify(coded, clock, proceed)[which]
         with self._lock:
             found = {code: self._answers[code] for code in coded if code in self._answers}
         if new := [code for code in coded if code not in found]:
-            found |= zip(new, self._classify(new, clock), strict=True)
+            found |= zip(new, self._classify(new, clock, proceed), strict=True)
         with clock("cloud_other"):
             scores = torch.stack([found[code] for code in coded])[which]
             self._remember(self._answers, found)
@@ -183,11 +187,16 @@ class Cloud:
         """Return the scores of a payload of one image that came before, byte by byte the same; None for any other."""
         return self._singles.get(payload)
 
-    def _classify(self, coded: list[bytes], clock: Stopwatch) -> Tensor:
-        with torch.inference_mode(), clock("decompression", self.device):
-            images = self.codec.decode_each(coded).to(self.device, memory_format=torch.channels_last)
-        with torch.inference_mode(), clock("classifier", self.device):
-            return in_parts(self.classifier, images).softmax(1).cpu()
+    def _classify(self, coded: list[bytes], clock: Stopwatch, proceed: Callable[[], None]) -> Tensor:
+        scores: list[Tensor] = []
+        for start in range(0, len(coded), PART):
+            proceed()
+            with torch.inference_mode(), clock("decompression", self.device):
+                images = self.codec.decode_each(coded[start : start + PART])
+                images = images.to(self.device, memory_format=torch.channels_last)
+            with torch.inference_mode(), clock("classifier", self.device):
+                scores.append(in_parts(self.classifier, images).softmax(1).cpu())
+        return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
         """Keep answers; the oldest make room."""

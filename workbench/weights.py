@@ -365,7 +365,8 @@ def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """Return the kind and the spec from which `models.build` makes a network of this shape."""
     if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
-        return "classifier", spec if module.head == "public" else {**spec, "head": module.head}
+        spec |= {"head": module.head} if module.head != "public" else {}
+        return "classifier", spec | ({"width": module.width} if module.width != 1 else {})
     if isinstance(module, models.PerturbationGenerator):
         return "generator", {"width": module.width} | ({"noise": module.noise} if module.noise else {})
     if isinstance(module, models.NeuralCompressor):

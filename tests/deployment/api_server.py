@@ -29,6 +29,9 @@ KINDS = {  # by plural: group, version, kind, whether it lies in a namespace
     "services": ("", "v1", "Service", True),
     "secrets": ("", "v1", "Secret", True),
     "events": ("", "v1", "Event", True),
+    "nodes": ("", "v1", "Node", False),
+    "runtimeclasses": ("node.k8s.io", "v1", "RuntimeClass", False),
+    "daemonsets": ("apps", "v1", "DaemonSet", True),
     "deployments": ("apps", "v1", "Deployment", True),
     "replicasets": ("apps", "v1", "ReplicaSet", True),
     "networkpolicies": ("networking.k8s.io", "v1", "NetworkPolicy", True),
@@ -240,7 +243,7 @@ class Handler(BaseHTTPRequestHandler):
     def _discovered(self) -> Any:
         match self.parts:
             case ["version"]:
-                return {"major": "1", "minor": "37", "gitVersion": "v1.37.0"}
+                return {"major": "1", "minor": "37", "gitVersion": self.cluster.release}
             case ["api"]:
                 return {"kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": []}
             case ["apis"]:
@@ -275,7 +278,7 @@ def group_of(group: str) -> Object:
 
 def resource_of(plural: str) -> Object:
     group, version, kind, namespaced = KINDS[plural]
-    singular = re.sub("ies$", "y", plural) if plural.endswith("ies") else plural.removesuffix("s")
+    singular = re.sub("ies$", "y", plural) if plural.endswith("ies") else re.sub("(?<=s)es$|s$", "", plural)
     made = {"name": plural, "singularName": singular, "namespaced": namespaced, "kind": kind, "verbs": VERBS}
     return made | {"group": group, "version": version}
 

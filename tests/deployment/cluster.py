@@ -25,6 +25,7 @@ class Cluster:
         self.holds = False  # pods that were told to go stay
         self.changed = threading.Condition(threading.RLock())
         self.closed = False
+        self.release = "v1.37.0"
         self._version = 0
         self._timers: list[threading.Timer] = []
         self.put("namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}})
@@ -174,6 +175,38 @@ class Cluster:
             "conditions": conditions or [],
         }
         self.put("deployments", found)
+
+
+def equip(cluster: Cluster, boot: str = "", *shims: str) -> None:
+    """Put what Kata's chart 4.1.0 installs: runtime classes, the labels of a node that can run them, its own DaemonSet.
+
+    `boot` is the identity of the node's boot, by which a machine is known to be that node.
+    """
+    shims = shims or ("qemu-snp", "qemu-coco-dev")
+    labels = {"katacontainers.io/kata-runtime": "true", "node.kubernetes.io/worker": ""}
+    for shim in shims:
+        made: Object = {"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "handler": f"kata-{shim}"}
+        made["metadata"] = {"name": f"kata-{shim}", "annotations": {"katacontainers.io/kata-version": "4.1.0"}}
+        made["overhead"] = {"podFixed": {"memory": "2048Mi", "cpu": "1.0"}}
+        made["scheduling"] = {"nodeSelector": {"katacontainers.io/kata-runtime": "true"}}
+        cluster.put("runtimeclasses", made)
+    info = {"bootID": boot, "containerRuntimeVersion": "containerd://2.3.1", "kernelVersion": "6.17.0-8-generic"}
+    status = {
+        "allocatable": {"cpu": "32", "memory": "131072000Ki"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+        "nodeInfo": info,
+    }
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a", "labels": labels}, "spec": {}, "status": status}
+    cluster.put("nodes", node)
+    values = {
+        "SHIMS_X86_64": " ".join(shims),
+        "SNAPSHOTTER_HANDLER_MAPPING_X86_64": ",".join(f"{shim}:nydus" for shim in shims),
+    }
+    container = {"name": "kube-kata", "env": [{"name": name, "value": value} for name, value in values.items()]}
+    release = {"meta.helm.sh/release-name": "coco", "meta.helm.sh/release-namespace": "coco-system"}
+    metadata = {"name": "kata-as-coco-runtime", "namespace": "coco-system", "annotations": release}
+    spec = {"template": {"spec": {"containers": [container]}}}
+    cluster.put("daemonsets", {"apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": metadata, "spec": spec})
 
 
 def now() -> str:

@@ -15,6 +15,7 @@ from tests.conftest import AUXILIARY, TARGET
 from workbench.__main__ import main
 from workbench.attest import Policy
 from workbench.deployment.plan import TEMPLATE, local_plan
+from workbench.errors import UsageError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -37,8 +38,12 @@ def test_a_template_is_written_once_and_never_over_what_is_there(tmp_path: Path,
     assert "is there already" in capsys.readouterr().err
     assert path.read_text() == "mine"
     assert main(["init-deployment", str(tmp_path / "two.toml"), "--policy", str(tmp_path / "policy.toml")]) == 0
-    assert Policy.read(tmp_path / "policy.toml").kind == "snp"
-    assert "policy = " in capsys.readouterr().out
+    assert (tmp_path / "policy.toml").read_text() == Policy.template()
+    out = capsys.readouterr().out
+    assert "name the measurement, the initdata and the oldest firmware, then" in out
+    assert "policy = " in out
+    with pytest.raises(UsageError, match="policy.toml: initdata must be"):  # until it is filled in, nothing passes
+        Policy.read(tmp_path / "policy.toml")
 
 
 def test_a_status_of_what_was_never_launched_says_so_and_is_not_a_success(plan: Path, capsys: Capture) -> None:
@@ -95,7 +100,7 @@ def test_a_picture_goes_to_the_edge_of_the_plan_that_is_here_or_named(plan: Path
     assert "stopped: edge, cloud" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop"])
+@pytest.mark.parametrize("command", ["init-deployment", "launch", "status", "logs", "stop", "doctor", "manifests"])
 def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as caught:
         main([command, "--help"])

@@ -6,6 +6,7 @@ is its data hub and its attestation agent; the processor that signs is the tests
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -17,21 +18,21 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from snp import processor
+from snp import MEASUREMENT, processor
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.servers import answering, send
+from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.launch import Deployed
-from workbench.deployment.plan import Deployment
+from workbench.deployment.plan import ClientPlan, Deployment
 from workbench.errors import AttestationError, RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
 
 from .api_server import kubeconfig, serving
-from .cluster import CREATING, Cluster, Object, inside
-from .conftest import Ground, free_port
+from .cluster import CREATING, Cluster, Object, equip, inside
 from .test_containers import kubectl  # noqa: F401  (a fixture)
 
 OURS = processor()
@@ -55,7 +56,10 @@ host = "cloud"
 python = {python}
 listen = "127.0.0.1:{port}"
 address = "127.0.0.1:{port}"
+[client]
+policy = "policy.toml"
 """
+POLICY = f'measurements = ["{MEASUREMENT.hex()}"]\ninitdata = "{{}}"\nminimum_tcb = "any"\n'
 
 
 class Guest:
@@ -121,14 +125,16 @@ def contained(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
     cluster, port = Cluster(), free_port()
+    equip(cluster)
     with serving(cluster) as url:
         given: dict[str, Any] = {"target": TARGET, "auxiliary": AUXILIARY, "digest": "a" * 64, "node_port": port}
         given |= {"kubectl": kubectl, "kubeconfig": str(kubeconfig(tmp_path / "kubeconfig", url)), "python": sys.executable}
         path = tmp_path / "guarded.toml"
         quoted = {key: json.dumps(given[key]) for key in ("kubectl", "kubeconfig", "python")}
         path.write_text(PLAN.format(**(given | quoted | {"port": free_port()})))
+        path.with_name("policy.toml").write_text(POLICY.format("any"))
         plan = Deployment.read(path)
-        guest = Guest(plan.certs, tmp_path / "memory", port)
+        guest = Guest(plan.certs / "edge", tmp_path / "memory", port)
         cluster.scenario = guest.deploy
         with Deployed(plan, machines.config()) as made, answering(guest.ask) as guest.url:
             try:
@@ -142,6 +148,7 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
     contained: tuple[Deployed, Guest, Cluster], digits: Dataset
 ) -> None:
     made, guest, cluster = contained
+    before = set(cluster.objects)
     images = to_float(digits.test.images[:20])
     told: list[str] = []
     made.told = told.append
@@ -158,12 +165,43 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
         assert client.verdict is not None
         assert client.verdict.proves
     guest.host_data = bytes(32)  # another configuration: a host that lets itself in
-    with made.client(policy=OURS.policy(initdata=digest)) as client, pytest.raises(AttestationError, match="initdata"):
-        client.recognise(images)
+    for policy in (OURS.policy(initdata=digest), OURS.policy(initdata="any")):
+        with made.client(policy=policy) as client, pytest.raises(AttestationError, match="initdata"):
+            client.recognise(images)
 
     assert "secrets" not in {plural for _, plural in cluster.requests}
     assert made.stop() == ["edge", "cloud", "tunnels"]
-    assert {kind for kind, _, _ in cluster.objects} == {"namespaces"}
+    assert set(cluster.objects) == before
+
+
+def test_a_policy_that_fits_another_edge_or_proves_nothing_ends_the_launch_before_anything_is_sent(
+    contained: tuple[Deployed, Guest, Cluster], tmp_path: Path
+) -> None:
+    made, _, cluster = contained
+    digest = initdata_digest(made.plan.container())
+    told: list[str] = []
+    made.told = told.append
+    for text, reason in (
+        (POLICY.format("ab" * 32), f"asks for initdata = {'ab' * 32}, and the edge of guarded.toml has {digest}"),
+        ('kind = "sample"\n', "proves nothing of a confidential edge"),
+        (POLICY.format("").replace('initdata = ""', ""), "a policy needs initdata"),
+    ):
+        (tmp_path / "policy.toml").write_text(text)
+        for call in (made.launch, made.client, lambda: made.policy(tmp_path / "policy.toml")):
+            with pytest.raises(UsageError, match=reason):
+                call()
+    for text in (POLICY.format(digest.upper()), POLICY.format("any")):
+        (tmp_path / "policy.toml").write_text(text)
+        policy = made.policy()
+        assert policy is not None
+        assert policy.initdata == digest
+    bare = dataclasses.replace(made.plan, client=ClientPlan())
+    for call in (Deployed(bare).launch, Deployed(bare).client):
+        with pytest.raises(UsageError, match=r"a confidential edge needs \[client\] policy"):
+            call()
+    assert told == []
+    assert not cluster.requests
+    assert not made.plan.certs.exists()
 
 
 def test_logs_that_the_guest_keeps_are_refused_in_a_line(contained: tuple[Deployed, Guest, Cluster]) -> None:

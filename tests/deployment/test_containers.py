@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.sshd import Ground, missing, until
 from workbench.deployment.containers import Containers
 from workbench.deployment.manifests import Container
 from workbench.errors import RemoteError, UsageError
@@ -19,7 +20,6 @@ from workbench.remote import Here, Host
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, cannot_mount, comes_up, inside, is_refused, stays, waits
-from .conftest import Ground, missing, until
 
 IMAGE = "registry.example/pmc2-edge@sha256:" + "a" * 64
 CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
@@ -243,7 +243,7 @@ def test_an_edge_that_ends_again_and_again_is_told_with_its_last_lines(served: S
     served.cluster.logs = {"now": ["another"], "previous": ["first", *"123", "workbench: no weights\x1b[31m", ""]}
     containers = served.containers(replace(CONFIDENTIAL, logs=True))
     containers.apply()
-    with pytest.raises(RemoteError, match=r"its last lines: 1 \| 2 \| 3 \| workbench: no weights\[31m$"):
+    with pytest.raises(RemoteError, match=r"its last lines: 1 \| 2 \| 3 \| workbench: no weights\\x1b\[31m$"):
         containers.wait(30)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -249,7 +250,7 @@ def package(there: Far, content: str = "") -> dict[str, Any]:
         }.items():
             wheel.writestr(zipfile.ZipInfo(name), text)
     sha = there.keep(path.read_bytes())
-    return {"wheel": sha, "file": path.name, "torch": "", "least": "3.11", "pip": ["--no-index"], "device": "cpu"}
+    return {"wheel": sha, "file": path.name, "locks": {}, "least": "3.11", "pip": ["--no-index"], "device": "cpu"}
 
 
 def test_an_environment_is_made_once_by_pip_and_runs_the_package(there: Far) -> None:
@@ -276,7 +277,7 @@ def test_an_environment_beside_an_interpreter_that_has_what_is_needed_takes_no_i
     [
         ("raise ImportError('no libcudart')", {}, "does not run the package: ImportError: no libcudart"),
         ("", {"python": "/nowhere/python"}, "cannot be run"),
-        ("", {"python": "", "torch": "torch==0.0.0"}, "failed with status 1"),
+        ("", {"python": "", "locks": {"base": "0" * 64}}, "is missing: launch again"),
         ("", {"device": "cuda"}, "GPU"),
     ],
 )
@@ -286,6 +287,57 @@ def test_an_environment_that_cannot_be_made_is_not_kept(there: Far, content: str
     assert words in error
     if options.get("device") != "cuda":
         assert [path for path in (there.folder / "envs").iterdir() if path.is_dir()] == []
+
+
+def distribution(folder: Path, name: str, needs: str = "") -> Path:
+    """A wheel of a module that is called as its package is."""
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for file, text in {
+            f"{name}.py": "",
+            f"{name}-1.0.dist-info/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{needs}",
+            f"{name}-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{name}-1.0.dist-info/RECORD": "",
+        }.items():
+            wheel.writestr(zipfile.ZipInfo(file), text)
+    return path
+
+
+INSTALLERS = ["pip", pytest.param("uv", marks=pytest.mark.skipif(shutil.which("uv") is None, reason="no uv here"))]
+
+
+@pytest.mark.parametrize("installer", INSTALLERS)
+def test_packages_come_from_the_lock_alone_whatever_the_index_has(
+    there: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str
+) -> None:
+    if installer == "pip":
+        monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    index = tmp_path / "index"
+    index.mkdir()
+    good = distribution(index, "locked", "Requires-Dist: uninvited\n")
+    distribution(index, "uninvited")
+    digest = hashlib.sha256(good.read_bytes()).hexdigest()
+    lock = f"locked==1.0 --hash=sha256:{digest}\n"
+    asked = package(there) | {"python": "", "pip": ["--no-index", "--find-links", str(index)]}
+
+    def ask(text: str) -> dict[str, Any]:
+        return there.ask("environment", **asked | {"locks": {"base": there.keep(text.encode())}})
+
+    made = ask(lock)["done"]
+    found = subprocess.run(
+        [made["python"], "-c", "import locked, workbench; import uninvited"], capture_output=True, text=True, cwd="/"
+    )
+    assert found.stderr.strip().endswith("No module named 'uninvited'")
+    for text in (
+        "locked==1.0\n",  # no hash
+        lock + "uninvited==1.0\n",  # one without
+        lock + f"uninvited==1.0 --hash=sha256:{digest}\n",  # another file than the index has
+    ):
+        assert "failed with status" in ask(text)["error"]
+    swapped = distribution(index, "swapped")
+    line = f"swapped==1.0 --hash=sha256:{hashlib.sha256(swapped.read_bytes()).hexdigest()}\n"
+    swapped.write_bytes(swapped.read_bytes() + b"\0")  # the index has another file by that name
+    assert "failed with status" in ask(lock + line)["error"]
 
 
 def test_all_that_is_kept_is_removed_unless_a_stage_runs(there: Far) -> None:

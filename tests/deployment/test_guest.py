@@ -10,10 +10,9 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.servers import answering, send
+from tests.support.sshd import until
 from workbench.certs import issue
 from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
-
-from .conftest import until
 
 CONTAINER = Container(
     "registry.example/pmc2-edge@sha256:" + "a" * 64,
@@ -31,11 +30,11 @@ def test_the_containers_command_fetches_its_key_and_answers_probes_without_a_cer
     issue(released)
 
     def release(handler: BaseHTTPRequestHandler) -> None:
-        send(handler, 200, (released / handler.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes())
+        send(handler, 200, (released / "edge" / handler.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes())
 
     with answering(release) as url:
         serve(url, folder, port_file, tmp_path / "log")
-        assert (folder / "edge.key").read_bytes() == (released / "edge.key").read_bytes()
+        assert (folder / "edge.key").read_bytes() == (released / "edge" / "edge.key").read_bytes()
 
 
 def serve(url: str, folder: Path, port_file: Path, log: Path) -> None:

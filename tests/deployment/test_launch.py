@@ -18,6 +18,8 @@ import torch
 
 from tests.conftest import AUXILIARY, TARGET
 from tests.services.conftest import until
+from tests.support.ssh_faults import serving
+from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
 from workbench.deployment.launch import Deployed, Row
@@ -25,9 +27,6 @@ from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
-
-from .conftest import LOOPBACK, keygen, public
-from .faults import serving
 
 Planned = Callable[..., Path]
 
@@ -134,7 +133,7 @@ def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_th
             made.launch()
         assert told == [], "before anything is sent"
         (tmp_path / "policy.toml").write_text(
-            f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\n[minimum_tcb]\nsnp = 1\n'
+            f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\nminimum_tcb = "any"\n'
         )
         with pytest.raises(RemoteError, match="from 0 up"):
             made.launch()
@@ -181,12 +180,12 @@ def test_two_launches_at_once_are_one_and_a_line(planned: Planned) -> None:
 def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(planned: Planned) -> None:
     with at(planned()) as made:
         made._certificates()
-        before = (made.plan.certs / "edge.pem").read_bytes()
+        before = (made.plan.certs / "edge" / "edge.pem").read_bytes()
         made._certificates()
-        assert (made.plan.certs / "edge.pem").read_bytes() == before
+        assert (made.plan.certs / "edge" / "edge.pem").read_bytes() == before
     with at(planned(cloud='address = "cloud.example:8444"\n')) as made:
         made._certificates()
-        assert (made.plan.certs / "edge.pem").read_bytes() != before
+        assert (made.plan.certs / "edge" / "edge.pem").read_bytes() != before
 
 
 def test_ctrl_c_while_files_are_sent_ends_the_launch_at_once(planned: Planned, own_home: Path, tmp_path: Path) -> None:

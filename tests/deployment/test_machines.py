@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from tests.conftest import AUXILIARY, TARGET
+from tests.support.sshd import Ground, command_of, free_port, numbers, until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
 from workbench.deployment.launch import Deployed
@@ -25,8 +26,6 @@ from workbench.deployment.stages import FarSide
 from workbench.errors import RemoteError
 from workbench.pictures import to_float
 from workbench.system import System
-
-from .conftest import Ground, command_of, free_port, numbers, until
 
 PLAN = f"""[pair]
 dataset = "digits"

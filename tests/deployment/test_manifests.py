@@ -19,13 +19,31 @@ import yaml
 from kubernetes_validate.utils import all_versions
 
 from workbench.deployment import guest
-from workbench.deployment.manifests import Container, initdata, initdata_digest, render, to_json, to_yaml
+from workbench.deployment.gpu import CloudContainer
+from workbench.deployment.manifests import (
+    Container,
+    initdata,
+    initdata_digest,
+    render,
+    runtime_class,
+    shim_name,
+    to_json,
+    to_yaml,
+)
 from workbench.errors import UsageError
 
 IMAGE = "registry.example:5000/pmc2-edge@sha256:" + "a" * 64
 CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": b"the key itself"}
 CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
 DEVELOPMENT = Container(IMAGE, "10.0.0.7:8444", runtime="development")
+CLOUD = CloudContainer(
+    IMAGE,
+    name="pmc2-cloud",
+    kbs_url="http://10.0.0.9:8080",
+    resource="default/pmc2-cloud",
+    gpu="nvidia.com/pgpu",
+    memory="32Gi",
+)
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
 VERSIONS = sorted({version for version in all_versions() if int(version.split(".")[1]) >= 28})
 
@@ -59,6 +77,8 @@ COMBINATIONS = [
 ]
 
 
+COMBINATIONS += [replace(base, shim="rust") for base in (CONFIDENTIAL, DEVELOPMENT)]
+COMBINATIONS += [CLOUD, replace(CLOUD, shim="rust", node_port=30444)]
 OBJECTS = [json.loads(text) for text in sorted({json.dumps(each) for one in COMBINATIONS for each in rendered(one)})]
 
 
@@ -116,6 +136,37 @@ def test_a_container_is_rendered_the_same_every_time() -> None:
 @pytest.mark.parametrize(("container", "name"), [(CONFIDENTIAL, "kata-qemu-snp"), (DEVELOPMENT, "kata-qemu-coco-dev")])
 def test_a_runtime_has_its_class(container: Container, name: str) -> None:
     assert pod(container)["spec"]["runtimeClassName"] == name
+
+
+@pytest.mark.parametrize(
+    ("container", "name"),
+    [
+        (replace(CONFIDENTIAL, shim="rust"), "kata-qemu-snp-runtime-rs"),
+        (replace(DEVELOPMENT, shim="rust"), "kata-qemu-coco-dev-runtime-rs"),
+        (CLOUD, "kata-qemu-nvidia-gpu-snp"),
+        (replace(CLOUD, shim="rust"), "kata-qemu-nvidia-gpu-snp-runtime-rs"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_each_implementation_of_kata_has_runtime_classes_of_its_own(container: Container, name: str) -> None:
+    assert pod(container)["spec"]["runtimeClassName"] == runtime_class(container) == name
+    assert shim_name(container) == name.removeprefix("kata-")
+
+
+def test_the_shim_changes_nothing_that_the_evidence_holds() -> None:
+    assert initdata_digest(replace(CONFIDENTIAL, shim="rust")) == initdata_digest(CONFIDENTIAL)
+
+
+def test_a_cloud_in_a_guest_gets_a_gpu_its_key_from_the_broker_and_reaches_nothing_else() -> None:
+    spec = pod(CLOUD)["spec"]
+    (cloud,) = spec["containers"]
+    assert cloud["name"] == "cloud"
+    assert cloud["resources"]["limits"]["nvidia.com/pgpu"] == "1"
+    assert cloud["command"][1:3] == ["serve", "cloud"]
+    assert cloud["command"][cloud["command"].index("--secrets") + 1] == "default/pmc2-cloud"
+    assert {volume["name"] for volume in spec["volumes"]} == {"run", "tmp"}, "no certificate comes from the host"
+    assert egress(CLOUD) == ["10.0.0.9/32 TCP/8080"]
+    assert "readinessProbe" not in cloud, "a cloud answers nobody without a certificate, the kubelet included"
 
 
 def test_the_image_is_pulled_by_its_digest_and_never_taken_from_the_host() -> None:
@@ -248,6 +299,9 @@ def egress(container: Container) -> list[str]:
         ports = ",".join(f"{port['protocol']}/{port['port']}" for port in rule["ports"])
         found += [f"{peer.get('ipBlock', {}).get('cidr', 'dns')} {ports}" for peer in rule["to"]]
         assert all(set(peer) in ({"ipBlock"}, {"namespaceSelector", "podSelector"}) for peer in rule["to"])
+        for peer in rule["to"]:  # any namespace may have a pod with the label of the cluster's DNS
+            namespace = peer.get("namespaceSelector", {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}})
+            assert namespace == {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
     return found
 
 
@@ -322,6 +376,8 @@ def test_every_object_but_the_namespace_has_the_labels_by_which_all_are_found() 
         ({"cloud": "10.0.0.0/8:8444"}, "one IP:PORT, not a network"),
         ({"egress": ("registry.example:443",)}, "'registry.example:443' must be IP:PORT"),
         ({"runtime": "confidental"}, "did you mean 'confidential'"),
+        ({"shim": "rs"}, "unknown shim 'rs': did you mean 'rust'"),
+        ({"gpu": "H100"}, "'H100' must be a resource"),
         ({"kbs_url": ""}, "else the host would see its TLS key"),
         ({"resource": ""}, "else the host would see its TLS key"),
         ({"kbs_url": "http://kbs.example:8080"}, "has a name, which no network policy knows"),
@@ -358,4 +414,12 @@ def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_e
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions
     assert ["STOPSIGNAL", "SIGTERM"] in instructions
+    installs = [part for kind, what in instructions if kind == "RUN" for part in what.split("&&") if "install" in part]
+    assert len(installs) == 3
+    assert all(
+        "--no-deps" in part and ("--require-hashes" in part or "--no-index" in part)
+        for part in installs
+        if "uninstall" not in part
+    )
+    assert "://" not in text, "no index is named"
     assert ["ENTRYPOINT", json.dumps([guest.PROGRAM])] in instructions

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
+from workbench.__main__ import main
 from workbench.deployment.plan import TEMPLATE, Deployment
 from workbench.errors import UsageError
 
@@ -22,6 +24,19 @@ replicas = [2, 4]
 [cloud]
 host = "gpu-box"
 address = "10.0.0.7:8444"
+"""
+GPU = f"""[edge]
+host = "local"
+[cloud]
+host = "gpu-box"
+runtime = "confidential"
+image = "{IMAGE}"
+options = ["--precision", "bfloat16"]
+[cloud.container]
+kbs = "http://10.0.0.9:8080"
+secrets = "default/pmc2-cloud"
+gpu = "nvidia.com/pgpu"
+shim = "rust"
 """
 
 
@@ -57,6 +72,32 @@ def test_a_container_is_planned_with_its_settings(tmp_path: Path) -> None:
     assert plan.cloud.address == "10.0.0.7:8444"
 
 
+def test_a_container_s_shim_is_its_plan_s(tmp_path: Path) -> None:
+    assert read(tmp_path, CONTAINER).container().shim == "go"
+    assert read(tmp_path, CONTAINER.replace("replicas", 'shim = "rust"\nreplicas')).container().shim == "rust"
+
+
+def test_a_cloud_with_a_confidential_gpu_is_planned_and_never_launched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    plan = read(tmp_path, GPU)
+    container = plan.cloud_container()
+    assert (container.gpu, container.shim, container.name) == ("nvidia.com/pgpu", "rust", "deployment-cloud")
+    assert main(["manifests", str(plan.path), "cloud"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("# A cloud in a guest")
+    assert "never run" in said.splitlines()[0]
+    (deployment,) = (each for each in yaml.safe_load_all(said) if each["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    assert spec["runtimeClassName"] == "kata-qemu-nvidia-gpu-snp-runtime-rs"
+    assert spec["containers"][0]["command"][-4:] == ["--device", "cuda", "--precision", "bfloat16"]
+    assert main(["launch", str(plan.path)]) == 2
+    assert "it has never run" in capsys.readouterr().err
+    assert main(["manifests", str(plan.path), "edge"]) == 2
+    assert "is no container" in capsys.readouterr().err
+
+
 def test_the_policy_is_found_beside_the_plan(tmp_path: Path) -> None:
     assert read(tmp_path, BOTH + '[client]\npolicy = "policy.toml"\n').policy == tmp_path.resolve() / "policy.toml"
 
@@ -75,6 +116,14 @@ def test_the_policy_is_found_beside_the_plan(tmp_path: Path) -> None:
         (BOTH + 'listen = "8444"\n', "no HOST:PORT"),
         (BOTH + "options = [1]\n", "must be a list of text"),
         (BOTH + 'runtime = "confidential"\n', "[cloud] runtime must be 'process'"),
+        (
+            BOTH + 'runtime = "development"\n[cloud.container]\ngpu = "nvidia.com/pgpu"\n',
+            "[cloud] runtime must be 'process', or",
+        ),
+        (GPU.replace('secrets = "default/pmc2-cloud"', ""), "[cloud.container] kbs and secrets are needed"),
+        (GPU.replace(IMAGE, "registry.example/pmc2:1"), "must name a digest"),
+        (CONTAINER.replace("replicas", 'shim = "rs"\nreplicas'), "choose one of go, rust"),
+        (CONTAINER.replace("replicas", 'gpu = "nvidia.com/pgpu"\nreplicas'), "a key of [cloud.container]"),
         (CONTAINER.replace(IMAGE, "registry.example/pmc2-edge:latest"), "must name a digest"),
         (CONTAINER.replace("10.0.0.7:8444", "gpu-box:8444"), "must be IP:PORT"),
         (CONTAINER.replace("[2, 4]", "[4, 2]"), "must be [least, most]"),

@@ -258,7 +258,7 @@ def test_a_request_that_is_dear_to_read_is_refused_before_it_is(name: str, servi
 def test_what_came_too_late_is_not_kept_in_a_queue(name: str, services: House) -> None:
     service: Any = services.services[name]
     busy, free = threading.Event(), threading.Event()
-    pool: ThreadPoolExecutor = service._decoders if name == "edge" else service._lanes.pool
+    pool: ThreadPoolExecutor = service._decoder.pool if name == "edge" else service._lanes.pool
     tasks = [pool.submit(lambda: (busy.set(), free.wait(60))) for _ in range(pool._max_workers)]
     assert busy.wait(60)
     head, payload = png(8, 8, ROWS), bitstream.pack([png(8, 8, ROWS)], b"PNG")

@@ -32,8 +32,9 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
+from tests.authority import copy_authority
 from workbench import weights
-from workbench.certs import Role, issue
+from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
 from workbench.client import AsyncClient
 from workbench.codecs import Neural
@@ -353,10 +354,10 @@ class Arranged:
         """Put the certificate of a role in a folder in the place of that which its service has; return once it is shown."""
         own = self.local.folder / role
         for name in (f"{role}.key", f"{role}.pem"):
-            shutil.copy(folder / name, own / f"{name}.new")
+            shutil.copy(folder / role / name, own / f"{name}.new")
             (own / f"{name}.new").replace(own / name)
         service = self.cloud if role == "cloud" else self.edge
-        wanted = ssl.PEM_cert_to_DER_cert((folder / f"{role}.pem").read_text())
+        wanted = ssl.PEM_cert_to_DER_cert((folder / role / f"{role}.pem").read_text())
         until(lambda: shown(service.port) == wanted)
 
     def mend(self) -> None:
@@ -368,8 +369,8 @@ class Arranged:
         self.door.drop()
         for role in ("cloud", "edge"):
             for name in (f"{role}.key", f"{role}.pem"):
-                if (self.local.folder / role / name).read_bytes() != (self.certs / name).read_bytes():
-                    shutil.copy(self.certs / name, self.local.folder / role / name)
+                if (self.local.folder / role / name).read_bytes() != (self.certs / role / name).read_bytes():
+                    shutil.copy(self.certs / role / name, self.local.folder / role / name)
         ended = [service for service in (self.cloud, self.edge) if service.process.poll() is not None]
         if ended:
             self.restart(*ended)
@@ -393,9 +394,10 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
     with contextlib.ExitStack() as stack:
         local = stack.enter_context(Local())
         shutil.rmtree(local.certs)
-        issue(local.certs, days=7, now=BEFORE)  # an authority that was there when what has expired was made
+        elsewhere = {"names": [*LOCAL, "elsewhere.example"], "cloud_names": [*LOCAL, "cloud.elsewhere.example"]}
+        issue(local.certs, days=7, now=BEFORE, **elsewhere)  # an authority that was there when what has expired was made
         for role in ("cloud", "edge"):
-            shutil.copytree(local.certs, local.folder / role)
+            shutil.copytree(local.certs / role, local.folder / role)
         cloud = local.start("cloud", *OPTIONS, "--certs", str(local.folder / "cloud"), ready=False)
         passage = Relay(cloud.port)
         stack.callback(passage.close)
@@ -512,10 +514,9 @@ def wrong(arranged: Arranged, tmp_path_factory: pytest.TempPathFactory) -> dict[
     """Folders of certificates that nobody should trust, by what is wrong with them."""
     folders = {kind: tmp_path_factory.mktemp("wrong") for kind in WRONG}
     for kind in ("expired", "of another name"):
-        for name in ("ca.pem", "ca.key"):
-            shutil.copy(arranged.certs / name, folders[kind] / name)
+        copy_authority(arranged.certs, folders[kind])
     issue(folders["expired"], days=1, now=BEFORE)
-    issue(folders["of another name"], names=["elsewhere.example"])
+    issue(folders["of another name"], names=["elsewhere.example"], cloud_names=["cloud.elsewhere.example"])
     issue(folders["of another authority"])
     return folders
 
@@ -555,7 +556,7 @@ def test_an_edge_that_starts_with_an_expired_certificate_says_so_and_is_ready_on
         system.kill(system.edge)
         told = len(system.edge.log.read_text())
         for name in ("edge.key", "edge.pem"):
-            shutil.copy(wrong["expired"] / name, system.local.folder / "edge" / name)
+            shutil.copy(wrong["expired"] / "edge" / name, system.local.folder / "edge" / name)
         system.edge.restart()
         lines = until(lambda: [line for line in system.edge.log.read_text()[told:].splitlines() if "not ready" in line])
         assert re.fullmatch(rf"not ready: {system.passage.url} does not trust this end \(\w+CERTIFICATE_EXPIRED\)", lines[0])

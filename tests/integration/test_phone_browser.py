@@ -77,7 +77,7 @@ def both(served: Callable[..., AbstractContextManager[Both]]) -> Iterator[Both]:
 @pytest.fixture(scope="module")
 def browser(chromium: str, folder: Path) -> Iterator[Browser]:
     """A browser with a camera that trusts the edge's key, and no other without an authority."""
-    certificate = x509.load_pem_x509_certificate((folder / "edge.pem").read_bytes())
+    certificate = x509.load_pem_x509_certificate((folder / "edge" / "edge.pem").read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     trusted = f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}"
     with launched(chromium, *CAMERA, trusted) as opened:
@@ -577,7 +577,11 @@ def test_a_browsers_certificate_is_enough(
 ) -> None:
     with served() as both:
         # Playwright shows the certificate from a proxy of its own, with a key that this browser does not know the edge by.
-        shown = {"origin": both.edge.url, "certPath": folder / "client.pem", "keyPath": folder / "client.key"}
+        shown = {
+            "origin": both.edge.url,
+            "certPath": folder / "client" / "client.pem",
+            "keyPath": folder / "client" / "client.key",
+        }
         page = opened(both.edge.url, client_certificates=[shown], ignore_https_errors=True)
         state(page, "ready")
         assert page.locator("#admission").is_hidden()

@@ -7,6 +7,8 @@ import http.client
 import json
 import logging
 import shutil
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,8 @@ import pytest
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 
-from workbench.certs import Role, issue
+from tests.authority import copy_authority
+from workbench.certs import ROLES, Role, issue
 from workbench.codecs import Codec, Jpeg
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -30,7 +33,7 @@ from workbench.services.batching import Lanes
 from workbench.services.cloud import CloudService, cloud_model
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
-from workbench.services.server import Listener, Tls, server_of
+from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -49,15 +52,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
-    issue(kinds["expired"], days=20, now=datetime.now(UTC) - timedelta(days=30))
-    for name, hosts in (("good", ("127.0.0.1", "localhost")), ("elsewhere", ("elsewhere.example",))):
-        kinds[name].mkdir()
-        for part in ("ca.pem", "ca.key"):
-            shutil.copy(kinds["expired"] / part, kinds[name])
-        issue(kinds[name], names=hosts)
+    hosts = {
+        "expired": (("127.0.0.1", "elsewhere.example"), ("127.0.0.1", "cloud.elsewhere.example")),
+        "good": (("127.0.0.1", "localhost"), ("127.0.0.1", "localhost")),
+        "elsewhere": (("elsewhere.example",), ("cloud.elsewhere.example",)),
+    }
+    then = datetime.now(UTC) - timedelta(days=30)
+    issue(kinds["expired"], hosts["expired"][0], days=20, now=then, cloud_names=hosts["expired"][1])
+    for name in ("good", "elsewhere"):
+        copy_authority(kinds["expired"], kinds[name])
+        issue(kinds[name], hosts[name][0], cloud_names=hosts[name][1])
     issue(kinds["foreign"])
     shutil.copytree(kinds["foreign"], kinds["stranger"])
-    shutil.copy(kinds["good"] / "ca.pem", kinds["stranger"])
+    for role in ("", *ROLES):
+        shutil.copy(kinds["good"] / "ca.pem", kinds["stranger"] / role)
     return kinds
 
 
@@ -75,6 +83,8 @@ class Served:
     url: str
     server: uvicorn.Server
     thread: threading.Thread
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    quota: ConnectionQuota = field(default_factory=ConnectionQuota)
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -84,16 +94,23 @@ class Served:
 
 @contextlib.contextmanager
 def serving(
-    service: Service, certs: Path | None, role: Role, demand: bool = True, ready: bool = True, port: int = 0
+    service: Service,
+    certs: Path | None,
+    role: Role,
+    demand: bool = True,
+    ready: bool = True,
+    port: int = 0,
+    quota: ConnectionQuota | None = None,
 ) -> Iterator[Served]:
     """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    server = server_of(service, listener, tls)
+    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
+    server = server_of(service, listener, tls, quota, timeouts)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread)
+    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
     until(lambda: server.started and (service.ready or not ready))
     try:
         yield served
@@ -123,7 +140,7 @@ def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> Clou
 
 def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
     """An edge's service of a pair, whose cloud is at `url`."""
-    trust = None if certs is None else lambda: client_context(certs, "edge")
+    trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
     target = options.pop("target", WEIGHTS["target"])
@@ -184,6 +201,40 @@ def ask(
         connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
         response = connection.getresponse()
         return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+
+
+@contextlib.contextmanager
+def connected_to(
+    url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
+) -> Iterator[socket.socket]:
+    """A connection on which anything can be said: over TLS with `certs`, from the address `source`, with a small `buffer`."""
+    parts = urlsplit(url)
+    assert parts.hostname is not None
+    with socket.socket() as plain:
+        plain.settimeout(30)
+        if buffer:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+        if source:
+            plain.bind((source, 0))
+        plain.connect((parts.hostname, parts.port))
+        if certs is None:
+            yield plain
+            return
+        with client_context(certs, role).wrap_socket(plain, server_hostname=parts.hostname) as connection:
+            yield connection
+
+
+def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
+    """Read until the other end closes, and return for how many seconds; fail where it does not in time."""
+    start = time.monotonic()
+    with contextlib.suppress(ConnectionError, ssl.SSLError):
+        while time.monotonic() - start < patience:
+            connection.settimeout(max(0.01, start + patience - time.monotonic()))
+            if not connection.recv(1 << 16):
+                return time.monotonic() - start
+    passed = time.monotonic() - start
+    assert passed < patience, f"still open after {patience} s"
+    return passed
 
 
 def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:

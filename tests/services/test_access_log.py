@@ -93,7 +93,7 @@ def test_nothing_that_is_logged_tells_what_was_in_a_request(
     until(lambda: len(logged.lines()) == 10)
     for shown in (*traces(files[0]), *traces(png), *NAMES, SECRET, "Bearer", "words in a picture", "JFIF"):
         assert shown not in logged.text
-    for key in both.certs.glob("*.key"):
+    for key in both.certs.rglob("*.key"):
         for line in key.read_text().splitlines()[1:-1]:
             assert line not in logged.text
     for line in (*logged.lines(), *logged.lines("pmc2-cloud")):

@@ -193,7 +193,7 @@ def test_a_large_picture_holds_no_small_one_up(scene: Scene, files: list[bytes],
     Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes: only its header says that it is large
     large = photograph(700, 500) if kind == "long" else buffer.getvalue()
     assert (len(large) > 16 << 10) == (kind == "long")
-    with occupied(scene.edge._decoders):
+    with occupied(scene.edge._decoder.pool):
         slow = scene.send(large)
         for file in files[:3]:
             scores(scene.send(file, wait=False).result())
@@ -208,7 +208,7 @@ def test_a_large_picture_that_is_none_is_refused(scene: Scene) -> None:
 
 
 def test_a_large_picture_that_is_too_late_leaves_no_trace(scene: Scene) -> None:
-    with occupied(scene.edge._decoders):
+    with occupied(scene.edge._decoder.pool):
         answer = scene.send(photograph(300, 300), Timeout="0.3").result()
         assert answer.status == 504
         until(lambda: scene.edge.waiting == 0)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.servers import Answer, answering, send
+from workbench.__main__ import main
 from workbench.errors import ServiceError, UsageError
 from workbench.services.secrets import MOST, fetch
 from workbench.services.trust import server_context
@@ -25,7 +26,7 @@ def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if asked is not None:
             asked.append(handler.path)
-        send(handler, 200, (certs / handler.path.rpartition("/")[2]).read_bytes())
+        send(handler, 200, (certs / "edge" / handler.path.rpartition("/")[2]).read_bytes())
 
     return answer
 
@@ -38,9 +39,26 @@ def test_what_is_released_is_written_for_its_owner_alone_and_serves(certs: Path,
     assert asked == [f"/cdh/resource/{RESOURCE}/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
     assert sorted(folder.iterdir()) == sorted(written)
     for path in written:
-        assert path.read_bytes() == (certs / path.name).read_bytes()
+        assert path.read_bytes() == (certs / "edge" / path.name).read_bytes()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
     server_context(folder, "edge")
+
+
+def test_a_cloud_in_a_guest_asks_for_its_own_certificates(
+    certs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path.rpartition("/")[2])
+        send(handler, 200 if asked[-1] == "ca.pem" else 404, (certs / "ca.pem").read_bytes())
+
+    with answering(answer) as url:
+        command = ["serve", "cloud", "--certs", str(tmp_path), "--attestation-agent", url, "--secrets", RESOURCE]
+        assert main(command) == 1
+    assert asked == ["ca.pem", "cloud.pem"]
+    assert "the guest's data hub answered HTTP 404" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_hub_that_starts_late_is_waited_for(certs: Path, tmp_path: Path) -> None:

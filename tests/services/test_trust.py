@@ -16,7 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from workbench.__main__ import main
-from workbench.certs import Role, issue
+from workbench.certs import ROLES, Role, issue
 from workbench.client import Client
 from workbench.codecs import Codec, Png
 from workbench.data import Dataset
@@ -70,7 +70,7 @@ def test_edge_and_cloud_know_each_other_by_their_certificates(both: Both, files:
 
 
 def fingerprint(certs: Path, role: Role) -> str:
-    certificate = x509.load_pem_x509_certificate((certs / f"{role}.pem").read_bytes())
+    certificate = x509.load_pem_x509_certificate((certs / role / f"{role}.pem").read_bytes())
     return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()[:16]
 
 
@@ -87,8 +87,8 @@ def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> No
 
 def test_a_phone_at_the_cloud_is_told_so_at_once(both: Both) -> None:
     error = refusal(both.cloud.url, both.certs)
-    assert error.status == 403
-    assert "role 'client' may not ask" in str(error)
+    assert error.status == 502
+    assert "is not to be trusted: its certificate is of the role 'cloud' and the connection is for the edge alone" in str(error)
 
 
 @pytest.mark.parametrize("path", ["/v2/models/resnet18/infer", "/recognize"])
@@ -269,7 +269,7 @@ def test_peers_without_a_certificate_have_no_role() -> None:
 def test_missing_certificates_are_named(certs: Path, tmp_path: Path, missing: str) -> None:
     folder = tmp_path / "certs"
     shutil.copytree(certs, folder)
-    (folder / missing).unlink()
+    (folder / "edge" / missing).unlink()
     with pytest.raises(UsageError, match=f"there is no {missing} in .*: make certificates with `workbench certs"):
         server_context(folder, "edge")
 
@@ -277,7 +277,7 @@ def test_missing_certificates_are_named(certs: Path, tmp_path: Path, missing: st
 def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_path: Path) -> None:
     folder = tmp_path / "certs"
     shutil.copytree(certs, folder)
-    shutil.copy(folder / "cloud.key", folder / "edge.key")
+    shutil.copy(folder / "cloud" / "cloud.key", folder / "edge" / "edge.key")
     with pytest.raises(UsageError, match="cannot be used") as caught:
         server_context(folder, "edge")
     assert "PRIVATE" not in str(caught.value)
@@ -294,7 +294,7 @@ def rotated(tmp_path: Path, networks: Pair, digits: Dataset) -> Iterator[tuple[B
     shutil.copytree(folder, before)
     with both_of(networks, CODEC, digits, folder) as both:
         assert ask(both.edge.url, "/v2/health/ready", certs=before).status == 200
-        for name in ("ca.pem", "ca.key"):
+        for name in ("ca.pem", "authority/ca.key"):
             (folder / name).unlink()
         issue(folder)
         until(lambda: gets_in(both.edge.url, folder, "client") and gets_in(both.cloud.url, folder, "edge"))
@@ -321,7 +321,8 @@ def test_certificates_rotate_under_a_running_service(rotated: tuple[Both, Path],
 
 def test_an_authority_that_was_replaced_lets_nobody_in(rotated: tuple[Both, Path]) -> None:
     both, before = rotated
-    shutil.copy(both.certs / "ca.pem", before)  # it trusts the new one, and shows what the old one has signed
+    for role in ROLES:
+        shutil.copy(both.certs / "ca.pem", before / role)  # it trusts the new one, and shows what the old one has signed
     assert not gets_in(both.edge.url, before, "client")
     assert not gets_in(both.cloud.url, before, "edge")
 
@@ -334,10 +335,10 @@ def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
     shutil.copytree(folder, later)
     issue(later)
     with both_of(networks, CODEC, digits, folder) as both:
-        shutil.copy(later / "cloud.key", folder)  # does not fit the certificate that is still there
+        shutil.copy(later / "cloud" / "cloud.key", folder / "cloud")  # does not fit the certificate that is still there
         until(lambda: "the certificate of cloud was not renewed" in logged.text)
         assert gets_in(both.cloud.url, folder, "edge")
-        shutil.copy(later / "cloud.pem", folder)
+        shutil.copy(later / "cloud" / "cloud.pem", folder / "cloud")
         until(lambda: "the certificate of cloud was renewed" in logged.text)
         assert ask(both.edge.url, "/recognize", files[0], folder).status == 200
 

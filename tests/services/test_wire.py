@@ -65,7 +65,7 @@ def triton_client(url: str, both: Both, role: Role) -> triton.InferenceServerCli
     return triton.InferenceServerClient(
         url.removeprefix("https://"),
         ssl=True,
-        ssl_options={option: str(both.certs / name) for option, name in files.items()},
+        ssl_options={option: str(both.certs / role / name) for option, name in files.items()},
         ssl_context_factory=lambda: client_context(both.certs, role),
     )
 

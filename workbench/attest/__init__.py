@@ -13,13 +13,14 @@ AMD's revocation lists are not read, since they need a network. `minimum_tcb` ex
 """
 
 from .certificates import key_of
-from .policy import Policy
+from .policy import ANY, Policy
 from .products import ARKS, DEFAULT_PRODUCTS, PRODUCTS, WARNINGS
 from .report import Report, Tcb
 from .verdict import Check, Verdict
 from .verify import MOST_EVIDENCE, runtime_data, verify
 
 __all__ = [
+    "ANY",
     "ARKS",
     "DEFAULT_PRODUCTS",
     "MOST_EVIDENCE",

@@ -19,6 +19,8 @@ from .report import Tcb
 __all__ = ["Policy"]
 
 KINDS = ("snp", "sample")
+ANY = "any"
+TCB_PARTS = ("boot_loader", "tee", "snp", "microcode")
 SIGNING_KEYS = ("VCEK", "VLEK")
 MOST_PROVIDER = 128  # characters
 MOST_FILE = 1 << 20  # bytes of a policy, and of a file of certificates
@@ -33,7 +35,8 @@ kind = "snp"                   # AMD SEV-SNP; "sample": what the runtime for dev
 measurements = [               # SHA-384 of the guest at its start: kernel, agent and their parameters; one of these
   "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
 ]
-# initdata = ""                # SHA-256 of the initdata (the report's HOST_DATA), which has the agent's policy; "": any
+initdata = "..."               # SHA-256 of the guest's initdata (the report's HOST_DATA), as `workbench launch` names it: the
+                               # agent's policy and the image. "any" trusts every image and policy that the host may choose
 
 # products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named: software alone can forge its evidence
 # signing_key = "VCEK"         # "VLEK": the key that AMD issues to a cloud provider, which its hosts share; needs `provider`
@@ -46,11 +49,11 @@ measurements = [               # SHA-384 of the guest at its start: kernel, agen
 # allow_expired = false        # take certificates that do not hold (any more)
 # at = 2026-01-31T12:00:00Z    # the time at which they must hold; default: now
 
-# [minimum_tcb]                # the oldest firmware that is trusted
-# boot_loader = 0
-# tee = 0
-# snp = 0
-# microcode = 0
+[minimum_tcb]                  # the oldest firmware that is trusted, from AMD's security bulletins; all zero is refused, and
+boot_loader = 0                # minimum_tcb = "any" (in place of this table, above it) trusts firmware with published faults
+tee = 0
+snp = 0
+microcode = 0
 # fmc = 0                      # of Turin alone
 
 # [arks]                       # SHA-256 of a product's root certificate (ARK), in place of the built-in one
@@ -65,12 +68,12 @@ class Policy:
     kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts it,
         and all other fields must keep their defaults.
     measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
-    initdata: SHA-256 of the guest's initdata, in hexadecimal; empty: any.
+    initdata: SHA-256 of the guest's initdata, in hexadecimal, or "any"; required.
     products: trusted processors, by the name of their generation; Milan only if it is named, and `warnings` has the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
     provider: the VLEK's provider, exactly as its certificate's csp_id has it; with a VLEK only, and required there.
     chain: certificates (DER) in addition to those of the evidence. Without any authority in either, AMD's own are used.
-    minimum_tcb: the oldest firmware that is trusted.
+    minimum_tcb: the oldest firmware that is trusted, or "any"; required.
     debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report.
     masked_chip_id: accept a report that does not name its processor.
     allow_expired: accept certificates that are not valid at the time `at` (None: now).
@@ -84,7 +87,7 @@ class Policy:
     signing_key: str = "VCEK"
     provider: str = ""
     chain: tuple[bytes, ...] = field(default=(), repr=False)
-    minimum_tcb: Tcb = field(default_factory=Tcb)
+    minimum_tcb: Tcb | str | None = None
     debug: bool = False
     vmpl: int = 0
     masked_chip_id: bool = False
@@ -101,8 +104,7 @@ class Policy:
         _check_digests("measurements", self.measurements, 48)
         if not self.measurements:
             raise UsageError("a policy needs the measurement of at least one guest: measurements = [...]")
-        if self.initdata:
-            _check_digests("initdata", (self.initdata,), 32)
+        self._check_required()
         self._check_products()
         self._check_signing_key()
         if self.vmpl not in range(4):
@@ -117,6 +119,21 @@ class Policy:
             default = each.default if each.default_factory is dataclasses.MISSING else each.default_factory()
             if each.name != "kind" and getattr(self, each.name) != default:
                 raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
+
+    def _check_required(self) -> None:
+        """Refuse a policy that leaves out what a hostile host could choose; each can be given up in a word, and only so."""
+        if not self.initdata:
+            raise UsageError(
+                "a policy needs initdata: the measurement alone accepts every image and agent's policy that the host chooses. "
+                f"`workbench launch` names the digest of its edge; initdata = {ANY!r} accepts them all"
+            )
+        if self.initdata != ANY:
+            _check_digests("initdata", (self.initdata,), 32)
+        if self.minimum_tcb != ANY and not (isinstance(self.minimum_tcb, Tcb) and any(vars(self.minimum_tcb).values())):
+            raise UsageError(
+                "a policy needs minimum_tcb, the oldest firmware that is trusted, above zero: older firmware has published "
+                f"faults that forge evidence. AMD's security bulletins name the versions; minimum_tcb = {ANY!r} accepts all"
+            )
 
     def _check_products(self) -> None:
         if not self.products:
@@ -149,6 +166,11 @@ class Policy:
         return {name: known[name] for name in self.products}
 
     @property
+    def oldest_tcb(self) -> Tcb:
+        """The oldest firmware that is trusted: zero for any."""
+        return self.minimum_tcb if isinstance(self.minimum_tcb, Tcb) else Tcb()
+
+    @property
     def time(self) -> datetime:
         """The time at which certificates must be valid."""
         return self.at or datetime.now(UTC)
@@ -162,7 +184,7 @@ class Policy:
     def read(cls, path: Path) -> Policy:
         """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
         try:
-            content = tomllib.loads(_bytes(path).decode("utf-8"))
+            content = tomllib.loads(_bytes(path).decode("utf-8-sig"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
             raise UsageError(f"{path} is no TOML file ({' '.join(str(error).split())[:200]})") from None
         try:
@@ -184,7 +206,11 @@ def _value(path: Path, name: str, value: Any) -> Any:
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
         return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts
+    if name == "minimum_tcb" and value == ANY:
+        return ANY
     if name == "minimum_tcb":
+        if isinstance(value, dict) and (missing := [part for part in TCB_PARTS if part not in value]):
+            raise UsageError(f"minimum_tcb.{missing[0]} is missing: a part that is left out would accept every version of it")
         return Tcb(**{part: _checked(f"{name}.{part}", number, int) for part, number in _table(name, value, Tcb).items()})
     if name == "arks":
         return {product: _checked(f"{name}.{product}", pin, str) for product, pin in _table(name, value).items()}

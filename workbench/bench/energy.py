@@ -232,7 +232,7 @@ def measure(
         pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's own thread runs a loop already
         runner = asyncio.Runner(loop_factory=new_loop)
         stack.callback(lambda: pool.submit(runner.close).result())
-        door = Connection(url, lambda: client_context(local.certs, "client"), attempt_s=60.0)
+        door = Connection(url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
         stack.callback(lambda: pool.submit(_on_one_thread, runner, door.__aexit__()).result())
         sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, phone, stage.target, images, batch)).result()
         for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):

@@ -6,6 +6,7 @@
     saturated   the same JPEGs over TLS, through both services, as many requests at once as it takes
     ladder      one image a request, more and more clients                open    one image a request, at a rate
     soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
+    hostile     honest clients next to connections that only cost (see `hostile`), against the same clients alone
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
 Direct and saturated take turns, round by round, on the same cores, and a ratio is taken within a round. Every answer is
@@ -15,6 +16,7 @@ compared with the one that the same networks give in process: a wrong label is a
 from __future__ import annotations
 
 import asyncio
+import secrets
 import statistics
 import sys
 import time
@@ -39,12 +41,14 @@ from ..services.local import Local, Running
 from ..services.stages import Stage
 from ..services.trust import client_context
 from ..system import Stopwatch, System
+from .hostile import PAUSE_S, Probes, attacked
 from .latency import end_to_end
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
 
-__all__ = ["bench_services"]
+__all__ = ["bench_hostile", "bench_services"]
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+HONEST = 8  # clients next to hostile connections
 FEW = 10.0  # images a second, in the open loop: each comes to services at rest
 SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, thereafter
 SOAK = 0.7
@@ -82,17 +86,21 @@ class Door:
 class Site:
     """Edge and cloud at work here, and the loop from which loads are sent to them."""
 
-    def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images) -> None:
-        self._options, self._model, self._files, self._labels = options, model, files, labels
+    def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False) -> None:
+        self._options, self._model, self._files, self._labels, self._token = options, model, files, labels, token
         self._stack = ExitStack()
 
     def __enter__(self) -> Site:
         local = self._stack.enter_context(Local())
         self.local = local
         self.cloud = local.start("cloud", *self._options)
-        self.edge = local.start("edge", *self._options, "--cloud", self.cloud.url)
+        extra: tuple[str, ...] = ()
+        if self._token:  # the edge then speaks HTTP with those who show no certificate, too
+            (local.folder / "token").write_text(secrets.token_hex(16))
+            extra = ("--token-file", str(local.folder / "token"))
+        self.edge = local.start("edge", *self._options, *extra, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
-        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client"), attempt_s=60.0)
+        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
         self._stack.callback(lambda: self._run(self._door.__aexit__()))
         return self
 
@@ -141,11 +149,40 @@ class Site:
 
         return self._run(watched())
 
-    async def _usage(self) -> dict[str, Any]:
-        return {"edge": await self._used(self.edge, "client"), "cloud": await self._used(self.cloud, "edge")}
+    def under_attack(
+        self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
+    ) -> dict[str, Any]:
+        """Have honest clients send single images next to hostile connections; return their load, probes, memory, attackers."""
+        authority = self.local.certs / "client" / "ca.pem"
+        probes, memory = Probes(self.edge.url, authority), list[float]()
 
-    async def _used(self, service: Running, role: Role) -> dict[str, float]:
-        async with Connection(service.url, lambda: client_context(self.local.certs, role)) as connection:
+        async def run() -> Load:
+            async def watch() -> None:
+                while True:
+                    used = await self._used(self.edge, "client", "edge")
+                    memory.append(used.get("process_resident_memory_bytes", 0.0))
+                    await asyncio.sleep(every)
+
+            watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
+            try:
+                door = Door(self._door, self._model, self._files, self._labels, 1)
+                return await closed_loop(door, HONEST, seconds)
+            finally:
+                for task in watching:
+                    task.cancel()
+
+        with attacked(self.edge.url, authority, connections, pause_s) as attack:
+            load = self._run(run())
+        return {"honest": load.as_dict(), "probes": probes.as_dict(), "edge_memory": memory, "attackers": attack.counts}
+
+    async def _usage(self) -> dict[str, Any]:
+        return {
+            "edge": await self._used(self.edge, "client", "edge"),
+            "cloud": await self._used(self.cloud, "edge", "cloud"),
+        }
+
+    async def _used(self, service: Running, role: Role, peer: Role) -> dict[str, float]:
+        async with Connection(service.url, lambda: client_context(self.local.certs, role, peer)) as connection:
             text = (await connection.call("GET", "/metrics")).body.decode()
         samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
         return {sample.name: sample.value for sample in samples if sample.name in USAGE}
@@ -209,6 +246,40 @@ def bench_services(
             result["soak"] = {"share_of_saturation": SOAK, **load.as_dict(), "used": used, "memory_change": _changes(used)}
     result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
     bar.update(2)
+    return result
+
+
+def bench_hostile(
+    stage: Stage,
+    system: System,
+    images: Images,
+    *,
+    connections: int,
+    seconds: float,
+    data: Sequence[str] = (),
+    pause_s: tuple[float, float] = PAUSE_S,
+) -> dict[str, Any]:
+    """Measure honest clients alone, then for `seconds` next to hostile connections; return one JSON object.
+
+    `memory_change` compares the edge's memory at the end with that after the first tenth, `p95_ratio` the honest clients' 95th
+    percentile with and without the attack.
+    """
+    assert system.client is not None
+    files = system.client.capture(images)
+    labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
+    named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
+    options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
+    with Site(options, stage.target, files, labels, token=True) as site:
+        site.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
+        quiet = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+        found = site.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
+        after = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+    memory = found["edge_memory"]
+    first = memory[min(len(memory) - 1, len(memory) // 10)] if memory else 0.0
+    alone = statistics.median([quiet["ms"]["p95"]["value"], after["ms"]["p95"]["value"]])
+    result = {"connections": connections, "clients": HONEST, "quiet": quiet, "after": after, **found, **provenance()}
+    result["memory_change"] = memory[-1] / first - 1 if first else 0.0
+    result["p95_ratio"] = found["honest"]["ms"]["p95"]["value"] / alone
     return result
 
 

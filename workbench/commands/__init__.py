@@ -1,6 +1,22 @@
 """The commands of `workbench`, a file each: what they take, and what they do."""
 
-from . import audit, bench, certs, evaluate, grid, launch, measure, recognize, reproduce, serve, train, weights
+from . import (
+    audit,
+    bench,
+    certs,
+    doctor,
+    evaluate,
+    grid,
+    launch,
+    manifests,
+    measure,
+    recognize,
+    reproduce,
+    results,
+    serve,
+    train,
+    weights,
+)
 
 __all__ = ["ALL"]
 
@@ -9,12 +25,15 @@ ALL = (
     evaluate,
     audit,
     reproduce,
+    results,
     grid,
     bench,
     weights,
     certs,
     serve,
     launch,
+    doctor,
+    manifests,
     measure,
     recognize,
 )  # as `--help` lists them

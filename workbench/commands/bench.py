@@ -6,9 +6,15 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..services.stages import Stage
+    from ..system import System
 
 __all__ = ["add"]
 
@@ -22,7 +28,8 @@ def add(commands: Commands) -> None:
         "time models beside the papers' own way, or the services at work, as ratios",
         """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
   workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json
-  workbench bench services --dataset cifar10 --data-dir ~/cifar10    both services here, from one client to saturation""",
+  workbench bench services --dataset cifar10 --data-dir ~/cifar10    both services here, from one client to saturation
+  workbench bench services --hostile 10000 --seconds 120             what attackers without credentials cost the others""",
     )
     made.add_argument("what", choices=("models", "services"), help="models: generator, codec and classifier; services: both")
     add_common(made)
@@ -31,6 +38,12 @@ def add(commands: Commands) -> None:
     made.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of services: how long each step lasts (5)")
     made.add_argument("--requests", type=positive, default=500, metavar="N", help="of services: sent one by one (500)")
     made.add_argument("--soak", type=float, default=0.0, metavar="MIN", help="of services: minutes at 70 %% of saturation (0)")
+    made.add_argument(
+        "--hostile",
+        type=positive,
+        metavar="N",
+        help="of services: only 8 honest clients, alone and next to N hostile connections",
+    )
     made.add_argument(
         "--precision",
         default="float32",
@@ -60,6 +73,8 @@ def services(options: argparse.Namespace) -> int:
     )
     images = to_float(dataset.test.head(options.limit or 1024).images)
     named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
+    if options.hostile:
+        return hostile(options, stage, system, images, (*named, "--device", options.device))
     result = bench_services(
         stage,
         system,
@@ -90,6 +105,30 @@ def services(options: argparse.Namespace) -> int:
         wrong = soak["errors"] or "none"
         print(f"\nsoak: {soak['requests']} requests in {soak['seconds']:.0f} s, errors {wrong}; memory {change}", end="")
     print(f"\nerrors: {dict(sum((Counter(each['errors']) for each in loads), Counter())) or 'none'}")
+    return 0
+
+
+def hostile(options: argparse.Namespace, stage: Stage, system: System, images: Tensor, data: tuple[str, ...]) -> int:
+    """Measure honest clients next to hostile connections."""
+    from ..bench.services import bench_hostile
+
+    result = bench_hostile(stage, system, images, connections=options.hostile, seconds=options.seconds, data=data)
+    if options.json:
+        print(json.dumps(result, indent=1))
+        return 0
+    rows = [
+        [
+            name,
+            f"{each['images_per_s']:.1f}",
+            *(f"{each['ms'][p]['value']:.2f}" for p in ("p50", "p95", "p99")),
+            str(each["errors"]),
+        ]
+        for name, each in (("alone", result["quiet"]), ("attacked", result["honest"]), ("afterwards", result["after"]))
+    ]
+    print(f"{result['clients']} honest clients, {result['connections']} hostile connections for {options.seconds:g} s\n")
+    print(text_table(["honest clients", "images/s", "p50 (ms)", "p95 (ms)", "p99 (ms)", "errors"], rows))
+    print(f"\np95 {result['p95_ratio']:.2f} times; edge memory {100 * result['memory_change']:+.1f} %")
+    print(f"probes: {result['probes']}\nattackers: {result['attackers']}")
     return 0
 
 

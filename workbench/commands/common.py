@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..errors import UsageError, unknown
+from ..terminal import printable
 
 if TYPE_CHECKING:  # the heavy modules are imported by the command that needs them: --help answers at once
     from ..data import Dataset
@@ -99,7 +100,8 @@ def pick_device(name: str) -> str:
 
 
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a table in columns of text, the first to the left."""
+    """Return a table in columns of text, the first to the left; control characters in cells are escaped."""
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(str(line[i])) for line in [columns, *rows]) for i in range(len(columns))]
     lines = [
         [str(cell).ljust(widths[i]) if i == 0 else str(cell).rjust(widths[i]) for i, cell in enumerate(line)]

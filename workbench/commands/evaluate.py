@@ -85,6 +85,8 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _describe(result: dict[str, Any]) -> str:
+    from ..legibility import CHANNELS
+
     def percent(key: str) -> str:
         value = result[key]
         return f"{100 * value['value']:.2f} % [{100 * value['low']:.2f}, {100 * value['high']:.2f}]"
@@ -93,9 +95,14 @@ def _describe(result: dict[str, Any]) -> str:
         value = result[key]
         return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}], spread {value['std']:.3f}"
 
+    def title(role: str) -> str:
+        width = result["width"][role]
+        return result[role] if width == 1 else f"{result[role]} (1/{width} width)"
+
+    views = ", ".join(f"{view} {result[f'abs_ssim_{view}']['value']:.3f}" for view in CHANNELS)
     return "\n".join(
         [
-            f"{result['target']} protected against {result['auxiliary']}, {result['codec']}, strength {result['strength']:g}",
+            f"{title('target')} protected against {title('auxiliary')}, {result['codec']}, strength {result['strength']:g}",
             f"{result['dataset']}, {result['n']} test images, seed {result['seed']}, {result['device']}",
             f"  target on originals        {percent('original_accuracy')}",
             f"  target on protected        {percent('protected_accuracy')}",
@@ -103,7 +110,10 @@ def _describe(result: dict[str, Any]) -> str:
             f"  auxiliary at the cloud     {percent('auxiliary_accuracy')}",
             f"  SSIM, original/protected   {number('ssim')}",
             f"  |SSIM|                     {number('abs_ssim')}",
+            f"  |SSIM| by view             {views}",
+            *([f"  legibility                 {number('legibility')} (0: nothing is read)"] if "legibility" in result else []),
             f"  S1, client to edge, bytes  {number('s1_bytes')}",
             f"  S2, edge to cloud, bytes   {number('s2_bytes')}",
+            *filter(None, [result["selection"]]),
         ]
     )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ..storage import expand_user
+from ..terminal import printable
 from .common import Commands, add_command, check_preset, positive, read_dataset, text_table
 
 __all__ = ["add"]
@@ -42,7 +43,7 @@ def grid(options: argparse.Namespace) -> int:
 
     dataset = read_dataset(options)
     check_preset(options.preset)
-    where = ("--data-dir", str(Path(options.data_dir).expanduser().resolve())) if options.data_dir else ()
+    where = ("--data-dir", str(expand_user(options.data_dir).resolve())) if options.data_dir else ()
     data = ("--dataset", options.dataset, *where)
     targets, auxiliaries = (
         tuple(classifier_name(name) for name in names or CLASSIFIER_NAMES) for names in (options.targets, options.auxiliaries)
@@ -57,10 +58,11 @@ def grid(options: argparse.Namespace) -> int:
             *(f"{100 * each[key]['value']:.1f}" for key in ("original_accuracy", "protected_accuracy")),
             f"{100 * each['auxiliary_protected_accuracy']['value']:.1f}",
             f"{each['abs_ssim']['value']:.3f}",
+            f"{each['legibility']['value']:+.3f}" if "legibility" in each else "",
         ]
         for each in result["results"]
     ]
-    print(text_table(["pair", "target, original", "target, protected", "auxiliary, protected", "|SSIM|"], rows))
+    print(text_table(["pair", "target, original", "target, protected", "auxiliary, protected", "|SSIM|", "legibility"], rows))
     hours = result["cost"]["all_64_pairs_hours"]
-    print(f"\nall 64 pairs would take about {hours:g} hours of training at this pace\n{asked.folder / 'grid.json'}")
+    print(f"\nall 64 pairs would take about {hours:g} hours of training at this pace\n{printable(asked.folder / 'grid.json')}")
     return 0

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..storage import write_text
+from ..terminal import printable
 from .common import Commands, add_command, text_table
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def deployed(plan: Path, config: Path | None = None) -> Deployed:
     return Deployed(
         Deployment.read(plan),
         config,
-        lambda line: print(f"{time.monotonic() - began:6.1f} s  {line}", file=sys.stderr, flush=True),
+        lambda line: print(f"{time.monotonic() - began:6.1f} s  {printable(line)}", file=sys.stderr, flush=True),
         sys.stderr.isatty(),
     )
 
@@ -85,7 +86,8 @@ def _init(options: argparse.Namespace) -> int:
         write_text(path, text)
     print(f"{options.plan}: name the hosts, then `workbench launch {options.plan}`")
     if options.policy:
-        print(f"{options.policy}: name the measurement, then, in the plan, [client] policy = {str(options.policy)!r}")
+        needed, key = "the measurement, the initdata and the oldest firmware", f"[client] policy = {str(options.policy)!r}"
+        print(f"{options.policy}: name {needed}, then, in the plan, {key}")
     return 0
 
 
@@ -110,7 +112,7 @@ def _status(options: argparse.Namespace) -> int:
         print(text_table(["stage", "host", "runtime", "state", "since", "URL"], shown))
         for row in rows:
             for line in row.last:
-                print(f"{row.stage}: {line}")
+                print(f"{row.stage}: {printable(line)}")
     return 0 if all(row.state == "ready" for row in rows) else 1
 
 
@@ -126,7 +128,7 @@ def _logs(options: argparse.Namespace) -> int:
         raise UsageError(f"--lines is from 0 up, got {options.lines}")
     with deployed(options.plan, options.ssh_config) as made:
         for line in made.logs(options.stage, options.lines, options.follow):
-            print(line, flush=True)
+            print(printable(line, keep="\t"), flush=True)
     return 0
 
 

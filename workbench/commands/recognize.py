@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import DataError, UsageError
+from ..errors import UsageError
+from ..terminal import printable
 from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
 
@@ -90,20 +91,18 @@ def _place(options: argparse.Namespace) -> None:
     if plan is not None:
         with deployed(plan) as made:
             options.edge, options.certs = made.url("edge"), options.certs or made.plan.certs
-            options.policy = options.policy or made.plan.policy
+            options.policy = made.policy(options.policy)
     options.edge = options.edge or EDGE
 
 
 def _read(path: Path) -> bytes:
-    """Return a file that an edge will read; DataError, with its name, for any other."""
-    from ..pictures import open_picture
+    """Return a file that an edge will read, in one reading: it may be a pipe. DataError, with its name, for any other."""
+    from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
-    open_picture(path, limits=LARGE)
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
+    content = read_picture(path, LARGE)
+    open_picture(content, limits=LARGE, name=str(path))
+    return content
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
@@ -138,7 +137,7 @@ def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> i
     rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
     print(text_table(["picture", "label", "score"], rows))
     if client.verdict is not None:
-        print(f"\nattested: {client.verdict.summary}")
+        print(f"\nattested: {printable(client.verdict.summary)}")
         for warning in client.verdict.warnings:
             print(f"WARNING: {warning}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import RunError, UsageError
+from ..storage import expand_user
 from .common import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
     asked = {
         "dataset": options.dataset,
-        "data_dir": str(Path(options.data_dir).expanduser().resolve()) if options.data_dir else "",
+        "data_dir": str(expand_user(options.data_dir).resolve()) if options.data_dir else "",
         "target": options.target,
         "auxiliary": options.auxiliary,
         "seed": options.seed,
@@ -124,6 +125,11 @@ def _about(
     facts = {
         "weights": "; ".join(
             f"{each.name} {each.sha256[:12]} ({each.training.get('preset', 'imported')})" for each in manifests
+        ),
+        "classifiers": ", ".join(
+            f"{each.spec['name']} at 1/{each.spec['width']} of the papers' width" if "width" in each.spec else each.spec["name"]
+            for each in manifests
+            if each.kind == "classifier"
         ),
         "training": f"{sum(each.training.get('seconds', 0) for each in manifests):.0f} s in all, seed {asked['seed']}",
         "device": origin["device"],

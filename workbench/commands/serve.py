@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ def add(commands: Commands) -> None:
         choices=("float32", "bfloat16"),
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
-    made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show ($WORKBENCH_TOKEN)")
+    made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
     made.add_argument(
         "--lanes",
         type=positive,
@@ -83,9 +84,9 @@ def add(commands: Commands) -> None:
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
-    made.add_argument("--attestation-agent", metavar="URL", help="of an edge in a guest: such as http://127.0.0.1:8006")
+    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
     made.add_argument(
-        "--secrets", metavar="NAME", help="of an edge in a guest: where its key broker has its certificates; put into --certs"
+        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
     )
     made.add_argument(
         "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
@@ -106,8 +107,10 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
+    if options.token_file is not None and options.what == "cloud" and options.arrangement == "pmc2":
+        raise UsageError("a cloud of arrangement pmc2 answers its edge's certificate alone: leave out --token-file")
     agent = _agent(options)
-    if (options.secrets or options.probes) and (options.what != "edge" or options.plain_http):
+    if (options.probes and options.what != "edge") or ((options.secrets or options.probes) and options.plain_http):
         raise UsageError("--secrets and --probes are for an edge with --certs")
     if options.secrets and agent is None:
         raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
@@ -124,12 +127,28 @@ def serve(options: argparse.Namespace) -> int:
     if options.secrets:
         from ..services.secrets import fetch
 
-        fetch(options.attestation_agent, options.secrets, options.certs)
+        fetch(options.attestation_agent, options.secrets, options.certs, options.what)
     tls = _tls(options)
+    _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
         run(_service(options), listener, tls)
     return 0
+
+
+def _warn_of_other_keys(options: argparse.Namespace) -> None:
+    """Warn of a service for other machines whose folder has the keys of all: its host should have its own alone."""
+    from ..services.server import address
+    from ..services.trust import is_loopback
+
+    if options.certs is None or options.listen is None or is_loopback(address(options.listen)[0]):
+        return
+    if (options.certs / "authority" / "ca.key").exists():
+        logging.getLogger("workbench.services").warning(
+            "%s has the keys of every role and of the authority: on a host of its own, copy and name %s alone",
+            options.certs,
+            options.certs / options.what,
+        )
 
 
 @contextlib.contextmanager
@@ -156,9 +175,16 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    from ..services.trust import Token
+    """Return the token of `--token-file`. The environment's is a client's: a service started there must not take it."""
+    from ..services.trust import TOKEN_VARIABLE, Token
 
-    return Token.read(options.token_file)
+    if options.token_file is not None:
+        return Token.read(options.token_file)
+    if os.environ.get(TOKEN_VARIABLE):
+        logging.getLogger("workbench.services").warning(
+            "$%s is for clients and lets nobody in here: give --token-file to take a token", TOKEN_VARIABLE
+        )
+    return None
 
 
 def _agent(options: argparse.Namespace) -> Agent | None:
@@ -167,7 +193,7 @@ def _agent(options: argparse.Namespace) -> Agent | None:
 
     if options.attestation_agent is None:
         return None
-    if options.what != "edge" or options.plain_http:
+    if options.plain_http or (options.what != "edge" and not options.secrets):
         raise UsageError("--attestation-agent is for an edge with --certs: evidence is bound to the TLS key that clients see")
     return Agent(options.attestation_agent)
 
@@ -219,7 +245,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
     from ..services.stages import edge_stage, warm_edge
     from ..services.trust import client_context
 
-    trust = None if options.certs is None else lambda: client_context(options.certs, "edge")
+    trust = None if options.certs is None else lambda: client_context(options.certs, "edge", "cloud")
     cloud = Connection(options.cloud, trust, attempt_s=5.0, plain=options.plain_http)
     edge, weights, target = edge_stage(stage)
     shared["lanes"].warm(lambda n: warm_edge(edge, stage.size, n), options.batch)

@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..terminal import printable
 from .common import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         help="generator: the paper's, or its magnitude",
     )
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
+    made.add_argument("--eye-weight", type=float, metavar="W", help="generator: weight of what a person could still read")
+    made.add_argument("--recovery-weight", type=float, metavar="W", help="generator: weight of what a regression recovers")
     made.add_argument(
         "--against-inversion",
         type=float,
@@ -98,6 +101,8 @@ def train(options: argparse.Namespace) -> int:
         options.auxiliary_term or generator.auxiliary,
         options.ssim_term or generator.ssim,
         generator.ssim_weight if options.ssim_weight is None else options.ssim_weight,
+        eye_weight=generator.eye_weight if options.eye_weight is None else options.eye_weight,
+        recovery_weight=generator.recovery_weight if options.recovery_weight is None else options.recovery_weight,
     )
     compressor = training.LOSSES[options.preset][1]
     if options.loss or options.weight is not None:
@@ -125,7 +130,7 @@ def train(options: argparse.Namespace) -> int:
         variants = {"variant": options.variant, "generator_variant": options.generator_variant}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
     for manifest in (each for each in trained if each.file and training.rank() == 0):
-        print(f"{weights.roots()[0] / manifest.family / manifest.file}  {_figures(manifest)}")
+        print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")
     return 0 if all(manifest.complete for manifest in trained) else 130
 
 

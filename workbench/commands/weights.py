@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
 from ..errors import WorkbenchError, unknown
+from ..streams import complain
+from ..terminal import printable
 from .common import Commands, add_command, add_common, text_table
 
 __all__ = ["add"]
@@ -58,9 +59,11 @@ def import_weights(options: argparse.Namespace) -> int:
     if options.dataset not in families and not options.dataset.startswith("folder-"):
         raise unknown("data set", options.dataset, families)
     for manifest in checkpoints.import_checkpoint(options.file, options.dataset, options.target, options.auxiliary):
+        for note in manifest.training.get("import_notes", []):
+            complain(f"{options.file}: {note}")
         print(
             f"{manifest.kind} {manifest.name}  sha256 {manifest.sha256[:16]}  "
-            f"{weights.roots()[0] / manifest.family / manifest.file}"
+            f"{printable(weights.roots()[0] / manifest.family / manifest.file)}"
         )
     return 0
 
@@ -71,7 +74,7 @@ def export_weights(options: argparse.Namespace) -> int:
 
     for manifest in weights.export(options.dataset, options.target, options.auxiliary, options.folder, not options.full):
         path = options.folder / manifest.family / manifest.file
-        print(f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+        print(f"{printable(path)}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
 
@@ -86,7 +89,7 @@ def models(options: argparse.Namespace) -> int:
         for manifest, path in weights.listing(broken.append)
     ]
     for error in broken:
-        print(f"workbench: {error}", file=sys.stderr)
+        complain(f"workbench: {error}")
     if options.json:
         print(
             json.dumps(
@@ -97,7 +100,7 @@ def models(options: argparse.Namespace) -> int:
         return 1 if broken else 0
     print("classifiers that can be built: " + ", ".join(CLASSIFIER_NAMES))
     if not listed:
-        print(f"no weights yet under {weights.roots()[0]}; train some: workbench train pair --dataset digits")
+        print(f"no weights yet under {printable(weights.roots()[0])}; train some: workbench train pair --dataset digits")
         return 1 if broken else 0
     rows = []
     for each in listed:

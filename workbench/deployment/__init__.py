@@ -9,5 +9,4 @@
     far              what runs on a plain host: an environment, a supervised process, its log; the standard library alone
     guest manifests containers pods    the edge in a confidential container, through kubectl on its host
     tunnels          what joins machines that do not reach each other: ports, kept up by a process on this side
-    ssh addresses hostkeys work uploads relays    what `remote.Host` is made of: connections, commands, files, ports
 """

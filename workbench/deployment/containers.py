@@ -24,7 +24,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import RemoteError, UsageError
-from .manifests import CLASSES, Container, render, to_json
+from ..terminal import printable
+from .manifests import Container, render, runtime_class, to_json
 from .pods import Pod, Trouble, pods_of, refused, warned
 
 if TYPE_CHECKING:
@@ -167,6 +168,18 @@ class Containers:
                 raise RemoteError(f"{self._name} is not gone after {wait:g} s: {b', '.join(left).decode()[:SHOWN]} stays")
             time.sleep(0.2)
 
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """Return what kubectl answers as one JSON object, {} for nothing. Not even its cache is written on the host.
+
+        Raises RemoteError if it fails, or answers with something else.
+        """
+        answer = self._call(*arguments, "--output=json", "--cache-dir=/dev/null")
+        try:
+            found = json.loads(answer) if answer.strip() else {}
+            return dict(found)
+        except (ValueError, TypeError):
+            raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
+
     # --- what the cluster says -----------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[State, list[Trouble]]:
@@ -180,7 +193,7 @@ class Containers:
         revision = spec["template"]["metadata"]["labels"].get("pmc2.workbench/revision")
         newest = [each for each in found if each["metadata"]["labels"].get("pmc2.workbench/revision") == revision]
         pods, troubles = pods_of([each for each in newest if each["kind"] == "Pod"], self.container)
-        troubles += refused(status, CLASSES[self.container.runtime]) if seen else []
+        troubles += refused(status, runtime_class(self.container)) if seen else []
         if pods and not troubles and not all(pod.ready for pod in pods):
             troubles += warned(self._events(), pods)
         updated, ready = (status.get(name, 0) if seen else 0 for name in ("updatedReplicas", "readyReplicas"))
@@ -284,4 +297,4 @@ class Containers:
 
 def _text(output: bytes) -> str:
     """Return output as text that a terminal can be given."""
-    return "".join(each for each in output.decode("utf-8", "replace") if each.isprintable() or each == "\n")
+    return printable(output.decode("utf-8", "replace"), keep="\n")

@@ -22,11 +22,28 @@ from urllib.parse import urlsplit
 from ..errors import UsageError, unknown
 from ..services.agent import AGENT
 
-__all__ = ["AGENT", "CERTS", "USER", "Container", "Runtime", "initdata", "initdata_digest", "is_address", "peer_of", "port_of"]
+__all__ = [
+    "AGENT",
+    "CERTS",
+    "FILES",
+    "USER",
+    "VOLUMES",
+    "Container",
+    "Runtime",
+    "Shim",
+    "initdata",
+    "initdata_digest",
+    "is_address",
+    "peer_of",
+    "port_of",
+]
 
 Runtime = Literal["confidential", "development"]
+Shim = Literal["go", "rust"]
 PROGRAM = "/opt/pmc2/bin/workbench"
 CERTS = "/run/pmc2/certs"
+FILES = ("ca.pem", "edge.pem", "edge.key")
+VOLUMES = {"/run/pmc2": "run", "/tmp": "tmp"}  # mount path -> name of a volume in the guest's memory
 USER = 65532
 ENVIRONMENT = (  # as the image has it
     "PATH=/opt/pmc2/bin:/usr/local/bin:/usr/bin:/bin",
@@ -47,6 +64,9 @@ class Container:
     `resource` is where the key broker keeps ca.pem, edge.pem and edge.key; without it, which is of the development runtime
     alone, the host hands them in and can read them. `logs`: the host may read what the edge says. `options` are further ones of
     `workbench serve edge`; `policy` replaces the guest's policy that comes with the workbench.
+
+    `shim` is the implementation of the Kata runtime on the nodes: each has runtime classes of its own. `gpu` is the nodes'
+    resource, such as nvidia.com/pgpu, of a GPU that the guest gets.
     """
 
     image: str
@@ -68,14 +88,18 @@ class Container:
     options: tuple[str, ...] = ()
     create_namespace: bool = False
     policy: str | None = field(default=None, repr=False)
+    shim: Shim = "go"
+    gpu: str = ""
 
     def __post_init__(self) -> None:
         if self.runtime not in get_args(Runtime):
             raise unknown("runtime", self.runtime, get_args(Runtime))
+        if self.shim not in get_args(Shim):
+            raise unknown("shim", self.shim, get_args(Shim))
         self._check_names()
         self._check_numbers()
-        for each in (self.cloud, *self.egress):
-            peer_of(each)
+        for peer in self.peers:
+            peer_of(peer)
         if "/" in self.cloud:
             raise UsageError(f"cloud {self.cloud!r} must be one IP:PORT, not a network")
         self._check_broker()
@@ -90,6 +114,16 @@ class Container:
     def selector(self) -> dict[str, str]:
         """The labels that all of its objects have, and nothing else has."""
         return {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/managed-by": "pmc2-workbench"}
+
+    @property
+    def role(self) -> str:
+        """The service that runs in the container."""
+        return "edge"
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """Return the addresses that the pod may reach, next to its key broker."""
+        return (self.cloud, *self.egress)
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -114,6 +148,8 @@ class Container:
             raise UsageError(f"cpu {self.cpu!r} must be cores or thousandths of one, such as 4 or 500m")
         if not 1024 <= self.port <= 65535:
             raise UsageError(f"port {self.port} must be from 1024 to 65535: the edge is not root")
+        if self.gpu and not re.fullmatch(r"[a-z0-9][a-z0-9.-]*/[A-Za-z0-9][\w.-]*", self.gpu, re.ASCII):
+            raise UsageError(f"gpu {self.gpu!r} must be a resource of the cluster's nodes, such as nvidia.com/pgpu")
         if self.node_port and not 1024 <= self.node_port <= 65535:
             raise UsageError(f"node_port {self.node_port} must be of the cluster's range, by default 30000 to 32767 (0: none)")
         if not 1 <= self.replicas_min <= self.replicas_max:
@@ -169,9 +205,16 @@ def _policy(container: Container) -> str:
         "environment": ENVIRONMENT,
         "from_host": not container.resource,
         "logs": container.readable,
+        "volumes": VOLUMES,
+        "certificate_links": {name: _link(f"..data/{name}") for name in FILES},
     }
     rules = Path(__file__).with_name("policy.rego").read_text(encoding="utf-8")
-    return rules + "\n" + "".join(f"{name} := {json.dumps(value)}\n" for name, value in about.items())
+    return rules + "\n" + "".join(f"{name} := {json.dumps(value, indent=1)}\n" for name, value in about.items())
+
+
+def _link(target: str) -> dict[str, object]:
+    """Return a symbolic link's target as agents write it: text since kata 3.29.0, a list of bytes before."""
+    return {"text": target, "bytes": list(target.encode())}
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------------

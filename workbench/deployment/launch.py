@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import http.client
 import json
+import math
 import os
 import shutil
 import sys
@@ -24,23 +25,23 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from cryptography import x509
-
 from ..attest import Policy
-from ..certs import Role, issue
+from ..certs import Role
 from ..errors import RemoteError, ServiceError, UsageError, WorkbenchError
 from ..processes import as_done
 from ..remote import Host, host_of
 from ..services.trust import client_context
 from ..storage import write_json
+from ..terminal import printable
 from . import tunnels
+from .doctor import Doctor, Finding
 from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
 from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
+from .trust import issue_certificates, required_policy
 from .tunnels import Tunnel
 
 if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
@@ -51,7 +52,6 @@ __all__ = ["Deployed", "Row"]
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
 LAST = 5  # lines of a stage that ended
-RENEW = timedelta(days=14)  # before they expire
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,9 @@ class Deployed:
         """
         self._check_policy()
         with self._alone():
+            for which in STAGES:
+                self.stage(which)  # refuses a plan that is not launched, before any machine is asked
+            self._examine()
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
             try:
@@ -115,6 +118,14 @@ class Deployed:
             except BaseException:
                 self._roll_back([which for which in STAGES if not before[which]])
                 raise
+
+    def _examine(self) -> None:
+        """Ask both machines, in the doctor's short form. Raises RemoteError if no launch can succeed, and tells of the rest."""
+        for finding in Doctor(self.plan, self._host, self.close).quick():
+            if finding.state == "wrong" and not finding.blocks:
+                self.told(f"doctor: {finding.sentence}")
+            if finding.blocks:
+                raise RemoteError(f"{finding.sentence}. `workbench doctor {self.plan.path.name}` tells more")
 
     def _launched(self, ready_s: float) -> dict[Which, str]:
         with ThreadPoolExecutor(2) as pool:
@@ -137,25 +148,13 @@ class Deployed:
 
     def _check_policy(self) -> None:
         """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
-        if self.plan.policy is not None:
-            for warning in Policy.read(self.plan.policy).warnings:
-                self.told(f"WARNING: {warning}")
+        policy = self.policy()
+        for warning in policy.warnings if policy is not None else ():
+            self.told(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
-        """Issue certificates for this deployment, unless those that are there will do."""
-        names = ["127.0.0.1", "localhost", *(self.plan.stage(which).address.rpartition(":")[0].strip("[]") for which in STAGES)]
-        names = list(dict.fromkeys(name for name in names if name))
-        known = self.folder / "names.json"
-        with contextlib.suppress(OSError, ValueError):
-            until = min(
-                x509.load_pem_x509_certificate((self.plan.certs / f"{role}.pem").read_bytes()).not_valid_after_utc
-                for role in get_args(Role)
-            )
-            if json.loads(known.read_text()) == names and until - RENEW > datetime.now(UTC):
-                return
-        self.told("certificates: issued")
-        issue(self.plan.certs, names)
-        write_json(known, names)
+        if issue_certificates(self.plan):
+            self.told("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
         """Stop what a failed launch started; where that fails, too, `stop` will do it."""
@@ -253,13 +252,20 @@ class Deployed:
         """Whether a stage listens on this machine itself."""
         return plan.local and plan.runtime == "process"
 
+    def examine(self, root: str = "/") -> list[Finding]:
+        """Ask both machines for everything that a launch needs; nothing there is changed. See `doctor.Doctor`."""
+        return Doctor(self.plan, self._host, self.close, root).full()
+
     def client(self, **options: Any) -> Client:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
         from ..client import Client
 
-        if self.plan.policy is not None:
-            options.setdefault("policy", self.plan.policy)
+        options["policy"] = self.policy(options.get("policy"))
         return Client(self.url("edge"), certs=self.plan.certs, **options)
+
+    def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
+        """Return what the edge's evidence must prove; see `trust.required_policy`."""
+        return required_policy(self.plan, given)
 
     def status(self) -> list[Row]:
         """Ask both machines, side by side; one that cannot be asked is said so."""
@@ -310,6 +316,11 @@ class Deployed:
         return self._stages[which]
 
     def _made(self, which: Which, plan: StagePlan) -> Stage:
+        if which == "cloud" and plan.runtime != "process":
+            raise UsageError(
+                "[cloud] runtime = 'confidential' is not launched, for it has never run: "
+                f"`workbench manifests {self.plan.path.name} cloud` prints its objects"
+            )
         host = self._host(plan.host)
         told: Told = lambda line: self.told(f"{which}: {line}")  # noqa: E731
         if plan.runtime == "process":
@@ -336,21 +347,21 @@ class Deployed:
             found = self.stage(which).status()
         except WorkbenchError as error:
             return Row(which, plan.host, plan.runtime, "unknown", last=(str(error),))
-        last = tuple(found.get("last") or ())[-LAST:]
+        last = tuple(printable(line) for line in found.get("last") or ())[-LAST:]
         if not found["running"]:
             state = "crashed" if "ended" in found else "absent"
-            return Row(which, plan.host, plan.runtime, state, since=found.get("ended"), last=last)
+            return Row(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
         try:
             url = self.url(which)
             state = "ready" if self._ready(which) else "starting"
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unreachable", since=found.get("started"), last=(str(error),))
-        return Row(which, plan.host, plan.runtime, state, url, found.get("started"))
+            return Row(which, plan.host, plan.runtime, "unreachable", since=_seconds(found.get("started")), last=(str(error),))
+        return Row(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
         role: Role = "client" if which == "edge" else "edge"
-        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role))
+        trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role, which))
         url = self.url(which)
         try:
             with urllib.request.build_opener(urllib.request.ProxyHandler({}), trust).open(
@@ -401,3 +412,8 @@ class Deployed:
                 yield
             finally:
                 path.unlink(missing_ok=True)
+
+
+def _seconds(value: Any) -> float | None:
+    """Return a time as a host reports it; None for anything that is no number."""
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

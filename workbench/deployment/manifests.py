@@ -19,17 +19,42 @@ from urllib.parse import urlsplit
 import yaml  # type: ignore[import-untyped]
 
 from ..errors import UsageError
-from .guest import CERTS, USER, Container, initdata, initdata_digest, is_address, peer_of, port_of
+from .guest import CERTS, FILES, USER, VOLUMES, Container, initdata, initdata_digest, is_address, peer_of, port_of
 
-__all__ = ["CLASSES", "FILES", "Container", "initdata", "initdata_digest", "render", "to_json", "to_yaml"]
+__all__ = [
+    "ANNOTATIONS",
+    "CLASSES",
+    "FILES",
+    "Container",
+    "initdata",
+    "initdata_digest",
+    "render",
+    "runtime_class",
+    "shim_name",
+    "to_json",
+    "to_yaml",
+]
 
 Manifest = dict[str, Any]
 CLASSES = {"confidential": "kata-qemu-snp", "development": "kata-qemu-coco-dev"}
-FILES = ("ca.pem", "edge.pem", "edge.key")
+VOLUME_SIZES = {"run": "16Mi", "tmp": "256Mi"}
+GPU_CLASS = "kata-qemu-nvidia-gpu-snp"
 GRACE_S = 45  # of which the edge takes 30 to finish what it accepted
 START_S = 600  # for the networks to be loaded and warmed
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
 KERNEL = "io.katacontainers.config.hypervisor.kernel_params"
+ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # the nodes' Kata must allow pods to set these
+
+
+def shim_name(container: Container) -> str:
+    """Return the shim as Kata's charts name it, such as qemu-snp-runtime-rs."""
+    return str(runtime_class(container)).removeprefix("kata-")
+
+
+def runtime_class(container: Container) -> str:
+    """Return the name of the runtime class that starts the container, of the Go or of the Rust implementation of Kata."""
+    name = GPU_CLASS if container.gpu else CLASSES[container.runtime]
+    return f"{name}-runtime-rs" if container.shim == "rust" else name
 
 
 # --- the objects -----------------------------------------------------------------------------------------------------------
@@ -67,7 +92,7 @@ def _object(container: Container, api: str, kind: str, spec: Manifest, name: str
 
 
 def _labels(container: Container) -> dict[str, str]:
-    return {"app.kubernetes.io/name": "pmc2-edge", **container.selector}
+    return {"app.kubernetes.io/name": f"pmc2-{container.role}", **container.selector}
 
 
 def _namespace(container: Container) -> Manifest:
@@ -116,13 +141,12 @@ def _template(container: Container, certificates: Mapping[str, bytes] | None) ->
 
 def _pod(container: Container) -> Manifest:
     volumes: list[Manifest] = [
-        {"name": "run", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
-        {"name": "tmp", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": VOLUME_SIZES[name]}} for name in VOLUMES.values()
     ]
     if not container.resource:
         volumes.append({"name": "certs", "secret": {"secretName": _secret_name(container), "defaultMode": 0o440}})
     return {
-        "runtimeClassName": CLASSES[container.runtime],
+        "runtimeClassName": runtime_class(container),
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_S,
@@ -140,16 +164,16 @@ def _pod(container: Container) -> Manifest:
 
 def _edge(container: Container) -> Manifest:
     size = {"cpu": container.cpu, "memory": container.memory}
-    mounts: list[Manifest] = [{"name": "run", "mountPath": "/run/pmc2"}, {"name": "tmp", "mountPath": "/tmp"}]
+    mounts: list[Manifest] = [{"name": name, "mountPath": path} for path, name in VOLUMES.items()]
     if not container.resource:
         mounts.append({"name": "certs", "mountPath": CERTS, "readOnly": True})
     return {
-        "name": "edge",
+        "name": container.role,
         "image": container.image,
         "imagePullPolicy": "Always",
         "command": list(container.command),
         "ports": [{"name": "https", "containerPort": container.port, "protocol": "TCP"}],
-        "resources": {"requests": size, "limits": dict(size)},
+        "resources": {"requests": size, "limits": size | ({container.gpu: "1"} if container.gpu else {})},
         "securityContext": {
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
@@ -166,8 +190,12 @@ def _probes(container: Container) -> Manifest:
     The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and whoever asks for more
     than health or what the service is, is refused without one. A TCP probe would say little: the edge takes its port before it
     has loaded its networks. An exec probe is what the guest's policy is there to refuse. It is started when it answers, and
-    ready when it reaches its cloud: one whose cloud is away gets no requests, and is not restarted for it.
+    ready when it reaches its cloud: one whose cloud is away gets no requests, and is not restarted for it. A cloud demands a
+    certificate of everyone: its port is all that can be asked for.
     """
+    if container.role == "cloud":
+        asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
+        return {"startupProbe": asked | {"failureThreshold": START_S // 10}, "livenessProbe": asked | {"failureThreshold": 6}}
 
     def probe(path: str, period: int, failures: int) -> Manifest:
         asked = {"scheme": "HTTPS", "path": f"/v2/health/{path}", "port": "https"}
@@ -190,13 +218,15 @@ def _service(container: Container) -> Manifest:
 
 def _network_policy(container: Container) -> Manifest:
     """Return who may reach the edge (anyone, by TLS) and whom it may reach: the cloud, and what the guest needs to start."""
-    peers = [container.cloud, *container.egress]
+    peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
     egress = [_rule(each) for each in dict.fromkeys(peers)]
     if _asks_names(container):
         ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-        names = {"namespaceSelector": {}, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+        # The namespace by the label that the API server itself sets: any namespace could have a pod with the other one.
+        system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
+        names = {"namespaceSelector": system, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
         egress.append({"to": [names], "ports": ports})
     spec = {
         "podSelector": {"matchLabels": container.selector},

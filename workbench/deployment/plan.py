@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_t
 
 from ..errors import UsageError, unknown
 from ..storage import data_root
-from .guest import Container
+from .gpu import CloudContainer
+from .guest import Container, Shim
 
 __all__ = ["TEMPLATE", "Deployment", "Runtime", "Settings", "StagePlan", "Which", "local_plan"]
 
@@ -65,12 +66,18 @@ host = "local"
 # egress = []                  # what else the guest must reach, IP:PORT or NETWORK/BITS:PORT: the registry of its image
 # logs = false                 # let the host read what the edge says (development: it may)
 # create_namespace = false
+# shim = "go"                  # the nodes' Kata runtime, "go" or "rust": each has runtime classes of its own
 # kubectl = "kubectl"          # on the host, with its context and kubeconfig, where others than its defaults are meant
 # context = ""
 # kubeconfig = ""
 
+# [cloud.container]            # of a cloud with runtime = "confidential" and an image: `workbench manifests` prints its objects
+# gpu = "nvidia.com/pgpu"      # the nodes' resource of a GPU in its confidential mode. This has never run, and is not launched
+#                              # kbs, secrets, egress, memory, cpu and shim are as those of the edge
+
 # [client]
-# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine
+# policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine; a confidential
+                               # edge needs one
 """
 
 
@@ -93,7 +100,7 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class Settings:
-    """Of an edge in a container."""
+    """Of a stage in a container."""
 
     namespace: str = "default"
     memory: str = "6Gi"
@@ -109,6 +116,8 @@ class Settings:
     kubectl: str = "kubectl"
     context: str = ""
     kubeconfig: str = ""
+    shim: Shim = "go"
+    gpu: str = ""
 
 
 @dataclass(frozen=True)
@@ -156,7 +165,7 @@ class Deployment:
         """Read a plan. Raises UsageError, with the key, for what is missing, unknown or cannot be."""
         path = Path(path)
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise UsageError(f"there is no {path}: make one with `workbench init-deployment {path}`") from None
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -200,10 +209,9 @@ class Deployment:
 
     def container(self) -> Container:
         """Return the container of an edge that is to run in one; UsageError where it cannot be."""
-        edge, settings, pair = self.edge, self.edge.container, self.pair
+        edge, settings = self.edge, self.edge.container
         if edge.runtime == "process":
             raise UsageError("[edge] runtime is 'process', which is no container")
-        options = ("--dataset", pair.dataset, "--target", pair.target, "--auxiliary", pair.auxiliary, "--codec", pair.codec)
         return Container(
             image=edge.image,
             cloud=self.cloud.address,
@@ -220,9 +228,37 @@ class Deployment:
             resource=settings.secrets,
             egress=settings.egress,
             logs=settings.logs,
-            options=(*options, *edge.options),
+            options=(*self._pair_options(), *edge.options),
             create_namespace=settings.create_namespace,
+            shim=settings.shim,
         )
+
+    def cloud_container(self) -> CloudContainer:
+        """Return the container of a cloud that is planned in a guest with a GPU; UsageError for one that cannot be."""
+        cloud, settings = self.cloud, self.cloud.container
+        if cloud.runtime == "process":
+            raise UsageError("[cloud] runtime is 'process', which is no container")
+        return CloudContainer(
+            image=cloud.image,
+            name=f"{self.name}-cloud",
+            namespace=settings.namespace,
+            node_port=settings.node_port,
+            memory=settings.memory,
+            cpu=settings.cpu,
+            kbs_url=settings.kbs,
+            kbs_cert=self._beside(settings.kbs_cert),
+            resource=settings.secrets,
+            egress=settings.egress,
+            logs=settings.logs,
+            options=(*self._pair_options(), "--device", "cuda", *cloud.options),
+            create_namespace=settings.create_namespace,
+            shim=settings.shim,
+            gpu=settings.gpu,
+        )
+
+    def _pair_options(self) -> tuple[str, ...]:
+        pair = self.pair
+        return ("--dataset", pair.dataset, "--target", pair.target, "--auxiliary", pair.auxiliary, "--codec", pair.codec)
 
     def _check(self) -> None:
         for which in get_args(Which):
@@ -235,9 +271,18 @@ class Deployment:
             if not stage.host or not stage.folder:
                 raise UsageError(f"[{which}] host and folder must not be empty")
         if self.cloud.runtime != "process":
-            raise UsageError("[cloud] runtime must be 'process': it is the edge that runs in a container")
+            self._check_cloud_container()
         if self.edge.runtime != "process":
             self._check_container()
+
+    def _check_cloud_container(self) -> None:
+        if self.cloud.runtime != "confidential" or not self.cloud.container.gpu:
+            raise UsageError(
+                "[cloud] runtime must be 'process', or 'confidential' with [cloud.container] gpu, such as \"nvidia.com/pgpu\""
+            )
+        if not (self.cloud.container.kbs and self.cloud.container.secrets):
+            raise UsageError("[cloud.container] kbs and secrets are needed: else the host would see the cloud's TLS key")
+        self.cloud_container()  # refuses the rest
 
     def _check_container(self) -> None:
         if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", self.edge.image):
@@ -249,6 +294,8 @@ class Deployment:
             raise UsageError(
                 f"[cloud] address = {self.cloud.address!r} must be IP:PORT: a container may reach that and nothing else"
             ) from None
+        if self.edge.container.gpu:
+            raise UsageError("[edge.container] gpu is a key of [cloud.container]: the edge computes on its processor")
         replicas = self.edge.container.replicas
         if len(replicas) != 2 or not 1 <= replicas[0] <= replicas[1]:
             raise UsageError(f"[edge.container] replicas = {list(replicas)} must be [least, most], from 1 up")

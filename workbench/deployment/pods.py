@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,10 @@ EVENTS = {
     "FailedCreatePodSandBox": "do the nodes have Kata Containers, and the hardware for this runtime?",
     "FailedScheduling": "",
 }
+FORBIDDEN = r"annotation \S+ is not enabled"  # of Kata's Go runtime; the Rust runtime drops the annotation and reports nothing
+ALLOW = (
+    "the nodes' Kata must allow it: shims.<shim>.allowedHypervisorAnnotations of its chart; `workbench doctor` has the command"
+)
 
 
 @dataclass(frozen=True)
@@ -110,10 +115,14 @@ def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Tro
         newest[event.get("involvedObject", {}).get("name", "")] = event
     told = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
     return [
-        Trouble(event["reason"], _advised(event.get("message", ""), EVENTS[event["reason"]]), name)
+        Trouble(event["reason"], _advised(event.get("message", ""), _advice(event)), name)
         for name, event in told.items()
         if event.get("reason") in EVENTS
     ]
+
+
+def _advice(event: Mapping[str, Any]) -> str:
+    return ALLOW if re.search(FORBIDDEN, str(event.get("message", ""))) else EVENTS[event["reason"]]
 
 
 def _when(event: Mapping[str, Any]) -> str:

@@ -14,23 +14,25 @@ from functools import cache
 from pathlib import Path
 
 from .. import __version__
+from ..certs import folder_of
 from . import far
 from .plan import Deployment, Which
 
-__all__ = ["Wheel", "certificates_of", "program", "weights_of", "wheel"]
+__all__ = ["Wheel", "certificates_of", "locks", "program", "weights_of", "wheel"]
 
 PACKAGE = Path(__file__).resolve().parent.parent
+LOCKS = Path(__file__).resolve().parent / "locks"
+PARTS = ("torch", "cuda", "base")
 DISTRIBUTION = "pmc2-workbench"
 EPOCH = (2020, 1, 1, 0, 0, 0)  # the same package is the same bytes, and sent once
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package: the wheel's file name, its bytes, and the torch that it asks for, exactly."""
+    """The package: the wheel's file name, its bytes, and the least Python."""
 
     name: str
     content: bytes
-    torch: str
     python: str  # the least version
 
 
@@ -39,7 +41,6 @@ def wheel() -> Wheel:
     """Make a wheel of the package that runs here, whether it is installed or a checkout."""
     told = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
-    torch = next((re.split(r"[ ;]", each)[0] for each in needs if re.match(r"torch\b(?!-)", each)), "")
     least = re.search(r">=\s*(\d+\.\d+)", told["Requires-Python"] or "")
     stem = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
     files = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in _sources(PACKAGE)}
@@ -50,7 +51,13 @@ def wheel() -> Wheel:
     files[record] = "".join(f"{name},{_digest(content)},{len(content)}\n" for name, content in files.items()).encode() + (
         f"{record},,\n".encode()
     )
-    return Wheel(f"{stem}-py3-none-any.whl", _zipped(files), torch, least[1] if least else "3.11")
+    return Wheel(f"{stem}-py3-none-any.whl", _zipped(files), least[1] if least else "3.11")
+
+
+@cache
+def locks() -> dict[str, bytes]:
+    """Return the lock files: every package that an environment is made of, pinned by version and SHA-256, by part."""
+    return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
 @cache
@@ -87,7 +94,8 @@ def _digest(content: bytes) -> str:
 
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
     """Return a stage's certificate and key, and the authority's certificate, by their names there. None is given its key."""
-    return {f"certs/{name}": (deployment.certs / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
+    own = folder_of(deployment.certs, which)
+    return {f"certs/{name}": (own / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:

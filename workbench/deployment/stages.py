@@ -8,14 +8,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..certs import folder_of
 from ..errors import RemoteError
 from ..remote import Host
+from ..terminal import printable
 from .containers import AbsentError, Containers
 from .far.stage import DRAIN_S
 from .guest import initdata_digest
 from .manifests import FILES
+from .ownership import own_folder
 from .plan import Deployment, StagePlan, Which
-from .shipment import certificates_of, program, weights_of, wheel
+from .shipment import certificates_of, locks, program, weights_of, wheel
 
 __all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
 
@@ -46,11 +49,11 @@ class Stage(Protocol):
 
 
 class FarSide:
-    """The program `far` at a machine, sent when it is first asked."""
+    """The program `far` at a machine, sent when it is first asked, once the folder is known to be its user's own."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
-        self._program = ""
+        self._own = self._program = ""
 
     def __call__(self, verb: str, timeout: float = SHORT_S, told: Told | None = None, **asked: Any) -> Any:
         """Ask for one thing; RemoteError with its words where it cannot be done."""
@@ -60,7 +63,7 @@ class FarSide:
             for line in lines:
                 answer = self._read(line)
                 if "told" in answer and told is not None:
-                    told(str(answer["told"]))
+                    told(printable(answer["told"]))
         if "done" not in answer:
             raise RemoteError(f"{self.host.name}: {answer.get('error', 'the far side ended without an answer')}")
         return answer["done"]
@@ -74,7 +77,7 @@ class FarSide:
                 if "error" in answer:
                     raise RemoteError(f"{self.host.name}: {answer['error']}")
                 if "line" in answer:
-                    yield str(answer["line"])
+                    yield printable(answer["line"], keep="\t")
 
     def knows(self, stage: str = "") -> bool:
         """Return whether there is anything of a stage, or of any: nothing is sent to a machine to find that out."""
@@ -83,11 +86,17 @@ class FarSide:
 
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
         """Put files into the store; return their SHA-256."""
-        return [path.rpartition("/")[2] for path in self.host.put(files, f"{self.folder}/store", progress=progress)]
+        return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
         """Take note that what was sent is there no longer."""
-        self._program = ""
+        self._own = self._program = ""
+
+    def _place(self) -> str:
+        """Return the physical path of the folder; RemoteError if other users could change what lies there."""
+        if not self._own:
+            self._own = own_folder(self.host, self.folder)
+        return self._own
 
     def _command(self, verb: str) -> list[str]:
         if not self._program:
@@ -97,8 +106,8 @@ class FarSide:
                     f"{self.host.name} has no python3: install Python 3.11 there, such as by `apt install python3-venv`"
                 )
             (sha,) = self.send([program()])
-            self._program = f"{self.folder}/store/{sha}"
-        return ["python3", self._program, self.folder, verb]
+            self._program = f"{self._place()}/store/{sha}"
+        return ["python3", self._program, self._place(), verb]
 
     def _read(self, line: bytes) -> dict[str, Any]:
         try:
@@ -132,8 +141,9 @@ class ProcessStage:
         size = sum(path.stat().st_size for path in weights.values())
         found = self.far("probe", device=self.plan.device, bytes=2 * size)
         self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
-        shipped, *sent = self.far.send([package.content, *weights.values()], self.progress)
-        self._weights = dict(zip(weights, sent, strict=True))
+        shipped, *sent = self.far.send([package.content, *locks().values(), *weights.values()], self.progress)
+        locked = dict(zip(locks(), sent, strict=False))
+        self._weights = dict(zip(weights, sent[len(locked) :], strict=True))
         self.told(f"environment of {package.name}")
         self._environment = self.far(
             "environment",
@@ -141,7 +151,7 @@ class ProcessStage:
             self.told,
             wheel=shipped,
             file=package.name,
-            torch=package.torch,
+            locks=locked,
             least=package.python,
             python=self.plan.python,
             pip=list(self.plan.pip),
@@ -206,7 +216,7 @@ class ContainerStage:
 
     def start(self, cloud: str = "") -> tuple[str, int]:
         """Apply its manifests, and wait until it serves."""
-        certs = self.deployment.certs
+        certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
         self.containers.wait(ROLL_OUT_S, self.told)

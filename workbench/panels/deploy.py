@@ -15,6 +15,7 @@ import ipywidgets as widgets
 from ..deployment.launch import Deployed, Row
 from ..deployment.plan import Deployment
 from ..errors import RemoteError, WorkbenchError
+from ..terminal import printable
 
 __all__ = ["DeployPanel"]
 
@@ -104,19 +105,21 @@ class DeployPanel:
         self._show_lines(self.steps, list(self._steps))
 
     def _show_lines(self, box: widgets.HTML, lines: Sequence[str]) -> None:
-        text = html.escape("\n".join(lines))
+        text = html.escape("\n".join(printable(line) for line in lines))
         box.value = f'<div class="pmc2-deploy"><div class="lines" tabindex="0"><pre>{text}</pre></div></div>'
 
     def _say(self, text: str, bad: bool = False) -> None:
         colour = "var(--jp-error-color1, #b3261e)" if bad else "inherit"
-        self.message.value = f'<div class="pmc2-deploy" role="status" style="color:{colour}">{html.escape(text)}</div>'
+        self.message.value = (
+            f'<div class="pmc2-deploy" role="status" style="color:{colour}">{html.escape(printable(text))}</div>'
+        )
 
     def show(self, rows: Sequence[Row]) -> None:
         """Bring the state of the stages to the screen."""
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"
             f'<td class="state" style="--dot:{COLOURS.get(row.state, "#888")}">{row.state}</td>'
-            f"<td>{html.escape(row.url or ''.join(row.last[-1:]))}</td></tr>"
+            f"<td>{html.escape(printable(row.url or ''.join(row.last[-1:])))}</td></tr>"
             for row in rows
         )
         head = "<tr><th>stage</th><th>host</th><th>runtime</th><th>state</th><th>URL, or its last line</th></tr>"

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Explorer"]
 
 KEPT = 3  # pairs whose networks are kept
+CLOSE_S = 2.0  # for which `close` waits; Python's end waits longer
 PATIENCE_S = 0.05  # for which a slider waits for its view
 
 
@@ -91,8 +92,9 @@ class Explorer:
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads; what is shown stays."""
+        """End the threads; the last view stays. A step under way, such as an epoch, may go on for longer than `CLOSE_S`."""
         self.worker.close()
+        self.worker.join(CLOSE_S)
 
     # --- waiting: notebooks that run without a hand --------------------------------------------------------------------------
 

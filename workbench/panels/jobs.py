@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -42,7 +41,7 @@ class Helper:
         self._asked: deque[Callable[[], None]] = deque()
         self._stale, self._ahead, self._busy = False, False, False
         self._around: Settings | None = None  # which views are made ahead
-        threading.Thread(target=self._run, name="explorer-helper", daemon=True).start()
+        explorer.worker.run_along(self._run, "explorer-helper")
 
     @property
     def idle(self) -> bool:

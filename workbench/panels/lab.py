@@ -21,9 +21,10 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import threading
 from pathlib import Path
 from typing import Any
+
+from . import threads
 
 __all__ = ["COMPUTING", "at_once", "load_ipython_extension"]
 
@@ -47,7 +48,7 @@ def load_ipython_extension(shell: object) -> None:
     notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # a Jupyter server says it, papermill does not
     with contextlib.suppress(OSError, UnicodeError):
         if "workbench.panels" in notebook.read_text("utf-8"):
-            threading.Thread(target=importlib.import_module, args=(COMPUTING,), name=COMPUTING, daemon=True).start()
+            threads.start(lambda: importlib.import_module(COMPUTING), COMPUTING)
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:

@@ -9,6 +9,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ..terminal import printable
+
 __all__ = [
     "CARDS",
     "CODECS",
@@ -98,7 +100,7 @@ def _card(name: str, url: str, text: str, over: bool) -> str:
 def message(text: str, bad: bool = False, more: str = "") -> str:
     """Return the line that says what is going on; `more` is markup. A screen reader reads it out."""
     kind = "pmc2-text bad" if bad else "pmc2-text soft"
-    return f'<div class="{kind}" role="status" aria-live="polite">{html.escape(text)}{more}</div>'
+    return f'<div class="{kind}" role="status" aria-live="polite">{html.escape(printable(text))}{more}</div>'
 
 
 def readout(view: Any, spent: dict[str, float], serial: int) -> str:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from . import threads
+
 __all__ = ["REST_S", "Closed", "Newest"]
 
 REST_S = 0.3  # after which the hand rests
@@ -37,11 +39,20 @@ class Newest(Generic[Request]):
         self._wanted: Request | None = None
         self._busy, self._asked_at = True, 0.0
         self._begin, self._handle, self._rest, self._end = begin, handle, rest, end
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._name = name
+        self.threads: list[threading.Thread] = []
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        self.run_along(self._run, self._name)
+
+    def run_along(self, target: Callable[[], None], name: str) -> None:
+        """Start a thread that ends once `closed` is set and `changed` notified, and that `join` waits for."""
+        self.threads.append(threads.start(target, name, self.close))
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the threads to end after `close`; return whether they did within `timeout` seconds."""
+        return threads.join(self.threads, timeout)
 
     def close(self) -> None:
         """End once what is under way is done."""

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data import SUFFIXES, Split
+from ..data import Split
 from ..errors import DataError, UsageError, WorkbenchError
+from ..folders import SUFFIXES, find_pictures, passed_over
 from ..pictures import open_picture
+from ..storage import expand_user
 
 __all__ = ["EVERY", "LEAST_HIDDEN", "MISREAD", "Source", "from_files", "from_folder", "named"]
 
@@ -46,13 +48,15 @@ def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
     """Read a folder's pictures, in the order of their names. Raises DataError where there is no such folder, or none in it."""
-    folder = Path(path).expanduser()
+    folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
-    found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in SUFFIXES and each.is_file())[:MOST]
-    if not found:
+    pictures, others = find_pictures(folder)
+    if not pictures:
         raise DataError(f"no pictures in {path!r}: {', '.join(SUFFIXES)} are looked for")
-    return _read([(each.name, each) for each in found], side, str(folder))
+    others[f"pictures beyond the first {MOST:,}"] = max(0, len(pictures) - MOST)
+    source, wrong = _read([(each.name, each) for each in pictures[:MOST]], side, str(folder))
+    return source, [*wrong, *filter(None, [passed_over(folder, +others)])]
 
 
 def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = "") -> tuple[Source | None, list[str]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from collections import Counter
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -18,7 +19,8 @@ from starlette.responses import Response
 from ..attest import MOST_EVIDENCE, runtime_data
 from ..errors import ProtocolError, ServiceError, UsageError
 from .admission import PATH
-from .http import get_once
+from .http import get_once, without_secrets
+from .quota import address_key
 from .trust import Peer, is_loopback
 
 __all__ = ["AGENT", "Agent", "agent_at", "evidence_of"]
@@ -26,6 +28,7 @@ __all__ = ["AGENT", "Agent", "agent_at", "evidence_of"]
 AGENT = "http://127.0.0.1:8006"  # where a confidential container has it
 AROUND = 64  # bytes that the edge puts around evidence
 AT_ONCE, MOST_WAITING = 4, 256  # the firmware answers one at a time
+MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # of the waiting requests: clients without a credential, in all and of one address
 NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 PATIENCE_S = 8.0  # for one answer; less than a client has for an attempt
 
@@ -37,12 +40,21 @@ class Agent:
         self.host, self.port = agent_at(url)
         self.patience_s = patience_s
         self._free, self._waiting = asyncio.Semaphore(AT_ONCE), 0
+        self._strangers: Counter[str] = Counter()  # waiting, by address
 
-    async def evidence(self, runtime_data: bytes) -> bytes:
-        """Return the agent's evidence, a JSON object, that carries 64 hexadecimal digits; ServiceError where it gives none."""
-        if self._waiting >= MOST_WAITING:
+    async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
+        """Return the agent's evidence, a JSON object, that carries 64 hexadecimal digits; ServiceError where it gives none.
+
+        `stranger` is the address of a client that has shown no credential. Strangers may take a share of the queue alone.
+        """
+        crowded = stranger is not None and (
+            self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS
+        )
+        if crowded or self._waiting >= MOST_WAITING:
             raise ServiceError("too many ask for evidence", status=429, retry_after=1)
         self._waiting += 1
+        if stranger is not None:
+            self._strangers[stranger] += 1
         try:
             async with asyncio.timeout(self.patience_s), self._free:
                 path = f"/aa/evidence?runtime_data={runtime_data.decode('ascii')}"
@@ -53,6 +65,9 @@ class Agent:
             raise ServiceError(f"the attestation agent gives no answer ({error.strerror or error})", status=503) from None
         finally:
             self._waiting -= 1
+            if stranger is not None:
+                self._strangers[stranger] -= 1
+                self._strangers += Counter()  # drops addresses of which none is left
         if answer.status != 200:
             raise ServiceError(f"the attestation agent has no evidence (status {answer.status})", status=502)
         if not _is_object(answer.body):
@@ -60,15 +75,19 @@ class Agent:
         return answer.body
 
 
-async def evidence_of(agent: Agent | None, http: Request) -> Response:
-    """Answer a client with evidence of the guest that carries its nonce and the TLS key that it sees."""
+async def evidence_of(agent: Agent | None, http: Request, admitted: bool = True) -> Response:
+    """Answer a client with evidence of the guest that carries its nonce and the TLS key that it sees.
+
+    `admitted`: the client has shown a credential.
+    """
     nonce = _nonce(http)
     peer: Peer = http.scope.get("peer", Peer())
     if agent is None:
         raise ServiceError("this edge has no attestation agent: start it with --attestation-agent in a guest", status=404)
     if not peer.shown:
         raise ServiceError("plain HTTP has no TLS key that evidence could be bound to: start the edge with --certs", status=404)
-    evidence = await agent.evidence(runtime_data(nonce, peer.shown))
+    stranger = None if admitted else address_key(http.scope.get("client"))
+    evidence = await agent.evidence(runtime_data(nonce, peer.shown), stranger)
     return Response(b'{"evidence":' + evidence + b"}", media_type="application/json")
 
 
@@ -81,8 +100,7 @@ def agent_at(url: str) -> tuple[str, int]:
     except ValueError:
         valid, host, port = False, "", 0
     if not valid or not is_loopback(host):
-        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
-        raise UsageError(f"{shown!r:.100} is no attestation agent of this guest: write {AGENT}")
+        raise UsageError(f"{without_secrets(url)!r:.100} is no attestation agent of this guest: write {AGENT}")
     return host, port
 
 

@@ -113,6 +113,7 @@ class Service(ABC):
         self.model, self.roles, self.token, self.plain = model, roles, token, plain
         self.intake, self.deadline_s = intake or Intake(), deadline_s
         self.ready = False
+        self._document = b""
         registry = self._registry = CollectorRegistry()
         ProcessCollector(registry=registry)  # CPU, memory, files: where the system tells
         self._requests = Counter("pmc2_requests", "requests by status", ["status"], registry=registry)
@@ -218,7 +219,9 @@ class Service(ABC):
         return HttpResponse(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: HttpRequest) -> HttpResponse:
-        return JSONResponse(self.openapi())
+        if not self._document:  # made once: anyone may ask, as often as they like
+            self._document = json.dumps(self.openapi()).encode()
+        return HttpResponse(self._document, media_type="application/json")
 
     async def _infer(self, request: HttpRequest) -> HttpResponse:
         return self._wrong_model(request) or await self.work(request, self._answer)
@@ -248,6 +251,7 @@ class Service(ABC):
         """Return who asks, if they may; raises ServiceError 401 or 403."""
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
+            request.scope.get("prove", bool)()  # its connection is not closed to make room for a stranger's
             return f"token {peer.name}".strip()
         if self.plain and self.token is None:
             return "plain"
@@ -273,6 +277,7 @@ class Service(ABC):
         try:
             refuse_other_sites(request, self.plain)
             call.peer = self.admit(request)
+            _refuse_codings(request)
             self.arriving(+1)
             arrived = False
             try:
@@ -327,7 +332,15 @@ def _failed(error: WorkbenchError) -> JSONResponse:
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}
     headers |= {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     headers |= {"Connection": "close"} if status in (408, 413) else {}
+    headers |= {"Accept-Encoding": "identity"} if status == 415 else {}
     return JSONResponse({"error": str(error)}, status, headers=headers)
+
+
+def _refuse_codings(request: HttpRequest) -> None:
+    """Raise ServiceError 415 for a body in a content coding: what it would be decoded to has no bound."""
+    codings = [coding.strip() for value in request.headers.getlist("Content-Encoding") for coding in value.split(",")]
+    if others := [coding for coding in codings if coding and coding.lower() != "identity"]:
+        raise ServiceError(f"Content-Encoding {others[0][:SHOWN]!r} is not read: send the body without a coding", status=415)
 
 
 def _without_values(error: BaseException) -> BaseException:

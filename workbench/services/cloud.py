@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from ..bitstream import claimed_images
 from ..certs import Role
 from ..errors import ProtocolError, ServiceError
 from ..protocol import Request, Response, Tensor
@@ -21,7 +25,8 @@ from .openapi import cloud_document
 
 __all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
 
-MOST_WAITING = 256  # payloads
+MOST_IMAGES = 1024  # of a request
+MOST_WAITING = 4096  # images
 
 
 def key_id(key: bytes) -> str:
@@ -90,7 +95,7 @@ class CloudService(Service):
 
     @property
     def waiting(self) -> int:
-        """Return the payloads that are accepted and unanswered."""
+        """Return the images that are accepted and unanswered."""
         return self._waiting
 
     def openapi(self) -> dict[str, Any]:
@@ -112,31 +117,43 @@ class CloudService(Service):
         ):
             raise ProtocolError("the input must be one tensor 'payload' of BYTES with one element")
         held = payload.data
-        call.payload = len(held[0])
+        call.payload, n = len(held[0]), claimed_images(held[0])
+        if n > MOST_IMAGES:
+            raise ProtocolError(f"a payload may hold at most {MOST_IMAGES} images, this one claims {n}: send fewer")
         if (known := self.cloud.remember(held[0])) is not None:
             found = Recognised(known.numpy(), {})
         else:
-            found = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, deadline))
+            found = await self._answers.answer(call, (held[0],), deadline, lambda: self._recognise(held, n, deadline))
         call.images, call.milliseconds = len(found.scores), dict(found.milliseconds)
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
 
-    async def _recognise(self, held: list[bytes], deadline: float) -> Recognised:
+    async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
         """Return what a payload shows, which is let go as soon as it is decoded."""
-        if self._waiting >= MOST_WAITING:
-            raise ServiceError(f"the queue is full ({self._waiting} payloads wait)", status=429, retry_after=1)
-        clock = Stopwatch()
-        self._waiting += 1
-        work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, lambda: self.cloud.recognise(held.pop(), clock))
-        work.add_done_callback(self._done)
+        if self._waiting + n > MOST_WAITING:
+            raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
+        clock, late = Stopwatch(), threading.Event()
+
+        def proceed() -> None:
+            if late.is_set():
+                raise TimeoutError
+
+        def recognise() -> torch.Tensor:
+            proceed()
+            return self.cloud.recognise(held.pop(), clock, proceed)
+
+        self._waiting += n
+        work = asyncio.get_running_loop().run_in_executor(self._lanes.pool, recognise)
+        work.add_done_callback(functools.partial(self._done, n))
         try:
             async with asyncio.timeout_at(deadline):
                 scores = (await work).numpy()
         except TimeoutError:
-            held.clear()  # the lanes' queue keeps what came too late until its turn, which no longer counts as waiting
+            late.set()
+            held.clear()  # the lanes' queue keeps what came too late until its turn
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         return Recognised(scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")})
 
-    def _done(self, work: asyncio.Future[Any]) -> None:
-        self._waiting -= 1
+    def _done(self, n: int, work: asyncio.Future[Any]) -> None:
+        self._waiting -= n
         if not work.cancelled():
             work.exception()  # taken: whoever waited for it may have gone

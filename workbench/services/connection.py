@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-import re
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ServiceError, UsageError
-from ..protocol import LENGTH_HEADER, Response, Tensor, read_response, write_request
-from .http import Admission, HttpAnswer, HttpConnections
-from .trust import is_loopback
+from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
+from .http import Admission, HttpAnswer, HttpConnections, without_secrets
+from .trust import LOOK_S, is_loopback
+from .trust import marks as marks_of
 
 __all__ = ["Connection", "infer", "metadata", "words_of"]
 
@@ -47,7 +47,11 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
+        self._marks: list[tuple[int, int]] = []  # of the certificates' files, no later than they were loaded
+        self._look_at = 0.0  # the loop's time, for the next look at them
         self._http = HttpConnections(host, port, headers, admit)
+        self._changed()
+        self.renew()
 
     def __repr__(self) -> str:
         return f"Connection({self.url!r})"
@@ -59,10 +63,27 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Trust and show, from the next connection on, what the certificates' folder holds now."""
+        """Trust and show what the certificates' folder holds now; connections of before are used no more."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
+
+    def _changed(self) -> bool:
+        """Return whether the certificates' files differ from those at the last call; not while one is missing."""
+        marks = marks_of(getattr(self._context, "files", ()))
+        changed, self._marks = bool(marks) and marks != self._marks, marks or self._marks
+        return changed
+
+    def _look(self, now: float) -> None:
+        """Renew where the certificates' files have changed. Those that do not fit each other are looked at again later."""
+        if now < self._look_at:
+            return
+        self._look_at, before = now + LOOK_S, self._marks
+        if self._changed():
+            try:
+                self.renew()
+            except UsageError:  # in the midst of a renewal
+                self._marks = before
 
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
@@ -74,6 +95,7 @@ class Connection:
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
         while True:
+            self._look(loop.time())
             left = self.attempt_s if deadline is None else min(self.attempt_s, deadline - loop.time())
             answer = None
             try:
@@ -125,8 +147,8 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
     try:
-        found = json.loads(answer.body)
-    except ValueError as error:
+        found = _json(answer)
+    except (ValueError, RecursionError) as error:
         raise ServiceError(f"{connection.url} does not speak the Open Inference Protocol", status=502) from error
     return found if isinstance(found, dict) else {}
 
@@ -142,8 +164,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     except ValueError:
         valid, host, port = False, "", 0
     if not valid:
-        shown = re.sub("//.*@", "//...@", url).partition("?")[0]  # what stands there may be a secret
-        raise UsageError(f"{shown!r} is not the URL of a service: write https://HOST:PORT")
+        raise UsageError(f"{without_secrets(url)!r} is not the URL of a service: write https://HOST:PORT")
     if parts.scheme == "http" and not (plain and is_loopback(host)):
         raise UsageError(
             f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"
@@ -154,9 +175,16 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
 def words_of(answer: HttpAnswer) -> str:
     """Return what a service says is wrong, in a line."""
     try:
-        return " ".join(str(json.loads(answer.body)["error"]).split())[:500]
-    except (ValueError, KeyError, TypeError):
+        return " ".join(str(_json(answer)["error"]).split())[:500]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return f"status {answer.status}"
+
+
+def _json(answer: HttpAnswer) -> Any:
+    """Return the JSON of an answer. Raises ValueError where it is longer than any: its objects take 30 times its bytes."""
+    if len(answer.body) > MAX_JSON:
+        raise ValueError
+    return json.loads(answer.body)
 
 
 def _number(text: str | None) -> float:

@@ -17,7 +17,6 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -40,7 +39,8 @@ from .app import Answer, Call, Model, Service, number
 from .batching import Batcher, Job, Lanes
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
-from .forms import header_number, pictures_of
+from .decoding import MemoryBudget, PictureDecoder
+from .forms import form_of
 from .once import Once
 from .openapi import edge_document
 from .phone import Place, Seen, asks_to_see, page_routes, see
@@ -94,7 +94,7 @@ class EdgeService(Service):
 
     `target` is the SHA-256 of the classifier that the generator was trained for: another cloud's answers are refused. Requests
     of less than `least_strength` are, too: at 0 it is the original that is encoded and sent. `agent`: of the guest that the
-    edge runs in, if it runs in one.
+    edge runs in, if it runs in one; `budget` is the memory for decoding large pictures.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -115,6 +115,7 @@ class EdgeService(Service):
         least_strength: float = 1.0,
         roles: tuple[Role, ...] = ("client",),
         agent: Agent | None = None,
+        budget: MemoryBudget | None = None,
         **options: Any,
     ) -> None:
         self.agent = agent
@@ -125,7 +126,7 @@ class EdgeService(Service):
         self._lanes = lanes
         self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
-        self._decoders = ThreadPoolExecutor(max(1, (os.cpu_count() or 2) // 2), thread_name_prefix="decoder")
+        self._decoder = PictureDecoder(edge, size, LARGE, max(1, (os.cpu_count() or 2) // 2), budget)
         self._answers = Once[Found]()
         self._watch: asyncio.Task[None] | None = None
 
@@ -164,7 +165,7 @@ class EdgeService(Service):
             self._watch.cancel()
         await self._batcher.close()
         self._lanes.close()
-        self._decoders.shutdown()
+        self._decoder.close()
         await self.cloud.__aexit__()
 
     # --- attestation ---------------------------------------------------------------------------------------------------
@@ -173,8 +174,15 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        self.admit(http)
-        return await evidence_of(self.agent, http)
+        """Answer with evidence; at an edge with a token to anyone: a client shows its token after the evidence alone."""
+        admitted = True
+        try:
+            self.admit(http)
+        except ServiceError as error:
+            if self.token is None or error.status != 401 or http.headers.get("Authorization") is not None:
+                raise
+            admitted = False
+        return await evidence_of(self.agent, http, admitted)
 
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
@@ -225,13 +233,13 @@ class EdgeService(Service):
 
     async def _plain(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
         """Answer a body that is a picture, or a form with several."""
-        call.id = http.headers.get("X-Request-Id", "")
+        form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
+        call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
             raise ProtocolError(f"the header X-Request-Id may have at most {MAX_ID} characters")
-        files = pictures_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
-        deadline, asked = self.deadline(header_number(http, "X-Timeout")), asks_to_see(http, len(files))
-        strength = header_number(http, "X-Strength")
-        found = await self._recognised(files, 1.0 if strength is None else strength, call, deadline, asked)
+        deadline, asked = self.deadline(form.number(http, "timeout")), asks_to_see(form.text(http, "show"), len(form.files))
+        strength = form.number(http, "strength")
+        found = await self._recognised(form.files, 1.0 if strength is None else strength, call, deadline, asked)
         best = found.scores.argmax(1)
         results = [
             {"label": self.classes[index], "class": int(index), "scores": [round(float(score), 6) for score in scores]}
@@ -282,16 +290,10 @@ class EdgeService(Service):
         if self._batcher.accepted + n > self._batcher.capacity:
             raise ServiceError("the queue is full", status=429, retry_after=1)
         self._batcher.accepted += n
-        decoding = asyncio.get_running_loop().run_in_executor(
-            self._decoders, lambda: self.edge.receive(work.files, self.size, limits=LARGE)
-        )
         try:
-            async with asyncio.timeout_at(deadline):
-                work.images = await decoding
-        except TimeoutError:
-            raise ServiceError("the deadline passed before the pictures were decoded", status=504) from None
+            work.images = await self._decoder.decode(work.files, deadline)
         finally:
-            work.files = ()  # what came too late stays in the decoders' queue until its turn, without what is no longer counted
+            work.files = ()
             self._batcher.accepted -= n
 
     # --- batches -------------------------------------------------------------------------------------------------------

@@ -1,59 +1,156 @@
-"""A plain request: its pictures, one file or a form (multipart) of several, and its headers. Nothing is written to a disk."""
+"""A plain request: its pictures, one file or a form (multipart) of several, and its parameters. Nothing is written to a disk.
+
+A parameter comes as a header or, in a form, as a text field::
+
+    X-Strength  strength      X-Timeout  timeout      X-Request-Id  id      X-Show  show
+"""
 
 from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass, field
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from ..errors import ProtocolError
 
-__all__ = ["header_number", "pictures_of"]
+__all__ = ["Form", "form_of"]
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
 
+PARAMETERS = {"strength": "X-Strength", "timeout": "X-Timeout", "id": "X-Request-Id", "show": "X-Show"}
+MOST_TEXT = 256  # bytes of a field
+SPARE = 16  # parts of a form beyond its pictures and parameters: empty file inputs
+PLAIN = (b"7bit", b"8bit", b"binary", b"identity")
+CODINGS = (b"content-transfer-encoding", b"content-encoding")
 
-def pictures_of(body: bytes, content_type: str, most: int) -> list[bytes]:
-    """Return the files of a body, 1 to `most`. Raises ProtocolError for a form that is broken, too long or empty."""
+
+@dataclass
+class _Part:
+    """A part of a form: its headers, names in lower case, and its content."""
+
+    headers: dict[bytes, bytes] = field(default_factory=dict)
+    content: bytearray = field(default_factory=bytearray, repr=False)
+    header: tuple[bytes, bytes] = (b"", b"")  # the one that is being read
+
+
+@dataclass(frozen=True)
+class Form:
+    """A plain request: the picture files, and the parameters that came as fields."""
+
+    files: list[bytes] = field(repr=False)
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def text(self, http: Request, name: str) -> str | None:
+        """Return a parameter, from its header or its field; ProtocolError if both are there."""
+        headers = http.headers.getlist(PARAMETERS[name])
+        if len(headers) > 1:
+            raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
+        header = headers[0] if headers else None
+        if header is not None and name in self.fields:
+            raise ProtocolError(f"{name} is given twice, as the header {PARAMETERS[name]} and as a field: leave one out")
+        return self.fields.get(name) if header is None else header
+
+    def number(self, http: Request, name: str) -> float | None:
+        """Return a parameter that is a number, None if it is not given; ProtocolError for other text."""
+        what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
+        return _number(self.text(http, name), what)
+
+
+def form_of(body: bytes, content_type: str, most: int) -> Form:
+    """Return the pictures, 1 to `most`, and the parameters of a body. Raises ProtocolError for a form that is broken."""
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         if not body:
             raise ProtocolError("the body is empty: send a JPEG or PNG file, or a form with several")
-        return [body]
-    boundary = options.get(b"boundary", b"")
+        return Form([body])
+    files: list[bytes] = []
+    fields: dict[str, str] = {}
+    for part in _parts(body, options.get(b"boundary", b""), most):
+        _, described = parse_options_header(part.headers.get(b"content-disposition"))
+        name = described.get(b"name", b"").decode("utf-8", "replace")
+        if coded := next((part.headers[key] for key in CODINGS if part.headers.get(key, b"8bit").lower() not in PLAIN), None):
+            raise ProtocolError(f"the part {name[:MOST_TEXT]!r} is in the coding {coded[:32]!r}: send it as it is")
+        if _is_file(part, described):
+            if part.content or described.get(b"filename"):  # a file input that was left empty has neither
+                files.append(bytes(part.content))
+            continue
+        if name not in PARAMETERS:
+            raise ProtocolError(
+                f"the form's field {name[:MOST_TEXT]!r} is unknown; fields are {', '.join(PARAMETERS)}, and files"
+            )
+        if name in fields:
+            raise ProtocolError(f"the form's field {name} comes twice")
+        fields[name] = _text(name, part.content)
+    if not files:
+        raise ProtocolError("the form holds no picture")
+    if len(files) > most:
+        raise ProtocolError(f"a request has 1 to {most} pictures, this form has more")
+    return Form(files, fields)
+
+
+def _is_file(part: _Part, described: dict[bytes, bytes]) -> bool:
+    """Return whether a part is a file: it has a file's name, the type of one, or no name at all."""
+    kind, _ = parse_options_header(part.headers.get(b"content-type"))
+    return b"filename" in described or kind.startswith((b"image/", b"application/octet-stream")) or b"name" not in described
+
+
+def _text(name: str, content: bytes | bytearray) -> str:
+    try:
+        text = content.decode("utf-8") if len(content) <= MOST_TEXT else None
+    except UnicodeDecodeError:
+        text = None
+    if text is None:
+        raise ProtocolError(f"the form's field {name} must be text of at most {MOST_TEXT} bytes")
+    return text.strip()
+
+
+def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
+    """Return the parts of a form."""
     if not 0 < len(boundary) <= 200:
         raise ProtocolError("the form's Content-Type has no boundary")
-    parts: list[bytearray] = []
+    if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time for false ones
+        raise ProtocolError(f"a request has 1 to {most} pictures, this form has more")
+    parts: list[_Part] = []
 
-    def begin() -> None:
-        if len(parts) == most:
-            raise ProtocolError(f"a request has 1 to {most} pictures, this form has more")
-        parts.append(bytearray())
+    def name(chunk: bytes, start: int, end: int) -> None:
+        parts[-1].header = parts[-1].header[0] + chunk[start:end], b""
+
+    def value(chunk: bytes, start: int, end: int) -> None:
+        parts[-1].header = parts[-1].header[0], parts[-1].header[1] + chunk[start:end]
+
+    def ended() -> None:
+        key, text = parts[-1].header
+        parts[-1].headers.setdefault(key.lower(), text)
+        parts[-1].header = b"", b""
 
     def data(chunk: bytes, start: int, end: int) -> None:
-        parts[-1] += chunk[start:end]
+        parts[-1].content += chunk[start:end]
 
     try:
-        parser = MultipartParser(boundary, {"on_part_begin": begin, "on_part_data": data})
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": lambda: parts.append(_Part()),
+                "on_header_field": name,
+                "on_header_value": value,
+                "on_header_end": ended,
+                "on_part_data": data,
+            },
+        )
         parser.write(body)
         parser.finalize()
-    except ProtocolError:
-        raise
     except Exception as error:  # the parser's own, and what its callbacks meet in a form that makes no sense
         raise ProtocolError(f"the form cannot be read ({type(error).__name__})") from None
-    if not parts:
-        raise ProtocolError("the form holds no picture")
-    return [bytes(part) for part in parts]
+    return parts
 
 
-def header_number(http: Request, name: str) -> float | None:
-    """Return the number in a header (None: there is no such header); ProtocolError for what is no number."""
-    text = http.headers.get(name)
+def _number(text: str | None, what: str) -> float | None:
     if text is None:
         return None
     try:
         return float(text) if len(text) < 32 else math.nan
     except ValueError:
-        raise ProtocolError(f"the header {name} must be a number") from None
+        raise ProtocolError(f"{what} must be a number") from None

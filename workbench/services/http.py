@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import math
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -22,10 +23,11 @@ from typing import TypeAlias
 import httptools
 
 from ..errors import AttestationError
+from .trust import expiry_of
 
-__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once"]
+__all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "without_secrets"]
 
-MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20
+MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # MOST_HEAD: bytes of an answer that are no body
 IDLE_S = 60.0  # less than the services keep a connection that says nothing
 MOST_IDLE = 1024  # a handshake costs an edge as much as a picture
 CONNECT_S = 3.0  # for TCP and TLS
@@ -52,8 +54,10 @@ Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
 class _Kept(asyncio.Protocol):
     """One connection, one request at a time."""
 
-    def __init__(self, most: int = MOST_ANSWER) -> None:
+    def __init__(self, most: int = MOST_ANSWER, context: ssl.SSLContext | None = None) -> None:
         self.most = most  # bytes of an answer
+        self.context = context  # that it was opened with
+        self.expires = math.inf  # when the other end's certificate does
         self.admitted = True
         self.transport: asyncio.Transport | None = None
         self.idle_since = self.asked_at = 0.0
@@ -68,7 +72,7 @@ class _Kept(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self._head = 0
+        self._head = self._overhead = 0
 
     async def exchange(self, request: bytes) -> HttpAnswer:
         """Send a request and return its answer; ConnectionError where there is none to come."""
@@ -113,10 +117,13 @@ class _Kept(asyncio.Protocol):
         if self._answer is None or self._answer.done():
             self.end()  # nobody asked
             return
+        self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
             self.lose(ConnectionError("the answer is not HTTP"))
+        if self._overhead > MOST_HEAD:  # the parser keeps a header until it is whole
+            self.lose(ConnectionError(f"the head of the answer has more than {MOST_HEAD} bytes"))
 
     def eof_received(self) -> None:
         self.lose(ConnectionResetError("the other end closed the connection"))
@@ -140,6 +147,7 @@ class _Kept(asyncio.Protocol):
             raise ValueError
 
     def on_body(self, body: bytes) -> None:
+        self._overhead -= len(body)
         self._body += body
 
     def on_message_complete(self) -> None:
@@ -160,8 +168,9 @@ class HttpConnections:
     def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None, admit: Admission | None = None) -> None:
         self.host, self.port, self._admit = host, port, admit
         name = f"[{host}]" if ":" in host else host
-        lines = {"Host": f"{name}:{port}", **(headers or {})}
-        self._always = "".join(f"{name}: {value}\r\n" for name, value in lines.items()).encode("latin-1")
+        self._host = f"Host: {name}:{port}\r\n".encode("latin-1")
+        self._always = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
+        self._context: ssl.SSLContext | None = None  # the latest: a connection of another is stale
         self._idle: list[_Kept] = []
         self._made: set[_Kept] = set()  # and not gone yet
         self._again: asyncio.Task[None] | None = None  # sends requests again
@@ -171,7 +180,7 @@ class HttpConnections:
     ) -> HttpAnswer:
         """Send a request; OSError (or ssl.SSLError, which is one) where there is no answer to it."""
         loop = asyncio.get_running_loop()
-        start = loop.time()
+        start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
         kept = self._take() or await self._open(context)
         doubt = loop.call_later(DOUBT_S, self._doubt, context)
@@ -185,10 +194,10 @@ class HttpConnections:
         self._keep(kept)
         return answer
 
-    def _written(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    def _written(self, method: str, path: str, body: bytes, headers: Mapping[str, str], credentials: bool = True) -> bytes:
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         head = f"{method} {path} HTTP/1.1\r\nContent-Length: {len(body)}\r\n{lines}".encode("latin-1")
-        return b"".join((head, self._always, b"\r\n", body))
+        return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
         """Let go of what has been idle since before a moment of the loop's time; by default of all that is."""
@@ -241,7 +250,7 @@ class HttpConnections:
 
     def _keep(self, kept: _Kept) -> None:
         kept.idle_since = asyncio.get_running_loop().time()
-        if kept.open and len(self._idle) < MOST_IDLE:
+        if kept.open and not self._is_stale(kept) and len(self._idle) < MOST_IDLE:
             self._idle.append(kept)
         else:
             kept.end()
@@ -250,19 +259,26 @@ class HttpConnections:
         now = asyncio.get_running_loop().time()
         while self._idle:
             kept = self._idle.pop()
-            if kept.open and now - kept.idle_since < IDLE_S:
+            if kept.open and not self._is_stale(kept) and now - kept.idle_since < IDLE_S:
                 return kept
             kept.end()
         return None
 
+    def _is_stale(self, kept: _Kept) -> bool:
+        """Return whether certificates were renewed since a connection was opened, or the other end's has expired."""
+        return kept.context is not self._context or time.time() >= kept.expires
+
     async def _open(self, context: ssl.SSLContext | None) -> _Kept:
-        loop, kept, name = asyncio.get_running_loop(), _Kept(), self.host if context is not None else None
+        loop, name = asyncio.get_running_loop(), self.host if context is not None else None
+        kept = _Kept(context=context)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
         except BaseException:
             kept.end()  # given up when it was just made, it would else wait for the other end's good-bye, beyond its loop's end
             raise
+        if kept.transport is not None and (secure := kept.transport.get_extra_info("ssl_object")) is not None:
+            kept.expires = expiry_of(secure)
         self._made.add(kept)
         kept.gone.add_done_callback(lambda _: self._made.discard(kept))
         if self._admit is not None:
@@ -270,18 +286,25 @@ class HttpConnections:
         return kept
 
     async def _let_in(self, kept: _Kept, admit: Admission) -> None:
-        """Have a new connection admitted, or end it."""
+        """Have a new connection admitted, or end it. Credentials are not shown before the other end has proved what it is."""
         kept.admitted = False
         assert kept.transport is not None
         try:
             async with asyncio.timeout(ADMIT_S):
                 await admit(
-                    lambda path: kept.exchange(self._written("GET", path, b"", {})), kept.transport.get_extra_info("ssl_object")
+                    lambda path: kept.exchange(self._written("GET", path, b"", {}, credentials=False)),
+                    kept.transport.get_extra_info("ssl_object"),
                 )
         except BaseException:
             kept.end()
             raise
         kept.admitted = True
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without user, password and query, for an error message."""
+    front, at, host = url.rpartition("@")
+    return (front[: front.find("//") + 2] + "...@" + host if at else url).partition("?")[0]
 
 
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:

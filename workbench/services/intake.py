@@ -27,7 +27,7 @@ class Intake:
         Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 broken off.
         """
         taken = 0
-        chunks: list[bytes] = []
+        first, rest = b"", bytearray()  # of thousands of small pieces each would take more memory than it holds
         try:
             try:
                 async with asyncio.timeout(self.patience_s):
@@ -38,11 +38,14 @@ class Intake:
                             raise ServiceError(f"a body may have at most {self.most} bytes", status=413)
                         if self.held > self.budget:
                             raise ServiceError("too much is being received at once", status=429, retry_after=1)
-                        chunks.append(chunk)
+                        if first:
+                            rest += chunk
+                        else:
+                            first = chunk
             except TimeoutError:
                 raise ServiceError(f"the body took longer than {self.patience_s:g} s to arrive", status=408) from None
             except ClientDisconnect:
                 raise ServiceError("the client went away before its request was whole", status=400) from None
-            yield chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            yield b"".join((first, rest)) if rest else first
         finally:
             self.held -= taken

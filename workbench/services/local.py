@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..certs import issue
+from ..certs import Role, issue
 from ..errors import ServiceError
 from .trust import client_context
 
@@ -90,7 +90,8 @@ class Local:
 
     def await_ready(self, service: Running) -> None:
         """Return once a service says that it is ready; ServiceError if it ends, or takes too long."""
-        context = client_context(self.certs, "edge" if service.arguments[1] == "cloud" else "client")
+        what: Role = "cloud" if service.arguments[1] == "cloud" else "edge"
+        context = client_context(self.certs, "edge" if what == "cloud" else "client", what)
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
             with (

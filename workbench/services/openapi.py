@@ -27,7 +27,10 @@ def edge_document(model: Model, attested: bool = False) -> Document:
         _header("X-Show", {"enum": ["cloud"]}, f"with what the cloud saw; of at most {MOST_SHOWN} pictures"),
     ]
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
-    several = {"type": "object", "additionalProperties": {"type": "string", "format": "binary"}, "minProperties": 1}
+    fields = {"strength": {"type": "number", "minimum": 0, "maximum": 1}, "timeout": {"type": "number", "exclusiveMinimum": 0}}
+    fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # as the headers, instead of them
+    several = {"type": "object", "properties": fields, "minProperties": 1}
+    several["additionalProperties"] = {"type": "string", "format": "binary"}
     document["paths"]["/recognize"] = {
         "post": {
             "summary": "Recognise a picture, or several in a form",
@@ -160,6 +163,7 @@ _REFUSALS = {
     "403": "of a role that may not, or sent by a page of another site",
     "408": "the body came too slowly",
     "413": "the body is too long",
+    "415": "the body has a content coding, such as gzip",
     "429": "the queue is full: again after Retry-After seconds",
     "502": "the cloud is another, or cannot be trusted",
     "503": "the cloud cannot be reached",

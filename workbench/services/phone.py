@@ -131,9 +131,8 @@ def _split(origin: str) -> tuple[str, str]:
         return "", ""
 
 
-def asks_to_see(request: Request, pictures: int) -> bool:
-    """Return whether a request of so many pictures asks for what the cloud saw of them. Raises ProtocolError."""
-    asked = request.headers.get("X-Show")
+def asks_to_see(asked: str | None, pictures: int) -> bool:
+    """Return whether `asked` asks for what the cloud saw of so many pictures. Raises ProtocolError."""
     if asked is None:
         return False
     if asked != "cloud":

@@ -2,8 +2,11 @@
 
 ::
 
-    client --certificate or token--> edge --certificate--> cloud         (checked: authority, expiry, a server's name)
+    client --certificate or token--> edge --certificate--> cloud
     phone  --certificate-----------> cloud                               (arrangement PP)
+
+Each end checks the other's authority, expiry and role; a client also checks the service's name. One authority signs all roles,
+so that without the role the cloud's certificate would pass for the edge's.
 """
 
 from __future__ import annotations
@@ -14,23 +17,26 @@ import hashlib
 import hmac
 import ipaddress
 import logging
+import math
 import os
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..attest import key_of
-from ..certs import Role, role_of
+from ..certs import CLIENT, ROLES, SERVER, Role, folder_of, role_of
 from ..errors import UsageError
 
-__all__ = ["Peer", "Token", "client_context", "is_loopback", "peer_of", "rotate", "server_context"]
+__all__ = ["Peer", "Token", "client_context", "expiry_of", "is_loopback", "marks", "peer_of", "rotate", "server_context"]
 
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
+FROM = "where `workbench certs` was run"
 LOOK_S = 0.5  # between two looks at the files of a certificate
 
 log = logging.getLogger("workbench.services")
@@ -46,22 +52,37 @@ class Peer:
     role: Role | None = None
     name: str = ""
     shown: bytes = field(default=b"", repr=False)
+    expires: float = math.inf  # seconds since the epoch: when its certificate, or the authority that signed it, ends
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return who is at the other end; TLS has checked its certificate by now, where it sent one."""
+    """Return the client at the other end of a service's connection; TLS has checked its certificate, if it sent one."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    return Peer(role_of(certificate), hashlib.sha256(certificate).hexdigest()[:16], shown)
+    name = hashlib.sha256(certificate).hexdigest()[:16]
+    return Peer(role_of(certificate, CLIENT), name, shown, expiry_of(connection))
+
+
+def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
+    """Return when the certificate of the other end, or the authority that signed it, expires (seconds since the epoch)."""
+    certificate = connection.getpeercert(binary_form=True)
+    if not certificate:
+        return math.inf
+    leaf = x509.load_der_x509_certificate(certificate)
+    authorities = getattr(connection.context, "authorities", ())
+    signed_until = [each.not_valid_after_utc.timestamp() for each in authorities if each.subject == leaf.issuer]
+    return min(leaf.not_valid_after_utc.timestamp(), max(signed_until, default=math.inf))
 
 
 class _Context(ssl.SSLContext):
-    """A service's context, that knows the public key of its own certificate: a connection of Python's does not tell it."""
+    """A context that knows what it was made of: the public key of its own certificate, its authorities, its files."""
 
     shown: bytes = b""
+    authorities: tuple[x509.Certificate, ...] = ()
+    files: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,29 +120,11 @@ class Token:
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
-class _Telling(ssl.SSLObject):
-    """A service's end of a connection, that tells a refused client why: event loops drop the alert of a failed handshake."""
-
-    _refusal: ssl.SSLError | None = None
-
-    def do_handshake(self) -> None:
-        if self._refusal is not None:
-            raise self._refusal
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:  # the alert is written, and sent if the loop thinks that there is more to come
-            self._refusal = error
-            raise ssl.SSLWantReadError from None
-
-
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
     """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
-    context.sslobject_class = _Telling
     context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
-    own = folder / f"{role}.pem"
+    own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
     while not after or before != after:  # it may be renewed meanwhile, and what is told must be what was loaded
         before = own.read_bytes() if own.is_file() else b""
@@ -132,19 +135,65 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
     return context
 
 
-def client_context(folder: Path, role: Role | None) -> ssl.SSLContext:
-    """Return the TLS context of a client: it checks the service's authority, expiry and name, and shows its role, if any."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+class RoleError(ssl.SSLCertVerificationError):
+    """Raised by a handshake with a service whose certificate is not of the role that the client demands."""
+
+    def __init__(self, role: Role | None, demanded: Sequence[Role]) -> None:
+        its = f"is of the role {role!r}" if role else "states no role, or no use as a server,"
+        self.verify_message = f"its certificate {its} and the connection is for the {' or '.join(demanded)} alone"
+        super().__init__(1, self.verify_message)
+
+
+class _ClientContext(_Context):
+    """A context whose handshakes fail unless the service's certificate is of a demanded role."""
+
+    demanded: tuple[Role, ...] = ()
+
+    def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
+        role = role_of(connection.getpeercert(binary_form=True) or b"", SERVER)
+        if role not in self.demanded:
+            raise RoleError(role, self.demanded)
+
+
+class _CheckedObject(ssl.SSLObject):
+    """A client's end of a connection of an event loop."""
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        cast(_ClientContext, self.context).check(self)
+
+
+class _CheckedSocket(ssl.SSLSocket):
+    """A client's end of a blocking connection."""
+
+    def do_handshake(self, block: bool = False) -> None:
+        super().do_handshake(block)
+        cast(_ClientContext, self.context).check(self)
+
+
+def client_context(folder: Path, role: Role | None, peer: Role | None = None) -> ssl.SSLContext:
+    """Return the TLS context of a client that shows `role`, if any, and connects to a service of role `peer` alone.
+
+    It checks the service's authority, expiry, name and role before anything else is sent. `peer` None takes edge and cloud:
+    for a tool that sends nothing private.
+    """
+    context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
+    context.demanded = ("edge", "cloud") if peer is None else (peer,)
     _fill(context, folder, role)
     return context
 
 
-def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
+def _fill(context: _Context, folder: Path, role: Role | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    own = folder_of(folder, role)
     try:
-        context.load_verify_locations(_found(folder, "ca.pem"))
+        authority = _found(own, "ca.pem")
+        context.files = (authority, *((own / f"{role}.pem", own / f"{role}.key") if role is not None else ()))
+        context.load_verify_locations(authority)
+        context.authorities = tuple(map(x509.load_der_x509_certificate, context.get_ca_certs(binary_form=True)))
         if role is not None:
-            context.load_cert_chain(_found(folder, f"{role}.pem"), _found(folder, f"{role}.key"))
+            context.load_cert_chain(_found(own, f"{role}.pem"), _found(own, f"{role}.key"))
     except (ssl.SSLError, OSError) as error:
         raise UsageError(f"the certificates in {folder} cannot be used ({error}): make them with `workbench certs`") from None
 
@@ -152,6 +201,9 @@ def _fill(context: ssl.SSLContext, folder: Path, role: Role | None) -> None:
 def _found(folder: Path, name: str) -> Path:
     path = folder / name
     if not path.is_file():
+        others = [role for role in ROLES if (folder / f"{role}.pem").is_file()]
+        if others and name != "ca.pem" and not name.startswith(others[0]):
+            raise UsageError(f"{folder} is the folder of the {others[0]} and has no {name}: copy the right one from {FROM}")
         raise UsageError(f"there is no {name} in {folder}: make certificates with `workbench certs {folder}`")
     return path
 
@@ -163,25 +215,27 @@ def is_loopback(host: str) -> bool:
     return host == "localhost"
 
 
+def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
+    """Return what changes when one of some files is replaced; empty while one of them is missing."""
+    with contextlib.suppress(OSError):
+        return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
+    return []
+
+
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
     """Call `renewed` whenever the certificate or the authority in a folder has become another that holds; run until cancelled.
 
     Files that do not fit each other, as in the midst of a renewal, are looked at again; what was loaded before stays in use.
     """
-    files = [folder / "ca.pem", folder / f"{role}.pem", folder / f"{role}.key"]
-
-    def marks() -> list[tuple[int, int]]:
-        with contextlib.suppress(OSError):
-            return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
-        return []
-
-    known = marks()
+    own = folder_of(folder, role)
+    files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
+    known = marks(files)
     while True:
         await asyncio.sleep(LOOK_S)
-        if (now := marks()) == known or not now:
+        if (now := marks(files)) == known or not now:
             continue
         try:
-            client_context(folder, role)  # in a context of its own: a pair that does not fit would spoil one in use
+            client_context(own, role)  # in a context of its own: a pair that does not fit would spoil one in use
             renewed()
         except (UsageError, ssl.SSLError, OSError) as error:
             log.warning("the certificate of %s was not renewed: %s", role, error)

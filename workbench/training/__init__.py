@@ -2,7 +2,7 @@
 
 ::
 
-    objectives protection compression   what is learnt: the losses;
+    objectives protection compression   what is learnt: the losses; recovery: an attacker in closed form
     adversary    ... against an inversion network
     batches      from which images, step by step
     loop         how: `fit`, its checkpoints, its schedule

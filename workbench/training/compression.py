@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import _compat
 from ..classifiers import Classifier
 from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
@@ -17,8 +18,9 @@ from ..models import NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, share
 from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 
-from compressai.entropy_models import EntropyBottleneck  # isort: skip
-from compressai.ops import LowerBound  # isort: skip  (after models, which makes torchvision importable)
+with _compat.spared():
+    from compressai.entropy_models import EntropyBottleneck
+    from compressai.ops import LowerBound
 
 __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObjective", "refit_entropy_model"]
 

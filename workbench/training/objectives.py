@@ -50,16 +50,28 @@ class Objective(nn.Module):
 
 
 class ClassifierObjective(Objective):
-    """Cross-entropy."""
+    """Cross-entropy; in training with label smoothing (Szegedy et al. 2016), and without weight decay on norms and biases.
 
-    def __init__(self, classifier: Classifier) -> None:
+    Decay pulls the scale of a batch norm towards zero and regularises nothing: the next layer's scale makes up for it
+    (He et al. 2019, Bag of Tricks, section 3.1).
+    """
+
+    def __init__(self, classifier: Classifier, smoothing: float = 0.0) -> None:
         super().__init__()
-        self.network = classifier
+        self.network, self.smoothing = classifier, smoothing
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return matrices and kernels in one group, vectors (norms, biases) in another, which is not decayed."""
+        parameters = [p for p in self.network.parameters() if p.requires_grad]
+        return [
+            {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
+            {"params": [p for p in parameters if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
+        ]
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
         logits = self.network(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing if self.training else 0.0)
         return loss, {"accuracy": share(logits, labels)}
 
 

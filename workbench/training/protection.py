@@ -1,4 +1,4 @@
-"""What the perturbation generator learns: the papers' loss, its bounded form, and a start for its contracting half."""
+"""What the perturbation generator learns: the papers' loss, terms that hide a picture, and a start for its encoder."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .. import metrics
+from .. import legibility, metrics
 from ..classifiers import Classifier
 from ..errors import UsageError, unknown
 from ..models import PerturbationGenerator, check_strength
 from .objectives import Objective, share
+from .recovery import recovered
 
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective"]
 
@@ -23,26 +24,34 @@ CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x')   (PP, section 4).
+    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + recovery_weight * R(x, x').
 
-    `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower bound and fights the target's term;
-    `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30). `ssim`: `signed` is the paper's, which
-    rewards inverted contrast; `absolute` takes the magnitude. Neither hides a picture by itself: a fine checkerboard or
-    opposite colour channels bring SSIM to zero and leave it legible.
+    The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
+    bound and fights the target's term; `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30).
+    `ssim`: `signed` is the paper's, which rewards inverted contrast; `absolute` takes the magnitude.
+
+    SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to zero and leave the picture legible.
+    E is what a glance reads: the mean |SSIM| of single channels and edges, plus the correlation of the best colour mix (see
+    `legibility`). R is what an attacker in closed form recovers beyond the label, a share from 0 to 1 (see `recovered`).
+    The papers have neither.
     """
 
     auxiliary: str = "unbounded"
     ssim: str = "signed"
     ssim_weight: float = 0.5
     cap: float = CAP
+    eye_weight: float = 0.0
+    recovery_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if self.auxiliary not in ("unbounded", "bounded"):
             raise unknown("auxiliary term", self.auxiliary, ("unbounded", "bounded"))
         if self.ssim not in SSIM_TERMS:
             raise unknown("SSIM term", self.ssim, SSIM_TERMS)
-        if not (math.isfinite(self.ssim_weight) and self.ssim_weight >= 0):
-            raise UsageError(f"the SSIM weight must be a number from 0 up, got {self.ssim_weight}")
+        weights = {"SSIM": self.ssim_weight, "legibility": self.eye_weight, "recovery": self.recovery_weight}
+        for term, weight in weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise UsageError(f"the {term} weight must be a number from 0 up, got {weight}")
 
 
 class ReadGenerator(nn.Module):
@@ -124,20 +133,41 @@ class GeneratorObjective(Objective):
 
         The auxiliary is shown every `every`-th picture.
         """
-        views = protected if decoded is None else torch.cat([protected, decoded])
-        copies, n = len(views) // len(images), len(images)
+        shown = protected if decoded is None else torch.cat([protected, decoded])
+        copies, n = len(shown) // len(images), len(images)
         truth = labels.repeat(copies)
-        logits = self.target(views)
+        logits = self.target(shown)
         with torch.autocast(images.device.type, enabled=False):
             similarity = metrics.ssim(images.float(), protected.float())
         term = similarity.abs() if self.loss.ssim == "absolute" else similarity
         loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
-        figures = {"accuracy": share(logits[-n:], labels), "ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
+        hidden, shows = self._shown(images, protected, labels)
+        loss = loss + hidden
+        figures = {
+            "accuracy": share(logits[-n:], labels),
+            "ssim": similarity.mean(),
+            "abs_ssim": similarity.abs().mean(),
+            **shows,
+        }
         if self.auxiliary is not None:
-            other, truth = self.auxiliary(views[::every]), truth[::every]
+            other, truth = self.auxiliary(shown[::every]), truth[::every]
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            first = -(-(len(views) - n) // every)  # of the latter
+            first = -(-(len(shown) - n) // every)  # of the latter
             figures["auxiliary"] = share(other[first:], truth[first:])
+        return loss, figures
+
+    def _shown(self, images: Tensor, protected: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss's terms of what an eye and a regression get of the protected images, and their values."""
+        loss, figures = images.new_zeros(()), {}
+        if self.loss.eye_weight:
+            with torch.autocast(images.device.type, enabled=False):
+                views = legibility.similarities(images.float(), protected.float())
+                mixed = legibility.correlations(images.float(), protected.float())
+            figures = {"views": torch.stack(list(views.values())).mean(), "colour_correlation": mixed.mean()}
+            loss = loss + self.loss.eye_weight * (figures["views"] + figures["colour_correlation"])
+        if self.loss.recovery_weight:
+            figures["recovery"] = recovered(protected, images, labels)
+            loss = loss + self.loss.recovery_weight * figures["recovery"]
         return loss, figures

@@ -1,4 +1,8 @@
-"""Environments: an interpreter and the package, made once; by uv where there is one, else by venv and pip."""
+"""Environments: an interpreter and the package, made once; by uv where there is one, else by venv and pip.
+
+Packages are installed from lock files that were sent with the package: an index, or whoever stands before it, can only give
+the very files whose SHA-256 is there. Nothing is built, and nothing is resolved.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,12 @@ from .common import FarError, lines, locked, say, stored, write
 
 INSTALL_S = 3000.0  # for an environment
 PYTHONS = ("python3.12", "python3.11")
+LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source package would resolve what it is built with
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """Make, unless it is there, the environment of a package; say with which interpreter and paths it runs."""
-    key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"]]).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
     home.parent.mkdir(parents=True, exist_ok=True)
     with locked(folder / "envs" / f"{key}.lock", "another launch makes the same environment", patience=INSTALL_S):
@@ -63,14 +68,21 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
             raise FarError(f"no Python of {asked['least']} or newer, and no uv, is here: install one, or name one by python = ")
         _told([base, "-m", "venv", str(home / "env")])
         install = [made["python"], "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked["pip"]]
-    for what in filter(None, (asked["torch"], str(wheel))):  # torch alone and exactly: a looser range pulls another build
-        say(told=f"installing {Path(what).name}")
-        _told([*install, what])
+    install.append("--no-deps")
+    for part, sha in asked["locks"].items():
+        if part != "cuda" or _needs_cuda(made):
+            say(told=f"installing the packages of {part}.txt")
+            _told([*install, *LOCKED, "-r", str(stored(folder, sha))])
+    say(told=f"installing {wheel.name}")
+    _told([*install, str(wheel)])
     _checked(made, "import workbench")
     return made
 
 
-PYTHONS = ("python3.12", "python3.11")
+def _needs_cuda(made: dict[str, str]) -> bool:
+    """Return whether the torch that the index had is built for CUDA: other builds for Linux say so in their version."""
+    version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
+    return "+" not in version or "+cu" in version
 
 
 def uv_path() -> str | None:

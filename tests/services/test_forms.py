@@ -1,0 +1,222 @@
+"""Plain requests as curl, browsers and programs send them: forms with pictures and parameters, and bodies in a coding."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from workbench.codecs import Png
+from workbench.data import Dataset
+from workbench.errors import ProtocolError
+from workbench.services.forms import form_of
+from workbench.weights import Pair
+
+from .conftest import Answered, Both, ask, both_of
+
+FORM = {"Content-Type": "multipart/form-data; boundary=seam"}
+PICTURE = 'Content-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg'
+EMPTY = 'Content-Disposition: form-data; name="file"; filename=""\r\nContent-Type: application/octet-stream'
+
+
+@pytest.fixture(scope="module")
+def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
+    with both_of(networks, Png(), digits, certs, least_strength=0.0) as both:
+        yield both
+
+
+def field(name: str) -> str:
+    return f'Content-Disposition: form-data; name="{name}"'
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    return (
+        b"".join(b"--seam\r\n" + head.encode() + b"\r\n\r\n" + content + b"\r\n" for head, content in parts) + b"--seam--\r\n"
+    )
+
+
+def sent(both: Both, *parts: tuple[str, bytes], headers: Mapping[str, str] | None = None) -> Answered:
+    return ask(both.edge.url, "/recognize", form(*parts), both.certs, headers={**FORM, **(headers or {})})
+
+
+def error(answer: Answered) -> str:
+    assert answer.status == 400
+    return str(answer.json["error"])
+
+
+# --- forms -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["0", " 0\n", "0.0", "-0"])
+def test_the_strength_may_be_a_field(both: Both, files: list[bytes], text: str) -> None:
+    by_header = ask(both.edge.url, "/recognize", files[0], both.certs, headers={"X-Strength": "0"})
+    by_field = sent(both, (PICTURE, files[0]), (field("strength"), text.encode()))
+    assert by_field.status == by_header.status == 200
+    assert by_field.json["results"] == by_header.json["results"]
+    assert by_field.json["results"] != ask(both.edge.url, "/recognize", files[0], both.certs).json["results"]
+
+
+def test_fields_may_stand_before_and_between_pictures(both: Both, files: list[bytes]) -> None:
+    answer = sent(
+        both,
+        (field("id"), b"a-form"),
+        (PICTURE, files[0]),
+        (field("strength"), b"0"),
+        (EMPTY, b""),
+        (PICTURE, files[1]),
+        (field("timeout"), b"20"),
+        (field("show"), b"cloud"),
+    )
+    assert answer.status == 200
+    assert (answer.json["id"], len(answer.json["results"]), len(answer.json["cloud_picture"])) == ("a-form", 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("strength", b"much", "the field strength must be a number"),
+        ("strength", b"", "the field strength must be a number"),
+        ("strength", b"2", "strength must be between 0"),
+        ("strength", b"nan", "strength must be between 0"),
+        ("strength", b"1" * 300, "field strength must be text of at most 256 bytes"),
+        ("strength", b"\xff", "the form's field strength must be text"),
+        ("timeout", b"0", "timeout must be a number above 0"),
+        ("timeout", b"soon", "the field timeout must be a number"),
+        ("show", b"edge", "can only be 'cloud'"),
+        ("strenght", b"1", "the form's field 'strenght' is unknown; fields are strength, timeout, id, show, and files"),
+        ("X-Strength", b"1", "the form's field 'X-Strength' is unknown"),
+        ("", b"1", "the form's field '' is unknown"),
+        ("pictures[]", b"\xff\xd8", "the form's field 'pictures[]' is unknown"),
+    ],
+)
+def test_a_field_that_cannot_be_is_named(both: Both, files: list[bytes], name: str, text: bytes, message: str) -> None:
+    assert message in error(sent(both, (PICTURE, files[0]), (field(name), text)))
+
+
+@pytest.mark.parametrize("name", ["strength", "timeout", "id", "show"])
+def test_a_parameter_is_given_once(both: Both, files: list[bytes], name: str) -> None:
+    header, value = {"strength": "X-Strength", "timeout": "X-Timeout", "id": "X-Request-Id", "show": "X-Show"}[name], b"1"
+    value = b"cloud" if name == "show" else value
+    twice = sent(both, (PICTURE, files[0]), (field(name), value), (field(name), value))
+    assert f"the form's field {name} comes twice" in error(twice)
+    apart = sent(both, (PICTURE, files[0]), (field(name), value), headers={header: value.decode()})
+    assert f"{name} is given twice, as the header {header} and as a field" in error(apart)
+
+
+def test_a_header_is_given_once(both: Both, files: list[bytes]) -> None:
+    import http.client
+    from urllib.parse import urlsplit
+
+    from workbench.services.trust import client_context
+
+    port = urlsplit(both.edge.url).port
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=client_context(both.certs, "client"))
+    connection.putrequest("POST", "/recognize")
+    for value in ("0", "1"):
+        connection.putheader("X-Strength", value)
+    connection.putheader("Content-Length", str(len(files[0])))
+    connection.endheaders(files[0])
+    answer = connection.getresponse()
+    assert (answer.status, b"the header X-Strength comes 2 times" in answer.read()) == (400, True)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        PICTURE,
+        PICTURE.replace('"', ""),
+        PICTURE.upper().replace("FORM-DATA; NAME", "form-data; name").replace("FILENAME", "filename"),
+        'Content-Disposition: form-data; name="blob"; filename="blob"',
+        'Content-Disposition: form-data; name="p"\r\nContent-Type: image/jpeg',
+        'Content-Disposition: form-data; name="p"\r\nContent-Type: application/octet-stream',
+        'Content-Disposition: form-data; name="p"; filename="ä.jpg"\r\nContent-Transfer-Encoding: binary',
+        'Content-Disposition: form-data; name="strength"; filename="strength.jpg"',
+        "Content-Type: image/jpeg",
+    ],
+)
+def test_a_file_is_a_picture_however_it_is_described(both: Both, files: list[bytes], head: str) -> None:
+    answer = sent(both, (head, files[0]))
+    assert (answer.status, len(answer.json["results"])) == (200, 1)
+
+
+@pytest.mark.parametrize("parts", [[], [(EMPTY, b"")], [(field("strength"), b"1")], [(EMPTY, b""), (field("id"), b"x")]])
+def test_a_form_without_a_picture_is_told_so(both: Both, parts: list[tuple[str, bytes]]) -> None:
+    assert error(sent(both, *parts)) in ("the form holds no picture", "the form cannot be read (MultipartParseError)")
+
+
+def test_a_file_that_is_empty_is_no_input_that_was_left_empty(both: Both, files: list[bytes]) -> None:
+    assert "picture 0 bytes cannot be read" in error(sent(both, (PICTURE, files[0]), (PICTURE, b"")))
+
+
+@pytest.mark.parametrize(
+    ("header", "coding"),
+    [
+        ("Content-Transfer-Encoding", "base64"),
+        ("content-transfer-encoding", "quoted-printable"),
+        ("Content-Encoding", "gzip"),
+    ],
+)
+def test_a_part_in_a_coding_is_named(both: Both, files: list[bytes], header: str, coding: str) -> None:
+    answer = sent(both, (f"{PICTURE}\r\n{header}: {coding}", files[0]))
+    assert f"the part 'file' is in the coding b'{coding}'" in error(answer)
+
+
+def test_false_boundaries_do_not_cost_the_parser_time() -> None:
+    body = form((PICTURE, b"\r\n--seamX" * 100_000))
+    with pytest.raises(ProtocolError, match="this form has more"):
+        form_of(body, FORM["Content-Type"], 256)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+def test_curl_sends_a_form(both: Both, files: list[bytes], tmp_path: Path) -> None:
+    picture = tmp_path / "x.jpg"
+    picture.write_bytes(files[0])
+    command = ["curl", "-sS", "--cacert", both.certs / "ca.pem", "--cert", both.certs / "client" / "client.pem"]
+    command += [
+        "--key",
+        both.certs / "client" / "client.key",
+        "-F",
+        f"file=@{picture}",
+        "-F",
+        "strength=0",
+        f"{both.edge.url}/recognize",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert '"results"' in result.stdout
+
+
+# --- content codings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "coding", ["gzip", "GZIP", "x-gzip", "deflate", "br", "zstd", "compress", "identity, gzip", "gzip, gzip", ",x"]
+)
+@pytest.mark.parametrize(
+    "path", ["/recognize", "/v2/models/resnet18/infer", "/v2/models/resnet18/versions/aaaaaaaaaaaaaaaa/infer"]
+)
+def test_a_body_in_a_coding_is_refused_before_it_is_read(both: Both, files: list[bytes], coding: str, path: str) -> None:
+    answer = ask(both.edge.url, path, gzip.compress(files[0]), both.certs, headers={"Content-Encoding": coding})
+    assert (answer.status, answer.headers["accept-encoding"]) == (415, "identity")
+    assert answer.json["error"].endswith("is not read: send the body without a coding")
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", "", "identity, identity"])
+def test_identity_is_no_coding(both: Both, files: list[bytes], coding: str) -> None:
+    assert ask(both.edge.url, "/recognize", files[0], both.certs, headers={"Content-Encoding": coding}).status == 200
+
+
+def test_the_cloud_refuses_codings_too(both: Both) -> None:
+    headers = {"Content-Encoding": "deflate"}
+    answer = ask(both.cloud.url, "/v2/models/resnet18/infer", zlib.compress(b"{}"), both.certs, "edge", headers)
+    assert answer.status == 415
+
+
+def test_who_may_not_ask_is_told_that_first(both: Both) -> None:
+    answer = ask(both.edge.url, "/recognize", b"x", both.certs, "edge", {"Content-Encoding": "gzip"})
+    assert answer.status == 403

@@ -1,0 +1,228 @@
+"""Configuration outside the table of `test_as_openssh.py`: another home, no OpenSSH, and advice that works as it is given."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from tests.support.sshd import LOOPBACK, Ground, keygen, public
+from workbench.errors import RemoteError
+from workbench.remote import SshHost
+from workbench.ssh import configuration, host_keys
+from workbench.ssh.addresses import Address, route
+from workbench.ssh.host_keys import check_host_key
+
+
+@pytest.fixture
+def at_home(machines: Ground, own_home: Path) -> Path:
+    """A ~/.ssh of the test's own, in $HOME, which is not the home folder that passwd names."""
+    folder = own_home / ".ssh"
+    folder.mkdir(mode=0o700)
+    shutil.copy(machines["edge"].key, folder / "id_ed25519")
+    shutil.copy(machines["edge"].key, folder / "named")
+    (folder / "known_hosts").write_text(machines["edge"].known)
+    return folder
+
+
+def entered(name: str = "edge", config: Path | None = None) -> bool:
+    with SshHost(name, config=config) as host:
+        return host.run(["echo", "x"]).out == b"x\n"
+
+
+def refusal(name: str = "edge", config: Path | None = None) -> str:
+    with SshHost(name, config=config) as host, pytest.raises(RemoteError) as caught:
+        host.run(["true"])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+BLOCK = "Host edge\n  HostName 127.0.0.1  # my box\n  Port {port} # high\n  IdentitiesOnly yes\n"
+
+
+@pytest.fixture(params=["with OpenSSH", "without OpenSSH"])
+def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to read a configuration."""
+    if request.param == "without OpenSSH":
+        monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",  # the default keys
+        "  IdentityFile ${HOME}/.ssh/named # mine\n",
+        "  IdentityFile ~/.ssh/named\n",
+        "  IdentityFile %d/.ssh/named\n",
+        "  UserKnownHostsFile ~/.ssh/none ~/.ssh/known_hosts\n",
+        "  UserKnownHostsFile=~/.ssh/known_hosts\n",
+        '  IdentityFile "~/.ssh/named"\n  ConnectTimeout 1m\n',
+    ],
+)
+def test_home_is_where_the_environment_says(more: str, at_home: Path, machines: Ground, reader: None) -> None:
+    (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port) + more)
+    assert entered()
+
+
+def test_a_folder_among_the_included_is_passed_over(at_home: Path, machines: Ground, reader: None) -> None:
+    (at_home / "config.d" / "a folder").mkdir(parents=True)
+    (at_home / "config.d" / "10-edge").write_text(BLOCK.format(port=machines["edge"].port))
+    (at_home / "config").write_text("Include config.d/* nothing/*  # of others\n")
+    assert entered()
+
+
+def test_the_name_in_any_case_without_openssh(at_home: Path, machines: Ground, reader: None) -> None:
+    port = machines["edge"].port
+    (at_home / "config").write_text(f"Host edge\n HostName LOCALHOST\n Port {port}\n")
+    (at_home / "known_hosts").write_text(machines["edge"].known.replace(LOOPBACK, "LocalHost"))
+    assert entered()
+    subprocess.run(["ssh-keygen", "-H", "-f", str(at_home / "known_hosts")], check=True, capture_output=True, timeout=30)
+    assert entered()
+
+
+def test_a_variable_that_is_not_set_is_named(at_home: Path, reader: None) -> None:
+    (at_home / "config").write_text("Host edge\n HostName 127.0.0.1\n IdentityFile ${WB_TEST_NOTHING}/key\n")
+    assert "WB_TEST_NOTHING" in refusal()
+
+
+def test_a_configuration_that_others_may_write_is_refused(at_home: Path) -> None:
+    (at_home / "config").write_text("Host edge\n HostName 127.0.0.1\n")
+    (at_home / "config").chmod(0o666)
+    assert f"Bad owner or permissions): `chmod go-w {at_home / 'config'}`" in refusal()
+
+
+def test_a_program_called_ssh_that_is_not_openssh_is_left_alone(
+    at_home: Path, machines: Ground, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (at_home / "config").write_text(BLOCK.format(port=machines["edge"].port))
+    other = tmp_path / "ssh"  # Dropbear's ignores -G, and connects
+    other.write_text(f'#!/bin/sh\n[ "$1" = -V ] && echo "Dropbear v2025" >&2 || touch {tmp_path}/connected\n')
+    other.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert entered()
+    assert not (tmp_path / "connected").exists()
+
+
+def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configuration, "ASK_S", 0.5)
+    (own_home / "c").write_text('Match exec "exec sleep 5"\n Port 1\n')
+    assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
+
+
+# The line for a host that is not trusted
+
+
+@pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])
+def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(nowhere: str, machines: Ground) -> None:
+    path = machines.config()
+    path.write_text(f"UserKnownHostsFile {nowhere}\n{path.read_text()}")
+    said = refusal(config=path)
+    assert f"UserKnownHostsFile {nowhere.split()[0]} keeps no key" in said
+    assert ">>" not in said
+
+
+def test_the_way_to_accept_a_key_works_where_there_is_no_folder_yet(machines: Ground, own_home: Path) -> None:
+    edge = machines["edge"]
+    (own_home / "c").write_text(f"Host edge\n HostName {LOOPBACK}\n Port {edge.port}\n IdentityFile {edge.key}\n")
+    path = own_home / "a folder" / "known_hosts"
+    (own_home / "c").write_text(f'{(own_home / "c").read_text()} UserKnownHostsFile "{path}"\n')
+    command = refusal(config=own_home / "c").rpartition("accept it by `")[2].rstrip("`")
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=30)
+    assert entered(config=own_home / "c")
+
+
+@pytest.mark.parametrize(
+    "setting", ["StrictHostKeyChecking no", "NoHostAuthenticationForLocalhost yes", "VerifyHostKeyDNS yes"]
+)
+def test_what_would_trust_more_is_named_in_the_refusal(setting: str, machines: Ground) -> None:
+    said = refusal(config=machines.config(known="", more=f"{setting}\n"))
+    assert f"({setting} is not followed, host keys are always checked)" in said
+
+
+def test_an_authority_is_named_in_the_refusal(machines: Ground, own_home: Path) -> None:
+    key = public(machines["edge"].folder / "host_key")
+    said = refusal(config=machines.config(known=f"@cert-authority * {key}\n"))
+    assert f"the certificate authority of {own_home / 'known_hosts'}:1 is not followed" in said
+
+
+@pytest.fixture
+def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
+    """A host that is known by one file, and its key."""
+    key = paramiko.ECDSAKey.generate()
+    known = tmp_path / "known"
+    known.write_text(f"box.example {key.get_name()} {key.get_base64()}\n")
+    made = replace(route(f"{getpass.getuser()}@{LOOPBACK}", None)[0], host="box.example", known_as="box.example")
+    return replace(made, known_files=(known,)), key
+
+
+def test_a_binary_list_of_revoked_keys_is_refused_and_not_passed_over(
+    address: tuple[Address, paramiko.PKey], tmp_path: Path
+) -> None:
+    at, key = address
+    check_host_key(at, key)
+    other = keygen(tmp_path / "other")
+    revoked = tmp_path / "revoked"
+    subprocess.run(["ssh-keygen", "-k", "-f", str(revoked), f"{other}.pub"], check=True, capture_output=True, timeout=30)
+    with pytest.raises(RemoteError, match="binary revocation list, which is not read here"):
+        check_host_key(replace(at, revoked=(revoked,)), key)
+
+
+def test_with_check_host_ip_another_key_of_its_address_is_refused(address: tuple[Address, paramiko.PKey]) -> None:
+    at, key = address
+    checked = replace(at, check_ip=True)
+    check_host_key(checked, key, "192.0.2.7")
+    other = paramiko.ECDSAKey.generate()
+    with at.known_files[0].open("a") as file:
+        file.write(f"192.0.2.7 {other.get_name()} {other.get_base64()}\n")
+    check_host_key(at, key, "192.0.2.7")
+    with pytest.raises(RemoteError, match=r":2 says another for its address 192\.0\.2\.7 \(CheckHostIP\)"):
+        check_host_key(checked, key, "192.0.2.7")
+
+
+def test_kinds_of_known_keys_are_asked_for_first(address: tuple[Address, paramiko.PKey]) -> None:
+    at, key = address
+    kinds = ("ssh-ed25519", "rsa-sha2-512", key.get_name())
+    assert host_keys.preferred_kinds(at, kinds)[0] == key.get_name()
+    allowed = replace(at, allowed=(("HostKeyAlgorithms", ("rsa-sha2-512",)),))
+    assert host_keys.preferred_kinds(allowed, kinds) == ("rsa-sha2-512",)
+
+
+# Keys
+
+
+def test_a_key_that_cannot_be_read_is_told_from_one_that_is_absent(machines: Ground, own_home: Path) -> None:
+    dsa = own_home / "dsa"
+    private = "-----BEGIN DSA PRIVATE KEY-----\nMAA=\n-----END DSA PRIVATE KEY-----\n"
+    dsa.write_text(private)
+    dsa.chmod(0o600)
+    said = refusal(config=machines.config(IdentityFile=str(dsa)))
+    assert f"there is no key to show ({dsa} cannot be read: " in said
+    dsa.chmod(0o644)
+    assert f"({dsa} is open to other users: `chmod 600 {dsa}`)" in refusal(config=machines.config(IdentityFile=str(dsa)))
+    said = refusal(config=machines.config(IdentityFile=f"{machines['edge'].key}.pub"))
+    assert "neither in a file nor in the agent" in said
+
+
+def test_a_sealed_pkcs8_key_is_asked_for_its_passphrase(machines: Ground, own_home: Path) -> None:
+    from cryptography.hazmat.primitives import serialization as form
+
+    private = form.load_ssh_private_key(machines["edge"].key.read_bytes(), None)
+    sealed = own_home / "sealed"
+    seal = form.BestAvailableEncryption(b"open sesame")
+    sealed.write_bytes(private.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, seal))
+    sealed.chmod(0o600)
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "wrong" if len(asked) == 1 else "open sesame"
+
+    with SshHost("edge", config=machines.config(IdentityFile=str(sealed)), ask=ask) as host:
+        assert host.run(["echo", "x"]).out == b"x\n"
+    assert len(asked) == 2

@@ -1,0 +1,684 @@
+"""SSH with a real OpenSSH server: trust in hosts, keys that are let in, the line for a refusal, what a broken network leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import io
+import os
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import paramiko
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.ssh_faults import serving, silent
+from tests.support.sshd import LOOPBACK, Ground, free_port, keygen, public, until
+from workbench.errors import RemoteError
+from workbench.remote import Host, LostError, SshHost
+from workbench.ssh.addresses import route
+from workbench.ssh.host_keys import check_host_key
+from workbench.ssh.remote_process import ChannelProcess
+
+Make = Callable[..., Ground]
+KEY = paramiko.ECDSAKey.generate()
+
+
+def refused(host: Host, message: str) -> str:
+    """Ask for something, expect one line that matches, and return it."""
+    with host, pytest.raises(RemoteError, match=message) as caught:
+        host.run(["true"])
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def one(config: Path, name: str = "edge", **options: object) -> SshHost:
+    return SshHost(name, config=config, **options)  # type: ignore[arg-type]
+
+
+# Whom one trusts
+
+
+def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_way_to_accept_it(machines: Ground, own_home: Path) -> None:
+    edge = machines["edge"]
+    said = refused(one(machines.config(known="")), "is unknown")
+    shown = subprocess.run(["ssh-keygen", "-lf", str(edge.folder / "host_key.pub")], check=True, capture_output=True, text=True)
+    assert shown.stdout.split()[1] in said
+    command = said.rpartition("accept it by `")[2].rstrip("`")
+    assert command == f"ssh-keyscan -p {edge.port} -t ed25519 {LOOPBACK} >> {own_home / 'known_hosts'}"
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=30)
+    with one(own_home / "ssh_config") as host:
+        assert host.run(["echo", "accepted"]).out == b"accepted\n"
+
+
+def test_a_changed_host_key_is_refused_with_its_line_and_the_way_to_remove_it(machines: Ground, own_home: Path) -> None:
+    edge, cloud = machines["edge"], machines["cloud"]
+    other = edge.known.split()[0] + " " + public(cloud.folder / "host_key")
+    config = machines.config(known=f"# a comment\n{other}\n")
+    said = refused(one(config), "has changed")
+    assert f"{own_home / 'known_hosts'}:2 says another" in said
+    command = said.rpartition("what is known by `")[2].rstrip("`")
+    subprocess.run(["sh", "-c", command], check=True, capture_output=True, timeout=30)
+    refused(one(config), "is unknown")
+
+
+def test_a_key_of_another_kind_than_the_known_one_counts_as_changed(machines: Ground, tmp_path: Path) -> None:
+    other = machines["edge"].known.split()[0] + " " + public(keygen(tmp_path / "other", kind="ecdsa"))
+    refused(one(machines.config(known=other)), "has changed")
+
+
+def test_a_revoked_host_key_is_refused(machines: Ground) -> None:
+    known = machines["edge"].known
+    refused(one(machines.config(known=f"{known}@revoked {known}")), "revokes: do not connect")
+
+
+def test_configuration_cannot_switch_strictness_off(machines: Ground) -> None:
+    refused(one(machines.config(known="", more="StrictHostKeyChecking no\n")), "is unknown")
+
+
+@pytest.mark.parametrize("kind", ["rsa", "ecdsa"])
+def test_other_kinds_of_keys_are_known_too(sshd: Make, kind: str, tmp_path: Path) -> None:
+    ground = sshd(host_key=kind)
+    with ground.host("own") as host:
+        assert host.run(["echo", "x"]).out == b"x\n"
+
+
+def test_names_are_known_hashed_as_patterns_and_by_an_alias(machines: Ground, own_home: Path) -> None:
+    edge = machines["edge"]
+    key = public(edge.folder / "host_key")
+    config = machines.config()
+    subprocess.run(["ssh-keygen", "-H", "-f", str(own_home / "known_hosts")], check=True, capture_output=True, timeout=30)
+    assert "|1|" in (own_home / "known_hosts").read_text()
+    with one(config) as host:
+        assert host.run(["true"]).status == 0
+    with one(machines.config(known=f"[127.0.0.?]:* {key}\n")) as host:
+        assert host.run(["true"]).status == 0
+    refused(one(machines.config(known=f"*,![127.0.0.1]:{edge.port},!127.0.0.1 {key}\n")), "is unknown")
+    with one(machines.config(known=f"the-edge {key}\n", HostKeyAlias="the-edge")) as host:
+        assert host.run(["true"]).status == 0
+    said = refused(one(machines.config(known="", HostKeyAlias="the-edge")), "is unknown")
+    assert f"accept it by `ssh -F {own_home / 'ssh_config'} edge`" in said, "a scan would note another name"
+
+
+@given(
+    text=st.text(st.characters(codec="utf-8"), max_size=200)
+    | st.from_regex(r"(\|1\|[a-zA-Z0-9=|]{0,9}|\[?\*\]?:2,!a) ssh-rsa [A-Za-z0-9=]{0,9}")
+)
+def test_no_line_of_known_hosts_is_more_than_ignored(text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    file = tmp_path_factory.getbasetemp() / "any_known_hosts"
+    file.write_text(text, encoding="utf-8")
+    address = replace(route(f"{LOOPBACK}:22", None)[0], known_files=(file,))
+    with pytest.raises(RemoteError, match="is unknown|has changed"):
+        check_host_key(address, KEY)
+
+
+# Who is let in
+
+
+def test_a_wrong_user_is_not_let_in(machines: Ground) -> None:
+    refused(
+        one(machines.config(User="nobody-of-that-name")), r"does not let nobody-of-that-name in with .*id_ed25519: is the user"
+    )
+
+
+def test_a_key_that_is_not_authorised_is_named(machines: Ground, tmp_path: Path) -> None:
+    other = keygen(tmp_path / "other")
+    said = refused(one(machines.config(IdentityFile=str(other))), "does not let")
+    assert (
+        f"with {other}: is the user right (User), and the public key in ~{getpass.getuser()}/.ssh/authorized_keys there?"
+        in said
+    )
+
+
+def test_without_any_key_one_is_told_to_make_one(machines: Ground, own_home: Path) -> None:
+    refused(one(machines.config(IdentityFile=str(own_home / "none"))), "there is no key to show: make one by `ssh-keygen`")
+
+
+def test_a_server_that_takes_no_keys_is_one_line(sshd: Make) -> None:
+    ground = sshd(PubkeyAuthentication="no", PasswordAuthentication="yes")
+    refused(one(ground.config(), "own"), r"lets nobody in by a key \(but by .*password")
+
+
+@pytest.fixture(params=["ed25519", "rsa", "ecdsa"])
+def sealed(request: pytest.FixtureRequest, sshd: Make, tmp_path: Path) -> tuple[Ground, Path]:
+    """A machine whose user's key is encrypted."""
+    key = keygen(tmp_path / "sealed", "open sesame", request.param)
+    ground = sshd()
+    (ground["own"].folder / "authorized_keys").write_text(public(key) + "\n")
+    ground["own"].key = key
+    return ground, key
+
+
+def test_an_encrypted_key_is_asked_for_once(sealed: tuple[Ground, Path]) -> None:
+    ground, key = sealed
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return "wrong" if len(asked) == 1 else "open sesame"
+
+    with ground.host("own", ask=ask) as host:
+        assert host.run(["true"]).status == 0
+        assert [str(key) in prompt for prompt in asked] == [True, True]
+        host.close()
+        assert host.run(["true"]).status == 0
+    assert len(asked) == 2, "the next connection asks for nothing"
+    assert "sesame" not in repr(vars(host)), "and nothing shows it"
+
+
+def test_a_wrong_passphrase_is_one_line_after_three(sealed: tuple[Ground, Path]) -> None:
+    ground, key = sealed
+    asked: list[str] = []
+    said = refused(
+        ground.host("own", ask=lambda prompt: asked.append(prompt) or "a wrong one"), "3 passphrases did not open the key"
+    )
+    assert len(asked) == 3
+    assert str(key) in said
+    assert "a wrong one" not in said
+
+
+def test_an_encrypted_key_without_a_terminal_says_what_to_do(
+    sealed: tuple[Ground, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground, key = sealed
+    monkeypatch.setattr("sys.stdin", io.StringIO("open sesame\n"))
+    refused(ground.host("own"), rf"the key {key} is encrypted .*: `ssh-add {key}` first")
+
+
+@pytest.fixture
+def agent(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A real ssh-agent, empty."""
+    address = tmp_path_factory.mktemp("agent") / "socket"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as process:
+        until(address.exists)
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(address))
+        yield
+        process.terminate()
+
+
+def test_the_agents_keys_are_shown_unless_identities_only(machines: Ground, agent: None, own_home: Path) -> None:
+    subprocess.run(["ssh-add", "-q", str(machines["edge"].key)], check=True, capture_output=True, timeout=30)
+    nothing = str(own_home / "none")
+    with one(machines.config(IdentityFile=nothing, IdentitiesOnly="no")) as host:
+        assert host.run(["true"]).status == 0
+    refused(one(machines.config(IdentityFile=nothing, IdentitiesOnly="yes")), "there is no key to show")
+
+
+def test_a_banner_is_passed_over(sshd: Make, tmp_path: Path) -> None:
+    (tmp_path / "banner").write_text("Only for \x1b[1mmembers\x1b[0m.\n" * 100)
+    ground = sshd(Banner=str(tmp_path / "banner"))
+    with ground.host("own") as host:
+        assert (host.run(["echo", "x"]).out, host.run(["true"]).err) == (b"x\n", b"")
+
+
+# Where it is
+
+
+def test_the_configuration_is_followed(machines: Ground, own_home: Path) -> None:
+    edge = machines["edge"]
+    config = machines.config()
+    by_name = SshHost(f"{getpass.getuser()}@{LOOPBACK}:{edge.port}", config=config)
+    refused(by_name, "there is no key to show")
+    (own_home / ".ssh").mkdir()
+    (own_home / ".ssh" / "extra").write_text(f"Host 127.*\n IdentityFile {edge.key}\n")
+    config.write_text(f"Include extra\n{config.read_text()}")
+    with by_name:
+        assert by_name.run(["true"]).status == 0
+
+
+def test_the_users_own_configuration_is_the_default(machines: Ground, own_home: Path) -> None:
+    (own_home / ".ssh").mkdir()
+    (own_home / ".ssh" / "config").write_text(machines.config().read_text())
+    with SshHost("cloud") as host:
+        assert Path(host.run(["pwd"]).out.decode().strip()).samefile(machines["cloud"].home)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("Host x\n  Port many\n", "cannot be followed for x .*many"),
+        ("Host x\n  ConnectTimeout 0\n", "ConnectTimeout 0 cannot be"),
+        ("Host x\n  ProxyCommand nc %h %p\n", "ProxyCommand is not followed: write ProxyJump"),
+        ("Host x\n  ProxyJump x\n", "does it lead back to itself"),
+        ("Include ~/ssh_config\n", "does it lead back to itself"),
+        ("nonsense\n", "cannot be read .*nonsense"),
+        (None, "cannot be read .*No such file"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_one_line(text: str | None, message: str, own_home: Path) -> None:
+    path = own_home / "ssh_config"
+    if text is not None:
+        path.write_text(text)
+    assert str(path) in refused(SshHost("x", config=path), message) or text == "Host x\n  ProxyJump x\n"
+
+
+@pytest.mark.parametrize("name", ["", "a b", "user@", "host:port", "host:99999999", "-oProxyCommand=x y"])
+def test_a_name_that_is_none_is_one_line(name: str) -> None:
+    refused(SshHost(name), "names no machine: give user@host:port")
+
+
+def test_a_name_that_does_not_resolve_is_one_line() -> None:
+    refused(SshHost("no-such-machine.invalid"), "the name no-such-machine.invalid does not resolve")
+
+
+def test_a_port_that_refuses_is_one_line(own_home: Path) -> None:
+    port = free_port()
+    refused(SshHost(f"{LOOPBACK}:{port}"), rf"{LOOPBACK} port {port} refuses connections: does sshd run there")
+
+
+def test_an_address_that_does_not_answer_is_given_up_within_its_time(own_home: Path) -> None:
+    (own_home / "c").write_text("ConnectTimeout 1\n")
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        for _ in range(2):  # the queue is full with these: what comes next is dropped, as a firewall does
+            near = stack.enter_context(socket.socket())
+            near.setblocking(False)
+            near.connect_ex((LOOPBACK, port))
+        began = time.monotonic()
+        refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), f"{LOOPBACK} port {port} did not answer within 1 s")
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.parametrize("says", [b"", b"SSH-2.0-silent\r\n", b"220 mail ESMTP\r\n" * 3, b"SSH-1.5-\x1b[31mold\x07\r\n"])
+def test_what_does_not_greet_is_given_up_within_its_time(says: bytes, own_home: Path) -> None:
+    (own_home / "c").write_text("ConnectTimeout 1\n")
+    with silent(says) as port:
+        began = time.monotonic()
+        said = refused(SshHost(f"{LOOPBACK}:{port}", config=own_home / "c"), "did not greet as an SSH server within 1 s")
+        assert said.isprintable(), "nor does it write to the terminal"
+        assert time.monotonic() - began < 10
+
+
+# Hops
+
+
+def test_several_hops_are_gone_and_one_that_fails_is_named(sshd: Make, machines: Ground, own_home: Path) -> None:
+    ground = Ground(machines.folder, {**machines.machines, **sshd().machines})
+    config = ground.config(more="Host own\n ProxyJump edge,cloud\n")
+    with one(config, "own") as host:
+        assert Path(host.run(["pwd"]).out.decode().strip()).samefile(ground["own"].home)
+        assert host.put([b"x"], "hop") == [str(ground["own"].home / "hop" / hashlib.sha256(b"x").hexdigest())]
+    assert len(ground["own"].log.split("Accepted publickey")) == 2
+    (own_home / "known_hosts").write_text(ground["edge"].known + ground["own"].known)
+    refused(one(config, "own"), r"own: its ProxyJump fails: cloud: the host key of .* is unknown")
+    ground.config(more="Host own\n ProxyJump edge,cloud\n")
+    port = free_port()
+    config.write_text(config.read_text().replace(f"Port {ground['own'].port}", f"Port {port}"))
+    refused(one(config, "own"), rf"cloud does not reach {LOOPBACK} port {port} from there")
+
+
+# What sshd forbids
+
+
+def test_forwarding_that_is_forbidden_is_one_line(sshd: Make) -> None:
+    ground = sshd(AllowTcpForwarding="no")
+    with ground.host("own") as host:
+        with pytest.raises(RemoteError, match=r"own does not listen on its port 0: .*AllowTcpForwarding"):
+            host.reverse((LOOPBACK, 1))
+        assert host.run(["true"]).status == 0
+
+
+def test_more_sessions_than_sshd_gives_are_one_line(sshd: Make) -> None:
+    ground = sshd(MaxSessions="1")
+    with ground.host("own") as host:
+        lines = host.stream(["sh", "-c", "echo up; sleep 60"])
+        assert next(lines) == b"up"
+        with pytest.raises(RemoteError, match="own refuses another session: raise MaxSessions"):
+            host.run(["true"])
+        assert not ground["own"].log.count("Accepted publickey") > 1, "and the connection is kept"
+
+
+def test_a_user_who_may_run_nothing_is_one_line_and_not_a_hang(sshd: Make) -> None:
+    ground = sshd(ForceCommand="/bin/false")
+    with ground.host("own") as host:
+        assert host.run(["true"]).status == 1
+        with pytest.raises(RemoteError, match="sh failed with status 1: it says nothing of why"):
+            host.put([b"x"], "store")
+
+
+def test_a_folder_that_may_not_be_written_is_one_line(machines: Ground) -> None:
+    with (
+        machines.host("edge") as host,
+        pytest.raises(RemoteError, match=r"edge: sh failed with status 1: .*(Read-only|Permission|not permitted)"),
+    ):
+        host.put([b"x"], "/proc/1/fdinfo/store" if os.geteuid() else "/sys/store")
+
+
+# A connection that breaks
+
+
+def test_a_call_after_a_restart_of_sshd_reaches_the_new_one(sshd: Make) -> None:
+    ground = sshd()
+    with ground.host("own") as host:
+        assert host.run(["echo", "one"]).out == b"one\n"
+        with host.forward(ground["own"].port) as made:
+            ground["own"].stop()
+            ground["own"].start()
+            assert host.run(["echo", "two"]).out == b"two\n"
+            with contextlib.closing(socket.create_connection((LOOPBACK, made.port), 10)) as near:
+                assert near.recv(4) == b"SSH-", "what was forwarded is forwarded again"
+
+
+def test_a_reverse_port_is_listened_to_again_after_a_restart(sshd: Make) -> None:
+    ground = sshd()
+    with ground.host("own") as host, host.reverse((LOOPBACK, ground["own"].port)) as made:
+        ground["own"].stop()
+        ground["own"].start()
+        assert host.run(["true"]).status == 0
+        with contextlib.closing(socket.create_connection((LOOPBACK, made.port), 10)) as near:
+            assert near.recv(4) == b"SSH-"
+
+
+def test_a_command_under_way_is_not_repeated(sshd: Make) -> None:
+    ground = sshd()
+    count = ground["own"].home / "count"
+    with ground.host("own") as host:
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                host.run(["sh", "-c", "echo once >> count; sleep 60"])
+            except RemoteError as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        until(count.exists)
+        ground["own"].stop()
+        thread.join(30)
+        assert isinstance(failed[0], LostError)
+        assert "own: the connection was lost while sh was at work; it may have gone on" in str(failed[0])
+        ground["own"].start()
+        assert host.run(["cat", "count"]).out == b"once\n"
+
+
+def test_a_stream_that_is_lost_ends_in_one_line(sshd: Make) -> None:
+    ground = sshd()
+    with ground.host("own") as host:
+        lines = host.stream(["sh", "-c", "echo up; sleep 60"])
+        assert next(lines) == b"up"
+        ground["own"].stop()
+        with pytest.raises(LostError, match="own: the connection was lost while sh was at work"):
+            next(lines)
+
+
+def test_a_machine_that_is_frozen_is_given_up_by_its_silence(sshd: Make) -> None:
+    ground = sshd()
+    with ground.host("own", keepalive=1.5) as host:
+        lines = host.stream(["sh", "-c", "echo up; sleep 60"])
+        assert next(lines) == b"up"
+        session = next(pid for pid in _sessions(ground))
+        os.kill(session, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(LostError):
+                next(lines)
+            assert time.monotonic() - began < 10
+        finally:
+            os.kill(session, signal.SIGCONT)
+
+
+def test_a_machine_that_is_merely_quiet_is_not_given_up(sshd: Make) -> None:
+    ground = sshd()
+    with ground.host("own", keepalive=0.6) as host:
+        assert host.run(["sh", "-c", "sleep 2; echo late"]).out == b"late\n"
+        assert ground["own"].log.count("Accepted publickey") == 1
+
+
+def _sessions(ground: Ground) -> Iterator[int]:
+    from tests.support.sshd import command_of, offspring
+
+    process = ground["own"].process
+    assert process is not None
+    yield from (pid for pid in offspring(process.pid) if "notty" in command_of(pid) or "@" in command_of(pid))
+
+
+def test_an_upload_whose_server_restarts_is_gone_on_with(sshd: Make, tmp_path: Path) -> None:
+    ground = sshd()
+    content = tmp_path / "content"
+    content.write_bytes(os.urandom(24 << 20))
+    digest = hashlib.sha256(content.read_bytes()).hexdigest()
+    part = ground["own"].home / "store" / f"{digest}.part"
+    sent: list[list[str]] = []
+
+    def put() -> None:
+        sent.append(host.put([content], "store"))
+
+    with ground.host("own") as host:
+        thread = threading.Thread(target=put)
+        thread.start()
+        until(lambda: part.exists() and part.stat().st_size > 4 << 20)
+        ground["own"].stop()
+        assert part.exists(), "it was stopped in the midst of it"
+        ground["own"].start()
+        thread.join(60)
+    assert sent == [[str(part.with_suffix(""))]]
+    assert part.with_suffix("").read_bytes() == content.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_child_that_was_forked_does_not_disturb_its_parents_connection(machines: Ground) -> None:
+    with machines.host("edge") as host:
+        assert host.run(["true"]).status == 0
+        child = os.fork()
+        if child == 0:
+            code = 1
+            with contextlib.suppress(BaseException):
+                code = 0 if host.run(["echo", "child"]).out == b"child\n" else 2
+                host.close()
+            os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert host.run(["echo", "parent"]).out == b"parent\n"
+
+
+# Faults that OpenSSH does not show
+
+
+def faulty(port: int, key: Path, own_home: Path, **options: object) -> SshHost:
+    (own_home / "known_hosts").write_text(f"[{LOOPBACK}]:{port} {public(key)}\n")
+    path = own_home / "ssh_config"
+    path.write_text(
+        f"UserKnownHostsFile {own_home / 'known_hosts'}\nIdentityFile {key}\nIdentitiesOnly yes\nConnectTimeout 5\n"
+    )
+    return SshHost(f"{LOOPBACK}:{port}", config=path, **options)  # type: ignore[arg-type]
+
+
+def test_a_server_without_sftp_and_without_sessions_of_its_own_will_do(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+    with serving(key, tmp_path) as link, faulty(link.port, key, own_home) as host:
+        assert host.run(["cat"], input=b"in").out == b"in"
+        (path,) = host.put([b"x" * 100_000], "store")
+        assert Path(path).read_bytes() == b"x" * 100_000
+        host.get(path, tmp_path / "back")
+        assert (tmp_path / "back").read_bytes() == b"x" * 100_000
+
+
+def test_a_byte_that_flips_on_the_far_side_is_found(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+
+    def spoil(data: bytes) -> bytes:
+        return data if len(data) < 100 else data[:-1] + bytes([data[-1] ^ 1])
+
+    with (
+        serving(key, tmp_path, spoil) as link,
+        faulty(link.port, key, own_home) as host,
+        pytest.raises(RemoteError, match="arrived as other bytes than those of its SHA-256 and was removed"),
+    ):
+        host.put([b"x" * 100_000], "store")
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_server_that_runs_a_command_and_says_nothing_is_timed_out(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+    with (
+        serving(key, tmp_path, stalls=True) as link,
+        faulty(link.port, key, own_home) as host,
+        pytest.raises(RemoteError, match=r"true did not end within 0\.5 s"),
+    ):
+        host.run(["true"], timeout=0.5)
+
+
+def test_an_upload_that_is_cut_again_and_again_arrives(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+    cuts = [3, 30]
+
+    with serving(key, tmp_path) as link, faulty(link.port, key, own_home) as host:
+        write = ChannelProcess.write
+        seen = [0]
+
+        def cutting(self: ChannelProcess, data: bytes) -> None:
+            seen[0] += 1
+            if cuts and seen[0] > cuts[0]:
+                cuts.pop(0)
+                link.cut()
+            write(self, data)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ChannelProcess, "write", cutting)
+            data = os.urandom(3 << 20)
+            (path,) = host.put([data], "store")
+    assert not cuts
+    assert Path(path).read_bytes() == data
+
+
+def test_ctrl_c_ends_an_upload_that_nobody_takes(tmp_path: Path, own_home: Path) -> None:
+    key = keygen(tmp_path / "key")
+    stuck, gate = threading.Event(), threading.Event()
+
+    def spoil(data: bytes) -> bytes:
+        if len(data) > 1000:
+            stuck.set()
+            gate.wait(60)
+        return data
+
+    def interrupt() -> None:
+        assert stuck.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with serving(key, tmp_path, spoil) as link, faulty(link.port, key, own_home) as host:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            host.put([os.urandom(16 << 20), os.urandom(16 << 20)], "store")
+        assert time.monotonic() - began < 30
+        thread.join(10)
+        gate.set()
+
+
+def test_ctrl_c_between_the_first_file_and_the_second_ends_the_first(
+    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = keygen(tmp_path / "key")
+    stuck, gate = threading.Event(), threading.Event()
+    submit = ThreadPoolExecutor.submit
+
+    def spoil(data: bytes) -> bytes:
+        if len(data) > 1000:
+            stuck.set()
+            gate.wait(60)
+        return data
+
+    def interrupted(pool: ThreadPoolExecutor, *arguments: Any) -> Any:
+        if stuck.is_set():
+            raise KeyboardInterrupt
+        future = submit(pool, *arguments)
+        assert stuck.wait(30)
+        return future
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", interrupted)
+    with serving(key, tmp_path, spoil) as link, faulty(link.port, key, own_home) as host:
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            host.put([os.urandom(16 << 20), os.urandom(16 << 20)], "store")
+        assert time.monotonic() - began < 30
+        gate.set()
+
+
+def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
+    machines: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("workbench.ssh.connections.CHANNEL_S", 0.5)
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind((LOOPBACK, 0))
+        listener.listen(0)
+        for _ in range(2):
+            near = stack.enter_context(socket.socket())
+            near.setblocking(False)
+            near.connect_ex(listener.getsockname())
+        host = stack.enter_context(machines.host("edge"))
+        made = stack.enter_context(host.forward(listener.getsockname()[1]))
+        assert host.run(["true"]).status == 0
+        connection = host._open
+        with socket.create_connection((LOOPBACK, made.port), 10) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+        assert host.run(["true"]).status == 0
+        assert host._open is connection
+
+
+# Networks of their own
+
+
+def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each_other(namespaces: Ground) -> None:
+    edge, cloud = namespaces["edge"], namespaces["cloud"]
+    reach = "import socket, sys; socket.create_connection((sys.argv[1], 22), 2)"
+    with namespaces.host("edge") as here, namespaces.host("cloud") as there:
+        assert Path(here.run(["pwd"]).out.decode().strip()).samefile(edge.home)
+        assert Path(there.run(["pwd"]).out.decode().strip()).samefile(cloud.home)
+        assert here.run(["python3", "-c", reach, edge.address]).status == 0
+        assert here.run(["python3", "-c", reach, cloud.address]).status == 1
+        assert there.run(["python3", "-c", reach, edge.address]).status == 1
+        with there.forward(22, cloud.address) as near, here.reverse((LOOPBACK, near.port)) as far:
+            script = f"import socket; print(socket.create_connection(('{LOOPBACK}', {far.port}), 5).recv(4))"
+            assert here.run(["python3", "-c", script]).out == b"b'SSH-'\n", "through this machine they do"
+
+
+def test_an_address_that_swallows_everything_is_given_up_within_its_time(namespaces: Ground) -> None:
+    edge = namespaces["edge"].network
+    assert edge is not None
+    edge.cut()
+    began = time.monotonic()
+    host = one(namespaces.config(ConnectTimeout="1"))
+    said = refused(host, "edge: ")
+    assert "did not answer within 1 s" in said or "cannot be reached" in said
+    assert time.monotonic() - began < 10
+
+
+def test_an_upload_whose_network_goes_and_comes_back_sends_only_the_rest(namespaces: Ground, tmp_path: Path) -> None:
+    content = tmp_path / "content"
+    content.write_bytes(os.urandom(12 << 20))
+    size, digest = content.stat().st_size, hashlib.sha256(content.read_bytes()).hexdigest()
+    part = namespaces["edge"].home / "store" / f"{digest}.part"
+    link = namespaces["edge"].network
+    assert link is not None
+    link.slow(40_000_000)
+    sent: list[list[str]] = []
+    with namespaces.host("edge", keepalive=1.5) as host:
+        assert host.run(["true"]).status == 0
+        before = link.sent
+        thread = threading.Thread(target=lambda: sent.append(host.put([content], "store")))
+        thread.start()
+        until(lambda: part.exists() and part.stat().st_size > 5 << 20)
+        link.cut()
+        transport = host._open.transport  # type: ignore[union-attr]
+        until(lambda: not transport.is_active())
+        link.mend()
+        thread.join(60)
+        assert sent == [[str(part.with_suffix(""))]]
+        assert part.with_suffix("").read_bytes() == content.read_bytes()
+        assert size <= link.sent - before < size + (5 << 20), "what had arrived is not sent again"

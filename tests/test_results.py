@@ -1,0 +1,167 @@
+"""The results pages: made from data/results, checked for every kind of difference, and read without torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workbench import results
+from workbench.__main__ import main
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE, TEMPLATE = "docs/results/energy.md", "docs/results/templates/energy.md.j2"
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of what the pages are made from and of the pages."""
+    for folder in ("docs/results", "data/results"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    shutil.copy(ROOT / "README.md", tmp_path)
+    return tmp_path
+
+
+def check(capsys: pytest.CaptureFixture[str], root: Path) -> tuple[int, list[str]]:
+    """Run `workbench results --check` here; return its status and its lines."""
+    status = main(["results", "--check", "--root", str(root)])
+    out, err = capsys.readouterr()
+    assert out == ""
+    return status, err.splitlines()
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_the_repository_s_pages_are_as_rendered(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(capsys, ROOT) == (0, [])
+
+
+def test_a_changed_result_is_reported_then_written(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = checkout / "data/results/cifar10-resnet18-vgg13_bn.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    results.named(run, "table 3: neural")["values"]["target_accuracy"]["value"] = 0.1234
+    path.write_text(json.dumps(run), encoding="utf-8")
+    status, lines = check(capsys, checkout)
+    assert status == 1
+    assert [re.match(r"workbench: (\S+) differs from data/results at line \d+: run", line)[1] for line in lines] == [  # type: ignore[index]
+        "README.md",
+        "docs/results/cifar10.md",
+    ]
+    assert main(["results", "--root", str(checkout)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["README.md", "docs/results/cifar10.md"]
+    assert "| 12.34 % [" in (checkout / "README.md").read_text(encoding="utf-8")
+    assert check(capsys, checkout) == (0, [])
+
+
+def test_the_text_around_the_readme_s_block_stays(checkout: Path) -> None:
+    edit(checkout / "README.md", results.BEGIN, f"above\n{results.BEGIN}\nstale")
+    edit(checkout / "README.md", results.END, f"{results.END}\nbelow")
+    assert main(["results", "--root", str(checkout)]) == 0
+    text = (checkout / "README.md").read_text(encoding="utf-8")
+    assert "stale" not in text
+    assert f"above\n{results.BEGIN}\n|" in text
+    assert f"{results.END}\nbelow" in text
+
+
+def test_a_page_edited_by_hand_names_its_line(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    number = (checkout / PAGE).read_text(encoding="utf-8").splitlines().index("## Next to the paper's meter") + 1
+    edit(checkout / PAGE, "## Next to the paper's meter", "## By hand")
+    status, (line,) = check(capsys, checkout)
+    assert (status, line) == (1, f"workbench: {PAGE} differs from data/results at line {number}: run `workbench results`")
+
+
+def test_a_page_that_ends_early_names_its_line(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = (checkout / PAGE).read_text(encoding="utf-8").splitlines(keepends=True)[:5]
+    (checkout / PAGE).write_text("".join(first), encoding="utf-8")
+    assert "at line 6:" in check(capsys, checkout)[1][0]
+
+
+def test_a_missing_page_and_one_without_a_template_are_reported(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (checkout / PAGE).unlink()
+    (checkout / "docs/results/stray.md").write_text("by hand", encoding="utf-8")
+    status, lines = check(capsys, checkout)
+    assert status == 1
+    assert lines == [
+        f"workbench: {PAGE} is missing: run `workbench results`",
+        "workbench: docs/results/stray.md has no template in docs/results/templates: add one, or remove the page",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        (TEMPLATE, 'load("cifar10-energy-cpu")', 'load("energy-gpu")', r"energy-gpu\.json cannot be read.*No such file"),
+        (TEMPLATE, "first.dataset", "first.nothing", r"energy\.md\.j2 uses a figure that .* does not have.*nothing"),
+        (TEMPLATE, "v.mj | interval", "v | interval", r"energy\.md\.j2 uses a figure that .* does not have.*median"),
+        (TEMPLATE, "{% endfor %}", "{% endfro %}", r"energy\.md\.j2, line \d+: .*endfro"),
+        (TEMPLATE, "resnet18-X-vgg13_bn, PMC²", "resnet34", r"no row of .* has name = 'energy: resnet34'"),
+        ("data/results/cifar10-energy-cpu.json", '"format"', "format", r"cifar10-energy-cpu\.json cannot be read"),
+        ("README.md", results.END, "", r"README\.md lacks the lines '<!-- results: begin -->'"),
+    ],
+)
+def test_what_cannot_be_rendered_is_one_line(
+    path: str, old: str, new: str, said: str, checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(checkout / path, old, new)
+    assert main(["results", "--root", str(checkout)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(said, line), line
+
+
+def test_outside_a_checkout_the_way_out_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["results", "--root", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == (
+        f"workbench: no templates in {tmp_path / 'docs/results/templates'}: run this in a checkout, or name one with --root\n"
+    )
+
+
+def test_every_result_is_on_a_page() -> None:
+    used: set[str] = set()
+    for template in (ROOT / results.TEMPLATES).glob("*.j2"):
+        used |= set(re.findall(r'(?:load|source)\("([^"]+)"|"(cifar10-samples[^"]*)"', template.read_text(encoding="utf-8")))
+    named = {name for pair in used for name in pair if name}
+    assert named == {path.stem for path in (ROOT / results.RESULTS).glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("origin", "when", "said"),
+    [
+        (
+            {"date": "2026-11-30", "processor": "AMD EPYC", "cores": 2, "device": "cpu (x86_64)", "commit": "abc"},
+            "",
+            "date: 30 November 2026; processor: AMD EPYC, 2 cores; device: cpu (x86_64); commit: abc.",
+        ),
+        ({}, "", "date: not recorded; processor: not recorded; device: not recorded; commit: not recorded."),
+        (
+            {"commit": None},
+            "1 May 2026",
+            "date: 1 May 2026; processor: not recorded; device: not recorded; commit: not recorded.",
+        ),
+    ],
+)
+def test_a_source_invents_no_date_and_no_processor(origin: dict[str, Any], when: str, said: str) -> None:
+    assert results.source("x", origin, when=when) == f"Source: [`x.json`](../../data/results/x.json); {said}"
+
+
+def test_figures_are_formatted_alike_everywhere() -> None:
+    estimate = {"value": 0.867, "low": 0.8573, "high": 0.8761, "n": 5000, "std": 0.01}
+    assert results.percent(estimate) == "86.70 % [85.73, 87.61]"
+    assert results.interval({"median": 1508.7, "least": 1.25, "most": 2e6}, 1) == "1,508.7 [1.2, 2,000,000.0]"
+    assert results.spread({"value": 748.73, "std": 81.25}) == "748.7 ± 81.2"
+    assert [results.signed(value) for value in (0.024, -1.5, -0.001)] == ["+0.02", "-1.50", "+0.00"]
+
+
+def test_the_check_is_quick_because_it_imports_no_torch() -> None:
+    code = "import sys; from workbench.__main__ import main; assert main(['results', '--check']) == 0; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == "False\n"

@@ -1,0 +1,108 @@
+"""The check of the project's prose: which phrases it finds, where it looks, and that its list of exceptions only shrinks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import words  # isort: skip
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The audit is run anew.",
+        "The certificate is another now.",
+        "It lets go of the socket.",
+        "See to it that the port is free.",
+        "It stands beside the table.",
+        "Of those that remain, take one.",
+        "The page is laid out by itself.",
+        "Whoever sends it gets a label.",
+        "Who asks gets an answer.",
+        "The client is told the label.",
+        "The edge is asked for evidence.",
+        "A path that there is not gives 404.",
+        "The attacker sends what he knows.",
+        "The attacker keeps his pairs.",
+        "A row — with dashes — is hard to read.",
+        "First this; then that; and so on.",
+        "Read again: the slider.",
+    ],
+)
+def test_a_banned_phrase_is_found(text: str) -> None:
+    assert next(words.findings(f"A first line.\n{text}"))[0] == 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "besides",
+        "He et al. 2019 call a guess recognisable.",
+        "Weights follow He initialisation.",
+        "Open the channel; close it at the end.",
+        "Run `python anew.py` twice.",
+        "The client sends a request. The user asked for a figure.",
+        "See tools for the rest.",
+    ],
+)
+def test_plain_english_and_code_pass(text: str) -> None:
+    assert list(words.findings(text)) == []
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def places(path: Path) -> list[int]:
+    """The lines of a file on which the check finds something."""
+    return sorted({first + number - 1 for first, text in words.prose_of(path) for number, _ in words.findings(text)})
+
+
+def test_a_python_file_is_read_where_it_has_prose(tmp_path: Path) -> None:
+    text = '"""A module.\n\nIt starts anew.\n"""\n\nbeside = 1  # stands beside it\nf"he is {beside} told"\nname = "anew"\n'
+    assert places(write(tmp_path / "x.py", text)) == [3, 6, 7]
+
+
+def test_a_comment_of_two_lines_is_one_text(tmp_path: Path) -> None:
+    assert places(write(tmp_path / "x.py", "# which is taken by\n# itself\nx = 1\n\n# by\nx = 2\n# itself\n")) == [1]
+
+
+def test_a_notebook_is_read_where_it_has_prose(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "markdown", "source": ["A title\n", "beside it"]},
+        {"cell_type": "code", "source": ["x = 1  # told"]},
+        {"cell_type": "code", "source": ["%matplotlib inline"]},
+    ]
+    path = write(tmp_path / "x.ipynb", json.dumps({"cells": cells}))
+    assert len([found for _, text in words.prose_of(path) for found in words.findings(text)]) == 2
+
+
+def test_markdown_is_read_outside_its_code(tmp_path: Path) -> None:
+    assert places(write(tmp_path / "x.md", "# A\n\n```sh\nrun anew\n```\n\nrun `anew` anew\n")) == [7]
+    assert places(write(tmp_path / "x.md", "| a | — | — |\n| b; c; d; | told |\n")) == [2]
+    assert places(write(tmp_path / "x.md.j2", "{% set he = 1 %}\n{{ anew }} told\n")) == [2]
+
+
+def test_a_comment_of_another_language_is_read(tmp_path: Path) -> None:
+    assert places(write(tmp_path / "x.js", "const he = 1;\n// told\n")) == [2]
+
+
+def test_the_list_of_exceptions_only_shrinks(tmp_path: Path) -> None:
+    for name, text in (("clean.md", "Fine."), ("old.md", "Told."), ("new.md", "Fine.\n\nHe told it.")):
+        write(tmp_path / name, text)
+    names = ["clean.md", "new.md", "old.md"]
+    assert words.check(tmp_path, names, {"old.md", "clean.md", "gone.md"}) == [
+        "gone.md is in tests/words-not-yet.txt and does not exist: run `python tests/words.py --prune`",
+        "clean.md has no findings and is still in tests/words-not-yet.txt: run `python tests/words.py --prune`",
+        "new.md:3: 'He': write 'the attacker', 'the user' or 'they'",
+        "new.md:3: 'told': programs report, log, request",
+    ]
+
+
+def test_docs_and_readme_are_never_excepted() -> None:
+    listed = (words.ROOT / words.NOT_YET).read_text(encoding="utf-8").splitlines()[1:]
+    assert [name for name in listed if name.endswith((".md", ".j2")) and not name.startswith("workbench/")] == []

@@ -1,0 +1,161 @@
+"""Hold the project's prose to its rules: a short list of phrases that readers had to read twice.
+
+    python tests/words.py            check; one line for each finding
+    python tests/words.py --prune    remove files without findings from the list of files not yet rewritten
+
+The check reads docstrings, comments and messages of Python files, the text of notebooks, and Markdown outside code.
+`tests/words-not-yet.txt` lists files that have not been rewritten. It only shrinks: a listed file without findings fails, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOT_YET = Path("tests/words-not-yet.txt")
+SUFFIXES = (".py", ".ipynb", ".md", ".j2", ".js", ".css", ".html", ".toml", ".yml", ".yaml", ".cff")
+EXEMPT = ("tests/words.py", "tests/test_words.py")  # they quote the phrases
+
+RULES = {  # in any case, over line ends
+    r"\banew\b": "write 'again'",
+    r"\banother now\b": "write what changed",
+    r"\blet(s|ting)? go of\b": "write 'release' or 'close'",
+    r"\b(see|sees|saw) to (it|the|that)\b": "name the action",
+    r"\bbeside\b": "write 'next to' or 'in addition to'",
+    r"\bthose that\b": "name the noun",
+    r"\bby itself\b": "write 'alone' or 'automatically'",
+    r"\bwho(ever|mever)\b": "name the client, the attacker, the user",
+    r"\b(told|(is|are|was|were) (said|asked))\b": "programs report, log, request",
+    r"\bthat there (is|are) not\b": "write 'unknown' or 'missing'",
+    r"—[^—\n]*—": "use a full stop, not dashes",
+    r"^Read again\b": "state what changed",
+    r";\s[^.;:!?|{}]*;\s": "one semicolon a sentence",
+}
+CASED = {  # as written: He is a name, too
+    r"\b(he|his|him|himself|His|He(?! et al)(?! init))\b": "write 'the attacker', 'the user' or 'they'",
+    r"\bWho (asks|sends|learns|replays|reads|knows|waits|has)\b": "name the client, the attacker, the user",
+}
+PATTERNS = [
+    (re.compile(pattern.replace(" ", r"\s+"), re.MULTILINE | flag), way_out)
+    for rules, flag in ((RULES, re.IGNORECASE), (CASED, re.RegexFlag(0)))
+    for pattern, way_out in rules.items()
+]
+CODE = re.compile(r"`[^`\n]+`|<[^>\n]+>|https?://\S+")
+
+
+def findings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and a sentence for each banned phrase in a text; code in it is not read."""
+    prose = CODE.sub(lambda match: "x" * len(match[0]), text)
+    for pattern, way_out in PATTERNS:
+        for match in pattern.finditer(prose):
+            phrase = " ".join(match[0].split())
+            yield text.count("\n", 0, match.start()) + 1, f"{phrase!r}: {way_out}"
+
+
+def prose_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the prose of a file: the line that each piece begins at, and its text."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".py":
+        yield from _python(text)
+    elif path.suffix == ".ipynb":
+        for cell in json.loads(text)["cells"]:
+            source = "".join(cell["source"])
+            yield from _python(source) if cell["cell_type"] == "code" else [(1, source)]
+    elif path.suffix == ".md" or path.name.endswith(".md.j2"):
+        text = re.sub(r"^```.*?^```|\{[{%].*?[%}]\}", _blank, text, flags=re.MULTILINE | re.DOTALL)
+        yield 1, re.sub(r"^\|.*$", lambda row: row[0].translate({ord("—"): "-", ord(";"): ","}), text, flags=re.MULTILINE)
+    else:
+        yield 1, "\n".join(_comment(line) for line in text.splitlines())
+
+
+def _blank(match: re.Match[str]) -> str:
+    return "\n" * match[0].count("\n")
+
+
+def _comment(line: str) -> str:
+    """Return the comment of a line of another language, or nothing."""
+    match = re.search(r"(?:^|\s)(?:#|//|/\*|\*|<!--)\s+(.*)", line)
+    return match[1] if match else ""
+
+
+def _python(text: str) -> Iterator[tuple[int, str]]:
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # a notebook's magic
+        return
+    scopes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = {
+        id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, scopes) and n.body and isinstance(n.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            value = node.value if id(node) in docstrings else node.value.replace(";", ",")  # commands and headers have many
+            yield node.lineno, value
+    block: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            if block and token.start[0] != block[-1][0] + 1:
+                yield block[0][0], "\n".join(line for _, line in block)
+                block = []
+            block.append((token.start[0], token.string.lstrip("#: ")))
+    if block:
+        yield block[0][0], "\n".join(line for _, line in block)
+
+
+def check(root: Path, names: list[str], not_yet: set[str]) -> list[str]:
+    """Return a line for each finding in files that are not listed, and for each listed file that should not be."""
+    lines = [f"{name} is in {NOT_YET} and does not exist: run `{RUN} --prune`" for name in sorted(not_yet - set(names))]
+    for name in names:
+        found = [
+            f"{name}:{first + number - 1}: {what}" for first, text in prose_of(root / name) for number, what in findings(text)
+        ]
+        if name not in not_yet:
+            lines += sorted(set(found))
+        elif not found:
+            lines.append(f"{name} has no findings and is still in {NOT_YET}: run `{RUN} --prune`")
+    return lines
+
+
+RUN = "python tests/words.py"
+
+
+def files(root: Path) -> list[str]:
+    """Return the files of the repository that hold prose."""
+    command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return sorted(
+        name
+        for name in listed
+        if name.endswith(SUFFIXES) and name not in EXEMPT and not name.startswith("data/") and (root / name).is_file()
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Check, or prune the list; return the exit status."""
+    path = ROOT / NOT_YET
+    comment, not_yet = path.read_text(encoding="utf-8").splitlines()[0], set(path.read_text(encoding="utf-8").split("\n")[1:])
+    not_yet.discard("")
+    names = files(ROOT)
+    if arguments == ["--prune"]:
+        kept = [name for name in sorted(not_yet & set(names)) if any(any(findings(text)) for _, text in prose_of(ROOT / name))]
+        path.write_text("\n".join([comment, *kept]) + "\n", encoding="utf-8")
+        print(f"{len(not_yet) - len(kept)} of {len(not_yet)} removed")
+        return 0
+    if arguments:
+        print(f"unknown arguments {arguments}: only --prune is known", file=sys.stderr)
+        return 2
+    lines = check(ROOT, names, not_yet)
+    print("\n".join(lines), end="\n" if lines else "", file=sys.stderr)
+    return 1 if lines else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,230 @@
+"""Hostile connections next to honest clients: what the services' bounds keep of latency, memory and health checks.
+
+::
+
+    attacker process (low priority, many addresses of loopback)         this process
+       trailers   a chunked body, then trailers without end               honest clients, closed loop: quiet, then attacked
+       pipeline   requests without waiting for answers                    probes, each on a new connection
+       newlines   an empty line a second after an answer                  the edge's memory
+       unread     requests whose answers are never read
+
+Attackers have no credential; the edge lets them in as far as HTTP, because it takes tokens. One that is cut comes back after a
+pause, so that about the same number of connections is open or attempted throughout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import resource
+import ssl
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+
+from ..errors import UsageError
+
+__all__ = ["Attack", "Probes", "main"]
+
+ADDRESSES = 40
+PAUSE_S = (30.0, 90.0)  # before an attacker that was cut comes back
+STEP_S = 0.25  # between two writes of an attacker
+GET = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
+CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
+TRAILERS = b"".join(b"x-%d: %d\r\n" % (number, number) for number in range(400))
+FILES_APART = 500  # descriptors that are not for connections
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(CHUNKED)
+    while True:
+        writer.write(TRAILERS)
+        await writer.drain()
+        await asyncio.sleep(STEP_S)
+        _check(reader)
+
+
+async def _pipeline(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(LIVE * 100)
+        await writer.drain()
+        await asyncio.sleep(STEP_S)
+        _check(reader)
+
+
+async def _newlines(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(LIVE)
+    await writer.drain()
+    while True:
+        await asyncio.sleep(1.0)
+        writer.write(b"\r\n")
+        await writer.drain()
+        _check(reader)
+
+
+async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.transport.pause_reading()  # type: ignore[attr-defined]
+    while not writer.transport.is_closing():
+        writer.write(GET)
+        await writer.drain()
+        await asyncio.sleep(STEP_S)
+
+
+KINDS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
+    "trailers": _trailers,
+    "pipeline": _pipeline,
+    "newlines": _newlines,
+    "unread": _unread,
+}
+
+
+def _check(reader: asyncio.StreamReader) -> None:
+    """Raise ConnectionError where the service has closed the connection."""
+    if reader.at_eof():
+        raise ConnectionResetError
+
+
+async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence[float]) -> None:
+    """Keep `connections` attackers at it until cancelled; print what came of them once a second."""
+    parts = urlsplit(url)
+    context = ssl.create_default_context(cafile=str(authority))
+    context.check_hostname = False
+    counts: Counter[str] = Counter()
+    opening = asyncio.Semaphore(64)
+
+    async def attacker(number: int) -> None:
+        attack = list(KINDS.values())[number % len(KINDS)]
+        await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # they do not all come at once
+        local = (f"127.0.1.{1 + number % ADDRESSES}", 0) if sys.platform == "linux" else None
+        while True:
+            writer = None
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+                async with opening, asyncio.timeout(10):
+                    counts["attempts"] += 1
+                    reader, writer = await asyncio.open_connection(
+                        parts.hostname, parts.port, ssl=context, local_addr=local, limit=1 << 12
+                    )
+                counts["established"] += 1
+                counts["open"] += 1
+                try:
+                    await attack(reader, writer)
+                finally:
+                    counts["open"] -= 1
+            if writer is not None:
+                writer.transport.abort()
+            await asyncio.sleep(random.uniform(*pause_s))
+
+    tasks = [asyncio.create_task(attacker(number)) for number in range(connections)]
+    try:
+        while True:
+            print(json.dumps(counts), flush=True)
+            await asyncio.sleep(1.0)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+@dataclass
+class Attack:
+    """The attackers' process, for as long as the context lasts; `counts` is what came of them."""
+
+    url: str
+    authority: Path
+    connections: int
+    pause_s: tuple[float, float] = PAUSE_S
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __enter__(self) -> Attack:
+        command = [sys.executable, "-m", __name__, self.url, str(self.authority), str(self.connections)]
+        command += [str(pause) for pause in self.pause_s]
+        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        lines = (self._process.communicate()[0] or "").splitlines()
+        self.counts = json.loads(lines[-1]) if lines and lines[-1].endswith("}") else {}
+        self.counts["most_open"] = max((json.loads(line).get("open", 0) for line in lines if line.endswith("}")), default=0)
+
+
+@dataclass
+class Probes:
+    """Health checks, one a second, each on a new connection without a credential, as a cluster sends them."""
+
+    url: str
+    authority: Path
+    patience_s: float = 5.0
+    milliseconds: list[float] = field(default_factory=list)
+    failed: int = 0
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        context = ssl.create_default_context(cafile=str(self.authority))
+        for path in itertools.cycle((b"live", b"ready")):
+            start = time.perf_counter()
+            try:
+                async with asyncio.timeout(self.patience_s):
+                    await self._probe(context, path)
+                self.milliseconds.append(1e3 * (time.perf_counter() - start))
+            except (OSError, TimeoutError, asyncio.IncompleteReadError):
+                self.failed += 1
+            await asyncio.sleep(max(0.0, start + 1.0 - time.perf_counter()))
+
+    async def _probe(self, context: ssl.SSLContext, path: bytes) -> None:
+        parts = urlsplit(self.url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
+        try:
+            writer.write(b"GET /v2/health/" + path + b" HTTP/1.1\r\nHost: edge\r\nConnection: close\r\n\r\n")
+            if not (await reader.readline()).startswith(b"HTTP/1.1 200"):
+                raise ConnectionResetError
+        finally:
+            writer.transport.abort()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as plain JSON values."""
+        answered = {"ms_p95": float(np.percentile(self.milliseconds, 95))} if self.milliseconds else {}
+        return {"sent": len(self.milliseconds) + self.failed, "failed": self.failed, **answered}
+
+
+@contextlib.contextmanager
+def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
+    """Attack a service for as long as the context lasts. Raises UsageError where so many files may not be open."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if connections + FILES_APART > most:
+        raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")
+    with Attack(url, authority, connections, pause_s) as attack:
+        yield attack
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Attack a service until terminated."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("authority", type=Path)
+    parser.add_argument("connections", type=int)
+    parser.add_argument("pause_s", type=float, nargs=2)
+    options = parser.parse_args(arguments)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+    os.nice(10)  # attackers have machines of their own
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_attack(options.url, options.authority, options.connections, options.pause_s))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,177 @@
+"""CIFAR-10: its published files, the archive they come in, and which half of the test set a picture is in.
+
+The papers halve the official test set by torch's generator seeded 0 (PP, section 5). A picture's half follows from its pixels,
+so that every layout agrees: `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test
+picture (3 x 32 x 32 bytes). Pictures that are not among them, such as a copy's that a JPEG encoder changed, are halved by
+their position in that copy.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import lzma
+import os
+import socket
+import tarfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from . import _compat
+from .errors import DataError
+from .storage import data_root, replacing
+from .streams import complain
+
+__all__ = ["ARCHIVES", "BATCHES", "OFFICIAL", "fingerprint", "halve", "in_validation_half", "locate", "read_official"]
+
+BATCHES = "cifar-10-batches-py"
+ARCHIVES = tuple(f"cifar-10-python.{suffix}" for suffix in ("tar.gz", "tgz", "tar.xz", "tar.bz2", "tar"))
+OFFICIAL = "CIFAR-10's test set halved by torch's generator seeded 0, by picture"
+KEY = 5  # bytes of a picture's hash: no two of the 10,000 share them
+MOST_BYTES = 64 << 20  # of one file of the archive
+DOWNLOAD_TIMEOUT_S = 30
+
+
+# --- which half a picture is in --------------------------------------------------------------------------------------------
+
+
+def keys(images: Tensor) -> list[bytes]:
+    """Return the key of each uint8 picture, N x 3 x 32 x 32."""
+    return [hashlib.sha256(image.tobytes()).digest()[:KEY] for image in images.contiguous().numpy()]
+
+
+@functools.cache
+def _ranks() -> dict[bytes, int]:
+    """Return the place of each published test picture in the papers' order: the first half is test, the second validation."""
+    content = Path(__file__).with_name("cifar10_test.sha256").read_bytes()
+    published = [content[start : start + KEY] for start in range(0, len(content), KEY)]
+    return {published[index]: rank for rank, index in enumerate(_order(len(published)).tolist())}
+
+
+def _order(n: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
+
+
+def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
+    """Return the positions of a test set's test half and validation half, and a name of this division.
+
+    Published pictures go to the half they are in, in the papers' order; all others are halved by their position among them.
+    """
+    ranks, names = _ranks(), keys(images)
+    published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)
+    others = torch.tensor([row for row, name in enumerate(names) if name not in ranks], dtype=torch.long)
+    others = others[_order(len(others))]
+    middle = (len(others) + 1) // 2
+    half = len(ranks) // 2
+    test = torch.tensor([row for rank, row in published if rank < half], dtype=torch.long)
+    validation = torch.tensor([row for rank, row in published if rank >= half], dtype=torch.long)
+    division = OFFICIAL if published else ""
+    if len(others):
+        division += f"{'; ' if published else ''}{len(others):,} unpublished pictures halved by position "
+        division += f"(seed 0, {fingerprint(images)})"
+    return torch.cat([test, others[:middle]]), torch.cat([validation, others[middle:]]), division
+
+
+def fingerprint(images: Tensor) -> str:
+    """Return 8 hex digits that change with any picture and with their order."""
+    return hashlib.sha256(b"".join(keys(images))).hexdigest()[:8]
+
+
+def in_validation_half(images: Tensor) -> int:
+    """Count the pictures that are in the validation half of CIFAR-10's official test set."""
+    ranks = _ranks()
+    return sum(ranks.get(name, 0) >= len(ranks) // 2 for name in keys(images))
+
+
+# --- the published files ---------------------------------------------------------------------------------------------------
+
+
+def locate(directory: Path | None) -> Path | None:
+    """Return the folder that holds, or will hold after a download, the published batches; None if `directory` has neither
+    them nor their archive.
+
+    An archive is unpacked next to itself, or under `data/datasets` if its folder is read-only. Raises DataError for a damaged
+    one.
+    """
+    root = directory or data_root() / "datasets" / "cifar10"
+    archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)
+    if root.name in ARCHIVES and root.is_file():
+        archive, root = root, root.parent
+    if root.name == BATCHES:
+        root = root.parent
+    if archive is None:
+        return root if directory is None or (root / BATCHES).is_dir() else None
+    if _complete(root):
+        return root
+    target = root if os.access(root, os.W_OK) else data_root() / "datasets" / "cifar10"
+    if not _complete(target):
+        complain(f"unpacking {archive} to {target / BATCHES}")
+        _unpack(archive, target / BATCHES)
+    return target
+
+
+def read_official(root: Path, train: bool) -> tuple[Tensor, Tensor]:
+    """Return the images and labels of a part in the published order, downloaded first if they are missing."""
+    cifar10 = _torchvision()
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        dataset = cifar10(str(root), train=train, download=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise DataError(
+            f"CIFAR-10 could not be downloaded to {str(root)!r} ({type(error).__name__}: {error}); put a copy on this machine "
+            "and name its folder with --data-dir (DATA_DIR= for make), or use --dataset digits, which needs no download"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(dataset.targets)
+
+
+def _torchvision() -> Any:
+    with _compat.spared():
+        from torchvision.datasets import CIFAR10
+    return CIFAR10
+
+
+def _published() -> dict[str, str | None]:
+    """Return the names of the published files with their MD5 sums."""
+    cifar10 = _torchvision()
+    return dict([*cifar10.train_list, *cifar10.test_list, (cifar10.meta["filename"], cifar10.meta["md5"])])
+
+
+def _complete(root: Path) -> bool:
+    return (root / BATCHES).is_dir() and all((root / BATCHES / name).is_file() for name in _published())
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack the published files, each checked by its MD5 sum before it is written; no other member is touched."""
+    wanted = _published()
+    try:
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                *_, parent, name = ("", "", *PurePosixPath(member.name).parts)
+                if parent == BATCHES and name in wanted and member.isfile() and member.size <= MOST_BYTES:
+                    _write(tar.extractfile(member), folder / name, wanted.pop(name))
+    except (tarfile.TarError, EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{str(archive)!r} cannot be unpacked ({reason}); download it again") from error
+    if wanted:
+        raise DataError(f"{str(archive)!r} lacks {BATCHES}/{_first(list(wanted))}; download it again")
+
+
+def _first(names: Sequence[str]) -> str:
+    return names[0] + (f" and {len(names) - 1} more files" if len(names) > 1 else "")
+
+
+def _write(file: IO[bytes] | None, path: Path, md5: str | None) -> None:
+    content = file.read() if file is not None else b""
+    if md5 is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        raise DataError(f"{path.name} in the archive does not have the published MD5 sum {md5}; download the archive again")
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)

@@ -1,0 +1,127 @@
+"""Kata's Helm chart on a cluster: what its values say of a shim, and which annotations pods may set.
+
+Names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart. The values are
+read from the DaemonSet that the chart made: those of Helm itself lie in Secrets.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..guest import Container
+from ..manifests import ANNOTATIONS, GPU_CLASS, shim_name
+from .findings import Finding, ok, unknown, wrong
+
+__all__ = ["CHART", "RELEASE", "annotation_findings", "chart_findings", "installing"]
+
+Object = Mapping[str, Any]
+CHART = "oci://ghcr.io/confidential-containers/charts/confidential-containers"
+RELEASE = "0.22.0"  # of the chart; docs/deployment.md has the whole table
+INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace coco-system --create-namespace`"
+
+
+def installing(container: Container, daemons: Sequence[Object]) -> str:
+    """Return the command by which a cluster gets the shim of a container: a value of its chart, or the chart."""
+    chart = _chart(daemons)
+    return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
+
+
+def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
+    """Return what the values of Kata's chart say of the shim: that it is enabled, and that its guests pull their images."""
+    shim = shim_name(container)
+    chart = _chart(daemons)
+    if chart is None:
+        way = "look at its values: `helm list -A`, `helm get values RELEASE -n NAMESPACE`"
+        return [unknown(machine, "chart", "has no DaemonSet of Kata's chart", way)]
+    values = _values(chart)
+    if shim not in values.get("SHIMS_X86_64", shim).split():
+        return [wrong(machine, "chart", f"has a Kata chart that leaves {shim} out", installing(container, daemons))]
+    pulls = " ".join(
+        values.get(key, "") for key in ("SNAPSHOTTER_HANDLER_MAPPING_X86_64", "EXPERIMENTAL_FORCE_GUEST_PULL_X86_64")
+    )
+    if not re.search(rf"(^|[\s,]){re.escape(shim)}(:nydus)?($|[\s,])", pulls):
+        text = f"has a Kata chart by which the host pulls images for {shim}, which the guest's policy refuses"
+        return [wrong(machine, "chart", text, _set(chart, f"shims.{shim}.containerd.snapshotter=nydus"))]
+    return [ok(machine, "chart", f"has a Kata chart by which guests of {shim} pull their images")]
+
+
+def _chart(daemons: Sequence[Object]) -> Object | None:
+    return next((each for each in daemons if any(name.startswith("SHIMS_") for name in _values(each))), None)
+
+
+def _values(daemon: Object) -> dict[str, str]:
+    containers = daemon.get("spec", {}).get("template", {}).get("spec", {}).get("containers", [])
+    return {one["name"]: str(one.get("value", "")) for each in containers for one in each.get("env", [])}
+
+
+def _set(chart: Object | None, value: str) -> str:
+    """Return the command that sets a value of Kata's chart, as it was installed."""
+    metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
+    whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart has Kata's in it, by this name
+    labels = metadata.get("annotations", {})
+    release = labels.get("meta.helm.sh/release-name", "coco" if whole else "kata-deploy")
+    namespace = labels.get("meta.helm.sh/release-namespace", metadata.get("namespace", "coco-system"))
+    source = CHART if whole else "oci://ghcr.io/kata-containers/kata-deploy-charts/kata-deploy"
+    prefix = "kata-as-coco-runtime." if whole else ""
+    values = f"--reuse-values --set '{prefix}{value}'"
+    command = f"`helm upgrade {release} {source} --version VERSION --namespace {namespace} {values}`"
+    return f"{command}, with the VERSION that `helm list -A` shows"
+
+
+def annotation_findings(
+    machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
+) -> list[Finding]:
+    """Return whether the nodes' Kata lets pods set the annotations that the edge needs.
+
+    `configured` has the allow list of a shim as the node's own files have it. Without it, Kata's default and the chart's values
+    count.
+    """
+    shim = shim_name(container)
+    chart = _chart(daemons)
+    allowed = configured.get(shim)
+    if allowed is None and chart is None:
+        path = f"/opt/kata/share/defaults/kata-containers/{'runtime-rs/' if container.shim == 'rust' else ''}runtimes/{shim}"
+        need = " and ".join(ANNOTATIONS)
+        return [
+            unknown(
+                machine,
+                "annotations",
+                "does not tell which annotations its Kata allows",
+                f"enable_annotations in {path} must have {need}",
+            )
+        ]
+    if allowed is None and chart is not None:
+        allowed = [*_default(shim), *_granted(_values(chart).get("ALLOWED_HYPERVISOR_ANNOTATIONS_X86_64", ""), shim)]
+    missing = [name for name in ANNOTATIONS if not any(_matches(each, name) for each in allowed or ())]
+    if not missing:
+        return [ok(machine, "annotations", f"lets pods of {shim} set {' and '.join(ANNOTATIONS)}")]
+    effect = "then /aa/evidence answers nothing" if "kernel_params" in missing else "then the guest has no policy and no broker"
+    fate = "drops them without an error" if container.shim == "rust" else "refuses such pods"
+    text = f"does not let pods of {shim} set {' and '.join(missing)}: the {container.shim.title()} runtime {fate}, {effect}"
+    names = ",".join(ANNOTATIONS)
+    return [
+        wrong(machine, "annotations", text, _set(chart, f"shims.{shim}.allowedHypervisorAnnotations={{{names}}}"), blocks=True)
+    ]
+
+
+def _default(shim: str) -> tuple[str, ...]:
+    """Return which of them Kata 3.31.0 to 4.1.0 allows by default (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
+    rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
+    return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
+
+
+def _granted(value: str, shim: str) -> list[str]:
+    """Return the annotations that a value such as "qemu-snp:a,b other:c" grants to a shim."""
+    parts = [part.partition(":") for part in value.split()]
+    return [
+        name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])
+    ]
+
+
+def _matches(expression: str, name: str) -> bool:
+    try:
+        return re.search(expression, name) is not None
+    except re.error:
+        return False

@@ -1,0 +1,105 @@
+"""The ways between the machines: the cloud, the key broker, the registry, and ports through SSH."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import RemoteError
+from ...remote import Host
+from ..guest import Container
+from ..plan import Which
+from .findings import Finding, ok, unknown, wrong
+
+__all__ = ["forwarding_finding", "network_findings", "reachable_from_here"]
+
+ANSWER_S = 5.0
+
+
+def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
+    """Return what a machine reaches, by its inventory."""
+    findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
+    if container is not None:
+        if found["broker"]:
+            findings.append(_broker(machine, which, container.kbs_url, found["broker"]))
+        if found["image"]:
+            findings.append(_image(machine, which, container, found["image"]))
+    return findings
+
+
+def _reached(machine: str, place: str, answer: str) -> Finding:
+    if answer in ("open", "refused"):
+        return ok(machine, "cloud", f"reaches {place}{', where nothing listens yet' if answer == 'refused' else ''}")
+    way = "open that port in the firewall between them, or correct [cloud] address"
+    return wrong(machine, "cloud", f"does not reach the cloud at {place} ({answer})", way)
+
+
+def _broker(machine: str, which: Which, url: str, answer: Mapping[str, Any]) -> Finding:
+    if "status" in answer:
+        return ok(machine, "key broker", f"reaches the key broker at {url}")
+    way = f"`curl -v {url}/healthz` there; start the broker, open its port, or correct [{which}.container] kbs and kbs_cert"
+    return wrong(machine, "key broker", f"does not reach the key broker at {url} ({answer['error']})", way)
+
+
+def _image(machine: str, which: Which, container: Container, answer: Mapping[str, Any]) -> Finding:
+    image, registry = container.image, answer["registry"]
+    short = image[: image.index("@sha256:") + 20] + "..."
+    if "error" in answer:
+        way = f"`curl -v https://{registry}/v2/` there; let it and the guest (egress) reach the registry"
+        return wrong(machine, "image", f"does not reach the registry {registry} ({answer['error']})", way)
+    if answer["status"] == 200 and answer["same"]:
+        return ok(machine, "image", f"reaches {short} by its digest")
+    if answer["status"] == 200:
+        way = "take another registry: this one answers with something else than was requested"
+        return wrong(machine, "image", f"is given another image than {short}", way)
+    if answer["status"] == 404:
+        way = f"`podman push --digestfile digest ...`, and write that digest into [{which}] image"
+        return wrong(machine, "image", f"finds no {short} in its registry", way)
+    if answer["status"] in (401, 403):
+        way = "make it public, or release the registry's credentials to the guest through its key broker"
+        return wrong(machine, "image", f"may not read {short} without credentials (HTTP {answer['status']})", way)
+    return unknown(machine, "image", f"is answered HTTP {answer['status']} by the registry for {short}", "try again later")
+
+
+def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
+    """Return whether a machine's sshd forwards ports: one is led to that sshd itself, which greets.
+
+    `connection` is SSH_CONNECTION there; with `back` a port of the machine must lead here, too.
+    """
+    way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
+    parts = connection.split()
+    if len(parts) != 4 or not parts[3].isdigit():
+        return unknown(host.name, "forwarding", "does not tell where its sshd listens", way)
+    try:
+        with host_port(host, parts[2], int(parts[3])) as link:
+            greeting = link.recv(4)
+        if back:
+            host.reverse(("127.0.0.1", 9)).close()
+    except (OSError, RemoteError):
+        greeting = b""
+    if not greeting:
+        return wrong(host.name, "forwarding", "does not forward ports over SSH, by which the stages are reached", way)
+    return ok(host.name, "forwarding", "forwards ports over SSH")
+
+
+def host_port(host: Host, address: str, port: int) -> socket.socket:
+    """Return a connection to a port that is reached from a machine, through SSH."""
+    forward = host.forward(port, address)
+    link = socket.create_connection(("127.0.0.1", forward.port), ANSWER_S)
+    link.settimeout(ANSWER_S)
+    return link
+
+
+def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
+    """Return whether this machine reaches the address that a plan names for a stage."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except ConnectionRefusedError:
+        return ok(machine, "address", f"is reached at {address}, where nothing listens yet")
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or "no answer"
+        way = f"open that port, correct [{which}] address, or leave it out: then it is reached through SSH"
+        return wrong(machine, "address", f"is not reached at {address} from here ({reason})", way)
+    return ok(machine, "address", f"is reached at {address}")

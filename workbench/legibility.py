@@ -1,0 +1,90 @@
+"""Measure what an eye could read in a protected picture: SSIM by colour channel and edge, and the best correlated colour mix.
+
+SSIM over all channels misses what a person sees: a fine checkerboard or opposite colours bring it to zero while the picture
+stays legible. These figures look at single channels, at edges and at mixes of colours instead. They bound what a glance
+reveals, not what a trained attacker gets (see `audit`).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .errors import UsageError
+from .metrics import ssim_by_channel
+
+__all__ = ["CHANNELS", "LIMITS", "correlations", "legibility", "similarities"]
+
+CHANNELS = ("luma", "red", "green", "blue", "sobel")
+LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}  # noise alone has 0.04 of Sobel
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+OTHERS = 4  # other pictures that each picture is compared with
+
+
+def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
+    """Return |SSIM| by view of the picture, each N values: luma, red, green, blue and the Sobel magnitude of luma.
+
+    `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. Each value is the larger of |SSIM| with the
+    protected picture and with its inverse, of luma, red, green and blue; inversion leaves edges as they are.
+    """
+    (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
+    likeness, inverse = ssim_by_channel(channels, protected_channels)
+    values = torch.maximum(likeness.abs(), inverse.abs()).unbind(1)
+    sobel = ssim_by_channel(edges, protected_edges)[0].abs()[:, 0]
+    return dict(zip(CHANNELS, (*values, sobel), strict=True))
+
+
+def correlations(images: Tensor, protected: Tensor) -> Tensor:
+    """Return how well a colour mix of each protected picture follows its original: N values from 0 to 1.
+
+    The value is the largest Pearson correlation of the blurred luma of the original with the blurred mix, over the 26 mixes of
+    red, green and blue with weights -1, 0 and 1; the blur is the mean over 3 x 3 pixels. A flat picture has 0.
+    """
+    if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
+        raise UsageError(
+            f"legibility compares N x 3 x H x W images of one shape, got {tuple(images.shape)} and {tuple(protected.shape)}"
+        )
+    luma = _normalise(F.avg_pool2d(_luma(images), 3, stride=1))
+    channels = F.avg_pool2d(protected, 3, stride=1).flatten(2)
+    # A mix and its negative have opposite correlations: 13 mixes and the magnitude stand for all 26.
+    mixes = [mix for mix in itertools.product((-1.0, 0.0, 1.0), repeat=3) if mix > (0.0, 0.0, 0.0)]
+    mixed = _normalise(torch.tensor(mixes, dtype=channels.dtype, device=channels.device) @ channels)
+    return (mixed * luma).sum(2).abs().amax(1)
+
+
+def legibility(images: Tensor, protected: Tensor) -> Tensor:
+    """Return how much better each picture's own protected version follows it than those of other pictures: N values.
+
+    Other pictures give what chance and the look of the data set give: zero says that a glance tells nothing of the picture.
+    Needs at least two pictures.
+    """
+    if len(images) < 2:
+        raise UsageError(
+            f"legibility compares a picture with those of other pictures: at least 2 are needed, got {len(images)}"
+        )
+    shifts = range(1, min(OTHERS, len(images) - 1) + 1)
+    other = torch.stack([correlations(images, protected.roll(shift, 0)) for shift in shifts]).mean(0)
+    return correlations(images, protected) - other
+
+
+def _luma(images: Tensor) -> Tensor:
+    return (images * images.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+
+
+def _views(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return luma, red, green and blue, N x 4 x H x W, and the Sobel magnitude of luma, N x 1 x (H - 2) x (W - 2)."""
+    luma = _luma(images)
+    kernel = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]]) / 4
+    gradient = F.conv2d(luma, torch.stack([kernel, kernel.mT])[:, None])
+    return torch.cat([luma, images], 1), (gradient.square().sum(1, keepdim=True) + 1e-12).sqrt()
+
+
+def _normalise(pictures: Tensor) -> Tensor:
+    """Return pictures as vectors of mean 0 and length 1: N x C x (H W)."""
+    flat = pictures.flatten(2)
+    flat = flat - flat.mean(2, keepdim=True)
+    length: Tensor = torch.linalg.vector_norm(flat, dim=2, keepdim=True)
+    return flat / length.clamp_min(1e-6)

@@ -1,0 +1,49 @@
+"""Background threads that are joined before Python ends.
+
+A daemon thread that is inside torch while the interpreter shuts down aborts the process ("terminate called"). Each thread here
+has a callback that asks it to end, and at exit all are ended and joined.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+__all__ = ["join", "start"]
+
+EXIT_S = 60.0  # for the step under way, such as an epoch of a training
+_RUNNING: dict[threading.Thread, Callable[[], None]] = {}
+
+
+def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
+    """Start and return a daemon thread; `end` asks it to end, and may be called more than once."""
+
+    def run() -> None:
+        try:
+            target()
+        finally:
+            _RUNNING.pop(threading.current_thread(), None)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    _RUNNING[thread] = end
+    thread.start()
+    return thread
+
+
+def join(threads: Iterable[threading.Thread], timeout: float) -> bool:
+    """Wait for threads other than the current one; return whether all have ended within `timeout` seconds."""
+    deadline = time.monotonic() + timeout
+    others = [thread for thread in threads if thread is not threading.current_thread()]
+    for thread in others:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    return not any(thread.is_alive() for thread in others)
+
+
+@atexit.register
+def _end_all() -> None:
+    running = dict(_RUNNING)
+    for end in running.values():
+        end()
+    join(running, EXIT_S)

@@ -1,0 +1,306 @@
+"""One accepted connection below HTTP: TLS over memory buffers, one timer, bounded buffers, an orderly end.
+
+::
+
+    socket <--records--> Accepted <--plain bytes--> HttpProtocol
+                           |
+                           one timer: handshake, head, body, unread answer, idle, end; none while the app works
+
+Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half
+a minute for the other end to close. So the handshake is made here, with the same calls of OpenSSL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import re
+import ssl
+import time
+from asyncio import TimerHandle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from ..certs import Role
+from .quota import ConnectionQuota, address_key
+from .trust import Peer, peer_of, server_context
+
+if TYPE_CHECKING:
+    from .httpserver import HttpProtocol
+
+__all__ = ["Accepted", "Timeouts", "Tls"]
+
+MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
+RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
+HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
+PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
+WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in the URL"}).encode()
+
+
+@dataclass
+class Timeouts:
+    """Seconds that a connection may spend in each state."""
+
+    handshake: float = 5.0  # of TLS, from the accepted connection on
+    head: float = 10.0  # of a request, from its first byte on; also the wait for the first one
+    body: float = 30.0  # a service that reads bodies gives up earlier, and says so
+    answer: float = 20.0  # until the peer has read it
+    idle: float = 75.0  # between requests
+    stranger_idle: float = 10.0  # the same for a peer without a credential
+    goodbye: float = 2.0  # for the peer to close after this end has
+    refused: float = 0.5  # the same after a failed handshake
+
+
+@dataclass
+class Tls:
+    """A service's current TLS context, and the folder that its certificate comes from."""
+
+    context: ssl.SSLContext
+    folder: Path
+    role: Role
+    generation: int = field(default=0, init=False)  # of the certificates: a connection of an earlier one is stale
+
+    def renew(self) -> None:
+        """Load the folder's certificates for new connections."""
+        self.context = server_context(self.folder, self.role, demand=self.context.verify_mode == ssl.CERT_REQUIRED)
+        self.generation += 1
+
+
+class Accepted(asyncio.Protocol):
+    """An accepted connection. `upper` makes the protocol that speaks on it, once TLS is established."""
+
+    def __init__(
+        self,
+        tls: Tls | None,
+        quota: ConnectionQuota,
+        open_connections: set[Any],
+        upper: Callable[[Accepted], HttpProtocol],
+        timeouts: Timeouts,
+    ) -> None:
+        self.tls, self.quota, self.timeouts = tls, quota, timeouts
+        self.address = ""
+        self.peer = Peer()
+        self.health_only = False
+        self.blocked = False  # the peer has not read what was written
+        self.closing = False
+        self._open, self._make_upper = open_connections, upper
+        self._upper: HttpProtocol | None = None
+        self._loop = asyncio.get_running_loop()
+        self._timer: TimerHandle | None = None
+        self._reading_paused = False
+        self._generation = 0
+        self._secure: ssl.SSLObject | None = None
+        self._handshaken = False
+        self._waits_for_reader = False  # the timer that is armed is that of an unread answer
+        self._control = 0  # bytes of TLS since the last that carried plain text
+
+    # --- the event loop's side -----------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a place among the open connections, or end."""
+        self.transport = cast(asyncio.Transport, transport)
+        self.address = address_key(transport.get_extra_info("peername"))
+        place = self.quota.add(self)
+        if place is None:
+            self.closing = True
+            self.transport.abort()
+            return
+        self.health_only = not place
+        self._open.add(self)
+        self.transport.set_write_buffer_limits(0)  # so that the loop reports whether anything is unread
+        if self.tls is None:
+            self._established()
+            self.prove()
+            return
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.arm(self.timeouts.handshake)
+
+    def data_received(self, data: bytes) -> None:
+        """Go on with the handshake, or decrypt."""
+        if self.closing:
+            return  # the peer has not noticed yet
+        if self.tls is None:
+            self._deliver(data)
+            return
+        if self._secure is None:
+            if data[0] != HANDSHAKE_TYPE:
+                self._refuse_plain(data)
+                return
+            self._secure = self.tls.context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+            self._generation = self.tls.generation
+        self._incoming.write(data)
+        self._control += len(data)
+        try:
+            if not self._handshaken:
+                self._secure.do_handshake()
+                self._handshaken = True
+                self._established()
+            self._decrypt(self._secure)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError:  # whatever was sent instead of TLS; OpenSSL has written the alert
+            self._flush()
+            self._end(self.timeouts.refused)
+            return
+        self._flush()
+        if self._control > MOST_CONTROL:
+            self.abort()
+
+    def eof_received(self) -> None:
+        """Have the loop close the connection."""
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Give up the place."""
+        self.closing = True
+        self.disarm()
+        self.quota.remove(self)
+        self._open.discard(self)
+        if self._upper is not None:
+            self._upper.connection_lost()
+
+    def pause_writing(self) -> None:
+        """Read no more while the peer does not read."""
+        self.blocked = True
+        self.transport.pause_reading()
+        if self._timer is None:
+            self.arm(self.timeouts.answer)
+            self._waits_for_reader = True
+
+    def resume_writing(self) -> None:
+        """Go on: the peer has read everything."""
+        self.blocked = False
+        if self.closing:
+            self.arm(self.timeouts.goodbye)
+        elif self._waits_for_reader and self._upper is not None:
+            self.disarm()
+            self._upper.drained()
+        if not self._reading_paused:
+            self.transport.resume_reading()
+
+    # --- the upper protocol's side -------------------------------------------------------------------------------------
+
+    @property
+    def stale(self) -> bool:
+        """Whether certificates changed or the peer's expired since the handshake."""
+        if self.tls is None:
+            return False
+        return self._generation != self.tls.generation or time.time() >= self.peer.expires
+
+    @property
+    def proven(self) -> bool:
+        """Whether the peer has shown a valid credential."""
+        return self.quota.is_proven(self)
+
+    def prove(self) -> None:
+        """Record that the peer has shown a valid credential."""
+        if not self.health_only:
+            self.quota.prove(self)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes, in one piece; nothing after `close`."""
+        if self.closing:
+            return
+        if self._secure is None:
+            self.transport.write(data)
+            return
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[self._secure.write(rest) :]  # a record each
+        except ssl.SSLError:
+            self.abort()
+            return
+        self._flush()
+
+    def pause_reading(self) -> None:
+        """Take no more bytes from the peer."""
+        self._reading_paused = True
+        if not self.closing:
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Take bytes from the peer again."""
+        self._reading_paused = False
+        if not self.blocked and not self.closing:
+            self.transport.resume_reading()
+
+    def arm(self, seconds: float) -> None:
+        """Abort the connection after so many seconds, instead of any earlier limit."""
+        self.disarm()
+        self._timer = self._loop.call_later(seconds, self.abort)
+
+    def disarm(self) -> None:
+        """Let the connection be, while the service works."""
+        self._waits_for_reader = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def close(self, patience: float | None = None) -> None:
+        """Say good-bye after what was written; what the peer still sends is dropped for `patience` seconds, then it is cut."""
+        if self.closing:
+            return
+        if self._secure is not None:
+            with contextlib.suppress(ssl.SSLError):
+                self._secure.unwrap()  # writes the good-bye, and wants the other end's
+            self._flush()
+        self._end(self.timeouts.goodbye if patience is None else patience)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.closing = True
+        self.disarm()
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        """Close once what runs is answered: the service ends."""
+        if self._upper is None:
+            self.abort()
+        else:
+            self._upper.shutdown()
+
+    # --- details -------------------------------------------------------------------------------------------------------
+
+    def _established(self) -> None:
+        self.peer = peer_of(self._secure)
+        self._upper = self._make_upper(self)
+        if self.peer.role is not None:
+            self.prove()
+        self.arm(self.timeouts.head)
+
+    def _decrypt(self, secure: ssl.SSLObject) -> None:
+        while not self.closing and (self._incoming.pending or secure.pending()):
+            plain = secure.read(RECORD)
+            if not plain:
+                self.close()  # the peer's good-bye
+                return
+            self._control = 0
+            self._deliver(plain)
+
+    def _deliver(self, data: bytes) -> None:
+        assert self._upper is not None
+        self._upper.data_received(data)
+
+    def _flush(self) -> None:
+        if self._outgoing.pending and not self.transport.is_closing():
+            self.transport.write(self._outgoing.read())
+
+    def _refuse_plain(self, data: bytes) -> None:
+        if PLAIN_HTTP.match(data):
+            head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(WRONG_SCHEME)}\r\n"
+            self.transport.write(head.encode() + b"Connection: close\r\n\r\n" + WRONG_SCHEME)
+        self._end(self.timeouts.refused)
+
+    def _end(self, patience: float) -> None:
+        """Send no more; drop what comes until the peer closes or `patience` is over."""
+        self.closing = True
+        self.arm(self.timeouts.answer if self.blocked else patience)
+        if self.transport.is_closing():
+            return
+        with contextlib.suppress(OSError, RuntimeError):
+            self.transport.write_eof()
+            if not self.blocked:
+                self.transport.resume_reading()

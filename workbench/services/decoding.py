@@ -1,0 +1,166 @@
+"""Large pictures of all requests, decoded on one pool of threads within one memory budget.
+
+::
+
+    request --headers--> sum of pixels: refused before anything is decoded
+       |
+       +--picture after picture--> budget (bytes, of the process) --> decode --> uint8 image of the edge's size
+                                   |
+                                   cancelled between pictures, once the request's deadline has passed
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import itertools
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+
+from ..errors import DataError, ServiceError
+from ..pictures import Limits
+from ..quiet import QUIET
+from ..system import Edge
+
+__all__ = ["MemoryBudget", "PictureDecoder"]
+
+MOST_JPEG_PIXELS = 1 << 28  # of a request: JPEGs of one scan, which are decoded at an eighth of their size
+MOST_PIXELS = 1 << 26  # of a request: all other pictures
+BUDGET = 512 << 20  # bytes of all pictures that are being decoded
+PIXEL_BYTES = 24  # of a decoded picture, with its copies: alpha, white ground, turned
+KEPT_BYTES = 8  # a pixel of a JPEG of several scans, all of whose coefficients are kept
+LOOK_S = 0.1  # between two looks whether a request that waits for memory is still wanted
+
+
+class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
+    """The request's deadline has passed."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What decoding a picture takes: pixels of either kind, and bytes of memory."""
+
+    jpeg_pixels: int = 0
+    pixels: int = 0
+    memory: int = 0
+
+
+class MemoryBudget:
+    """Bytes that may be in use at once; a thread that needs more than are free waits."""
+
+    def __init__(self, most: int = BUDGET) -> None:
+        self.most, self.used = most, 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
+        """Hold `needed` bytes; more than there are in all wait until they are alone. Raises Cancelled."""
+        with self._changed:
+            while self.used and self.used + needed > self.most:
+                self._changed.wait(LOOK_S)
+                if cancelled.is_set():
+                    raise Cancelled
+            self.used += needed
+        try:
+            yield
+        finally:
+            with self._changed:
+                self.used -= needed
+                self._changed.notify_all()
+
+
+class PictureDecoder:
+    """Decodes the pictures of requests to images of `size` x `size`, as `Edge.receive` does."""
+
+    def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
+        self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
+        self.budget = budget or MemoryBudget()
+        self._edge, self._size, self._limits, self._threads = edge, size, limits, threads
+
+    def close(self) -> None:
+        """Finish what runs."""
+        self.pool.shutdown()
+
+    async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
+        """Return the images of a request's files, in [0, 1].
+
+        Raises DataError for a picture, or a request, beyond the limits, and ServiceError 504 once `deadline` has passed.
+        """
+        held = list(files)  # emptied at the end: a task that waits for a thread keeps no pictures alive
+        cancelled = threading.Event()
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(deadline):
+                costs = await loop.run_in_executor(self.pool, self._costs, held, cancelled)
+                images: list[torch.Tensor | None] = [None] * len(held)
+                numbers = itertools.count()  # shared: each thread takes the next picture
+                work = [
+                    loop.run_in_executor(self.pool, self._decode, held, costs, images, numbers, cancelled)
+                    for _ in range(min(self._threads, len(held)))
+                ]
+                await asyncio.gather(*work)
+        except (TimeoutError, Cancelled):
+            raise ServiceError("the deadline passed before the pictures were decoded", status=504) from None
+        finally:
+            cancelled.set()
+            held.clear()
+        return torch.cat([image for image in images if image is not None])
+
+    def _costs(self, files: list[bytes], cancelled: threading.Event) -> list[Cost]:
+        """Return what each picture takes, from its header; DataError if their sum is too much for a request."""
+        costs = []
+        for file in list(files):
+            if cancelled.is_set():
+                raise Cancelled
+            costs.append(self._cost(file))
+        jpeg_pixels, pixels = sum(cost.jpeg_pixels for cost in costs), sum(cost.pixels for cost in costs)
+        for claimed, most, kind in (
+            (jpeg_pixels, MOST_JPEG_PIXELS, "JPEGs"),
+            (pixels, MOST_PIXELS, "PNGs and progressive JPEGs"),
+        ):
+            if claimed > most:
+                raise DataError(f"the {kind} of this request claim {claimed:,} pixels; at most {most:,} are read: send fewer")
+        return costs
+
+    def _cost(self, file: bytes) -> Cost:
+        try:
+            scans = self._limits.scans_of(file, f"{len(file)} bytes")
+            with QUIET, Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
+                self._limits.check(picture, scans, f"{len(file)} bytes")
+                full = picture.width * picture.height
+                picture.draft("RGB", (2 * self._size, 2 * self._size))
+                scaled = picture.width * picture.height
+        except DataError:
+            raise
+        except Exception:  # decoding it fails in the same way, and words the error
+            return Cost()
+        if scans == 1:
+            return Cost(jpeg_pixels=full, memory=PIXEL_BYTES * scaled)
+        return Cost(pixels=full, memory=PIXEL_BYTES * scaled + (KEPT_BYTES * full if scans else 0))
+
+    def _decode(
+        self,
+        files: list[bytes],
+        costs: list[Cost],
+        images: list[torch.Tensor | None],
+        numbers: Iterator[int],
+        cancelled: threading.Event,
+    ) -> None:
+        """Decode one picture after another, as long as there are any."""
+        for number in numbers:
+            if cancelled.is_set():
+                raise Cancelled
+            if number >= len(images):
+                return
+            with self.budget(costs[number].memory, cancelled):
+                try:
+                    file = files[number]
+                except IndexError:
+                    raise Cancelled from None
+                images[number] = self._edge.receive([file], self._size, limits=self._limits)

@@ -1,0 +1,319 @@
+"""HTTP/1.1 of an accepted connection, parsed by httptools and handed to an ASGI application, one request at a time.
+
+Every byte that is no delivered body counts against one limit: heads, chunk headers, trailers, empty lines. A second request
+before the first is answered ends the connection. Only while the application works is no timer armed.
+
+uvicorn's own protocol queues pipelined requests without a bound, keeps trailers, and can lose its timers. So uvicorn is used
+for the application's life and for signals alone (docs/services.md says what else was weighed).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http
+import json
+import logging
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from uvicorn.server import ServerState
+
+from .accepted import Accepted
+
+__all__ = ["HEALTH", "HttpProtocol"]
+
+MOST_HEAD = 32 << 10  # bytes of a request that are no delivered body
+MOST_HEADERS = 128  # each costs more memory than bytes
+BODY_SHARE = 128  # of so many delivered bytes one more may be a chunk's header
+READ_AHEAD = 64 << 10  # bytes of a body that wait for the application
+HEALTH = ("/v2/health/live", "/v2/health/ready")
+STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
+
+log = logging.getLogger("workbench.access")
+
+
+class Refused(Exception):  # noqa: N818  (it never leaves this module)
+    """A request that is answered with an error before the application sees it."""
+
+
+class Exchange:
+    """One request and its answer, as ASGI has them."""
+
+    def __init__(self, protocol: HttpProtocol, scope: dict[str, Any], keep_alive: bool, continues: bool) -> None:
+        self.protocol, self.scope, self.keep_alive = protocol, scope, keep_alive
+        self.body, self.more_body, self.delivered = bytearray(), True, False
+        self.gone = self.started = self.complete = False
+        self._continues = continues  # the client waits for a 100 before it sends its body
+        self._changed = asyncio.Event()
+        self._head = b""
+        self._length: int | None = None
+
+    def change(self) -> None:
+        """Wake the application, which waits for more of the body, or for the end."""
+        self._changed.set()
+
+    async def run(self, app: Any) -> None:
+        """Have the application answer; whatever it fails at ends the connection, not the service."""
+        try:
+            await app(self.scope, self.receive, self.send)
+        except Exception as error:  # the services answer their own errors: this is a fault of the code around them
+            log.error("unexpected %s", type(error).__name__, exc_info=Exception(type(error).__name__))
+        if not self.complete and not self.gone:
+            self.protocol.fail()
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next part of the body, or that there is nobody to answer any more."""
+        wire = self.protocol.wire
+        if self._continues and self.more_body and not self.started:
+            self._continues = False
+            wire.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        while not (self.gone or self.complete or (not self.delivered and (self.body or not self.more_body))):
+            wire.resume_reading()
+            self._changed.clear()
+            await self._changed.wait()
+        if self.gone or self.complete:
+            return {"type": "http.disconnect"}
+        body, self.body = bytes(self.body), bytearray()
+        self.delivered = not self.more_body
+        return {"type": "http.request", "body": body, "more_body": self.more_body}
+
+    async def send(self, message: Any) -> None:
+        """Take the head of the answer, then its body; both leave in one write."""
+        if self.gone:
+            return
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message.get("headers", ()))
+            return
+        body: bytes = b"" if self.scope["method"] == "HEAD" else message.get("body", b"")
+        more = message.get("more_body", False)
+        if self._head:
+            if self._length is None:
+                self.keep_alive = self.keep_alive and not more
+                self._head += b"" if more else b"content-length: %d\r\n" % len(body)
+            close = b"" if self.keep_alive else b"connection: close\r\n"
+            body, self._head = b"".join((self._head, close, b"\r\n", body)), b""
+        self.complete = not more
+        self.protocol.wire.write(body)
+        if self.complete:
+            self.protocol.answered(self)
+
+    def _start(self, status: int, headers: Any) -> None:
+        self.started = True
+        lines = [STATUS[status]]
+        for name, value in headers:
+            if b"\r" in value or b"\n" in value or b"\0" in value:
+                raise ValueError("a header of the answer has a line break")
+            if name.lower() == b"connection":
+                self.keep_alive = self.keep_alive and value.lower() != b"close"
+                continue
+            self._length = int(value) if name.lower() == b"content-length" else self._length
+            lines += name, b": ", value, b"\r\n"
+        if status in (204, 304):
+            self._length = 0
+        if self.more_body or self.protocol.leaving or self.protocol.wire.stale:
+            self.keep_alive = False  # what is still to come of the body is dropped with the connection
+        self._head = b"".join(lines)
+
+
+class HttpProtocol:
+    """Requests of one connection, one after another."""
+
+    def __init__(self, wire: Accepted, app: Any, state: ServerState, app_state: dict[str, Any]) -> None:
+        self.wire, self.app, self.state, self._app_state = wire, app, state, app_state
+        self.leaving = False  # the service ends, or the certificates were renewed: no request after this one
+        self._parser = httptools.HttpRequestParser(self)
+        self._exchange: Exchange | None = None
+        self._idle = False  # between requests
+        self._overhead = self._delivered = 0  # bytes since the last answer
+        self._begun = False  # a message, whose head is not whole
+        self._url, self._headers = b"", []  # type: tuple[bytes, list[tuple[bytes, bytes]]]
+        self._refusal: tuple[int, str] | None = None
+        transport = wire.transport
+        self._place = {
+            "server": _pair(transport.get_extra_info("sockname")),
+            "client": _pair(transport.get_extra_info("peername")),
+            "scheme": "http" if wire.tls is None else "https",
+        }
+
+    # --- the connection's side -----------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, within the limits."""
+        if self._idle:
+            self._idle = False
+            self.wire.arm(self.wire.timeouts.head)
+        self._overhead += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._exchange is not None:  # another protocol is not spoken here, and what follows is not read as HTTP
+                self._exchange.keep_alive = False
+        except httptools.HttpParserError:
+            self._refuse()
+            return
+        if self._overhead > MOST_HEAD + self._delivered // BODY_SHARE:
+            self.wire.abort()
+
+    def drained(self) -> None:
+        """Go on after the peer has read the answer."""
+        if self._exchange is None:
+            self._rest()
+        elif self._exchange.more_body:
+            self.wire.arm(self.wire.timeouts.body)
+
+    def connection_lost(self) -> None:
+        """End the request at work: nobody waits for its answer."""
+        if self._exchange is not None:
+            self._exchange.gone = True
+            self._exchange.change()
+
+    def shutdown(self) -> None:
+        """Close after the answer that is under way; at once where there is none."""
+        self.leaving = True
+        if self._exchange is None and not self._begun:
+            self.wire.close()
+
+    # --- the parser's side ---------------------------------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request; a second one before the first is answered is not read."""
+        if self._exchange is not None:
+            self.wire.abort()
+            raise Refused
+        self._begun, self._url, self._headers = True, b"", []
+
+    def on_url(self, url: bytes) -> None:
+        """Take a piece of the target."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes | None) -> None:
+        """Take a header; a trailer is dropped."""
+        if not self._begun:
+            return
+        if len(self._headers) >= MOST_HEADERS:
+            self._refusal = 431, f"a request may have at most {MOST_HEADERS} headers"
+            raise Refused
+        name, value = name.lower(), value or b""
+        if name == b"transfer-encoding" and value.strip().lower() not in (b"chunked", b""):
+            self._refusal = 501, "of transfer codings, chunked alone is read"
+            raise Refused
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """Hand the request to the application."""
+        self._begun = False
+        target = httptools.parse_url(self._url)
+        path = (target.path or b"").decode("ascii")
+        version = self._parser.get_http_version()
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": version,
+            "method": self._parser.get_method().decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": target.path or b"",
+            "query_string": target.query or b"",
+            "root_path": "",
+            "headers": self._headers,
+            "state": self._app_state.copy(),
+            "peer": self.wire.peer,
+            "prove": self.wire.prove,
+            **self._place,
+        }
+        continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
+        keep_alive = version != "1.0" and self._parser.should_keep_alive()
+        self._exchange = exchange = Exchange(self, scope, keep_alive, continues)
+        self.wire.arm(self.wire.timeouts.body)
+        task = self.wire._loop.create_task(exchange.run(self._app_for(scope["path"])))
+        self.state.tasks.add(task)
+        task.add_done_callback(self.state.tasks.discard)
+
+    def on_body(self, body: bytes) -> None:
+        """Keep a part of the body for the application."""
+        exchange = self._exchange
+        if exchange is None or exchange.complete:
+            return
+        self._overhead -= len(body)
+        self._delivered += len(body)
+        exchange.body += body
+        if len(exchange.body) > READ_AHEAD:
+            self.wire.pause_reading()
+        exchange.change()
+
+    def on_message_complete(self) -> None:
+        """Note that the request is whole: from now on the service works."""
+        if self._exchange is not None:
+            self._exchange.more_body = False
+            self._exchange.change()
+            self.wire.disarm()
+
+    # --- the application's side ----------------------------------------------------------------------------------------
+
+    def answered(self, exchange: Exchange) -> None:
+        """Wait for the next request, or close."""
+        self.state.total_requests += 1
+        self._exchange = None
+        if not exchange.keep_alive or self.leaving:
+            self.wire.close(self.wire.timeouts.head if exchange.more_body else None)
+            return
+        self._overhead = self._delivered = 0
+        self.wire.resume_reading()
+        if not self.wire.blocked:
+            self._rest()
+
+    def fail(self) -> None:
+        """End a request that the application left without an answer."""
+        exchange = self._exchange
+        if exchange is None or exchange.started:
+            self.wire.abort()
+            return
+        self._exchange = None
+        self._say(500, "internal error; the service's log names it")
+
+    # --- details -------------------------------------------------------------------------------------------------------
+
+    def _rest(self) -> None:
+        self._idle = True
+        limits = self.wire.timeouts
+        self.wire.arm(limits.idle if self.wire.proven else limits.stranger_idle)
+
+    def _app_for(self, path: str) -> Any:
+        if self.wire.stale:
+            return _refusal(
+                "certificates were renewed, or the client's has expired, since this connection began: connect again"
+            )
+        if self.wire.health_only and path not in HEALTH:
+            return _refusal("too many connections are open")
+        return self.app
+
+    def _refuse(self) -> None:
+        if self.wire.closing:
+            return
+        if self._exchange is not None:  # its answer could not be distinguished from this one
+            self.wire.abort()
+            return
+        self._say(*(self._refusal or (400, "the request is not HTTP/1.1")))
+
+    def _say(self, status: int, text: str) -> None:
+        body = json.dumps({"error": text}).encode()
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
+        self.wire.write(STATUS[status] + head + body)
+        self.wire.close()
+
+
+def _refusal(text: str) -> Any:
+    """Return an application that answers 503, which clients repeat on another connection."""
+    body = json.dumps({"error": text}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    headers += [(b"retry-after", b"1"), (b"connection", b"close")]
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return app
+
+
+def _pair(name: Any) -> tuple[str, int] | None:
+    return (str(name[0]), int(name[1])) if isinstance(name, tuple) and len(name) > 1 else None

@@ -1,0 +1,121 @@
+"""Bounds on open connections: in all and by address, so that connections without credentials cannot take every place.
+
+::
+
+    accepted --> unproven: a bounded number by address; when full, the oldest makes room for the newest
+                   |
+                   certificate or token accepted
+                   v
+                 proven: never closed to make room
+    no place left --> a small reserve, on which health checks alone are answered
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import time
+from collections import Counter
+from typing import Protocol
+
+__all__ = ["ConnectionQuota", "address_key"]
+
+TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 128, 64
+GRACE_S = 0.5  # that an unproven connection has before it can be closed to make room
+
+
+class Connection(Protocol):
+    """What the quota needs to know of a connection."""
+
+    address: str
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class ConnectionQuota:
+    """Counts open connections and decides which are kept.
+
+    At most `total` connections are open, `by_address` of one address, `unproven` of one address that have shown no valid
+    credential. `reserve` places come in addition, for health checks.
+    """
+
+    def __init__(
+        self, total: int = TOTAL, by_address: int = BY_ADDRESS, unproven: int = UNPROVEN, reserve: int = RESERVE
+    ) -> None:
+        self.total, self.by_address, self.unproven, self.reserve = total, by_address, unproven, reserve
+        self._opened: dict[Connection, float] = {}
+        self._counts: Counter[str] = Counter()
+        self._unproven: dict[Connection, None] = {}  # of all addresses, oldest first
+        self._queues: dict[str, dict[Connection, None]] = {}  # the same by address
+        self._reserved: dict[Connection, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._opened)
+
+    def add(self, connection: Connection) -> bool | None:
+        """Register a new connection; return True, False where it may ask for health alone, or None where there is no place."""
+        address = connection.address
+        queue = self._queues.get(address, {})
+        crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address
+        if crowded and not self._make_room(queue):
+            return None
+        full = len(self._opened) - len(self._reserved) >= self.total
+        apart = full and not self._make_room(self._unproven)
+        if apart and len(self._reserved) >= self.reserve and not self._make_room(self._reserved):
+            return None
+        self._opened[connection] = time.monotonic()
+        self._counts[address] += 1
+        if apart:
+            self._reserved[connection] = None
+        else:
+            self._unproven[connection] = None
+            self._queues.setdefault(address, {})[connection] = None
+        return not apart
+
+    def prove(self, connection: Connection) -> None:
+        """Record that a connection's peer has shown a valid credential."""
+        self._forget_unproven(connection)
+
+    def is_proven(self, connection: Connection) -> bool:
+        """Return whether a registered connection's peer has shown a valid credential."""
+        return connection in self._opened and connection not in self._unproven and connection not in self._reserved
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is closed."""
+        if self._opened.pop(connection, None) is None:
+            return
+        self._reserved.pop(connection, None)
+        self._forget_unproven(connection)
+        self._counts[connection.address] -= 1
+        if not self._counts[connection.address]:
+            del self._counts[connection.address]
+
+    def _forget_unproven(self, connection: Connection) -> None:
+        if connection in self._unproven:
+            del self._unproven[connection]
+            queue = self._queues[connection.address]
+            del queue[connection]
+            if not queue:
+                del self._queues[connection.address]
+
+    def _make_room(self, queue: dict[Connection, None]) -> bool:
+        """Close the oldest connection of a queue, unless it has just come; return whether there was one to close."""
+        oldest = next(iter(queue), None)
+        if oldest is None or time.monotonic() - self._opened[oldest] < GRACE_S:
+            return False
+        self.remove(oldest)
+        oldest.abort()
+        return True
+
+
+def address_key(peername: object) -> str:
+    """Return the address by which a peer is counted: IPv4 as it is, of IPv6 the network of 64 bits that one host can have."""
+    host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return host
+    mapped = address.ipv4_mapped
+    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(address), 64), strict=False))

@@ -1,0 +1,221 @@
+"""Where a host's name leads: `user@host:port`, or an alias of the SSH configuration, hop by hop."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import RemoteError
+from .configuration import HostConfig, expand, read_config, tokens_of
+
+__all__ = ["Address", "route"]
+
+CONNECT_S = 15.0
+MOST_HOPS = 8
+NAME = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^@:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
+LISTS = {"ciphers": "Ciphers", "macs": "MACs", "kexalgorithms": "KexAlgorithms", "hostkeyalgorithms": "HostKeyAlgorithms"}
+# What would let in a host whose key is not in known_hosts: never followed, and named in the refusal.
+LOOSER = {
+    "stricthostkeychecking": ("no", "off", "false", "accept-new"),
+    "nohostauthenticationforlocalhost": ("yes", "true"),
+    "verifyhostkeydns": ("yes", "true"),
+}
+
+
+@dataclass(frozen=True)
+class Address:
+    """One hop: where it is, which host keys it may show, and which of the user's keys may be shown to it."""
+
+    name: str  # as the user gave it
+    host: str
+    port: int
+    user: str
+    known_as: str  # in known_hosts
+    known_files: tuple[Path, ...]
+    keys: tuple[Path, ...]
+    agent: str | None  # the agent's socket
+    jumps: tuple[str, ...]
+    timeout: float  # in seconds, of a connection being made
+    config: Path | None = None  # the configuration, if it is not ~/.ssh/config
+    alias: bool = False  # known_as is a HostKeyAlias
+    known_file: Path | None = None  # the first user file that can keep a key
+    asks: bool = True  # StrictHostKeyChecking lets ssh ask about an unknown key
+    revoked: tuple[Path, ...] = ()
+    check_ip: bool = False
+    certificates: tuple[Path, ...] = ()
+    identities_only: bool = False
+    key_kinds: tuple[str, ...] = ()  # PubkeyAcceptedAlgorithms; empty: all
+    allowed: tuple[tuple[str, tuple[str, ...]], ...] = ()  # Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms
+    least_rsa: int = 0  # in bits
+    family: str = "any"
+    source: str | None = None  # BindAddress
+    looser: tuple[str, ...] = ()  # settings that would trust more hosts, and are not followed
+    public_key: bool = True  # PubkeyAuthentication, and not excluded by PreferredAuthentications
+
+    @property
+    def bare_name(self) -> str | None:
+        """The name without its port, under which OpenSSH looks for a host key next."""
+        return self.host.lower() if self.port != 22 and not self.alias else None
+
+    @property
+    def command(self) -> str:
+        """The command line by which OpenSSH goes the same way."""
+        file = f"-F {shlex.quote(str(self.config))} " if self.config else ""
+        named = NAME.fullmatch(self.name)
+        port = f"-p {named['port']} " if named and named["port"] else ""
+        return f"ssh {file}{port}{self.name.removesuffix(':' + named['port']) if named and named['port'] else self.name}"
+
+
+def route(name: str, config: Path | None) -> list[Address]:
+    """Return the hops to a host, itself the last. Raises RemoteError for a name or a configuration that cannot be read."""
+    return _route(name, config, (), 0)
+
+
+def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
+    """As OpenSSH does: the last jump leads on, and is reached by those before it or, without any, by its own configuration."""
+    if depth > MOST_HOPS:
+        raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
+    address = _resolve(name, config, last=depth == 0)
+    jumps = jumps or address.jumps
+    if not jumps:
+        return [address]
+    return [*_route(jumps[-1], config, jumps[:-1], depth + 1), address]
+
+
+def _resolve(name: str, config: Path | None, last: bool) -> Address:
+    given = NAME.fullmatch(name.removeprefix("ssh://").rstrip("/"))
+    if given is None or name.startswith("-") or (given["port"] and not 0 < int(given["port"]) < 65536):
+        raise RemoteError(f"{name!r} names no machine: give user@host:port, or a Host of ~/.ssh/config")
+    asked = given["v6"] or given["host"]
+    found = read_config(asked, given["user"], given["port"], config)
+    file = str(config) if config else "~/.ssh/config"
+    host = found.one("hostname", asked)
+    try:
+        port, timeout = int(given["port"] or found.one("port")), _seconds(found.one("connecttimeout", "none"))
+    except ValueError as error:
+        raise RemoteError(f"{name}: {file} cannot be followed for {asked} ({error}): correct it") from error
+    if not 0 < port < 65536 or not timeout > 0:
+        raise RemoteError(f"{name}: port {port} and ConnectTimeout {timeout:g} cannot be: correct {file}")
+    _check_supported(name, asked, found, file, last)
+    user = given["user"] or found.one("user") or getpass.getuser()
+    alias = found.one("hostkeyalias").lower()
+    tokens = tokens_of(asked, host, port, user, alias)
+    known = [expand(path, tokens, "UserKnownHostsFile") for path in _paths(found.one("userknownhostsfile"))]
+    machine = [expand(path, tokens, "GlobalKnownHostsFile") for path in _paths(found.one("globalknownhostsfile"))]
+    jumps = found.one("proxyjump", "none")
+    return Address(
+        name,
+        host,
+        port,
+        user,
+        alias or (host.lower() if port == 22 else f"[{host.lower()}]:{port}"),
+        tuple(Path(path) for path in (*known, *machine)),
+        tuple(Path(expand(path, tokens, "IdentityFile")) for path in found.all("identityfile") if path.lower() != "none"),
+        _agent(found.one("identityagent"), tokens),
+        () if jumps.lower() == "none" else tuple(re.split(r"\s*,\s*", expand(jumps, tokens, "ProxyJump").strip())),
+        timeout,
+        config,
+        alias=bool(alias),
+        known_file=next((Path(path) for path in known if _keeps(Path(path))), None),
+        asks=found.one("stricthostkeychecking", "ask").lower() not in ("yes", "true"),
+        revoked=tuple(Path(expand(path, tokens, "RevokedHostKeys")) for path in _revoked(found.one("revokedhostkeys"))),
+        check_ip=found.flag("checkhostip"),
+        certificates=tuple(Path(expand(path, tokens, "CertificateFile")) for path in found.all("certificatefile")),
+        identities_only=found.flag("identitiesonly"),
+        key_kinds=_algorithms(found, "pubkeyacceptedalgorithms", f"{name}: {file}")
+        or _algorithms(found, "pubkeyacceptedkeytypes", f"{name}: {file}"),
+        allowed=tuple((LISTS[key], names) for key in LISTS if (names := _algorithms(found, key, f"{name}: {file}"))),
+        least_rsa=int(found.one("requiredrsasize", "0")),
+        family=found.one("addressfamily", "any").lower(),
+        source=found.one("bindaddress") or None,
+        looser=_looser(found),
+        public_key=_public_key(found),
+    )
+
+
+def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: bool) -> None:
+    """Refuse what cannot be honoured, and what OpenSSH would refuse for a command."""
+    if found.one("proxycommand", "none").lower() != "none" and found.one("proxyjump", "none").lower() == "none":
+        raise RemoteError(f"{name}: ProxyCommand is not followed: write ProxyJump for {asked} in {file}")
+    if last and found.one("remotecommand", "none").lower() != "none":
+        raise RemoteError(f"{name}: RemoteCommand of {asked} leaves no room for a command: set RemoteCommand none in {file}")
+    if last and (kind := found.one("sessiontype", "default").lower()) != "default":
+        raise RemoteError(f"{name}: SessionType {kind} of {asked} runs no commands: set SessionType default in {file}")
+
+
+def _seconds(text: str) -> float:
+    """Return a time of OpenSSH (90, 1m30s) in seconds."""
+    if text.lower() == "none":
+        return CONNECT_S
+    if re.fullmatch(r"\d+(\.\d+)?", text):
+        return float(text)
+    if not re.fullmatch(r"(\d+[smhdw])+", text.lower()):
+        raise ValueError(f"ConnectTimeout {text}")
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+    return float(sum(int(number) * units[unit] for number, unit in re.findall(r"(\d+)([smhdw])", text.lower())))
+
+
+def _paths(text: str) -> list[str]:
+    """Split a list of files. `ssh -G` prints names with spaces unquoted: the longest that exists is taken."""
+    words = shlex.split(text) if '"' in text else text.split()
+    paths: list[str] = []
+    while words:
+        joined = (" ".join(words[:end]) for end in range(len(words), 1, -1))
+        path = next((name for name in joined if Path(os.path.expanduser(name)).is_file()), words[0])  # noqa: PTH111
+        words = words[len(path.split()) :]
+        paths.append(path)
+    return [path for path in paths if path.lower() != "none"]
+
+
+def _keeps(path: Path) -> bool:
+    """Return whether a host key written to a file stays there: not in /dev/null."""
+    return path.is_file() or not path.exists()
+
+
+def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
+    """Return a list of algorithms; `ssh -G` prints it whole, without OpenSSH it may change a default that is not known here."""
+    text = found.one(keyword)
+    if text.startswith("-"):
+        raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
+    return () if not text or text[0] in "+^" else tuple(text.split(","))
+
+
+def _revoked(text: str) -> list[str]:
+    return [] if text.lower() in ("", "none") else _paths(text)
+
+
+def _agent(text: str, tokens: dict[str, str]) -> str | None:
+    """Return the socket that IdentityAgent names (without a value: SSH_AUTH_SOCK), or None."""
+    if text.lower() == "none":
+        return None
+    if text in ("", "SSH_AUTH_SOCK"):
+        return os.environ.get("SSH_AUTH_SOCK") or None
+    if re.fullmatch(r"\$\w+", text):
+        return os.environ.get(text[1:]) or None
+    return expand(text, tokens, "IdentityAgent")
+
+
+def _looser(found: HostConfig) -> tuple[str, ...]:
+    names = {
+        "stricthostkeychecking": "StrictHostKeyChecking",
+        "nohostauthenticationforlocalhost": "NoHostAuthenticationForLocalhost",
+        "verifyhostkeydns": "VerifyHostKeyDNS",
+    }
+    words = {"false": "no", "true": "yes"}  # as `ssh -G` prints them
+    set_so = {key: found.one(key).lower() for key, values in LOOSER.items() if found.one(key).lower() in values}
+    settings = [f"{names[key]} {words.get(value, value)}" for key, value in set_so.items()]
+    if found.one("knownhostscommand", "none").lower() != "none":
+        settings.append("KnownHostsCommand")
+    return tuple(settings)
+
+
+def _public_key(found: HostConfig) -> bool:
+    if found.one("pubkeyauthentication", "yes").lower() in ("no", "false"):
+        return False
+    methods = found.one("preferredauthentications")
+    return not methods or "publickey" in methods.split(",")

@@ -1,0 +1,133 @@
+"""Files of an SSH configuration: copied for an OpenSSH that looks into another home, or joined for paramiko's parser.
+
+OpenSSH takes the home folder from passwd, the rest of the workbench from $HOME. Where the two differ (containers, tests),
+`ssh -G` reads a copy in which ~ and relative Includes lead to $HOME.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import shlex
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+
+from ..errors import RemoteError
+
+__all__ = ["copy_of", "inlined", "user_config"]
+
+SYSTEM = Path("/etc/ssh/ssh_config")
+MOST_DEPTH = 16  # of Include, as OpenSSH
+LINE = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.*)")
+PATHS = ("userknownhostsfile", "globalknownhostsfile", "identityagent", "revokedhostkeys")
+
+
+def user_config() -> Path:
+    """Return the user's own configuration."""
+    return Path.home() / ".ssh" / "config"
+
+
+def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
+    """Copy a configuration (None: the user's, then the machine's) and what it includes; return the copy to read.
+
+    `copies` receives the original of each copy. Raises RemoteError for a file that cannot be read.
+    """
+    files: list[tuple[Path, Path]] = []
+    if config is not None:
+        files.append((config.absolute(), user_config().parent))
+    else:
+        files += [(user_config(), user_config().parent)] if user_config().is_file() else []
+        files += [(SYSTEM, SYSTEM.parent)] if SYSTEM.is_file() else []
+        _check_owner(user_config())
+    known = " ".join(f'"{user_config().parent / name}"' for name in ("known_hosts", "known_hosts2"))
+    lines = [f'Match all\nInclude "{_copied(path, base, folder, copies, 0)}"' for path, base in files]
+    top = folder / "config"
+    if config is not None and len(files) == 1:  # errors name the user's file, never this one
+        top = _copied(*files[0], folder, copies, 0)
+        lines = [top.read_text(encoding="utf-8", errors="surrogateescape")]
+    text = "\n".join([*lines, "Match all", f"UserKnownHostsFile {known}", ""])
+    top.write_text(text, encoding="utf-8", errors="surrogateescape")
+    return top
+
+
+def _check_owner(path: Path) -> None:
+    """Refuse a configuration that other users may write, as OpenSSH does."""
+    if not path.is_file():
+        return
+    state = path.stat()
+    if state.st_uid not in (0, os.getuid()) or state.st_mode & 0o022:
+        raise RemoteError(
+            f"the SSH configuration {path} cannot be read (Bad owner or permissions): `chmod go-w {shlex.quote(str(path))}`"
+        )
+
+
+def _copied(path: Path, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> Path:
+    lines = [_line(line, base, folder, copies, depth) for line in _text(path, depth).splitlines()]
+    copy = folder / f"{len(copies)}.conf"
+    copies[str(copy)] = str(path)
+    copy.write_text("\n".join([*lines, ""]), encoding="utf-8", errors="surrogateescape")
+    return copy
+
+
+def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> str:
+    """Return a line with its paths led to $HOME; other lines stay as they are."""
+    match = LINE.match(line)
+    keyword = match[1].lower() if match else ""
+    if match is None or keyword not in ("include", *PATHS):
+        return line
+    try:
+        words = shlex.split(match[2], comments=True)
+    except ValueError:
+        return line  # OpenSSH says what is wrong
+    if keyword == "include":
+        words = [str(_copied(found, base, folder, copies, depth + 1)) for word in words for found in _included(word, base)]
+        return f"Include {_quoted(words)}" if words else ""
+    return f"{keyword} {_quoted([_homed(word) for word in words])}"
+
+
+def _quoted(words: list[str]) -> str:
+    return " ".join('"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"' for word in words)
+
+
+def _homed(word: str) -> str:
+    return str(Path.home() / word[2:]) if word.startswith("~/") else word
+
+
+def _included(pattern: str, base: Path) -> list[Path]:
+    """Return the files that an Include names: a folder among them is passed over, as OpenSSH does."""
+    found = sorted(glob.glob(str(base / _homed(pattern))))  # noqa: PTH207 - it may be absolute
+    return [Path(name) for name in found if not Path(name).is_dir()]
+
+
+def _text(path: Path, depth: int) -> str:
+    if depth > MOST_DEPTH:
+        raise RemoteError(f"{path}: Include leads through more than {MOST_DEPTH} files: does it lead back to itself?")
+    try:
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise RemoteError(f"the SSH configuration {path} cannot be read ({error.strerror}): correct it") from error
+
+
+def inlined(path: Path, depth: int = 0) -> Iterator[str]:
+    """Give the lines of a configuration without comments, and in place of each Include the lines of what it names."""
+    within = False
+    for line in _text(path, depth).splitlines():
+        match = LINE.match(line)
+        keyword, rest = (match[1].lower(), match[2]) if match else ("", "")
+        within = within or keyword in ("host", "match")
+        if keyword != "include":
+            yield _without_comment(line)
+            continue
+        if within:  # it would hold for one host alone, and the lines after it for another
+            raise RemoteError(f"{path}: Include below a Host is not followed without OpenSSH: move it to the top")
+        for word in shlex.split(rest, comments=True):
+            for found in _included(word, user_config().parent):
+                yield from inlined(found, depth + 1)
+        yield "Host *"
+
+
+def _without_comment(line: str) -> str:
+    """Return a line without a comment at its end; a # within a word or within quotes is none."""
+    match = re.match(r'((?:"[^"]*"|[^\s"]|\s+(?!#))*)', line)
+    return match[1].rstrip() if match and not line.lstrip().startswith("#") else ""

@@ -1,0 +1,183 @@
+"""OpenSSH's configuration of one host, as OpenSSH resolves it.
+
+::
+
+    name -> ssh -G -> {keyword: values}            Host, Match, Include, quotes and comments are OpenSSH's own reading
+    name -> paramiko's parser -> {keyword: values} only on a machine without an OpenSSH client
+
+What `ssh -G` leaves raw (tokens, environment variables, ~) is expanded by `expand`.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+
+from ..errors import RemoteError
+from .config_files import copy_of, inlined, user_config
+
+__all__ = ["HostConfig", "expand", "read_config"]
+
+ASK_S = 30.0  # `Match exec` runs programs, CanonicalizeHostname asks the name server
+NOISE = re.compile(r"Pseudo-terminal|terminating, \d+ bad|vdollar_percent_expand")
+DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
+LISTED = ("identityfile", "localforward", "remoteforward")  # by paramiko's parser
+DEFAULTS = {
+    "port": ["22"],
+    "identityfile": [f"~/.ssh/{name}" for name in DEFAULT_KEYS],
+    "userknownhostsfile": ["~/.ssh/known_hosts ~/.ssh/known_hosts2"],
+    "globalknownhostsfile": ["/etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2"],
+}
+
+
+@dataclass(frozen=True)
+class HostConfig:
+    """The resolved keywords of one host, in lower case, each with its values in order."""
+
+    values: Mapping[str, list[str]]
+
+    def all(self, keyword: str) -> list[str]:
+        """Return every value of a keyword, or OpenSSH's defaults."""
+        return self.values.get(keyword) or DEFAULTS.get(keyword, [])
+
+    def one(self, keyword: str, default: str = "") -> str:
+        """Return the first value of a keyword, or the default."""
+        return next(iter(self.all(keyword)), default)
+
+    def flag(self, keyword: str) -> bool:
+        """Return whether a keyword is switched on."""
+        return self.one(keyword).lower() in ("yes", "true", "always")
+
+
+def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
+    """Resolve the configuration of a host. Raises RemoteError for a configuration that OpenSSH would refuse."""
+    program = shutil.which("ssh")
+    try:
+        home = pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:  # OpenSSH refuses to run for a user that passwd does not list
+        program, home = None, ""
+    if program is None or not _is_openssh(program):
+        return _parsed(host, config)
+    if config is None and Path(home) == Path.home():
+        return _ask(program, [], host, user, port, {}, None)
+    if config is not None and Path(home) == Path.home():
+        return _ask(program, ["-F", str(config)], host, user, port, {}, config)
+    with tempfile.TemporaryDirectory(prefix="workbench-ssh-") as folder:
+        copies: dict[str, str] = {}
+        top = copy_of(config, Path(folder), copies)
+        return _ask(program, ["-F", str(top)], host, user, port, copies, config)
+
+
+@functools.cache
+def _is_openssh(program: str) -> bool:
+    """Return whether a program is OpenSSH's client: Dropbear's ignores -G and connects."""
+    try:
+        shown = subprocess.run([program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return b"OpenSSH" in shown.stderr + shown.stdout
+
+
+def _ask(
+    program: str,
+    file: list[str],
+    host: str,
+    user: str | None,
+    port: str | None,
+    copies: Mapping[str, str],
+    config: Path | None,
+) -> HostConfig:
+    """Run `ssh -G` and read its answer; `copies` maps paths in its errors back to the user's files."""
+    command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
+    path = config or user_config()
+    try:
+        shown = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise RemoteError(
+            f"{host}: `ssh -G {host}` did not end within {ASK_S:g} s: does a Match exec of {path} hang, or the name server?"
+        ) from error
+    except OSError as error:
+        raise RemoteError(f"{host}: {program} cannot be started ({error.strerror}): check the OpenSSH client") from error
+    if shown.returncode:
+        raise _refusal(host, path, shown.stderr.decode("utf-8", "replace"), copies)
+    values: dict[str, list[str]] = {}
+    for line in shown.stdout.decode("utf-8", "surrogateescape").splitlines():
+        keyword, _, value = line.partition(" ")
+        values.setdefault(keyword.lower(), []).append(value)
+    return HostConfig(values)
+
+
+def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> RemoteError:
+    """Return OpenSSH's complaint about a configuration as one line."""
+    for copy, original in copies.items():
+        errors = errors.replace(copy, original)
+    reason = next((line.strip() for line in errors.splitlines() if line.strip() and not NOISE.search(line)), "no reason given")
+    if "hostname contains invalid characters" in reason:
+        return RemoteError(f"{host!r} names no machine: give user@host:port, or a Host of ~/.ssh/config")
+    if "jumphost loop" in reason:
+        return RemoteError(f"{host}: ProxyJump of {path} cannot be followed ({reason}): does it lead back to itself?")
+    if re.search(r"Bad configuration option|no argument after keyword|Can't open|Bad owner", reason):
+        return RemoteError(f"the SSH configuration {path} cannot be read ({reason}): correct it")
+    return RemoteError(f"{host}: {path} cannot be followed for {host} ({reason}): correct it")
+
+
+def _parsed(host: str, config: Path | None) -> HostConfig:
+    """Resolve with paramiko's parser, which knows fewer keywords of Match."""
+    path = config or user_config()
+    try:
+        parser = paramiko.SSHConfig.from_file(inlined(path)) if config or path.is_file() else paramiko.SSHConfig()
+        lookup = parser.lookup(host)
+    except (paramiko.SSHException, ImportError, ValueError, KeyError, OSError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RemoteError(f"the SSH configuration {path} cannot be read for {host} ({reason}): correct it") from error
+    values = {key: list(value) if key in LISTED else [value] for key, value in lookup.items()}
+    if "hostname" in lookup and not re.fullmatch(r"[\d.]+|.*:.*", lookup["hostname"]):
+        values["hostname"] = [lookup["hostname"].lower()]
+    return HostConfig(values)
+
+
+def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
+    """Expand ~, %-tokens and ${VAR} in a value. Raises RemoteError for a variable that is not set."""
+
+    def variable(match: re.Match[str]) -> str:
+        if (value := os.environ.get(match[1])) is None:
+            raise RemoteError(f"{tokens['n']}: {keyword} {text}: the environment variable {match[1]} is not set: set it")
+        return value
+
+    def token(match: re.Match[str]) -> str:
+        return variable(match) if match[1] else tokens.get(match[2], match[0])
+
+    return re.sub(r"\$\{(\w+)\}|%(.)", token, os.path.expanduser(text))  # noqa: PTH111 - it may be no path
+
+
+def tokens_of(original: str, host: str, port: int, user: str, alias: str) -> dict[str, str]:
+    """Return the values of OpenSSH's %-tokens for one connection."""
+    local = socket.gethostname()
+    connection = hashlib.sha1(f"{local}{host}{port}{user}".encode()).hexdigest()
+    return {
+        "%": "%",
+        "C": connection,
+        "d": str(Path.home()),
+        "h": host,
+        "i": str(os.getuid()),
+        "k": alias or original,
+        "L": local.split(".")[0],
+        "l": local,
+        "n": original,
+        "p": str(port),
+        "r": user,
+        "u": getpass.getuser(),
+    }

@@ -1,0 +1,335 @@
+"""Connections over SSH: TCP, host-key verification, public-key authentication, channels, keep-alive.
+
+::
+
+    name -> Address for each hop -> TCP, or a channel of the previous hop -> host key -> public key -> SshConnection
+
+Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that does
+not answer keep-alive requests is closed, and everything that waits on it ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko
+from paramiko.packet import Packetizer
+
+from ..errors import RemoteError
+from .addresses import Address, route
+from .host_keys import check_host_key, preferred_kinds
+from .identities import Keyring
+from .remote_process import LostError, Watchdog, printable
+
+__all__ = ["SshConnection", "connect"]
+
+CHANNEL_S, AUTH_S = 15.0, 30.0
+KEEPALIVE_S = 20.0
+BROKEN = (paramiko.SSHException, OSError, EOFError)
+
+Accept = Callable[[paramiko.Channel], None]
+
+log = logging.getLogger("workbench.ssh")
+log.addHandler(logging.NullHandler())
+log.propagate = False  # paramiko logs a traceback for what is one line here
+
+
+class _TimedPacketizer(Packetizer):
+    """Reads packets, and remembers when the last one came."""
+
+    heard: float = float("inf")
+
+    def read_message(self) -> Any:
+        message = super().read_message()
+        self.heard = time.monotonic()
+        return message
+
+
+class SshConnection:
+    """An authenticated connection to a host, and the connections to the hops before it; `connect` opens it."""
+
+    def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
+        self.address, self.transport, self.before = address, transport, before
+        self._accepts: dict[int, Accept] = {}
+        self._requests = threading.Lock()  # paramiko keeps one answer to requests of a connection
+        self._closed = threading.Event()
+        self._process = os.getpid()
+        _CONNECTIONS.add(self)
+        threading.Thread(target=self._keep_alive, args=(keepalive,), name="keepalive", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is open, as far as this side knows, and belongs to this process."""
+        return self.own and self.transport.is_active()
+
+    @property
+    def own(self) -> bool:
+        """Whether it belongs to this process, and not to the one that this was forked from."""
+        return self._process == os.getpid()
+
+    def close(self) -> None:
+        """Close it, and the hops before it."""
+        self._closed.set()
+        self.transport.close()
+        if self.before is not None:
+            self.before.close()
+
+    def session(self) -> paramiko.Channel:
+        """Open a channel for a command. After a LostError no command has run."""
+        return self._open("session", "refuses another session: raise MaxSessions in its sshd_config")
+
+    def dial(self, host: str, port: int) -> paramiko.Channel:
+        """Open a channel to a port that the host reaches."""
+        way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
+        return self._open("direct-tcpip", way, (host, port))
+
+    def _open(self, kind: str, refusal: str, to: tuple[str, int] | None = None) -> paramiko.Channel:
+        name = self.address.name
+        try:
+            return self.transport.open_channel(kind, to, ("127.0.0.1", 0) if to else None, timeout=CHANNEL_S)
+        except paramiko.ChannelException as error:
+            raise RemoteError(f"{name} {refusal} ({printable(error.text)})") from error
+        except BROKEN as error:
+            if to and self.transport.is_active():  # it is that port which does not answer
+                raise RemoteError(f"{name} {refusal} (no answer within {CHANNEL_S:g} s)") from error
+            self.close()
+            raise LostError(f"{name}: the connection was lost") from error
+
+    def listen(self, port: int, accept: Accept) -> int:
+        """Listen on a port of the host's loopback (0: any free one); `accept` gets each connection, on a thread."""
+        name = self.address.name
+        with self._requests, Watchdog(CHANNEL_S, self.transport.close):
+            try:
+                taken = self.transport.request_port_forward("127.0.0.1", port, self._accepted)
+            except BROKEN as error:
+                if not self.transport.is_active():
+                    raise LostError(f"{name}: the connection was lost") from error
+                raise RemoteError(
+                    f"{name} does not listen on its port {port}: it is taken there (0 takes any free one), "
+                    "or its sshd forbids it (AllowTcpForwarding)"
+                ) from error
+        self._accepts[taken] = accept
+        return taken
+
+    def unlisten(self, port: int) -> None:
+        """Stop listening on a port of the host."""
+        self._accepts.pop(port, None)
+        with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
+            if self.transport.is_active():
+                self.transport.global_request("cancel-tcpip-forward", ("127.0.0.1", port))
+
+    def _accepted(self, channel: paramiko.Channel, origin: tuple[str, int], to: tuple[str, int]) -> None:
+        if (accept := self._accepts.get(to[1])) is not None:
+            threading.Thread(target=accept, args=(channel,), name="accept", daemon=True).start()
+        else:
+            threading.Thread(target=channel.close, name="accept", daemon=True).start()
+
+    def _keep_alive(self, deadline: float) -> None:
+        """Send a keep-alive request after a third of `deadline` in silence; close the connection after all of it."""
+        packets = self.transport.packetizer
+        asked: threading.Thread | None = None
+        while not self._closed.wait(deadline / 10) and self.transport.is_active():
+            silent = time.monotonic() - packets.heard if isinstance(packets, _TimedPacketizer) else 0.0
+            if silent > deadline:
+                log.info("%s: silent for %.0f s", self.address.name, silent)
+                self.transport.close()
+            elif silent > deadline / 3 and (asked is None or not asked.is_alive()):
+                asked = threading.Thread(target=self._ping, name="keepalive", daemon=True)
+                asked.start()
+
+    def _ping(self) -> None:
+        with self._requests, contextlib.suppress(*BROKEN):  # on a thread of its own: a link that is down keeps it waiting
+            self.transport.global_request("keepalive@openssh.com")
+
+
+_CONNECTIONS: weakref.WeakSet[SshConnection] = weakref.WeakSet()
+
+
+def _forget() -> None:
+    """In a forked child: the connections are the parent's, so drop them without a packet, not even a disconnect."""
+    for connection in _CONNECTIONS:
+        connection.transport.active = False  # type: ignore[attr-defined]  # no call of paramiko's ends one without a word
+        if isinstance(connection.transport.sock, socket.socket):
+            connection.transport.sock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+def connect(name: str, config: Path | None, keyring: Keyring, keepalive: float = KEEPALIVE_S) -> SshConnection:
+    """Connect to a host, through the hops before it. Raises RemoteError, or LostError if the network is at fault."""
+    connection: SshConnection | None = None
+    hops = route(name, config)
+    for hop in hops:
+        try:
+            connection = _connect(hop, connection, keyring, keepalive)
+        except RemoteError as error:
+            if connection is not None:
+                connection.close()
+            if hop is hops[-1]:
+                raise
+            raise type(error)(f"{name}: its ProxyJump fails: {error}") from error
+    if connection is None:
+        raise RemoteError(f"{name}: there is no way to it")
+    return connection
+
+
+def _connect(address: Address, before: SshConnection | None, keyring: Keyring, keepalive: float) -> SshConnection:
+    link = _dial(address) if before is None else before.dial(address.host, address.port)
+    transport = paramiko.Transport(link, packetizer_class=_TimedPacketizer)
+    try:
+        _greet(transport, address)
+        _authenticate(transport, address, keyring)
+    except BaseException:
+        transport.close()
+        link.close()
+        raise
+    return SshConnection(address, transport, before, keepalive)
+
+
+def _dial(address: Address) -> socket.socket:
+    """Open a TCP connection to a host."""
+    name, where = address.name, f"{address.host} port {address.port}"
+    try:
+        return _first_of(address)
+    except socket.gaierror as error:
+        raise LostError(
+            f"{name}: the name {address.host} does not resolve ({error.strerror}): check it, or give HostName in ~/.ssh/config"
+        ) from error
+    except ConnectionRefusedError as error:
+        raise LostError(f"{name}: {where} refuses connections: does sshd run there, and on this port?") from error
+    except TimeoutError as error:
+        raise LostError(
+            f"{name}: {where} did not answer within {address.timeout:g} s: check the address, the network and the firewall"
+        ) from error
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LostError(f"{name}: {where} cannot be reached ({reason}): check the address and the network") from error
+
+
+def _first_of(address: Address) -> socket.socket:
+    """Connect to the first of a name's addresses that answers, of the family that AddressFamily allows."""
+    family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
+    failure: OSError | None = None
+    for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
+        link = socket.socket(kind, socket.SOCK_STREAM)
+        try:
+            link.settimeout(address.timeout)
+            if address.source is not None:
+                link.bind((address.source, 0))
+            link.connect(where)
+        except OSError as error:
+            link.close()
+            failure = error
+        else:
+            return link
+    raise failure or OSError("it has no address")
+
+
+def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
+    """Leave out the algorithms that the configuration leaves out."""
+    options.key_types = preferred_kinds(address, options.key_types)
+    for keyword, name in {
+        "Ciphers": "ciphers",
+        "MACs": "digests",
+        "KexAlgorithms": "kex",
+        "HostKeyAlgorithms": "key_types",
+    }.items():
+        here = getattr(options, name)
+        allowed = dict(address.allowed).get(keyword, here)
+        setattr(options, name, tuple(each for each in here if each in allowed))
+        if not getattr(options, name):
+            raise RemoteError(
+                f"{address.name}: {keyword} allows only {', '.join(allowed)}, none of which is supported here: "
+                f"add one of {', '.join(here) or 'those of a known host key'}"
+            )
+
+
+def _greet(transport: paramiko.Transport, address: Address) -> None:
+    """Exchange keys, and verify the host key."""
+    transport.set_log_channel(log.name)
+    transport.banner_timeout = transport.handshake_timeout = address.timeout
+    transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
+    _restrict(transport.get_security_options(), address)
+    try:
+        transport.start_client(timeout=address.timeout + 1.0)
+        key = transport.get_remote_server_key()
+    except BROKEN as error:
+        reason = (isinstance(error, paramiko.SSHException) and printable(str(error))[:200]) or "it hung up"
+        if "no acceptable" in reason:
+            raise RemoteError(
+                f"{address.name}: {address.host} port {address.port} has no algorithm in common with this side ({reason}): "
+                "see HostKeyAlgorithms, KexAlgorithms, Ciphers and MACs of both"
+            ) from error
+        raise LostError(
+            f"{address.name}: what listens on {address.host} port {address.port} did not greet as an SSH server within "
+            f"{address.timeout:g} s ({reason}): check the port, and the server's log"
+        ) from error
+    sock = transport.sock
+    peer = sock.getpeername()[0] if isinstance(sock, socket.socket) and sock.family != socket.AF_UNIX else ""
+    check_host_key(address, key, peer)
+
+
+def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
+    """Offer keys until one is accepted."""
+    if not address.public_key:
+        raise RemoteError(
+            f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "
+            f"offered: allow publickey for {address.name} in ~/.ssh/config"
+        )
+    tried: list[str] = []
+    problems: list[str] = []
+    with contextlib.closing(keyring.offers(address, problems)) as offers:
+        for label, key in offers:
+            tried.append(label)
+            if _offer(transport, address, key, tried, problems):
+                return
+    raise _refused(address, tried, problems)
+
+
+def _offer(
+    transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
+) -> bool:
+    """Offer a key; return whether it was accepted. Raises RemoteError if no other key can be."""
+    try:
+        more = transport.auth_publickey(address.user, key)
+    except paramiko.BadAuthenticationType as error:
+        methods = printable(", ".join(error.allowed_types))
+        raise RemoteError(
+            f"{address.name} lets nobody in by a key (but by {methods}): allow PubkeyAuthentication there"
+        ) from error
+    except paramiko.AuthenticationException:
+        if transport.is_active():
+            return False
+        hung_up = "; it hung up after so many: set IdentityFile and IdentitiesOnly yes"
+        raise _refused(address, tried, problems, hung_up) from None
+    except BROKEN as error:
+        raise LostError(f"{address.name}: the connection was lost while keys were tried") from error
+    if more:
+        raise RemoteError(
+            f"{address.name} asks for more than a key ({printable(', '.join(more))}): allow a key alone for {address.user}"
+        )
+    return True
+
+
+def _refused(address: Address, tried: Sequence[str], problems: Sequence[str], more: str = "") -> RemoteError:
+    unusable = f" ({'; '.join(dict.fromkeys(problems))})" if problems else ""
+    if not tried:
+        return RemoteError(
+            f"{address.name}: there is no key to show{unusable}: make one by `ssh-keygen`, or name it as IdentityFile in "
+            "~/.ssh/config"
+        )
+    return RemoteError(
+        f"{address.name} does not let {address.user} in with {', '.join(tried)}{more}: is the user right (User), and the "
+        f"public key in ~{address.user}/.ssh/authorized_keys there?{unusable}"
+    )

@@ -1,0 +1,316 @@
+"""A command that runs on a machine, here or over SSH: its input, its outputs, its status, and its end with its caller.
+
+::
+
+    run, stream    exec sh -c LEASE: input, then silence --stdin--> the command, stdin that ends is the lease that ends it
+    put, get       the command itself; the end of its standard input is the end of the file
+
+OpenSSH does not signal a command whose channel was closed: a silent one would stay for ever. Its standard input does end, with
+the channel, the connection and this process, however these end. So the remote shell waits for that, and ends the command.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Self
+
+import paramiko
+
+from ..errors import RemoteError
+from .login_shell import MarkedOutput
+
+__all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
+
+CHUNK = 32 << 10  # what one SSH packet carries
+LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
+GRACE_S = 3.0  # from TERM to KILL
+
+# $0 is this text, $1 the length of the input. A session that sshd starts leads a process group; where another server's does
+# not, setsid makes one. What waits for the lease's end starts when the input has been read, and nobody waits for it; the shell
+# itself outlives TERM, so that it ends when the command has. `kill -NAME -$$` is the form that dash, bash and busybox share.
+LEASE = (
+    'kill -0 -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
+    "n=$1; shift; exec 3<&0; "
+    '{ exec 2>/dev/null; [ "$n" = 0 ] || head -c "$n" <&3; exec >&-; '
+    '{ cat <&3 >/dev/null; kill -0 $$ && { trap "" TERM; kill -TERM -$$; sleep 3; kill -KILL -$$; }; } & } '
+    '| "$@" 3<&- & trap "" TERM; wait $!'
+)
+
+
+class LostError(RemoteError):
+    """Raised when a connection cannot be opened or was lost: a running command may have completed or not."""
+
+
+class NotRunError(RemoteError):
+    """Raised when a login shell ended well without running the command; its message is the last line that it printed."""
+
+
+def leased(command: Sequence[str], length: int) -> list[str]:
+    """Wrap a command so that it gets `length` bytes of input, and is ended when the channel's input ends."""
+    return ["sh", "-c", LEASE, LEASE, str(length), *command]
+
+
+def last_line(errors: bytes) -> str:
+    """Return the last line of a command's standard error, fit for an error's line."""
+    lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
+    return printable(lines[-1])[:300] if lines else ""
+
+
+def printable(text: str) -> str:
+    """Return what another machine sent, without control characters, fit for an error's line."""
+    return "".join(letter for letter in text if letter.isprintable())
+
+
+class Watchdog:
+    """Calls `on_timeout` once if it was not extended for so many seconds (None: never); a context manager."""
+
+    def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
+        self._seconds, self._on_timeout = seconds, on_timeout
+        self._due = time.monotonic() + (seconds or 0.0)
+        self._ended = threading.Event()
+        self.timed_out = False
+
+    def __enter__(self) -> Self:
+        if self._seconds is not None:
+            threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def extend(self, extra: float = 0.0) -> None:
+        """Restart the time, with some seconds more."""
+        self._due = time.monotonic() + (self._seconds or 0.0) + extra
+
+    def _watch(self) -> None:
+        while (left := self._due - time.monotonic()) > 0:
+            if self._ended.wait(left):
+                return
+        self.timed_out = True
+        with contextlib.suppress(Exception):  # a connection that breaks just now has ended it, too
+            self._on_timeout()
+
+
+class RemoteProcess(abc.ABC):
+    """A running command. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
+
+    def __init__(self) -> None:
+        self.ended = False  # by `end`, before it had ended on its own
+        self._kept = bytearray()
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abc.abstractmethod
+    def write(self, data: bytes) -> None:
+        """Write to its standard input. Raises BrokenPipeError if it reads no more."""
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """End its input."""
+
+    @abc.abstractmethod
+    def read(self) -> bytes:
+        """Return some of its output; nothing after the end."""
+
+    @abc.abstractmethod
+    def wait(self) -> int:
+        """Return the exit status, or -1 if it is unknown. Raises LostError if the connection ended first."""
+
+    @abc.abstractmethod
+    def end(self) -> None:
+        """End it, and release every waiting reader; from any thread."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """End it if it still runs, and release its resources."""
+
+    def feed(self, data: bytes) -> None:
+        """Write input on a thread, so that the caller can read meanwhile."""
+        if data:
+            self._begin(lambda: self._feed(data))
+
+    def errors(self) -> bytes:
+        """Return its standard error so far."""
+        self._threads[0].join(1.0)
+        return bytes(self._kept)
+
+    def lines(self) -> Iterator[bytes]:
+        """Give the lines of its output as they arrive, without line ends."""
+        left = b""
+        while part := self.read():
+            *whole, left = (left + part).split(b"\n")
+            yield from whole
+            if len(left) > LIMIT:
+                yield left
+                left = b""
+        if left:
+            yield left
+
+    def _drain(self, read: Callable[[], bytes]) -> None:
+        def run() -> None:
+            with contextlib.suppress(OSError, ValueError, EOFError, paramiko.SSHException):
+                while part := read():
+                    self._kept += part
+                    del self._kept[:-LIMIT]
+
+        self._begin(run)
+
+    def _begin(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, name="remote-process", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _feed(self, data: bytes) -> None:
+        view = memoryview(data)
+        with contextlib.suppress(BrokenPipeError):
+            for start in range(0, len(data), CHUNK):
+                self.write(bytes(view[start : start + CHUNK]))
+
+
+class ChannelProcess(RemoteProcess):
+    """A command on a host, over an SSH channel that began with a mark."""
+
+    def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
+        super().__init__()
+        self._channel, self._mark = channel, mark
+        self._output = MarkedOutput(mark)
+        self._drain(lambda: channel.recv_stderr(CHUNK))
+
+    def write(self, data: bytes) -> None:
+        """Send over the channel; waits while its window is full."""
+        try:
+            self._channel.sendall(data)
+        except (OSError, EOFError, paramiko.SSHException) as error:
+            raise BrokenPipeError from error
+
+    def finish(self) -> None:
+        """Send the end of input."""
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.shutdown_write()
+
+    def read(self) -> bytes:
+        """Return output as soon as there is some."""
+        try:
+            while part := self._channel.recv(CHUNK):
+                if output := self._output.feed(part):
+                    return output
+        except (OSError, EOFError, paramiko.SSHException):  # the window is updated over a connection that broke
+            pass
+        return self._output.take()
+
+    def errors(self) -> bytes:
+        """Return its standard error, without what the login shell printed before it."""
+        errors = super().errors()
+        return errors.partition(self._mark)[2] if self._mark in errors else errors
+
+    def wait(self) -> int:
+        """Return the exit status that was sent."""
+        status = self._channel.recv_exit_status()
+        if status == 0 and not self.ended and not self._output.begun and self._mark not in super().errors():
+            raise NotRunError(last_line(self._output.greeting))
+        if status == -1 and not self.ended:
+            transport = self._channel.get_transport()
+            transport.join(1.0)  # its thread ends where the connection did
+            if not transport.is_active():
+                raise LostError("the connection was lost")
+        return status
+
+    def end(self) -> None:
+        """Close the channel; the lease ends the command."""
+        self.ended = True
+        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
+
+    def close(self) -> None:
+        """Close the channel."""
+        self.end()
+        for thread in self._threads:
+            thread.join(GRACE_S)
+
+
+class LocalProcess(RemoteProcess):
+    """A command on this machine, in its own session."""
+
+    def __init__(self, command: Sequence[str], home: Path) -> None:
+        super().__init__()
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(
+            command, cwd=home, stdin=pipe, stdout=pipe, stderr=pipe, bufsize=0, start_new_session=True
+        )
+        self._input, self._output, self._errors = self._pipes()
+        self._drain(lambda: self._available(self._errors))
+
+    def _pipes(self) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+        process = self._process
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise RuntimeError("a process without pipes")
+        return process.stdin, process.stdout, process.stderr
+
+    def write(self, data: bytes) -> None:
+        """Write to its pipe."""
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._input.fileno(), view) :]
+        except (OSError, ValueError) as error:
+            raise BrokenPipeError from error
+
+    def finish(self) -> None:
+        """Close its pipe."""
+        self._input.close()
+
+    def read(self) -> bytes:
+        """Return output as soon as there is some."""
+        return self._available(self._output)
+
+    def _available(self, pipe: IO[bytes]) -> bytes:
+        """Return what a pipe has, as soon as it has something; nothing at its end, or after `end`."""
+        poll = select.poll()
+        poll.register(pipe.fileno(), select.POLLIN)
+        while not poll.poll(100):
+            if self.ended:  # what has left the command's session may hold the pipe open
+                return b""
+        return os.read(pipe.fileno(), CHUNK)
+
+    def wait(self) -> int:
+        """Return the exit status as a shell reports it."""
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status
+
+    def end(self) -> None:
+        """Send TERM to its session and, if that is not enough, KILL."""
+        self.ended = True
+        self._signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(GRACE_S)
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
+
+    def close(self) -> None:
+        """End it, and close its pipes."""
+        if self._process.poll() is None:
+            self.end()
+        self.ended = True
+        self._process.wait()
+        for thread in self._threads:
+            thread.join(GRACE_S)
+        for pipe in (self._input, self._output, self._errors):
+            with contextlib.suppress(OSError):
+                pipe.close()
