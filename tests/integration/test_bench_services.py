@@ -55,7 +55,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     for each in result["open"]:
         assert each["relaxation_s"] > 0
         assert each["warm_up"] >= 0
-    assert "p99" in result["soak"]["ms"], "the soak's percentiles stand beside the open loop's"
+    assert "p99" in result["soak"]["ms"], "the soak's percentiles stand next to the open loop's"
     single = result["single"]
     assert set(single["components"]) == set(COMPONENTS)
     assert 0.98 < single["covered"] < 1.02

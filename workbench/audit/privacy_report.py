@@ -152,7 +152,7 @@ def _neural(result: Result) -> bool:
 
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
-    """Return each attacker that was tried, in a sentence, with the views that he had."""
+    """Return each attacker with a sentence and the views that it had."""
     views: dict[str, list[str]] = {}
     knows: dict[str, str] = {}
     for row in result["rows"]:
@@ -205,7 +205,7 @@ def _fails(result: Result) -> list[str]:
     for name, area in result["membership"].items():
         if area["low"] > 1 / 2:
             said.append(
-                f"Training pictures, from {VIEWS[name][0]}: the generator's own are told from new ones in {percent(area)} "
-                "of comparisons (half would be chance)."
+                f"Training pictures, from {VIEWS[name][0]}: the generator's own are distinguished from new ones in "
+                f"{percent(area)} of comparisons (half would be chance)."
             )
     return said

@@ -269,7 +269,7 @@ class Audit:
     # --- linking and membership --------------------------------------------------------------------------------------------
 
     def linked(self, view: str) -> Estimate:
-        """Return how well two captures of one picture are told from captures of two pictures of its class (area under ROC).
+        """Return how well two captures of one picture are distinguished from two pictures of its class (area under ROC).
 
         The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of the
         two observations, averaged over squares of `pooled(view)` pixels: a low-pass distance ignores the generator's noise.

@@ -23,8 +23,8 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[
     `over` is the gain of max(control, attack): every attacker can fall back on the control. `failed` names the measures in
     which no attacker reached the control; that is the attacks' failure and no evidence of protection. `interval` is the 95 %
     interval of the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`.
-    `over_label` is the gain over attackers who saw nothing but the cloud's answer, if these were tried: where the cloud errs,
-    the true label flatters the protection.
+    `over_label` is the gain over attackers who saw nothing but the cloud's answer, if these were tried: the true label
+    flatters the protection whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]

@@ -76,9 +76,9 @@ class Observed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
-    """What an attacker learns from: pictures of his own (N x 3 x H x W in [0, 1]), what was seen of them, their true labels.
+    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations, their true labels.
 
-    `labels` is None where the pictures show none of the classes.
+    `labels` is None if the pictures show none of the classes.
     """
 
     observed: Observed
@@ -97,7 +97,7 @@ class Pairs:
 
 
 class Kept(Generic[Made]):
-    """The last few things that were made; who asks for one that is being made waits for it."""
+    """A cache of the last few values; a second caller waits while the first computes a value."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Future[Made]] = {}
@@ -110,7 +110,7 @@ class Kept(Generic[Made]):
         return iter([each.result() for each in self._made.values()])
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what is kept under a key; what is not there is made, by the first who asks."""
+        """Return the cached value of a key; the first caller computes a missing one."""
         with self._lock:
             future = self._made.get(key)
             mine = future is None
@@ -234,7 +234,7 @@ class Observer:
 
 
 def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
-    """Let an attacker send `n` pictures of his own through the edge, as any client may, and keep what the view shows of them.
+    """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
     `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
     The last few that were protected are kept, for other views and codecs. Raises UsageError for another source, DataError where

@@ -93,7 +93,7 @@ class _EndToEnd:
         self.bytes: list[float] = []
 
     def send(self, requests: int, counts: bool = True) -> None:
-        """Send so many batches; those that do not count warm up."""
+        """Send `requests` batches; batches that do not count are the warm-up."""
         for _ in range(requests):
             first = self.sent * self.batch % (len(self.images) - self.batch + 1)
             part = self.images[first : first + self.batch]

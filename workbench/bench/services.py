@@ -304,11 +304,11 @@ def _single(site: Site, system: System, images: Images, requests: int) -> dict[s
         start = time.perf_counter()
         system.recognise(image)
         own.append(1e3 * (time.perf_counter() - start))
-    told = {key: value for key, value in found.items() if key not in ("components", "ms")}
-    told["components"] = {name: each.as_dict() for name, each in found["components"].items()}
-    told["ms"] = {name: each.as_dict() for name, each in found["ms"].items()}
-    told["in_process_ms"] = {f"p{each}": float(np.percentile(own, each)) for each in PERCENTS}
-    return told
+    result = {key: value for key, value in found.items() if key not in ("components", "ms")}
+    result["components"] = {name: each.as_dict() for name, each in found["components"].items()}
+    result["ms"] = {name: each.as_dict() for name, each in found["ms"].items()}
+    result["in_process_ms"] = {f"p{each}": float(np.percentile(own, each)) for each in PERCENTS}
+    return result
 
 
 def _saturated(

@@ -21,7 +21,7 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 
 
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over the perturbation's strength, with the target's accuracy beside.
+    """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
     `rows` are those of `audit.curves.of_strength`, `control` is the row of the class's mean image, `recognisable` the values
     from which on a reconstruction counts as recognisable.

@@ -27,7 +27,7 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's beside it on an axis of its own.
+    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's on an axis of its own.
 
     A row of `ours` is a result of `bench.energy.energy`. Thin bars are the range over the assumptions, thick ones the 95 %
     interval over repetitions. `paper` has mJ a picture by the same names (empty: no second panel).
@@ -61,7 +61,7 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 
 
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
-    """Draw each arrangement's energy in percent of the baseline's: ours with its interval and its range, the paper's beside it.
+    """Draw each arrangement's energy in percent of the baseline's: ours with its range and its interval, and the paper's.
 
     A row of `ours` is one of `bench.energy.shares`; `paper` has percent by the same names.
     """
@@ -87,7 +87,7 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value beside it, right of `right`."""
+    """Write each bar's value to the right of `right`."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
