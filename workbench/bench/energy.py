@@ -36,6 +36,7 @@ from scipy.special import stdtrit
 from torch import Tensor as Images
 from tqdm.auto import tqdm
 
+from ..certs import Role
 from ..client import new_loop
 from ..errors import RunError, UsageError, unknown
 from ..metrics import Estimate, mean
@@ -228,13 +229,14 @@ def measure(
     with ExitStack() as stack:
         local = stack.enter_context(Local())
         url = _start(local, phone.name, stage.codec, pair)
+        role: Role = "edge" if phone.name == "pmc2" else "cloud"
         counter = stack.enter_context(Link(url))
         pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's own thread runs a loop already
         runner = asyncio.Runner(loop_factory=new_loop)
         stack.callback(lambda: pool.submit(runner.close).result())
-        door = Connection(url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
+        door = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
         stack.callback(lambda: pool.submit(_on_one_thread, runner, door.__aexit__()).result())
-        sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, phone, stage.target, images, batch)).result()
+        sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, role, phone, stage.target, images, batch)).result()
         for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
             turn = pool.submit(_on_one_thread, runner, _turn(phone, door, stage.target, images, batch)).result()
             if number < 0:
@@ -268,9 +270,9 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
     return edge.url
 
 
-async def _bytes(counter: Link, local: Local, phone: Phone, model: str, images: Images, batch: int) -> float:
+async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
     """Return the bytes an image that this phone sends on an open connection: payload, HTTP and TLS."""
-    async with Connection(counter.url, lambda: client_context(local.certs, "client"), attempt_s=60.0) as door:
+    async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as door:
         await _turn(phone, door, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
         few = images[: max(batch, min(len(images), 64) // batch * batch)]
