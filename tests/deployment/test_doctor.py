@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.servers import answering, send
+from tests.support.sshd import Ground, missing
 from workbench.__main__ import main
 from workbench.deployment.containers import Containers
 from workbench.deployment.doctor import Doctor, Finding, clusters, guests, hosts, network
@@ -36,7 +37,6 @@ from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving
 from .cluster import Cluster, Object, equip
-from .conftest import Ground, missing
 from .test_containers import kubectl  # noqa: F401  (a fixture)
 from .test_manifests import CLOUD, CONFIDENTIAL, DEVELOPMENT
 
@@ -136,7 +136,10 @@ device = "cuda"
 python = {python}
 listen = "127.0.0.1:8444"
 address = "127.0.0.1:{port}"
+[client]
+policy = "policy.toml"
 """
+POLICY = f'measurements = ["{"a" * 96}"]\ninitdata = "any"\nminimum_tcb = "any"\n'
 
 
 def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -180,6 +183,7 @@ def site(
         config = json.dumps(str(kubeconfig(tmp_path / "kubeconfig", api)))
         values = {"image": image, "url": url, "kubectl": json.dumps(kubectl), "kubeconfig": config}
         path.write_text(PLAN.format(**values, python=json.dumps(sys.executable), port=url.rpartition(":")[2]))
+        path.with_name("policy.toml").write_text(POLICY)
         yield Site(home, cluster, path, ground.config(), ground["edge"].port)
 
 
