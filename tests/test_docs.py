@@ -32,7 +32,7 @@ SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
 EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit", "sudo")
 OURS = ("make", "papermill", "python", "workbench", ".venv/bin/workbench")
-TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles")
+TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
 
 class Command(NamedTuple):
