@@ -50,7 +50,7 @@ format: $(STAMP) ## format the code, strip the notebooks
 	$(BIN)/nbstripout notebooks/*.ipynb
 
 lock: $(STAMP)  ## the locked packages of hosts and images, anew (needs uv)
-	$(BIN)/python tools/lock.py
+	$(BIN)/python tests/lock.py
 
 clean:          ## remove the environment (data/ stays)
 	rm -rf .venv build *.egg-info

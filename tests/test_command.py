@@ -17,7 +17,7 @@ import torch
 
 from workbench import __version__, runs, weights
 from workbench.__main__ import main
-from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, page
+from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, privacy_report
 from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
 from workbench.training import Settings, recipes
@@ -270,7 +270,7 @@ def test_audit_prints_exactly_one_json_object_and_keeps_the_same(
     assert {row["view"] for row in result["rows"]} == {"label"}
     assert all(len(sha) == 64 for sha in result["weights"].values())
     assert "audit: 100%" in err
-    assert shown.read_text(encoding="utf-8") == page.render(result)
+    assert shown.read_text(encoding="utf-8") == privacy_report.render(result)
     assert {each.name for each in tmp_path.iterdir() if each.is_file()} == {"audit.json", "audit.html"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,20 @@ import pytest
 import torch
 
 from workbench.bench import energy as bench
-from workbench.bench.energy import ARRANGEMENTS, PARTS, RANGES, Assumptions, CpuClock, Measured, Phone, energy, share, watts
+from workbench.bench.energy import (
+    ARRANGEMENTS,
+    PARTS,
+    RANGES,
+    SCENARIOS,
+    Assumptions,
+    CpuClock,
+    Measured,
+    Phone,
+    energy,
+    share,
+    student,
+    watts,
+)
 from workbench.bench.sensors import Battery, Rapl, find_sensor
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
@@ -41,12 +56,13 @@ def measured(name: str = "pp") -> Measured:
 
 
 def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
-    found = energy(measured(), Assumptions(cpu_w=2.0, joules_per_byte=5e-6, wait_w=0.5))
+    found = energy(measured(), Assumptions(cpu_w=2.0, joules_per_byte=5e-6, wait_w=0.5, slowdown=1.0))
     assert found["cpu_ms"].value == pytest.approx(9.5)
     parts = {part: each.value for part, each in found["parts_mj"].items()}
     # ms times W is mJ; 5 µJ a byte is 5 mJ a kB; 3 and 2 ms are waited
-    assert parts == pytest.approx({"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25})
-    whole = mean([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
+    wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "tail": 0.0}
+    assert parts == pytest.approx(wanted)
+    whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
     assert found["mj"] == Estimate(
         *(pytest.approx(x) for x in (whole.value, whole.low, whole.high)), 2, pytest.approx(whole.std)
     )
@@ -68,26 +84,60 @@ def test_a_slower_phone_takes_longer_at_the_same_power() -> None:
 
 
 def test_measured_power_goes_before_the_assumed_and_the_result_says_so() -> None:
-    assumed = Assumptions(cpu_w=100.0, joules_per_byte=0.0)
+    assumed = Assumptions(cpu_w=100.0, joules_per_byte=0.0, wait_w=0.0, slowdown=1.0)
     found = energy(measured(), assumed, [4.0, 6.0], "measured RAPL, this machine's processor")
     assert found["mj"].value == pytest.approx((9 * 4 + 10 * 6) / 2)
     assert found["power_w"].value == 5.0
     assert found["source"].startswith(
         "measured RAPL, this machine's processor: 5.00 W a busy core above rest; assumed: 0 µJ a byte"
     )
-    assert found["range_mj"] == pytest.approx([48.0, 48.0]), "nothing was assumed"
+    least, most = found["range_mj"]
+    assert least == pytest.approx(9.5 * 5.0), "the mean power, at the least of what is still assumed"
+    radio, waiting = 1.5e6 * RANGES["joules_per_byte"][1], 2.5 * RANGES["wait_w"][1]
+    assert most == pytest.approx(9.5 * 5.0 * RANGES["slowdown"][1] + radio + waiting), "the core's power is not assumed"
 
 
-def test_the_range_is_that_of_what_was_assumed_and_holds_the_figure_itself() -> None:
-    assumed = Assumptions(cpu_w=1.0, joules_per_byte=4e-6)
+def test_the_range_over_what_is_assumed_comes_first_and_holds_the_figure_itself() -> None:
+    assumed = Assumptions()
     found = energy(measured(), assumed)
+    assert next(iter(found)) == "range_mj"
     least, most = ({name: bounds[end] for name, bounds in RANGES.items()} for end in (0, 1))
     ends = [energy(measured(), Assumptions(**each))["mj"].value for each in (least, most)]
     assert found["range_mj"] == pytest.approx(ends)
-    beyond = energy(measured(), Assumptions(cpu_w=50.0, joules_per_byte=1.0))
+    assert ends[0] < found["mj"].value < ends[1]
+    beyond = energy(measured(), Assumptions(cpu_w=50.0, joules_per_byte=1.0, wait_w=9.0, slowdown=40.0))
     assert beyond["range_mj"][0] < beyond["mj"].value == pytest.approx(beyond["range_mj"][1])
-    only_radio = energy(measured(), assumed, [1.0])["range_mj"]
-    assert only_radio == pytest.approx([9.5 + 1.5e6 * RANGES["joules_per_byte"][end] for end in (0, 1)])
+
+
+def test_ten_repetitions_have_students_interval() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0]
+    found, normal = student(values), mean(values)
+    assert found.value == normal.value
+    assert (found.high - found.value) / (normal.high - normal.value) == pytest.approx(2.262157 / 1.959964, rel=1e-5)
+
+
+def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
+    four, one = (replace(measured(), batch=batch) for batch in (4, 1))
+    tail = Assumptions(tail_j=0.4)
+    assert energy(four, tail)["parts_mj"]["tail"].value == pytest.approx(100.0)
+    assert energy(one, tail)["parts_mj"]["tail"].value == pytest.approx(400.0)
+    assert "0.4 J of tail after a request" in energy(one, tail)["source"]
+
+
+def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangement() -> None:
+    light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
+    found = bench.shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
+    assert list(found["scenarios"]) == list(SCENARIOS)
+    stream, wifi, lte = found["scenarios"].values()
+    assert stream < wifi < 1
+    assert lte > 0.99, "what the phone computes no longer matters"
+
+
+def test_what_protection_costs_over_none_has_an_interval() -> None:
+    both = {name: measured(name) for name in ("none", "pp", "pmc2")}
+    found = bench.shares(both, Assumptions(), {})
+    assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
+    assert "over_none" not in found["none"]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +157,7 @@ def test_assumptions_that_make_no_sense_are_refused(name: str, value: float, wor
 
 def test_every_range_holds_its_default_and_says_who_measured_it() -> None:
     for name, (low, high, who) in RANGES.items():
-        assert low < getattr(Assumptions(), name) < high
+        assert low < getattr(Assumptions(), name) < high, "the default is neither end"
         assert re.search(r"20\d\d|'\d\d", who)
 
 
@@ -122,13 +172,16 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
     light = Measured("pmc2", 4, 8, {"compression": [0.5, 0.5], "generator": [0.0, 0.0], "sending": [0.5, 0.5]}, [5.0, 5.0])
     light.sent = [500.0, 500.0]
     both = {"pp": measured(), "pmc2": light}
-    found = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6), {})
+    found = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
     assert set(found) == {"pmc2"}
     assert found["pmc2"]["share"].value == pytest.approx((2.0 + 2.0) / (19.0 + 6.0))
-    (w_low, w_high), (b_low, b_high) = ((low, high) for low, high, _ in (RANGES["cpu_w"], RANGES["joules_per_byte"]))
-    corners = [(w + 500e3 * b) / (9.5 * w + 1500e3 * b) for w in (w_low, w_high) for b in (b_low, b_high)]
+    assert next(iter(found["pmc2"])) == "range", "before the interval of the noise"
+    corners = [
+        (w * s + 500e3 * b + 4.0 * p) / (9.5 * w * s + 1500e3 * b + 2.5 * p)
+        for w, b, s, p in itertools.product(*(RANGES[name][:2] for name in ("cpu_w", "joules_per_byte", "slowdown", "wait_w")))
+    ]
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
-    told = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=0.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
+    told = bench.shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
     assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
 

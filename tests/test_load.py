@@ -8,8 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from workbench.bench.load import Load, closed_loop, open_loop
-from workbench.errors import ServiceError
+from workbench.bench.load import FORGET, Load, closed_loop, open_loop, percentile_of_blocks, relaxation_s
+from workbench.errors import ServiceError, UsageError
+from workbench.metrics import percentile
 
 
 class Counter:
@@ -105,3 +106,83 @@ def test_a_load_that_nobody_answered_has_no_percentiles() -> None:
         raise ServiceError("no")
 
     assert "ms" not in asyncio.run(closed_loop(send, 1, 0.01)).as_dict()
+
+
+# --- a queue whose percentiles are known -----------------------------------------------------------------------------------
+
+CAPACITY = 100.0  # requests a second
+
+
+def in_a_queue(rate: float, seconds: float, seed: int) -> list[float]:
+    """Milliseconds in an M/M/1 queue that was empty at the start: Lindley's recursion."""
+    random = np.random.default_rng(seed)
+    n = round(rate * seconds)
+    gaps, service = random.exponential(1 / rate, n), random.exponential(1 / CAPACITY, n)
+    waited, times = 0.0, []
+    for gap, own in zip(gaps, service, strict=True):
+        waited = max(0.0, waited - gap)
+        times.append(1e3 * (waited + own))
+        waited += own
+    return times
+
+
+def known(rate: float, percent: float) -> float:
+    """The percentile of the time in that queue (ms): exponential, of mean 1 / (capacity - rate)."""
+    return float(-1e3 * np.log(1 - percent / 100) / (CAPACITY - rate))
+
+
+def windows(rate: float, relaxations: float, count: int = 40) -> list[list[float]]:
+    """Windows after a warm-up, of so many relaxation times."""
+    relaxed = relaxation_s(rate, CAPACITY)
+    seconds = (5 + relaxations) * relaxed
+    return [in_a_queue(rate, seconds, seed)[round(5 * relaxed * rate) :] for seed in range(count)]
+
+
+@pytest.mark.parametrize("percent", [50, 95, 99])
+def test_the_intervals_of_a_queue_cover_its_known_percentiles_where_independent_ones_do_not(percent: float) -> None:
+    rate = 0.7 * CAPACITY
+    true, measured = known(rate, percent), windows(rate, 4 * FORGET)
+
+    def covered(interval: object) -> float:
+        assert callable(interval)
+        found = [interval(times, percent) for times in measured]
+        return sum(each.low <= true <= each.high for each in found) / len(found)
+
+    assert covered(percentile_of_blocks) >= 0.8
+    assert covered(percentile) <= 0.7, "as if requests in one queue knew nothing of each other"
+
+
+def test_a_window_as_long_as_three_services_take_says_far_too_little_of_the_tail() -> None:
+    """What was measured: 3 s at 70 % of 70 images a second, p99 a quarter of what 15 minutes say."""
+    rate = 0.9 * CAPACITY
+    short = [np.percentile(in_a_queue(rate, 3.0, seed), 99) for seed in range(40)]
+    long = [np.percentile(times, 99) for times in windows(rate, FORGET, count=10)]
+    assert np.median(short) < 0.6 * known(rate, 99)
+    assert 0.75 * known(rate, 99) < np.median(long) < 1.25 * known(rate, 99)
+
+
+def test_a_queue_forgets_the_later_the_fuller_it_is() -> None:
+    assert relaxation_s(70, 100) == pytest.approx(1 / (10 - 70**0.5) ** 2)
+    assert relaxation_s(90, 100) > 5 * relaxation_s(70, 100)
+    for rate in (0.0, 100.0, 120.0):
+        with pytest.raises(UsageError, match="a rate above 0 and below the capacity, got"):
+            relaxation_s(rate, 100)
+
+
+def test_the_warm_up_is_sent_and_does_not_count() -> None:
+    send = Counter(seconds=0.001, still=0.5)  # the first request is slow
+    load = asyncio.run(open_loop(send, 200, 0.2, warm_up_s=0.1))
+    assert len(send.numbers) == 60
+    result = load.as_dict()
+    assert (result["requests"], result["warm_up"], result["images"]) == (40, 20, 120)
+    assert max(load.milliseconds) < 400, "what was slow was the warm-up"
+    assert len(load.late_ms) == 40
+
+
+def test_times_are_in_the_order_of_requests_and_not_of_answers() -> None:
+    async def send(number: int) -> int:
+        await asyncio.sleep(0.3 if number == 0 else 0.001)
+        return 1
+
+    load = asyncio.run(open_loop(send, 200, 0.1))
+    assert load.milliseconds[0] >= 299

@@ -57,7 +57,7 @@ ENERGY: dict[str, dict[str, object]] = {
         "range_mj": [whole / 2, 2 * whole],
         "parts_mj": {part: Estimate(whole * size, 0, whole, 2) for part, size in zip(plots.PART_TITLES, sizes, strict=True)},
     }
-    for name, whole, sizes in (("PP", 13.0, (0.1, 0.5, 0.1, 0.3, 0.0)), ("PMC²", 3.0, (0.1, 0.0, 0.1, 0.8, 0.0)))
+    for name, whole, sizes in (("PP", 13.0, (0.1, 0.5, 0.1, 0.3, 0.0, 0.0)), ("PMC²", 3.0, (0.1, 0.0, 0.1, 0.8, 0.0, 0.0)))
 }
 
 

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from workbench import metrics, training, weights
 from workbench.classifiers import MEAN, STD, Classifier
 from workbench.codecs import Neural
-from workbench.data import Dataset
+from workbench.data import Dataset, Split
 from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import NeuralCompressor, PerturbationGenerator, parameters
 from workbench.pictures import to_float
@@ -36,6 +36,7 @@ from workbench.training.compression import CompressorObjective, JointObjective, 
 from workbench.training.loop import _schedule, steps
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
+from workbench.weights import Manifest
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -701,8 +702,8 @@ def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answe
         tuple(row) for row in rounded.flatten(1).tolist()
     }
     assert int(compressor.pattern_counts.sum()) == len(images) + 1, "each image has a pattern"
-    assert figures["accuracy"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
-    assert 0 <= figures["bits"] <= math.log2(len(compressor.patterns)) + 0.1
+    assert figures["accuracy_in_sample"] == pytest.approx(float((says.argmax(1) == labels).float().mean()))
+    assert 0 <= figures["bits_in_sample"] <= math.log2(len(compressor.patterns)) + 0.1
     likely = (y.flatten(1) @ compressor.reader[:, :-1].T + compressor.reader[:, -1]).softmax(1)
     best = (likely @ compressor.answers.T).max(1).values
     index = compressor.choose(y, rate_weight=0.0)
@@ -728,7 +729,7 @@ def test_patterns_that_came_once_can_be_chosen_so_that_no_class_is_lost(few: Dat
         figures = objective.finish(images, labels)
     assert len(labels.unique()) > 5
     assert compressor.answers.argmax(1).unique().tolist() == labels.unique().tolist()
-    assert figures["accuracy"] == 1
+    assert figures["accuracy_in_sample"] == 1
 
 
 def test_the_reader_of_latents_is_a_logistic_regression() -> None:
@@ -893,14 +894,15 @@ def test_a_trained_compressor_has_tables_and_its_codec_round_trips(kind: str, fe
 
 
 class Draws(nn.Module):
-    """An inversion network that draws what it is made to draw."""
+    """An inversion network whose residual over the class means gives a chosen picture."""
 
-    def __init__(self, draw: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, draw: Callable[[Tensor], Tensor], means: Tensor) -> None:
         super().__init__()
-        self.draw, self.scale = draw, nn.Parameter(torch.ones(()))
+        self.draw, self.means, self.scale = draw, means, nn.Parameter(torch.ones(()))
 
     def forward(self, seen: Tensor) -> Tensor:
-        return self.scale * self.draw(seen)
+        labels = seen[:, 3:].mean((2, 3)).argmax(1)
+        return self.scale * self.draw(seen[:, :3]) - self.means[labels]
 
 
 def graded(objective: AdversarialObjective) -> tuple[bool, bool]:
@@ -915,7 +917,7 @@ def test_what_is_recovered_is_counted_from_the_class_mean_on(few: Dataset) -> No
     images, labels = to_float(few.train.images), few.train.labels
     means = objective.means[labels]
     for guess, expected in ((images, 1.0), (means, 0.0), ((images + means) / 2, 0.75), (2 * means - images, -3.0)):
-        objective.contest.inverter = Draws(lambda _, guess=guess: guess)  # type: ignore[misc]
+        objective.contest.inverter = Draws(lambda _, guess=guess: guess, objective.means)  # type: ignore[misc]
         assert objective.recovered(images, images, labels).item() == pytest.approx(expected, abs=1e-5)
 
 
@@ -923,7 +925,7 @@ def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few:
     torch.manual_seed(2)
     objective = adversarial_objective(weight=3.0).eval()
     images, labels = to_float(few.train.images), few.train.labels
-    objective.contest.inverter = Draws(lambda seen: 0.9 * (seen / 4 + 0.5))
+    objective.contest.inverter = Draws(lambda seen: 0.9 * (seen / 4 + 0.5), objective.means)
     objective.at(2, 40)  # half of the warming up
     with torch.no_grad():
         loss, figures = objective(images, labels)
@@ -940,7 +942,7 @@ def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few:
 def test_an_inversion_that_does_worse_than_the_class_mean_costs_nothing_and_pulls_nowhere(few: Dataset) -> None:
     torch.manual_seed(2)
     objective = adversarial_objective().train()
-    objective.contest.inverter = Draws(lambda seen: 10 * seen)
+    objective.contest.inverter = Draws(lambda seen: 10 * seen, objective.means)
     images, labels = to_float(few.train.images), few.train.labels
     objective.at(2 * TURNS, 4 * TURNS)
     loss, figures = objective(images, labels)
@@ -980,6 +982,22 @@ def test_the_inversion_network_learns_to_recover(few: Dataset) -> None:
         optimizer.step()
         recovered.append(figures["recovered"].item())
     assert recovered[-1] > recovered[0] + 0.3
+
+
+def test_trainings_own_adversary_is_told_the_label_and_recovers_nothing_without_a_residual(few: Dataset) -> None:
+    objective = adversarial_objective().eval()
+    images, labels = to_float(few.train.images), few.train.labels
+    seen: list[Tensor] = []
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x)
+            return torch.zeros_like(x[:, :3])
+
+    objective.contest.inverter = Nothing()
+    assert objective.recovered(images, images, labels).item() == pytest.approx(0.0, abs=1e-6), "the class mean is free"
+    assert torch.equal(seen[0][:, 3:].mean((2, 3)).argmax(1), labels)
+    assert adversarial_objective().contest.inverter.inc.f[0].in_channels == 3 + 10
 
 
 def test_the_inversion_network_learns_faster_and_the_generator_alone_is_kept() -> None:
@@ -1234,6 +1252,44 @@ def test_a_generator_s_encoder_is_trained_first_once(
         assert encoder is not None
         assert manifest.training["loss"]["start"] == encoder.sha256
     assert capsys.readouterr().err.count("which generators start from: training them") == 1
+
+
+class Finished(ClassifierObjective):
+    """A classifier whose tables are fitted last, with figures of the same names as validation's, and one of its own."""
+
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
+
+
+def train_finished(few: Dataset, settings: Settings) -> Manifest:
+    objective = Finished(Classifier("resnet18", 10))
+    return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
+
+
+def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_last_overwrites_none(
+    few: Dataset, own_data: Path, tiny_presets: Settings
+) -> None:
+    manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
+    assert manifest.metrics["accuracy"] == manifest.training["history"][-1]["validation"]["accuracy"]
+    assert manifest.metrics["accuracy_in_sample"] == 3.0
+    assert "chose the checkpoint" in manifest.training["measured_on"]["validation"]
+    assert "fitted" in manifest.training["measured_on"]["in_sample"]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_validation_sees_the_phones_jpeg_if_training_does(
+    captured: bool, few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def watched(objective: Objective, train: Split, validation: Split, *rest: Any, **options: Any) -> Outcome:
+        given.extend((train.images, validation.images))
+        return fit(objective, train, validation, *rest, **options)
+
+    monkeypatch.setattr(recipes, "fit", watched)
+    train_finished(few, replace(tiny_presets, epochs=1, max_images=24, captured=captured))
+    expected = [recipes._captured(each) if captured else each for each in (few.train, few.validation)]
+    assert all(torch.equal(images, split.images) for images, split in zip(given, expected, strict=True))
 
 
 def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:

@@ -59,8 +59,9 @@ class Manifest:
     """What is known of one set of weights.
 
     `name` and `family` (of the data set) say where it lies; `kind` and `spec` build the network; `depends` maps the role of
-    each network it was trained against to that one's SHA-256; `training` holds preset and options, `metrics` what was reached
-    on the validation split, `complete` whether training ran to its end.
+    each network it was trained against to that one's SHA-256; `training` holds preset and options. `metrics` were measured on
+    the validation split, which also chose the checkpoint; names that end in `_in_sample` on the images that tables were fitted
+    on. `complete` says whether training ran to its end.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What the audit's tests share: taps on the tiny pair, one with few codes and one with many, and some digits."""
+"""What the audit's tests share: observers on the tiny pair, one with few codes and one with many, and some digits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from torch import Tensor
 
-from workbench.audit import Audit, Effort, Tap
+from workbench.audit import Audit, Effort, Observer
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -36,15 +36,15 @@ def lively(networks: Pair, neural: Neural) -> Pair:
 
 
 @pytest.fixture(scope="session")
-def tap(networks: Pair) -> Tap:
-    """A tap where few codes cross."""
-    return Tap(networks)
+def observer(networks: Pair) -> Observer:
+    """An observer where few codes cross."""
+    return Observer(networks)
 
 
 @pytest.fixture(scope="session")
-def open_tap(networks: Pair) -> Tap:
-    """A tap on what is not protected at all."""
-    return Tap(networks, "png", strength=0.0)
+def open_observer(networks: Pair) -> Observer:
+    """An observer on what is not protected at all."""
+    return Observer(networks, "png", strength=0.0)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from workbench.audit import Audit
-from workbench.audit.crew import Attempt, side_by_side
+from workbench.audit.crew import Attempt, run_parallel
 from workbench.audit.networks import seeded
 from workbench.audit.scores import Judge
 from workbench.audit.views import KEPT, Kept
@@ -82,7 +82,7 @@ def test_where_one_fails_the_others_end_and_no_other_starts() -> None:
         ended.append(0)
 
     with pytest.raises(ValueError, match="it fails"):
-        side_by_side([works, fails, never, never], CPU, stop)
+        run_parallel([works, fails, never, never], CPU, stop)
     assert ended == [1]
     assert not stop.is_set(), "who goes on is not ended by what is over"
     assert torch.get_num_threads() == 2
@@ -101,8 +101,8 @@ def test_what_they_return_comes_in_their_order() -> None:
         second.set()
         return 2
 
-    assert side_by_side([first, other], CPU, threading.Event()) == [1, 2]
-    assert side_by_side([], CPU, threading.Event()) == []
+    assert run_parallel([first, other], CPU, threading.Event()) == [1, 2]
+    assert run_parallel([], CPU, threading.Event()) == []
 
 
 @pytest.mark.usefixtures("two_threads")
@@ -114,7 +114,7 @@ def test_what_is_drawn_from_a_seed_no_other_thread_changes() -> None:
                 drawn += [float(torch.rand(())) for _ in range(20)]
         return drawn
 
-    found = side_by_side([partial(draw, seed) for seed in (1, 2, 1, 2)], CPU, threading.Event())
+    found = run_parallel([partial(draw, seed) for seed in (1, 2, 1, 2)], CPU, threading.Event())
     assert found[0] == found[2] == found[0][:20] * 20
     assert found[1] == found[3] != found[0]
 
@@ -132,7 +132,7 @@ def test_what_two_ask_for_is_made_once_and_an_error_is_not_kept() -> None:
         asked.wait(30)
         return kept.get("this", make)
 
-    assert side_by_side([ask, ask], CPU, threading.Event()) == [0, 0]
+    assert run_parallel([ask, ask], CPU, threading.Event()) == [0, 0]
     assert made == [0]
 
     def fail() -> int:

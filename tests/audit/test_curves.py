@@ -10,15 +10,15 @@ import torch
 
 from workbench import metrics
 from workbench.audit import Audit, Effort
-from workbench.audit.curves import CODECS, of_pairs, of_rate, of_strength
+from workbench.audit.curves import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.audit.run import judge_passes
 from workbench.audit.scores import RECOGNISABLE, Judge
 from workbench.data import Dataset
 from workbench.metrics import Estimate
-from workbench.plots import attack_curves
+from workbench.plots import attack_curves, attack_effort
 from workbench.weights import Pair
 
-from .conftest import Counted
+from .conftest import Counted, noisy
 
 N = 12
 EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
@@ -48,18 +48,35 @@ def test_over_bits_each_codec_has_its_rate_and_what_it_leaves_over_the_control(a
     assert [row["point"] for row in rows] == list(names)
     bits = [row["bits"].value for row in rows]
     assert bits == sorted(bits)
-    assert bits[0] == pytest.approx(float(audit.tap.bits(audit.tap.protect(audit.images)).mean()))
+    assert bits[0] == pytest.approx(float(audit.observer.bits(audit.observer.protect(audit.images)).mean()))
     control = audit.controls[0]["psnr"].value
     for row in rows:
-        assert row["over"] == pytest.approx(row["psnr"].value - control)
+        assert row["over"] == pytest.approx(max(0.0, row["psnr"].value - control)), "max(control, attack)"
+        assert row["failed"] == (row["psnr"].value < control)
         assert row["view"] == "decoded"
         assert 0 <= row["answered"].value <= 1
         assert row["noise"] == 0
 
 
+def test_the_pareto_fronts_own_point_is_the_number_of_the_table_and_the_verdict(networks: Pair, digits: Dataset) -> None:
+    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=Judge(digits, 64, torch.device("cpu")))
+    result = made.result(("decoded",), ("undo", "invert", "prior"))
+    own, other = of_rate(made, ("neural", "PNG"))
+    best = max((row for row in result["rows"]), key=lambda row: row["psnr"].value)
+    assert own["psnr"] == best["psnr"] == made.best_rows["decoded"]["psnr"]
+    assert other["psnr"] != own["psnr"]
+
+
+def test_over_sends_noise_is_worth_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset) -> None:
+    made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=EFFORT)
+    rows = of_sends(made, (1, 8))
+    assert [(row["point"], row["sends"]) for row in rows] == [(1, 1), (8, 8)]
+    assert rows[1]["identified"].value > rows[0]["identified"].value
+
+
 def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:
     for codec, options in CODECS.values():
-        assert len(audit.tap_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
+        assert len(audit.observer_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
 
 
 def test_over_pairs_each_source_has_its_rows_and_no_more_pairs_than_there_are(audit: Audit) -> None:
@@ -123,3 +140,17 @@ def test_the_figure_shows_both_ends_of_the_strength_whole_and_no_ssim_above_one(
         assert list(axis.get_xticks()) == [0, 0.25, 0.5, 0.75, 1]
     assert axes[1].get_ylim()[1] <= 1.02
     assert axes[0].get_ylim()[1] > 21
+
+
+def test_the_curve_over_effort_shows_each_view_and_the_control() -> None:
+    def row(view: str, passes: int, value: float) -> dict[str, Any]:
+        return {"view": view, "effort": {"passes": passes}, "psnr": Estimate(value, value - 0.1, value + 0.1, 9)}
+
+    rows = [row(view, passes, 13 + passes / 1e4) for passes in (2000, 4000) for view in ("perturbed", "payload")]
+    (axis,) = attack_effort(rows, rows[0], "digits").axes
+    assert [line.get_label() for line in axis.get_lines() if not line.get_label().startswith("_")] == [
+        "perturbed",
+        "payload",
+        "class mean (control)",
+    ]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["2,000", "4,000"]

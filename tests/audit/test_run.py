@@ -144,6 +144,65 @@ def test_the_unprotected_picture_is_found_out_by_the_same_code(networks: Pair, d
     assert made.attack("perturbed", "replay")["identified"].value == 1
 
 
+# --- effort ----------------------------------------------------------------------------------------------------------------
+
+
+class Scripted(Audit):
+    """An audit whose best attacker has given figures, one for each effort."""
+
+    script: tuple[float, ...] = ()
+
+    def best(self, attempts: Any) -> list[dict[str, Any]]:
+        value = self.script[len(self.effort_curve) // len(attempts)]
+        return [{"view": each.view, "psnr": figure(value)} for each in attempts]
+
+
+@pytest.mark.parametrize(
+    ("script", "efforts", "converged"),
+    [
+        ((15.0, 15.05), 2, True),
+        ((15.0, 15.3, 15.45, 15.5), 4, True),
+        ((15.0, 14.8), 2, True),
+        ((15.0, 15.2, 15.4, 15.6), 4, False),
+    ],
+)
+def test_effort_is_doubled_until_the_best_attacker_gains_less_than_a_tenth_of_a_decibel(
+    script: tuple[float, ...], efforts: int, converged: bool, networks: Pair, digits: Dataset, judge: Judge
+) -> None:
+    made = Scripted(networks, digits, codec="png", n=4, seeds=1, effort=TINY, judge=judge)
+    made.script = script
+    curve = made.converge(("perturbed", "payload"), ("undo", "invert"), doublings=3)
+    assert [row["view"] for row in curve] == ["perturbed", "payload"] * efforts
+    assert [row["effort"]["passes"] for row in curve[::2]] == [240 * 2**number for number in range(efforts)]
+    assert [row["effort"]["steps"] for row in curve[::2]] == [2 * 2**number for number in range(efforts)]
+    assert [row["effort"]["pairs"] for row in curve[::2]] == [120, 240, 480, 697][:efforts], "as many as there are"
+    assert made.converged is converged
+    assert made.effort.passes == curve[-1]["effort"]["passes"], "table, verdict and Pareto front go on with it"
+
+
+def test_the_number_at_which_effort_stopped_is_that_of_the_table_and_the_verdict(
+    networks: Pair, digits: Dataset, judge: Judge
+) -> None:
+    effort = Effort(pairs=40, passes=64, width=4, steps=2)
+    made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
+    curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
+    result = made.result(("perturbed",), ("undo", "invert"))
+    assert result["converged"]
+    assert result["effort"] == curve[-1]["effort"] == {**result["effort"], "passes": 128, "pairs": 80}
+    best = result["verdict"]["perturbed"]["best"]["psnr"]["value"]
+    assert best == curve[-1]["psnr"] == max((row["psnr"] for row in result["rows"]), key=lambda each: each.value)
+    assert len(result["effort_curve"]) == 2
+    with pytest.raises(UsageError, match="needs an attacker that draws pictures, .* got replay on perturbed"):
+        made.converge(("perturbed",), ("replay",))
+
+
+def test_without_converging_the_result_says_that_it_does_not_know(audited: tuple[Counted, dict[str, Any]]) -> None:
+    _, result = audited
+    assert result["converged"] is None
+    assert result["effort_curve"] == []
+    assert result["unprotected"]["psnr"].value >= result["identity"].value - 0.05, "doing nothing is no better"
+
+
 # --- linking, membership, bound --------------------------------------------------------------------------------------------
 
 
@@ -153,6 +212,15 @@ def test_two_captures_of_an_unprotected_picture_are_linked_and_their_labels_are_
     made = Audit(networks, digits, codec="png", strength=0.0, n=60, seeds=1, effort=TINY, judge=judge)
     assert made.linked("perturbed").low > 0.9
     assert made.linked("label").value < 0.8
+
+
+def test_averaging_over_squares_links_what_noise_hides_pixel_by_pixel(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
+    second = made.observer.show(made._second_protected, "perturbed").seen
+    by_pixel = made._linked(made.observed("perturbed").seen, second, made.labels, 1).value
+    assert made.pooled("perturbed") > 1
+    assert made.linked("perturbed").value > by_pixel + 0.05
+    assert made.pooled("label") == 1, "a label has no pixels"
 
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
@@ -173,11 +241,11 @@ def replace_train(dataset: Dataset, train: Split) -> Dataset:
 
 def test_the_bound_is_the_number_of_codes(audited: tuple[Counted, dict[str, Any]]) -> None:
     made, result = audited
-    bound, payload = result["bound"], made.tap.codec.encode(made.tap.protect(made.images))
-    codes = len(set(made.tap.codec.unpack(payload)[0]))
+    bound, payload = result["bound"], made.observer.codec.encode(made.observer.protect(made.images))
+    codes = len(set(made.observer.codec.unpack(payload)[0]))
     assert bound["codes"] == codes
     assert bound["identified"] == codes / N
-    assert bound["bits"].value == pytest.approx(8 * sum(made.tap.codec.sizes(payload)) / N)
+    assert bound["bits"].value == pytest.approx(8 * sum(made.observer.codec.sizes(payload)) / N)
     for view in ("decoded", "payload", "label"):
         for name in ("replay", "invert"):
             assert row_of(result, view, name)["identified"].value <= bound["identified"] + 1e-6
@@ -193,8 +261,8 @@ def test_the_price_is_how_often_the_cloud_is_right(audited: tuple[Counted, dict[
 # --- the verdict -----------------------------------------------------------------------------------------------------------
 
 
-def figure(value: float) -> Estimate:
-    return Estimate(value, value - 0.1, value + 0.1, 100)
+def figure(value: float, half: float = 1e-4) -> Estimate:
+    return Estimate(value, value - half, value + half, 100)
 
 
 def row(view: str, attacker: str, **values: float) -> dict[str, Any]:
@@ -221,11 +289,37 @@ def test_the_verdict_is_what_the_best_attacker_has_over_the_control(
     weak = row(view, "weak", psnr=5.0, ssim=-0.3, identified=0.0)
     found = verdict(CONTROL, [weak, row(view, "strong", **values), row(view, "reader", read=0.9)])[view]
     assert {each["attacker"] for each in found["best"].values()} == {"strong"}
-    assert found["over"] == pytest.approx(
-        {"psnr": values["psnr"] - 13, "ssim": values["ssim"] - 0.2, "identified": values["identified"] / 0.01}
-    )
+    gain = {"psnr": values["psnr"] - 13, "ssim": values["ssim"] - 0.2, "identified": values["identified"] / 0.01}
+    none = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}
+    assert found["over"] == pytest.approx({key: max(none[key], value) for key, value in gain.items()}), "max(control, attack)"
+    assert found["failed"] == [key for key, value in gain.items() if value < none[key]], "the attack's failure, and said"
     assert tuple(found["holds"][key] for key in ("psnr", "ssim", "identified")) == holds
     assert found["allowed"] == {**ALLOWED, "psnr": ALLOWED_PERTURBED if view == "perturbed" else 0.5}
+
+
+def test_a_threshold_is_judged_on_the_interval_paired_by_picture_and_not_on_the_point() -> None:
+    def judged(half: float) -> dict[str, Any]:
+        best = row("payload", "strong", psnr=13.45, ssim=0.2, identified=0.01)
+        best["over_control"] = {"psnr": figure(0.45, half)}
+        return verdict(CONTROL, [best])["payload"]  # type: ignore[no-any-return]
+
+    sure, unsure = judged(0.04), judged(0.06)
+    assert sure["holds"]["psnr"]
+    assert not unsure["holds"]["psnr"], "0.51 dB may be true, 0.5 is allowed"
+    assert unsure["interval"]["psnr"] == pytest.approx([0.39, 0.51])
+    assert unsure["over"]["psnr"] == pytest.approx(0.45)
+
+
+def test_the_gain_over_the_control_is_paired_by_picture(audited: tuple[Counted, dict[str, Any]]) -> None:
+    made, result = audited
+    best = row_of(result, "perturbed", "undo")
+    guess = made.guesses["perturbed", "undo"]
+    differences = metrics.psnr(made.images, guess) - metrics.psnr(made.images, made.means[made.labels])
+    assert made.seeds == 2
+    paired = best["over_control"]["psnr"]
+    assert paired.value == pytest.approx(best["psnr"].value - result["controls"][0]["psnr"].value, abs=1e-4)
+    assert paired.high - paired.low != pytest.approx(best["psnr"].high - best["psnr"].low)
+    assert differences.std() > 0
 
 
 def test_each_figure_has_its_own_best_attacker_and_the_payloads_count_for_the_decoded_image() -> None:
@@ -359,7 +453,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2}
+    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2, "sends": 16}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}
@@ -375,7 +469,7 @@ def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:
     made, _ = audited
-    pairs = [images for images, _, _ in made.tap.quick.kept]
+    pairs = [images for images, _, _ in made.observer.quick.kept]
     assert pairs
     assert not any(near(each, made.images) for each in pairs)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from workbench.audit import SOURCES, VIEWS, Observed, Pairs, Tap
+from workbench.audit import SOURCES, VIEWS, Observed, Observer, Pairs
 from workbench.audit.views import KEPT, pairs_of
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -25,24 +25,24 @@ from .conftest import noisy
 # --- the views -------------------------------------------------------------------------------------------------------------
 
 
-def test_the_perturbed_view_is_what_a_png_carries(tap: Tap, images: Tensor) -> None:
+def test_the_perturbed_view_is_what_a_png_carries(observer: Observer, images: Tensor) -> None:
     png = Png()
-    carried = png.decode(png.encode(tap.protect(images)))
-    assert torch.equal(tap.observe(images, "perturbed").seen, carried)
-    assert torch.equal(tap.observe(images, "perturbed").answers, tap.cloud.classifier(carried).argmax(1))
+    carried = png.decode(png.encode(observer.protect(images)))
+    assert torch.equal(observer.observe(images, "perturbed").seen, carried)
+    assert torch.equal(observer.observe(images, "perturbed").answers, observer.cloud.classifier(carried).argmax(1))
 
 
-def test_at_strength_0_it_is_the_picture_as_the_phone_sent_it(open_tap: Tap, images: Tensor) -> None:
+def test_at_strength_0_it_is_the_picture_as_the_phone_sent_it(open_observer: Observer, images: Tensor) -> None:
     jpeg = Client().jpeg
-    seen = open_tap.observe(images, "perturbed").seen
+    seen = open_observer.observe(images, "perturbed").seen
     assert torch.equal(seen, jpeg.decode(jpeg.encode(images)))
     assert 0 < (seen - images).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("codec", ["neural", "compressai"])
 def test_the_payload_decodes_to_what_the_cloud_looks_at(codec: str, lively: Pair, images: Tensor) -> None:
-    tap = Tap(lively, codec)
-    payload, decoded = tap.observe(images, "payload"), tap.observe(images, "decoded")
+    observer = Observer(lively, codec)
+    payload, decoded = observer.observe(images, "payload"), observer.observe(images, "decoded")
     assert payload.seen.shape == (40, 12, 2, 2)
     assert torch.equal(payload.seen, payload.seen.round())
     assert len(payload.distinct[0]) > 20, "many codes must cross for this test to say anything"
@@ -57,27 +57,27 @@ def test_the_payload_decodes_to_what_the_cloud_looks_at(codec: str, lively: Pair
 def test_the_payload_of_a_codec_for_pictures_says_what_it_decodes_to(
     codec: str, options: dict[str, Any], networks: Pair, images: Tensor
 ) -> None:
-    tap = Tap(networks, codec, **options)
-    decoded = tap.codec.decode(tap.codec.encode(tap.protect(images)))
-    assert torch.equal(tap.observe(images, "payload").seen, decoded)
-    assert torch.equal(tap.observe(images, "decoded").seen, decoded)
+    observer = Observer(networks, codec, **options)
+    decoded = observer.codec.decode(observer.codec.encode(observer.protect(images)))
+    assert torch.equal(observer.observe(images, "payload").seen, decoded)
+    assert torch.equal(observer.observe(images, "decoded").seen, decoded)
 
 
 def test_the_label_view_is_the_clouds_answer_and_nothing_else(lively: Pair, images: Tensor) -> None:
-    tap = Tap(lively)
-    label = tap.observe(images, "label")
+    observer = Observer(lively)
+    label = observer.observe(images, "label")
     assert label.seen.shape == (40, 10, 1, 1)
     assert torch.equal(label.seen.sum((1, 2, 3)), torch.ones(40))
     assert torch.equal(label.seen.argmax(1).flatten(), label.answers)
-    system = System(Client(), tap.edge, tap.cloud)
+    system = System(Client(), observer.edge, observer.cloud)
     assert torch.equal(label.answers, system.recognise(images).labels)
     assert len(set(label.answers.tolist())) > 1, "one answer to all would say nothing here"
 
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_what_is_seen_is_a_row_for_each_picture_in_their_order(view: str, lively: Pair, images: Tensor) -> None:
-    tap = Tap(lively)
-    all_of_them, last = tap.observe(images, view), tap.observe(images[30:], view)
+    observer = Observer(lively)
+    all_of_them, last = observer.observe(images, view), observer.observe(images[30:], view)
     assert len(all_of_them) == len(all_of_them.seen) == 40
     assert all_of_them.view == view
     assert all_of_them.pictures == (view in ("perturbed", "decoded"))
@@ -89,41 +89,41 @@ def test_without_a_random_component_nothing_changes_from_time_to_time_and_with_o
     networks: Pair, images: Tensor
 ) -> None:
     for noise, same in ((0.0, True), (0.3, False)):
-        tap = Tap(noisy(networks, noise), "png")
-        first, second = (tap.observe(images[:4], "perturbed").seen for _ in range(2))
+        observer = Observer(noisy(networks, noise), "png")
+        first, second = (observer.observe(images[:4], "perturbed").seen for _ in range(2))
         assert [torch.equal(*each) for each in zip(first, second, strict=True)] == [same] * 4
 
 
 def test_the_white_box_has_the_generators_weights_and_none_of_its_random_numbers(networks: Pair, images: Tensor) -> None:
     pair = noisy(networks, 0.3)
-    tap = Tap(pair, "png")
+    observer = Observer(pair, "png")
     with torch.inference_mode():
-        made = tap.generator(images)
+        made = observer.generator(images)
         torch.testing.assert_close(made, networks.generator(images), rtol=0, atol=1e-5)
     assert pair.generator.noise == 0.3, "the edge goes on drawing them"
-    assert tap.edge.generator.noise == 0.3
+    assert observer.edge.generator.noise == 0.3
 
 
 def test_bits_are_those_of_the_payload(networks: Pair, lively: Pair, images: Tensor) -> None:
-    png = Tap(networks, "png")
+    png = Observer(networks, "png")
     files = png.codec.unpack(png.codec.encode(png.protect(images)))[0]
     assert png.bits(png.protect(images)).tolist() == [8 * len(file) for file in files]
-    neural = Tap(lively)
+    neural = Observer(lively)
     payload = neural.codec.encode(neural.protect(images))
     assert abs(float(neural.bits(neural.protect(images)).sum()) - 8 * len(payload)) < 8 * 60, "but for the header"
     assert (neural.bits(neural.protect(images)) > 0).all()
 
 
-def test_what_there_is_not_is_refused(networks: Pair, tap: Tap, images: Tensor) -> None:
+def test_what_there_is_not_is_refused(networks: Pair, observer: Observer, images: Tensor) -> None:
     with pytest.raises(UsageError, match="unknown view 'pertubed': did you mean 'perturbed'"):
-        tap.observe(images, "pertubed")
+        observer.observe(images, "pertubed")
     with pytest.raises(UsageError, match=r"strength must be between 0 .* got 1\.5"):
-        Tap(networks, strength=1.5)
+        Observer(networks, strength=1.5)
     with pytest.raises(UsageError, match="unknown codec 'pnk': did you mean 'png'"):
-        Tap(networks, "pnk")
+        Observer(networks, "pnk")
     with pytest.raises(WeightsError, match="was loaded without its compressor: load it with compressor=True"):
-        Tap(replace(networks, compressor=None))
-    assert Tap(replace(networks, compressor=None), "png").compressor is None
+        Observer(replace(networks, compressor=None))
+    assert Observer(replace(networks, compressor=None), "png").compressor is None
 
 
 # --- kinds -----------------------------------------------------------------------------------------------------------------
@@ -142,10 +142,10 @@ def test_kinds_are_what_is_equal(values: list[float], columns: int) -> None:
 
 
 def test_as_many_kinds_are_seen_as_codes_cross(lively: Pair, images: Tensor) -> None:
-    tap = Tap(lively)
+    observer = Observer(lively)
     twice = torch.cat([images, images])
-    coded, _ = tap.codec.unpack(tap.codec.encode(tap.protect(twice)))
-    assert len(tap.observe(twice, "payload").distinct[0]) == len(set(coded)) <= 40
+    coded, _ = observer.codec.unpack(observer.codec.encode(observer.protect(twice)))
+    assert len(observer.observe(twice, "payload").distinct[0]) == len(set(coded)) <= 40
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------------
@@ -157,9 +157,9 @@ def rows_in(images: Tensor, others: Tensor) -> Tensor:
 
 
 def test_pairs_of_the_same_data_are_training_images_with_their_labels_and_never_test_images(
-    open_tap: Tap, digits: Dataset
+    open_observer: Observer, digits: Dataset
 ) -> None:
-    pairs = pairs_of(open_tap, digits, "perturbed", 60)
+    pairs = pairs_of(open_observer, digits, "perturbed", 60)
     train = to_float(digits.train.images)
     assert rows_in(pairs.images, train).all()
     assert not rows_in(pairs.images, to_float(digits.test.images)).any()
@@ -171,11 +171,11 @@ def test_pairs_of_the_same_data_are_training_images_with_their_labels_and_never_
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_pairs_follow_from_their_seed(source: str, open_tap: Tap, digits: Dataset) -> None:
+def test_pairs_follow_from_their_seed(source: str, open_observer: Observer, digits: Dataset) -> None:
     made = []
     for seed in (3, 3, 4):
-        open_tap.quick.kept.clear()
-        made.append(pairs_of(open_tap, digits, "perturbed", 10, source, seed))
+        open_observer.quick.kept.clear()
+        made.append(pairs_of(open_observer, digits, "perturbed", 10, source, seed))
     assert torch.equal(made[0].images, made[1].images)
     assert torch.equal(made[0].observed.seen, made[1].observed.seen)
     assert not torch.equal(made[0].images, made[2].images)
@@ -187,40 +187,40 @@ def test_pairs_follow_from_their_seed(source: str, open_tap: Tap, digits: Datase
 
 
 @pytest.mark.parametrize("source", ["other", "noise"])
-def test_pairs_of_other_data_are_none_of_the_data_sets(source: str, open_tap: Tap, digits: Dataset) -> None:
-    images = pairs_of(open_tap, digits, "perturbed", 30, source).images
+def test_pairs_of_other_data_are_none_of_the_data_sets(source: str, open_observer: Observer, digits: Dataset) -> None:
+    images = pairs_of(open_observer, digits, "perturbed", 30, source).images
     for split in (digits.train, digits.test):
         assert not rows_in(images, to_float(split.images)).any()
 
 
-def test_other_photographs_are_cut_anew_for_each_pair(open_tap: Tap, digits: Dataset) -> None:
+def test_other_photographs_are_cut_anew_for_each_pair(open_observer: Observer, digits: Dataset) -> None:
     photographs = replace(digits, name="photographs", family="cifar10")
-    images = pairs_of(open_tap, photographs, "perturbed", 12, "other").images
+    images = pairs_of(open_observer, photographs, "perturbed", 12, "other").images
     assert images.shape == (12, 3, 32, 32)
     assert len({each.numpy().tobytes() for each in images}) == 12
     assert (images[:, 0] != images[:, 1]).any(), "in colour"
 
 
 def test_the_views_of_a_tap_share_the_pictures_and_it_keeps_the_last_few(networks: Pair, digits: Dataset) -> None:
-    tap = Tap(noisy(networks, 0.3))
-    perturbed, again = (pairs_of(tap, digits, "perturbed", 8) for _ in range(2))
+    observer = Observer(noisy(networks, 0.3))
+    perturbed, again = (pairs_of(observer, digits, "perturbed", 8) for _ in range(2))
     assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once, whoever looks"
     for seed in range(KEPT + 2):
-        pairs_of(tap, digits, "label", 4, seed=seed)
-    assert len(tap.quick.kept) == KEPT
+        pairs_of(observer, digits, "label", 4, seed=seed)
+    assert len(observer.quick.kept) == KEPT
 
 
-def test_pairs_that_there_are_not_are_refused(tap: Tap, digits: Dataset) -> None:
+def test_pairs_that_there_are_not_are_refused(observer: Observer, digits: Dataset) -> None:
     with pytest.raises(DataError, match=f"698 pairs were asked for, the training split of {digits.title} has 697"):
-        pairs_of(tap, digits, "perturbed", 698)
+        pairs_of(observer, digits, "perturbed", 698)
     with pytest.raises(UsageError, match="unknown source of pairs 'nois': did you mean 'noise'"):
-        pairs_of(tap, digits, "perturbed", 4, "nois")
+        pairs_of(observer, digits, "perturbed", 4, "nois")
     with pytest.raises(UsageError, match="unknown view 'decode'"):
-        pairs_of(tap, digits, "decode", 4)
+        pairs_of(observer, digits, "decode", 4)
 
 
-def test_no_pixel_is_shown_where_they_are_printed(tap: Tap, digits: Dataset) -> None:
-    pairs = pairs_of(tap, digits, "perturbed", 4)
+def test_no_pixel_is_shown_where_they_are_printed(observer: Observer, digits: Dataset) -> None:
+    pairs = pairs_of(observer, digits, "perturbed", 4)
     observed = "Observed('perturbed', (4, 3, 32, 32))"
     assert repr(pairs.observed) == observed
     assert repr(pairs) == f"Pairs({observed}, (4, 3, 32, 32), classes known)"

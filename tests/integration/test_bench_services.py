@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from workbench.bench import services
-from workbench.bench.latency import ARRANGEMENTS, end_to_end, over_links, running
+from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running
 from workbench.bench.services import bench_services
+from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float
 from workbench.services.link import LINKS
 from workbench.services.stages import Stage
-from workbench.system import COMPONENTS, System
+from workbench.system import COMPONENTS, Cloud, Recognition, System
+from workbench.weights import load_pair
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -36,7 +41,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     monkeypatch.setattr(services, "SHARES", (0.5,))
     system = System.load("digits", TARGET, AUXILIARY)
     images = to_float(digits.test.images[:256])
-    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20, soak_s=3.0)
+    result = bench_services(stage, system, images, data=DATA, seconds=0.3, rounds=2, requests=20, soak_s=3.0, forget=1.0)
     assert json.loads(json.dumps(result, allow_nan=False)) == result
     saturated = result["saturated"]
     assert saturated.pop("errors") == {}
@@ -47,6 +52,10 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
         assert each["errors"] == {}, "a wrong label is an error"
         assert each["images"] == each["requests"] > 0
         assert each["ms"]["p50"]["value"] <= each["ms"]["p99"]["value"]
+    for each in result["open"]:
+        assert each["relaxation_s"] > 0
+        assert each["warm_up"] >= 0
+    assert "p99" in result["soak"]["ms"], "the soak's percentiles stand next to the open loop's"
     single = result["single"]
     assert set(single["components"]) == set(COMPONENTS)
     assert 0.98 < single["covered"] < 1.02
@@ -77,7 +86,7 @@ def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["neural", "pp"])
+@pytest.mark.parametrize("name", ["every", "pp"])
 def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digits: Dataset, stage: Stage, name: str) -> None:
     images = to_float(digits.test.images[:32])
     with running(name, stage, DATA) as system:
@@ -95,10 +104,55 @@ def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digi
     assert far["link"]["bits_per_s"] == LINKS["LTE"].bits_per_s
 
 
+class Recorded:
+    """A client that notes its turns."""
+
+    def __init__(self, name: str, turns: list[str]) -> None:
+        self.name, self.turns = name, turns
+
+    def recognise(self, images: Tensor) -> Recognition:
+        self.turns.append(self.name)
+        return Recognition(images.flatten(1)[:, :10], 100, 8.0, dict.fromkeys(COMPONENTS, 0.0))
+
+
+def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: Dataset) -> None:
+    turns: list[str] = []
+    clients: Any = {name: Recorded(name, turns) for name in "abc"}
+    measured = in_turns(clients, to_float(digits.test.images[:8]), 7, 2, rounds=3)
+    assert {name: each["requests"] for name, each in measured.items()} == dict.fromkeys("abc", 7)
+    assert "".join(turns) == "aabbcc" + "aabbcc" + "bbccaa" + "cccaaabbb", "warm-up, then three rounds in another order"
+    with pytest.raises(UsageError, match="2 requests of 1 in 3 rounds need at least one a round"):
+        in_turns(clients, to_float(digits.test.images[:8]), 2, 1, rounds=3)
+
+
+def test_the_cloud_of_a_fair_comparison_decodes_and_classifies_every_picture(tiny_data: Path, digits: Dataset) -> None:
+    pair = load_pair("digits", TARGET, AUXILIARY)
+    compressor = copy.deepcopy(pair.compressor)
+    assert compressor is not None
+    images = to_float(digits.test.images[:8])
+    with torch.inference_mode():
+        symbols = compressor.symbols(images).unique(dim=0)
+        compressor.patterns, compressor.pattern_counts = symbols.to(torch.int8), torch.ones(len(symbols) + 1, dtype=torch.int64)
+    codec = Neural(compressor, "the same at edge and cloud")
+    payload = codec.encode(images.repeat(8, 1, 1, 1))
+    distinct = len(codec.unpack(payload)[0])
+    assert distinct <= 8, "codes must repeat for this test to say anything"
+    classified = {}
+    for every in (False, True):
+        cloud = Cloud(codec, pair.target, remembered=0, every=every)
+        counted: list[int] = []
+        handle = cloud.classifier.register_forward_pre_hook(lambda _, inputs, counted=counted: counted.append(len(inputs[0])))
+        scores = cloud.recognise(payload)
+        handle.remove()
+        classified[every] = (sum(counted), scores)
+    assert (classified[False][0], classified[True][0]) == (distinct, 64)
+    torch.testing.assert_close(classified[True][1], classified[False][1], rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_measured_is_refused(tiny_data: Path, digits: Dataset, stage: Stage) -> None:
     images = to_float(digits.test.images[:4])
     with pytest.raises(UsageError, match="unknown arrangement 'p2p'"), running("p2p", stage):
         pass
     with pytest.raises(UsageError, match="256 images"):
         bench_services(stage, System.load("digits", TARGET, AUXILIARY), images)
-    assert set(ARRANGEMENTS) == {"png", "jpeg", "new", "neural", "pp"}
+    assert set(ARRANGEMENTS) == {"png", "jpeg", "every", "new", "neural", "pp"}

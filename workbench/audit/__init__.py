@@ -1,19 +1,22 @@
-"""What an attacker gets: views of the pictures, attackers that learn from pairs, and controls, without which no figure counts.
+"""The privacy audit: views of the pictures, attackers that learn from pairs, and controls that every figure is compared with.
 
 ::
 
-    views      what an attacker holds, and the pairs that he can make of it
-    attackers  what he does with them: fit on pairs, guess
-    scores     what a guess is worth
-    crew       what they try, and they at work side by side
-    run        every attacker on every view, beside the controls
-    verdict    where the protection holds, and where it fails
-    curves     over strength, bits and pairs
+    views           what an attacker observes, and the pairs that it learns from
+    contract        the interface of an attacker, and its effort
+    reconstruct     attackers that draw pictures
+    attackers       attackers that read classes or replay pictures, and the registry
+    scores          the measures of a guess
+    membership      whether a picture was among a generator's training images
+    crew            attackers in parallel
+    run             every attacker on every view, the controls, convergence over effort
+    verdict         whether each view stays within what is allowed
+    curves          success over strength, bits, pairs and sends
     page       the result for a privacy officer
 """
 
 from .attackers import ATTACKERS, Attacker, Effort
 from .run import EFFORTS, Audit
-from .views import SOURCES, VIEWS, Observed, Pairs, Tap
+from .views import SOURCES, VIEWS, Observed, Observer, Pairs
 
-__all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Pairs", "Tap"]
+__all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Observer", "Pairs"]

@@ -1,4 +1,4 @@
-"""Attackers at work side by side: the networks of one are too small to keep two cores busy, two attackers do."""
+"""Attackers in parallel: the networks of one are too small to keep two cores busy."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ import torch
 
 from ..errors import UsageError, unknown
 from .attackers import ATTACKERS
-from .views import Tap
+from .views import Observer
 
-__all__ = ["Attempt", "side_by_side"]
+__all__ = ["Attempt", "run_parallel"]
 
 Result = TypeVar("Result")
-MOST = 4  # at once: each also needs the interpreter, which is one's at a time
+MOST = 4  # at once: each also needs the interpreter lock
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers who try a view, those that build on an inversion network on the same one.
+    """Attackers on one view. Those that build on an inversion network share it.
 
-    What is not said is the audit's own: the source and number of the pairs, the tap, the number of seeds.
+    Unset fields default to the audit's: the source and number of the pairs, the observer, the number of seeds.
     """
 
     view: str
     attackers: Sequence[str] = ("undo", "invert")
     source: str = ""
     pairs: int | None = None
-    tap: Tap | None = None
+    observer: Observer | None = None
     seeds: int | None = None
 
     def __post_init__(self) -> None:
@@ -44,11 +44,11 @@ class Attempt:
                 )
 
 
-def side_by_side(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
-    """Do all jobs and return what they return, in their order: on a CPU as many at once as it has cores, which they share.
+def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
+    """Run all jobs and return their results in order: on a CPU as many at once as it has cores, which they share.
 
-    Where one raises, or Ctrl-C is pressed, `stop` is set until all have ended: on it a job at work raises CancelledError as
-    soon as it can, and no other starts. What came is then raised.
+    If a job raises, or Ctrl-C is pressed, `stop` is set until all jobs have ended: a running job raises CancelledError at its
+    next `tick`, and no other job starts. The first exception is then raised.
     """
     cores = torch.get_num_threads()
     at_once = min(len(jobs), cores, MOST) if device.type == "cpu" else 1

@@ -1,17 +1,19 @@
-"""How the attackers' success moves: with the perturbation's strength, with the bits that cross, with what they learn from."""
+"""Curves of the best attack: over the perturbation's strength, the bits that cross, and the pairs that attackers learn from."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..metrics import Estimate
+from .attackers import Replay
 from .crew import Attempt
 from .run import Audit
-from .scores import across
-from .views import Tap
+from .scores import across, identified
+from .views import Observer, Pairs
 
-__all__ = ["CODECS", "of_pairs", "of_rate", "of_strength"]
+__all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength"]
 
 # From a byte an image and less to a picture whole; names as figures carry them.
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -27,46 +29,51 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
     """Return the better row of least squares and an inversion network on the perturbed view at each strength.
 
-    `answered` is how often the target is right.
+    `answered` is the share of correct answers of the target.
     """
-    taps = [audit.tap_at(strength=point) for point in points]
+    observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
-        rows = audit.best([Attempt("perturbed", tap=tap, seeds=seeds) for tap in taps])
+        rows = audit.best([Attempt("perturbed", observer=observer, seeds=seeds) for observer in observers])
     return [
-        {**row, "point": point, "answered": _answered(audit, "perturbed", tap)}
-        for row, point, tap in zip(rows, points, taps, strict=True)
+        {**row, "point": point, "answered": _answered(audit, "perturbed", observer)}
+        for row, point, observer in zip(rows, points, observers, strict=True)
     ]
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better row on what the cloud decodes for each of `CODECS`, with the bits and the share answered rightly.
+    """Return the best row on what the cloud decodes for each of `CODECS`, with the bits and the share of correct answers.
 
-    `over` is what he has above the class's mean image, in dB.
+    `over` is the gain of max(control, attack) over the class's mean image, in dB; `failed` says that no attacker reached the
+    control. For the audit's own codec the row is that of its table and verdict, once `Audit.result` has it.
     """
-    taps = []
+    observers = []
     for name in names:
         codec, options = CODECS[name]
-        taps.append(audit.tap if codec == audit.codec and not options else audit.tap_at(codec=codec, **options))
-    with audit.showing("attack over bits", len(names) * seeds * audit.effort.passes):
+        observers.append(audit.observer if codec == audit.codec and not options else audit.observer_at(codec=codec, **options))
+    known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
+    asked = [observer for observer, row in zip(observers, known, strict=True) if row is None]
+    with audit.showing("attack over bits", len(asked) * seeds * audit.effort.passes):
         control = audit.controls[0]["psnr"].value
-        rows = audit.best([Attempt("decoded", tap=tap, seeds=seeds) for tap in taps])
+        fresh = iter(audit.best([Attempt("decoded", observer=observer, seeds=seeds) for observer in asked]))
+        rows = [next(fresh) if row is None else row for row in known]
     return [
         {
             **row,
             "point": name,
             "noise": audit.pair.generator.noise,
-            "bits": across([tap.bits(audit.protected(tap))]),
-            "answered": _answered(audit, "decoded", tap),
-            "over": row["psnr"].value - control,
+            "bits": across([observer.bits(audit.protected(observer))]),
+            "answered": _answered(audit, "decoded", observer),
+            "over": max(0.0, row["psnr"].value - control),
+            "failed": row["psnr"].value < control,
         }
-        for row, name, tap in zip(rows, names, taps, strict=True)
+        for row, name, observer in zip(rows, names, observers, strict=True)
     ]
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the better rows on the perturbed view by source, over how many pairs he learnt from.
+    """Return the better rows on the perturbed view by source, over the number of pairs.
 
-    Of the data set itself no more pairs are asked for than there are.
+    Counts of the data set itself are limited to the size of its training split.
     """
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
@@ -74,12 +81,27 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
     points = [(source, count) for source, asked in plan.items() for count in asked]
     with audit.showing("attack over pairs", passes):
         rows = audit.best([Attempt("perturbed", source=source, pairs=count, seeds=seeds) for source, count in points])
-    found: dict[str, list[dict[str, Any]]] = {source: [] for source in sources}
+    by_source: dict[str, list[dict[str, Any]]] = {source: [] for source in sources}
     for (source, count), row in zip(points, rows, strict=True):
-        found[source].append({**row, "point": count})
-    return found
+        by_source[source].append({**row, "point": count})
+    return by_source
 
 
-def _answered(audit: Audit, view: str, tap: Tap) -> Estimate:
-    """Return how often the cloud's answer is right."""
-    return across([(audit.observed(view, tap).answers == audit.labels).float()], share=True)
+def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
+    """Return how often `replay` names the picture over how many times it sends each known picture.
+
+    This is what a generator's random component is worth against an attacker that may ask again.
+    """
+    rows, observed = [], audit.observed(view)
+    known = audit.observer.observe(audit.images, view)
+    for count in counts:
+        attacker = Replay(audit.observer, replace(audit.effort, sends=count))
+        attacker.fit(Pairs(known, audit.images, audit.labels))
+        figures = across([identified(attacker.guess(observed))], share=True)
+        rows.append({"view": view, "attacker": Replay.name, "point": count, "sends": attacker.sends, "identified": figures})
+    return rows
+
+
+def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
+    """Return the share of correct answers of the cloud."""
+    return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

@@ -15,7 +15,7 @@ from ..data import Dataset
 from ..errors import UsageError
 from ..metrics import Estimate
 from ..pictures import to_float
-from .networks import Reader, learn, run
+from .networks import SmallCNN, learn, run
 
 __all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
 
@@ -38,7 +38,7 @@ class Judge:
         self, dataset: Dataset, passes: int, device: torch.device, tick: Callable[[int], None] = lambda _: None
     ) -> None:
         torch.manual_seed(JUDGE_SEED)
-        self.device, self.network = device, Reader(len(dataset.classes)).to(device)
+        self.device, self.network = device, SmallCNN(len(dataset.classes)).to(device)
         images, labels = dataset.train.images, dataset.train.labels
         shown = torch.Generator().manual_seed(JUDGE_SEED)
 

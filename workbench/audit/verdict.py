@@ -1,49 +1,63 @@
-"""What the rows of an audit come to: where the protection holds, and where it fails."""
+"""The verdict of an audit: for each view, whether the best attackers stay within what is allowed."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from ..metrics import Estimate
+
 __all__ = ["ALLOWED", "ALLOWED_PERTURBED", "verdict"]
 
-# What the audit asks of a view for it to count as protected beyond the label: gaps to the control, and a ratio.
+# What a protected view may give away beyond the label: gaps to the control, and a ratio.
 ALLOWED = {"psnr": 0.5, "ssim": 0.03, "identified": 1.5}
 ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
+NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # gained over the control
 
 
 def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return for each view the best attackers, what they have over the control, and whether that is within what is allowed.
+    """Return for each view the best attackers, their gain over the control, and whether that is within what is allowed.
 
-    The control is the class's mean image given the true label; of identification, naming one of the class by lot. The decoder
-    is public, so that who holds the payload holds the decoded image, and the cloud holds both: what is best on the one counts
-    for the other. `over_label` is what the best attackers have over those who saw nothing but the cloud's answer, where
-    these were tried: attackers know no more of the class than that, and where the cloud errs the true label flatters the
-    protection.
+    The control is the class's mean image given the true label; for identification, a picture of the class by lot. The decoder
+    is public: a payload gives the decoded image, and the cloud holds both, so that the best attack on either counts for both.
+
+    `over` is the gain of max(control, attack): every attacker can fall back on the control. `failed` names the measures in
+    which no attacker reached the control; that is the attacks' failure and no evidence of protection. `interval` is the 95 %
+    interval of the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`.
+    `over_label` is the gain over attackers who saw nothing but the cloud's answer, if these were tried: the true label
+    flatters the protection whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]
-    found = {}
+    views = {}
     for view in dict.fromkeys(row["view"] for row in rows):
-        holds = coded if view in coded else (view,)
-        mine = [row for row in rows if row["view"] in holds]
+        sources = coded if view in coded else (view,)
+        mine = [row for row in rows if row["view"] in sources]
         tried = {key: [row for row in mine if key in row] for key in ALLOWED}
         if not all(tried.values()):
             continue
-        best = {key: _best(those, key) for key, those in tried.items()}
+        best = {key: max(those, key=lambda row: row[key].value) for key, those in tried.items()}
         value = {key: row[key].value for key, row in best.items()}
-        over = {key: value[key] - control[key].value for key in ("psnr", "ssim")}
-        over["identified"] = value["identified"] / control["identified"].value
+        gain = {key: _gain(key, row, control) for key, row in best.items()}
         answered = {key: [row[key].value for row in by_label if key in row] for key in ("psnr", "ssim")}
         allowed = ALLOWED | ({"psnr": ALLOWED_PERTURBED} if view == "perturbed" else {})
-        found[view] = {
+        views[view] = {
             "best": {key: {"attacker": row["attacker"], "value": row[key]} for key, row in best.items()},
-            "over": over,
+            "over": {key: max(NOTHING[key], each.value) for key, each in gain.items()},
+            "interval": {key: [each.low, each.high] for key, each in gain.items()},
+            "failed": [key for key, each in gain.items() if each.value < NOTHING[key]],
             "over_label": {key: value[key] - max(theirs) for key, theirs in answered.items() if theirs},
             "allowed": allowed,
-            "holds": {key: over[key] <= limit for key, limit in allowed.items()},
+            "holds": {key: gain[key].high <= limit for key, limit in allowed.items()},
         }
-    return found
+    return views
 
 
-def _best(rows: list[dict[str, Any]], key: str) -> dict[str, Any]:
-    return max(rows, key=lambda row: row[key].value)
+def _gain(key: str, row: dict[str, Any], control: dict[str, Any]) -> Estimate:
+    """Return an attacker's gain over the control: paired by picture if the row has it, else between the two estimates."""
+    paired: Estimate | None = row.get("over_control", {}).get(key)
+    if paired is not None:
+        return paired
+    mine, theirs = row[key], control[key].value
+    if key == "identified":
+        return Estimate(mine.value / theirs, mine.low / theirs, mine.high / theirs, mine.n)
+    return Estimate(mine.value - theirs, mine.low - theirs, mine.high - theirs, mine.n)

@@ -1,13 +1,13 @@
-"""What an attacker holds: the views of a picture on its way to the cloud, and the pairs that one can make to learn from.
+"""The views that an attacker observes of a picture on its way to the cloud, and the pairs that it learns from.
 
 ::
 
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is what a link without the neural codec carries (PNG, or a codec that does not protect), `decoded` what the honest
-cloud looks at, `payload` what a tap on the wire reads once it is behind TLS, `label` what an edge would send that classifies by
-itself. Whoever holds a view holds the label, too: the cloud says it.
+`perturbed` is what a link without the neural codec carries: PNG, or a codec that does not protect. `decoded` is what the cloud
+classifies. `payload` is what an eavesdropper on the wire reads behind TLS. `label` is what an edge would send that classifies
+the picture itself. Every view includes the label, because the cloud returns it.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from ..pictures import to_float, to_uint8
 from ..system import Client, Cloud, Edge, codec_for
 from ..weights import Pair
 
-__all__ = ["SOURCES", "VIEWS", "Observed", "Pairs", "Tap", "pairs_of"]
+__all__ = ["SOURCES", "VIEWS", "Observed", "Observer", "Pairs", "pairs_of"]
 
 Made = TypeVar("Made")
 VIEWS = ("perturbed", "decoded", "payload", "label")
 SOURCES = ("same", "other", "noise")
 BATCH = 256  # pictures of one payload
-KEPT = 3  # sets of protected pictures that a tap remembers
+KEPT = 3  # sets of protected pictures that an observer remembers
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -76,9 +76,9 @@ class Observed:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
-    """What an attacker learns from: pictures of his own (N x 3 x H x W in [0, 1]), what was seen of them, their true labels.
+    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations, their true labels.
 
-    `labels` is None where the pictures show none of the classes.
+    `labels` is None if the pictures show none of the classes.
     """
 
     observed: Observed
@@ -92,9 +92,12 @@ class Pairs:
         known = "unknown" if self.labels is None else "known"
         return f"Pairs({self.observed!r}, {tuple(self.images.shape)}, classes {known})"
 
+    def __getitem__(self, rows: slice | Tensor) -> Pairs:
+        return Pairs(self.observed[rows], self.images[rows], None if self.labels is None else self.labels[rows])
+
 
 class Kept(Generic[Made]):
-    """The last few things that were made; who asks for one that is being made waits for it."""
+    """A cache of the last few values; a second caller waits while the first computes a value."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Future[Made]] = {}
@@ -107,7 +110,7 @@ class Kept(Generic[Made]):
         return iter([each.result() for each in self._made.values()])
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return what is kept under a key; what is not there is made, by the first who asks."""
+        """Return the cached value of a key; the first caller computes a missing one."""
         with self._lock:
             future = self._made.get(key)
             mine = future is None
@@ -129,10 +132,10 @@ class Kept(Generic[Made]):
         self._made.clear()
 
 
-class Tap:
+class Observer:
     """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
 
-    `options` go to the codec. `like` is another tap on the same pair, with which this one shares networks and what was
+    `options` go to the codec. `like` is another observer on the same pair, with which this one shares networks and what was
     protected. Raises UsageError for a strength that is not in [0, 1].
     """
 
@@ -144,13 +147,13 @@ class Tap:
         strength: float = 1.0,
         device: str = "cpu",
         precision: str = "float32",
-        like: Tap | None = None,
+        like: Observer | None = None,
         **options: Any,
     ) -> None:
         check_strength(strength)
         self.pair, self.strength, self.device = pair, strength, torch.device(device)
         self._asked, self._options = (codec, size, strength, device), options
-        assert like is None or like.pair is pair, "taps on different pairs have nothing to share"
+        assert like is None or like.pair is pair, "observers on different pairs have nothing to share"
         self._like = like
         self.networks: Pair = prepare_pair(pair, device, precision) if like is None else like.networks
         self.codec = codec_for(self.networks, codec, size, **options).to(device)
@@ -160,12 +163,12 @@ class Tap:
         self.kept: Kept[tuple[Tensor, Tensor, Tensor | None]] = Kept() if like is None else like.kept
 
     @cached_property
-    def quick(self) -> Tap:
+    def quick(self) -> Observer:
         """The same in 16 bits where the device computes in them: for the many pictures that attackers learn from."""
         if not computes_in_16_bits(self.device):
             return self
         like = None if self._like is None else self._like.quick
-        return Tap(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
+        return Observer(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
     def protect(self, images: Tensor) -> Tensor:
         """Return float images N x 3 x H x W as the edge protects them once they have passed the client's JPEG, on the CPU."""
@@ -230,14 +233,14 @@ class Tap:
         return channels_last(made, self.device)
 
 
-def pairs_of(tap: Tap, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
-    """Let an attacker send `n` pictures of his own through the edge, as any client may, and keep what the view shows of them.
+def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
+    """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
     `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
     The last few that were protected are kept, for other views and codecs. Raises UsageError for another source, DataError where
     the training split has fewer pictures.
     """
-    quick, asked = tap.quick, (dataset.name, n, source, seed, tap.strength)
+    quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 
     def protected() -> tuple[Tensor, Tensor, Tensor | None]:
         images, labels = _pictures(dataset, n, source, seed)

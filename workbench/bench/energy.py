@@ -1,15 +1,20 @@
-"""What a picture costs the phone in energy (PMC², Figures 1 and 5): without protection, with the baseline, with PMC².
+"""Energy of a picture on the phone (PMC², Figures 1 and 5): without protection, with the baseline, with PMC².
 
 ::
 
     none    phone: JPEG              --JPEG--> cloud              nothing is protected
     pp      phone: generator -> PNG  --PNG---> cloud              the baseline, Protective Perturbation
-    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone has the work of `none`
+    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes what it computes in `none`
 
-    energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte + time waited x power while waiting
+    energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
+                          + time waited x power while waiting + tail of the radio / pictures a request
 
 CPU time is measured, of this process, which is the phone: its own stages and the sending, over TLS to services in processes of
-their own. The power is a sensor's (see `sensors`), or assumed; what the radio takes no sensor tells, and is always assumed.
+their own. Bytes are counted at the socket, with HTTP and TLS, at the number of pictures that a request has. The core's power is
+a sensor's (see `sensors`), or assumed. No sensor sees the radio: its energy is always assumed.
+
+The assumptions matter more than the noise, so their range comes first in every result (`RANGES`), and `SCENARIOS` names whole
+situations: a stream of pictures, and single pictures after which the radio stays awake for its tail.
 """
 
 from __future__ import annotations
@@ -27,14 +32,17 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from scipy.special import stdtrit
 from torch import Tensor as Images
 from tqdm.auto import tqdm
 
+from ..certs import Role
 from ..client import new_loop
 from ..errors import RunError, UsageError, unknown
 from ..metrics import Estimate, mean
 from ..protocol import Tensor
 from ..services.connection import Connection, infer
+from ..services.link import Link
 from ..services.local import Local
 from ..services.stages import Stage
 from ..services.trust import client_context
@@ -45,6 +53,7 @@ __all__ = [
     "ARRANGEMENTS",
     "PARTS",
     "RANGES",
+    "SCENARIOS",
     "Assumptions",
     "Measured",
     "Phone",
@@ -54,14 +63,15 @@ __all__ = [
     "share",
     "shares",
     "source_of",
+    "student",
     "watts",
 ]
 
 Result = TypeVar("Result")
 ARRANGEMENTS = ("none", "pp", "pmc2")
-PARTS = ("compression", "generator", "sending", "radio", "waiting")
+PARTS = ("compression", "generator", "sending", "radio", "waiting", "tail")
 
-# What published measurements of phones say, least and most, and who measured. Ours lie between.
+# The least and the most that published measurements of phones say, and their source. The defaults lie between.
 RANGES: dict[str, tuple[float, float, str]] = {
     "cpu_w": (
         0.7,
@@ -73,21 +83,35 @@ RANGES: dict[str, tuple[float, float, str]] = {
         7e-6,
         "sent over Wi-Fi, or LTE once it is awake (Huang et al., MobiSys '12; Balasubramanian et al., IMC '09)",
     ),
+    "slowdown": (
+        1.0,
+        3.2,
+        "a phone as fast as this machine, or as much slower as the paper's phone is than its edge (8.149 and 2.616 ms a "
+        "picture in the generator; PMC², Figure 4, 2025)",
+    ),
+    "wait_w": (
+        0.0,
+        1.29,
+        "waiting not counted, or a radio that stays active: 0.13 W on Wi-Fi, 1.29 W on LTE (Huang et al., MobiSys '12)",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What the model does not measure: W of a busy core (where no sensor tells), J of a byte sent, W while waiting.
+    """The inputs of the model that are not measured.
 
-    `slowdown` is how many times as long as a core of this machine a phone's takes for the same work (1: as long). Raises
-    UsageError for a negative figure, and where power or slowdown is 0.
+    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
+    phone waits for an answer. `slowdown`: time of a phone's core over that of this machine's for the same work. `tail_j`:
+    energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative figure, and
+    for a power or slowdown of 0.
     """
 
     cpu_w: float = 1.5
     joules_per_byte: float = 4e-6
-    wait_w: float = 0.0
-    slowdown: float = 1.0
+    wait_w: float = 0.13
+    slowdown: float = 2.0
+    tail_j: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -98,11 +122,21 @@ class Assumptions:
                 raise UsageError(f"{name} must be above 0, got 0")
 
     def text(self) -> str:
-        """Return them in words, without the core's power."""
+        """Return the assumptions in words, without the core's power."""
         words = [f"{1e6 * self.joules_per_byte:g} µJ a byte sent"]
         words += [f"{self.wait_w:g} W while waiting"] if self.wait_w else ["waiting not counted"]
         words += [f"a phone's core {self.slowdown:g} times as slow as this machine's"] if self.slowdown != 1 else []
+        words += [f"{self.tail_j:g} J of tail after a request"] if self.tail_j else []
         return ", ".join(words)
+
+
+# Whole situations, as changes of the assumptions. Tails, s x W: Huang et al., A Close Examination of Performance and Power
+# Characteristics of 4G LTE Networks, MobiSys '12.
+SCENARIOS: dict[str, dict[str, float]] = {
+    "stream, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.0},
+    "one request alone, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.238 * 0.119},
+    "one request alone, LTE": {"wait_w": 1.29, "tail_j": 11.576 * 1.060},
+}
 
 
 class CpuClock(Stopwatch):
@@ -146,7 +180,10 @@ class Phone:
 
 @dataclass
 class Measured:
-    """What was measured of an arrangement, a value an image and repetition: CPU time by part (ms), time (ms), bytes sent."""
+    """The measurements of an arrangement, a value an image and repetition: CPU time by part (ms), time (ms), bytes sent.
+
+    `sent` counts bytes at the socket, `payload` the picture's own bytes alone.
+    """
 
     name: str
     batch: int
@@ -154,6 +191,7 @@ class Measured:
     cpu_ms: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS[:3]})
     ms: list[float] = field(default_factory=list)
     sent: list[float] = field(default_factory=list)
+    payload: float = 0.0
     classes: list[int] = field(default_factory=list)
 
     @property
@@ -179,7 +217,8 @@ def measure(
     """Send the images, `batch` a request, `repetitions` times from this process to services started here.
 
     The edge speaks the stage's codec to a cloud that remembers no answer; `data` are the options that name the data set to
-    `workbench serve`. The first turn warms up and does not count. Raises UsageError for too few images or repetitions.
+    `workbench serve`. Before the turns that count, one turn goes through a relay that counts bytes, and one warms up. Raises
+    UsageError for too few images or repetitions.
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -190,11 +229,14 @@ def measure(
     with ExitStack() as stack:
         local = stack.enter_context(Local())
         url = _start(local, phone.name, stage.codec, pair)
+        role: Role = "edge" if phone.name == "pmc2" else "cloud"
+        counter = stack.enter_context(Link(url))
         pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's own thread runs a loop already
         runner = asyncio.Runner(loop_factory=new_loop)
         stack.callback(lambda: pool.submit(runner.close).result())
-        door = Connection(url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
+        door = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
         stack.callback(lambda: pool.submit(_on_one_thread, runner, door.__aexit__()).result())
+        sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, role, phone, stage.target, images, batch)).result()
         for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
             turn = pool.submit(_on_one_thread, runner, _turn(phone, door, stage.target, images, batch)).result()
             if number < 0:
@@ -204,7 +246,8 @@ def measure(
             for part, values in turn.cpu_ms.items():
                 found.cpu_ms[part] += values
             found.ms += turn.ms
-            found.sent += turn.sent
+            found.sent.append(sent)
+            found.payload = turn.sent[0]
             if turn.classes != found.classes:
                 raise RunError(f"{phone.name}: the services gave other labels to the same images")
     return found
@@ -225,6 +268,16 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
     for service in (cloud, edge):
         local.await_ready(service)
     return edge.url
+
+
+async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
+    """Return the bytes an image that this phone sends on an open connection: payload, HTTP and TLS."""
+    async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as door:
+        await _turn(phone, door, model, images[:batch], batch)  # opens the connection
+        before = counter.bytes["out"]
+        few = images[: max(batch, min(len(images), 64) // batch * batch)]
+        await _turn(phone, door, model, few, batch)
+        return (counter.bytes["out"] - before) / len(few)
 
 
 async def _turn(phone: Phone, door: Connection, model: str, images: Images, batch: int) -> Measured:
@@ -297,11 +350,11 @@ def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], ob
 
 
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
-    """Return what a picture costs the phone (mJ) by part, with intervals over repetitions; JSON once its estimates are.
+    """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
 
-    `power` is what `watts` measured (W; empty: assumed), `sees` of what. `range_mj` is the same under the least and the most
-    that `RANGES` has for what was assumed. The paper's figures are of 5,000 images: `joules_5000` and `watts`, which is the
-    energy over the time, go beside them.
+    `range_mj` comes first: the energy at the least and the most of `RANGES` of every assumption. `power` is the result of
+    `watts` (W; empty: assumed), `sees` its source. The paper's figures are of 5,000 images: `joules_5000`, and `watts`, the
+    energy over the time, compare with them.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
@@ -311,38 +364,57 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     total_ms = [sum(values) for values in zip(*cpu_ms.values(), strict=True)]
     waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
     parts["waiting"] = [assumed.wait_w * ms for ms in waited]
+    parts["tail"] = [1e3 * assumed.tail_j / measured.batch] * n
     whole = [sum(values) for values in zip(*parts.values(), strict=True)]
     lasted = [cpu + wait for cpu, wait in zip(total_ms, waited, strict=True)]
     return {
+        "range_mj": _range(measured, assumed, power),
         "n": measured.n,
         "repetitions": n,
         "batch": measured.batch,
         "source": source_of(assumed, power, sees),
-        "cpu_ms": mean(total_ms),
-        "ms": mean(lasted),
+        "cpu_ms": student(total_ms),
+        "ms": student(lasted),
         "bytes": sum(measured.sent) / n,
-        "power_w": mean(each_w),
-        "mj": mean(whole),
-        "parts_mj": {part: mean(values) for part, values in parts.items()},
-        "range_mj": _range(parts, assumed, measured=bool(power)),
-        "joules_5000": mean([5 * value for value in whole]),
-        "watts": mean([mj / ms for mj, ms in zip(whole, lasted, strict=True)]),
+        "payload_bytes": measured.payload,
+        "power_w": student(each_w),
+        "mj": student(whole),
+        "parts_mj": {part: student(values) for part, values in parts.items()},
+        "joules_5000": student([5 * value for value in whole]),
+        "watts": student([mj / ms for mj, ms in zip(whole, lasted, strict=True)]),
         "assumed": asdict(assumed),
     }
 
 
-def _range(parts: dict[str, list[float]], assumed: Assumptions, measured: bool) -> list[float]:
-    """Return the least and the most (mJ) within the ranges of what was assumed; where 0 was, it stays."""
+def _range(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
+    """Return the least and the most energy (mJ) over `RANGES`: it grows with every assumption."""
+    if power:
+        assumed = replace(assumed, cpu_w=1.0)
     ends = []
     for end, outer in ((0, min), (1, max)):
-        scale = {}
-        for name, bounds in RANGES.items():
-            value = getattr(assumed, name)
-            scale[name] = outer(1.0, bounds[end] / value) if value else 1.0
-        core = 1.0 if measured else scale["cpu_w"]
-        factors = dict.fromkeys(PARTS[:3], core) | {"radio": scale["joules_per_byte"], "waiting": 1.0}
-        ends.append(sum(factors[part] * mean(values).value for part, values in parts.items()))
+        bounds = {name: outer(getattr(assumed, name), limits[end]) for name, limits in RANGES.items()}
+        ends.append(sum(_parts(measured, replace(assumed, **bounds), power).values()))
     return ends
+
+
+def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()) -> dict[str, float]:
+    """Return the mean energy of a picture by part (mJ)."""
+    core = sum(power) / len(power) if power else assumed.cpu_w
+    n = len(measured.ms)
+    parts = {part: core * assumed.slowdown * sum(values) / n for part, values in measured.cpu_ms.items()}
+    waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
+    return parts | {
+        "radio": 1e3 * assumed.joules_per_byte * sum(measured.sent) / n,
+        "waiting": assumed.wait_w * sum(waited) / n,
+        "tail": 1e3 * assumed.tail_j / measured.batch,
+    }
+
+
+def student(values: Sequence[float]) -> Estimate:
+    """Return the mean of few repetitions with its interval by Student's t."""
+    found = mean(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * (found.std or 0.0) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Estimate(found.value, found.value - half, found.value + half, found.n, found.std)
 
 
 def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
@@ -360,20 +432,32 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 
 
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return what each arrangement takes of the baseline's energy (`pp`): `share` with its interval, and its `range`.
+    """Return the energy of each arrangement over the baseline's (`pp`).
 
-    The range is over the corners of what `RANGES` has for what was assumed; with the power measured, of the radio alone.
+    `range` comes first: the least and the most over all corners of `RANGES`. `share` is the ratio under `assumed`, with the
+    interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the ratio to no
+    protection at all: equality is found only if its interval holds 1 and is narrow.
     """
-    found: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}
+
+    def ratio(name: str, other: Assumptions) -> float:
+        both = (sum(_parts(measured[each], other, power.get(each, ())).values()) for each in (name, "pp"))
+        return next(both) / next(both)
+
+    whole = {name: energy(each, assumed, power.get(name, ()))["mj"] for name, each in measured.items()}
     for name in measured:
         if name == "pp":
             continue
-        ratios = []
-        for values in itertools.product(*ends.values()):
-            other = replace(assumed, **dict(zip(ends, values, strict=True)))
-            both = (energy(measured[each], other, power.get(each, ()))["mj"].value for each in (name, "pp"))
-            ratios.append(next(both) / next(both))
-        parts = [energy(measured[each], assumed, power.get(each, ()))["mj"] for each in (name, "pp")]
-        found[name] = {"share": share(*parts), "range": [min(ratios), max(ratios)]}
-    return found
+        ratios = [
+            ratio(name, replace(assumed, **dict(zip(ends, values, strict=True))))
+            for values in itertools.product(*ends.values())
+        ]
+        result[name] = {
+            "range": [min(ratios), max(ratios)],
+            "share": share(whole[name], whole["pp"]),
+            "scenarios": {title: ratio(name, replace(assumed, **change)) for title, change in SCENARIOS.items()},
+        }
+        if name != "none" and "none" in whole:
+            result[name]["over_none"] = share(whole[name], whole["none"])
+    return result

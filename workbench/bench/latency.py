@@ -1,19 +1,21 @@
-"""Where the time of a picture goes between real services (PMC², Figure 4), and what a thin link makes of it.
+"""Where the time of a picture goes between real services (PMC², Figure 4), and the time over thin links.
 
 ::
 
     png, jpeg, neural    phone --JPEG--> edge --codec--> cloud        PMC² with each codec
-    new                  as neural, at a cloud that remembers no answer: it decodes and classifies each code, as the paper's
+    every                as neural, but the cloud decodes and classifies every picture, as the paper's does
+    new                  as neural, but the cloud remembers no answer: of each request it decodes every distinct code once
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-Edge and cloud are processes of this machine, reached over TLS on loopback; all share its cores, so that a phone here is as
-fast as an edge. Nine components as in the paper; a network's is what one end waited less what the other says it took.
+Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so that a phone here is as fast
+as an edge. The nine components are the paper's; a network's is what one end waited less what the other end reports.
+`in_turns` measures arrangements in turns within one run: what slows the machine down for a while slows all of them.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -30,11 +32,14 @@ from ..services.stages import Stage, edge_stage
 from ..system import COMPONENTS
 from .load import PERCENTS
 
-__all__ = ["ARRANGEMENTS", "Arranged", "end_to_end", "over_links", "running"]
+__all__ = ["ARRANGEMENTS", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
+
+ROUNDS = 10  # of arrangements in turns
 
 ARRANGEMENTS = {  # and the cloud's options
     "png": ("--codec", "png"),
     "jpeg": ("--codec", "jpeg"),
+    "every": ("--codec", "neural", "--decode-every"),
     "new": ("--codec", "neural", "--remember", "0"),
     "neural": ("--codec", "neural"),
     "pp": ("--arrangement", "pp"),
@@ -43,7 +48,7 @@ ARRANGEMENTS = {  # and the cloud's options
 
 @dataclass(frozen=True)
 class Arranged:
-    """An arrangement at work: its client, and the same with a link between trusted and untrusted domain."""
+    """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain."""
 
     name: str
     client: Client
@@ -53,7 +58,7 @@ class Arranged:
 
 @contextmanager
 def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arranged]:
-    """Start an arrangement's services and give what asks them; `data` are the options that name the data set to `serve`."""
+    """Start an arrangement's services and give its clients; `data` are the options that name the data set to `serve`."""
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
     pair = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--quiet", *data)
@@ -65,7 +70,7 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
         if name == "pp":
             phone = edge_stage(replace(stage, codec="png"))[0]
         else:
-            options = (*pair, "--codec", "neural" if name == "new" else name, "--cloud")
+            options = (*pair, "--codec", "neural" if name in ("new", "every") else name, "--cloud")
             near = local.start("edge", *options, cloud.url, ready=False)
             far = local.start("edge", *options, link.url, "--batch", "1", ready=False)  # one picture after another comes there
             doors = near.url, far.url
@@ -78,52 +83,84 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
         yield Arranged(name, plain, linked, link)
 
 
-def end_to_end(client: Client, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
-    """Send `requests` batches one after another, and say where the time of an image went (ms; means with their intervals).
+class _EndToEnd:
+    """The times of batches that one client sends, one after another."""
 
-    `ms` is the time from pictures in to labels back, with its percentiles over requests; `covered` is how much of it the nine
-    components, each measured, account for. Raises UsageError where there are fewer images than a batch.
+    def __init__(self, client: Client, images: Tensor, batch: int) -> None:
+        self.client, self.images, self.batch, self.sent = client, images, batch, 0
+        self.components: dict[str, list[float]] = {name: [] for name in COMPONENTS}
+        self.took: list[float] = []
+        self.bytes: list[float] = []
+
+    def send(self, requests: int, counts: bool = True) -> None:
+        """Send `requests` batches; batches that do not count are the warm-up."""
+        for _ in range(requests):
+            first = self.sent * self.batch % (len(self.images) - self.batch + 1)
+            part = self.images[first : first + self.batch]
+            self.sent += 1
+            start = time.perf_counter()
+            answer = self.client.recognise(part)
+            passed = time.perf_counter() - start
+            if counts:
+                self.took.append(1e3 * passed / self.batch)
+                self.bytes.append(answer.s2_bytes / self.batch)
+                for name, value in answer.milliseconds.items():
+                    self.components[name].append((value or 0.0) / self.batch)
+
+    def result(self) -> dict[str, Any]:
+        """Return means, percentiles and components of an image (ms)."""
+        means: dict[str, Estimate] = {name: mean(values) for name, values in self.components.items()}
+        whole = mean(self.took)
+        return {
+            "batch": self.batch,
+            "requests": len(self.took),
+            "components": means,
+            "ms": {"mean": whole, **{f"p{each}": percentile(self.took, each) for each in PERCENTS}},
+            "images_per_s": 1e3 / whole.value,
+            "s2_bytes": sum(self.bytes) / len(self.bytes),
+            "covered": sum(each.value for each in means.values()) / whole.value,
+        }
+
+
+def end_to_end(client: Client, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
+    """Send `requests` batches one after another, and return where the time of an image went (ms; means with intervals).
+
+    `ms` is the time from pictures in to labels back, with its percentiles over requests; `covered` is the share of it that the
+    nine components, each measured, account for. Raises UsageError if there are fewer images than a batch.
     """
-    if not 0 < batch <= len(images) or requests < 1:
+    return in_turns({"": client}, images, requests, batch, 1, progress)[""]
+
+
+def in_turns(
+    clients: Mapping[str, Client], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS, progress: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Measure clients as `end_to_end` does, `requests` batches each, in turns: in every round each sends its part.
+
+    The order rotates from round to round. Raises UsageError if there are fewer images than a batch, or no request a round.
+    """
+    if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(
-            f"{requests} requests of {batch} need at least one of them and as many images, there are {len(images)}"
+            f"{requests} requests of {batch} in {rounds} rounds need at least one a round, and as many images as a batch, "
+            f"there are {len(images)}"
         )
-    components: dict[str, list[float]] = {name: [] for name in COMPONENTS}
-    took: list[float] = []
-    sent: list[float] = []
-    warm = max(2, requests // 20)
-    for number in tqdm(range(-warm, requests), desc=f"{batch} at a time", unit="request", disable=not progress, leave=False):
-        first = (number + warm) * batch % (len(images) - batch + 1)
-        part = images[first : first + batch]
-        start = time.perf_counter()
-        answer = client.recognise(part)
-        passed = time.perf_counter() - start
-        if number < 0:
-            continue
-        took.append(1e3 * passed / batch)
-        sent.append(answer.s2_bytes / batch)
-        for name, value in answer.milliseconds.items():
-            components[name].append((value or 0.0) / batch)
-    means: dict[str, Estimate] = {name: mean(values) for name, values in components.items()}
-    whole = mean(took)
-    return {
-        "batch": batch,
-        "requests": requests,
-        "components": means,
-        "ms": {"mean": whole, **{f"p{each}": percentile(took, each) for each in PERCENTS}},
-        "images_per_s": 1e3 / whole.value,
-        "s2_bytes": sum(sent) / len(sent),
-        "covered": sum(each.value for each in means.values()) / whole.value,
-    }
+    measured = {name: _EndToEnd(client, images, batch) for name, client in clients.items()}
+    names = list(measured)
+    for each in measured.values():
+        each.send(max(2, requests // 20), counts=False)
+    for number in tqdm(range(rounds), desc=f"{batch} at a time", unit="round", disable=not progress, leave=False):
+        part = requests * (number + 1) // rounds - requests * number // rounds
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            measured[name].send(part)
+    return {name: each.result() for name, each in measured.items()}
 
 
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over a link of each kind; return the percentiles of the time end to end (ms) by the link's name."""
+    """Send single images over a link of each kind; return percentiles of the time end to end (ms) by the link's name."""
     measured: dict[str, Any] = {}
     for kind in kinds:
         system.link.kind = kind
-        found = end_to_end(system.linked, images, requests)
-        measured[kind.name] = {"link": asdict(kind), "ms": found["ms"], "s2_bytes": found["s2_bytes"]}
+        times = end_to_end(system.linked, images, requests)
+        measured[kind.name] = {"link": asdict(kind), "ms": times["ms"], "s2_bytes": times["s2_bytes"]}
     return measured

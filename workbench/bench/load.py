@@ -1,38 +1,86 @@
-"""Requests in a closed or an open loop, and what came of them.
+"""Requests in a closed or an open loop, and the statistics of their times.
 
 ::
 
-    closed   `concurrency` clients, each sends its next request when it has its answer: how much gets through
-    open     requests come at a rate, whether or not others are answered: how long one waits who comes then
+    closed   `concurrency` clients, each sends its next request after its answer: the throughput
+    open     requests arrive at a rate, whether or not others are answered: the time in the system at that rate
 
-In the open loop a request's time counts from when it was due, not from when it could be sent: a service that stands still for a
-second is charged for all that should have come meanwhile (no coordinated omission).
+In the open loop a request's time counts from when it was due, not from when it could be sent: a service that stalls for a
+second is charged for everything that was due meanwhile (no coordinated omission).
+
+Times in a queue depend on each other: one slow second delays hundreds of requests. A window starts with a warm-up that does not
+count. It is long against the time in which a queue forgets its past (`relaxation_s`). Intervals come from a bootstrap of blocks
+(Kuensch 1989), because order statistics of independent samples would be far too narrow.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..errors import WorkbenchError
-from ..metrics import percentile
+from ..errors import UsageError, WorkbenchError
+from ..metrics import Estimate, percentile
 
-__all__ = ["PERCENTS", "Load", "closed_loop", "open_loop"]
+__all__ = ["PERCENTS", "Load", "closed_loop", "open_loop", "percentile_of_blocks", "relaxation_s"]
 
 PERCENTS = (50, 95, 99)
+BLOCKS = 20  # of a window, resampled as a whole
+RESAMPLES = 400
+WARM_UP = 5.0  # relaxation times from the start that do not count
+FORGET = 50.0  # relaxation times that a window lasts thereafter
 
 Send = Callable[[int], Awaitable[int]]  # sends request k, returns how many images were answered
 
 
+def relaxation_s(rate: float, capacity: float) -> float:
+    """Return the time in which a queue forgets its past (s): that of an M/M/1 queue, 1 / (sqrt(capacity) - sqrt(rate))^2.
+
+    `rate` and `capacity` are requests a second (Cohen, The Single Server Queue). A server with less random service
+    times forgets sooner. Raises UsageError for a rate that is not below the capacity.
+    """
+    if not 0 < rate < capacity:
+        raise UsageError(f"an open loop needs a rate above 0 and below the capacity, got {rate:g} of {capacity:g} a second")
+    return 1 / (math.sqrt(capacity) - math.sqrt(rate)) ** 2
+
+
+def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
+    """Return a percentile of dependent values, in their order, with the 95 % interval of a moving-block bootstrap.
+
+    Values within a block may depend on each other in any way; a block is long against the time of that dependence if the window
+    is (`FORGET`). With fewer values than two a block the interval is that of independent values.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    length = len(x) // blocks
+    if length < 2:
+        return percentile(values, percent)
+    starts = np.random.default_rng(seed).integers(0, len(x) - length + 1, (RESAMPLES, blocks))
+    # Bins keep the memory small: each resample is a sum of its blocks' counts.
+    order = np.argsort(x, kind="stable")
+    ranks = np.empty(len(x), np.int64)
+    ranks[order] = np.arange(len(x))
+    drawn = np.empty(RESAMPLES)
+    at = min(blocks * length - 1, math.ceil(percent / 100 * blocks * length) - 1)
+    for row, firsts in enumerate(starts):
+        picked = ranks[(firsts[:, None] + np.arange(length)).ravel()]
+        drawn[row] = x[order[np.partition(picked, at)[at]]]
+    value = float(np.percentile(x, percent))
+    low, high = np.percentile(drawn, (2.5, 97.5))
+    return Estimate(value, min(value, float(low)), max(value, float(high)), len(x))
+
+
 @dataclass
 class Load:
-    """What a load was, in which time, and each answer's milliseconds; errors are counted by their text."""
+    """A load: its kind and duration, the milliseconds of each answered request in the order of sending, and errors by text.
+
+    Answers of the warm-up count neither as times nor as images: `warm_up` is their number.
+    """
 
     kind: str
     images: int = 0
@@ -40,6 +88,7 @@ class Load:
     cpu_s: float = 0.0  # that the generator took, where it shares the services' cores
     milliseconds: list[float] = field(default_factory=list)
     late_ms: list[float] = field(default_factory=list)  # how late the generator itself was, in an open loop
+    warm_up: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     @property
@@ -48,23 +97,24 @@ class Load:
         return self.images / self.seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values: percentiles with their 95 % intervals."""
-        told: dict[str, Any] = {"loop": self.kind, "requests": len(self.milliseconds), "images": self.images}
-        told |= {
+        """Return plain JSON values: percentiles with their 95 % intervals, from blocks of requests."""
+        result: dict[str, Any] = {"loop": self.kind, "requests": len(self.milliseconds), "images": self.images}
+        result |= {
+            "warm_up": self.warm_up,
             "seconds": round(self.seconds, 3),
             "generator_cpu_s": round(self.cpu_s, 3),
             "images_per_s": round(self.rate, 2),
             "errors": dict(self.errors),
         }
         if self.milliseconds:
-            told["ms"] = {f"p{each}": percentile(self.milliseconds, each).as_dict() for each in PERCENTS}
+            result["ms"] = {f"p{each}": percentile_of_blocks(self.milliseconds, each).as_dict() for each in PERCENTS}
         if self.late_ms:
-            told["generator_late_ms"] = {f"p{each}": float(np.percentile(self.late_ms, each)) for each in PERCENTS}
-        return told
+            result["generator_late_ms"] = {f"p{each}": float(np.percentile(self.late_ms, each)) for each in PERCENTS}
+        return result
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests under way for some seconds; those under way at the end are waited for and count."""
+    """Keep `concurrency` requests under way for some seconds; wait for the last ones, which count too."""
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
@@ -78,31 +128,49 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
     return load
 
 
-async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0) -> Load:
-    """Send requests at a rate (a second) for some seconds, at random moments (Poisson); wait for all of them."""
+async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
+    """Send requests at a rate (a second), at random moments (Poisson); wait for all of them.
+
+    The load lasts `warm_up_s`, whose requests do not count, and then `seconds`. Times are in the order of the due moments.
+    """
     load = Load(f"open, {rate:.0f} a second")
-    gaps = np.random.default_rng(seed).exponential(1 / rate, max(1, round(rate * seconds)))
+    before, count = round(rate * warm_up_s), max(1, round(rate * seconds))
+    gaps = np.random.default_rng(seed).exponential(1 / rate, before + count)
+    times: dict[int, float] = {}
     start, cpu = time.perf_counter(), time.process_time()
     under_way: set[asyncio.Task[None]] = set()
     for number, due in enumerate(start + np.cumsum(gaps)):
         if (wait := due - time.perf_counter()) > 0:
             await asyncio.sleep(wait)
-        load.late_ms.append(1e3 * (time.perf_counter() - due))
-        task = asyncio.create_task(_one(load, send, number, due))
+        if number == before:
+            began, cpu = time.perf_counter(), time.process_time()
+        if number >= before:
+            load.late_ms.append(1e3 * (time.perf_counter() - due))
+        task = asyncio.create_task(_timed(load if number >= before else Load("warm-up"), times, send, number, due))
         under_way.add(task)
         task.add_done_callback(under_way.discard)
     if under_way:
         await asyncio.wait(under_way)
-    load.seconds, load.cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    load.milliseconds = [times[number] for number in sorted(times) if number >= before]
+    load.warm_up = sum(number < before for number in times)
+    load.seconds, load.cpu_s = time.perf_counter() - began, time.process_time() - cpu
     return load
 
 
-async def _one(load: Load, send: Send, number: int, began: float) -> None:
+async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
+    """Send one request and keep its time by its number: answers arrive in another order than requests."""
+    if await _one(load, send, number, due):
+        times[number] = load.milliseconds[-1]
+
+
+async def _one(load: Load, send: Send, number: int, began: float) -> bool:
+    """Send one request; return whether it was answered. An error is counted by its text."""
     try:
         images = await send(number)
     except WorkbenchError as error:
         load.errors[str(error)] += 1
         await asyncio.sleep(0)
-    else:
-        load.images += images
-        load.milliseconds.append(1e3 * (time.perf_counter() - began))
+        return False
+    load.images += images
+    load.milliseconds.append(1e3 * (time.perf_counter() - began))
+    return True

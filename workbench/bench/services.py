@@ -1,11 +1,11 @@
-"""The services at work: throughput beside the same models called directly, latency under load, bytes, CPU and memory.
+"""Benchmark of the running services: throughput next to the same models called directly, latency, bytes, CPU and memory.
 
 ::
 
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
     saturated   the same JPEGs over TLS, through both services, as many requests at once as it takes
     ladder      one image a request, more and more clients                open    one image a request, at a rate
-    soak        one image a request at 70 % of saturation, for long: errors, and whether memory stays
+    soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
     hostile     honest clients next to connections that only cost (see `hostile`), against the same clients alone
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
@@ -43,7 +43,7 @@ from ..services.trust import client_context
 from ..system import Stopwatch, System
 from .hostile import PAUSE_S, Probes, attacked
 from .latency import end_to_end
-from .load import PERCENTS, Load, closed_loop, open_loop
+from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
 
 __all__ = ["bench_hostile", "bench_services"]
 
@@ -115,11 +115,20 @@ class Site:
 
         return self._run(sent())
 
+    def arrivals(self, rate: float, seconds: float, warm_up_s: float) -> Load:
+        """Send single images at a rate; the first `warm_up_s` seconds do not count."""
+
+        async def sent() -> Load:
+            door = Door(self._door, self._model, self._files, self._labels, 1)
+            return await open_loop(door, rate, seconds, warm_up_s=warm_up_s)
+
+        return self._run(sent())
+
     def usage(self) -> dict[str, Any]:
         """Return what both services say of their CPU time (s) and resident memory (bytes)."""
         return self._run(self._usage())
 
-    def soak(self, rate: float, seconds: float, every: float) -> tuple[Load, list[dict[str, Any]]]:
+    def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
         """Send single images at a rate for long; return what came of it, and what the services used, time and again."""
 
         async def watched() -> tuple[Load, list[dict[str, Any]]]:
@@ -133,7 +142,8 @@ class Site:
 
             watching = asyncio.create_task(watch())
             try:
-                return await open_loop(Door(self._door, self._model, self._files, self._labels, 1), rate, seconds), used
+                door = Door(self._door, self._model, self._files, self._labels, 1)
+                return await open_loop(door, rate, seconds, warm_up_s=warm_up_s), used
             finally:
                 watching.cancel()
 
@@ -188,12 +198,14 @@ def bench_services(
     rounds: int = 5,
     requests: int = 500,
     soak_s: float = 0.0,
+    forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
     """Measure the services of a pair, started here, and the same networks in this process; return one JSON object.
 
-    `system` is joined of the same weights; `data` are the options that name the data set to `workbench serve`. Each step lasts
-    `seconds`, the soak `soak_s` (0: none); `requests` are sent one by one for the latency of a single picture.
+    `system` has the same weights; `data` are the options that name the data set to `workbench serve`. A closed loop lasts
+    `seconds`, the soak `soak_s` (0: none). A window of the open loop lasts at least `forget` times the time in which the queue
+    forgets its past. `requests` single pictures are sent one after another.
 
     Raises UsageError for too few images.
     """
@@ -222,12 +234,15 @@ def bench_services(
             bar.update()
         result["open"] = []
         for rate in (FEW, *(share * top for share in SHARES)):
-            found = site.load(open_loop, rate, seconds)
-            result["open"].append({"share_of_saturation": rate / top, **found.as_dict()})
+            relaxed = relaxation_s(rate, top) if rate < top else seconds
+            warm_up_s = min(WARM_UP, forget) * relaxed
+            load = site.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
+            result["open"].append({"share_of_saturation": rate / top, "relaxation_s": relaxed, **load.as_dict()})
             bar.update()
         result["usage"] = {"before": before, "after": site.usage()}
         if soak_s:
-            load, used = site.soak(SOAK * top, soak_s, max(1.0, soak_s / 90))
+            warm_up_s = min(WARM_UP, forget) * relaxation_s(SOAK * top, top)
+            load, used = site.soak(SOAK * top, soak_s, max(1.0, soak_s / 90), warm_up_s)
             result["soak"] = {"share_of_saturation": SOAK, **load.as_dict(), "used": used, "memory_change": _changes(used)}
     result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
     bar.update(2)
@@ -289,11 +304,11 @@ def _single(site: Site, system: System, images: Images, requests: int) -> dict[s
         start = time.perf_counter()
         system.recognise(image)
         own.append(1e3 * (time.perf_counter() - start))
-    told = {key: value for key, value in found.items() if key not in ("components", "ms")}
-    told["components"] = {name: each.as_dict() for name, each in found["components"].items()}
-    told["ms"] = {name: each.as_dict() for name, each in found["ms"].items()}
-    told["in_process_ms"] = {f"p{each}": float(np.percentile(own, each)) for each in PERCENTS}
-    return told
+    result = {key: value for key, value in found.items() if key not in ("components", "ms")}
+    result["components"] = {name: each.as_dict() for name, each in found["components"].items()}
+    result["ms"] = {name: each.as_dict() for name, each in found["ms"].items()}
+    result["in_process_ms"] = {f"p{each}": float(np.percentile(own, each)) for each in PERCENTS}
+    return result
 
 
 def _saturated(

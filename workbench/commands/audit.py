@@ -22,12 +22,13 @@ def add(commands: Commands) -> None:
         commands,
         "audit",
         audit,
-        "let attackers try what leaves the edge, beside controls",
+        "run attackers on what leaves the edge, next to controls",
         """  workbench audit                                                  every attacker on every view, digits
   workbench audit --dataset cifar10 --data-dir ~/cifar10 --json    the pair that ships: ten minutes on 2 cores
   workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
-  workbench audit --view perturbed --attacker invert --source noise        he learns from noise that he sent himself
+  workbench audit --view perturbed --attacker invert --source noise        learn from the attacker's own noise
   workbench audit --dataset cifar10 --generator-variant private --codec png --view perturbed
+  workbench audit --dataset cifar10 --effort full --converge --membership    the full audit: days on 2 cores, hours on a GPU
 views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
     )
     add_common(made)
@@ -40,9 +41,12 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
         help="between edge and cloud (default: neural)",
     )
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (default)")
-    made.add_argument("--pairs", type=positive, metavar="N", help="pictures with their views that he learns from")
+    made.add_argument("--pairs", type=positive, metavar="N", help="pictures with their views that attackers learn from")
     made.add_argument(
-        "--source", default="same", choices=("same", "other", "noise"), help="of these: the data set, others like it, noise"
+        "--source",
+        default="same",
+        choices=("same", "other", "noise"),
+        help="of these pictures: the data set, others like it, noise",
     )
     made.add_argument(
         "--effort",
@@ -51,7 +55,13 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
         help="trial: only to see that all runs; brief: a notebook's; quick (default): minutes; full: an hour and more",
     )
     made.add_argument("--seeds", type=positive, default=3, metavar="N", help="of each attacker (default: 3)")
-    made.add_argument("--limit", type=positive, default=1000, metavar="N", help="test images, all known to him (default: 1000)")
+    made.add_argument(
+        "--limit", type=positive, default=1000, metavar="N", help="test images, all known to replay (default: 1000)"
+    )
+    made.add_argument(
+        "--converge", action="store_true", help="double the effort until the best attacker gains less than 0.1 dB"
+    )
+    made.add_argument("--membership", action="store_true", help="test membership with shadow generators, too")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--json", action="store_true", help="print one JSON object")
@@ -62,7 +72,8 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
 def audit(options: argparse.Namespace) -> int:
     """Audit one pair."""
     from ..audit import ATTACKERS as KNOWN
-    from ..audit import EFFORTS, Audit, page
+    from ..audit import EFFORTS, Audit, privacy_report
+    from ..audit.run import SHADOWS
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
@@ -89,11 +100,13 @@ def audit(options: argparse.Namespace) -> int:
         device=pick_device(options.device),
         progress=True,
     )
-    result = plain(made.result(views, attackers))
+    if options.converge:
+        made.converge(views, attackers)
+    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0))
     if options.output is not None:
         write_json(options.output, result)
     if options.page is not None:
-        page.write(result, options.page)
+        privacy_report.write(result, options.page)
     print(json.dumps(result, indent=1) if options.json else _describe(result))
     return 0
 
@@ -119,19 +132,34 @@ def _describe(result: dict[str, Any]) -> str:
     ]
     for view, found in result["verdict"].items():
         over, allowed = found["over"], found["allowed"]
+        if found["failed"]:
+            lines.append(f"{view}: no attacker reached the control in {', '.join(found['failed'])}: the attacks failed there")
         lines.append(
             f"{view}: at best {over['psnr']:+.2f} dB (allowed {allowed['psnr']:g}) and {over['ssim']:+.3f} SSIM (allowed "
-            f"{allowed['ssim']:g}) over the class's mean image; the picture named {over['identified']:.2f} times as often as "
-            f"by who knows the label (allowed {allowed['identified']:g}): "
+            f"{allowed['ssim']:g}) over the class's mean image; the picture named {over['identified']:.2f} times as often "
+            f"as from the label (allowed {allowed['identified']:g}): "
             + (
                 "holds"
                 if all(found["holds"].values())
                 else "FAILS in " + ", ".join(k for k, v in found["holds"].items() if not v)
             )
         )
+    for view, found in result["membership_rmia"].items():
+        rate = found["true_positives"]
+        lines.append(
+            f"{view}: RMIA finds {100 * rate['value']:.2f} % [{100 * rate['low']:.2f}, {100 * rate['high']:.2f}] of the "
+            f"training pictures at {100 * found['false_positives']:g} % false positives, area "
+            f"{100 * found['area']['value']:.1f} %"
+        )
+    for row in result["effort_curve"]:
+        lines.append(
+            f"effort: {row['effort']['passes']} passes, {row['view']}: {row['attacker']} {row['psnr']['value']:.2f} dB"
+        )
+    if not result["converged"]:
+        lines.append("every figure is a lower bound: the effort was not raised until the attackers stopped gaining")
     bound = result["bound"]
     lines.append(
-        f"payload: {bound['bits']['value']:.2f} bits an image, {bound['codes']} codes seen: nobody names more than "
+        f"payload: {bound['bits']['value']:.2f} bits an image, {bound['codes']} codes seen: no attacker names more than "
         f"{100 * bound['identified']:.1f} % of {result['n']} known pictures from it"
     )
     return "\n".join(lines)

@@ -147,6 +147,7 @@ def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]
     lines = {
         "one after another, image to label": single,
         **{each["loop"]: each for each in (*result["ladder"], *result["open"])},
+        **({f"soak, {result['soak']['loop']}": result["soak"]} if "soak" in result else {}),
     }
     rows = [
         [

@@ -76,6 +76,9 @@ def add(commands: Commands) -> None:
     )
     made.add_argument("--threads", type=positive, default=0, metavar="N", help="of one lane (default: by cores)")
     made.add_argument("--remember", type=int, metavar="N", help="of a cloud: codes whose answers it keeps (4096)")
+    made.add_argument(
+        "--decode-every", action="store_true", help="of a cloud: decode and classify equal codes once for each image"
+    )
     made.add_argument("--queue", type=positive, default=1024, metavar="N", help="images that may wait at the edge (1024)")
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
@@ -226,7 +229,7 @@ def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) ->
     from ..services.stages import cloud_stage, warm_cloud
     from ..system import REMEMBERED
 
-    cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember)
+    cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember, options.decode_every)
     shared["lanes"].warm(lambda n: warm_cloud(cloud, stage.size, n))
     roles: tuple[Role, ...] = ("client",) if options.arrangement == "pp" else ("edge",)
     service = CloudService(

@@ -270,15 +270,15 @@ class Pipeline:
         `tick` is told how many images have passed. Raises DataError where there are no training pictures to learn from.
         """
         from ..audit.attackers import Effort, Inversion
-        from ..audit.views import Observed, Tap, pairs_of
+        from ..audit.views import Observed, Observer, pairs_of
 
         if tuple(dataset.train.images.shape[-2:]) != (32, 32):
             raise UsageError(f"attackers learn from 32 x 32 pictures, {dataset.title} has others: choose another data set")
         options: dict[str, Any] = {"quality": settings.quality} if settings.codec in ("jpeg", "webp") else {}
-        tap = Tap(self.raw, settings.codec, (32, 32), settings.strength, **options)
+        observer = Observer(self.raw, settings.codec, (32, 32), settings.strength, **options)
         pairs = min(pairs, len(dataset.train))
-        learner = Inversion(tap, Effort(pairs, passes, width=8), 0, tick)
-        learner.fit(pairs_of(tap, dataset, "decoded", pairs))
+        learner = Inversion(observer, Effort(pairs, passes, width=8), 0, tick)
+        learner.fit(pairs_of(observer, dataset, "decoded", pairs))
 
         def guess(cloud: Tensor) -> Tensor:
             with torch.inference_mode():

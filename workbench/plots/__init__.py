@@ -7,11 +7,11 @@
     recognition  accuracy over strength, bytes and pairs
     learning     loss and accuracy while networks learn, and once they have
     timing       where the time of a picture goes
-    energy       what a picture costs the phone
-    attacks      what attackers get, and at which price they get less
+    energy       the energy of a picture on the phone
+    attacks      the success of attackers, and the price of reducing it
 """
 
-from .attacks import attack_curves, attack_pairs, attack_rates, front, pareto
+from .attacks import attack_curves, attack_effort, attack_pairs, attack_rates, front, pareto
 from .energy import PART_TITLES, energy_bars, energy_shares
 from .galleries import comparison, gallery, reconstructions
 from .learning import learning_curves, training_curves
@@ -30,6 +30,7 @@ __all__ = [
     "SKY",
     "accuracy_bytes",
     "attack_curves",
+    "attack_effort",
     "attack_pairs",
     "attack_rates",
     "comparison",

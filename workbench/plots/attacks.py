@@ -1,4 +1,4 @@
-"""What attackers get: over strength, over the bits that cross, over what they learnt from; and at which price they get less."""
+"""The success of attackers over strength, bits, pairs and effort, and the price of reducing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..metrics import Estimate
 from .labels import label_points
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, subplots
 
-__all__ = ["attack_curves", "attack_pairs", "attack_rates", "front", "pareto"]
+__all__ = ["attack_curves", "attack_effort", "attack_pairs", "attack_rates", "front", "pareto"]
 
 Row = dict[str, Any]
 KINDS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
@@ -21,7 +21,7 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 
 
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over the perturbation's strength, with the target's accuracy beside.
+    """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
     `rows` are those of `audit.curves.of_strength`, `control` is the row of the class's mean image, `recognisable` the values
     from which on a reconstruction counts as recognisable.
@@ -62,7 +62,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 
 
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over the number of pairs that he learnt from (log scale), one line a source.
+    """Draw an attacker's PSNR and SSIM over the number of pairs that it learns from (log scale), one line a source.
 
     `sources` are what `audit.curves.of_pairs` returns: same, other, noise.
     """
@@ -73,7 +73,7 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
     _levels(axes, control, recognisable)
     counts = sorted({int(row["point"]) for rows in sources.values() for row in rows})
     for axis in axes:
-        axis.set(xlabel="pairs that the attacker learnt from", xscale="log")
+        axis.set(xlabel="pairs that the attacker learns from", xscale="log")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
         axis.tick_params(axis="x", labelsize=8)  # the numbers of neighbours must not touch
         axis.minorticks_off()
@@ -81,8 +81,27 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
     return _finished(figure, axes, title)
 
 
+def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
+    """Draw the best attacker's PSNR over its effort (images of a training, log scale), one line a view.
+
+    `rows` are those of `Audit.converge`, `control` is the row of the class's mean image.
+    """
+    figure, axis = subplots(figsize=(6.4, 3.6))
+    views = list(dict.fromkeys(row["view"] for row in rows))
+    for colour, view in zip((ORANGE, BLUE, GREEN, PURPLE), views, strict=False):
+        mine = [row for row in rows if row["view"] == view]
+        band(axis, [row["effort"]["passes"] for row in mine], [row["psnr"] for row in mine], view, colour)
+    efforts = sorted({row["effort"]["passes"] for row in rows})
+    axis.axhline(control["psnr"].value, color="black", lw=1, ls="--", label="class mean (control)")
+    axis.set(xlabel="effort (images of a training)", ylabel=KINDS["psnr"], xscale="log", title=title)
+    axis.set_xticks(efforts, [f"{effort:,}" for effort in efforts])
+    axis.minorticks_off()
+    axis.legend(fontsize=8)
+    return figure
+
+
 def front(points: Sequence[Row]) -> list[bool]:
-    """Say of each point whether none is better: as accurate, in as few bits, with as little over the control, and not the same.
+    """Return for each point whether no other is better: as accurate, in as few bits, with as little over the control.
 
     A point has `answered` and `bits` (Estimates) and `over` (dB).
     """
@@ -93,7 +112,7 @@ def front(points: Sequence[Row]) -> list[bool]:
 
 
 def pareto(points: Sequence[Row], title: str) -> Figure:
-    """Draw accuracy at the cloud over bits an image (log scale); the colour is what an attacker has over the control (dB).
+    """Draw accuracy at the cloud over bits an image (log scale); the colour is an attacker's gain over the control (dB).
 
     A point is a row of `audit.curves.of_rate` with the generator's `variant` ("" for the pair's own), which its marker shows.
     Ringed are those of the Pareto front: of more accuracy, fewer bits and less success no other has all.

@@ -1,4 +1,4 @@
-"""What a picture costs the phone in energy."""
+"""The energy of a picture on the phone."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..metrics import Estimate
-from .style import BLUE, GREY, ORANGE, PURPLE, SKY, subplots
+from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
 
 __all__ = ["PART_TITLES", "energy_bars", "energy_shares"]
 
-# What the phone does, and the colours: its work in grey and orange, what leaves it in purple and blues.
+# Parts and colours: the phone's work in grey and orange, its radio in purple and blues.
 PART_TITLES = {
     "compression": "JPEG or PNG",
     "generator": "generator",
     "sending": "sending (CPU)",
     "radio": "radio",
     "waiting": "waiting",
+    "tail": "radio's tail",
 }
-_PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY)
+_PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's beside it on an axis of its own.
+    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's on an axis of its own.
 
-    A row of `ours` is what `bench.energy.energy` returns; thick bars are its 95 % interval, thin ones the range of what was
-    assumed. `paper` has mJ a picture by the same names (empty: no second panel).
+    A row of `ours` is a result of `bench.energy.energy`. Thin bars are the range over the assumptions, thick ones the 95 %
+    interval over repetitions. `paper` has mJ a picture by the same names (empty: no second panel).
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]
@@ -60,7 +61,7 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 
 
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
-    """Draw each arrangement's energy in percent of the baseline's: ours with its interval and its range, the paper's beside it.
+    """Draw each arrangement's energy in percent of the baseline's: ours with its range and its interval, and the paper's.
 
     A row of `ours` is one of `bench.energy.shares`; `paper` has percent by the same names.
     """
@@ -86,7 +87,7 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value beside it, right of `right`."""
+    """Write each bar's value to the right of `right`."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 

@@ -48,12 +48,12 @@ def edge_stage(stage: Stage) -> tuple[Edge, str, str]:
     return edge, manifest.sha256, target
 
 
-def cloud_stage(stage: Stage, remembered: int = REMEMBERED) -> tuple[Cloud, str]:
-    """Return a cloud, and the SHA-256 of its classifier's weights."""
+def cloud_stage(stage: Stage, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
+    """Return a cloud (see `Cloud` for its options), and the SHA-256 of its classifier's weights."""
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
     classifier = prepare(network, stage.device, stage.precision)
-    cloud = Cloud(_codec(stage, {"target": manifest.sha256}), classifier, stage.device, remembered)
+    cloud = Cloud(_codec(stage, {"target": manifest.sha256}), classifier, stage.device, remembered, every)
     return cloud, manifest.sha256
 
 

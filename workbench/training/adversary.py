@@ -1,4 +1,4 @@
-"""A generator that learns against whoever would undo it: min-max training with an inversion network, in turns."""
+"""Min-max training of a generator against an inversion network, in turns."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..pictures import to_float
 from .objectives import Objective
 from .protection import GeneratorLoss, GeneratorObjective
 
-__all__ = ["AdversarialObjective", "Defence", "class_means"]
+__all__ = ["AdversarialObjective", "Defence", "class_means", "labelled_unet", "with_labels"]
 
-WARM_UP = 0.1  # of the steps, in which the adversary's term grows to its weight
-PACE = 4.0  # of the adversary's learning rate, in the generator's
-TURNS = 3  # one of which is the generator's: an adversary that lags behind lets pass what a fresh one finds
+WARM_UP = 0.1  # share of the steps in which the adversary's term grows to its weight
+PACE = 4.0  # the adversary's learning rate over the generator's
+TURNS = 3  # steps, one of which is the generator's: an adversary that lags behind misses what a fresh one finds
 
 
 @dataclass(frozen=True)
 class Defence:
-    """What a generator learns beside its own loss: weight * what an inversion network recovers beyond the label.
+    """The adversarial term of a generator's loss: weight * the share that an inversion network recovers beyond the label.
 
-    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`; None: as it came),
-    `strength` the one at which the generator will be used, `width` the inversion network's. A weight of 0 leaves the adversary
-    away.
+    `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`; None: unchanged).
+    `strength` is the strength at which the generator will be used, `width` the inversion network's. A weight of 0 trains
+    without the adversary.
     """
 
     weight: float = 0.0
@@ -48,8 +48,23 @@ class Defence:
 
 
 def class_means(split: Split, classes: int) -> Tensor:
-    """Return the mean image of each class, K x 3 x H x W in [0, 1]: what is known of a picture whose label is known."""
+    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the best guess of a picture from its label alone."""
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
+
+
+def labelled_unet(width: int, classes: int) -> UNet:
+    """Return a U-Net whose input has one more channel for each class (see `with_labels`)."""
+    unet = UNet(width)
+    first = unet.inc.f[0]
+    assert isinstance(first, nn.Conv2d)
+    unet.inc.f[0] = nn.Conv2d(3 + classes, first.out_channels, 3, padding=1)
+    return unet
+
+
+def with_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Return images N x 3 x H x W followed by their one-hot labels as constant channels, N x (3 + K) x H x W."""
+    channels = F.one_hot(labels, classes).to(images)[:, :, None, None].expand(-1, -1, *images.shape[-2:])
+    return torch.cat([images, channels], 1)
 
 
 class _Contest(nn.Module):
@@ -65,12 +80,12 @@ class AdversarialObjective(Objective):
 
     ::
 
-        x -> generator (+ noise) -> x' -> I -> x''       R = 1 - MSE(x'', x) / MSE(mean image of x's class, x)
+        x -> generator (+ noise) -> x' -> m + I(x', y) -> x''       R = 1 - MSE(x'', x) / MSE(m, x)
 
-    In turns: twice I learns to minimise its error on what the generator makes, then the generator, against I as it is. Below
-    zero R counts for nothing: an adversary that does worse than who knows the label alone has learnt nothing, and driving its
-    errors further only teaches the generator to deceive this one (He et al. 2019 invert by such networks; the game is that of
-    Goodfellow et al. 2014, with reconstruction in the place of discrimination).
+    m is the mean image of x's class y. I gets the label, as every attacker does, and predicts the residual over m: whatever it
+    recovers is recovered beyond the label. Of three steps, two train I on the generator's output and one trains the generator
+    against I as it is. A negative R counts as zero: an adversary below the control has learnt nothing, and a larger error of
+    this one network would not protect against another (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
     """
 
     adversarial = True
@@ -86,7 +101,8 @@ class AdversarialObjective(Objective):
     ) -> None:
         super().__init__()
         self.protection = GeneratorObjective(generator, target, auxiliary, loss, defence.strength)
-        self.network = self.contest = _Contest(generator, UNet(defence.width))
+        adversary = labelled_unet(defence.width, len(means))
+        self.network = self.contest = _Contest(generator, adversary)
         self.weight, self.ramp, self.attacks = defence.weight, 1.0, False
         self.register_buffer("means", means, persistent=False)
 
@@ -97,7 +113,7 @@ class AdversarialObjective(Objective):
         return [self.contest.generator]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Let the adversary learn faster: it must keep up."""
+        """Return the generator's parameters, and the adversary's with a higher rate: it must keep up."""
         generator = [p for p in self.contest.generator.parameters() if p.requires_grad]
         return [
             {"params": generator, "scale": 1.0},
@@ -105,18 +121,19 @@ class AdversarialObjective(Objective):
         ]
 
     def at(self, step: int, total: int) -> None:
-        """Take turns."""
+        """Choose whose turn the step is."""
         self.attacks = step % TURNS != 0
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         """Return R of a batch."""
-        guess = self.contest.inverter((protected - 0.5) * 4)
+        means = self.means[labels]
+        residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):
-            return 1 - F.mse_loss(guess.float(), images) / F.mse_loss(self.means[labels], images)
+            return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of whose turn it is; in evaluation the generator's, with all figures and what is recovered."""
+        """Return the loss of the network whose turn it is; in evaluation the generator's, with all figures and R."""
         if self.training and self.attacks:
             with torch.no_grad():
                 protected = self.contest.generator(images, self.protection.strength)

@@ -132,7 +132,8 @@ class CompressorObjective(Objective):
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         """Keep the commonest latents of `images` and how often each came (see `entropy`); where rate and accuracy are learnt,
-        also what it takes to choose among them (see `NeuralCompressor.choose`). Return bits and accuracy of what is chosen.
+        also what it takes to choose among them (see `NeuralCompressor.choose`). Return bits and accuracy of what is chosen: in
+        sample, for the tables were fitted on these images.
         """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
@@ -156,7 +157,7 @@ class CompressorObjective(Objective):
         index = compressor.choose(y)
         share_of = compressor.pattern_counts[:-1] / compressor.pattern_counts.sum()
         accuracy = (compressor.answers.argmax(1)[index] == labels).float().mean()
-        return {"accuracy": float(accuracy), "bits": float(-share_of[index].log2().mean())}
+        return {"accuracy_in_sample": float(accuracy), "bits_in_sample": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""

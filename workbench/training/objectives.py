@@ -45,7 +45,7 @@ class Objective(nn.Module):
         """Bring the network into the state in which it will be used; `images` are some of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Add what is learnt last, of images like those to come, to the network that was best; return figures it changes."""
+        """Fit tables to the best network on images like those to come; return in-sample figures, named `..._in_sample`."""
         return {}
 
 

@@ -71,6 +71,10 @@ PRESETS: dict[str, dict[str, Settings]] = {
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
 START = "start"  # from a generator kept under this variant;
 ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
+MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test split
+    "validation": "the validation split, which also chose the checkpoint",
+    "in_sample": "the images on which tables were fitted",
+}
 TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
 UNREADABLE = {"eye_weight": 12.0, "recovery_weight": 10.0}  # with less a digit's strokes stay in sight, with SSIM near zero
 LOSSES = {  # what each preset means where the caller does not say
@@ -236,7 +240,7 @@ def _train(
     outcome = fit(
         objective,
         _captured(dataset.train) if settings.captured else dataset.train,
-        dataset.validation,
+        _captured(dataset.validation) if settings.captured else dataset.validation,
         settings,
         label=label,
         checkpoint=checkpoint,
@@ -256,7 +260,7 @@ def _train(
     )
     if rank() == 0:
         last = _tabulated(dataset, settings)
-        outcome.best |= objective.finish(to_float(last.images), last.labels)
+        outcome.best = {**objective.finish(to_float(last.images), last.labels), **outcome.best}  # it overwrites no figure
     training = {
         "preset": preset,
         **asdict(settings),
@@ -270,6 +274,7 @@ def _train(
         "device": "cuda" if torch.cuda.is_available() and device != "cpu" else "cpu",
         "torch": torch.__version__,
         "history": outcome.history,
+        "measured_on": MEASURED_ON,
     }
     made: list[Manifest] = []
     kept = [weights.find(name, dataset.family) for name in names]

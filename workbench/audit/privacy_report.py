@@ -1,6 +1,6 @@
-"""One page for a privacy officer: what is promised, against whom, what was tried, how it was measured, and where it fails.
+"""One page for a privacy officer: the promise, the attackers, the method, and where the protection fails.
 
-Every verdict, number and name on it is taken from an audit's result; nothing is stated that the result does not say.
+Every verdict, number and name on it comes from an audit's result.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ __all__ = ["fragment", "render", "write"]
 
 Result = Mapping[str, Any]
 
-# What a view is called in everyday words, and who holds it.
+# Everyday words for a view, and who holds it.
 VIEWS = {
-    "label": ("the answer alone", "whoever learns the class; it is what an edge would send that recognises by itself"),
-    "payload": ("the payload", "a tap on the wire who gets behind the encryption"),
+    "label": (
+        "the answer alone",
+        "anyone who learns the class; an edge that classifies the picture itself would send only this",
+    ),
+    "payload": ("the payload", "an eavesdropper on the wire who gets behind the encryption"),
     "decoded": ("what the cloud decodes", "the cloud and its operator"),
     "perturbed": ("the perturbed image", "nobody, unless a codec carries it that keeps pictures, such as PNG"),
 }
 PROMISED = ("label", "payload", "decoded")
 ATTACKS = {
-    "undo": "sets polarity, colours and contrast right and smooths noise away, as anyone can with a photo editor",
-    "invert": "trains a network to turn what he holds back into pictures, on pictures of his own that he sent through the edge",
-    "prior": "does the same with a network that also learnt how such pictures look, and draws what would be plausible",
-    "optimise": "has the weights of the system's own networks and searches for the picture that gives what he holds",
-    "read": "trains a recognition model of his own on what he holds",
+    "undo": "corrects polarity, colours and contrast and smooths noise away, as a photo editor can",
+    "invert": "trains a network to turn observations back into pictures, on its own pictures that it sent through the edge",
+    "prior": "does the same with a network that also learnt how such pictures look, and draws plausible ones",
+    "optimise": "has the weights of the system's own networks and searches for a picture that gives the observation",
+    "read": "trains a recognition model on observations",
     "retrain": "takes the model that was meant to fail and trains it on until it recognises protected pictures",
-    "replay": "has a set of pictures that holds the private one, sends each through the edge and compares",
+    "replay": "has a set of pictures that contains the private one, sends each through the edge, several times if "
+    "the edge adds noise, and compares",
 }
 SOURCES = {
     "same": "of the same data set",
     "other": "of other data of the same kind",
-    "noise": "of noise that they made themselves",
+    "noise": "of noise that the attackers made",
 }
-# What is measured of a guess, its unit, and with how many digits; of the last the ratio counts.
+# The measures of a guess, their units and digits; of the last the ratio to the control counts.
 MEASURES = {
     "psnr": ("closeness of the guess, pixel by pixel", " dB", 2),
     "ssim": ("its likeness in structure (SSIM)", "", 3),
@@ -86,6 +90,7 @@ def _rendered(result: Result, variants: Mapping[str, Result] | None, whole: bool
         learnt=_learnt(result),
         fails=_fails(result),
         neural=_neural(result),
+        effort=_effort(result),
         variants=[(name, each, all(each["holds"].values())) for name, each in (variants or {}).items()],
     )
     return made
@@ -113,7 +118,7 @@ def _tried(result: Result) -> list[str]:
 def _view(result: Result, name: str) -> dict[str, Any]:
     """Return what the page says of one view: whether it holds, and a row for each measure."""
     found, (title, holder) = result["verdict"][name], VIEWS[name]
-    best, over, allowed = found["best"], found["over"], found["allowed"]
+    best, allowed = found["best"], found["allowed"]
     rows = []
     for key, (what, unit, digits) in MEASURES.items():
         share = key == "identified"
@@ -122,7 +127,7 @@ def _view(result: Result, name: str) -> dict[str, Any]:
                 "what": what,
                 "attacker": best[key]["attacker"],
                 "best": percent(best[key]["value"]) if share else figure(best[key]["value"], digits) + unit,
-                "over": f"{over[key]:.{digits}f}{unit}" if share else f"{signed(over[key], digits)}{unit}",
+                "over": _over(found, key, unit, digits),
                 "allowed": f"{allowed[key]:g}{unit}" if share else f"+{allowed[key]:g}{unit}",
                 "holds": found["holds"][key],
             }
@@ -131,13 +136,23 @@ def _view(result: Result, name: str) -> dict[str, Any]:
     return {"title": title, "holder": holder, "holds": all(found["holds"].values()), "promised": crosses, "rows": rows}
 
 
+def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
+    """Return the gain over the control with its interval, or that no attacker reached the control."""
+    if key in view["failed"]:
+        return "attack failed: below the control"
+    low, high = view["interval"][key]
+    if key == "identified":
+        return f"{view['over'][key]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]{unit}"
+    return f"{signed(view['over'][key], digits)} [{signed(low, digits)}, {signed(high, digits)}]{unit}"
+
+
 def _neural(result: Result) -> bool:
     """Whether the codec between edge and cloud keeps the perturbed image at the edge."""
     return str(result["codec"]).startswith("neural")
 
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
-    """Return each attacker that was tried, in a sentence, with the views that he had."""
+    """Return each attacker with a sentence and the views that it had."""
     views: dict[str, list[str]] = {}
     knows: dict[str, str] = {}
     for row in result["rows"]:
@@ -147,6 +162,16 @@ def _attacks(result: Result) -> list[dict[str, Any]]:
         {"name": name, "does": ATTACKS.get(name, f"takes {knows[name]}"), "views": list(dict.fromkeys(seen))}
         for name, seen in views.items()
     ]
+
+
+def _effort(result: Result) -> str:
+    """Return in a sentence whether more effort would have gained more."""
+    if result["converged"]:
+        passes = " to ".join(str(each["effort"]["passes"]) for each in (result["effort_curve"][0], result["effort_curve"][-1]))
+        return f"Effort was doubled from {passes} training images, until the best attacker gained less than 0.1 dB."
+    if result["converged"] is None:
+        return "The effort was not raised until the attackers stopped gaining: every figure is a lower bound."
+    return "The attackers still gained when the effort was doubled for the last time: every figure is a lower bound."
 
 
 def _learnt(result: Result) -> list[str]:
@@ -180,7 +205,7 @@ def _fails(result: Result) -> list[str]:
     for name, area in result["membership"].items():
         if area["low"] > 1 / 2:
             said.append(
-                f"Training pictures, from {VIEWS[name][0]}: the generator's own are told from new ones in {percent(area)} "
-                "of comparisons (half would be chance)."
+                f"Training pictures, from {VIEWS[name][0]}: the generator's own are distinguished from new ones in "
+                f"{percent(area)} of comparisons (half would be chance)."
             )
     return said

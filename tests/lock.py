@@ -25,7 +25,7 @@ COMPILE += ["--only-binary", ":all:", "--no-emit-index-url", "--no-emit-find-lin
 PLATFORMS = ["sys_platform == 'linux' and python_version < '3.13'", "sys_platform == 'darwin' and python_version < '3.13'"]
 CUDA = ("nvidia-", "cuda-", "triton")
 HEAD = (
-    "# Made by tools/lock.py: `pip install --no-deps --only-binary :all: --require-hashes -r FILE` takes these and no others.\n"
+    "# Made by tests/lock.py: `pip install --no-deps --only-binary :all: --require-hashes -r FILE` takes these and no others.\n"
 )
 
 

@@ -1,0 +1,88 @@
+"""Membership by RMIA: the score against figures worked out by hand, the rate at few false positives, and shadow generators."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from workbench.audit import Audit, Effort
+from workbench.audit.membership import Shadow, rmia, true_positives
+from workbench.audit.scores import Judge
+from workbench.data import Dataset
+from workbench.errors import DataError, UsageError
+from workbench.weights import Pair
+
+from .conftest import TINY, Counted
+
+CPU = torch.device("cpu")
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
+
+
+def test_the_score_is_the_share_of_references_whose_ratio_is_lower() -> None:
+    # p(x) = (1.3 out + 0.7) / 2: out = 1 gives 1, out = 0.5 gives 0.675
+    audited, shadows = torch.tensor([0.9, 0.9, 0.2]), torch.tensor([[1.0, 0.5, 1.0], [1.0, 0.5, 1.0]])
+    references, of_references = torch.tensor([0.1, 0.5, 0.9, 1.0]), torch.ones(2, 4)
+    # ratios 0.9, 1.33 and 0.2 against 0.1, 0.5, 0.9 and 1.0
+    assert rmia(audited, shadows, references, of_references).tolist() == [0.625, 1.0, 0.25]
+
+
+def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
+    """Confidence alone takes an easy picture for a member; RMIA compares it with generators that did not see it."""
+    easy, hard = rmia(
+        torch.tensor([0.99, 0.7]), torch.tensor([[0.99, 0.2]]), torch.linspace(0.5, 1, 50), torch.full((1, 50), 0.8)
+    )
+    assert hard > easy
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [
+        (torch.arange(1000.0), 0.5),  # one false positive of 1,000 is allowed: above 998
+        (torch.arange(999.0), 0.5),  # none: above 998
+        (torch.full((2000,), 5.0), 1.0),
+    ],
+)
+def test_the_rate_is_that_at_a_thousandth_of_false_positives(others: torch.Tensor, expected: float) -> None:
+    members = torch.tensor([998.5, 998.0, 2000.0, 6.0]) if expected == 0.5 else torch.tensor([6.0, 7.0])
+    found = true_positives(members, others)
+    assert found.value == expected
+    assert found.low < found.value or expected == 1.0
+    assert found.n == len(members)
+    with pytest.raises(UsageError, match="needs scores on both sides, got 4 and 0|got 2 and 0"):
+        true_positives(members, others[:0])
+
+
+def test_a_shadows_target_and_auxiliary_see_no_picture_that_its_generator_learns_from(digits: Dataset) -> None:
+    own = digits.train.head(90)
+    told: list[int] = []
+    shadow, again = (Shadow(own, 10, EFFORT, 3, CPU, told.append) for _ in range(2))
+    assert sorted(torch.cat(shadow.rows).tolist()) == list(range(90))
+    assert sum(told) == 2 * Shadow.cost(EFFORT)
+    images, labels = torch.rand(5, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4])
+    found = shadow.confidence(images, labels)
+    assert found.shape == (5,)
+    assert ((found > 0) & (found < 1)).all()
+    assert torch.equal(found, again.confidence(images, labels)), "the same seed, the same shadow"
+    with pytest.raises(UsageError, match="at least 3 pictures of the attacker's own, got 2"):
+        Shadow(digits.train.head(2), 10, EFFORT, 0, CPU)
+
+
+def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them(networks: Pair, digits: Dataset) -> None:
+    judge = Judge(digits, 64, CPU)
+    made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
+    found = made.members_by_rmia("perturbed", shadows=2)
+    assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
+    assert found["area"].n == 120
+    assert found["true_positives"].n == 60
+    assert (found["false_positives"], found["shadows"]) == (0.001, 2)
+    whole = Audit(networks, digits, codec="png", n=60, effort=TINY, judge=judge)
+    whole.images = torch.zeros(695, 3, 32, 32)
+    with pytest.raises(DataError, match="besides the 695 candidates, .* has 2 more: audit fewer images"):
+        whole.members_by_rmia("perturbed")
+
+
+def test_the_result_has_it_if_shadows_are_asked_for_and_the_bar_counts_them(networks: Pair, digits: Dataset) -> None:
+    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU))
+    result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)
+    assert set(result["membership_rmia"]) == {"perturbed"}
+    assert made.told == made.total > 2 * Shadow.cost(EFFORT)

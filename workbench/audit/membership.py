@@ -1,0 +1,117 @@
+"""Membership: whether a picture was among a generator's training images, by the RMIA test with shadow generators.
+
+::
+
+    p(x)    the confidence of a generator's target in the true label of the protected picture x
+    ratio   p(x | audited generator) / p(x), where p(x) is the mean over shadow generators that did not see x
+    score   the share of reference pictures z whose ratio is below the ratio of x
+
+Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
+narrow generator with a small target and auxiliary of its own. Each of its networks learns from a third of the attacker's
+pictures, so that its target and its auxiliary did not see the pictures that its generator learnt from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..data import Split
+from ..errors import UsageError
+from ..metrics import Estimate, wilson
+from ..models import PerturbationGenerator
+from ..pictures import to_float
+from ..training.protection import CAP
+from .contract import Effort
+from .networks import SmallCNN, learn, run, seeded
+
+__all__ = ["FALSE_POSITIVES", "Shadow", "rmia", "true_positives"]
+
+FALSE_POSITIVES = 0.001
+WIDTH = 4  # of a shadow's generator
+TOWARDS_ONE = 0.3  # the offline form's estimate of p(x) from models that did not see x: ((1 + a) p_out + 1 - a) / 2
+
+
+class Shadow:
+    """A narrow generator with its own target, trained as the audited one on pictures that are the attacker's own."""
+
+    def __init__(
+        self,
+        own: Split,
+        classes: int,
+        effort: Effort,
+        seed: int,
+        device: torch.device,
+        tick: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        if len(own) < 3:
+            raise UsageError(f"a shadow generator needs at least 3 pictures of the attacker's own, got {len(own)}")
+        self.device = device
+        rows = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
+        self.rows = torch.tensor_split(rows, 3)  # of target, auxiliary and generator
+        with seeded(seed):
+            self.target, auxiliary = SmallCNN(classes, 8).to(device), SmallCNN(classes, 8).to(device)
+            self.generator = PerturbationGenerator(WIDTH).to(device)
+        for network, part in ((self.target, self.rows[0]), (auxiliary, self.rows[1])):
+            data = (to_float(own.images[part]), own.labels[part])
+            learn(network, _recognition(network), data, effort.passes, seed=seed, tick=tick)
+            network.requires_grad_(False)
+
+        def protection(images: Tensor, labels: Tensor) -> Tensor:
+            protected = self.generator(images)
+            hidden = F.cross_entropy(auxiliary(protected).float(), labels, reduction="none").clamp(max=CAP)
+            return F.cross_entropy(self.target(protected).float(), labels) - hidden.mean()
+
+        data = (to_float(own.images[self.rows[2]]), own.labels[self.rows[2]])
+        learn(self.generator, protection, data, effort.passes, seed=seed, tick=tick)
+
+    @staticmethod
+    def cost(effort: Effort) -> int:
+        """Return how many images pass through one shadow's trainings."""
+        return 3 * effort.passes
+
+    def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the target's confidence in the labels of protected images (N)."""
+        scores = run(lambda part: self.target(self.generator(part)).float().softmax(1), self.device, images)
+        return scores.gather(1, labels[:, None])[:, 0]
+
+
+def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(network(images).float(), labels)
+
+    return loss
+
+
+def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
+    """Return the RMIA score of N pictures, from 0 to 1.
+
+    `audited` (N) and `references` (R) are the audited generator's confidences; `shadows` (S x N) and `shadows_of_references`
+    (S x R) those of S shadow generators that saw none of these pictures.
+    """
+    ratio, others = _ratio(audited, shadows), _ratio(references, shadows_of_references)
+    ordered = others.sort().values
+    below = torch.searchsorted(ordered, ratio.contiguous(), right=False)
+    up_to = torch.searchsorted(ordered, ratio.contiguous(), right=True)
+    return (below + up_to).double() / (2 * len(others))  # ties half
+
+
+def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
+    out = shadows.double().mean(0)
+    usual = ((1 + TOWARDS_ONE) * out + 1 - TOWARDS_ONE) / 2
+    return confidence.double() / usual.clamp_min(1e-12)
+
+
+def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
+    """Return the share of members whose score is above that of all but `false_positives` of the others, with Wilson's interval.
+
+    With fewer others than 1 / `false_positives` no false positive is allowed at all. Raises UsageError without scores.
+    """
+    if not len(members) or not len(others):
+        raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")
+    allowed = int(false_positives * len(others))
+    threshold = others.sort(descending=True).values[allowed]
+    return wilson(int((members > threshold).sum()), len(members))

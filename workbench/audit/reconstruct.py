@@ -1,0 +1,316 @@
+"""The attackers that reconstruct pictures.
+
+::
+
+    undo      least squares on pixels: polarity, colours and histogram corrected, noise smoothed
+    invert    an inversion network (He et al. 2019, 2020); if few distinct observations occur, the mean picture of each
+    prior     the same network trained on with an adversarial and a feature loss
+    optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, was observed
+
+Every guess is a residual over a closed-form guess: the mean picture of the observed label and, if the view is a picture, least
+squares on its pixels. A residual that does not lower the error on held-out pairs is not used.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..models import AT_ONCE, channels_last
+from .contract import PICTURE_VIEWS, Attacker, Effort
+from .networks import RATE, Critic, Inverter, MeanPictures, inverter, learn, narrow, run, seeded, solve
+from .views import Observed, Observer, Pairs
+
+__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo"]
+
+FEW = 32  # pairs an observation, from which on their mean is a better guess than any network's
+HELD = 0.1  # share of the pairs that judge what was learnt from the others,
+MOST_HELD = 500  # and at most so many
+
+
+def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
+    """Return the pairs to learn from and the pairs held out to judge it; a single pair is in both."""
+    held = min(MOST_HELD, max(1, round(HELD * len(pairs))))
+    cut = max(1, len(pairs) - held)
+    rows = torch.arange(len(pairs))
+    return pairs[rows[:cut]], pairs[rows[-held:]]
+
+
+class Undo(Attacker):
+    """Least squares on pixels: of the view smoothed by each of some widths, with its equalised histogram and the label's mean.
+
+    One matrix, 10 x 3, corrects a channel's polarity, mixed colours and stretched contrast.
+    """
+
+    name, knows, views = "undo", "some pairs", PICTURE_VIEWS
+    widths = (0.0, 0.6, 1.0, 1.6)
+
+    def fit(self, pairs: Pairs) -> None:
+        """Choose the width and the matrix of least error."""
+        self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
+        few = pairs[torch.arange(min(2000, len(pairs)))]
+        wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
+        fitted = []
+        for width in self.widths:
+            x = self._features(few.observed, width)
+            solution = solve(x, wanted)
+            fitted.append((float((x @ solution - wanted).square().mean()), width, solution))
+        _, self.width, self.matrix = min(fitted, key=lambda each: each[0])
+
+    def guess(self, observed: Observed) -> Tensor:
+        """Return the corrected pictures."""
+        n, _, height, width = observed.seen.shape
+        x = self._features(observed, self.width) @ self.matrix
+        pictures: Tensor = x.view(n, height, width, 3).permute(0, 3, 1, 2).clamp(0, 1)
+        return pictures
+
+    def cost(self, n: int) -> int:
+        """Return 0: nothing is trained."""
+        return 0
+
+    def _features(self, observed: Observed, width: float) -> Tensor:
+        x = torch.cat([self._pixels(observed.seen, width), self.means(observed.answers).flatten(2)], 1)
+        return x.transpose(1, 2).reshape(-1, x.shape[1])
+
+    @staticmethod
+    def _pixels(seen: Tensor, width: float) -> Tensor:
+        """Return smoothed channels, their equalised histograms and a constant, N x 7 x HW."""
+        if width:
+            reach = torch.arange(-3, 4, dtype=torch.float32)
+            kernel = torch.exp(-(reach**2) / (2 * width**2))
+            kernel = (kernel / kernel.sum()).expand(3, 1, -1)
+            seen = F.conv2d(F.pad(seen, (3, 3, 3, 3), mode="reflect"), kernel[:, :, None], groups=3)
+            seen = F.conv2d(seen, kernel[..., None], groups=3)
+        flat = seen.flatten(2).contiguous()
+        ordered = flat.sort(-1).values.contiguous()
+        darker, no_lighter = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
+        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # the share of darker pixels, of equals half
+        return torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
+
+
+class Inversion(Attacker):
+    """An inversion network, mean squared error (He et al. 2019); if few distinct observations occur, the mean picture of each.
+
+    The mean of all pictures that share an observation has the least mean squared error of any guess from it.
+    """
+
+    name, knows = "invert", "pairs"
+
+    def fit(self, pairs: Pairs) -> None:
+        """Train the network, or tabulate the means."""
+        first, which = pairs.observed.distinct
+        self.network: Inverter | None = None
+        self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
+        learnt, self.held = held_out(pairs)
+        if len(first) * FEW <= len(pairs):
+            self._tabulate(pairs, first, which)
+            self.tick(self.effort.passes)
+            return
+        self.network = network = self.untrained(learnt)
+
+        def loss(seen: Tensor, answers: Tensor, images: Tensor) -> Tensor:
+            return F.mse_loss(network(seen, answers).float(), images)
+
+        data = (learnt.observed.seen, learnt.observed.answers, learnt.images)
+        learn(network, loss, data, self.effort.passes, seed=self.seed, tick=self.tick)
+        network.share = self._share(network)
+
+    def untrained(self, pairs: Pairs) -> Inverter:
+        """Return a network whose guess, before any training, is the closed-form one."""
+        with seeded(self.seed):
+            network = inverter(pairs.observed.seen[:4096], self.effort.width, self.means, pairs.images.shape[-1])
+        network.fit_base(pairs.observed.seen[:2000], pairs.observed.answers[:2000], pairs.images[:2000])
+        return network.to(self.device)
+
+    def _share(self, network: Inverter) -> float:
+        """Return how much of the network's residual to use: the share of least error on held-out pairs, in [0, 1]."""
+        seen, answers, images = self.held.observed.seen, self.held.observed.answers, self.held.images
+        base = run(network.base, self.device, seen, answers)
+        residual = run(network, self.device, seen, answers) - base
+        energy = float(residual.square().sum())
+        return min(1.0, max(0.0, float((residual * (images - base)).sum()) / energy)) if energy else 0.0
+
+    def _tabulate(self, pairs: Pairs, first: Tensor, which: Tensor) -> None:
+        counts = torch.bincount(which, minlength=len(first))
+        sums = torch.zeros(len(first), *pairs.images.shape[1:]).index_add_(0, which, pairs.images)
+        self.table = sums / counts[:, None, None, None]
+        self.known = pairs.observed.seen[first].flatten(1)
+
+    def guess(self, observed: Observed) -> Tensor:
+        """Return the network's pictures, or the mean picture of the nearest known observation."""
+        if self.network is None:
+            nearest = torch.cdist(observed.seen.flatten(1), self.known).argmin(1)
+            pictures: Tensor = self.table[nearest]
+            return pictures
+        return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
+
+
+class FromInversion(Attacker):
+    """An attacker that continues from a fitted inversion network: `base`, or its own if none is given."""
+
+    def __init__(
+        self,
+        observer: Observer,
+        effort: Effort,
+        seed: int = 0,
+        tick: Callable[[int], None] = lambda _: None,
+        base: Inversion | None = None,
+    ) -> None:
+        super().__init__(observer, effort, seed, tick)
+        self.base = base
+
+    def cost(self, n: int) -> int:
+        """Return what follows the inversion, plus the inversion itself if none was given."""
+        return self.further(n) + (self.effort.passes if self.base is None else 0)
+
+    @abstractmethod
+    def further(self, n: int) -> int:
+        """Return how many images pass after the inversion."""
+
+    def based(self, pairs: Pairs) -> Inversion:
+        """Return the fitted inversion."""
+        if self.base is None:
+            self.base = Inversion(self.observer, self.effort, self.seed, self.tick)
+            self.base.fit(pairs)
+        return self.base
+
+
+class Prior(FromInversion):
+    """An inversion network with a learnt image prior: it must also pass for an original before a critic.
+
+    Continues from `Inversion`, for as many passes: absolute error + the critic's features + its judgement (Isola et al. 2017;
+    Wang et al. 2018). Its guesses are sharper and, by mean squared error, mostly worse. If the closed-form guess is better by
+    absolute error and features on held-out pairs, that guess is used.
+    """
+
+    name, knows = "prior", "pairs"
+
+    def further(self, n: int) -> int:
+        """Return the inversion's passes: both run at the same effort."""
+        return self.effort.passes
+
+    def fit(self, pairs: Pairs) -> None:
+        """Train against a critic that learns too."""
+        base = self.based(pairs)
+        learnt, held = held_out(pairs)
+        network, rate = copy.deepcopy(base.network), RATE / 4
+        with seeded(self.seed):
+            critic = channels_last(Critic(), self.device)
+        if network is None:  # the base only tabulated means
+            network, rate = base.untrained(learnt), RATE
+        network.share = 1.0
+        self.network = network
+        against = torch.optim.AdamW(critic.parameters(), RATE / 4, betas=(0.5, 0.99))
+
+        def distance(guess: Tensor, images: Tensor) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                real = critic.layers[:4](4 * (images - 0.5))
+            features = critic.layers[:4](4 * (guess - 0.5))
+            return F.l1_loss(guess, images) + 0.1 * F.l1_loss(features, real), features
+
+        def loss(seen: Tensor, answers: Tensor, images: Tensor) -> Tensor:
+            guess = network(seen, answers)
+            judged = F.relu(1 - critic(images)).mean() + F.relu(1 + critic(guess.detach())).mean()
+            against.zero_grad(set_to_none=True)
+            judged.backward()  # type: ignore[no-untyped-call]
+            against.step()
+            critic.requires_grad_(False)
+            near, features = distance(guess, images)
+            passing = -critic.layers[4:](features).mean()
+            critic.requires_grad_(True)
+            total: Tensor = near + 0.02 * passing
+            return total
+
+        data = (learnt.observed.seen, learnt.observed.answers, learnt.images)
+        learn(network, loss, data, self.effort.passes, rate=rate, seed=self.seed, tick=self.tick)
+        critic.eval()
+
+        def error(guess: Callable[..., Tensor]) -> float:
+            pictures = run(guess, self.device, held.observed.seen, held.observed.answers).clamp(0, 1)
+            near = run(lambda *both: distance(*both)[0].expand(len(both[0])), self.device, pictures, held.images)
+            return float(near.mean())
+
+        network.share = 1.0 if error(network) <= error(network.base) else 0.0
+
+    def guess(self, observed: Observed) -> Tensor:
+        """Return the network's pictures."""
+        return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
+
+
+class Optimise(FromInversion):
+    """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
+
+    The error on `perturbed` is || G(x) - seen ||^2; on `payload` it is the distance of the latents, or the cross-entropy of the
+    edge's choice of a pattern. Total variation is added, with the weight that is best on held-out pairs. If no weight improves
+    on the start there, the start is the guess. The payload determines the decoded image, so that view needs no attack of its
+    own.
+    """
+
+    name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
+    weights = (0.0, 0.002, 0.02)  # of total variation
+    tuned_on = 16  # pairs
+    smooth: float | None = 0.02  # the weight in use; None: no descent
+
+    def further(self, n: int) -> int:
+        """Return one image for every gradient step of every picture, those of the tuning included."""
+        held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
+        return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
+
+    def fit(self, pairs: Pairs) -> None:
+        """Fit the inversion that gives the start, and choose the weight of total variation."""
+        base = self.based(pairs)
+        few = base.held[torch.arange(min(self.tuned_on, len(base.held)))]
+        start = base.guess(few.observed)
+        errors: dict[float | None, float] = {None: float(F.mse_loss(start, few.images))}
+        for weight in self.weights:
+            errors[weight] = float(F.mse_loss(self._descend(start, few.observed, weight), few.images))
+        self.smooth = min(errors, key=lambda weight: errors[weight])
+
+    def guess(self, observed: Observed) -> Tensor:
+        """Descend, some pictures at a time."""
+        assert self.base is not None
+        starts = self.base.guess(observed)
+        if self.smooth is None:
+            self.tick(self.effort.steps * len(observed))
+            return starts
+        at_once = AT_ONCE.get(self.device.type, 64)
+        return torch.cat(
+            [
+                self._descend(start, observed[rows : rows + at_once], self.smooth)
+                for rows, start in zip(range(0, len(observed), at_once), torch.split(starts, at_once), strict=True)
+            ]
+        )
+
+    def _descend(self, start: Tensor, observed: Observed, smooth: float) -> Tensor:
+        seen = observed.seen.to(self.device)
+        noise = 0.01 * torch.randn(start.shape, generator=torch.Generator().manual_seed(self.seed))
+        x = (start + noise).clamp(0, 1).to(self.device).requires_grad_(True)
+        optimizer = torch.optim.Adam([x], 0.02)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.effort.steps, 0.002)
+        for _ in range(self.effort.steps):
+            optimizer.zero_grad(set_to_none=True)
+            inside = x.clamp(0, 1)
+            with narrow(self.device):
+                error = self._error(inside, seen, observed.view)
+            variation = (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
+            (error + smooth * variation).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            self.tick(len(x))
+        return x.detach().clamp(0, 1).cpu()
+
+    def _error(self, x: Tensor, seen: Tensor, view: str) -> Tensor:
+        protected = self.observer.generator(x, self.observer.strength)
+        compressor = self.observer.compressor
+        if view == "perturbed" or compressor is None:
+            return F.mse_loss(protected.float(), seen)
+        y = compressor.latents(protected.float()).float()
+        if not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
+            return F.mse_loss(y, seen)
+        wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
+        return F.cross_entropy(-20 * compressor.costs(y), wanted)
