@@ -19,6 +19,7 @@ import yaml
 
 from workbench import runs
 from workbench.__main__ import _parser
+from workbench.certs import ROLES
 from workbench.classifiers import CLASSIFIERS
 from workbench.data import DATASETS
 from workbench.training import PRESETS
@@ -31,7 +32,7 @@ SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
 EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit", "sudo")
 OURS = ("make", "papermill", "python", "workbench", ".venv/bin/workbench")
-TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles")
+TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
 
 class Command(NamedTuple):
@@ -158,13 +159,15 @@ def test_a_command_of_the_docs_parses(command: Command) -> None:
         assert made <= CERTIFICATES, command
 
 
-CERTIFICATES = {f"data/certs/{role}.{kind}" for role in ("ca", "edge", "cloud", "client") for kind in ("pem", "key")}
+CERTIFICATES = {"data/certs/ca.pem", "data/certs/authority/ca.key"}
+CERTIFICATES |= {f"data/certs/{role}/{name}" for role in ROLES for name in ("ca.pem", f"{role}.pem", f"{role}.key")}
 
 
 def test_the_certificates_that_docs_name_are_made(tmp_path: Path) -> None:
     options, _ = parsed(["certs", str(tmp_path)])
     assert options.run(options) == 0
-    assert {f"data/certs/{path.name}" for path in tmp_path.iterdir()} == CERTIFICATES
+    files = (path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert {f"data/certs/{path.as_posix()}" for path in files} == CERTIFICATES
 
 
 @pytest.mark.parametrize(
