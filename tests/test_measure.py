@@ -226,5 +226,5 @@ def test_without_the_extra_a_line_says_how_to_install_it(
     hidden: dict[str, Any] = dict.fromkeys(("sevsnpmeasure", "sevsnpmeasure.guest", "sevsnpmeasure.vcpu_types"))
     for name, module in hidden.items():
         monkeypatch.setitem(sys.modules, name, module)
-    expected = "measurements need the package sev-snp-measure: pip install 'pmc2-workbench[measure]'"
+    expected = "measurements need the package sev-snp-measure: pip install -e '.[measure]' in the checkout"
     assert line(capsys, *options(files, "--vcpus", "1")).endswith(expected)

@@ -251,7 +251,7 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
         from distributed import Client
         from distributed.comm.addressing import get_address_host_port
     except ImportError as error:
-        raise RunError("--scheduler needs Dask: pip install 'pmc2-workbench[cluster]'") from error
+        raise RunError("--scheduler needs Dask: pip install -e '.[cluster]' in the checkout") from error
     try:
         # Asked first: a Client that never connects cannot be taken down quietly.
         socket.create_connection(get_address_host_port(scheduler), timeout=10).close()

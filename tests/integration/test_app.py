@@ -58,7 +58,7 @@ def test_a_parameter_that_the_notebook_does_not_have_is_refused_by_its_name(caps
         view_of(nbformat.read(NOTEBOOKS / "bandwidth.ipynb", as_version=4), {})
 
 
-@pytest.mark.skipif(importlib.util.find_spec("voila") is None, reason="no Voilà here: pip install 'pmc2-workbench[app]'")
+@pytest.mark.skipif(importlib.util.find_spec("voila") is None, reason="no Voilà here: pip install -e '.[app]' in the checkout")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -82,7 +82,7 @@ def test_a_wrong_call_is_one_line(
 def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "voila.app", None)
     assert main(["--no-browser"]) == 1
-    assert capsys.readouterr().err == "app: the page needs Voilà, which is not here: pip install 'pmc2-workbench[app]'\n"
+    assert capsys.readouterr().err == "app: the page needs Voilà, which is not here: pip install -e '.[app]' in the checkout\n"
 
 
 # --- the page --------------------------------------------------------------------------------------------------------------
@@ -94,7 +94,7 @@ def chromium() -> str:
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     reason = "" if path else "no chromium on this machine: apt-get install chromium"
     if importlib.util.find_spec("voila") is None:
-        reason = "no Voilà here: pip install 'pmc2-workbench[app]'"
+        reason = "no Voilà here: pip install -e '.[app]' in the checkout"
     if reason and os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
         pytest.fail(reason)
     if reason or path is None:

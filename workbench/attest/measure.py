@@ -21,7 +21,7 @@ from ..errors import UsageError, unknown
 
 __all__ = ["EXTRA", "GUEST_FEATURES", "VCPU_TYPE", "Boot", "measure"]
 
-EXTRA = "pip install 'pmc2-workbench[measure]'"
+EXTRA = "pip install -e '.[measure]' in the checkout"
 VCPU_TYPE = "EPYC-v4"  # what kata 4.1.0 starts SEV-SNP guests with
 GUEST_FEATURES = 0x1  # SNPActive alone, as hosts with Linux from 6.10 on set it by default
 MOST_VCPUS = 4096  # as many as QEMU takes

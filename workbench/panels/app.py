@@ -120,7 +120,7 @@ def _serve(options: argparse.Namespace) -> int:
         from traitlets.config import Config
         from voila.app import Voila
     except ImportError:
-        raise RunError("the page needs Voilà, which is not here: pip install 'pmc2-workbench[app]'") from None
+        raise RunError("the page needs Voilà, which is not here: pip install -e '.[app]' in the checkout") from None
     path = Path(options.notebook)
     if path.suffix != ".ipynb":
         path = notebooks_folder() / f"{options.notebook}.ipynb"
