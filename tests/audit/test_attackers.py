@@ -238,9 +238,8 @@ def test_inversion_listens_to_the_label(observer: Observer) -> None:
     assert light - dark > 0.05
 
 
-def test_a_prior_goes_on_from_an_inversion_and_leaves_that_as_it_was(
-    observer: Observer, digits: Dataset, images: Tensor
-) -> None:
+def test_a_prior_goes_on_from_an_inversion_and_leaves_that_as_it_was(networks: Pair, digits: Dataset, images: Tensor) -> None:
+    observer = Observer(noisy(networks, 0.5), "png")  # noise leaves the inversion something to guess
     pairs, observed = pairs_of(observer, digits, "perturbed", 60), observer.observe(images[:8], "perturbed")
     base = Inversion(observer, TINY)
     base.fit(pairs)
