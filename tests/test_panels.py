@@ -8,6 +8,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -27,12 +28,14 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
-from workbench import plots
+from workbench import plots, weights
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
+from workbench.models import PerturbationGenerator
 from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline, threads
 from workbench.panels.choice import UPLOADS
+from workbench.panels.pipeline import pairs_there, variants_there
 from workbench.panels.settings import PLACES, Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
@@ -987,3 +990,16 @@ def test_a_script_with_explorers_ends_with_status_0(tiny_data: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, TARGET, AUXILIARY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_encoder_that_generators_start_from_is_no_pair(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny_root, tmp_path / "data")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
+    before = pairs_there("digits"), variants_there("digits", f"{TARGET}-X-{AUXILIARY}")
+    generator = PerturbationGenerator(width=4)
+    kind, spec = weights.describe(generator)
+    weights.save(generator, weights.Manifest("encoder", "digits", kind, spec, "untrained", 0, {"loss": {}}, {}, {}))
+    assert (pairs_there("digits"), variants_there("digits", f"{TARGET}-X-{AUXILIARY}")) == before
+    assert before[0] == [f"{TARGET}-X-{AUXILIARY}"]

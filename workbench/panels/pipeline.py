@@ -309,7 +309,6 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    listed = weights.listing(on_error=lambda _: None)
-    return {
-        each.name: each.training for each, _ in listed if each.kind == "generator" and each.family == family and each.complete
-    }
+    """Return the training of each complete generator of a pair; an encoder, which generators start from, is of none."""
+    listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
+    return {each.name: each.training for each in listed if each.family == family and each.complete}
