@@ -109,6 +109,7 @@ def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, ex
     assert not [output for output in outputs if output.output_type == "error"]
     shown = [output.data["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert sum("data:image/png;base64," in text for text in shown) == len(kept["figures"])
+    assert sum("<table" in text for text in shown) >= len(kept["tables"]), "a cell shows its last table alone"
     assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook that has its weights is silent"
 
 
