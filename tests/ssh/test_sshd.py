@@ -340,6 +340,8 @@ def test_more_sessions_than_sshd_gives_are_one_line(sshd: Make) -> None:
         with pytest.raises(RemoteError, match="own refuses another session: raise MaxSessions"):
             host.run(["true"])
         assert not ground["own"].log.count("Accepted publickey") > 1, "and the connection is kept"
+        lines.close()
+        assert [host.run(["true"]).status for _ in range(20)] == [0] * 20, "a session that has ended makes room for the next"
 
 
 def test_a_user_who_may_run_nothing_is_one_line_and_not_a_hang(sshd: Make) -> None:

@@ -33,6 +33,7 @@ from .remote_process import LostError, Watchdog, printable
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
+REAPED_S, RETRY_S = 2.0, 0.05  # for sshd to reap sessions that have ended, and between two attempts
 KEEPALIVE_S = 20.0
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 
@@ -84,8 +85,18 @@ class SshConnection:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. After a LostError no command has run."""
-        return self._open("session", "refuses another session: raise MaxSessions in its sshd_config")
+        """Open a channel for a command. After a LostError no command has run.
+
+        sshd counts a session until it has reaped its process, a moment after this side has closed it: a refusal is retried.
+        """
+        deadline = time.monotonic() + REAPED_S
+        while True:
+            try:
+                return self._open("session", "refuses another session: raise MaxSessions in its sshd_config")
+            except RemoteError as error:
+                if not isinstance(error.__cause__, paramiko.ChannelException) or time.monotonic() > deadline:
+                    raise
+            time.sleep(RETRY_S)
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
         """Open a channel to a port that the host reaches."""
