@@ -81,7 +81,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "joules_per_byte": (
         2.3e-6,
         7e-6,
-        "sent over Wi-Fi, or LTE once it is awake (Huang et al., MobiSys '12; Balasubramanian et al., IMC '09)",
+        "sent over Wi-Fi, or LTE once it is awake (after Huang et al., MobiSys '12; not compared with its tables)",
     ),
     "slowdown": (
         1.0,
@@ -92,7 +92,8 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "wait_w": (
         0.0,
         1.29,
-        "waiting not counted, or a radio that stays active: 0.13 W on Wi-Fi, 1.29 W on LTE (Huang et al., MobiSys '12)",
+        "waiting not counted, or a radio that stays active: 0.13 W on Wi-Fi, 1.29 W on LTE "
+        "(after Huang et al., MobiSys '12; not compared with its tables)",
     ),
 }
 

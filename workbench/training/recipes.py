@@ -53,9 +53,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         "joint": Settings(11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8),
     },
     "hours": {
-        "classifier": Settings(
-            40, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.15, head="linear", half=True, erase=10, smoothing=0.1
-        ),
+        "classifier": Settings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
         "encoder": Settings(24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1),
         "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
         "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
