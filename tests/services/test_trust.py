@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
+import signal
 import socket
 import ssl
 import time
@@ -366,6 +367,12 @@ def test_loopback_is_this_machine(host: str) -> None:
 def test_plain_http_must_be_asked_for(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", what, "--listen", "127.0.0.1:0"]) != 0
     assert "give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback" in capsys.readouterr().err
+
+
+def test_a_service_that_ends_leaves_signals_as_they_were(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    assert main(["serve", "cloud", "--certs", str(tmp_path), "--listen", "127.0.0.1:0"]) != 0
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 @pytest.mark.parametrize(("url", "plain"), [("http://127.0.0.1:1", False), ("http://192.0.2.1:1", True), ("http://edge", True)])

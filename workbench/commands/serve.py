@@ -115,11 +115,27 @@ def serve(options: argparse.Namespace) -> int:
     if options.secrets and agent is None:
         raise UsageError("--secrets are released in a guest: give its --attestation-agent, such as http://127.0.0.1:8006")
     keep_memory()
-    # Until the server drains instead. Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import,
-    # Python ends by the signal, whoever caught it.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    with _ended_by_signals():
+        _load_and_run(options)
+    return 0
 
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGINT end the process until the server drains instead; afterwards they mean what they meant before.
+
+    Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import, Python ends by the signal.
+    """
+    codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
+    previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _load_and_run(options: argparse.Namespace) -> None:
     from ..services.server import Listener
     from ..services.server import serve as run
 
@@ -133,7 +149,6 @@ def serve(options: argparse.Namespace) -> int:
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
         run(_service(options), listener, tls)
-    return 0
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
