@@ -101,11 +101,11 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
             and issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             and certificate.public_bytes(Encoding.DER).endswith(
                 b"\0" + certificate.signature
-            )  # a whole number of bytes, which no signature covers
+            )  # zero unused bits: no signature covers this byte
         ):
             return False
         with contextlib.suppress(InvalidSignature):
-            certificate.verify_directly_issued_by(issuer)  # names and algorithms, too
+            certificate.verify_directly_issued_by(issuer)  # checks names and algorithms, too
             return True
     return False
 

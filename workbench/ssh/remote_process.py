@@ -34,7 +34,7 @@ CHUNK = 32 << 10  # what one SSH packet carries
 LIMIT = 64 << 20  # bytes: more standard error is dropped, a longer line is cut
 GRACE_S = 3.0  # from TERM to KILL
 
-# $0 is this text, $1 the length of the input. Under sshd a session leads its process group, under other servers setsid makes one.
+# $0 is this text, $1 the input's length. Under sshd a session leads its process group, under other servers setsid makes one.
 # The background watcher starts after the input has been read. The shell ignores TERM, so that it ends after the command.
 # `kill -NAME -$$` is the form that dash, bash and busybox share.
 LEASE = (
