@@ -22,8 +22,7 @@ def learning_curves(
     """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
 
     `histories` come from `training.fit`. `totals` has the planned number of steps, if known. `paper` has the paper's accuracy
-    (%)
-    of some networks, drawn as a line. A mark shows the best epoch, whose weights are kept.
+    (%) of some networks, drawn as a line. A mark shows the best epoch, whose weights are kept.
     """
     columns = max(1, len(histories))
     figure, axes = subplots(2, columns, figsize=(0.6 + 2.7 * max(LEAST, columns), 4.0), squeeze=False)
