@@ -22,7 +22,7 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers on one view. Those that start from an inversion network share it.
+    """Attackers on one view. All attackers that start from an inversion network share one.
 
     Unset fields default to the audit's settings: the source and number of the pairs, the observer, the number of seeds.
     """

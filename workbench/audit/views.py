@@ -236,9 +236,9 @@ class Observer:
 def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
     """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
-    Sources: `same`, random pictures of the data set's training split; `other`, other data of the same kind; `noise`, smoothed
-    noise. The last few protected sets are cached for other views and codecs. Raises UsageError for an unknown source, and
-    DataError if the training split has fewer than `n` pictures.
+    Sources: `same` is random pictures of the data set's training split, `other` is other data of the same kind, and `noise` is
+    smoothed noise. The last few protected sets are cached for other views and codecs. Raises UsageError for an unknown source,
+    and DataError if the training split has fewer than `n` pictures.
     """
     quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 

@@ -2,8 +2,8 @@
 
 ::
 
-    run, stream    exec sh -c LEASE: first the input, then an open stdin; its end is the lease's end, which ends the command
-    put, get       the command itself; the end of its standard input is the end of the file
+    run, stream    exec sh -c LEASE: first the input, then an open stdin. The end of stdin ends the lease, and so the command
+    put, get       the command itself. The end of its standard input is the end of the file
 
 OpenSSH does not signal a command whose channel was closed, so a silent command would run for ever. But its standard input ends
 together with the channel, the connection or this process. The remote shell waits for that end, and then ends the command.

@@ -28,7 +28,7 @@ from .remote_process import LostError, RemoteProcess, Watchdog, last_line
 
 __all__ = ["UploadHost", "put"]
 
-BLOCK = 64 << 10  # bytes; uploads are resumed at whole blocks
+BLOCK = 64 << 10  # bytes: uploads are resumed at whole blocks
 AT_ONCE = 4  # files; an sshd lets a connection have ten sessions
 STALL_S = 60.0  # without progress, until an upload fails
 HASHED = 20e6  # bytes a second: the slowest hashing on the remote host that is waited for
