@@ -283,7 +283,7 @@ def test_a_manifest_of_bytes_that_are_no_text_is_refused(kept: Path) -> None:
 def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: str) -> None:
     (kept.parent.parent / "g.safetensors").write_bytes(b"")
     rewrite(kept, file=file)
-    assert f"names the file {file!r}, which is not a safetensors file beside it" in refused()
+    assert f"names the file {file!r}, which is not a safetensors file next to it" in refused()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Other libraries' warnings, silenced where what they warn of is judged here."""
+"""Suppress other libraries' warnings about conditions that the workbench checks itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["QUIET"]
 
 
 class _Quiet:
-    """Silences warnings while any thread is inside: Python's own context puts back what another has changed meanwhile."""
+    """A context that suppresses warnings while any thread is inside.
+
+    Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
+    """
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
