@@ -15,7 +15,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextlib.contextmanager
 def answering(answer: Answer, port: int = 0) -> Iterator[str]:
-    """Answer HTTP; give the URL. What is sent to a client that has gone is lost."""
+    """Serve HTTP with a given answer, and yield the URL. Write errors after the client has gone are ignored."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

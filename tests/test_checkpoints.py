@@ -1,4 +1,4 @@
-"""The public baseline's checkpoints brought in, and refused where they would do more than hold tensors."""
+"""The public baseline's checkpoints are imported, and refused if they contain more than tensors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
-    """Names as torch.compile or DataParallel writes them if a network's own part is wrapped."""
+    """Return the names that torch.compile or DataParallel writes if a network's own part is wrapped."""
     return {key.replace("features.", f"features.{part}."): value for key, value in state.items()}
 
 
@@ -217,11 +217,11 @@ Save = Callable[[Path, dict[str, Any]], None]
 
 
 class AttributeDict(dict[str, Any]):
-    """As Lightning keeps hyper-parameters."""
+    """The class in which Lightning stores hyper-parameters."""
 
 
 class ModelCheckpoint:
-    """As Lightning names the callback whose state a checkpoint carries."""
+    """The name of Lightning's callback whose state a checkpoint contains."""
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ def lightning() -> Save:
 
 
 def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, Any]:
-    """What Lightning saves of the baseline's training."""
+    """Return Lightning's checkpoint of the baseline's training."""
     return {
         "epoch": 99,
         "global_step": 19_500,
@@ -340,7 +340,7 @@ def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp
 
 
 class Trap:
-    """Pickles into a call of the shell."""
+    """An object whose unpickling would run a shell command."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung

@@ -1,4 +1,4 @@
-"""The command `workbench` as a person calls it: its help, its output, its one-line errors, what survives Ctrl-C."""
+"""The command `workbench` as a user calls it: its help, its output, its one-line errors, and its behaviour on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim
 
 
 def workbench(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
+    """Run the real command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "workbench", *arguments], capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 
 def fails_in_one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Run the command here, and return its exit status and the one line that it may say on standard error."""
+    """Run the command in this process. Return its exit status and its only line on standard error."""
     capsys.readouterr()
     status = main(arguments)
     out, err = capsys.readouterr()
@@ -238,7 +238,6 @@ def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], b
 
 @pytest.fixture
 def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Efforts of seconds."""
     for name in EFFORTS:
         monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
 
@@ -346,7 +345,7 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets of a single step of eight images."""
+    """Replace all presets by one training step with eight images."""
     tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
     presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
     monkeypatch.setattr(recipes, "PRESETS", presets)

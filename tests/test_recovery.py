@@ -1,4 +1,4 @@
-"""The attacker in closed form finds what SSIM and the eye's measures miss, and nothing where there is nothing."""
+"""The closed-form attacker finds what SSIM and legibility miss, and finds nothing in pure noise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def share(protected: Tensor, images: Tensor, labels: Tensor) -> float:
 
 
 def loud_where_bright(images: Tensor) -> Tensor:
-    """Noise whose contrast follows the picture: no colour mix correlates with it."""
+    """Noise whose contrast follows the picture, so that no colour mix correlates with it."""
     return 0.5 + images * (noise(tuple(images.shape)).round() - 0.5)
 
 
