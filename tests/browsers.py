@@ -108,7 +108,7 @@ def watched(page: Page, found: list[str]) -> Page:
 
 @contextlib.contextmanager
 def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Start a JupyterLab on a folder, its settings under `place`, which asks nothing of any other machine; give its address."""
+    """Start a JupyterLab on a folder, with its settings under `place` and without network access. Yield its URL."""
     names = (
         "JUPYTER_CONFIG_DIR",
         "JUPYTER_DATA_DIR",
@@ -183,7 +183,7 @@ def run_all(page: Page) -> None:
 
 
 def saved(page: Page, path: Path) -> Sequence[Any] | None:
-    """Save the notebook and return its code cells once the last was executed."""
+    """Save the notebook, and return its code cells once the last was executed, else None."""
     page.keyboard.press("Control+s")
     try:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

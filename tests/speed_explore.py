@@ -165,7 +165,7 @@ def crossing(page: Page) -> dict[str, str]:
 
 @contextlib.contextmanager
 def running(chromium: str, profile: Path) -> Iterator[str]:
-    """Start a headless browser that stays when Playwright goes; give its address."""
+    """Start a headless browser that survives Playwright, and yield its address."""
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
@@ -194,7 +194,7 @@ class Hand:
         self._socket.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command; return its result once the browser has done it."""
+        """Send a command of the protocol, and return its result."""
         self._sent += 1
         self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
@@ -270,7 +270,7 @@ def dragged(hand: Hand, count: int) -> dict[str, Any]:
 
 
 def next_picture(hand: Hand) -> None:
-    """Show the next picture at full strength, and forget what was seen."""
+    """Show the next picture at full strength, and reset the recorded events."""
     index = "document.querySelector('.pmc2-explore .pmc2-numbers').dataset.index"
     before = hand.evaluate(
         f"() => (document.querySelector('.pmc2-index [role=slider]').focus({{preventScroll: true}}), {index})"

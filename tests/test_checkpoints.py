@@ -226,7 +226,7 @@ class ModelCheckpoint:
 
 @pytest.fixture
 def lightning() -> Save:
-    """Save a checkpoint as Lightning does, its classes under Lightning's names, which are gone again when it is read."""
+    """Save a checkpoint like Lightning, with classes under Lightning's names that no longer exist when it is read."""
     homes = {
         AttributeDict: "pytorch_lightning.utilities.parsing",
         ModelCheckpoint: "pytorch_lightning.callbacks.model_checkpoint",

@@ -212,7 +212,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
 
 def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], bool]) -> tuple[int, bytes, str]:
-    """Start the command, press Ctrl-C once it has said what `ready` waits for; return its status and what it said."""
+    """Start the command, and send Ctrl-C once `ready` accepts its output. Return its status and its outputs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", *arguments],
         stdout=subprocess.PIPE,

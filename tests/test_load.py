@@ -14,7 +14,7 @@ from workbench.metrics import percentile
 
 
 class Counter:
-    """Something that answers after a while, and knows how many asked it at once."""
+    """A service that responds after a delay, and counts concurrent requests."""
 
     def __init__(self, seconds: float = 0.002, still: float = 0.0) -> None:
         self.seconds, self.still = seconds, still

@@ -16,7 +16,7 @@ N, CLASSES = 48, 4
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Smooth random pictures, which have nothing to do with their labels."""
+    """Smooth random pictures, independent of their labels."""
     coarse = torch.rand(N, 1, 6, 6, generator=torch.Generator().manual_seed(0)).expand(N, 3, 6, 6)
     return torch.nn.functional.interpolate(coarse, 32, mode="bicubic", align_corners=True).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Standard streams as shells leave them: closed, full, of a narrow encoding; a pipe in place of a file."""
+"""Standard streams in every state that shells cause: closed, full, with a narrow encoding. Also a pipe in place of a file."""
 
 from __future__ import annotations
 

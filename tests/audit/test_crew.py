@@ -1,4 +1,4 @@
-"""Attackers side by side: each gets what it gets alone, and where one fails, all end."""
+"""Attackers in parallel: each has the same result as alone, and if one fails, all end."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def two_threads() -> Iterator[None]:
 
 
 class Watched(Audit):
-    """An audit that knows the threads on which its attackers learn."""
+    """An audit that records the threads on which its attackers learn."""
 
     def _tick(self, images: int) -> None:
         self.threads.add((threading.current_thread().name, torch.get_num_threads()))

@@ -1,4 +1,4 @@
-"""The audit of a pair: every attacker beside the controls, the verdict, the bound, a bar that ends where it says, one JSON."""
+"""The audit of a pair: every attacker next to the controls, the verdict, the bound, an exact progress bar, one JSON object."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ N = 24
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge of few passes."""
+    """A judge after few passes."""
     return Judge(digits, 320, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
-    """The whole audit of the tiny pair, and its result."""
+    """The complete audit of the tiny pair, and its result."""
     made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
     return made, made.result()
 
@@ -224,7 +224,7 @@ def test_averaging_over_squares_links_what_noise_hides_pixel_by_pixel(networks: 
 
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    """The tiny target was fitted to some training images alone: of those it is surer."""
+    """The tiny target was fitted to some training images only, and is more confident on these."""
     fitted = replace_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
     assert made.members("perturbed").low > 0.5

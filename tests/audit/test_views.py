@@ -1,4 +1,4 @@
-"""What an attacker holds: each view shows what it says and nothing else; his pairs are his own."""
+"""The attacker's views: each shows what its name says and nothing else. The attacker's pairs are its own pictures."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_as_many_kinds_are_seen_as_codes_cross(lively: Pair, images: Tensor) -> 
 
 
 def rows_in(images: Tensor, others: Tensor) -> Tensor:
-    """Whether each of N images is among others (N)."""
+    """Return for each of N images whether it is among `others` (N)."""
     return torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1).values == 0
 
 

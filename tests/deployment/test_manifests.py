@@ -1,4 +1,4 @@
-"""The container's objects against Kubernetes' own schemas: what they hold, what they allow, and what is refused before."""
+"""The container's objects against Kubernetes' own schemas: their content, their permissions, and refusals before an apply."""
 
 from __future__ import annotations
 
@@ -290,7 +290,7 @@ def test_no_key_is_anywhere_but_in_the_secret(container: Container) -> None:
 
 
 def egress(container: Container) -> list[str]:
-    """What may be reached, in words."""
+    """Return the reachable destinations in words."""
     policy = only(rendered(container), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     found = []
