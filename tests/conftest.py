@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cycles", type=int, default=2, help="how often a deployment is launched and stopped in a row (default: 2)"
     )
     parser.addoption("--mutations", type=int, default=300, help="mutated requests for the guest's policy (default: 300)")
-    parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
+    parser.addoption("--regenerate", action="store_true", help="write the golden figures instead of comparing with them")
 
 
 @pytest.fixture(scope="session")

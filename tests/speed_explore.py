@@ -233,7 +233,7 @@ def single_steps(hand: Hand, count: int) -> list[float]:
         )
     asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
     if [value for value, _ in asked] != [value for value, _ in painted]:
-        sys.exit(f"a step was not painted as it was asked for: {asked[:5]}…, {painted[:5]}…")
+        sys.exit(f"the painted steps differ from the requested ones: {asked[:5]}…, {painted[:5]}…")
     return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
 
 

@@ -86,7 +86,7 @@ WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
     "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
     "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
-    "beside a normalisation": (
+    "next to a normalisation": (
         lambda state: {**MEAN, **prefixed("model.")(state)},
         ["prefix 'model.' removed, 2 other tensors were not read"],
     ),
@@ -349,7 +349,7 @@ class Trap:
         return os.system, (f"touch {shlex.quote(str(self.sprung))}",)
 
 
-@pytest.mark.parametrize("how", ["torch.save", "pickle", "beside tensors"])
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "next to tensors"])
 def test_a_pickle_that_would_run_a_command_is_refused_and_runs_nothing(empty_data: Path, tmp_path: Path, how: str) -> None:
     path, sprung = tmp_path / "model.pt", tmp_path / "sprung"
     if how == "pickle":

@@ -306,7 +306,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--strength", "1.5"), 2, "strength must be between 0"),
-        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 697"),
+        (("--pairs", "100000"), 1, "100000 pairs were requested, the training split of scikit-learn digits has 697"),
         (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
         (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),

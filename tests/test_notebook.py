@@ -92,7 +92,7 @@ def test_a_table_is_kept_and_shown_with_estimates_in_percent(tmp_path: Path) -> 
 
 def test_in_a_table_figures_stand_at_the_right_and_words_at_the_left_where_they_may_wrap(tmp_path: Path) -> None:
     rows = [["PMC²", "the label", "pairs and their classes", -1.5, "—", ""], ["2 of them", "2 pairs", "", 3, "1.0 x", "—"]]
-    columns = ["arrangement", "attacker", "he has", "gain", "share", "rest"]
+    columns = ["arrangement", "attacker", "knowledge", "gain", "share", "rest"]
     assert column_kinds([[format_cell(cell) for cell in row] for row in rows], 6) == ["word", "word", "words", *3 * ["figure"]]
     shown = Notebook("test", output_dir=str(tmp_path)).table("t", columns, rows)
     wanted = [*3 * ["left"], *3 * ["right"]]

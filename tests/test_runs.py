@@ -165,7 +165,7 @@ def report(batch: Batch) -> Path:
 
 
 def test_a_notebook_that_fails_does_not_stop_the_others(batch: Batch) -> None:
-    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the order they were asked for"
+    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the requested order"
     assert [status["status"] for status in batch.statuses] == ["done", "failed", "done"]
     assert all(status["seconds"] > 0 for status in batch.statuses)
     assert [status["parameters"] for status in batch.statuses] == [each.parameters for each in batch.tasks]

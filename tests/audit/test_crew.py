@@ -59,7 +59,7 @@ def test_attackers_get_side_by_side_what_they_get_one_after_another(lively: Pair
             assert torch.get_num_threads() == count
             torch.set_num_threads(1)
     (alone, one), (together, two) = found
-    assert alone == together, "to the bit: the retrained model has dropout, the critic draws as he is made"
+    assert alone == together, "equal bits, although the retrained model has dropout and the critic has random initial weights"
     assert one == {("MainThread", 1)}
     assert two == {("attacker_0", 1), ("attacker_1", 1)}
 

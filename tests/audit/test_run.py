@@ -230,7 +230,7 @@ def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Da
     assert made.members("perturbed").low > 0.5
     same = replace_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
-    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "of the same pictures nothing is told"
+    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
 
 
 def replace_train(dataset: Dataset, train: Split) -> Dataset:
@@ -388,7 +388,7 @@ def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
     [
         ({"n": 1}, UsageError, "at least 2 images and 1 seed, got 1 and 3"),
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
-        ({"pairs": 698}, DataError, "698 pairs were asked for, the training split of .* has 697"),
+        ({"pairs": 698}, DataError, "698 pairs were requested, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
         ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
         ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),

@@ -204,14 +204,14 @@ def test_other_photographs_are_cut_anew_for_each_pair(open_observer: Observer, d
 def test_the_views_of_a_tap_share_the_pictures_and_it_keeps_the_last_few(networks: Pair, digits: Dataset) -> None:
     observer = Observer(noisy(networks, 0.3))
     perturbed, again = (pairs_of(observer, digits, "perturbed", 8) for _ in range(2))
-    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once, whoever looks"
+    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once for all observers"
     for seed in range(KEPT + 2):
         pairs_of(observer, digits, "label", 4, seed=seed)
     assert len(observer.quick.kept) == KEPT
 
 
 def test_pairs_that_there_are_not_are_refused(observer: Observer, digits: Dataset) -> None:
-    with pytest.raises(DataError, match=f"698 pairs were asked for, the training split of {digits.title} has 697"):
+    with pytest.raises(DataError, match=f"698 pairs were requested, the training split of {digits.title} has 697"):
         pairs_of(observer, digits, "perturbed", 698)
     with pytest.raises(UsageError, match="unknown source of pairs 'nois': did you mean 'noise'"):
         pairs_of(observer, digits, "perturbed", 4, "nois")

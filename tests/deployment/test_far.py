@@ -232,7 +232,7 @@ def test_a_probe_says_what_is_there_and_refuses_what_is_not(there: Far, monkeypa
     found = there.ask("probe", device="auto")["done"]
     assert found["cores"] == os.cpu_count()
     assert found["gpus"] == []
-    assert "a GPU is asked for" in there.ask("probe", device="cuda")["error"]
+    assert "a GPU is requested" in there.ask("probe", device="cuda")["error"]
     assert "is full" in there.ask("probe", bytes=1 << 60)["error"]
 
 

@@ -147,7 +147,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(
     path = planned(cloud='device = "cuda"\n')
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with at(path) as made, pytest.raises(RemoteError, match="a GPU is asked for"):
+    with at(path) as made, pytest.raises(RemoteError, match="a GPU is requested"):
         made.launch()
 
 

@@ -237,7 +237,7 @@ def test_what_a_machine_lacks_is_one_line_with_its_name(
     elif fault == "no gpu":
         if torch.cuda.is_available():
             pytest.skip("there is a GPU here")
-        text, words = text.replace('host = "cloud"', 'host = "cloud"\ndevice = "cuda"'), "a GPU is asked for"
+        text, words = text.replace('host = "cloud"', 'host = "cloud"\ndevice = "cuda"'), "a GPU is requested"
     else:
         text, words = text.replace(json.dumps(sys.executable), '"/nowhere/python"', 1), "cannot be run"
     path = tmp_path / "deployment.toml"

@@ -409,7 +409,7 @@ def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_e
     text = Path(guest.__file__).with_name("Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     assert [what for kind, what in instructions if kind == "FROM"] == ["${BASE} AS build", "${BASE}"]
-    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is asked for, and has no default"
+    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is required, and has no default"
     (environment,) = (what.split() for kind, what in instructions if kind == "ENV")
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions

@@ -256,7 +256,7 @@ def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor,
     random = torch.Generator().manual_seed(seed)
     if source == "same":
         if n > len(dataset.train):
-            raise DataError(f"{n} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
+            raise DataError(f"{n} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         rows = torch.randperm(len(dataset.train), generator=random)[:n]
         return to_float(dataset.train.images[rows]), dataset.train.labels[rows]
     if source == "other":
