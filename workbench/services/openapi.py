@@ -8,7 +8,7 @@ from .. import __version__
 from .phone import MOST_SHOWN
 
 if TYPE_CHECKING:
-    from .app import Model
+    from .service import Model
 
 __all__ = ["cloud_document", "edge_document"]
 

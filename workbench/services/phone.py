@@ -32,11 +32,11 @@ from .trust import is_loopback
 if TYPE_CHECKING:
     from .edge import EdgeService
 
-__all__ = ["MOST_SHOWN", "Place", "Seen", "asks_to_see", "page_routes", "refuse_other_sites", "see"]
+__all__ = ["MOST_SHOWN", "CloudView", "PayloadSlice", "asks_to_see", "decode_view", "page_routes", "refuse_other_sites"]
 
 STATIC = Path(__file__).parent / "static"
 MOST_SHOWN = 4  # pictures of a request
-KINDS = {
+MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -83,9 +83,9 @@ def page_routes(service: EdgeService) -> list[Route]:
     """Return the routes of the page's files, read once: each under its name, `index.html` as `/`; and of what it asks first."""
     routes = [Route("/page.json", functools.partial(_told, service))]
     for path in sorted(STATIC.glob("*.*")):
-        if path.suffix in KINDS:
+        if path.suffix in MEDIA_TYPES:
             content = path.read_bytes()
-            file = _File(content, KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            file = _File(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
             routes.append(Route("/" if path.name == "index.html" else f"/{path.name}", file.__call__))
     return routes
 
@@ -146,7 +146,7 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Place:
+class PayloadSlice:
     """Where a request's `n` pictures are in the payload that was sent: from the one numbered `first` on."""
 
     payload: bytes = field(repr=False)
@@ -155,7 +155,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CloudView:
     """What the cloud saw of a request's pictures, a PNG each. It goes to whoever sent them alone."""
 
     files: tuple[bytes, ...] = field(repr=False)
@@ -166,13 +166,13 @@ class Seen:
         return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
 
 
-def see(codec: Codec, place: Place) -> Seen:
+def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
     """Decode a request's own part of a payload as the cloud does; on a thread that may compute."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return Seen(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
+    return CloudView(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
 
 
 def _png(pixels: object) -> bytes:

@@ -48,7 +48,7 @@ from .intake import Intake
 from .phone import refuse_other_sites
 from .trust import Peer, Token
 
-__all__ = ["Call", "Model", "Service"]
+__all__ = ["Model", "RequestContext", "Service"]
 
 log = logging.getLogger("workbench.access")
 
@@ -69,7 +69,7 @@ class Model:
 
 
 @dataclass
-class Call:
+class RequestContext:
     """A request at work: by whom, since when, and what the log line will say of it."""
 
     peer: str
@@ -88,7 +88,7 @@ class Call:
         return self.milliseconds
 
 
-Answer = Callable[[HttpRequest, bytes, Call], Awaitable[HttpResponse]]
+Answer = Callable[[HttpRequest, bytes, RequestContext], Awaitable[HttpResponse]]
 
 
 class Service(ABC):
@@ -134,7 +134,7 @@ class Service(ABC):
     # --- what a service adds -------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Answer an inference request before the loop's time is `deadline`; fill in what the log says of the call."""
 
     @abstractmethod
@@ -229,7 +229,7 @@ class Service(ABC):
     async def _elsewhere(self, request: HttpRequest) -> HttpResponse:
         raise HTTPException(404)  # `__call__` answers it; the router knows the path, so that another method is refused as such
 
-    async def _answer(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def _answer(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         request = read_request(body, http.headers.get(LENGTH_HEADER))
         call.id = request.id
         deadline = self.deadline(request.parameters.get("timeout"), 1e-6)  # in microseconds, as Triton has it
@@ -272,7 +272,7 @@ class Service(ABC):
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
         """Admit a request, read it whole, answer it, and, once that is sent, put it in the log and in the metrics."""
-        call = Call("", time.perf_counter())
+        call = RequestContext("", time.perf_counter())
         kind = ""
         try:
             refuse_other_sites(request, self.plain)
@@ -299,7 +299,7 @@ class Service(ABC):
         response.background = BackgroundTask(self._take_note, call, response.status_code, kind, total)
         return response
 
-    async def _take_note(self, call: Call, status: int, kind: str, total: float) -> None:
+    async def _take_note(self, call: RequestContext, status: int, kind: str, total: float) -> None:
         self._requests.labels(str(status)).inc()
         if status == 200:
             self._images.inc(call.images)
