@@ -9,6 +9,6 @@
     service      what both services share: routes, errors, metrics, one log line a request
     edge cloud   what each does with a request          openapi   their description
     loading      edge and cloud from the weights of a pair
-    attestation_agent   the client of the guest's attestation agent          admission   checks of an edge before the first picture
+    attestation_agent   the client of the guest's agent          admission   checks of an edge before the first picture
     server       an application on its port, from warm to drained            local       both services as local processes
 """
