@@ -23,7 +23,7 @@ FLOORS = (
         "errors",
         "terminal",
         "streams",
-        "quiet",
+        "warning_filter",
         "storage",
         "processes",
         "_compat",

@@ -1,4 +1,4 @@
-"""Repairs that must run before torchvision and compressai are imported. Import this module first, and them inside `stub_unused_imports`.
+"""Repairs that torchvision and compressai need. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
@@ -58,9 +58,9 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
+    """Replace modules that the imports inside do not use by empty ones, and restore them afterwards.
 
-    A later import of such a module gets the real one. A module that is already loaded stays.
+    A later import of one of them gets the real module. A module that is already loaded stays.
     """
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():

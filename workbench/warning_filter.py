@@ -1,4 +1,4 @@
-"""Suppress other libraries' warnings about conditions that the workbench checks itself."""
+"""Suppress other libraries' warnings about data that this package checks itself."""
 
 from __future__ import annotations
 
@@ -9,10 +9,7 @@ __all__ = ["suppress_warnings"]
 
 
 class _SuppressWarnings:
-    """A context that suppresses warnings while any thread is inside.
-
-    Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
-    """
+    """Suppresses warnings while any thread is inside. `warnings.catch_warnings` alone is not safe in threads."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()

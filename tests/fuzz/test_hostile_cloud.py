@@ -17,7 +17,7 @@ from starlette.responses import Response as HttpResponse
 from workbench.protocol import LENGTH_HEADER
 from workbench.services.batching import ComputePool
 from workbench.services.cloud import CloudService, cloud_model
-from workbench.services.service import RequestContext
+from workbench.services.types import RequestContext
 from workbench.system import Cloud
 
 from doors import MODEL, Ask, House, parts  # isort: skip

@@ -33,8 +33,8 @@ from workbench.pictures import to_float
 from workbench.services import phone
 from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
-from workbench.services.service import RequestContext
 from workbench.services.trust import Token
+from workbench.services.types import RequestContext
 from workbench.system import COMPONENTS
 from workbench.weights import Pair
 

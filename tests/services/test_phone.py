@@ -25,8 +25,9 @@ from workbench.services import edge as edge_module
 from workbench.services import http
 from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
-from workbench.services.phone import HEADERS, MEDIA_TYPES, MOST_SHOWN, POLICY, STATIC, CloudView, PayloadSlice, decode_view
+from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, CloudView, PayloadSlice, decode_view
 from workbench.services.trust import Token
+from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
 
 from .conftest import Answered, Both, Log, ask, both_of, cloud_of, edge_of, form_of, measured, occupied, serving, until

@@ -39,7 +39,7 @@ host = "local"                 # an alias of ~/.ssh/config, USER@HOST:PORT, or "
 runtime = "process"            # "process": on the host itself
                                # "confidential": Kubernetes with kata-qemu-snp, an AMD SEV-SNP guest
                                # "development": Kubernetes with kata-qemu-coco-dev, the same without a TEE: it protects nothing
-# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see workbench/deployment/kubernetes/Containerfile
+# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see deployment/kubernetes/Containerfile
 # device = "auto"              # cpu, cuda (refused where there is no GPU) or auto
 # listen = "127.0.0.1:0"       # where it listens there; port 0: any free one
 # address = "edge.example:8443"  # where one reaches it from here by TLS; without it, through SSH

@@ -62,7 +62,7 @@ def locks() -> dict[str, bytes]:
 
 @cache
 def program() -> bytes:
-    """Return the far side's program, the folder `far` in one file that Python runs."""
+    """Return the remote agent: the folder `agent` as one file that Python runs."""
     files = {f"agent/{path.name}": path.read_bytes() for path in _sources(Path(agent.__file__).parent)}
     start = b"import sys\nfrom agent.program import main\nsys.exit(main(sys.argv[1:]))\n"
     return _zipped({**files, "__main__.py": start})

@@ -1,4 +1,4 @@
-"""A stage where it runs: on a plain host, through the program `far` there, or in a container, through kubectl on its host."""
+"""A stage where it runs: on a plain host, through the program `agent` there, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Stage(Protocol):
 
 
 class RemoteAgent:
-    """The program `far` at a machine, sent when it is first asked, once the folder is known to be its user's own."""
+    """The program `agent` on a host. It is sent before the first request, after the folder's ownership is checked."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
@@ -65,7 +65,7 @@ class RemoteAgent:
                 if "told" in answer and told is not None:
                     told(printable(answer["told"]))
         if "done" not in answer:
-            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the far side ended without an answer')}")
+            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the remote agent ended without an answer')}")
         return answer["done"]
 
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:

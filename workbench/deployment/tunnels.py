@@ -46,7 +46,7 @@ class Tunnel:
     kind: Literal["forward", "reverse"]
     host: str
     port: int
-    folder: str  # of the far side, there
+    folder: str  # of the remote agent, on that host
     target: str = "127.0.0.1"  # of a `forward`, as seen from over there
     config: str | None = None  # another file than ~/.ssh/config
 

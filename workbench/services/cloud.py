@@ -21,7 +21,8 @@ from ..system import Cloud, Stopwatch
 from .batching import ComputePool
 from .idempotency import IdempotencyCache
 from .openapi import cloud_document
-from .service import Model, RequestContext, Service
+from .service import Service
+from .types import Model, RequestContext
 
 __all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
 

@@ -43,7 +43,8 @@ from .forms import form_of
 from .idempotency import IdempotencyCache
 from .openapi import edge_document
 from .phone import CloudView, PayloadSlice, asks_to_see, decode_view, page_routes
-from .service import Answer, Model, RequestContext, Service, number
+from .service import Service, number
+from .types import Answer, Model, RequestContext
 
 __all__ = ["LARGE", "EdgeService", "edge_model"]
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from ..errors import ServiceError, WorkbenchError
-from .service import RequestContext
+from .types import RequestContext
 
 __all__ = ["IdempotencyCache"]
 

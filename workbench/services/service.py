@@ -18,9 +18,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import (
@@ -45,50 +43,17 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
 from .intake import Intake
-from .phone import refuse_other_sites
+from .origins import refuse_other_sites
 from .trust import Peer, Token
+from .types import Answer, Model, RequestContext
 
-__all__ = ["Model", "RequestContext", "Service"]
+__all__ = ["Service"]
 
 log = logging.getLogger("workbench.access")
 
 BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # ms
 LONGEST_S = 600.0
 SHOWN = 64  # characters of an id in the log
-
-
-@dataclass(frozen=True)
-class Model:
-    """The one model that a service offers: its name, the hash of its weights, and what the metadata says besides."""
-
-    name: str
-    version: str
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-    parameters: dict[str, Any]
-
-
-@dataclass
-class RequestContext:
-    """A request at work: by whom, since when, and what the log line will say of it."""
-
-    peer: str
-    start: float
-    id: str = ""
-    images: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    payload: int | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-    def finish(self, other: str) -> dict[str, float]:
-        """Charge to the component `other` what passed until now and none of the rest accounts for; return all (ms)."""
-        rest = sum(value for name, value in self.milliseconds.items() if name != other)
-        self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
-        return self.milliseconds
-
-
-Answer = Callable[[HttpRequest, bytes, RequestContext], Awaitable[HttpResponse]]
 
 
 class Service(ABC):

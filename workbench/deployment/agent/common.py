@@ -1,4 +1,4 @@
-"""What all of the far side needs: errors of one line, lines to whoever asked, locks, files that are whole."""
+"""What every part of the agent needs: one-line errors, replies to the caller, locks, atomic files."""
 
 from __future__ import annotations
 
