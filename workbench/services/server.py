@@ -18,9 +18,9 @@ from uvicorn.server import ServerState
 
 from ..errors import UsageError
 from .accepted import Accepted, Timeouts, Tls
-from .app import Service
 from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
+from .service import Service
 from .share import LoopShare
 from .trust import is_loopback, rotate
 

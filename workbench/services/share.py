@@ -174,17 +174,17 @@ class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent
 
-    def send(self, value: Any) -> Any:  # noqa: D102
+    def send(self, value: Any) -> Any:
         start = time.thread_time()
         try:
             return self._inner.send(value)
         finally:
             self._spent(time.thread_time() - start)
 
-    def throw(self, *error: Any) -> Any:  # noqa: D102
+    def throw(self, *error: Any) -> Any:
         return self._inner.throw(*error)
 
-    def close(self) -> None:  # noqa: D102
+    def close(self) -> None:
         self._inner.close()
 
     def __await__(self) -> Generator[Any, Any, None]:
