@@ -158,6 +158,8 @@ class Attack:
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # the first counts: the attack begins
         return self
 
     def __exit__(self, *_: object) -> None:
