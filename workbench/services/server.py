@@ -21,6 +21,7 @@ from .accepted import Accepted, Timeouts, Tls
 from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
 from .service import Service
+from .share import LoopShare
 from .trust import is_loopback, rotate
 
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]
@@ -110,10 +111,12 @@ def server_of(
     tls: Tls | None,
     quota: ConnectionQuota | None = None,
     timeouts: Timeouts | None = None,
+    share: LoopShare | None = None,
 ) -> uvicorn.Server:
     """Return the server that `serve` runs: a thread of its own can run it, too, until its `should_exit` is set.
 
-    `quota` bounds its connections, `timeouts` the time that they may spend in each state; both have defaults.
+    `quota` bounds its connections, `timeouts` the time that they may spend in each state, `share` what peers without a
+    credential may take of the event loop. All have defaults.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -126,7 +129,9 @@ def server_of(
 
     config = uvicorn.Config(
         service,
-        http=_connections(service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts()),
+        http=_connections(
+            service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts(), share or LoopShare()
+        ),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
@@ -146,14 +151,14 @@ def server_of(
     return server
 
 
-def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts) -> Any:
+def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
     """Return what uvicorn calls for each accepted connection. TLS is made there: uvicorn must not make it a second time."""
 
     def accepted(server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Accepted:
         def upper(wire: Accepted) -> HttpProtocol:
             return HttpProtocol(wire, service, server_state, app_state)
 
-        return Accepted(tls, quota, cast(set[Any], server_state.connections), upper, timeouts)
+        return Accepted(tls, quota, share, cast(set[Any], server_state.connections), upper, timeouts, service.roles)
 
     return accepted
 
