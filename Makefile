@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 TESTS := .venv/.tests
 
 LOCKS   := workbench/deployment/locks
-INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check)
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile)
 LOCKED  := $(INSTALL) --no-deps --only-binary :all: --require-hashes
 
 .PHONY: help setup reproduce test lab app check audit format lock clean

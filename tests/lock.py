@@ -33,7 +33,9 @@ CUDA = ("nvidia-", "cuda-", "triton")
 HEAD = (
     "# Made by tests/lock.py: `pip install --no-deps --only-binary :all: --require-hashes -r FILE` takes these and no others.\n"
 )
-CONSTRAINTS_HEAD = "# Made by tests/lock.py: `pip install --constraint FILE` takes these versions, torch in the build that the index has.\n"
+CONSTRAINTS_HEAD = (
+    "# Made by tests/lock.py: `pip install --constraint FILE` takes these versions, torch in the build that the index has.\n"
+)
 
 
 def entries(requirements: list[str], python: str, versions: str) -> dict[str, str]:
