@@ -28,6 +28,7 @@ FLOORS = (
         "processes",
         "_compat",
         "metrics",
+        "rows",
         "legibility",
         "paper",
         "pictures",

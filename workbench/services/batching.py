@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import math
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -31,6 +30,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..errors import ServiceError
+from ..processes import allowed_cores
 
 __all__ = ["BATCH_MULTIPLE", "Batcher", "ComputePool", "Job"]
 
@@ -73,13 +73,13 @@ class ComputePool:
 
     def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
         torch.set_num_threads(1)
-        whole = count == 1 and threads == len(_cores())
+        whole = count == 1 and threads == len(allowed_cores())
         start = _pin_team if whole else torch.set_num_threads
         self.pool = ThreadPoolExecutor(count, "lane", initializer=start, initargs=(threads,))
         self._counts = {self.pool: count}  # of batches at once
         self._narrow: ThreadPoolExecutor | None = None
         if split and whole and threads > 1:
-            cores = iter(_cores())
+            cores = iter(allowed_cores())
             self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
             self._counts[self._narrow] = threads
         self._least = BATCH_MULTIPLE * (threads + 1)  # images that are worth it: for each part, and on their way back
@@ -125,18 +125,13 @@ class ComputePool:
             pool.shutdown()
 
 
-def _cores() -> list[int]:
-    """Return the cores that this process may use; none where threads cannot be told to keep to one (macOS, Windows)."""
-    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-
-
 def _pin_team(threads: int) -> None:
     """Have torch make its threads for the one that calls, and put these and itself on a core each."""
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
     torch.zeros(threads << 15).add_(1)  # torch gives a thread no less than 2^15 numbers
     team = [0, *(int(task.name) for task in set(TASKS.iterdir()) - others)]  # 0: the one that calls
-    for thread, core in zip(team, _cores(), strict=False):
+    for thread, core in zip(team, allowed_cores(), strict=False):
         with contextlib.suppress(OSError):  # it has ended, or this is not for a process to choose
             os.sched_setaffinity(thread, {core})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,7 @@ from ..codecs import Codec, codec
 from ..errors import UsageError, WeightsError
 from ..inference import prepare
 from ..models import PerturbationGenerator
+from ..processes import cores
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
 
 __all__ = ["StageConfig", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
@@ -82,10 +82,9 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
     """Return on how many lanes batches are computed and by how many threads each; 0: as suits the device and its cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device != "cpu":
         return lanes or 2, threads or 1  # one copies and codes while the other's kernels run
-    lanes = lanes or max(1, cores // LANE_CORES)
+    lanes = lanes or max(1, cores() // LANE_CORES)
     if lanes > 64:
         raise UsageError(f"at most 64 lanes, got {lanes}")
-    return lanes, threads or max(1, cores // lanes)
+    return lanes, threads or max(1, cores() // lanes)

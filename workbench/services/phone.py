@@ -12,20 +12,18 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..codecs import Codec
 from ..errors import ProtocolError, ServiceError
-from ..pictures import to_uint8
+from ..pictures import encode, to_uint8
 from .types import MOST_SHOWN, Model
 
 __all__ = ["CloudView", "PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
@@ -161,10 +159,4 @@ def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return CloudView(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
-
-
-def _png(pixels: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return CloudView(tuple(map(encode, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
