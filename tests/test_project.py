@@ -1,4 +1,4 @@
-"""The repository's own promises: declared once, and packaged whole."""
+"""The repository's promises: versions declared once, packages complete."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_the_version_is_declared_alike(project: dict[str, Any]) -> None:
 
 
 def imports_of(names: tuple[str, ...], path: Path) -> list[tuple[ast.AST, list[ast.AST]]]:
-    """Return each import of one of the packages `names` in a file, with the statements around it."""
+    """Return each import of one of the packages `names` in a file, with its enclosing statements."""
     found: list[tuple[ast.AST, list[ast.AST]]] = []
 
     def visit(node: ast.AST, around: list[ast.AST]) -> None:
