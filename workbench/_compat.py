@@ -1,4 +1,4 @@
-"""Repairs that must run before torchvision and compressai are imported. Import this module first, and them inside `spared`.
+"""Repairs that torchvision and compressai need. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import library
 
-__all__ = ["spared"]
+__all__ = ["stub_unused_imports"]
 
 if torch.version.cuda is None:
     _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
@@ -57,7 +57,7 @@ class _Empty(ModuleType):
 
 
 @contextlib.contextmanager
-def spared() -> Iterator[None]:
+def stub_unused_imports() -> Iterator[None]:
     """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
 
     A later import of such a module gets the real one. A module that is already loaded stays.

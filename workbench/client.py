@@ -6,9 +6,10 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncClient` is the same with `async with` and `await`. `Client` runs one on a thread of its own, so that notebooks can use it.
-Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again until the
-deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. `Client` runs one on a thread of its own, so that notebooks can
+use it. Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again
+until the deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep
+their order.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncHttpsClient", "HttpsClient"]
 
 Result = TypeVar("Result")
 EDGE = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
 CLOUD = ("decompression", "classifier", "cloud_other")
 
 
-class AsyncClient:
+class AsyncHttpsClient:
     """A client of the edge at `url` or, with `protects` (a local edge), of the cloud there (arrangement PP).
 
     `certs` is a folder made by `workbench certs`. Its authority is trusted, and its client certificate is shown unless a
@@ -106,7 +107,7 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> AsyncHttpsClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -198,19 +199,19 @@ class AsyncClient:
         return asyncio.get_running_loop().time() + self.deadline_s
 
 
-class Client:
-    """`AsyncClient` without `await`, with the same arguments. It connects on first use, and `close` disconnects it."""
+class HttpsClient:
+    """`AsyncHttpsClient` without `await`, with the same arguments. It connects on first use, and `close` disconnects it."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._inner = AsyncClient(url, **options)
+        self._inner = AsyncHttpsClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._end: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
-        return f"Client({self._inner._connection.url!r})"
+        return f"HttpsClient({self._inner._connection.url!r})"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> HttpsClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -285,7 +286,7 @@ def _until_stopped(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
+def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncHttpsClient) -> None:
     async def end() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:

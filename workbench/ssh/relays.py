@@ -16,13 +16,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import paramiko
 
 from ..errors import RemoteError
 
-__all__ = ["Endpoint", "Forward", "RelayedConnections", "answer", "dial", "forward", "listen"]
+__all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
@@ -46,6 +46,10 @@ class Endpoint(Protocol):
         """Release the socket or the channel."""
 
 
+Way = Literal["out", "back"]
+Copy = Callable[[Endpoint, Endpoint, Way], None]
+
+
 class Forward:
     """A forwarded port. As a context manager it closes the port at the end."""
 
@@ -66,10 +70,21 @@ class Forward:
             self._end()
 
 
+def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
+    """Copy one direction until it ends; an error ends the other direction, too."""
+    try:
+        while data := source.recv(CHUNK):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except BROKEN:
+        _close_all(source, sink)
+
+
 class RelayedConnections:
     """The open connections of a relay, with two threads each, one for each direction."""
 
-    def __init__(self) -> None:
+    def __init__(self, copy: Copy = copy) -> None:
+        self._copy = copy
         self._ends: set[Endpoint] = set()
         self._lock, self._closed = threading.Lock(), False
 
@@ -79,30 +94,25 @@ class RelayedConnections:
             if not (closed := self._closed):
                 self._ends |= {near, far}
         if not closed:
-            back = threading.Thread(target=_carry, args=(far, near), name="relay", daemon=True)
+            back = threading.Thread(target=self._copy, args=(far, near, "back"), name="relay", daemon=True)
             back.start()
-            _carry(near, far)
+            self._copy(near, far, "out")
             back.join()
         with self._lock:
             self._ends -= {near, far}
         _close_all(near, far)
 
+    def cut(self) -> None:
+        """End the connections that are open now."""
+        with self._lock:
+            ends = list(self._ends)
+        _close_all(*ends)
+
     def close(self) -> None:
         """End all open connections."""
         with self._lock:
             self._closed = True
-            ends = list(self._ends)
-        _close_all(*ends)
-
-
-def _carry(source: Endpoint, sink: Endpoint) -> None:
-    """Copy one direction until it ends. An error ends the other direction, too."""
-    try:
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except BROKEN:
-        _close_all(source, sink)
+        self.cut()
 
 
 def _close_all(*ends: Endpoint) -> None:
@@ -138,9 +148,9 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
     pairs.join(near, far)
 
 
-def forward(listener: socket.socket, reach: Callable[[], Endpoint]) -> Forward:
+def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Relay a listener's connections to the endpoint that `reach` opens. If `reach` fails, the client's connection is reset."""
-    pairs = RelayedConnections()
+    pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:
         try:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import threading
 import warnings
 
-__all__ = ["QUIET"]
+__all__ = ["suppress_warnings"]
 
 
-class _Quiet:
+class _SuppressWarnings:
     """A context that suppresses warnings while any thread is inside.
 
     Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
@@ -32,4 +32,9 @@ class _Quiet:
                 self._before.__exit__(None, None, None)
 
 
-QUIET = _Quiet()
+_SHARED = _SuppressWarnings()
+
+
+def suppress_warnings() -> _SuppressWarnings:
+    """Return the process's one context manager; safe in several threads at once."""
+    return _SHARED
