@@ -1,4 +1,4 @@
-"""What a picture costs the phone, measured: real services over TLS, the CPU time of this process."""
+"""The energy of a picture on the phone, measured: real services over TLS, and the CPU time of this process."""
 
 from __future__ import annotations
 
