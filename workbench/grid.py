@@ -88,7 +88,7 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, keep what pairs print, and return the reasons of those that failed."""
+        """Run jobs, keep the output of pairs, and return the reason of each failure."""
         environment = {"WORKBENCH_DATA": str(data_root())}
         if executor is None:
             environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
