@@ -9,6 +9,7 @@
     credentials      the certificates of the stages, and the policy for the edge's evidence
     agent/           the program on a plain host: an environment, a supervised process, its log; standard library only
     kubernetes/      the edge in a confidential container, through kubectl on its host
+    links            the tunnels that the stages need
     tunnels          ports that join machines in separate networks, kept open by a process on this side
     doctor/          what prevents a launch, and the command that fixes it
 """

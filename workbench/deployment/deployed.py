@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -37,12 +36,11 @@ from ..services.trust import client_context
 from ..storage import write_json
 from ..terminal import printable
 from . import tunnels
-from .agent.stage import DRAIN_S
 from .credentials import issue_certificates, required_policy
 from .doctor import Doctor, Finding
+from .links import Links, on_this_machine
 from .plan import Deployment, StagePlan, Which
-from .stages import ContainerStage, ProcessStage, RemoteAgent, Stage, Told
-from .tunnels import Tunnel
+from .stages import ContainerStage, ProcessStage, Stage, Told
 
 if TYPE_CHECKING:  # it imports torch, which `status` and `logs` do not need
     from ..client import HttpsClient
@@ -50,7 +48,7 @@ if TYPE_CHECKING:  # it imports torch, which `status` and `logs` do not need
 __all__ = ["Deployed", "StageRow"]
 
 STAGES: tuple[Which, ...] = get_args(Which)
-READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
+READY_S, SHORT_S = 300.0, 5.0
 LAST = 5  # last log lines of a stage that ended
 
 
@@ -85,6 +83,7 @@ class Deployed:
         self.folder = deployment.folder
         self._hosts: dict[str, Host] = {}
         self._stages: dict[Which, Stage] = {}
+        self._links = Links(deployment, self.config, lambda: self._host("local"))
 
     def __enter__(self) -> Deployed:
         return self
@@ -140,10 +139,10 @@ class Deployed:
                 raise
         self.told("cloud: starting")
         state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
-        self._join(state)
+        self._links.join(state)
         self.told("edge: starting")
-        state["edge"] = list(self.stage("edge").start(self._cloud_seen_by_edge(state)))
-        self._join(state)
+        state["edge"] = list(self.stage("edge").start(self._links.cloud_seen_by_edge(state)))
+        self._links.join(state)
         write_json(self.folder / "state.json", state)
         for which in ("cloud", "edge"):
             self._await_ready(which, ready_s)
@@ -167,76 +166,7 @@ class Deployed:
                     self.told(f"{which}: stopped again")
         if len(fresh) == len(STAGES):
             with contextlib.suppress(WorkbenchError):
-                self._stop_tunnels()
-
-    # --- tunnels -----------------------------------------------------------------------------------------------------------
-
-    def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels for the stages started so far."""
-        edge, cloud = self.plan.edge, self.plan.cloud
-        config = str(self.config) if self.config else None
-        wanted: list[Tunnel] = []
-        if "cloud" in state and not cloud.local and not cloud.address:
-            wanted.append(Tunnel("cloud", "forward", cloud.host, state["cloud"][1], cloud.folder, config=config))
-        if "cloud" in state and self._through_here():
-            near = state["cloud"][1] if cloud.local else tunnels.ports(self.folder).get("cloud", 0)
-            if near:
-                wanted.append(Tunnel("cloud-at-edge", "reverse", edge.host, near, edge.folder, config=config))
-        if "edge" in state and not edge.address and not self._here(edge):
-            target, port = state["edge"]
-            wanted.append(Tunnel("edge", "forward", edge.host, port, edge.folder, target, config))
-        return wanted
-
-    def _through_here(self) -> bool:
-        """Whether the edge reaches the cloud through this machine."""
-        edge, cloud = self.plan.edge, self.plan.cloud
-        return not cloud.address and not edge.local and edge.host != cloud.host
-
-    def _join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels for the stages started so far, and return once they are open."""
-        deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
-        while wanted := self._tunnels(state):
-            if wanted != asked:  # a tunnel may lead to the port of another one
-                tunnels.want(self.folder, wanted)
-                self._agent_here()("start", JOINED_S, **self._keeper())
-                asked = wanted
-            there = tunnels.ports(self.folder)
-            missing = [each for each in wanted if each.name not in there]
-            if not missing and self._tunnels(state) == wanted:
-                return
-            if time.monotonic() > deadline:
-                reasons = there.get("errors", {})
-                told = next((reasons[each.host] for each in missing if each.host in reasons), f"none in {JOINED_S:.0f} s")
-                raise RemoteError(f"no tunnel to {missing[0].host}: {told}")
-            time.sleep(0.05)
-
-    def _keeper(self) -> dict[str, Any]:
-        package = Path(__file__).resolve().parents[2]
-        return {
-            "name": f"{self.plan.name}-tunnels",
-            "port": 0,
-            "command": ["-m", f"{__package__}.tunnels", str(self.folder), "{home}/port"],
-            "environ": {},
-            "environment": {"python": sys.executable, "path": str(package)},
-            "files": {},
-            "texts": {},
-        }
-
-    def _stop_tunnels(self) -> bool:
-        (self.folder / "wanted.json").unlink(missing_ok=True)
-        (self.folder / "ports.json").unlink(missing_ok=True)
-        here, name = self._agent_here(), self._keeper()["name"]
-        return here.knows(name) and bool(here("stop", DRAIN_S, name=name))
-
-    def _agent_here(self) -> RemoteAgent:
-        return RemoteAgent(self._host("local"), str(self.folder / "here"))
-
-    def _cloud_seen_by_edge(self, state: dict[str, Any]) -> str:
-        if self.plan.cloud.address:
-            return self.plan.cloud.address
-        if self.plan.edge.host == self.plan.cloud.host:
-            return f"127.0.0.1:{state['cloud'][1]}"
-        return f"127.0.0.1:{tunnels.ports(self.folder)['cloud-at-edge' if self._through_here() else 'cloud']}"
+                self._links.stop()
 
     # --- queries -----------------------------------------------------------------------------------------------------------
 
@@ -245,15 +175,10 @@ class Deployed:
         plan = self.plan.stage(which)
         if plan.address:
             return f"https://{plan.address}"
-        port = self._state().get(which, [""])[-1] if self._here(plan) else tunnels.ports(self.folder).get(which)
+        port = self._state().get(which, [""])[-1] if on_this_machine(plan) else tunnels.ports(self.folder).get(which)
         if not port:
             raise RemoteError(f"the {which} of {self.plan.path.name} is not launched: `workbench launch {self.plan.path.name}`")
         return f"https://127.0.0.1:{port}"
-
-    @staticmethod
-    def _here(plan: StagePlan) -> bool:
-        """Whether a stage listens on this machine."""
-        return plan.local and plan.runtime == "process"
 
     def examine(self, root: str = "/") -> list[Finding]:
         """Check both machines for everything that a launch needs, without changing them. See `doctor.Doctor`."""
@@ -294,7 +219,7 @@ class Deployed:
                         self.told(f"{which}: stopped")
                 except WorkbenchError as error:
                     errors.append(error)
-            if self._stop_tunnels():
+            if self._links.stop():
                 ran.append("tunnels")
             (self.folder / "state.json").unlink(missing_ok=True)
             if errors:
