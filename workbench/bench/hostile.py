@@ -48,8 +48,6 @@ CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked
 TRAILERS = b"".join(b"x-%d: %d\r\n" % (number, number) for number in range(400))
 FILES_APART = 500  # file descriptors reserved for other purposes than connections
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 
 async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(CHUNKED)

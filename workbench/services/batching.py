@@ -53,7 +53,6 @@ class Job(Generic[Part]):
     kind: Any
     answer: asyncio.Future[Part]
     deadline: float
-    arrived: float = field(default_factory=time.perf_counter)
 
 
 class ComputePool:

@@ -40,10 +40,8 @@ class Pod:
     """The name, the address and the readiness of a pod."""
 
     name: str
-    phase: str
     started: bool
     ready: bool
-    restarts: int
     node: str
     address: str
     node_address: str
@@ -81,10 +79,8 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
         pods.append(
             Pod(
                 name=each["metadata"]["name"],
-                phase=status.get("phase", "Unknown"),
                 started=any("waiting" not in one.get("state", {"waiting": {}}) for one in inside),
                 ready=_condition(status, "Ready").get("status") == "True",
-                restarts=sum(one.get("restartCount", 0) for one in inside),
                 node=each["spec"].get("nodeName", ""),
                 address=status.get("podIP", ""),
                 node_address=status.get("hostIP", ""),
