@@ -56,7 +56,7 @@ Attempts = tuple[str, subprocess.Popen[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def attempts() -> Iterator[Attempts]:
-    """A process that tries to reach schedulers that are not there, which takes its time; the address where nothing listens."""
+    """A process that tries to reach missing schedulers, which is slow, and the unused address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"

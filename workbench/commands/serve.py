@@ -66,7 +66,22 @@ def add(commands: Commands) -> None:
         choices=("float32", "bfloat16"),
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
+    _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
+    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
+    made.add_argument(
+        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
+    )
+    made.add_argument(
+        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
+    )
+    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
+    made.add_argument("--quiet", action="store_true", help="no line for each request")
+
+
+def _add_limits(made: argparse.ArgumentParser) -> None:
+    """Declare the options that bound computation, queues and time."""
     made.add_argument(
         "--lanes",
         type=positive,
@@ -83,16 +98,6 @@ def add(commands: Commands) -> None:
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
-    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
-    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
-    made.add_argument(
-        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
-    )
-    made.add_argument(
-        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
-    )
-    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
-    made.add_argument("--quiet", action="store_true", help="no line for each request")
 
 
 def serve(options: argparse.Namespace) -> int:

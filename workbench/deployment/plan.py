@@ -1,4 +1,4 @@
-"""The plan of a deployment, read from a TOML file: which stage runs where, of which weights, and how it is reached."""
+"""The plan of a deployment, read from a TOML file: the machine of each stage, its weights, and the way to reach it."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ host = "local"
 
 
 def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
-    """Return the text of a plan with both stages on this machine, by the interpreter that runs here; `folder` is theirs."""
+    """Return the text of a plan with both stages on this machine, in `folder`, with the current Python interpreter."""
     pair = f"dataset = {json.dumps(dataset)}\ntarget = {json.dumps(target)}\nauxiliary = {json.dumps(auxiliary)}\n"
     stage = f'host = "local"\npython = {json.dumps(sys.executable)}\nfolder = {json.dumps(str(folder.resolve()))}\n'
     return f"[pair]\n{pair}\n[edge]\n{stage}\n[cloud]\n{stage}"
@@ -90,7 +90,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Of which weights both stages are."""
+    """The weights of both stages."""
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -100,7 +100,7 @@ class PairPlan:
 
 @dataclass(frozen=True)
 class ContainerSettings:
-    """Of a stage in a container."""
+    """The settings of a stage in a container."""
 
     namespace: str = "default"
     memory: str = "6Gi"
@@ -122,7 +122,7 @@ class ContainerSettings:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Where a stage runs, and how it is reached there."""
+    """The machine and the settings of a stage."""
 
     host: str
     runtime: Runtime = "process"
@@ -138,20 +138,20 @@ class StagePlan:
 
     @property
     def local(self) -> bool:
-        """Whether it runs on this machine."""
+        """Whether the stage runs on this machine."""
         return self.host == "local"
 
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """What this machine asks before it sends."""
+    """The client's requirements before it sends a picture."""
 
     policy: str = ""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment, by the name of its file; what is known of it here lies in `folder`."""
+    """A deployment, named after its file. This machine's data on it are in `folder`."""
 
     name: str
     path: Path
@@ -162,7 +162,7 @@ class Deployment:
 
     @classmethod
     def read(cls, path: str | Path) -> Deployment:
-        """Read a plan. Raises UsageError, with the key, for what is missing, unknown or cannot be."""
+        """Read a plan. Raises UsageError, with the key, for a missing, unknown or invalid value."""
         path = Path(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -183,17 +183,17 @@ class Deployment:
 
     @property
     def folder(self) -> Path:
-        """Where certificates, ports and logs of this machine's side are kept."""
+        """The folder of this side's certificates, ports and logs."""
         return data_root() / "runs" / "deployments" / self.name
 
     @property
     def certs(self) -> Path:
-        """The certificates of this deployment alone."""
+        """The folder of this deployment's certificates."""
         return self.folder / "certs"
 
     @property
     def policy(self) -> Path | None:
-        """The attestation policy's file, relative to the plan's own."""
+        """The path of the attestation policy, or None. It is relative to the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
@@ -201,14 +201,14 @@ class Deployment:
         return self.edge if which == "edge" else self.cloud
 
     def _beside(self, name: str) -> str:
-        """Return the text of a file beside the plan; nothing for no name."""
+        """Return the content of a file next to the plan, or "" for an empty name."""
         try:
             return (self.path.parent / name).read_text(encoding="ascii") if name else ""
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
 
     def container(self) -> Container:
-        """Return the container of an edge that is to run in one; UsageError where it cannot be."""
+        """Return the container of the edge. Raises UsageError if it runs as a process, or if a setting is invalid."""
         edge, settings = self.edge, self.edge.container
         if edge.runtime == "process":
             raise UsageError("[edge] runtime is 'process', which is no container")
@@ -234,7 +234,7 @@ class Deployment:
         )
 
     def cloud_container(self) -> CloudContainer:
-        """Return the container of a cloud that is planned in a guest with a GPU; UsageError for one that cannot be."""
+        """Return the container of a cloud in a guest with a GPU. Raises UsageError for an invalid one."""
         cloud, settings = self.cloud, self.cloud.container
         if cloud.runtime == "process":
             raise UsageError("[cloud] runtime is 'process', which is no container")
@@ -282,7 +282,7 @@ class Deployment:
             )
         if not (self.cloud.container.kbs and self.cloud.container.secrets):
             raise UsageError("[cloud.container] kbs and secrets are needed: else the host would see the cloud's TLS key")
-        self.cloud_container()  # refuses the rest
+        self.cloud_container()  # checks the other settings
 
     def _check_container(self) -> None:
         if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", self.edge.image):
@@ -301,12 +301,12 @@ class Deployment:
             raise UsageError(f"[edge.container] replicas = {list(replicas)} must be [least, most], from 1 up")
         if self.edge.runtime == "confidential" and not (self.edge.container.kbs and self.edge.container.secrets):
             raise UsageError("[edge.container] kbs and secrets are needed: else the host would see the edge's TLS key")
-        self.container()  # says the rest
+        self.container()  # checks the other settings
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A plan's file."""
+    """The structure of a plan's file."""
 
     edge: StagePlan
     cloud: StagePlan
@@ -315,7 +315,7 @@ class _Plan:
 
 
 def _made(kind: type[Made], content: Mapping[str, Any], where: str) -> Made:
-    """Make a dataclass of a table; UsageError for a key that is unknown or missing, or a value of another kind."""
+    """Convert a table to a dataclass. Raises UsageError for an unknown or missing key, or a value of the wrong type."""
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in fields]:
