@@ -35,9 +35,9 @@ from .views import VIEWS, Observed, Observer, Pairs, pairs_of
 
 __all__ = ["EFFORTS", "Audit"]
 
-# `trial`: seconds, to check that everything runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; a
-# lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
-# them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
+# `trial`: seconds, to check that everything runs; its figures mean nothing. `brief`: the notebook's, minutes with its curves, a
+# lower bound. `quick`: one pair in minutes on 2 cores, a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
+# them until the attackers stop gaining. The white box's steps over 1,000 pictures equal the passes of the others' training.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4),
     "brief": Effort(pairs=1000, passes=2000, width=8, steps=5),
@@ -45,17 +45,17 @@ EFFORTS = {
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
 }
 GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
-DOUBLINGS = 6  # at most
+DOUBLINGS = 6  # of the effort, at most
 SHADOWS = 4  # generators of the membership test
 POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker averages
 
 
 class Audit:
-    """What attackers recover of the test images of a data set, from a pair with a codec, at a strength.
+    """An audit of the test images of a data set, for a pair with a codec at a strength.
 
-    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds and learns from `pairs` of a
-    `source` (None: the effort's, as far as the training split has so many). Figures are means over images and seeds. A `judge`
-    of another audit of the same data set is used as it is. Raises UsageError for an unknown or impossible setting.
+    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds, and learns from `pairs` of a
+    `source` (None: the effort's number, limited to the training split). Figures are means over images and seeds. A `judge`
+    of another audit of the same data set is reused. Raises UsageError for an unknown or impossible setting.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Audit:
             )
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
-        if pairs is not None and source == "same" and pairs > len(dataset.train):  # before minutes of work, not after
+        if pairs is not None and source == "same" and pairs > len(dataset.train):  # checked before minutes of work
             raise DataError(f"{pairs} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
         self.seeds, self.device, self.progress = seeds, torch.device(device), progress
@@ -90,7 +90,7 @@ class Audit:
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         self.observer = Observer(pair, codec, self._size, strength, device)
-        self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
         self.best_rows: dict[str, dict[str, Any]] = {}  # of `result`, by view
         self.effort_curve: list[dict[str, Any]] = []
         self.converged: bool | None = None  # unknown until `converge`
@@ -109,7 +109,7 @@ class Audit:
         return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
-        """Return a view of the test images, which pass through the edge once for all views."""
+        """Return a view of the test images. They pass through the edge only once for all views."""
         observer = observer or self.observer
         kept = self._observed.setdefault(observer, {})
         if view not in kept:
@@ -117,7 +117,7 @@ class Audit:
         return kept[view]
 
     def protected(self, observer: Observer) -> Tensor:
-        """Return the protected test images at an observer's strength; the codec does not change them."""
+        """Return the protected test images at an observer's strength, for any codec."""
         if observer.strength not in self._protected:
             self._protected[observer.strength] = observer.protect(self.images)
         return self._protected[observer.strength]
@@ -125,21 +125,21 @@ class Audit:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
-        """Run one attacker on a view; return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
+        """Run one attacker on a view. Return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed, and return a row of each; `how` is an `Attempt`'s."""
+        """Run attackers on a view, each with every seed, and return one row for each. `how` has the fields of an `Attempt`."""
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-        """Return the row of highest PSNR of each attempt."""
+        """Return the row with the highest PSNR of each attempt."""
         return [_best(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Return the rows of each attempt; attempts and seeds run in parallel."""
+        """Return the rows of each attempt. Attempts and seeds run in parallel."""
         self._control  # noqa: B018
-        for attempt in attempts:  # what all seeds share
+        for attempt in attempts:  # computed once for all seeds
             self.observed(attempt.view, attempt.observer)
             (attempt.observer or self.observer).quick  # noqa: B018
             if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
@@ -152,7 +152,7 @@ class Audit:
         return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
 
     def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
-        """Return a row of each attacker from its figures, by seed."""
+        """Return a row for each attacker from its figures, by seed."""
         replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
         learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
         return [
@@ -171,11 +171,11 @@ class Audit:
 
     @property
     def _sends(self) -> int:
-        """How often `replay` sends each known picture."""
+        """The number of sends of each known picture by `replay`."""
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return an attacker's gain over the control, paired by picture: differences, and for `identified` the ratio."""
+        """Return an attacker's gain over the control, paired by picture: differences, and the ratio for `identified`."""
         gains = {
             key: across([values[key] - control for values in by_seed])
             for key, control in self._control.items()
@@ -188,12 +188,12 @@ class Audit:
 
     @cached_property
     def _control(self) -> dict[str, Tensor]:
-        """The control's PSNR and SSIM of each picture."""
+        """The control's PSNR and SSIM for each picture."""
         guess = self.means[self.labels]
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run an attempt's attackers with one seed; return the figures of each."""
+        """Run an attempt's attackers with one seed, and return the figures of each."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
         own = observer is self.observer and source == self.source and attempt.pairs is None
@@ -242,7 +242,7 @@ class Audit:
 
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
-        """Return the guesses that need no view: the mean image of the true class, and a random training image of it."""
+        """The guesses that need no view: the mean image of the true class, and a random training image of it."""
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
@@ -258,12 +258,12 @@ class Audit:
             values = [score(each, self.images, self.labels, self.judge) for each in guesses]
             figures = {key: across([each[key] for each in values], key in SHARES) for key in FIGURES}
             rows_.append({"view": "control", "attacker": name, "knows": "the true label", "seeds": len(guesses), **figures})
-        rows_[0]["identified"] = across([self.by_label], share=True)  # a picture of the class by lot
+        rows_[0]["identified"] = across([self.by_label], share=True)  # a random picture of the class
         return rows_
 
     @property
     def by_label(self) -> Tensor:
-        """The chance of naming the right picture among the known ones from its class alone (N)."""
+        """The chance of identifying the right known picture from its class alone (N)."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- linking and membership --------------------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Audit:
         return self._linked(self.observed(view).seen, second.seen, self.labels, self.pooled(view))
 
     def pooled(self, view: str) -> int:
-        """Return the side of the squares that separates captures best on as many of the attacker's own pictures."""
+        """Return the side of the squares that distinguishes captures best, on as many of the attacker's own pictures."""
         if view not in self._pooled:
             own, observer = self.dataset.train.head(len(self.labels)), self.observer.quick
             images = to_float(own.images)
@@ -294,7 +294,7 @@ class Audit:
         other = torch.arange(len(labels))
         for label in range(len(self.dataset.classes)):
             rows = (labels == label).nonzero()[:, 0]
-            if len(rows) > 1:  # each is compared with the next of its class, in random order
+            if len(rows) > 1:  # each picture is compared with the next one of its class, in random order
                 rows = rows[torch.randperm(len(rows), generator=random)]
                 other[rows] = rows.roll(1)
         alone = other == torch.arange(len(other))
@@ -303,10 +303,10 @@ class Audit:
         return area(same, different)
 
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
-        """Return how well RMIA tells the generator's training images from new ones: area under ROC, and true positives.
+        """Return how well RMIA distinguishes the generator's training images from new ones: area under ROC, and true positives.
 
-        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images that are not among the
-        candidates, half of the others are reference pictures. Raises DataError if too few training images are left.
+        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images outside the candidates.
+        Half of the other images are reference pictures. Raises DataError if too few training images are left.
         """
         order = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))
         candidates, rows = order[: len(self.images)], order[len(self.images) :]
@@ -337,7 +337,7 @@ class Audit:
         }
 
     def members(self, view: str) -> Estimate:
-        """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
+        """Return how well the target's confidence separates the generator's training images from new ones (area under ROC)."""
         protected, labels = self._trained_on
         inside = self.observer.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.observed(view), self.labels))
@@ -349,7 +349,7 @@ class Audit:
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """As many of the generator's training images, protected, and their labels."""
+        """As many training images of the generator as test images, protected, and their labels."""
         rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
         return self.observer.protect(to_float(self.dataset.train.images[rows])), self.dataset.train.labels[rows]
 
@@ -369,10 +369,10 @@ class Audit:
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attacker gains less than `gain` dB on every view; return its curve over effort.
+        """Double the effort until the best attacker gains less than `gain` dB on every view. Return its curve over effort.
 
         A row of the curve is a view's best attacker at one effort. The last effort becomes the audit's own, so that table,
-        verdict and Pareto front use it. `converged` is False if `doublings` did not suffice: the figures are then a lower
+        verdict and Pareto front use it. `converged` is False if `doublings` did not suffice. The figures are then a lower
         bound. Raises UsageError if none of the attackers draws pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
@@ -404,9 +404,9 @@ class Audit:
     ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
-        `unprotected` is the best row of the same attackers at strength 0; `identity` is what doing nothing gives there, which
-        a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is a lower
-        bound. `membership_rmia` is there if `shadows` generators shall be trained for it.
+        `unprotected` is the best row of the same attackers at strength 0. `identity` is the result of doing nothing at strength
+        0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is
+        a lower bound. `membership_rmia` exists if `shadows` is above 0, the number of shadow generators to train for it.
         """
         plan = {
             view: [
@@ -419,7 +419,7 @@ class Audit:
         if not any(plan.values()):
             raise UsageError(
                 f"nothing to try: {', '.join(attackers)} on {', '.join(views)} from {self.source!r} pairs; "
-                "those that read classes need source 'same'"
+                "attackers that read classes need source 'same'"
             )
         passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
@@ -462,7 +462,7 @@ class Audit:
         }
 
     def answered(self) -> dict[str, Estimate]:
-        """Return the share of correct answers of the cloud, by view: the price of the protection."""
+        """Return the cloud's share of correct answers by view: the price of the protection."""
         return {
             view: across([(self.observed(view).answers == self.labels).float()], share=True)
             for view in ("perturbed", "decoded")
@@ -471,7 +471,7 @@ class Audit:
     def bound(self) -> dict[str, Any]:
         """Return the limits of every attacker on the payload: its bits, its distinct codes, and the share that these identify.
 
-        From C distinct codes at most C of n pictures can be named correctly.
+        From C distinct codes at most C of n pictures can be identified.
         """
         bits = self.observer.bits(self.protected(self.observer))
         codes = len(self.observed("payload").distinct[0])
@@ -491,7 +491,7 @@ class Audit:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """Show a progress bar, if requested, of the images that attackers and judge learn from."""
+        """Show a progress bar, if enabled, of the images that attackers and judge learn from."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -509,7 +509,7 @@ class Audit:
             self._bar = None
 
     def _cost(self, names: list[str]) -> int:
-        """Return how many images pass for one seed of some attackers, which share one inversion network."""
+        """Return the number of images for one seed of some attackers, which share one inversion network."""
         made = [ATTACKERS[name](self.observer, self.effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
@@ -528,7 +528,7 @@ def _second_captures(images: Tensor) -> Tensor:
 
 
 def _best(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of highest PSNR."""
+    """Return the row with the highest PSNR."""
     return max(rows, key=lambda row: row["psnr"].value)
 
 
