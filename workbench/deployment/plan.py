@@ -72,7 +72,7 @@ host = "local"
 # kubeconfig = ""
 
 # [cloud.container]            # for a cloud with runtime = "confidential" and an image: `workbench manifests` prints its objects
-# gpu = "nvidia.com/pgpu"      # the nodes' resource for a confidential GPU. This has never run, and cannot be launched
+# gpu = "nvidia.com/pgpu"      # the nodes' resource for a confidential GPU: never run, cannot be launched
 #                              # kbs, secrets, egress, memory, cpu and shim as for the edge
 
 # [client]

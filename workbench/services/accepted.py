@@ -100,8 +100,8 @@ class Accepted(asyncio.Protocol):
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
-        self._waits_for_reader = False  # the timer that is armed is that of an unread answer
-        self._control = 0  # bytes of TLS beyond those that plain text allows
+        self._waits_for_reader = False  # the current timer is for an unread response
+        self._control = 0  # bytes of TLS beyond what plain text allows
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
