@@ -34,6 +34,7 @@ from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
 from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
 from workbench.services.service import Service
+from workbench.services.share import LoopShare
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -85,6 +86,7 @@ class Served:
     thread: threading.Thread
     timeouts: Timeouts = field(default_factory=Timeouts)
     quota: ConnectionQuota = field(default_factory=ConnectionQuota)
+    share: LoopShare = field(default_factory=LoopShare)
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -105,12 +107,12 @@ def serving(
     """Serve on a loopback port, without TLS if `certs` is None. Yield once the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
-    server = server_of(service, listener, tls, quota, timeouts)
+    quota, timeouts, share = ConnectionQuota() if quota is None else quota, Timeouts(), LoopShare()
+    server = server_of(service, listener, tls, quota, timeouts, share)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
+    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota, share)
     until(lambda: server.started and (service.ready or not ready))
     try:
         yield served

@@ -13,7 +13,7 @@ from .options import Commands, add_command, add_common, pick_device, positive, r
 __all__ = ["add"]
 
 VIEWS = ("perturbed", "decoded", "payload", "label")
-ATTACKERS = ("undo", "invert", "prior", "optimise", "read", "retrain", "replay")
+ATTACKERS = ("undo", "invert", "prior", "optimise", "latents", "diffusion", "read", "retrain", "replay")
 
 
 def add(commands: Commands) -> None:

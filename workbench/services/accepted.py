@@ -19,13 +19,14 @@ import re
 import ssl
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from ..certs import Role
+from ..certs import ROLES, Role
 from .quota import ConnectionQuota, address_key
+from .share import LoopShare
 from .trust import Peer, peer_of, server_context
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
 MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
+CONTROL_SHARE = 32  # bytes of TLS that each byte of plain text allows: a record of one byte has 23
 RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
 PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
@@ -76,12 +78,16 @@ class Accepted(asyncio.Protocol):
         self,
         tls: Tls | None,
         quota: ConnectionQuota,
+        share: LoopShare,
         open_connections: set[Any],
         upper: Callable[[Accepted], HttpProtocol],
         timeouts: Timeouts,
+        roles: Collection[Role] = ROLES,
     ) -> None:
-        self.tls, self.quota, self.timeouts = tls, quota, timeouts
+        self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
+        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
         self.blocked = False  # the peer has unread bytes
@@ -90,17 +96,22 @@ class Accepted(asyncio.Protocol):
         self._upper: HttpProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: TimerHandle | None = None
-        self._reading_paused = False
+        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
         self._waits_for_reader = False  # the current timer is for an unread response
-        self._control = 0  # bytes of TLS since the last that carried plain text
+        self._control = 0  # bytes of TLS beyond those that plain text allows
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Register the connection with the quota, or close it."""
+        start = time.thread_time()
+        self._take_place(transport)
+        self.share.charge(self, time.thread_time() - start)
+
+    def _take_place(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.address = address_key(transport.get_extra_info("peername"))
         place = self.quota.add(self)
@@ -119,9 +130,16 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Continue the handshake, or decrypt."""
+        """Continue the handshake, or decrypt: at once for a peer with a credential, else within the share of strangers."""
         if self.closing:
             return  # this end has closed, the peer has not noticed yet
+        if self.proven and not self._held:
+            self.process(data)
+        else:
+            self.share.take(self, data)
+
+    def process(self, data: bytes) -> None:
+        """Continue the handshake, or decrypt."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -156,6 +174,7 @@ class Accepted(asyncio.Protocol):
         self.closing = True
         self.disarm()
         self.quota.remove(self)
+        self.share.forget(self)
         self._open.discard(self)
         if self._upper is not None:
             self._upper.connection_lost()
@@ -176,8 +195,7 @@ class Accepted(asyncio.Protocol):
         elif self._waits_for_reader and self._upper is not None:
             self.disarm()
             self._upper.drained()
-        if not self._reading_paused:
-            self.transport.resume_reading()
+        self._read_on()
 
     # --- the upper protocol's side -------------------------------------------------------------------------------------
 
@@ -188,14 +206,10 @@ class Accepted(asyncio.Protocol):
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
 
-    @property
-    def proven(self) -> bool:
-        """Whether the peer has shown a valid credential."""
-        return self.quota.is_proven(self)
-
     def prove(self) -> None:
         """Record that the peer has shown a valid credential."""
         if not self.health_only:
+            self.proven = True
             self.quota.prove(self)
 
     def write(self, data: bytes) -> None:
@@ -223,8 +237,16 @@ class Accepted(asyncio.Protocol):
     def resume_reading(self) -> None:
         """Read from the peer again."""
         self._reading_paused = False
-        if not self.blocked and not self.closing:
-            self.transport.resume_reading()
+        if not self.closing:
+            self._read_on()
+
+    def hold(self, held: bool) -> None:
+        """Take no more bytes from the peer until its turn has come."""
+        self._held = held
+        if held:
+            self.transport.pause_reading()
+        elif not self.closing:
+            self._read_on()
 
     def arm(self, seconds: float) -> None:
         """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
@@ -253,6 +275,8 @@ class Accepted(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket immediately."""
+        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+            self.share.penalize(self.address)
         self.closing = True
         self.disarm()
         self.transport.abort()
@@ -269,7 +293,7 @@ class Accepted(asyncio.Protocol):
     def _established(self) -> None:
         self.peer = peer_of(self._secure)
         self._upper = self._make_upper(self)
-        if self.peer.role is not None:
+        if self.peer.role in self._roles:
             self.prove()
         self.arm(self.timeouts.head)
 
@@ -279,12 +303,16 @@ class Accepted(asyncio.Protocol):
             if not plain:
                 self.close()  # the peer sent close_notify
                 return
-            self._control = 0
+            self._control -= min(self._control, len(plain) * CONTROL_SHARE)
             self._deliver(plain)
 
     def _deliver(self, data: bytes) -> None:
         assert self._upper is not None
         self._upper.data_received(data)
+
+    def _read_on(self) -> None:
+        if not (self.blocked or self._reading_paused or self._held):
+            self.transport.resume_reading()
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.transport.is_closing():

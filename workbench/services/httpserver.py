@@ -13,6 +13,7 @@ import asyncio
 import http
 import json
 import logging
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,6 +21,7 @@ import httptools
 from uvicorn.server import ServerState
 
 from .accepted import Accepted
+from .share import metered
 
 __all__ = ["HEALTH", "HttpProtocol"]
 
@@ -55,10 +57,14 @@ class Exchange:
 
     async def run(self, app: Any) -> None:
         """Run the application. Its failures end the connection, not the service."""
+        share, proven = self.protocol.wire.share, self.protocol.wire.proven
+        share.at_work += proven
         try:
             await app(self.scope, self.receive, self.send)
         except Exception as error:  # the services handle their own errors, so this is a fault of the code around them
             log.error("unexpected %s", type(error).__name__, exc_info=Exception(type(error).__name__))
+        finally:
+            share.at_work -= proven
         if not self.complete and not self.gone:
             self.protocol.fail()
 
@@ -225,7 +231,10 @@ class HttpProtocol:
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
         self._exchange = exchange = Exchange(self, scope, keep_alive, continues)
         self.wire.arm(self.wire.timeouts.body)
-        task = self.wire._loop.create_task(exchange.run(self._app_for(scope["path"])))
+        work: Coroutine[Any, Any, None] = exchange.run(self._app_for(scope["path"]))
+        if not self.wire.proven:
+            work = metered(work, self._spent)
+        task = self.wire._loop.create_task(work)
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)
 
@@ -272,6 +281,10 @@ class HttpProtocol:
         self._say(500, "internal error; the service's log names it")
 
     # --- details -------------------------------------------------------------------------------------------------------
+
+    def _spent(self, seconds: float) -> None:
+        if not self.wire.proven:
+            self.wire.share.charge(self.wire, seconds)
 
     def _rest(self) -> None:
         self._idle = True

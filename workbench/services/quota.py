@@ -76,10 +76,6 @@ class ConnectionQuota:
         """Record that a connection's peer has shown a valid credential."""
         self._forget_unproven(connection)
 
-    def is_proven(self, connection: CountedConnection) -> bool:
-        """Return whether a registered connection's peer has shown a valid credential."""
-        return connection in self._opened and connection not in self._unproven and connection not in self._reserved
-
     def remove(self, connection: CountedConnection) -> None:
         """Remove a closed connection."""
         if self._opened.pop(connection, None) is None:

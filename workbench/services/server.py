@@ -21,6 +21,7 @@ from .accepted import Accepted, Timeouts, Tls
 from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
 from .service import Service
+from .share import LoopShare
 from .trust import is_loopback, rotate
 
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]
@@ -110,10 +111,12 @@ def server_of(
     tls: Tls | None,
     quota: ConnectionQuota | None = None,
     timeouts: Timeouts | None = None,
+    share: LoopShare | None = None,
 ) -> uvicorn.Server:
     """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
 
-    `quota` limits its connections, `timeouts` their time in each state. Both have defaults.
+    `quota` limits its connections, `timeouts` their time in each state, and `share` the part of the event loop's time for
+    peers without a credential. All have defaults.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -126,7 +129,9 @@ def server_of(
 
     config = uvicorn.Config(
         service,
-        http=_connections(service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts()),
+        http=_connections(
+            service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts(), share or LoopShare()
+        ),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
@@ -146,7 +151,7 @@ def server_of(
     return server
 
 
-def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts) -> Any:
+def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
     """Return uvicorn's factory of protocols for accepted connections.
 
     TLS is handled there, so uvicorn must not add it again.
@@ -156,7 +161,7 @@ def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, time
         def upper(wire: Accepted) -> HttpProtocol:
             return HttpProtocol(wire, service, server_state, app_state)
 
-        return Accepted(tls, quota, cast(set[Any], server_state.connections), upper, timeouts)
+        return Accepted(tls, quota, share, cast(set[Any], server_state.connections), upper, timeouts, service.roles)
 
     return accepted
 
