@@ -109,4 +109,4 @@ def test_a_scheduler_that_cannot_be_reached_is_one_run_error_and_nothing_lingers
         assert message.startswith(f"no Dask scheduler answers at {given!r} ("), given
         assert message.endswith("start one with `dask scheduler`")
         assert "\n" not in message
-    assert err == "", "nothing is said when the process ends"
+    assert err == "", "the process ends without output"

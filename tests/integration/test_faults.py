@@ -674,7 +674,7 @@ def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: 
     assert system.metric('pmc2_requests_total{status="400"}') >= 100
 
 
-# --- told to end -----------------------------------------------------------------------------------------------------------
+# --- shutdown --------------------------------------------------------------------------------------------------------------
 
 
 def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arranged) -> None:

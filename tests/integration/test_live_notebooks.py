@@ -42,7 +42,7 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     def button(name: str) -> Locator:
         return page.locator(".pmc2-train button", has_text=name)
 
-    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was told of")
+    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was reported")
     curves = page.locator(".pmc2-train .pmc2-figure")
     wait_for(lambda: curves.evaluate("(image) => image.naturalWidth") > 400, 30, "there are no curves")
     before = str(curves.evaluate(browsers.BYTES))

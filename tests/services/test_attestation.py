@@ -237,7 +237,7 @@ def test_a_guest_that_is_another_gets_no_picture(
         assert client.verdict is None
         assert len(guest.asked) == 1, "it is not asked again"
         until(lambda: not edge.server.server_state.connections)  # while the client is still open
-    assert not logged.lines(), "nothing was asked for but evidence"
+    assert not logged.lines(), "only evidence was requested"
 
 
 def test_sample_evidence_is_taken_by_a_policy_for_it_alone(

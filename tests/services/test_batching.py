@@ -277,7 +277,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePoo
         await asyncio.sleep(0)
         joined.gate.set()
         assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
-        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and those that fit join it
+        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and fitting ones join it
 
     asyncio.run(main())
 
@@ -421,7 +421,7 @@ def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are told their cores on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="threads can be pinned on Linux only")
 def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
     cores = os.sched_getaffinity(0)
     found = placed(1, len(cores))

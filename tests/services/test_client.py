@@ -423,5 +423,5 @@ def test_the_time_of_a_picture_is_accounted_for_and_connecting_is_no_part_of_it(
         start = time.perf_counter()
         second = client.recognise_files(files[:1]).milliseconds
         passed = 1e3 * (time.perf_counter() - start)
-    assert sum(value or 0.0 for value in first.values()) < 400, "two questions of 200 ms were asked before"
+    assert sum(value or 0.0 for value in first.values()) < 400, "two requests of 200 ms came before"
     assert sum(value or 0.0 for value in second.values()) == pytest.approx(passed, rel=0.02, abs=0.3)

@@ -138,7 +138,7 @@ def test_a_cloud_has_no_page(both: Both) -> None:
         assert ask(both.cloud.url, path, None, both.certs, "edge").status == 404
 
 
-# --- what the page is told -------------------------------------------------------------------------------------------------
+# --- the page's status request -----------------------------------------------------------------------------------------------
 
 
 def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digits: Dataset) -> None:

@@ -377,7 +377,7 @@ def test_a_service_that_ends_leaves_signals_as_they_were(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("url", "plain"), [("http://127.0.0.1:1", False), ("http://192.0.2.1:1", True), ("http://edge", True)])
 def test_plain_http_is_spoken_on_loopback_and_on_request_alone(certs: Path, url: str, plain: bool) -> None:
-    with pytest.raises(UsageError, match="is plain HTTP, which is spoken on this machine alone"):
+    with pytest.raises(UsageError, match="is plain HTTP, which is only used on this machine"):
         HttpsClient(url, certs=certs, plain=plain)
     with pytest.raises(UsageError, match="is plain HTTP"):
         Connection(url, None, plain=plain)

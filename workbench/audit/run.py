@@ -44,10 +44,10 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attacker gains less than `gain` dB on every view; return its curve over effort.
+        """Double the effort until the best attacker gains less than `gain` dB on every view. Return its curve over effort.
 
         A row of the curve is a view's best attacker at one effort. The last effort becomes the audit's own, so that table,
-        verdict and Pareto front use it. `converged` is False if `doublings` did not suffice: the figures are then a lower
+        verdict and Pareto front use it. `converged` is False if `doublings` did not suffice. The figures are then a lower
         bound. Raises UsageError if none of the attackers draws pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
@@ -79,9 +79,9 @@ class Audit(Attempts):
     ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
-        `unprotected` is the best row of the same attackers at strength 0; `identity` is what doing nothing gives there, which
-        a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is a lower
-        bound. `membership_rmia` is there if `shadows` generators shall be trained for it.
+        `unprotected` is the best row of the same attackers at strength 0. `identity` is the result of doing nothing at strength
+        0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is
+        a lower bound. `membership_rmia` exists if `shadows` is above 0, the number of shadow generators to train for it.
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
@@ -140,7 +140,7 @@ class Audit(Attempts):
         return plan
 
     def answered(self) -> dict[str, Estimate]:
-        """Return the share of correct answers of the cloud, by view: the price of the protection."""
+        """Return the cloud's share of correct answers by view: the price of the protection."""
         return {
             view: across([(self.observed(view).answers == self.labels).float()], share=True)
             for view in ("perturbed", "decoded")
@@ -149,7 +149,7 @@ class Audit(Attempts):
     def bound(self) -> dict[str, Any]:
         """Return the limits of every attacker on the payload: its bits, its distinct codes, and the share that these identify.
 
-        From C distinct codes at most C of n pictures can be named correctly.
+        From C distinct codes at most C of n pictures can be identified.
         """
         bits = self.observer.bits(self.protected(self.observer))
         codes = len(self.observed("payload").distinct[0])

@@ -1,4 +1,4 @@
-"""`workbench serve`: the edge or the cloud as an HTTPS service."""
+"""`workbench serve`: run the edge or the cloud as an HTTPS service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,6 @@ CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "serve",
@@ -101,7 +100,7 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Take the port, load, warm, listen, drain."""
+    """Bind the port, load, warm up, listen, and drain at the end."""
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:
@@ -127,9 +126,9 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the process until the server drains instead; afterwards they mean what they meant before.
+    """Let SIGTERM and SIGINT end the process until the server drains instead. Restores the previous handlers.
 
-    Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import, Python ends by the signal.
+    KeyboardInterrupt is no alternative: if one passes through an `exec`, as in many imports, Python dies by the signal.
     """
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
@@ -157,7 +156,7 @@ def _load_and_run(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn of a service for other machines whose folder has the keys of all: its host should have its own alone."""
+    """Warn if a service for other machines has a folder with the keys of all roles. Its host should only have its own."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -173,7 +172,7 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Say the port in a file for as long as it is taken."""
+    """Write the port to a file for as long as it is bound."""
     if path is None:
         yield
         return
@@ -195,7 +194,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`. The environment's is a client's: a service started there must not take it."""
+    """Return the token of `--token-file`. The environment's token is for clients, so a service must not accept it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -208,7 +207,7 @@ def _token(options: argparse.Namespace) -> Token | None:
 
 
 def _agent(options: argparse.Namespace) -> AttestationAgent | None:
-    """Return the guest's attestation agent, where one is named."""
+    """Return the guest's attestation agent, or None without `--attestation-agent`."""
     from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
@@ -219,7 +218,7 @@ def _agent(options: argparse.Namespace) -> AttestationAgent | None:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load and warm what is served."""
+    """Load and warm up the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
     from ..services.batching import ComputePool
@@ -240,7 +239,7 @@ def _service(options: argparse.Namespace) -> Service:
     shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
-    gc.freeze()  # what is there now stays: no later collection walks through it
+    gc.freeze()  # existing objects stay, so later collections skip them
     return service
 
 
@@ -286,7 +285,7 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
 
 
 def _log(quiet: bool) -> None:
-    """Write a line of JSON a request, and what else is to be said, to standard error."""
+    """Log to standard error: one line of JSON for each request, and other messages."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -26,10 +26,10 @@ Made = TypeVar("Made")
 
 TEMPLATE = """# A deployment: the edge stage and the cloud stage, each on a machine of its own.
 #   workbench launch deployment.toml         workbench status | logs edge | recognize cat.png | stop
-# What is commented out is the default.
+# Lines that are commented out show the defaults.
 
 [pair]
-# dataset = "cifar10"          # whose weights: those that ship, or what was trained here
+# dataset = "cifar10"          # the weights: shipped ones, or those trained here
 # target = "resnet18"
 # auxiliary = "vgg13_bn"
 # codec = "neural"             # neural, compressai, png, jpeg or webp
@@ -40,40 +40,40 @@ runtime = "process"            # "process": on the host itself
                                # "confidential": Kubernetes with kata-qemu-snp, an AMD SEV-SNP guest
                                # "development": Kubernetes with kata-qemu-coco-dev, the same without a TEE: it protects nothing
 # image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see deployment/kubernetes/Containerfile
-# device = "auto"              # cpu, cuda (refused where there is no GPU) or auto
-# listen = "127.0.0.1:0"       # where it listens there; port 0: any free one
-# address = "edge.example:8443"  # where one reaches it from here by TLS; without it, through SSH
-# python = "/opt/py/bin/python"  # an interpreter there that has the packages already; without it, an environment is made
-# pip = []                     # more arguments of pip where an environment is made, such as an index of your own
-# folder = ".pmc2"             # what is kept there, relative to the home folder
+# device = "auto"              # cpu, cuda (refused without a GPU) or auto
+# listen = "127.0.0.1:0"       # the address on which it listens; port 0: any free one
+# address = "edge.example:8443"  # its address from here, for TLS; without it, through SSH
+# python = "/opt/py/bin/python"  # an interpreter there with the packages installed; without it, an environment is made
+# pip = []                     # more arguments of pip for the environment, such as an index of your own
+# folder = ".pmc2"             # the folder of its files there, relative to the home folder
 # options = []                 # more of `workbench serve edge --help`, such as ["--precision", "bfloat16"]
 
 [cloud]
 host = "local"
 # runtime = "process"
 # device = "auto"
-# address = "10.0.0.7:8444"    # where the edge reaches it; without it, through SSH and this machine. A container needs it
+# address = "10.0.0.7:8444"    # its address from the edge; without it, through SSH and this machine. A container needs it
 
-# [edge.container]             # of an edge in a container
+# [edge.container]             # for an edge in a container
 # namespace = "default"
-# memory = "6Gi"               # image and models lie in the guest's memory
+# memory = "6Gi"               # image and models are in the guest's memory
 # cpu = "4"
-# replicas = [1, 4]            # scaled out by its CPU between these
-# node_port = 30443            # on the host; without it, its pod is reached through SSH
-# kbs = "http://10.0.0.9:8080" # key broker: releases the edge's TLS key to an attested guest alone
-# kbs_cert = "kbs.pem"         # of a broker by https with a certificate of its own: that, in PEM, relative to this file
+# replicas = [1, 4]            # the least and the most, scaled by CPU load
+# node_port = 30443            # on the host; without it, the pod is reached through SSH
+# kbs = "http://10.0.0.9:8080" # key broker: releases the edge's TLS key only to an attested guest
+# kbs_cert = "kbs.pem"         # the certificate (PEM, relative to this file) of an https broker with a certificate of its own
 # secrets = "default/pmc2-edge"  # its resources there: .../ca.pem, .../edge.pem, .../edge.key
-# egress = []                  # what else the guest must reach, IP:PORT or NETWORK/BITS:PORT: the registry of its image
-# logs = false                 # let the host read what the edge says (development: it may)
+# egress = []                  # other addresses that the guest must reach, IP:PORT or NETWORK/BITS:PORT: its image's registry
+# logs = false                 # let the host read the edge's log (always allowed for development)
 # create_namespace = false
 # shim = "go"                  # the nodes' Kata runtime, "go" or "rust": each has runtime classes of its own
-# kubectl = "kubectl"          # on the host, with its context and kubeconfig, where others than its defaults are meant
+# kubectl = "kubectl"          # on the host, with context and kubeconfig, if its defaults do not fit
 # context = ""
 # kubeconfig = ""
 
-# [cloud.container]            # of a cloud with runtime = "confidential" and an image: `workbench manifests` prints its objects
-# gpu = "nvidia.com/pgpu"      # the nodes' resource of a GPU in its confidential mode. This has never run, and is not launched
-#                              # kbs, secrets, egress, memory, cpu and shim are as those of the edge
+# [cloud.container]            # for a cloud with runtime = "confidential" and an image: `workbench manifests` prints it
+# gpu = "nvidia.com/pgpu"      # the nodes' resource for a confidential GPU: never run, cannot be launched
+#                              # kbs, secrets, egress, memory, cpu and shim as for the edge
 
 # [client]
 # policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine; a confidential

@@ -5,8 +5,7 @@
     client                                edge                             guest's firmware
       | <-- certificate, its key K -------- |
       | --- GET /attestation?nonce=N -----> | --- SHA-256(N, K) -----------> |
-      | <-- evidence ---------------------- | <-- report with it, signed --- |        N and K are those that the client has
-      seen,
+      | <-- evidence ---------------------- | <-- report with it, signed --- |        the same N and K as at the client,
       | --- pictures ---------------------> |                                         so the holder of K is that guest
 """
 

@@ -168,9 +168,7 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     if not valid:
         raise UsageError(f"{without_secrets(url)!r} is not the URL of a service: write https://HOST:PORT")
     if parts.scheme == "http" and not (plain and is_loopback(host)):
-        raise UsageError(
-            f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"
-        )
+        raise UsageError(f"{url!r} is plain HTTP, which is only used on this machine and on request: write https://")
     return url.rstrip("/"), host, port
 
 

@@ -4,7 +4,7 @@
 
     /v2/health/live|ready  /v2  /v2/models/M[/versions/V][/ready]     health, metadata        open, but for /v2/models
     /v2/models/M[/versions/V]/infer                                  inference               with a credential
-    /metrics  /openapi.json                                          metrics; description    with a credential; open
+    /metrics  /openapi.json                                          metrics, description    with a credential, open
 
 A subclass defines the input and the work of its model. Every error is `{"error": one line}`. No response, log or metric
 contains a pixel, a label (except the response itself), a key or a token.

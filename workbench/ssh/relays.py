@@ -5,7 +5,7 @@
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
 One chunk is buffered, so a slow reader holds its writer back. Each direction ends independently, so half-closed connections
-stay half-closed. Another function can copy instead, such as one with a link's bandwidth and delay (`bench/link.py`).
+stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy one direction until it ends; an error ends the other direction, too."""
+    """Copy one direction until it ends. An error ends the other direction, too."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -109,7 +109,7 @@ class RelayedConnections:
         _close_all(*ends)
 
     def close(self) -> None:
-        """End all open connections."""
+        """End all connections, and refuse further ones."""
         with self._lock:
             self._closed = True
         self.cut()

@@ -2,7 +2,7 @@
 
 ::
 
-    python3 PROGRAM FOLDER VERB   < arguments as JSON   > lines of JSON: {"told": ...}*, then {"done": ...} or {"error": ...}
+    python3 PROGRAM FOLDER VERB   < arguments as JSON   > lines of JSON: progress, then {"done": ...} or {"error": ...}
 
     FOLDER/store/<sha256>        the sent files: the package, weights, and PROGRAM, which is this folder in one file
     FOLDER/envs/<key>/           an environment, made once for each package

@@ -110,7 +110,7 @@ def _secret_name(container: Container) -> str:
 def _secret(container: Container, certificates: Mapping[str, bytes]) -> KubernetesObject:
     made = _object(container, "v1", "Secret", {}, _secret_name(container))
     del made["spec"]
-    warning = "for development: whoever runs the cluster can read this key"
+    warning = "for development: the cluster's operator can read this key"
     made["metadata"]["annotations"] = {"pmc2.workbench/warning": warning}
     return made | {
         "type": "Opaque",

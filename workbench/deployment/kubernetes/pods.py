@@ -15,7 +15,7 @@ SHOWN = 300  # characters of a message
 ENDS = {  # troubles that never pass, and the remedy
     "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
     "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
-    "ErrImageNeverPull": "the cluster pulls no images by itself",
+    "ErrImageNeverPull": "the cluster pulls no images automatically",
     "CrashLoopBackOff": "",
     "CreateContainerConfigError": "",
 }
