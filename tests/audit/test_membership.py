@@ -70,7 +70,7 @@ def test_a_shadows_target_and_auxiliary_see_no_picture_that_its_generator_learns
 def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them(networks: Pair, digits: Dataset) -> None:
     judge = Judge(digits, 64, CPU)
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
-    found = made.members_by_rmia("perturbed", shadows=2)
+    found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
     assert found["area"].n == 120
     assert found["true_positives"].n == 60
@@ -78,7 +78,7 @@ def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them
     whole = Audit(networks, digits, codec="png", n=60, effort=TINY, judge=judge)
     whole.images = torch.zeros(695, 3, 32, 32)
     with pytest.raises(DataError, match="besides the 695 candidates, .* has 2 more: audit fewer images"):
-        whole.members_by_rmia("perturbed")
+        whole.linkage.members_by_rmia("perturbed")
 
 
 def test_the_result_has_it_if_shadows_are_asked_for_and_the_bar_counts_them(networks: Pair, digits: Dataset) -> None:

@@ -50,8 +50,6 @@ NICE = 10
 AUTOGROUP = Path("/proc/self/autogroup")
 FILES_APART = 500  # file descriptors reserved for other purposes than connections
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
 
 async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     writer.write(CHUNKED)

@@ -4,10 +4,10 @@
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread answer, idle, end; none while the app works
+                           one timer: handshake, head, body, unread response, idle, end; none while the app works
 
-Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half
-a minute for the other end to close. So the handshake is made here, with the same calls of OpenSSL.
+Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that explains a failure, and wait half
+a minute for the peer to close. So the handshake is done here, with the same calls of OpenSSL.
 """
 
 from __future__ import annotations
@@ -46,26 +46,26 @@ WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in t
 
 @dataclass
 class Timeouts:
-    """Seconds that a connection may spend in each state."""
+    """Limits in seconds for each state of a connection."""
 
     handshake: float = 5.0  # of TLS, from the accepted connection on
-    head: float = 10.0  # of a request, from its first byte on; also the wait for the first one
-    body: float = 30.0  # a service that reads bodies gives up earlier, and says so
-    answer: float = 20.0  # until the peer has read it
+    head: float = 10.0  # of a request, from its first byte on; also for the first request's first byte
+    body: float = 30.0  # longer than a service's own limit, which sends an error
+    answer: float = 20.0  # until the peer has read the response
     idle: float = 75.0  # between requests
     stranger_idle: float = 10.0  # the same for a peer without a credential
-    goodbye: float = 2.0  # for the peer to close after this end has
+    goodbye: float = 2.0  # for the peer to close after this end did
     refused: float = 0.5  # the same after a failed handshake
 
 
 @dataclass
 class Tls:
-    """A service's current TLS context, and the folder that its certificate comes from."""
+    """A service's current TLS context, and the folder of its certificate."""
 
     context: ssl.SSLContext
     folder: Path
     role: Role
-    generation: int = field(default=0, init=False)  # of the certificates: a connection of an earlier one is stale
+    generation: int = field(default=0, init=False)  # of the certificates: connections of an earlier one are stale
 
     def renew(self) -> None:
         """Load the folder's certificates for new connections."""
@@ -74,7 +74,7 @@ class Tls:
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` makes the protocol that speaks on it, once TLS is established."""
+    """An accepted connection. After the TLS handshake `upper` makes the protocol on top of it."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Accepted(asyncio.Protocol):
         self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
-        self.blocked = False  # the peer has not read what was written
+        self.blocked = False  # the peer has unread bytes
         self.closing = False
         self._open, self._make_upper = open_connections, upper
         self._upper: HttpProtocol | None = None
@@ -104,8 +104,8 @@ class Accepted(asyncio.Protocol):
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
-        self._waits_for_reader = False  # the timer that is armed is that of an unread answer
-        self._control = 0  # bytes of TLS beyond those that plain text allows
+        self._waits_for_reader = False  # the current timer is for an unread response
+        self._control = 0  # bytes of TLS beyond what plain text allows
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Accepted(asyncio.Protocol):
             return
         self.health_only = not place
         self._open.add(self)
-        self.transport.set_write_buffer_limits(0)  # so that the loop reports whether anything is unread
+        self.transport.set_write_buffer_limits(0)  # so that the loop reports any unread byte
         if self.tls is None:
             self._established()
             self.prove()
@@ -163,7 +163,7 @@ class Accepted(asyncio.Protocol):
             self._decrypt(self._secure)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:  # whatever was sent instead of TLS; OpenSSL has written the alert
+        except ssl.SSLError:  # the bytes were no TLS, and OpenSSL has written an alert
             self._flush()
             self._end(self.timeouts.refused)
             return
@@ -175,7 +175,6 @@ class Accepted(asyncio.Protocol):
         """Have the loop close the connection."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Give up the place."""
         self.closing = True
         self._drop_timer()
         self.quota.remove(self)
@@ -185,7 +184,7 @@ class Accepted(asyncio.Protocol):
             self._upper.connection_lost()
 
     def pause_writing(self) -> None:
-        """Read no more while the peer does not read."""
+        """Stop reading while the peer does not read."""
         self.blocked = True
         self._read_no_more()
         if self._limit == math.inf:
@@ -193,7 +192,7 @@ class Accepted(asyncio.Protocol):
             self._waits_for_reader = True
 
     def resume_writing(self) -> None:
-        """Go on: the peer has read everything."""
+        """Continue after the peer has read everything."""
         self.blocked = False
         if self.closing:
             self.arm(self.timeouts.goodbye)
@@ -206,7 +205,7 @@ class Accepted(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether certificates changed or the peer's expired since the handshake."""
+        """Whether certificates changed, or the peer's expired, since the handshake."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
@@ -218,7 +217,7 @@ class Accepted(asyncio.Protocol):
             self.quota.prove(self)
 
     def write(self, data: bytes) -> None:
-        """Send bytes, in one piece; nothing after `close`."""
+        """Send bytes at once. Does nothing after `close`."""
         if self.closing:
             return
         if self._secure is None:
@@ -227,20 +226,20 @@ class Accepted(asyncio.Protocol):
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[self._secure.write(rest) :]  # a record each
+                rest = rest[self._secure.write(rest) :]  # one record at a time
         except ssl.SSLError:
             self.abort()
             return
         self._flush()
 
     def pause_reading(self) -> None:
-        """Take no more bytes from the peer."""
+        """Stop reading from the peer."""
         self._reading_paused = True
         if not self.closing:
             self._read_no_more()
 
     def resume_reading(self) -> None:
-        """Take bytes from the peer again."""
+        """Read from the peer again."""
         self._reading_paused = False
         if not self.closing:
             self._read_on()
@@ -254,24 +253,27 @@ class Accepted(asyncio.Protocol):
             self._read_on()
 
     def arm(self, seconds: float) -> None:
-        """Abort the connection after so many seconds, instead of any earlier limit."""
+        """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
         self._waits_for_reader = False
         self._limit = self._loop.time() + seconds
         if self._limit < self._fires_at:
             self._set_timer()
 
     def disarm(self) -> None:
-        """Let the connection be, while the service works."""
+        """Stop the timer while the service works."""
         self._waits_for_reader = False
         self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
-        """Say good-bye after what was written; what the peer still sends is dropped for `patience` seconds, then it is cut."""
+        """Send the TLS end after all written bytes.
+
+        Further received bytes are dropped for `patience` seconds, then it aborts.
+        """
         if self.closing:
             return
         if self._secure is not None:
             with contextlib.suppress(ssl.SSLError):
-                self._secure.unwrap()  # writes the good-bye, and wants the other end's
+                self._secure.unwrap()  # writes close_notify, and then requires the peer's
             self._flush()
         self._end(self.timeouts.goodbye if patience is None else patience)
 
@@ -284,7 +286,7 @@ class Accepted(asyncio.Protocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close once what runs is answered: the service ends."""
+        """Close after the current response, because the service ends."""
         if self._upper is None:
             self.abort()
         else:
@@ -303,7 +305,7 @@ class Accepted(asyncio.Protocol):
         while not self.closing and (self._incoming.pending or secure.pending()):
             plain = secure.read(RECORD)
             if not plain:
-                self.close()  # the peer's good-bye
+                self.close()  # the peer sent close_notify
                 return
             self._control -= min(self._control, len(plain) * CONTROL_SHARE)
             self._deliver(plain)
@@ -351,7 +353,7 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.refused)
 
     def _end(self, patience: float) -> None:
-        """Send no more; drop what comes until the peer closes or `patience` is over."""
+        """Send no more. Drop received bytes until the peer closes or `patience` seconds have passed."""
         self.closing = True
         self.arm(self.timeouts.answer if self.blocked else patience)
         if self.transport.is_closing():

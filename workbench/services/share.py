@@ -60,7 +60,7 @@ class _Waiting:
         return bool(self._fresh or self._others)
 
     def put(self, connection: Stranger, data: bytes) -> None:
-        """Keep bytes, after those that are kept of the same connection."""
+        """Append bytes to the kept bytes of the same connection."""
         before = self.remove(connection)
         (self._fresh if connection.used < FRESH_S else self._others)[connection] = before + data
 
