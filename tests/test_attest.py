@@ -326,7 +326,7 @@ def test_the_key_of_a_tls_certificate_is_its_subject_public_key_info() -> None:
 
 
 def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VCEK of our processor, with the given changes."""
+    """Return the VCEK of our processor, with the given changes."""
     said = own_words(MILAN, TCB, CHIP) | (words or {})
     said = {suffix: value for suffix, value in said.items() if value}
     made = certificate(
@@ -355,7 +355,7 @@ def ark(**options: Any) -> bytes:
 
 
 def chained(**parts: bytes) -> Policy:
-    """A policy for our processor with other certificates. A given ARK is pinned, too."""
+    """Return a policy for our processor with other certificates. A given ARK is pinned, too."""
     ours = processor()
     chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
     pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
@@ -478,7 +478,7 @@ FMC = TCB | {"fmc": 1}
 
 
 def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
-    """A Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
+    """Return a Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
     ours = processor(TURIN)
     said = {suffix: value for suffix, value in (own_words(TURIN, FMC, CHIP) | words).items() if value}
     public, signer = ours.signer.public_key(), key("ask")
@@ -541,7 +541,7 @@ def test_a_product_is_known_by_its_family_and_model(product: str, family: int, m
 
 
 def vlek(words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VLEK of our provider. `words` replaces extensions (b"": left out)."""
+    """Return the VLEK of our provider. `words` replaces extensions (b"": left out)."""
     said = own_words(GENOA, TCB, provider=PROVIDER) | (words or {})
     issuer, signer = options.pop("issuer", "SEV-VLEK-Genoa"), options.pop("signer", key("asvk"))
     public = curve_key("vlek", options.pop("curve", True)).public_key()

@@ -28,7 +28,7 @@ from workbench.weights import Pair
 
 
 def spread(seed: int) -> NeuralCompressor:
-    """An untrained compressor whose latents spread over many symbols, so that each image has a different string."""
+    """Return an untrained compressor whose latents spread over many symbols, so that each image has a different string."""
     torch.manual_seed(seed)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -317,7 +317,7 @@ def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Code
 
 
 def learnt(images: torch.Tensor) -> Neural:
-    """A codec whose compressor has the latents of the first three images as patterns."""
+    """Return a codec whose compressor has the latents of the first three images as patterns."""
     compressor = spread(0)
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
@@ -338,7 +338,7 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
 
 
 def choosing(images: torch.Tensor) -> NeuralCompressor:
-    """A compressor with three patterns, whose reader predicts the class from the first latents."""
+    """Return a compressor with three patterns, whose reader predicts the class from the first latents."""
     compressor = learnt(images).compressor
     y = compressor.patterns.flatten(1).float()
     compressor.reader = torch.cat([10 * y, -5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number

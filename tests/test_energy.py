@@ -48,7 +48,7 @@ from workbench.weights import Pair
 
 
 def measured(name: str = "pp") -> Measured:
-    """Two repetitions with round figures."""
+    """Return two repetitions with round figures."""
     parts = {"compression": [0.5, 0.7], "generator": [8.0, 9.0], "sending": [0.5, 0.3]}
     return Measured(name, batch=4, n=8, cpu_ms=parts, ms=[12.0, 12.0], sent=[1000.0, 2000.0], classes=[1] * 8)
 
@@ -181,7 +181,7 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
     told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
-    assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
+    assert told["range"][0] == pytest.approx(4.0 / 76.0), "without an assumption about the core"
 
 
 def test_the_papers_figures_agree_with_what_it_says_of_them() -> None:
@@ -396,7 +396,7 @@ def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
     sensor, reasons = find_sensor("auto", tmp_path)
     assert sensor is None
     assert [reason.split(" at ")[0] for reason in reasons] == ["no RAPL counters of a processor", "no battery"]
-    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes what there is"):
+    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes an available one"):
         find_sensor("battery", tmp_path)
     with pytest.raises(UsageError, match="unknown source of energy 'rpal': did you mean 'rapl'"):
         find_sensor("rpal", tmp_path)

@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def trained(network: Network) -> Network:
-    """Give batch norms statistics like those after training."""
+    """Set the statistics of batch norms as after training."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -82,7 +82,7 @@ def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(cap
 
 
 def quiet(channels: int) -> NeuralCompressor:
-    """A compressor in which only the first channels are active."""
+    """Return a compressor in which only the first channels are active."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
     compressor.g_a[-1].weight.mul_(300)

@@ -42,7 +42,7 @@ VECTORS: list[tuple[int, int, bool, str, str]] = [
 
 
 def firmware(sections: Sequence[tuple[int, int, int]] = SECTIONS, pages: int = 1) -> bytes:
-    """A minimal OVMF with only the table at its end: GUIDs with the reset address, the hash table, the sections."""
+    """Return a minimal OVMF with only the table at its end: GUIDs with the reset address, the hash table, the sections."""
 
     def entry(name: str, data: bytes) -> bytes:
         return data + (len(data) + 18).to_bytes(2, "little") + uuid.UUID(name).bytes_le

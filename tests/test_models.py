@@ -23,7 +23,7 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def lively(width: int = 4) -> PerturbationGenerator:
-    """A generator with distinct statistics in every batch norm, whose output reaches both bounds of the clamp."""
+    """Return a generator with distinct statistics in every batch norm, whose output reaches both bounds of the clamp."""
     torch.manual_seed(0)
     generator = PerturbationGenerator(width).eval()
     for module in generator.modules():
@@ -130,7 +130,7 @@ def test_the_unet_of_the_paper_has_its_parameters_and_the_baselines_names() -> N
 
 
 def reference(generator: PerturbationGenerator, images: torch.Tensor) -> torch.Tensor:
-    """The baseline's U-Net by its tensors: normalise, add, clamp each channel in normalised space, denormalise."""
+    """Compute the baseline's U-Net from its tensors: normalise, add, clamp each channel in normalised space, denormalise."""
     tensors = dict(generator.unet.state_dict())
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
 
@@ -217,7 +217,7 @@ def test_without_a_random_component_the_generator_is_bit_for_bit_what_it_was(siz
 
 
 def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
-    """The random component of a generator that leaves grey unchanged, so that nothing is clamped."""
+    """Return the random component of a generator that leaves grey unchanged, so that nothing is clamped."""
     generator.noise = noise
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()
@@ -305,7 +305,7 @@ def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
 
 
 def trained_like() -> NeuralCompressor:
-    """A compressor whose latents spread over many symbols, its tables updated."""
+    """Return a compressor whose latents spread over many symbols, with updated tables."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)

@@ -76,7 +76,7 @@ def shown(explorer: Explorer) -> dict[str, bytes]:
 
 
 def card(explorer: Explorer, name: str) -> str:
-    """A card's markup."""
+    """Return the markup of a card."""
     return str(explorer.controls.view.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
 
 
@@ -99,7 +99,7 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 
 def uploaded(*files: tuple[str, bytes]) -> tuple[dict[str, Any], ...]:
-    """What a FileUpload holds once a person has chosen files."""
+    """Return the value of a FileUpload after a user has chosen files."""
     return tuple(
         {"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": datetime.now(UTC)}
         for name, content in files
@@ -683,7 +683,7 @@ def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explore
 
 
 def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
+    """Return a PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

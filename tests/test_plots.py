@@ -62,7 +62,7 @@ ENERGY: dict[str, dict[str, object]] = {
 
 
 def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
-    """A row in the form of an audit's curves."""
+    """Return a row in the form of an audit's curves."""
     figures = {"psnr": mean([psnr - 1, psnr + 1]), "ssim": mean([psnr / 40, psnr / 30]), "bits": mean([bits, bits])}
     return {"point": point, "answered": wilson(right, 100), "over": psnr - 13, **figures}
 

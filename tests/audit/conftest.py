@@ -54,7 +54,7 @@ def images(digits: Dataset) -> Tensor:
 
 
 def noisy(pair: Pair, noise: float) -> Pair:
-    """The same pair with a random component in its generator."""
+    """Return the same pair with a random component in its generator."""
     generator = copy.deepcopy(pair.generator)
     generator.noise = noise
     return replace(pair, generator=generator)

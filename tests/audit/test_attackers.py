@@ -172,7 +172,7 @@ def test_at_strength_0_no_attacker_is_worse_than_the_identity_on_colour_pictures
 def test_from_noise_alone_no_trained_attacker_has_less_than_the_mean_picture_of_the_label(
     view: str, observer: Observer, digits: Dataset, images: Tensor
 ) -> None:
-    """What a network memorises of 120 pairs of noise is not used, because it would cost decibels on other pictures."""
+    """A network's memory of 120 pairs of noise is not used, because it would cost decibels on other pictures."""
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     random = torch.Generator().manual_seed(0)
     train, labels = to_float(digits.train.images[:120]), digits.train.labels[:120]
@@ -269,7 +269,7 @@ def test_a_prior_draws_from_codes_that_an_inversion_looked_up(observer: Observer
 
 
 def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
-    """A white box that starts at grey for every observation."""
+    """Return a white box that starts at grey for every observation."""
     base = Inversion(observer, TINY)
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     base.fit(Pairs(seen_as(view, torch.zeros(2 * FEW, *shape)), torch.full((2 * FEW, 3, 32, 32), 0.5), None))

@@ -234,7 +234,7 @@ def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Da
 
 
 def replace_train(dataset: Dataset, train: Split) -> Dataset:
-    """The same data set with another training split."""
+    """Return the same data set with another training split."""
     parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
     return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 

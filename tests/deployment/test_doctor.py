@@ -781,7 +781,7 @@ def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_c
     ("found", "check", "state", "text"),
     [
         ({"reach": {"10.0.0.7:8444": "no answer within 5 s"}}, "cloud", "wrong", "does not reach the cloud at 10.0.0.7:8444"),
-        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "where nothing listens yet"),
+        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "but nothing listens yet"),
         ({"broker": {"error": "Connection refused"}}, "key broker", "wrong", "(Connection refused)"),
         ({"broker": {"status": 404}}, "key broker", "ok", "reaches the key broker"),
         ({"image": {"registry": "r", "error": "no answer"}}, "image", "wrong", "does not reach the registry r"),

@@ -60,7 +60,7 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     run_all(page)
     cells = wait_for(lambda: browsers.saved(page, path), 120, "the last cell was not executed")
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    assert said.inner_text() == "done: 3 networks are there", "what is there is not trained again"
+    assert said.inner_text() == "done: 3 networks are there", "existing networks are not trained again"
 
 
 def test_a_pair_that_is_pressed_in_the_grid_opens_in_explore(lab: str, page: Page, tiny_root: Path, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ OK = http(200, b"{}")
 
 @dataclass
 class Heard:
-    """What a server received."""
+    """The connections and requests that a server received."""
 
     connections: int = 0
     requests: int = 0

@@ -133,7 +133,6 @@ def cloud(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def edge(networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest) -> Iterator[Served]:
-    """An edge in a guest."""
     with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url)), certs, "edge") as edge:
         yield edge
 

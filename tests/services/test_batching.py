@@ -426,13 +426,13 @@ def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
     cores = os.sched_getaffinity(0)
     found = placed(1, len(cores))
     assert sorted(found, key=min) == [{core} for core in sorted(cores)]
-    assert os.sched_getaffinity(0) == cores, "what is no lane goes where there is room"
+    assert os.sched_getaffinity(0) == cores, "other threads may use all cores"
     for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
         assert all(each == cores for each in placed(count, threads, split=True))
 
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-several = pytest.mark.skipif(CORES < 2, reason="a lane is split where there are several cores, on Linux")
+several = pytest.mark.skipif(CORES < 2, reason="a lane is only split with several cores, on Linux")
 ENOUGH, PLENTY = BATCH_MULTIPLE * (CORES + 1), 1 << 24  # images, on any number of cores
 
 

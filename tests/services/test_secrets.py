@@ -21,7 +21,7 @@ RESOURCE = "default/pmc2-edge"
 
 
 def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
-    """A hub that releases the files of a folder."""
+    """Return a hub that releases the files of a folder."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if asked is not None:

@@ -465,7 +465,7 @@ def test_an_upload_whose_server_restarts_is_gone_on_with(sshd: Make, tmp_path: P
         thread.start()
         until(lambda: part.exists() and part.stat().st_size > 4 << 20)
         ground["own"].stop()
-        assert part.exists(), "it was stopped in the midst of it"
+        assert part.exists(), "it was stopped during the upload"
         ground["own"].start()
         thread.join(60)
     assert sent == [[str(part.with_suffix(""))]]

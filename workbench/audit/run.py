@@ -27,7 +27,7 @@ DOUBLINGS = 6  # at most
 
 
 class Audit(Attempts):
-    """What attackers recover of the test images of a data set. The settings are those of `Attempts`."""
+    """The audit of the test images of a data set: every attacker on every view. The settings are those of `Attempts`."""
 
     def __init__(self, *settings: Any, **options: Any) -> None:
         super().__init__(*settings, **options)
