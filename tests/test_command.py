@@ -461,6 +461,7 @@ def test_ctrl_c_while_training_keeps_the_best_and_says_so(empty_data: Path) -> N
 # --- reproduce -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_reproduce_that_was_interrupted_is_resumed_to_its_report_and_then_has_nothing_left_to_do(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

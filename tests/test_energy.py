@@ -330,6 +330,7 @@ def test_a_counter_that_holds_no_number_is_named(tmp_path: Path, content: str) -
         Rapl(tmp_path / "powercap")
 
 
+@pytest.mark.timing
 def test_a_battery_that_tells_its_power_is_read_while_the_work_lasts(tmp_path: Path) -> None:
     at = battery(tmp_path, power_now=4_000_000, energy_now=50_000_000)
     with Battery(tmp_path / "power_supply").reading() as reading:
@@ -437,6 +438,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rapl, "windows", 3)
 
 
+@pytest.mark.timing
 @pytest.mark.usefixtures("short")
 def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) -> None:
     machine = Machine(tmp_path, rest_w=5.0, core_w=12.0)

@@ -38,7 +38,7 @@ def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
         for classifier in (pair.target, pair.auxiliary):
-            fit(classifier, digits.train.head(128))
+            fit(classifier, digits.train)
         yield pair
 
 

@@ -52,6 +52,7 @@ def test_an_open_loop_sends_at_its_rate_whether_or_not_others_are_answered() -> 
     assert min(load.milliseconds) >= 499
 
 
+@pytest.mark.timing
 def test_moments_of_an_open_loop_are_its_seeds() -> None:
     class Clock(Counter):
         async def __call__(self, number: int) -> int:
@@ -169,6 +170,7 @@ def test_a_queue_forgets_the_later_the_fuller_it_is() -> None:
             relaxation_s(rate, 100)
 
 
+@pytest.mark.timing
 def test_the_warm_up_is_sent_and_does_not_count() -> None:
     send = Counter(seconds=0.001, still=0.5)  # the first request is slow
     load = asyncio.run(open_loop(send, 200, 0.2, warm_up_s=0.1))

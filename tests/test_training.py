@@ -331,6 +331,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.system
 def test_killed_by_sigkill_it_goes_on_from_its_checkpoint_and_ends_bit_identical(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -1599,6 +1600,7 @@ def run_script(folder: Path, text: str, *arguments: str) -> subprocess.Completed
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
+@pytest.mark.system
 def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(tmp_path: Path, empty_data: Path) -> None:
     names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY)
     script = FEW.replace("IMAGES", "48") + COMMAND
@@ -1618,12 +1620,14 @@ def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(
     assert not list(empty_data.rglob("*.pt"))
 
 
+@pytest.mark.system
 def test_two_processes_come_to_an_end_with_a_last_batch_of_one_image_and_clocks_that_differ(tmp_path: Path) -> None:
     done = run_script(tmp_path, FEW.replace("IMAGES", "49") + UNEQUAL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "ended True [4, 8, 12]\n"
 
 
+@pytest.mark.system
 def test_two_processes_that_learn_in_turns_come_to_an_end(tmp_path: Path, own_data: Path) -> None:
     names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "private")
     script = FEW.replace("IMAGES", "48") + COMMAND

@@ -42,6 +42,7 @@ class Watched(Audit):
     threads: set[tuple[str, int]]
 
 
+@pytest.mark.system
 def test_attackers_get_side_by_side_what_they_get_one_after_another(lively: Pair, digits: Dataset) -> None:
     made = Watched(lively, digits, n=12, seeds=2, effort=TINY, judge=Judge(digits, 64, CPU))
     attempts = [

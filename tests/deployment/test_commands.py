@@ -79,6 +79,7 @@ def test_a_mistake_is_one_line(plan: Path, capsys: Capture, arguments: list[str]
     assert "\n" not in said
 
 
+@pytest.mark.system
 def test_a_picture_goes_to_the_edge_of_the_plan_that_is_here_or_named(plan: Path, capsys: Capture, tmp_path: Path) -> None:
     picture = tmp_path / "digit.png"
     Image.new("RGB", (32, 32)).save(picture)
@@ -108,6 +109,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -
     assert f"workbench {command}" in capsys.readouterr().out.partition("examples:")[2]
 
 
+@pytest.mark.system
 def test_ctrl_c_in_a_launch_stops_what_it_started(plan: Path) -> None:
     command = [sys.executable, "-m", "workbench", "launch", str(plan)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as launching:

@@ -144,6 +144,7 @@ def contained(
                 guest.end()
 
 
+@pytest.mark.system
 def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
     contained: tuple[Deployed, Guest, Cluster], digits: Dataset
 ) -> None:

@@ -306,6 +306,7 @@ def distribution(folder: Path, name: str, needs: str = "") -> Path:
 INSTALLERS = ["pip", pytest.param("uv", marks=pytest.mark.skipif(shutil.which("uv") is None, reason="no uv here"))]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("installer", INSTALLERS)
 def test_packages_come_from_the_lock_alone_whatever_the_index_has(
     there: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str

@@ -69,6 +69,7 @@ def child(made: Deployed, which: str) -> int:
     return int(status["child"])
 
 
+@pytest.mark.system
 def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_nothing(
     planned: Planned, digits: Dataset, tmp_path: Path
 ) -> None:

@@ -71,6 +71,7 @@ def left(*places: Path) -> list[str]:
     return [line for line in found if any(word in line for word in words) and "sshd" not in line.split(" ")[0]]
 
 
+@pytest.mark.system
 def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and_leave_nothing(
     deployed: Deployed, namespaces: Ground, images: torch.Tensor
 ) -> None:
@@ -119,6 +120,7 @@ def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and
     assert not deployed.folder.exists()
 
 
+@pytest.mark.system
 def test_launched_and_stopped_again_and_again_nothing_piles_up(
     machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +145,7 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
     assert not made.folder.exists()
 
 
+@pytest.mark.system
 def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Deployed, namespaces: Ground) -> None:
     network = namespaces["edge"].network
     assert network is not None
@@ -173,6 +176,7 @@ def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Depl
     assert [row.state for row in deployed.status()] == ["ready", "ready"]
 
 
+@pytest.mark.system
 def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, tmp_path: Path, tiny_data: Path) -> None:
     ports = {which: free_port() for which in ("edge", "cloud")}
     path = tmp_path / "direct.toml"
@@ -221,6 +225,7 @@ def test_a_machine_without_python_is_named_with_the_way_out(
         made.plan.folder.rename(tmp_path / "kept")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("fault", ["no interpreter", "taken port", "unknown host", "no gpu"])
 def test_what_a_machine_lacks_is_one_line_with_its_name(
     machines: Ground, tmp_path: Path, tiny_data: Path, fault: str, monkeypatch: pytest.MonkeyPatch

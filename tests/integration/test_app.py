@@ -140,6 +140,7 @@ def status(url: str) -> int:
         return error.code
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Path], page: Page, theme: str) -> None:
     url, log = app
@@ -167,6 +168,7 @@ def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Pa
     assert "Traceback" not in log.read_text(errors="replace")
 
 
+@pytest.mark.system
 def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: Page) -> None:
     page.goto(app[0])
     page.wait_for_function(SHOWN)
@@ -178,6 +180,7 @@ def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: P
     page.wait_for_function("before => document.querySelectorAll('.pmc2-stack img')[1].src !== before", arg=before)
 
 
+@pytest.mark.system
 def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: tuple[str, Path], page: Page) -> None:
     url, _ = app
     here, _, token = url.partition("?")
@@ -189,6 +192,7 @@ def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: t
     assert here.startswith("http://127.0.0.1:")
 
 
+@pytest.mark.system
 def test_a_kernel_ends_with_its_page(app: tuple[str, Path], page: Page) -> None:
     page.goto(app[0])
     page.wait_for_function(SHOWN)

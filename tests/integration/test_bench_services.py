@@ -34,6 +34,8 @@ def stage(digits: Dataset) -> Stage:
     return Stage("digits", digits.classes, TARGET, AUXILIARY)
 
 
+@pytest.mark.timing
+@pytest.mark.system
 def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
     tiny_data: Path, digits: Dataset, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,6 +88,8 @@ def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timing
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["every", "pp"])
 def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digits: Dataset, stage: Stage, name: str) -> None:
     images = to_float(digits.test.images[:32])

@@ -16,6 +16,8 @@ import pytest
 from workbench import runs
 from workbench.runs import Task
 
+pytestmark = pytest.mark.system
+
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
 MEET = """

@@ -17,6 +17,8 @@ from conftest import AUXILIARY, TARGET  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def stopped(tiny_data: Path) -> Iterator[None]:

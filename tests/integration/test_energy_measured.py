@@ -18,6 +18,8 @@ from workbench.weights import Pair
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def stage(digits: Dataset) -> Stage:

@@ -24,6 +24,8 @@ from test_panels import awkward, png  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
 
+pytestmark = pytest.mark.system
+
 CARDS = ("original", "protected", "cloud", "residual")
 SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'  # parameters: the tiny pair's
 OVER = "document.querySelector('.pmc2-protected .pmc2-over')"

@@ -50,7 +50,9 @@ from workbench.services.trust import client_context
 from workbench.system import Cloud, Edge, System
 from workbench.weights import Manifest
 
-from conftest import AUXILIARY, TARGET, fit  # isort: skip
+from conftest import AUXILIARY, TARGET, WIDTH, fit  # isort: skip
+
+pytestmark = pytest.mark.system
 
 BEFORE = datetime.now(UTC) - timedelta(days=2)
 RECOVERY_S = 2.0
@@ -89,8 +91,8 @@ def save_networks(root: Path, digits: Dataset) -> None:
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
     compressor.g_a[-1].weight.mul_(300)  # latents that spread over many symbols: images differ once they are decoded
     compressor.update(force=True, update_quantiles=True)
-    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET).eval()
-    train = digits.train.head(128)
+    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET, width=WIDTH[TARGET]).eval()
+    train = digits.train
     seen = Cloud(codec, target).decode(Edge(generator, codec).protect(to_float(train.images)))
     fit(target, Split((255 * seen).round().to(torch.uint8), train.labels))
 
@@ -101,7 +103,7 @@ def save_networks(root: Path, digits: Dataset) -> None:
         return weights.save(module, manifest, store).sha256
 
     kept = save(TARGET, target)
-    other = save(AUXILIARY, Classifier(AUXILIARY))
+    other = save(AUXILIARY, Classifier(AUXILIARY, width=WIDTH[AUXILIARY]))
     made = save(weights.generator_name(TARGET, AUXILIARY), generator, target=kept, auxiliary=other)
     save(weights.compressor_name(TARGET, AUXILIARY), compressor, target=kept, generator=made)
 
@@ -635,6 +637,7 @@ def head(length: int) -> bytes:
     return f"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
+@pytest.mark.timing
 def test_clients_that_send_a_byte_a_second_hold_nobody_up_and_are_answered_themselves(system: Arranged) -> None:
     slow, files, labels = 8, system.pictures.files, system.pictures.labels
     with system.load() as load, contextlib.ExitStack() as stack:

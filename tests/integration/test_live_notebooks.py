@@ -18,6 +18,8 @@ from test_panels_train import few  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
+pytestmark = pytest.mark.system
+
 NETWORK = "resnet18"  # the one that learns fastest on a CPU
 
 

@@ -407,6 +407,7 @@ def test_errors_are_of_the_workbench(client: Client) -> None:
         assert not isinstance(caught.value, DataError)
 
 
+@pytest.mark.timing
 def test_the_time_of_a_picture_is_accounted_for_and_connecting_is_no_part_of_it(
     networks: Pair, digits: Dataset, certs: Path, files: list[bytes]
 ) -> None:

@@ -90,6 +90,7 @@ def test_plain_http_is_told_what_the_port_speaks(edge: Served, said: bytes) -> N
         assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90)], ids=["0", "1", "100"]
 )
@@ -199,6 +200,7 @@ def test_of_transfer_codings_chunked_alone_is_read(edge: Served, certs: Path, co
         is_cut(connection)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("said", [b"\r\n", b"\n", b"\r\n\r\n", b"G", b""], ids=repr)
 def test_what_follows_an_answer_does_not_keep_a_connection(hasty: Served, certs: Path, said: bytes) -> None:
     with connected_to(hasty.url, certs) as connection:
@@ -264,6 +266,7 @@ def asked_on(connection: socket.socket, path: str = "/v2/health/live") -> int:
     return answer.status
 
 
+@pytest.mark.timing
 def test_strangers_make_room_for_each_other_and_not_at_the_cost_of_others(
     networks: Pair, digits: Dataset, certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +333,7 @@ def test_addresses_are_counted_as_what_one_host_can_have(peer: object, key: str)
     assert address_key(peer) == key
 
 
+@pytest.mark.timing
 def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
     """A short version of `workbench bench services --hostile 10000 --seconds 120`."""
     import asyncio

@@ -52,6 +52,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     return written
 
 
+@pytest.mark.system
 def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
 ) -> None:
