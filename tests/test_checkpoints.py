@@ -23,7 +23,13 @@ from workbench.checkpoints import import_checkpoint
 from workbench.classifiers import Classifier
 from workbench.errors import WeightsError
 
-from test_weights import PAIR, PAIR_NAME, classifier, generator, pictures, same  # isort: skip
+import test_weights  # isort: skip
+from test_weights import PAIR, PAIR_NAME, generator, pictures, same  # isort: skip
+
+
+def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
+    """A classifier of the width that public checkpoints have."""
+    return test_weights.classifier(seed, name, width=1)
 
 
 def test_a_state_dict_of_the_classifiers_project_becomes_a_classifier_with_the_same_answers(

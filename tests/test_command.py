@@ -22,7 +22,7 @@ from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
 from workbench.training import Settings, recipes
 
-from conftest import AUXILIARY, TARGET  # isort: skip
+from conftest import AUXILIARY, TARGET, WIDTH  # isort: skip
 
 COMMANDS = (
     "train",
@@ -347,7 +347,7 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets of a single step of eight images."""
-    tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
+    tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, classifier_width=4)
     presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
     monkeypatch.setattr(recipes, "PRESETS", presets)
 
@@ -602,7 +602,7 @@ def test_models_says_of_a_damaged_manifest_which_file_it_is(empty_data: Path, ca
     path.parent.mkdir(parents=True)
     path.write_text("{")
     torch.manual_seed(0)
-    classifier = Classifier(AUXILIARY)
+    classifier = Classifier(AUXILIARY, width=WIDTH[AUXILIARY])
     spec = weights.describe(classifier)[1]
     weights.save(classifier, weights.Manifest(AUXILIARY, "digits", "classifier", spec, "untrained", 0))
     for arguments in (["models"], ["models", "--json"]):

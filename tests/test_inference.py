@@ -34,7 +34,7 @@ def trained(network: Network) -> Network:
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
 def test_a_classifier_gives_the_same_logits_with_its_batch_norms_folded(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
     fast = prepare(plain)
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in each.modules()) for each in (plain, fast)]
     with torch.inference_mode():
@@ -184,7 +184,7 @@ def test_a_prepared_network_stays_as_it_is(pair: Pair, precision: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "vgg13_bn"])
 def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
     with torch.inference_mode():
         expected, found = plain(images), prepare(plain, precision="bfloat16")(images)
     assert found.dtype is torch.float32

@@ -296,7 +296,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
     compressor = NeuralCompressor(8, 12).eval()
-    for network in (lively(), Classifier("mobilenet_v2"), compressor, compressor.strings):
+    for network in (lively(), Classifier("mobilenet_v2", width=8), compressor, compressor.strings):
         with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
             network(WRONG[wrong])
 

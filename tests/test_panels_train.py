@@ -91,6 +91,7 @@ def words(trainer: Trainer) -> str:
 # --- trained, live ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(400)
 def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_run_without_interrupt(
     folder: Path, own: Path, trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
@@ -148,6 +149,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         trainer.close()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(300)
 def test_every_state_is_said_in_a_line(trained: tuple[Trainer, list[str], Path]) -> None:
     trainer, said, _ = trained
@@ -160,6 +162,7 @@ def test_every_state_is_said_in_a_line(trained: tuple[Trainer, list[str], Path])
     assert (trainer.progress.value, trainer.progress.max) == (1, 1)
 
 
+@pytest.mark.system
 def test_the_curves_are_those_that_are_kept_with_the_weights(trained: tuple[Trainer, list[str], Path]) -> None:
     trainer, _, root = trained
     kept = {}
@@ -176,6 +179,7 @@ def test_the_curves_are_those_that_are_kept_with_the_weights(trained: tuple[Trai
     assert trainer.curves.layout.display == ""
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_what_exists_is_shown_and_not_trained_again(
     folder: Path, trained: tuple[Trainer, list[str], Path], trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
@@ -193,6 +197,7 @@ def test_what_exists_is_shown_and_not_trained_again(
 # --- ends ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_another_of_its_name_takes_its_place_and_interrupts_it(
     folder: Path, own: Path, trainers: Callable[..., Trainer]
@@ -206,6 +211,7 @@ def test_another_of_its_name_takes_its_place_and_interrupts_it(
         second.wait()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_a_process_that_is_killed_is_said_and_what_it_had_is_gone_on_from(
     folder: Path, own: Path, trainers: Callable[..., Trainer]
@@ -232,6 +238,7 @@ def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers
         trainer.wait(SECONDS)
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> None:
     """The asker is killed outright: the process sees the end of its input, and stops with a checkpoint."""
@@ -260,6 +267,7 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
     folder: Path, own: Path, trainers: Callable[..., Trainer]
@@ -280,6 +288,7 @@ def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
         asyncio.run(trainer.trained())
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own: Path) -> None:
     """Ctrl-C comes once it trains, seconds after the waiting began."""
@@ -297,6 +306,7 @@ def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own
 # --- what the process says -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Path) -> None:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
@@ -352,6 +362,7 @@ def test_lines_that_come_in_parts_are_told_once_they_are_whole() -> None:
     ]
 
 
+@pytest.mark.system
 def test_the_process_is_stopped_by_an_interrupt_whatever_its_shell_ignores(folder: Path, own: Path) -> None:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
     asked |= {"seed": 0, "compressor": False, "device": "cpu"}

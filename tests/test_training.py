@@ -114,7 +114,7 @@ def few(digits: Dataset) -> Dataset:
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
-    settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
+    settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4)
     presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
     monkeypatch.setattr(recipes, "PRESETS", presets)
     return settings
@@ -1263,7 +1263,7 @@ class Finished(ClassifierObjective):
 
 
 def train_finished(few: Dataset, settings: Settings) -> Manifest:
-    objective = Finished(Classifier("resnet18", 10))
+    objective = Finished(Classifier("resnet18", 10, width=8))
     return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
 
 
@@ -1546,7 +1546,7 @@ def few(directory):
     return data.Dataset("digits", "few digits", "digits", made.classes, False, lambda name: getattr(made, name).head(sizes[name]))
 
 data.DATASETS["digits"] = few
-tiny = Settings(1, 16, 1e-3, 0.0, max_images=32, width=2)
+tiny = Settings(1, 16, 1e-3, 0.0, max_images=32, width=2, classifier_width=4)
 recipes.PRESETS["quick"] = dict.fromkeys(("classifier", "generator", "compressor"), tiny)
 """
 COMMAND = """

@@ -25,9 +25,9 @@ def generator(seed: int = 0) -> PerturbationGenerator:
     return PerturbationGenerator(width=2).eval()
 
 
-def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
+def classifier(seed: int = 0, name: str = "mobilenet_v2", width: int = 8) -> Classifier:
     torch.manual_seed(seed)
-    return Classifier(name).eval()
+    return Classifier(name, width=width).eval()
 
 
 def manifest(module: torch.nn.Module, name: str, family: str = "digits", **fields: Any) -> Manifest:

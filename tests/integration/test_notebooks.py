@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 READ = ("bandwidth", "latency", "privacy", "energy")  # all that they show is in the file; the others' views need their kernel
+TRUE = "effectiveness"  # the one notebook that `make test` runs
 pytestmark = pytest.mark.timeout(300)  # of which a notebook may take 200
 
 
@@ -84,7 +85,7 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
     )
 
 
-@pytest.mark.parametrize("name", runs.NOTEBOOKS)
+@pytest.mark.parametrize("name", [each if each == TRUE else pytest.param(each, marks=pytest.mark.system) for each in runs.NOTEBOOKS])
 def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, executed: Executed) -> None:
     folder, status, said = executed[name]
     assert status == 0, said[-3000:]
@@ -121,6 +122,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tup
         yield url, place
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", READ)
 def test_what_a_batch_left_is_legible_in_jupyterlab(
     name: str, executed: Executed, lab: tuple[str, Path], page: Page, tmp_path: Path

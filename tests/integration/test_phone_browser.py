@@ -245,6 +245,7 @@ def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
     assert page.locator("#shutter").is_disabled()
 
 
+@pytest.mark.system
 def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     page.get_by_role("button", name="Start the camera").focus()
     page.keyboard.press("Enter")
@@ -258,6 +259,7 @@ def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     assert page.evaluate("() => document.activeElement.id") == "shutter", "it stays where it was"
 
 
+@pytest.mark.system
 def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
     page: Page, both: Both, received: list[bytes], files: list[bytes], tmp_path: Path
 ) -> None:
@@ -276,6 +278,7 @@ def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
     assert len(seen) > 1, "each its own"
 
 
+@pytest.mark.system
 def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, received: list[bytes], tmp_path: Path) -> None:
     picture = Image.fromarray(np.indices((120, 90)).sum(0).astype(np.uint8)).convert("RGB")
     picture.paste((255, 0, 0), (0, 0, 90, 60))  # above
@@ -296,6 +299,7 @@ def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, recei
     assert red[:, :8].mean() < 0.1
 
 
+@pytest.mark.system
 def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path) -> None:
     page.locator("#settings summary").click()
     noise = io.BytesIO()  # of a digit most bytes are the file's head
@@ -321,6 +325,7 @@ def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes]
     assert page.locator("#seen-caption").inner_text() == "Not asked what the cloud saw"
 
 
+@pytest.mark.system
 def test_what_is_no_picture_is_told_by_its_name(page: Page, tmp_path: Path, files: list[bytes]) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("no picture")
@@ -339,6 +344,7 @@ def set_batch(page: Page, n: int, size: int) -> None:
     page.get_by_label("In one request").fill(str(size))
 
 
+@pytest.mark.system
 def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files: list[bytes], tmp_path: Path) -> None:
     before = measured(both.edge.url, both.certs)
     page.locator("#batch-files").set_input_files(cards(files[:7], tmp_path))
@@ -364,6 +370,7 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     assert re.fullmatch(r"\d+ % before, \d+ % after(, charging)?|this browser does not tell its level", told["Battery"])
 
 
+@pytest.mark.system
 def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[bytes], tmp_path: Path) -> None:
     page.locator("#batch-files").set_input_files(cards(files[:2], tmp_path))
     set_batch(page, 5000, 8)
@@ -381,6 +388,7 @@ def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[by
     page.locator("#batch-said", has_text="Done: 8 of 8 pictures").wait_for()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("n", "size", "why"), [("0", "8", "Pictures in all is"), ("8", "257", "In one request is"), ("", "8", "nothing")]
 )
@@ -394,6 +402,7 @@ def test_a_test_that_cannot_be_is_refused_in_words(
     page.locator("#batch-said", has_text=why).wait_for()
 
 
+@pytest.mark.system
 def test_an_edge_that_has_no_room_is_asked_again(
     served: Callable[..., AbstractContextManager[Both]],
     folder: Path,
@@ -420,6 +429,7 @@ def test_an_edge_that_has_no_room_is_asked_again(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
     served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:
@@ -447,6 +457,7 @@ def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
 # --- without the edge ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watched: Watched) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     page.context.set_offline(True)
@@ -468,6 +479,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     start_camera(page)
@@ -485,6 +497,7 @@ def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
+@pytest.mark.system
 def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
     networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
 ) -> None:
@@ -510,6 +523,7 @@ def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_the_page_that_is_kept_is_never_an_old_one(
     networks: Pair,
     neural: Neural,
@@ -549,6 +563,7 @@ def test_the_page_that_is_kept_is_never_an_old_one(
 # --- who may ---------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: Open, both: Both) -> None:
     page = opened(both.edge.url)
     state(page, "asks")
@@ -572,6 +587,7 @@ def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: 
     assert SECRET not in page.content()
 
 
+@pytest.mark.system
 def test_a_browsers_certificate_is_enough(
     served: Callable[..., AbstractContextManager[Both]], folder: Path, opened: Open, watched: Watched
 ) -> None:
@@ -594,6 +610,7 @@ def test_a_browsers_certificate_is_enough(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neural, digits: Dataset, opened: Open) -> None:
     with (
         serving(cloud_of(networks, neural, digits, plain=True), None, "cloud") as cloud,
@@ -611,6 +628,7 @@ def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neur
 # --- what the edge runs on -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("kind", "claim", "words"),
     [
@@ -673,6 +691,7 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         watched.said.clear()
 
 
+@pytest.mark.system
 def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) -> None:
     old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
     cases = [
@@ -690,6 +709,7 @@ def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) ->
     assert page.evaluate(script, [evidence for _, evidence in cases]) == [product for product, _ in cases]
 
 
+@pytest.mark.system
 def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
     page.locator("#attested", has_text="Not attested").wait_for()
     assert "no attestation agent" in page.locator("#attested-why").inner_text()
@@ -698,6 +718,7 @@ def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
 # --- for everyone ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_page_can_be_used_by_everyone(

@@ -18,6 +18,8 @@ import pytest
 import torch
 
 from tests.servers import accepting
+from tests.support.clock import Steps
+from workbench import client as client_module
 from workbench.client import AsyncClient, Client
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
@@ -405,6 +407,29 @@ def test_errors_are_of_the_workbench(client: Client) -> None:
         with pytest.raises(WorkbenchError) as caught:
             call()
         assert not isinstance(caught.value, DataError)
+
+
+def test_every_second_of_a_call_is_charged_once_and_none_of_connecting(
+    both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Steps()
+    monkeypatch.setattr(client_module, "time", clock)
+    with Client(both.edge.url, certs=both.certs) as client:
+        ask = client._inner._connection.call
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            if arguments[0] == "GET":
+                clock.advance(1000)
+            return await ask(*arguments, **options)
+
+        client._inner._connection.call = slow  # type: ignore[method-assign]
+        first = sum(value or 0.0 for value in client.recognise_files(files[:1]).milliseconds.values())
+        start = clock.perf_counter()
+        second = sum(value or 0.0 for value in client.recognise_files(files[:1]).milliseconds.values())
+        passed = 1e3 * (clock.perf_counter() - start)
+    # Of the readings two come before the first mark and after the last, two where a coroutine begins and where it ends.
+    assert second == pytest.approx(passed - 4e3)
+    assert second <= first < second + 1e5, "two questions of 1000 s were asked before"
 
 
 @pytest.mark.timing

@@ -104,7 +104,7 @@ def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.
     torch.testing.assert_close(torch.cat(answers), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256])
+@pytest.mark.parametrize("batch", [*(pytest.param(batch, marks=pytest.mark.system) for batch in (1, 7)), 256])
 def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
     networks: Pair, digits: Dataset, certs: Path, batch: int
 ) -> None:
