@@ -156,11 +156,40 @@ def chromium() -> str:
     return browsers.chromium_path()
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    """A headless browser."""
-    with browsers.launched(chromium) as made:
+@pytest.fixture(scope="session")
+def parked(chromium: str) -> Iterator[browsers.Parked]:
+    """One headless browser for all tests of this process."""
+    with browsers.Parked.launched(chromium) as made:
         yield made
+
+
+@pytest.fixture
+def browser(parked: browsers.Parked) -> Iterator[Browser]:
+    """The browser, for a test that makes contexts of its own."""
+    with parked.used() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def jupyter(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[browsers.Lab]:
+    """One JupyterLab for all tests of this process; its kernels' weights are the tiny pair's."""
+    folder, places = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("places")
+    own = {"WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
+    with browsers.jupyterlab(folder, places, own) as url:
+        yield browsers.Lab(url, folder, places)
+
+
+@pytest.fixture(scope="module")
+def lab(jupyter: browsers.Lab) -> Iterator[str]:
+    """The address of the JupyterLab; a module's kernels end with it."""
+    yield jupyter.url
+    jupyter.clear()
+
+
+@pytest.fixture
+def lab_folder(jupyter: browsers.Lab) -> Path:
+    """The folder that the JupyterLab shows, one for all tests: each has a notebook of another name in it."""
+    return jupyter.folder
 
 
 @pytest.fixture

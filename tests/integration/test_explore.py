@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +31,10 @@ SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}
 OVER = "document.querySelector('.pmc2-protected .pmc2-over')"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(lab_folder: Path) -> Path:
     """JupyterLab's folder."""
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def lab(folder: Path, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
-    """A JupyterLab whose weights are the tiny pair's."""
-    with browsers.jupyterlab(folder, tmp_path_factory.mktemp("places"), {"WORKBENCH_DATA": str(tiny_root)}) as url:
-        yield url
+    return lab_folder
 
 
 class View:

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ from PIL import Image
 
 from workbench import runs
 
-import browsers  # isort: skip
 from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -85,7 +83,9 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
     )
 
 
-@pytest.mark.parametrize("name", [each if each == TRUE else pytest.param(each, marks=pytest.mark.system) for each in runs.NOTEBOOKS])
+@pytest.mark.parametrize(
+    "name", [each if each == TRUE else pytest.param(each, marks=pytest.mark.system) for each in runs.NOTEBOOKS]
+)
 def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, executed: Executed) -> None:
     folder, status, said = executed[name]
     assert status == 0, said[-3000:]
@@ -114,22 +114,14 @@ def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, ex
     assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook that has its weights is silent"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, Path]]:
-    """A JupyterLab, and the folder that it shows."""
-    place = tmp_path_factory.mktemp("read")
-    with browsers.jupyterlab(place, tmp_path_factory.mktemp("places")) as url:
-        yield url, place
-
-
 @pytest.mark.system
 @pytest.mark.parametrize("name", READ)
 def test_what_a_batch_left_is_legible_in_jupyterlab(
-    name: str, executed: Executed, lab: tuple[str, Path], page: Page, tmp_path: Path
+    name: str, executed: Executed, lab: str, lab_folder: Path, page: Page, tmp_path: Path
 ) -> None:
     kept = json.loads((executed[name][0] / f"{name}.json").read_text(encoding="utf-8"))
-    shutil.copy(executed[name][0] / f"{name}.ipynb", lab[1])
-    open_notebook(page, lab[0], f"{name}.ipynb", "doc")
+    shutil.copy(executed[name][0] / f"{name}.ipynb", lab_folder)
+    open_notebook(page, lab, f"{name}.ipynb", "doc")
     for number, figure in enumerate(kept["figures"]):
         shown = page.locator(".jp-OutputArea-output img").nth(number)
         shown.scroll_into_view_if_needed()
