@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from tests.support.sshd import missing
 from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
 
@@ -88,20 +88,6 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 # --- the page --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The browser's path; without it or Voilà the tests are skipped, or fail where `$WORKBENCH_REQUIRE_BROWSER` is set."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    reason = "" if path else "no chromium on this machine: apt-get install chromium"
-    if importlib.util.find_spec("voila") is None:
-        reason = "no Voilà here: pip install -e '.[app]' in the checkout"
-    if reason and os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
-        pytest.fail(reason)
-    if reason or path is None:
-        pytest.skip(reason)
-    return path
-
-
 def free_port() -> int:
     """Return a port that nobody has: Voilà takes 0 for its own."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -111,6 +97,8 @@ def free_port() -> int:
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """The address of the page, token included, of the tiny pair; and what the process says."""
+    if importlib.util.find_spec("voila") is None:
+        missing("WORKBENCH_REQUIRE_BROWSER", "no Voilà here: pip install -e '.[app]' in the checkout")
     folder = tmp_path_factory.mktemp("app")
     log = folder / "said"
     given = {"dataset": "digits", "target": TARGET, "auxiliary": AUXILIARY, "limit": "32"}
