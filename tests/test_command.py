@@ -40,6 +40,7 @@ COMMANDS = (
     "recognize",
     "results",
 )
+TITLES = tuple(Classifier(name, width=WIDTH[name]).title for name in (TARGET, AUXILIARY))
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")
 
@@ -157,7 +158,7 @@ def test_evaluate_says_the_same_to_people(tiny_data: Path, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png"]) == 0
     text = capsys.readouterr().out
-    assert f"{TARGET} protected against {AUXILIARY}, png, strength 1" in text
+    assert "{} protected against {}, png, strength 1".format(*TITLES) in text
     assert f"{100 * result['target_accuracy']['value']:.2f} %" in text
     assert f"{result['s2_bytes']['value']:.3f} [" in text
 
@@ -290,7 +291,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
     result = json.loads(capsys.readouterr().out)
     assert main(command) == 0
     text = capsys.readouterr().out
-    assert f"{TARGET} protected against {AUXILIARY}, png, strength 1" in text
+    assert "{} protected against {}, png, strength 1".format(*TITLES) in text
     assert "n = 6 test images" in text
     for row in (*result["controls"], *result["rows"]):
         assert f"{row['psnr']['value']:.1f} [{row['psnr']['low']:.1f}, {row['psnr']['high']:.1f}]" in text
