@@ -1,11 +1,11 @@
-"""Renew workbench/deployment/locks: `make lock`. Needs uv, which asks the configured package index.
+"""Renew workbench/deployment/locks: `make lock`. Needs uv, which queries the configured package index.
 
 ::
 
-    pyproject.toml + the versions installed here --uv--> torch.txt   torch, as every platform has it
-                                                         cuda.txt    what its CUDA build needs
+    pyproject.toml + the versions installed here --uv--> torch.txt   torch, for every platform
+                                                         cuda.txt    the dependencies of its CUDA build
                                                          base.txt    everything else
-                                                         build.txt   what builds the wheel in the container image
+                                                         build.txt   the tools that build the wheel in the container image
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ HEAD = (
 
 
 def entries(requirements: list[str], python: str, versions: str) -> dict[str, str]:
-    """Return the pinned requirements, each with its marker and hashes, by name; those of one name are joined."""
+    """Return the pinned requirements by name, each with its marker and hashes. Several entries of one name are joined."""
     with tempfile.TemporaryDirectory() as folder:
         project, lock = Path(folder) / "pyproject.toml", Path(folder) / "lock.txt"
         project.write_text(
             f'[project]\nname = "lock"\nversion = "0"\nrequires-python = {json.dumps(python)}\n'
             f"dependencies = {json.dumps(requirements)}\n[tool.uv]\nenvironments = {json.dumps(PLATFORMS)}\n"
         )
-        lock.write_text(versions)  # which uv prefers where they fit
+        lock.write_text(versions)  # uv prefers these versions if they fit
         subprocess.run([*COMPILE, "--output-file", str(lock), str(project)], check=True, cwd=folder)
         text = lock.read_text()
     found: dict[str, str] = {}
@@ -48,7 +48,7 @@ def entries(requirements: list[str], python: str, versions: str) -> dict[str, st
 
 
 def with_cpu_build(entry: str) -> str:
-    """Add the hashes of torch's CPU builds that are kept in torch.txt: other indexes than the default one have them."""
+    """Add the hashes of torch's CPU builds, which torch.txt keeps because they come from another index."""
     known = re.findall(r"^# \+cpu.*\n(?:# .*\n)*", (LOCKS / "torch.txt").read_text(encoding="utf-8"), re.MULTILINE)
     hashes = re.findall(r"sha256:[0-9a-f]{64}", "".join(known))
     lines = entry.rstrip("\n") + "".join(f" \\\n    --hash={each}" for each in hashes if each not in entry)
@@ -56,7 +56,7 @@ def with_cpu_build(entry: str) -> str:
 
 
 def main() -> int:
-    """Compile and split."""
+    """Compile the requirements and split them."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     installed = subprocess.run([sys.executable, "-m", "pip", "freeze", "--exclude-editable"], capture_output=True, text=True)
     versions = [line for line in installed.stdout.splitlines() if "==" in line and "+" not in line]

@@ -1,4 +1,4 @@
-"""What a picture costs the phone: the model against figures worked out by hand, the phone's stages, sensors over real files."""
+"""The energy of a picture on the phone: the model against hand-computed figures, the phone's stages, sensors on real files."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
     found = energy(measured(), Assumptions(cpu_w=2.0, joules_per_byte=5e-6, wait_w=0.5, slowdown=1.0))
     assert found["cpu_ms"].value == pytest.approx(9.5)
     parts = {part: each.value for part, each in found["parts_mj"].items()}
-    # ms times W is mJ; 5 µJ a byte is 5 mJ a kB; 3 and 2 ms are waited
+    # ms times W is mJ. 5 µJ a byte is 5 mJ a kB. The waiting times are 3 and 2 ms.
     wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "tail": 0.0}
     assert parts == pytest.approx(wanted)
     whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
@@ -295,7 +295,7 @@ def test_a_counter_that_wraps_around_goes_on_counting(tmp_path: Path) -> None:
 
 @contextmanager
 def no_root() -> Iterator[None]:
-    """Nobody's rights meanwhile, where the tests run as root: root may read what nobody may."""
+    """Drop root's rights inside the context, because root can read every file."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -406,7 +406,7 @@ def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
 
 
 class Machine:
-    """A processor whose counter is a real file: so many W at rest, and more for each second of CPU time."""
+    """A processor with a real counter file: a constant power at rest, and more for each second of CPU time."""
 
     def __init__(self, root: Path, rest_w: float, core_w: float) -> None:
         self.zone, self.rest_w, self.core_w = package(root), rest_w, core_w
@@ -417,7 +417,7 @@ class Machine:
         self.joules += self.rest_w * (now - self.at) + self.core_w * (cpu - self.cpu)
         self.at, self.cpu = now, cpu
         write(self.zone, told=round(1e6 * self.joules))
-        (self.zone / "told").replace(self.zone / "energy_uj")  # whoever reads it meanwhile reads a number
+        (self.zone / "told").replace(self.zone / "energy_uj")  # renamed, so that a concurrent reader always reads a number
 
     def work(self) -> None:
         until = time.process_time() + 0.02
@@ -428,7 +428,7 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         self.tell()
         time.sleep(seconds)
-        self.cpu = time.process_time()  # what rest itself computes is none of the work's
+        self.cpu = time.process_time()  # the CPU time of `rest` itself does not count as work
         self.tell()
 
 

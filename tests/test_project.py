@@ -1,4 +1,4 @@
-"""The repository's own promises: declared once, packaged whole, and every file importing only from the floors below it."""
+"""The repository's promises: versions declared once, packages complete, and files that import only from the floors below."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__in
 
 
 def imported(path: Path) -> set[str]:
-    """Return the names right below `workbench` that a file imports, wherever in the file it does."""
+    """Return the names directly below `workbench` that a file imports anywhere."""
     own = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -185,7 +185,7 @@ def test_the_package_itself_imports_nothing() -> None:
 
 
 def imports_of(names: tuple[str, ...], path: Path) -> list[tuple[ast.AST, list[ast.AST]]]:
-    """Return each import of one of the packages `names` in a file, with the statements around it."""
+    """Return each import of one of the packages `names` in a file, with its enclosing statements."""
     found: list[tuple[ast.AST, list[ast.AST]]] = []
 
     def visit(node: ast.AST, around: list[ast.AST]) -> None:

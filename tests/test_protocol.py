@@ -1,4 +1,4 @@
-"""The wire protocol: round trips, the unmodified client of the field, and bytes from anyone."""
+"""The wire protocol: round trips, an unmodified third-party client, and hostile bytes."""
 
 from __future__ import annotations
 

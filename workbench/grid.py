@@ -2,12 +2,12 @@
 
 ::
 
-    data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, as it comes
-                                grid.json                       all of them, with the cost measured and that of all 64
+    data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, once measured
+                                grid.json                       all pairs, with the measured cost and the cost of all 64
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
-Each job is a process of its own on an Executor: this machine, or Dask workers with a GPU each that see the same files. What is
-done is not done again: weights that fit are kept, and results that were measured with them.
+Each job is a process on an Executor: this machine, or Dask workers with a GPU each that see the same files. Existing weights
+that fit are reused, and so are results that were measured with them.
 """
 
 from __future__ import annotations
@@ -50,18 +50,19 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder of the results."""
         return data_root() / "runs" / "grid" / self.family
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs, target first."""
+        """All pairs as (target, auxiliary)."""
         return [(target, auxiliary) for target in self.targets for auxiliary in self.auxiliaries]
 
     def run(self, executor: Executor | None = None) -> dict[str, Any]:
-        """Train what is missing, measure, and return what `grid.json` holds. A job that fails does not stop the others.
+        """Train missing networks, measure all pairs, and return the content of `grid.json`.
 
-        Raises RunError when jobs failed, naming them, after all others were done. Ctrl-C ends what runs; it can be resumed.
+        A failed job does not stop the others: RunError names the failed jobs after all others have ended. Ctrl-C stops running
+        jobs, and a later call resumes.
         """
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
@@ -88,7 +89,7 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, keep what pairs print, and return the reasons of those that failed."""
+        """Run jobs, save the results that they print, and return the reasons of failed jobs."""
         workers = max(1, min(len(jobs), cores()))
         pool = executor or ThreadPoolExecutor(max_workers=workers)
         environment = {"WORKBENCH_DATA": str(data_root())} | (
@@ -105,7 +106,7 @@ class Grid:
                     name = futures[future]
                     try:
                         out, error = future.result()
-                    except Exception as lost:  # a lost worker: whatever the executor raises
+                    except Exception as lost:  # a lost worker: executors raise exceptions of any kind
                         out, error = "", f"{type(lost).__name__}: {lost}"
                     if error:
                         failed[name] = error
@@ -115,7 +116,7 @@ class Grid:
         except BaseException:
             for future in futures:
                 future.cancel()
-            _children.stop(signal.SIGINT, patience=30)  # a training keeps its checkpoint
+            _children.stop(signal.SIGINT, patience=30)  # after SIGINT a training saves its checkpoint
             raise
         finally:
             bar.close()
@@ -131,7 +132,7 @@ class Grid:
         return _complete(weights.generator_name(target, auxiliary), self)
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's result if it was measured with the weights that are there, on as many images."""
+        """Return the pair's result if it was measured with the present weights on the same number of images, else None."""
         path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
         if not path.is_file() or not self._trained(target, auxiliary):
             return None
@@ -183,7 +184,7 @@ _children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
-    """Run `workbench` commands one after another; return what the last one printed, and the first error's last line."""
+    """Run `workbench` commands one after another. Return the last one's output, and the first error's last line."""
     out = ""
     for command in commands:
         with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:

@@ -1,4 +1,4 @@
-"""Membership by RMIA: the score against figures worked out by hand, the rate at few false positives, and shadow generators."""
+"""Membership by RMIA: scores against hand-computed figures, the rate at few false positives, and shadow generators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_score_is_the_share_of_references_whose_ratio_is_lower() -> None:
 
 
 def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
-    """Confidence alone takes an easy picture for a member; RMIA compares it with generators that did not see it."""
+    """By confidence alone an easy picture looks like a member. RMIA compares with generators that did not see it."""
     easy, hard = rmia(
         torch.tensor([0.99, 0.7]), torch.tensor([[0.99, 0.2]]), torch.linspace(0.5, 1, 50), torch.full((1, 50), 0.8)
     )
@@ -37,8 +37,8 @@ def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        (torch.arange(1000.0), 0.5),  # one false positive of 1,000 is allowed: above 998
-        (torch.arange(999.0), 0.5),  # none: above 998
+        (torch.arange(1000.0), 0.5),  # one false positive in 1,000 is allowed: the threshold is 998
+        (torch.arange(999.0), 0.5),  # none is allowed: the threshold is 998
         (torch.full((2000,), 5.0), 1.0),
     ],
 )

@@ -1,4 +1,4 @@
-"""The client's policy: what evidence must prove before a picture leaves. In code, or in a small TOML file."""
+"""The client's policy: what evidence must prove before a picture leaves. Written in code, or in a small TOML file."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ microcode = 0
 class Policy:
     """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts it,
-        and all other fields must keep their defaults.
-    measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
-    initdata: SHA-256 of the guest's initdata, in hexadecimal, or "any"; required.
-    products: trusted processors, by the name of their generation; Milan only if it is named, and `warnings` has the reason.
+    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts
+        sample evidence, and with it all other fields must keep their defaults.
+    measurements: accepted launch measurements of the guest, SHA-384 in hexadecimal; at least one.
+    initdata: SHA-256 of the guest's initdata in hexadecimal, or "any"; required.
+    products: trusted processors by generation. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
-    provider: the VLEK's provider, exactly as its certificate's csp_id has it; with a VLEK only, and required there.
-    chain: certificates (DER) in addition to those of the evidence. Without any authority in either, AMD's own are used.
-    minimum_tcb: the oldest firmware that is trusted, or "any"; required.
-    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report.
+    provider: the csp_id in the VLEK's certificate, exactly; required with a VLEK, and only allowed there.
+    chain: certificates (DER) in addition to those of the evidence. If neither contains an authority, AMD's own are used.
+    minimum_tcb: the oldest trusted firmware, or "any"; required.
+    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
     allow_expired: accept certificates that are not valid at the time `at` (None: now).
-    arks: SHA-256 of root certificates, in hexadecimal, by product, in place of the built-in ones.
+    arks: SHA-256 of root certificates in hexadecimal, by product; they replace the built-in ones.
     """
 
     kind: str = "snp"
@@ -121,7 +121,7 @@ class Policy:
                 raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
 
     def _check_required(self) -> None:
-        """Refuse a policy that leaves out what a hostile host could choose; each can be given up in a word, and only so."""
+        """Refuse a policy without a field that protects against a hostile host. "any" switches a field off explicitly."""
         if not self.initdata:
             raise UsageError(
                 "a policy needs initdata: the measurement alone accepts every image and agent's policy that the host chooses. "
@@ -161,13 +161,13 @@ class Policy:
 
     @property
     def pins(self) -> dict[str, str]:
-        """The fingerprints of the root certificates that are trusted, by product."""
+        """The fingerprints of the trusted root certificates, by product."""
         known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
         return {name: known[name] for name in self.products}
 
     @property
     def oldest_tcb(self) -> Tcb:
-        """The oldest firmware that is trusted: zero for any."""
+        """The oldest trusted firmware. All versions are zero for "any"."""
         return self.minimum_tcb if isinstance(self.minimum_tcb, Tcb) else Tcb()
 
     @property
@@ -177,12 +177,12 @@ class Policy:
 
     @staticmethod
     def template() -> str:
-        """Return a commented policy file with every key."""
+        """Return a policy file with every key and a comment on each."""
         return TEMPLATE
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
+        """Read a policy from a TOML file. Raises UsageError, with the file's name, for an invalid policy."""
         try:
             content = tomllib.loads(_bytes(path).decode("utf-8-sig"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -202,7 +202,7 @@ def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[s
 
 
 def _value(path: Path, name: str, value: Any) -> Any:
-    """Return a key's value as the dataclass has it."""
+    """Convert a key's TOML value to the dataclass's type. Raises UsageError for another type."""
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
         return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts

@@ -2,7 +2,7 @@
 
 ::
 
-    views           what an attacker observes, and the pairs that it learns from
+    views           an attacker's observations, and the pairs that it learns from
     contract        the interface of an attacker, and its effort
     reconstruct     attackers that draw pictures
     attackers       attackers that read classes or replay pictures, and the registry
@@ -10,9 +10,9 @@
     membership      whether a picture was among a generator's training images
     crew            attackers in parallel
     run             every attacker on every view, the controls, convergence over effort
-    verdict         whether each view stays within what is allowed
+    verdict         whether each view stays within the allowed gain
     curves          success over strength, bits, pairs and sends
-    page       the result for a privacy officer
+    privacy_report  the result for a privacy officer
 """
 
 from .attackers import ATTACKERS, Attacker, Effort

@@ -1,4 +1,4 @@
-"""The contract of an attacker, and how much effort it spends."""
+"""The interface of an attacker, and its effort."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ PICTURE_VIEWS = ("perturbed", "decoded")
 class Effort:
     """The budget of an attacker.
 
-    `pairs`: pictures that it sent through the edge itself. `passes`: images that pass through one training. `width`: channels
-    of its networks. `steps`: gradient steps a picture of the white box. `sends`: how often `replay` sends each known picture.
+    `pairs`: the number of pictures that it sends through the edge. `passes`: training images of one network, repeats included.
+    `width`: channels of its networks. `steps`: gradient steps of the white box for each picture. `sends`: how often `replay`
+    sends each known picture.
     """
 
     pairs: int
@@ -32,7 +33,7 @@ class Effort:
     sends: int = 16
 
     def of(self, pairs: int) -> Effort:
-        """Return the same effort with another number of pairs, each of which is learnt from at least once."""
+        """Return the same effort with another number of pairs, and at least one pass for each pair."""
         if pairs < 1:
             raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
@@ -44,11 +45,11 @@ class Effort:
 
 
 class Attacker(ABC):
-    """Learns from pairs, then guesses from observations.
+    """An attacker: `fit` learns from pairs, then `guess` reconstructs from observations.
 
     `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` says what the attacker needs. `tick` receives the number of images that passed
-    through a training.
+    the M pictures of the pairs). `knows` states what the attacker needs. `tick` receives the number of images in each training
+    step.
     """
 
     name: ClassVar[str]
@@ -62,12 +63,12 @@ class Attacker(ABC):
 
     @abstractmethod
     def fit(self, pairs: Pairs) -> None:
-        """Learn from pairs."""
+        """Learn from pairs. Raises UsageError for pairs that this attacker cannot use."""
 
     @abstractmethod
     def guess(self, observed: Observed) -> Tensor:
-        """Return the guesses."""
+        """Return one guess for each of the N observations."""
 
     def cost(self, n: int) -> int:
-        """Return how many images `fit` and `guess` of `n` observations report to `tick`."""
+        """Return how many images `fit` and `guess` will report to `tick` for `n` observations."""
         return self.effort.passes

@@ -81,7 +81,7 @@ class Audit:
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
         if pairs is not None and source == "same" and pairs > len(dataset.train):  # before minutes of work, not after
-            raise DataError(f"{pairs} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
+            raise DataError(f"{pairs} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
         self.seeds, self.device, self.progress = seeds, torch.device(device), progress
         self.source = source

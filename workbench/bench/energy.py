@@ -4,17 +4,17 @@
 
     none    phone: JPEG              --JPEG--> cloud              nothing is protected
     pp      phone: generator -> PNG  --PNG---> cloud              the baseline, Protective Perturbation
-    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes what it computes in `none`
+    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes the same as in `none`
 
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
-                          + time waited x power while waiting + tail of the radio / pictures a request
+                          + waiting time x power while waiting + tail of the radio / pictures a request
 
-CPU time is measured, of this process, which is the phone: its own stages and the sending, over TLS to services in processes of
-their own. Bytes are counted at the socket, with HTTP and TLS, at the number of pictures that a request has. The core's power is
-a sensor's (see `sensors`), or assumed. No sensor sees the radio: its energy is always assumed.
+This process is the phone. Its CPU time is measured: its own stages and the sending, over TLS, to services in other processes.
+Bytes are counted at the socket, HTTP and TLS included, for the given number of pictures a request. The core's power is read
+from a sensor (see `sensors`), or assumed. No sensor measures the radio, so its energy is always assumed.
 
-The assumptions matter more than the noise, so their range comes first in every result (`RANGES`), and `SCENARIOS` names whole
-situations: a stream of pictures, and single pictures after which the radio stays awake for its tail.
+The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`), and
+`SCENARIOS` names complete situations: a stream of pictures, and single pictures after which the radio stays awake for a while.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ Result = TypeVar("Result")
 ARRANGEMENTS = ("none", "pp", "pmc2")
 PARTS = ("compression", "generator", "sending", "radio", "waiting", "tail")
 
-# The least and the most that published measurements of phones say, and their source. The defaults lie between.
+# The least and the greatest published values for phones, and their source. The defaults lie between them.
 RANGES: dict[str, tuple[float, float, str]] = {
     "cpu_w": (
         0.7,
@@ -100,12 +100,12 @@ RANGES: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """The inputs of the model that are not measured.
+    """The inputs of the energy model that are not measured.
 
     `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
-    phone waits for an answer. `slowdown`: time of a phone's core over that of this machine's for the same work. `tail_j`:
-    energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative figure, and
-    for a power or slowdown of 0.
+    phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for the same work.
+    `tail_j`: energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative
+    figure, and for a power or slowdown of 0.
     """
 
     cpu_w: float = 1.5
@@ -141,11 +141,11 @@ SCENARIOS: dict[str, dict[str, float]] = {
 
 
 class CpuClock(Stopwatch):
-    """Adds up milliseconds of this process's CPU time, all its threads, by component."""
+    """A stopwatch of this process's CPU time (ms) by component, summed over all threads."""
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """Charge the enclosed work to `component`."""
+        """Add the CPU time of the enclosed code to `component`."""
         start = time.process_time()
         yield
         self.milliseconds[component] = (self.milliseconds[component] or 0.0) + 1e3 * (time.process_time() - start)
@@ -153,7 +153,7 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """What a phone has in an arrangement: images in, the tensor that it sends out. `edge` is the baseline's, on the phone."""
+    """The phone's side of an arrangement: images in, the transmitted tensor out. `edge` is the baseline's generator stage."""
 
     name: str
     client: Client
@@ -166,7 +166,10 @@ class Phone:
             raise UsageError(f"arrangement {self.name!r} has {'a' if self.name == 'pp' else 'no'} generator on the phone")
 
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
-        """Do the phone's work on images N x 3 x H x W in [0, 1]; return what is sent, and its bytes without the protocol's."""
+        """Run the phone's stages on images N x 3 x H x W in [0, 1].
+
+        Return the tensor to send and its bytes without protocol.
+        """
         if self.edge is not None:
             payload = self.edge.protect(images, 1.0, clock)
             return Tensor.of("payload", [payload]), len(payload)
@@ -174,16 +177,16 @@ class Phone:
             files = self.client.capture(images, clock)
             return Tensor.of("image", list(files)), sum(map(len, files))
         clock = clock or Stopwatch()
-        with clock("client_compression"):  # the same files, in the container that a cloud takes
+        with clock("client_compression"):  # the same files, in the container that the cloud accepts
             payload = self.client.jpeg.encode(images)
         return Tensor.of("payload", [payload]), len(payload)
 
 
 @dataclass
 class Measured:
-    """The measurements of an arrangement, a value an image and repetition: CPU time by part (ms), time (ms), bytes sent.
+    """The measurements of an arrangement, one value an image and repetition: CPU time by part (ms), time (ms), bytes sent.
 
-    `sent` counts bytes at the socket, `payload` the picture's own bytes alone.
+    `sent` counts bytes at the socket, `payload` only the picture's own bytes.
     """
 
     name: str
@@ -197,13 +200,13 @@ class Measured:
 
     @property
     def total_ms(self) -> list[float]:
-        """CPU time of an image, by repetition."""
+        """The CPU time of an image (ms), by repetition."""
         return [sum(parts) for parts in zip(*self.cpu_ms.values(), strict=True)]
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Have torch compute on one thread: several that wait for each other would be charged for it."""
+    """Limit torch to one thread inside the context. With several, their waiting would count as CPU time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -223,8 +226,8 @@ def measure(
 ) -> Measured:
     """Send the images, `batch` a request, `repetitions` times from this process to services started here.
 
-    The edge speaks the stage's codec to a cloud that remembers no answer; `data` are the options that name the data set to
-    `workbench serve`. Before the turns that count, one turn goes through a relay that counts bytes, and one warms up. Raises
+    The edge uses the stage's codec, and its cloud caches no answers. `data` are the options that name the data set to
+    `workbench serve`. Two turns come first and do not count: one through a relay that counts bytes, and one warm-up. Raises
     UsageError for too few images or repetitions.
     """
     if repetitions < 2 or not 0 < batch <= len(images):
@@ -238,7 +241,7 @@ def measure(
         url = _start(local, phone.name, stage.codec, pair)
         role: Role = "edge" if phone.name == "pmc2" else "cloud"
         counter = stack.enter_context(Link(url))
-        pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's own thread runs a loop already
+        pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's main thread already runs an event loop
         runner = asyncio.Runner(loop_factory=new_loop)
         stack.callback(lambda: pool.submit(runner.close).result())
         door = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
@@ -266,7 +269,7 @@ def _on_one_thread(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) ->
 
 
 def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
-    """Start what a phone of an arrangement asks, and return its URL."""
+    """Start the services of an arrangement, and return the URL for the phone."""
     if name != "pmc2":
         options = ("--arrangement", "pp", "--codec", "png" if name == "pp" else "jpeg")
         return local.start("cloud", *pair, *options).url
@@ -288,7 +291,7 @@ async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: s
 
 
 async def _turn(phone: Phone, door: Connection, model: str, images: Images, batch: int) -> Measured:
-    """Send all images once: each picture's part of the CPU time of this process, of the time, of the bytes."""
+    """Send all images once. Return each picture's share of this process's CPU time, of the time, and of the bytes."""
     turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
     deadline = asyncio.get_running_loop().time() + 120.0
     start, cpu = time.perf_counter(), time.process_time()
@@ -310,10 +313,11 @@ async def _turn(phone: Phone, door: Connection, model: str, images: Images, batc
 def powers(
     phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
 ) -> tuple[dict[str, list[float]], str, list[str]]:
-    """Return what a busy core takes at each phone's work (W, by window; none: assume it), what tells it, and why not others.
+    """Return the power of a busy core for each phone's work (W, by window), its source, and why other sensors are not used.
 
-    `source` is one of `sensors.SOURCES`. Nothing else should run. With `auto` a sensor that cannot tell work from rest is not
-    used, and that is said; asked for, it raises RunError.
+    `source` is one of `sensors.SOURCES`. An empty list of powers means that the power must be assumed. Nothing else should run
+    on the machine. `auto` skips a sensor that cannot distinguish work from rest, and reports it. If such a sensor was requested
+    by name, RunError is raised.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:
@@ -331,9 +335,9 @@ def powers(
 
 
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
-    """Return what a second of CPU time takes above rest (W), by window: `work` again and again, then as long at rest.
+    """Return the power of a busy core above rest (W), by window. Each window repeats `work`, then rests for the same time.
 
-    Raises RunError where the sensor sees no more energy at work than at rest: it is too coarse, or the machine busy otherwise.
+    Raises RunError if the sensor's readings at work are no higher than at rest: it is too coarse, or the machine is busy.
     """
     found = []
     with one_thread():
@@ -359,9 +363,9 @@ def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], ob
 def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
     """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
 
-    `range_mj` comes first: the energy at the least and the most of `RANGES` of every assumption. `power` is the result of
-    `watts` (W; empty: assumed), `sees` its source. The paper's figures are of 5,000 images: `joules_5000`, and `watts`, the
-    energy over the time, compare with them.
+    `range_mj` comes first: the energy at the least and the greatest value of every assumption in `RANGES`. `power` is the
+    result of `watts` (W; empty: assumed), `sees` its source. `joules_5000` and `watts` (energy over time) compare with the
+    paper's figures, which are for 5,000 images.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
@@ -394,7 +398,7 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
 
 
 def _range(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
-    """Return the least and the most energy (mJ) over `RANGES`: it grows with every assumption."""
+    """Return the least and the greatest energy (mJ) over `RANGES`. The energy grows with every assumption."""
     if power:
         assumed = replace(assumed, cpu_w=1.0)
     ends = []
@@ -425,14 +429,14 @@ def student(values: Sequence[float]) -> Estimate:
 
 
 def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
-    """Return in words where the energy comes from: a sensor, or an `estimate`, and what was assumed."""
+    """Return the source of the energy in words: a sensor or an `estimate`, and the assumptions."""
     if power:
         return f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
     return f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
 
 
 def share(part: Estimate, whole: Estimate) -> Estimate:
-    """Return `part` over `whole`, two independent means, with the interval that their relative errors give (delta method)."""
+    """Return `part` over `whole`, two independent means, with an interval from their relative errors (delta method)."""
     ratio = part.value / whole.value
     relative = math.hypot((part.high - part.value) / part.value, (whole.high - whole.value) / whole.value)
     return Estimate(ratio, ratio * (1 - relative), ratio * (1 + relative), min(part.n, whole.n))
@@ -441,9 +445,9 @@ def share(part: Estimate, whole: Estimate) -> Estimate:
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """Return the energy of each arrangement over the baseline's (`pp`).
 
-    `range` comes first: the least and the most over all corners of `RANGES`. `share` is the ratio under `assumed`, with the
-    interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the ratio to no
-    protection at all: equality is found only if its interval holds 1 and is narrow.
+    `range` comes first: the least and the greatest ratio over all corners of `RANGES`. `share` is the ratio under `assumed`,
+    with the interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the
+    ratio to no protection. The two are equal only if its interval contains 1 and is narrow.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

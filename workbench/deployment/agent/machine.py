@@ -24,7 +24,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         raise AgentError(f"the disk of {folder} is full: {free >> 20} MiB are free, make room or choose another folder")
     gpus = lines(["nvidia-smi", "-L"])
     if asked.get("device") == "cuda" and not gpus:
-        raise AgentError("a GPU is asked for (device = 'cuda'), and nvidia-smi finds none here; use 'cpu' or 'auto'")
+        raise AgentError("a GPU is requested (device = 'cuda'), and nvidia-smi finds none here; use 'cpu' or 'auto'")
     return {"python": sys.version.split()[0], "free": free, "gpus": gpus, "uv": uv_path() or "", "cores": os.cpu_count()}
 
 
