@@ -292,15 +292,18 @@ def test_the_policy_decides_each_message_of_the_agent_and_no_other() -> None:
     assert [name for name, granted in named if granted == "true"] == ["DestroySandboxRequest"]
 
 
+@pytest.mark.parametrize("count", [None, pytest.param(5000, marks=pytest.mark.system)], ids=["few", "many"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_mutation_that_is_granted_does_anything_else(engine: str, request: pytest.FixtureRequest) -> None:
+def test_no_mutation_that_is_granted_does_anything_else(
+    engine: str, count: int | None, request: pytest.FixtureRequest
+) -> None:
     chance = random.Random(20261130)
     originals = [
         pair for version in VERSIONS for pair in life(CONFIDENTIAL, version) if pair[0] != "DestroySandboxRequest" and pair[1]
     ]
     weights = [6 if name == "CreateContainerRequest" else 1 for name, _ in originals]
     granted, wrong = 0, []
-    for _ in range(request.config.getoption("--mutations")):
+    for _ in range(count or request.config.getoption("--mutations")):
         name, original = chance.choices(originals, weights)[0]
         mutant = mutated(original, chance)
         if agent_requests.decide(policy_of(CONFIDENTIAL), name, mutant, engine):
