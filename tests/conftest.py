@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.codecs import Neural
-from workbench.data import Dataset, Split, load
+from workbench.data import Dataset, load
 from workbench.models import NeuralCompressor, PerturbationGenerator
-from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
 
 import browsers  # isort: skip
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 # Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # with other processes on few cores, more threads wait for each other
-
-TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
-WIDTH = {TARGET: 8, AUXILIARY: 4}  # the narrowest that still tell digits apart once `fit` has set their last layer
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -104,22 +101,6 @@ def networks(tiny_root: Path, digits: Dataset) -> Pair:
         pair = weights.load_pair("digits", TARGET, AUXILIARY)
     fit(pair.target, digits.train)
     return pair
-
-
-def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form: ridge regression on the untrained layers below it."""
-    last = list(classifier.network.modules())[-1]
-    features: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
-    with torch.no_grad():
-        classifier(to_float(split.images))
-        hook.remove()
-        x = features[0] - features[0].mean(0)
-        kernel = x @ x.T
-        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
-        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
-        last.weight.copy_(weight.T)
-        last.bias.copy_(-features[0].mean(0) @ weight)
 
 
 @pytest.fixture(scope="session")

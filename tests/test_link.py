@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import accepting
+from tests.support.servers import accepting
 from workbench.bench.link import FREE, LINKS, Kind, Link
 
 

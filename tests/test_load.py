@@ -45,7 +45,7 @@ class Counter:
 
 
 @pytest.mark.parametrize("clients", [1, 5])
-def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients(clients: int, clock: VirtualLoop) -> None:
+def test_a_closed_loop_has_one_request_in_flight_per_client(clients: int, clock: VirtualLoop) -> None:
     send = Counter()
     load = clock.run(closed_loop(send, clients, 0.1))
     assert send.most == clients
@@ -57,7 +57,7 @@ def test_a_closed_loop_keeps_as_many_requests_under_way_as_it_has_clients(client
     assert not load.late_ms
 
 
-def test_an_open_loop_sends_at_its_rate_whether_or_not_others_are_answered(clock: VirtualLoop) -> None:
+def test_an_open_loop_sends_at_its_rate_without_answers(clock: VirtualLoop) -> None:
     send = Counter(seconds=0.5)
     load = clock.run(open_loop(send, 100, 0.3, seed=1))
     assert len(send.numbers) == 30
@@ -81,7 +81,7 @@ def test_moments_of_an_open_loop_are_its_seeds(clock: VirtualLoop) -> None:
         assert each == pytest.approx(wanted, abs=1e-6)
 
 
-def test_who_comes_while_all_stands_still_is_charged_from_when_it_was_due(clock: VirtualLoop) -> None:
+def test_requests_during_a_stall_are_charged_from_their_due_time(clock: VirtualLoop) -> None:
     """No coordinated omission: if the generator itself is late, requests count from the plan, not from their sending."""
 
     async def blocked() -> Load:
@@ -151,7 +151,7 @@ def windows(rate: float, relaxations: float, count: int = 40) -> list[list[float
 
 
 @pytest.mark.parametrize("percent", [50, 95, 99])
-def test_the_intervals_of_a_queue_cover_its_known_percentiles_where_independent_ones_do_not(percent: float) -> None:
+def test_block_intervals_cover_a_queues_known_percentiles(percent: float) -> None:
     rate = 0.7 * CAPACITY
     true, measured = known(rate, percent), windows(rate, 4 * FORGET)
 
@@ -164,7 +164,7 @@ def test_the_intervals_of_a_queue_cover_its_known_percentiles_where_independent_
     assert covered(percentile) <= 0.7, "as if requests in one queue knew nothing of each other"
 
 
-def test_a_window_as_long_as_three_services_take_says_far_too_little_of_the_tail() -> None:
+def test_a_short_window_underestimates_the_tail() -> None:
     """The measured case: 3 s at 70 % of 70 images a second gave a p99 that was a quarter of that over 15 minutes."""
     rate = 0.9 * CAPACITY
     short = [np.percentile(in_a_queue(rate, 3.0, seed), 99) for seed in range(40)]

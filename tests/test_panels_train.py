@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.trainings import few
 from workbench import weights
 from workbench.data import load
 from workbench.errors import RunError
@@ -26,19 +27,6 @@ from workbench.panels.learner import STOPPED, Told
 
 TARGET, AUXILIARY = "mobilenet_v2", "resnet18"
 SECONDS = 200
-
-
-def few(place: Path) -> Path:
-    """Write class folders with 30 digits of two classes, and return their path."""
-    root = place / "few"
-    split = load("digits").train
-    for label in (0, 1):
-        folder = root / str(label)
-        folder.mkdir(parents=True)
-        chosen = split.images[split.labels == label][:15]
-        for number, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(pixels).save(folder / f"{number:02}.png")
-    return root
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +80,7 @@ def words(trainer: Trainer) -> str:
 
 @pytest.mark.system
 @pytest.mark.timeout(400)
-def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_run_without_interrupt(
+def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     folder: Path, own: Path, trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainers(folder, name="resumed")
@@ -212,9 +200,7 @@ def test_another_of_its_name_takes_its_place_and_interrupts_it(
 
 @pytest.mark.system
 @pytest.mark.timeout(120)
-def test_a_process_that_is_killed_is_said_and_what_it_had_is_gone_on_from(
-    folder: Path, own: Path, trainers: Callable[..., Trainer]
-) -> None:
+def test_a_killed_process_is_reported_and_resumed(folder: Path, own: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(folder, name="killed")
     until(lambda: trainer.totals, trainer)
     assert trainer._process is not None
@@ -268,9 +254,7 @@ def alive(process: int) -> bool:
 
 @pytest.mark.system
 @pytest.mark.timeout(120)
-def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
-    folder: Path, own: Path, trainers: Callable[..., Trainer]
-) -> None:
+def test_stopping_an_awaiting_cell_interrupts_the_training(folder: Path, own: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(folder, name="awaited")
 
     async def cell() -> None:
@@ -362,7 +346,7 @@ def test_lines_that_come_in_parts_are_told_once_they_are_whole() -> None:
 
 
 @pytest.mark.system
-def test_the_process_is_stopped_by_an_interrupt_whatever_its_shell_ignores(folder: Path, own: Path) -> None:
+def test_an_interrupt_stops_the_process_under_any_shell(folder: Path, own: Path) -> None:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
     asked |= {"seed": 0, "compressor": False, "device": "cpu"}
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

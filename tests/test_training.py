@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench import metrics, training, weights
 from workbench.classifiers import MEAN, STD, Classifier
 from workbench.codecs import Neural
@@ -37,8 +38,6 @@ from workbench.training.loop import _schedule, steps
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
 from workbench.weights import Manifest
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 SETTINGS = TrainingSettings(
     epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
@@ -159,7 +158,7 @@ def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
-def test_the_same_seed_gives_identical_networks_and_another_seed_gives_others(kind: str, few: Dataset, tmp_path: Path) -> None:
+def test_the_seed_determines_the_networks(kind: str, few: Dataset, tmp_path: Path) -> None:
     left = []
     for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
         objective = seeded(OBJECTIVES[kind])
@@ -179,7 +178,7 @@ def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset
     assert outcome.best["loss"] == min(losses)
 
 
-def test_the_network_left_is_the_one_of_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
+def test_the_network_kept_has_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
     objective = seeded(classifier_objective)
     kept: list[dict[str, Tensor]] = []
     settings = replace(SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9)  # a rate that spoils the network before the end
@@ -192,7 +191,7 @@ def test_the_network_left_is_the_one_of_the_lowest_validation_loss(few: Dataset,
     assert not objective.network.training
 
 
-def test_history_has_an_entry_for_each_epoch_and_for_the_last_step(few: Dataset, tmp_path: Path) -> None:
+def test_history_has_an_entry_per_epoch_and_for_the_last_step(few: Dataset, tmp_path: Path) -> None:
     outcome = train_here(seeded(classifier_objective), few, tmp_path, replace(SETTINGS, epochs=3, max_images=16 * 8))
     assert [entry["step"] for entry in outcome.history] == [3, 6, 8]
     assert outcome.complete
@@ -260,14 +259,14 @@ def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step
     resumed_equals_uninterrupted(OBJECTIVES[kind], few, tmp_path, interrupt)
 
 
-def test_interrupted_at_the_end_of_an_epoch_and_resumed_it_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
+def test_resumed_after_an_epoch_it_ends_bit_identical(few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
         return train_here(seeded(classifier_objective), few, tmp_path / "parts", on_epoch=lambda _: stop())
 
     resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
 
 
-def test_ctrl_c_after_the_network_saw_a_batch_counts_that_batch_once(few: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_after_a_batch_was_seen_counts_it_once(few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
         ctrl_c = Interrupted(seeded(classifier_objective), 5, stop, after=True)
         return train_here(ctrl_c, few, tmp_path / "parts")
@@ -275,7 +274,7 @@ def test_ctrl_c_after_the_network_saw_a_batch_counts_that_batch_once(few: Datase
     resumed_equals_uninterrupted(classifier_objective, few, tmp_path, interrupt)
 
 
-def test_ctrl_c_after_the_optimizer_moved_the_network_does_not_move_it_twice(few: Dataset, tmp_path: Path) -> None:
+def test_ctrl_c_after_an_optimizer_step_does_not_repeat_it(few: Dataset, tmp_path: Path) -> None:
     def interrupt() -> Outcome:
         moved = 0
 
@@ -334,9 +333,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.system
-def test_killed_by_sigkill_it_goes_on_from_its_checkpoint_and_ends_bit_identical(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_resumed_after_sigkill_it_ends_bit_identical(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
@@ -372,7 +369,7 @@ def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettin
 
 
 @pytest.mark.parametrize(("length", "what"), [(0.5, "truncated"), (0.0, "empty")])
-def test_a_damaged_checkpoint_is_reported_and_training_starts_anew(
+def test_a_damaged_checkpoint_restarts_the_training(
     length: float, what: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
@@ -425,7 +422,7 @@ def test_a_checkpoint_of_another_seed_is_not_used(few: Dataset, tmp_path: Path) 
     assert differences(tensors(again), tensors(fresh)) == []
 
 
-def test_ctrl_c_says_that_the_best_is_kept_and_leaves_no_partial_file(
+def test_ctrl_c_keeps_the_best_and_leaves_no_partial_file(
     few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint = interrupted_checkpoint(few, tmp_path)
@@ -433,7 +430,7 @@ def test_ctrl_c_says_that_the_best_is_kept_and_leaves_no_partial_file(
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
-def test_a_loss_that_is_no_number_is_one_run_error_and_the_checkpoint_stays(few: Dataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_one_run_error(few: Dataset, tmp_path: Path) -> None:
     before = interrupted_checkpoint(few, tmp_path).read_bytes()
     objective = seeded(classifier_objective)
     objective.register_forward_hook(lambda module, _, out: (out[0] * float("nan"), out[1]))
@@ -458,9 +455,7 @@ def test_an_error_in_the_objective_is_raised_as_it_is(few: Dataset, tmp_path: Pa
         train_here(Interrupted(seeded(classifier_objective), 2, fail, after=False), few, tmp_path)
 
 
-def test_a_checkpoint_that_cannot_be_written_is_one_storage_error(
-    few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unwritable_checkpoint_is_one_storage_error(few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from workbench.training import loop
 
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
@@ -506,7 +501,7 @@ def test_the_generators_loss_is_its_formula(auxiliary: str, ssim: str, few: Data
     torch.testing.assert_close(figures["abs_ssim"], similarity.abs().mean())
 
 
-def test_with_target_as_its_own_auxiliary_the_auxiliary_term_is_dropped(few: Dataset) -> None:
+def test_a_target_as_its_own_auxiliary_drops_the_term(few: Dataset) -> None:
     objective = generator_objective(GeneratorLoss(ssim_weight=0.5), auxiliary="small").eval()
     images, labels = to_float(few.train.images), few.train.labels
     with torch.no_grad():
@@ -550,7 +545,7 @@ def test_frozen_networks_stay_as_they_were_in_eval_mode(kind: str, few: Dataset,
         assert not any(parameter.requires_grad or parameter.grad is not None for parameter in module.parameters()), name
 
 
-def test_the_rate_distortion_loss_is_bits_per_pixel_plus_weighted_squared_error(few: Dataset) -> None:
+def test_the_rate_distortion_loss_is_its_formula(few: Dataset) -> None:
     objective = CompressorObjective(
         NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(weight=3e-3)
     ).eval()
@@ -566,7 +561,7 @@ def test_the_rate_distortion_loss_is_bits_per_pixel_plus_weighted_squared_error(
     torch.testing.assert_close(figures["mse"].double(), squared / 255**2, rtol=1e-5, atol=0)
 
 
-def test_the_rate_accuracy_loss_is_bits_per_pixel_plus_weighted_cross_entropy(few: Dataset) -> None:
+def test_the_rate_accuracy_loss_is_its_formula(few: Dataset) -> None:
     objective = CompressorObjective(
         NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss("rate-accuracy", 0.4)
     ).eval()
@@ -580,7 +575,7 @@ def test_the_rate_accuracy_loss_is_bits_per_pixel_plus_weighted_cross_entropy(fe
     assert figures["accuracy"] == (logits.argmax(1) == labels).float().mean()
 
 
-def test_with_an_auxiliary_the_rate_accuracy_loss_is_less_its_bounded_cross_entropy(few: Dataset) -> None:
+def test_an_auxiliary_lowers_the_rate_accuracy_loss(few: Dataset) -> None:
     torch.manual_seed(0)
     parts = (NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2).eval(), Small().eval())
     images, labels = to_float(few.train.images), few.train.labels
@@ -600,7 +595,7 @@ def test_with_an_auxiliary_the_rate_accuracy_loss_is_less_its_bounded_cross_entr
     torch.testing.assert_close(losses[2], losses[0])
 
 
-def test_the_quantisers_step_grows_once_and_the_function_around_it_stays(few: Dataset) -> None:
+def test_the_quantisers_step_grows_once(few: Dataset) -> None:
     objective = compressor_objective()
     compressor, images = objective.compressor, to_float(few.train.images[:8])
     with torch.no_grad():
@@ -623,7 +618,7 @@ def test_the_papers_loss_is_neither_eased_nor_coarsened(few: Dataset) -> None:
     assert differences(before, tensors(objective)) == []
 
 
-def test_rate_accuracy_trains_on_the_rounded_latents_that_will_be_sent(few: Dataset) -> None:
+def test_rate_accuracy_trains_on_the_rounded_latents(few: Dataset) -> None:
     images, labels = to_float(few.train.images), few.train.labels
     seen: dict[str, list[Tensor]] = {}
     for kind in ("rate-accuracy", "rate-distortion"):
@@ -672,7 +667,7 @@ def test_an_encoder_learns_in_the_contracting_half_alone(few: Dataset) -> None:
     assert objective.parts() == [generator]
 
 
-def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images(few: Dataset) -> None:
+def test_a_trained_compressor_keeps_the_commonest_latents(few: Dataset) -> None:
     objective = compressor_objective("rate-distortion")
     with torch.no_grad():
         objective.compressor.g_a[-1].weight.mul_(0.05)
@@ -689,7 +684,7 @@ def test_a_trained_compressor_keeps_the_commonest_latents_of_its_training_images
         assert int(counts[(rows == pattern).all(1)].item()) == int(count)
 
 
-def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answers_best(few: Dataset) -> None:
+def test_rate_accuracy_chooses_the_pattern_best_answered(few: Dataset) -> None:
     objective = compressor_objective("rate-accuracy").eval()
     compressor, images, labels = objective.compressor, to_float(few.train.images), few.train.labels
     with torch.no_grad():
@@ -714,7 +709,7 @@ def test_what_learnt_rate_and_accuracy_chooses_the_pattern_that_the_target_answe
     assert len(set(compressor.choose(y, rate_weight=1e6).tolist())) == 1, "bits above all: always the commonest"
 
 
-def test_patterns_that_came_once_can_be_chosen_so_that_no_class_is_lost(few: Dataset) -> None:
+def test_single_patterns_can_be_chosen_so_no_class_is_lost(few: Dataset) -> None:
     torch.manual_seed(0)
     objective = compressor_objective("rate-accuracy").eval()
     compressor, target, images = objective.compressor, objective.target, to_float(few.train.images)
@@ -746,7 +741,7 @@ def test_the_reader_of_latents_is_a_logistic_regression() -> None:
     assert (logits.argmax(1) != 3).all(), "a class that never came is never read"
 
 
-def test_with_its_encoder_kept_a_generator_learns_in_its_expanding_half_alone(few: Dataset) -> None:
+def test_with_its_encoder_kept_only_the_expanding_half_learns(few: Dataset) -> None:
     unet = learn_apart_from_encoder(PerturbationGenerator(width=2)).unet
     learns = {name for name, part in unet.named_children() if any(p.requires_grad for p in part.parameters())}
     assert learns == {"u1", "u2", "u3", "u4", "outc"}
@@ -774,7 +769,7 @@ def test_in_training_the_auxiliary_is_shown_every_second_picture(few: Dataset) -
     assert seen == [7, 14]
 
 
-def test_the_joint_loss_is_both_losses_on_what_the_edge_makes_and_what_the_cloud_sees(few: Dataset) -> None:
+def test_the_joint_loss_is_the_sum_of_both_losses(few: Dataset) -> None:
     objective = joint_objective().eval()
     images, labels = to_float(few.train.images), few.train.labels
     with torch.no_grad():
@@ -790,7 +785,7 @@ def test_the_joint_loss_is_both_losses_on_what_the_edge_makes_and_what_the_cloud
     assert figures["accuracy"] == (objective.target(out["x_hat"].clamp(0, 1)).argmax(1) == labels).float().mean()
 
 
-def test_in_joint_training_generator_and_compressor_learn_and_the_classifiers_do_not(few: Dataset) -> None:
+def test_joint_training_leaves_the_classifiers_unchanged(few: Dataset) -> None:
     objective = joint_objective().train()
     assert [part.training for part in (objective.generator, objective.compressor)] == [False, True]
     loss, _ = objective(to_float(few.train.images), few.train.labels)
@@ -802,7 +797,7 @@ def test_in_joint_training_generator_and_compressor_learn_and_the_classifiers_do
         assert all(p.grad is None for p in frozen.parameters())
 
 
-def test_in_joint_training_the_generator_learns_slower_and_everything_learns_once() -> None:
+def test_in_joint_training_the_generator_learns_slower() -> None:
     objective = joint_objective()
     groups = objective.groups()
     scales = {id(p): group["scale"] for group in groups for p in group["params"]}
@@ -820,7 +815,7 @@ def test_joint_training_is_for_rate_accuracy_alone(few: Dataset) -> None:
         )
 
 
-def test_at_first_a_few_channels_speak_and_the_silent_ones_stay_silent(few: Dataset, tmp_path: Path) -> None:
+def test_silent_channels_stay_silent(few: Dataset, tmp_path: Path) -> None:
     images = to_float(few.train.images)
     generator = PerturbationGenerator(width=2).eval()
     objective = CompressorObjective(NeuralCompressor(N=4, M=12), generator, Small().eval(), CompressorLoss("rate-accuracy"))
@@ -840,7 +835,7 @@ def test_at_first_a_few_channels_speak_and_the_silent_ones_stay_silent(few: Data
     assert not torch.allclose(now[speaking], at_first[speaking]), "nothing was trained"
 
 
-def test_before_validation_the_entropy_model_is_fitted_to_what_will_be_sent(few: Dataset) -> None:
+def test_before_validation_the_entropy_model_is_fitted(few: Dataset) -> None:
     images = to_float(few.train.images)
     objective = compressor_objective()
     with torch.no_grad():
@@ -863,7 +858,7 @@ def test_before_validation_the_entropy_model_is_fitted_to_what_will_be_sent(few:
 
 @pytest.mark.parametrize("spread", [0.2, 1.5, 10.0, 60.0])
 @pytest.mark.parametrize("before", [None, 0.3, 40.0])
-def test_the_entropy_model_comes_near_the_entropy_from_wherever_it_starts(before: float | None, spread: float) -> None:
+def test_the_entropy_model_reaches_the_entropy_from_any_start(before: float | None, spread: float) -> None:
     generator = torch.Generator().manual_seed(7)
     bottleneck = NeuralCompressor(N=4, M=12).entropy_bottleneck
     if before is not None:
@@ -882,7 +877,7 @@ def test_the_entropy_model_comes_near_the_entropy_from_wherever_it_starts(before
 
 
 @pytest.mark.parametrize("kind", ["rate-accuracy", "rate-distortion"])
-def test_a_trained_compressor_has_tables_and_its_codec_round_trips(kind: str, few: Dataset, tmp_path: Path) -> None:
+def test_a_trained_compressors_codec_round_trips(kind: str, few: Dataset, tmp_path: Path) -> None:
     objective = compressor_objective(kind)
     images = to_float(few.train.images)
     train_here(objective, few, tmp_path)
@@ -924,7 +919,7 @@ def test_what_is_recovered_is_counted_from_the_class_mean_on(few: Dataset) -> No
         assert objective.recovered(images, images, labels).item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few: Dataset) -> None:
+def test_the_loss_against_inversion_is_its_formula(few: Dataset) -> None:
     torch.manual_seed(2)
     objective = adversarial_objective(weight=3.0).eval()
     images, labels = to_float(few.train.images), few.train.labels
@@ -942,7 +937,7 @@ def test_the_loss_against_inversion_is_the_generators_and_what_is_recovered(few:
     assert objective.ramp == 1
 
 
-def test_an_inversion_that_does_worse_than_the_class_mean_costs_nothing_and_pulls_nowhere(few: Dataset) -> None:
+def test_a_failed_inversion_costs_nothing(few: Dataset) -> None:
     torch.manual_seed(2)
     objective = adversarial_objective().train()
     objective.contest.inverter = Draws(lambda seen: 10 * seen, objective.means)
@@ -987,7 +982,7 @@ def test_the_inversion_network_learns_to_recover(few: Dataset) -> None:
     assert recovered[-1] > recovered[0] + 0.3
 
 
-def test_trainings_own_adversary_is_told_the_label_and_recovers_nothing_without_a_residual(few: Dataset) -> None:
+def test_the_adversary_recovers_nothing_without_a_residual(few: Dataset) -> None:
     objective = adversarial_objective().eval()
     images, labels = to_float(few.train.images), few.train.labels
     seen: list[Tensor] = []
@@ -1003,7 +998,7 @@ def test_trainings_own_adversary_is_told_the_label_and_recovers_nothing_without_
     assert adversarial_objective().contest.inverter.inc.f[0].in_channels == 3 + 10
 
 
-def test_the_inversion_network_learns_faster_and_the_generator_alone_is_kept() -> None:
+def test_the_inversion_network_learns_faster_and_is_not_kept() -> None:
     objective = adversarial_objective()
     scales = {id(p): group["scale"] for group in objective.groups() for p in group["params"]}
     assert {scales[id(p)] for p in objective.contest.generator.parameters()} == {1.0}
@@ -1036,7 +1031,7 @@ class Stronger(AdversarialObjective):
         return loss + self.grown, figures
 
 
-def test_against_an_inversion_network_the_last_network_is_kept_and_not_the_best(few: Dataset, tmp_path: Path) -> None:
+def test_against_inversion_the_last_network_is_kept(few: Dataset, tmp_path: Path) -> None:
     objective = seeded(adversarial_objective)
     objective.__class__ = Stronger
     kept: list[dict[str, Tensor]] = []
@@ -1049,9 +1044,7 @@ def test_against_an_inversion_network_the_last_network_is_kept_and_not_the_best(
 
 
 @pytest.mark.parametrize("step", [2, 3, 5])  # in a turn of either, and in the second epoch
-def test_interrupted_against_an_inversion_network_and_resumed_it_ends_bit_identical(
-    step: int, few: Dataset, tmp_path: Path
-) -> None:
+def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset, tmp_path: Path) -> None:
     make = lambda: adversarial_objective(noise=0.2)  # noqa: E731
 
     def interrupt() -> Outcome:
@@ -1095,9 +1088,7 @@ def test_class_means_are_the_mean_training_image_of_each_class(few: Dataset) -> 
         torch.testing.assert_close(means[label], sum(rows[1:], rows[0]) / len(rows))
 
 
-def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_where_it_started(
-    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
-) -> None:
+def test_a_generator_keeps_its_defence_and_its_start(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
     manifest = training.train_generator(
@@ -1134,7 +1125,7 @@ def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_prese
     assert "recovered" not in manifest.metrics
 
 
-def test_a_start_that_is_not_there_or_would_be_overwritten_is_refused(few: Dataset, own_data: Path) -> None:
+def test_a_missing_or_overwritten_start_is_refused(few: Dataset, own_data: Path) -> None:
     name = weights.generator_name(TARGET, AUXILIARY)
     with pytest.raises(UsageError, match=f"would overwrite the generator '{name}' that it starts from: keep it under"):
         training.train_generator(few, TARGET, AUXILIARY, start=name)
@@ -1193,7 +1184,7 @@ def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
 
 
 @pytest.mark.parametrize("mirror", [False, True])
-def test_crops_are_shifted_originals_and_mirrored_only_where_labels_survive_it(mirror: bool) -> None:
+def test_crops_are_shifted_and_mirrored_only_if_labels_allow(mirror: bool) -> None:
     torch.manual_seed(0)
     images = torch.rand(60, 3, 32, 24)
     out = crop_and_flip(mirror)(images)
@@ -1269,7 +1260,7 @@ def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
     return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
 
 
-def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_last_overwrites_none(
+def test_a_manifest_names_what_its_figures_were_measured_on(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
@@ -1312,7 +1303,7 @@ def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:
         (False, True, "32-true"),
     ],
 )
-def test_sixteen_bits_are_used_where_they_are_asked_for_and_the_processor_has_them(
+def test_sixteen_bits_are_used_on_request_if_supported(
     able: bool, half: bool, precision: str, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
@@ -1365,9 +1356,7 @@ def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Pa
         training.train_classifier(few, TARGET, device="cuda")
 
 
-def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
-    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
-) -> None:
+def test_a_trained_classifier_is_kept_with_its_manifest(few: Dataset, empty_data: Path, tiny_presets: TrainingSettings) -> None:
     seen: list[int] = []
     manifest = training.train_classifier(
         few, AUXILIARY, seed=3, device="cpu", on_epoch=lambda history: seen.append(len(history))
@@ -1386,7 +1375,7 @@ def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
     assert not list(empty_data.rglob("*.pt")), "the checkpoint is gone once training is complete"
 
 
-def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
+def test_ctrl_c_keeps_incomplete_weights_that_can_be_resumed(
     few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
@@ -1401,7 +1390,7 @@ def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
     assert [entry["step"] for entry in again.training["history"]] == [2, 3]
 
 
-def test_ctrl_c_does_not_put_the_beginning_of_a_training_in_the_place_of_a_finished_one(
+def test_ctrl_c_does_not_replace_finished_weights(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = weights.find(AUXILIARY, "digits")
@@ -1435,7 +1424,7 @@ def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return tmp_path / "data"
 
 
-def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
+def test_weights_trained_against_replaced_ones_are_retrained(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auxiliary, manifest = weights.load(AUXILIARY, "digits", "classifier")
@@ -1471,7 +1460,7 @@ def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_pres
     assert name in after
 
 
-def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_rest(
+def test_an_interrupt_stops_the_rest_which_is_trained_later(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     generator = weights.generator_name(TARGET, AUXILIARY)
@@ -1488,9 +1477,7 @@ def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_r
     assert [manifest.complete for manifest in again] == [True] * 3
 
 
-def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
-    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
-) -> None:
+def test_the_preset_hours_ends_with_joint_training(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
     epochs: list[int] = []
 
@@ -1604,7 +1591,7 @@ def run_script(folder: Path, text: str, *arguments: str) -> subprocess.Completed
 
 
 @pytest.mark.system
-def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(tmp_path: Path, empty_data: Path) -> None:
+def test_two_processes_leave_one_set_of_weights(tmp_path: Path, empty_data: Path) -> None:
     names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY)
     script = FEW.replace("IMAGES", "48") + COMMAND
     done = run_script(
@@ -1624,7 +1611,7 @@ def test_two_processes_share_the_batches_of_a_pair_and_leave_one_set_of_weights(
 
 
 @pytest.mark.system
-def test_two_processes_come_to_an_end_with_a_last_batch_of_one_image_and_clocks_that_differ(tmp_path: Path) -> None:
+def test_two_processes_end_with_a_last_batch_of_one_image(tmp_path: Path) -> None:
     done = run_script(tmp_path, FEW.replace("IMAGES", "49") + UNEQUAL)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout == "ended True [4, 8, 12]\n"

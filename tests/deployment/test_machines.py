@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import Ground, command_of, free_port, numbers, until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
@@ -72,9 +72,7 @@ def left(*places: Path) -> list[str]:
 
 
 @pytest.mark.system
-def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and_leave_nothing(
-    deployed: Deployed, namespaces: Ground, images: torch.Tensor
-) -> None:
+def test_separate_machines_serve_together_through_faults(deployed: Deployed, namespaces: Ground, images: torch.Tensor) -> None:
     inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
     edge, cloud = namespaces["edge"], namespaces["cloud"]
     reach = [*edge.prefix, sys.executable, "-c", f"import socket; socket.create_connection(('{cloud.address}', 22), 2)"]
@@ -146,7 +144,7 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
 
 
 @pytest.mark.system
-def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Deployed, namespaces: Ground) -> None:
+def test_a_launch_resumes_an_upload_that_the_network_dropped(deployed: Deployed, namespaces: Ground) -> None:
     network = namespaces["edge"].network
     assert network is not None
     network.slow(2_000_000)

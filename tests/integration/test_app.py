@@ -23,7 +23,7 @@ from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
 
 from browsers import ended  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -38,7 +38,7 @@ SHOWN = """() => {
 # --- what is run -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_view_is_the_notebooks_code_up_to_it_and_nothing_that_is_kept_afterwards() -> None:
+def test_a_view_is_the_notebooks_code_up_to_it() -> None:
     notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
     before = nbformat.writes(notebook)
     view = view_of(notebook, {"dataset": "digits", "strength": 0.5, "folder": "a 'b'"})
@@ -50,7 +50,7 @@ def test_a_view_is_the_notebooks_code_up_to_it_and_nothing_that_is_kept_afterwar
     assert nbformat.writes(notebook) == before, "the notebook itself stays as it is"
 
 
-def test_a_parameter_that_the_notebook_does_not_have_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_parameter_unknown_to_the_notebook_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
     with pytest.raises(UsageError, match="unknown parameter 'datset': did you mean 'dataset'"):
         view_of(notebook, {"datset": "digits"})
@@ -169,7 +169,7 @@ def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: P
 
 
 @pytest.mark.system
-def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: tuple[str, Path], page: Page) -> None:
+def test_nothing_is_shown_without_the_token_and_no_file_at_all(app: tuple[str, Path], page: Page) -> None:
     url, _ = app
     here, _, token = url.partition("?")
     page.goto(here)

@@ -12,7 +12,7 @@ from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
 
 from browsers import accessible, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,7 +30,7 @@ def stopped(tiny_data: Path) -> Iterator[None]:
         plan.unlink()
 
 
-def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button(
+def test_buttons_launch_watch_and_stop_both_stages(
     lab: str, page: Page, lab_folder: Path, tmp_path: Path, stopped: None
 ) -> None:
     pair = f'target, auxiliary, limit = "{TARGET}", "{AUXILIARY}", 32'

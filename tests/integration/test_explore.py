@@ -18,7 +18,8 @@ from PIL import Image
 
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
+
 from test_panels import awkward, png  # isort: skip
 
 if TYPE_CHECKING:
@@ -336,7 +337,7 @@ SIZES = {"1440": (1440, 1000), "1024": (1024, 768), "360": (360, 780)}
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
+def test_it_is_accessible_in_both_themes_and_at_three_widths(
     theme: str, lab: str, browser: Browser, folder: Path, tmp_path: Path, noted: list[str]
 ) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
@@ -394,9 +395,7 @@ ROOM = """() => {
 }"""
 
 
-def test_a_view_takes_the_room_that_it_needs_and_is_laid_out_by_itself(
-    lab: str, browser: Browser, page: Page, folder: Path
-) -> None:
+def test_a_view_takes_the_room_that_it_needs(lab: str, browser: Browser, page: Page, folder: Path) -> None:
     view = begin(page, lab, folder, "room", mode="doc")
     heights = set()
     for width, zoom, side in ((1440, "fit", 192), (1024, "12×", 384), (1024, "2×", 64), (360, "2×", 64), (360, "fit", 256)):

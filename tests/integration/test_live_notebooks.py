@@ -10,8 +10,8 @@ import pytest
 
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
-from test_panels_train import few  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.trainings import few
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -27,9 +27,7 @@ def own(data: Path) -> str:
 
 
 @pytest.mark.timeout(400)
-def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(
-    lab: str, page: Page, lab_folder: Path, tmp_path: Path
-) -> None:
+def test_buttons_interrupt_and_resume_a_training(lab: str, page: Page, lab_folder: Path, tmp_path: Path) -> None:
     given = (
         f'{own(tmp_path / "data")}dataset, data_dir, target, auxiliary = "folder", "{few(tmp_path)}", "{NETWORK}", "{NETWORK}"'
     )

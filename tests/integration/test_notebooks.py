@@ -18,7 +18,7 @@ from PIL import Image
 from workbench import runs
 
 from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -86,7 +86,7 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
 @pytest.mark.parametrize(
     "name", [each if each == TRUE else pytest.param(each, marks=pytest.mark.system) for each in runs.NOTEBOOKS]
 )
-def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, executed: Executed) -> None:
+def test_a_notebook_runs_headlessly_and_leaves_its_results(name: str, executed: Executed) -> None:
     folder, status, said = executed[name]
     assert status == 0, said[-3000:]
     kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -140,7 +140,7 @@ def test_what_a_batch_left_is_legible_in_jupyterlab(
     accessible(page, ".jp-Notebook .jp-OutputArea-output")
 
 
-def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed: Executed) -> None:
+def test_an_unknown_parameter_stops_the_notebook(executed: Executed) -> None:
     folder, status, said = executed["wrong"]
     assert status != 0
     assert "unknown parameter 'limitt': did you mean 'limit'?" in said
@@ -148,7 +148,7 @@ def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_committed_notebook_has_one_cell_of_typed_parameters_and_all_reach_its_notebook(path: Path) -> None:
+def test_a_notebooks_typed_parameters_all_reach_it(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -172,7 +172,7 @@ def test_a_committed_notebook_has_one_cell_of_typed_parameters_and_all_reach_its
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_committed_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
+def test_a_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type != "code":

@@ -39,9 +39,9 @@ from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
 from browsers import launched, screenshot, wait_for  # isort: skip
-from servers import answering, send  # isort: skip
-from services.conftest import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving  # isort: skip
-from snp import PROVIDER, processor  # isort: skip
+from tests.support.servers import answering, send
+from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
+from tests.support.snp import PROVIDER, processor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -213,7 +213,7 @@ def waiting(page: Page) -> int:
 # --- a picture -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
+def test_a_camera_picture_is_recognised_and_shown_as_seen(
     page: Page, both: Both, received: list[bytes], digits: Dataset, tmp_path: Path
 ) -> None:
     start_camera(page)
@@ -260,7 +260,7 @@ def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
 
 
 @pytest.mark.system
-def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
+def test_chosen_pictures_are_recognised_and_stay_at_hand(
     page: Page, both: Both, received: list[bytes], files: list[bytes], tmp_path: Path
 ) -> None:
     page.get_by_label("Choose pictures").first.set_input_files(cards(files[:5], tmp_path))
@@ -430,7 +430,7 @@ def test_an_edge_that_has_no_room_is_asked_again(
 
 
 @pytest.mark.system
-def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
+def test_a_refused_picture_keeps_the_last_result(
     served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:
     with served(token=Token(SECRET.encode()), intake=Intake(2000)) as both:
@@ -498,7 +498,7 @@ def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
 
 
 @pytest.mark.system
-def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
+def test_pictures_wait_until_an_absent_edge_is_back(
     networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
 ) -> None:
     token = Token(SECRET.encode())
@@ -564,7 +564,7 @@ def test_the_page_that_is_kept_is_never_an_old_one(
 
 
 @pytest.mark.system
-def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: Open, both: Both) -> None:
+def test_a_wrong_token_is_named_a_right_one_kept_on_request(opened: Open, both: Both) -> None:
     page = opened(both.edge.url)
     state(page, "asks")
     field = page.get_by_label("Token of this edge")
@@ -694,7 +694,7 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
 
 
 @pytest.mark.system
-def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) -> None:
+def test_the_page_recognises_a_milan_by_report_or_certificate(page: Page) -> None:
     old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
     cases = [
         ("Milan", processor("Milan").evidence()),

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.services import until
 from workbench.__main__ import main
 from workbench.client import HttpsClient
 from workbench.codecs import Jpeg, Png
@@ -23,10 +25,6 @@ from workbench.services.loading import StageConfig, edge_stage
 from workbench.services.local import Local, Running
 from workbench.system import System
 from workbench.weights import load_pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
-
-from .conftest import until
 
 PAIR = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY)
 ONE = ("--threads", "1", "--device", "cpu")
@@ -75,7 +73,7 @@ def test_labels_are_those_of_the_weights_in_this_process(local: Local, edge: Run
 
 
 @pytest.mark.system
-def test_edge_and_cloud_may_differ_in_precision_and_each_answers_as_it_does_in_process(local: Local, digits: Dataset) -> None:
+def test_edge_and_cloud_may_differ_in_precision(local: Local, digits: Dataset) -> None:
     images = to_float(digits.test.images[:32])
     narrow, wide = (System.load("digits", TARGET, AUXILIARY, precision=each) for each in ("bfloat16", "float32"))
     files = narrow.client.capture(images) if narrow.client is not None else []
