@@ -117,11 +117,12 @@ class Parked:
     @contextlib.contextmanager
     def used(self) -> Iterator[Browser]:
         """Give the browser, which works until the context is left."""
+        before = asyncio._get_running_loop()
         asyncio._set_running_loop(self.loop)
         try:
             yield self.browser
         finally:
-            asyncio._set_running_loop(None)
+            asyncio._set_running_loop(before)
 
 
 def watched(page: Page, found: list[str]) -> Page:

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -22,11 +22,13 @@ from workbench.weights import Manifest, Pair
 import browsers  # isort: skip
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 # Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # with other processes on few cores, more threads wait for each other
+
+PROFILE: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}, "accept_downloads": True}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -178,10 +180,27 @@ def noted() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="session")
+def tabs(parked: browsers.Parked) -> Iterator[BrowserContext]:
+    """One profile for all pages of the shared JupyterLab, whose scripts it keeps: each test gets a tab."""
+    with parked.used() as browser:
+        context = browser.new_context(**PROFILE)
+    yield context
+    with parked.used():
+        context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, noted: list[str]) -> Iterator[Page]:
-    """An empty page. At the end, the test fails for errors on its console and for requests to other hosts."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+def page(request: pytest.FixtureRequest, browser: Browser, noted: list[str]) -> Iterator[Page]:
+    """An empty page under watch: its console stays free of errors, and it sends no request to another host.
+
+    A page of the shared JupyterLab is a tab of its profile. Any other page has a profile of its own.
+    """
+    shared = "jupyter" in request.fixturenames
+    context = request.getfixturevalue("tabs") if shared else browser.new_context(**PROFILE)
     yield browsers.watched(context.new_page(), noted)
-    context.close()
+    for each in context.pages if shared else []:
+        each.close()
+    if not shared:
+        context.close()
     assert not noted
