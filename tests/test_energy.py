@@ -20,20 +20,18 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench import energy as bench
-from workbench.bench.energy import (
+from workbench.bench.energy_measurement import CpuClock, Phone, one_thread, powers, watts
+from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
     RANGES,
     SCENARIOS,
     Assumptions,
-    CpuClock,
     Measured,
-    Phone,
     energy,
     share,
+    shares,
     student,
-    watts,
 )
 from workbench.bench.sensors import Battery, Rapl, find_sensor
 from workbench.codecs import Jpeg, Png
@@ -126,7 +124,7 @@ def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
 
 def test_the_lte_tail_dominates_a_single_picture() -> None:
     light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
-    found = bench.shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
+    found = shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
     assert list(found["scenarios"]) == list(SCENARIOS)
     stream, wifi, lte = found["scenarios"].values()
     assert stream < wifi < 1
@@ -135,7 +133,7 @@ def test_the_lte_tail_dominates_a_single_picture() -> None:
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
     both = {name: measured(name) for name in ("none", "pp", "pmc2")}
-    found = bench.shares(both, Assumptions(), {})
+    found = shares(both, Assumptions(), {})
     assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
     assert "over_none" not in found["none"]
 
@@ -172,7 +170,7 @@ def test_the_baselines_shares_range_over_all_assumptions() -> None:
     light = Measured("pmc2", 4, 8, {"compression": [0.5, 0.5], "generator": [0.0, 0.0], "sending": [0.5, 0.5]}, [5.0, 5.0])
     light.sent = [500.0, 500.0]
     both = {"pp": measured(), "pmc2": light}
-    found = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
+    found = shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
     assert set(found) == {"pmc2"}
     assert found["pmc2"]["share"].value == pytest.approx((2.0 + 2.0) / (19.0 + 6.0))
     assert next(iter(found["pmc2"])) == "range", "before the interval of the noise"
@@ -181,7 +179,7 @@ def test_the_baselines_shares_range_over_all_assumptions() -> None:
         for w, b, s, p in itertools.product(*(RANGES[name][:2] for name in ("cpu_w", "joules_per_byte", "slowdown", "wait_w")))
     ]
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
-    told = bench.shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
+    told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
     assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
 
@@ -458,12 +456,12 @@ def test_a_machine_with_equal_power_at_rest_gives_no_power(tmp_path: Path) -> No
 def test_a_silent_sensor_is_left_out_unless_requested(phones: dict[str, Phone], digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:4])
     package(tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "auto", tmp_path)
+    power, sees, reasons = powers(phones, images, "auto", tmp_path)
     assert (power, sees) == ({}, "")
     assert "no higher at work than at rest" in reasons[-1]
     with pytest.raises(RunError, match="no higher at work than at rest"):
-        bench.powers(phones, images, "rapl", tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "estimate", tmp_path)
+        powers(phones, images, "rapl", tmp_path)
+    power, sees, reasons = powers(phones, images, "estimate", tmp_path)
     assert (power, sees, reasons) == ({}, "", [])
 
 
@@ -478,7 +476,7 @@ def test_the_same_work_is_measured_once(phones: dict[str, Phone], digits: Datase
     clerk = threading.Thread(target=telling)
     clerk.start()
     try:
-        power, sees, _ = bench.powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
+        power, sees, _ = powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
     finally:
         done.set()
         clerk.join()
@@ -492,7 +490,7 @@ def test_torch_uses_one_thread_during_a_measurement() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with bench.one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

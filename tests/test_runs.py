@@ -24,6 +24,7 @@ import pytest
 
 from workbench import runs
 from workbench.errors import RunError, StorageError, UsageError
+from workbench.processes import cores
 from workbench.runs import Task
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
@@ -230,7 +231,7 @@ def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) 
     waves = [[task.name for task in wave] for wave in runs._waves(tasks)]
     assert waves[0] == [name for name in runs.NOTEBOOKS if name not in runs.ALONE]
     assert waves[1:] == [[name] for name in runs.ALONE]
-    assert {task.threads for task in tasks if task.name in runs.ALONE} == {runs.cores()}
+    assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
 
 

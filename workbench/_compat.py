@@ -58,9 +58,9 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """Replace modules that the imports inside do not use by empty ones, and restore them afterwards.
+    """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
 
-    A later import of one of them gets the real module. A module that is already loaded stays.
+    A later import of such a module gets the real one. A module that is already loaded stays.
     """
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():

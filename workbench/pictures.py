@@ -22,7 +22,18 @@ from .warning_filter import suppress_warnings
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "read_picture", "residual", "to_float", "to_uint8"]
+__all__ = [
+    "ANY",
+    "Limits",
+    "check_images",
+    "encode",
+    "load_pictures",
+    "open_picture",
+    "read_picture",
+    "residual",
+    "to_float",
+    "to_uint8",
+]
 
 MAX_TOTAL = 4 << 30  # bytes of one decoded batch
 THREADS_FROM = 4 << 20  # bytes of files, estimated from the first one: below, threads cost more than they save
@@ -304,6 +315,13 @@ def to_float(images: Tensor) -> Tensor:
 def to_uint8(images: Tensor) -> Tensor:
     """Return images in [0, 1] as uint8, rounded to the nearest of 256 levels."""
     return images.mul(255).round_().clamp_(0, 255).byte()
+
+
+def encode(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG", **options: Any) -> bytes:
+    """Return uint8 pixels H x W x 3 as a file of a format, with Pillow's options."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
 
 
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:

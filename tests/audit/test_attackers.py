@@ -14,6 +14,7 @@ from workbench import metrics
 from workbench.audit import ATTACKERS, Attacker, Effort, Observed, Observer, Pairs
 from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
 from workbench.audit.networks import MeanPictures, learn
+from workbench.audit.reconstruct import observation_error
 from workbench.audit.scores import identified
 from workbench.audit.views import pairs_of
 from workbench.data import Dataset
@@ -279,7 +280,7 @@ def errors(attacker: Optimise, observed: Observed) -> list[float]:
     assert attacker.base is not None
     guesses = (attacker.base.guess(observed), attacker.guess(observed))
     with torch.no_grad():
-        return [float(attacker._error(each, observed.seen, observed.view)) for each in guesses]
+        return [float(observation_error(attacker.observer, each, observed.seen, observed.view)) for each in guesses]
 
 
 @pytest.mark.parametrize(("view", "codec"), [("perturbed", "png"), ("payload", "compressai"), ("payload", "neural")])

@@ -34,9 +34,9 @@ def two_threads() -> Iterator[None]:
 class Watched(Audit):
     """An audit that records the threads on which its attackers learn."""
 
-    def _tick(self, images: int) -> None:
+    def tick(self, images: int) -> None:
         self.threads.add((threading.current_thread().name, torch.get_num_threads()))
-        super()._tick(images)
+        super().tick(images)
 
     threads: set[tuple[str, int]]
 

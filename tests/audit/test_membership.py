@@ -69,7 +69,7 @@ def test_a_shadows_classifiers_see_no_picture_of_its_generator(digits: Dataset) 
 def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: Dataset) -> None:
     judge = Judge(digits, 64, CPU)
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
-    found = made.members_by_rmia("perturbed", shadows=2)
+    found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
     assert found["area"].n == 120
     assert found["true_positives"].n == 60
@@ -77,7 +77,7 @@ def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: 
     whole = Audit(networks, digits, codec="png", n=60, effort=TINY, judge=judge)
     whole.images = torch.zeros(695, 3, 32, 32)
     with pytest.raises(DataError, match="besides the 695 candidates, .* has 2 more: audit fewer images"):
-        whole.members_by_rmia("perturbed")
+        whole.linkage.members_by_rmia("perturbed")
 
 
 def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset) -> None:

@@ -201,27 +201,27 @@ def test_without_converging_the_result_is_marked_unknown(audited: tuple[Counted,
 
 def test_two_captures_are_linked_but_not_by_their_labels(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(networks, digits, codec="png", strength=0.0, n=60, seeds=1, effort=TINY, judge=judge)
-    assert made.linked("perturbed").low > 0.9
-    assert made.linked("label").value < 0.8
+    assert made.linkage.linked("perturbed").low > 0.9
+    assert made.linkage.linked("label").value < 0.8
 
 
 def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
-    second = made.observer.show(made._second_protected, "perturbed").seen
-    by_pixel = made._linked(made.observed("perturbed").seen, second, made.labels, 1).value
-    assert made.pooled("perturbed") > 1
-    assert made.linked("perturbed").value > by_pixel + 0.05
-    assert made.pooled("label") == 1, "a label has no pixels"
+    second = made.observer.show(made.linkage._second_protected, "perturbed").seen
+    by_pixel = made.linkage._linked(made.observed("perturbed").seen, second, made.labels, 1).value
+    assert made.linkage.pooled("perturbed") > 1
+    assert made.linkage.linked("perturbed").value > by_pixel + 0.05
+    assert made.linkage.pooled("label") == 1, "a label has no pixels"
 
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
     """The tiny target was fitted to some training images only, and is more confident on these."""
     fitted = replace_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
-    assert made.members("perturbed").low > 0.5
+    assert made.linkage.members("perturbed").low > 0.5
     same = replace_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
-    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
+    assert again.linkage.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
 
 
 def replace_train(dataset: Dataset, train: Split) -> Dataset:

@@ -11,7 +11,7 @@ import torch
 from tests.support.audits import Counted, noisy
 from workbench import metrics
 from workbench.audit import Audit, Effort
-from workbench.audit.run import judge_passes
+from workbench.audit.attempts import judge_passes
 from workbench.audit.scores import RECOGNISABLE, Judge
 from workbench.audit.sweeps import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.data import Dataset

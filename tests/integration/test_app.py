@@ -1,4 +1,4 @@
-"""The view of a notebook as a page: Voilà in a process of its own, looked at by a real browser."""
+"""A notebook's view as a page: Voilà in a separate process, viewed by a real browser."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 
 
 def free_port() -> int:
-    """Return a port that nobody has: Voilà takes 0 for its own."""
+    """Return a free port, because Voilà treats 0 as its default port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the page, token included, of the tiny pair; and what the process says."""
+    """The page's URL, token included, for the tiny pair, and the process's log."""
     if importlib.util.find_spec("voila") is None:
         missing("WORKBENCH_REQUIRE_BROWSER", "no Voilà here: pip install -e '.[app]' in the checkout")
     folder = tmp_path_factory.mktemp("app")
@@ -120,7 +120,7 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def status(url: str) -> int:
-    """Return with which status a URL is answered, wherever it leads."""
+    """Return the HTTP status of a URL, after redirects."""
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return int(answer.status)

@@ -1,4 +1,4 @@
-"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped by hand."""
+"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped with its buttons."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def stopped(tiny_data: Path) -> Iterator[None]:
-    """Stops at the end what a notebook has launched and kept."""
+    """Stop a notebook's deployment at the end, and remove its files."""
     yield
     for plan in (tiny_data / "runs" / "interactive").glob("local-*.toml"):
         with Deployed(Deployment.read(plan)) as made:

@@ -1,4 +1,4 @@
-"""The notebooks `train` and `effectiveness` as a person uses them: JupyterLab in a real browser, their buttons pressed."""
+"""The notebooks `train` and `effectiveness` from a user's view: JupyterLab in a real browser, with their buttons."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.system
 
-NETWORK = "resnet18"  # the one that learns fastest on a CPU
+NETWORK = "resnet18"  # the network that trains fastest on a CPU
 
 
 def own(data: Path) -> str:
@@ -39,7 +39,7 @@ def test_buttons_interrupt_and_resume_a_training(lab: str, page: Page, lab_folde
     def button(name: str) -> Locator:
         return page.locator(".pmc2-train button", has_text=name)
 
-    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was told of")
+    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was reported")
     curves = page.locator(".pmc2-train .pmc2-figure")
     wait_for(lambda: curves.evaluate("(image) => image.naturalWidth") > 400, 30, "there are no curves")
     before = str(curves.evaluate(browsers.BYTES))

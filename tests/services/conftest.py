@@ -27,7 +27,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
+    """Certificates of one authority, valid and invalid: expired, for another host, of another authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
     hosts = {
@@ -55,7 +55,7 @@ def files(digits: Dataset) -> list[bytes]:
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Log:
-    """All that is logged during a test, at the finest level."""
+    """Everything that is logged during a test, at the finest level."""
     caplog.set_level(logging.DEBUG)
     for name in ("workbench.access", "workbench.services"):
         caplog.set_level(logging.DEBUG, name)

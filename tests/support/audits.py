@@ -17,10 +17,10 @@ class Counted(Audit):
     told = 0
     total: float = 0
 
-    def _tick(self, images: int) -> None:
+    def tick(self, images: int) -> None:
         self.told += images
         self.total = 0 if self._bar is None else self._bar.total
-        super()._tick(images)
+        super().tick(images)
 
 
 def noisy(pair: Pair, noise: float) -> Pair:

@@ -19,7 +19,10 @@ Give = Callable[[bytes], Any]
 
 
 class Guest:
-    """A guest's attestation agent. `give` makes evidence, an object or bytes, of runtime data; `status` and `waits` are its ways."""
+    """A guest's attestation agent.
+
+    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
+    """
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -55,7 +58,7 @@ class Guest:
             given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
             body = given if isinstance(given, bytes) else json.dumps(given).encode()
         finally:
-            with self._lock:  # before the answer leaves, which may start the next request
+            with self._lock:  # before the response is sent, since its receiver may trigger the next request
                 self.at_once -= 1
         with contextlib.suppress(OSError):
             handler.send_response(self.status)

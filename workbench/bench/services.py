@@ -34,6 +34,7 @@ from ..certs import Role
 from ..client import HttpsClient, new_loop
 from ..errors import ServiceError, UsageError
 from ..evaluation import provenance
+from ..metrics import spread
 from ..protocol import LENGTH_HEADER, Tensor, read_response, write_request
 from ..services.connection import Connection
 from ..services.loading import StageConfig
@@ -334,8 +335,8 @@ def _saturated(
         done()
     return {
         name: {
-            "images_per_s": _spread(each),
-            "ratio": _spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
+            "images_per_s": spread(each),
+            "ratio": spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
             **(
                 {} if name == "direct" else {"clients": SIZES[int(name)], "generator_cores": statistics.median(generator[name])}
             ),
@@ -354,10 +355,6 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
         at = images % (len(files) - DIRECT + 1)
         images += len(_direct(system, files[at : at + DIRECT], size))
     return images / (time.perf_counter() - start)
-
-
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 5) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from .options import Commands, add_command, add_common, pick_device, positive, r
 __all__ = ["add"]
 
 VIEWS = ("perturbed", "decoded", "payload", "label")
-ATTACKERS = ("undo", "invert", "prior", "optimise", "read", "retrain", "replay")
+ATTACKERS = ("undo", "invert", "prior", "optimise", "latents", "diffusion", "read", "retrain", "replay")
 
 
 def add(commands: Commands) -> None:
@@ -71,7 +71,7 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
 def audit(options: argparse.Namespace) -> int:
     from ..audit import ATTACKERS as KNOWN
     from ..audit import EFFORTS, Audit, privacy_report
-    from ..audit.run import SHADOWS
+    from ..audit.linkage import SHADOWS
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
