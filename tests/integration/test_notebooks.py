@@ -18,6 +18,7 @@ from PIL import Image
 from workbench import runs
 
 from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
+from tests.support.once import filled_once
 from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
@@ -35,26 +36,22 @@ TRUE = "effectiveness"  # the notebook that `make test` runs
 pytestmark = pytest.mark.timeout(300)  # a notebook may take 200 s
 
 
-def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[int, str]:
-    """Run a notebook with papermill's own command. Return its exit status and its output."""
+def papermill(name: str, output: Path, data: Path, **parameters: Any) -> None:
+    """Run a notebook with papermill's own command. Leave its exit status and its output in files."""
     given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    with (output / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=output, env=environment, stdout=said, stderr=said)
+    with (output / "output.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=output, env=environment, stdout=log, stderr=log)
         try:
-            status = process.wait(timeout=200)
+            (output / "status").write_text(str(process.wait(timeout=200)))
         finally:
             process.kill()
             process.wait()
-    return status, (output / "said").read_text(encoding="utf-8")
 
 
 class Executed(dict[str, tuple[Path, int, str]]):
-    """Notebooks, and one with a wrong parameter, executed on first access: folder, exit status, output.
-
-    One at a time: two in parallel with another process's tests would take twice as long each.
-    """
+    """Notebooks, and one with a wrong parameter, executed once in all processes, on first access: folder, exit status, output."""
 
     def __init__(self, data: Path, folders: pytest.TempPathFactory) -> None:
         super().__init__()
@@ -69,8 +66,8 @@ class Executed(dict[str, tuple[Path, int, str]]):
 
     def __missing__(self, key: str) -> tuple[Path, int, str]:
         name, given = self._wanted[key]
-        folder = self._folders.mktemp(key)
-        self[key] = folder, *papermill(name, folder, self._data, **given)
+        folder = filled_once(self._folders, f"notebook-{key}", lambda place: papermill(name, place, self._data, **given))
+        self[key] = folder, int((folder / "status").read_text()), (folder / "output.log").read_text(encoding="utf-8")
         return self[key]
 
 
