@@ -86,7 +86,7 @@ class Accepted(asyncio.Protocol):
     ) -> None:
         self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
-        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.used = 0.0  # seconds of the event loop's time before a credential was shown
         self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
@@ -96,7 +96,7 @@ class Accepted(asyncio.Protocol):
         self._upper: HttpProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: TimerHandle | None = None
-        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
+        self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
@@ -274,8 +274,8 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.goodbye if patience is None else patience)
 
     def abort(self) -> None:
-        """Cut the connection."""
-        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+        """Close the socket immediately."""
+        if not (self.proven or self.closing or self._held):  # if it is held, the delay may be this end's fault
             self.share.penalize(self.address)
         self.closing = True
         self.disarm()
