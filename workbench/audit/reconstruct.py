@@ -303,7 +303,7 @@ class Optimise(FromInversion):
 
 
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
-    """Return the distance between the views of pictures `x` and the observations `seen`, a scalar that is differentiable in `x`.
+    """Return the distance between the views of pictures `x` and the observations `seen`, a differentiable scalar.
 
     On `perturbed` it is the mean squared error. On `payload` it is that of the latents, or the cross-entropy of the edge's
     choice of a pattern.
