@@ -357,7 +357,7 @@ def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Se
     with attacked(edge.url, certs / "ca.pem", 200, (0.5, 1.0)) as attack:
         for client in clients:
             client.start()
-        until(lambda: len(edge.quota) > 20)
+        until(lambda: sum(each._handshaken and not each.proven for each in list(edge.server.server_state.connections)) > 20)
         asyncio.run(probe())
         stop.set()
         for client in clients:

@@ -19,7 +19,7 @@ from typing import Protocol
 
 __all__ = ["ConnectionQuota", "address_key"]
 
-TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 128, 64
+TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 512, 64
 GRACE_S = 0.5  # least age of an unproven connection that is closed to make room
 
 
