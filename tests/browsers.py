@@ -116,7 +116,7 @@ class Parked:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Browser]:
-        """Give the browser, which works until the context is left."""
+        """Yield the browser, which works until the context ends."""
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self.loop)
         try:

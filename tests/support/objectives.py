@@ -116,7 +116,7 @@ def tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """The names of the tensors that are not identical, bit by bit."""
+    """Return the names of the tensors that are not identical, bit by bit."""
     assert first.keys() == second.keys()
     return [key for key in first if not torch.equal(first[key], second[key])]
 
@@ -150,5 +150,5 @@ class Interrupted(Objective):
 
 
 def stop() -> None:
-    """What Ctrl-C does."""
+    """Interrupt this process, as Ctrl-C does."""
     signal.raise_signal(signal.SIGINT)

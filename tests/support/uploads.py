@@ -18,7 +18,7 @@ def png(colour: Any, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> byt
 
 
 def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
+    """Return a PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

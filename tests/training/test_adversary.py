@@ -34,7 +34,7 @@ class Draws(nn.Module):
 
 
 def graded(objective: AdversarialObjective) -> tuple[bool, bool]:
-    """Whether the generator and the inversion network have a gradient that is not zero."""
+    """Return whether the generator and the inversion network have a gradient that is not zero."""
     parts = (objective.contest.generator, objective.contest.inverter)
     first, second = (any(p.grad is not None and bool((p.grad != 0).any()) for p in part.parameters()) for part in parts)
     return first, second
@@ -186,7 +186,7 @@ def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset
 def resumed_equals_uninterrupted_but_for_noise(
     make: Callable[[], AdversarialObjective], data: Dataset, folder: Path, interrupt: Callable[[], Outcome]
 ) -> None:
-    """As above; validation draws from the operating system's generator, so that its figures are no evidence."""
+    """Fail unless both networks are equal. Validation draws from the operating system, so its figures are no evidence."""
     whole = seeded(make)
     train_here(whole, data, folder / "whole")
     assert not interrupt().complete

@@ -65,7 +65,7 @@ if first:
 
 
 def run_script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, and end what it started where it does not come to one."""
+    """Run a script to its end. If it does not end in time, kill it with its children."""
     (folder / "script.py").write_text(text)
     process = subprocess.Popen(
         [sys.executable, "script.py", *arguments],
