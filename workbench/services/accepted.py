@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import ssl
 import time
@@ -34,6 +35,7 @@ __all__ = ["Accepted", "Timeouts", "Tls"]
 MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
 CONTROL_SHARE = 32  # bytes of TLS that each byte of plain text allows: a record of one byte has 23
 RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
+CLOCK_S = 0.002  # by which a timer may fire early: event loops count in milliseconds
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
 PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
 WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in the URL"}).encode()
@@ -99,7 +101,7 @@ class Accepted(asyncio.Protocol):
     ) -> None:
         self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
-        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.used = 0.0  # seconds of the event loop's time before a credential was shown
         self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
@@ -108,8 +110,13 @@ class Accepted(asyncio.Protocol):
         self._open, self._make_upper = open_connections, upper
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None
-        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
+        self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
+        self._fires_at, self._limit = (
+            math.inf,
+            math.inf,
+        )  # in the loop's time: when the timer fires, and when the connection is cut
+        self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
+        self._reads = True
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
@@ -185,7 +192,7 @@ class Accepted(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.quota.remove(self)
         self.share.forget(self)
         self._open.discard(self)
@@ -195,8 +202,8 @@ class Accepted(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop reading while the peer does not read."""
         self.blocked = True
-        self.transport.pause_reading()
-        if self._timer is None:
+        self._read_no_more()
+        if self._limit == math.inf:
             self.arm(self.timeouts.answer)
             self._waits_for_reader = True
 
@@ -245,7 +252,7 @@ class Accepted(asyncio.Protocol):
         """Stop reading from the peer."""
         self._reading_paused = True
         if not self.closing:
-            self.transport.pause_reading()
+            self._read_no_more()
 
     def resume_reading(self) -> None:
         """Read from the peer again."""
@@ -257,21 +264,21 @@ class Accepted(asyncio.Protocol):
         """Take no more bytes from the peer until its turn has come."""
         self._held = held
         if held:
-            self.transport.pause_reading()
+            self._read_no_more()
         elif not self.closing:
             self._read_on()
 
     def arm(self, seconds: float) -> None:
         """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
-        self.disarm()
-        self._timer = self._loop.call_later(seconds, self.abort)
+        self._waits_for_reader = False
+        self._limit = self._loop.time() + seconds
+        if self._limit < self._fires_at:
+            self._set_timer()
 
     def disarm(self) -> None:
         """Stop the timer while the service works."""
         self._waits_for_reader = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
         """Send the TLS end after all written bytes.
@@ -288,10 +295,10 @@ class Accepted(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket immediately."""
-        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+        if not (self.proven or self.closing or self._held):  # if it is held, the delay may be this end's fault
             self.share.penalize(self.address)
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.transport.abort()
 
     def shutdown(self) -> None:
@@ -323,8 +330,32 @@ class Accepted(asyncio.Protocol):
         assert self._upper is not None
         self._upper.data_received(data)
 
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = self._limit
+        self._timer = self._loop.call_at(self._limit, self._timed_out)
+
+    def _drop_timer(self) -> None:
+        self.disarm()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timed_out(self) -> None:
+        self._timer, self._fires_at = None, math.inf
+        if self._limit <= self._loop.time() + CLOCK_S:
+            self.abort()
+        elif self._limit < math.inf:
+            self._set_timer()
+
+    def _read_no_more(self) -> None:
+        self._reads = False
+        self.transport.pause_reading()
+
     def _read_on(self) -> None:
-        if not (self.blocked or self._reading_paused or self._held):
+        if not (self._reads or self.blocked or self._reading_paused or self._held):
+            self._reads = True
             self.transport.resume_reading()
 
     def _flush(self) -> None:
@@ -346,4 +377,5 @@ class Accepted(asyncio.Protocol):
         with contextlib.suppress(OSError, RuntimeError):
             self.transport.write_eof()
             if not self.blocked:
+                self._reads = True
                 self.transport.resume_reading()
