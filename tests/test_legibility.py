@@ -61,7 +61,7 @@ def test_a_look_that_all_pictures_share_is_not_read(images: Tensor) -> None:
     assert legibility(images[1:], same[1:]).abs().max() < 1e-5
 
 
-def test_the_correlation_is_the_largest_over_26_mixes_computed_one_by_one(images: Tensor) -> None:
+def test_the_correlation_is_the_largest_over_26_mixes(images: Tensor) -> None:
     shown = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
     def blur(picture: np.ndarray) -> np.ndarray:

@@ -6,14 +6,13 @@ from dataclasses import replace
 
 import torch
 
+from tests.support.audits import TINY, Counted
 from workbench.audit import Audit
 from workbench.audit.scores import Judge
 from workbench.audit.unseen import unseen_cost, unseen_rows
 from workbench.classifiers import CLASSIFIER_NAMES
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-from .conftest import TINY, Counted
 
 CPU = torch.device("cpu")
 
