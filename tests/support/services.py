@@ -1,4 +1,4 @@
-"""Edge and cloud of tiny networks over real TLS, each on a thread of the test's own process, and requests to them."""
+"""Edge and cloud with tiny networks over real TLS, each on a thread of this process, and requests to them."""
 
 from __future__ import annotations
 
