@@ -70,7 +70,7 @@ def needed(requirements: list[Requirement]) -> set[str]:
 
 
 @pytest.mark.parametrize(("python", "system", "machine"), PLATFORMS)
-def test_every_declared_package_is_locked_at_a_version_that_is_declared(python: str, system: str, machine: str) -> None:
+def test_every_declared_package_is_locked_at_a_declared_version(python: str, system: str, machine: str) -> None:
     platform = {
         "python_version": python[:4],
         "python_full_version": python,
@@ -110,7 +110,7 @@ def test_what_set_up_adds_is_pinned_by_hash(path: Path) -> None:
     assert all(re.search(r" --hash=sha256:[0-9a-f]{64}( |$)", entry) for entry in entries if not entry.startswith("#"))
 
 
-def test_set_up_installs_what_users_need_and_nothing_that_only_tests_need() -> None:
+def test_set_up_installs_nothing_that_only_tests_need() -> None:
     dependencies, extras = project()
     reachable = needed(dependencies + [each for extra in USER_EXTRAS for each in extras[extra]])
     locked = set(pins([LOCKS / "torch.txt", LOCKS / "base.txt", EXTRAS]))
@@ -132,7 +132,7 @@ def test_what_is_installed_here_is_what_is_locked() -> None:
     assert {name: version for name, version in installed.items() if Version(version).public != str(locked[name])} == {}
 
 
-def test_conda_installs_the_locked_versions_of_what_set_up_installs() -> None:
+def test_conda_installs_the_versions_that_set_up_installs() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     extras = ",".join(USER_EXTRAS)
     assert environment["dependencies"][2] == {"pip": [f"--constraint {VERSIONS.relative_to(ROOT)}", f"--editable .[{extras}]"]}

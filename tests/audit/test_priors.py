@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.support.audits import TINY
 from workbench.audit import Observed, Observer, Pairs
 from workbench.audit.attackers import FEW, Inversion
 from workbench.audit.priors import DiffusionPrior, LatentPrior, WithPrior
 from workbench.weights import Pair
-
-from .conftest import TINY
 
 PRIORS = (LatentPrior, DiffusionPrior)
 EFFORT = replace(TINY, passes=1500, width=8, steps=12)

@@ -15,13 +15,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
+from tests.support.services import Served, ask, edge_of, is_cut, serving, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.services.accepted import MOST_CONTROL
 from workbench.services.trust import Token, client_context
 from workbench.weights import Pair
-
-from .conftest import Served, ask, edge_of, is_cut, serving, until
 
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 HANDSHAKE, APPLICATION_DATA = 0x16, 0x17

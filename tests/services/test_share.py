@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.services import Served, ask, cloud_of, connected_to, edge_of, form_of, is_cut, serving, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.services import quota as quota_module
@@ -25,8 +26,6 @@ from workbench.services.quota import ConnectionQuota
 from workbench.services.share import CUT_S, FRESH_S, PIECE, LoopShare
 from workbench.services.trust import Token
 from workbench.weights import Pair
-
-from .conftest import Served, ask, cloud_of, connected_to, edge_of, form_of, is_cut, serving, until
 
 SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
@@ -218,7 +217,7 @@ def order(clock: Clock, prepare: Callable[[LoopShare, list[str]], None]) -> list
     return log
 
 
-def test_addresses_take_turns_and_the_newest_connection_of_each_is_first(clock: Clock) -> None:
+def test_addresses_take_turns_with_the_newest_connection_first(clock: Clock) -> None:
     def prepare(share: LoopShare, log: list[str]) -> None:
         for number in range(4):
             share.take(Peer(share, clock, "a", log), f"a{number}".encode())
@@ -227,7 +226,7 @@ def test_addresses_take_turns_and_the_newest_connection_of_each_is_first(clock: 
     assert order(clock, prepare) == ["a3", "b0", "a2", "a1", "a0"]
 
 
-def test_a_connection_that_has_used_much_comes_after_the_others_of_its_address(clock: Clock) -> None:
+def test_a_heavy_connection_comes_after_others_of_its_address(clock: Clock) -> None:
     def prepare(share: LoopShare, log: list[str]) -> None:
         share.take(Peer(share, clock, "a", log), b"new")
         old = Peer(share, clock, "a", log)
@@ -237,7 +236,7 @@ def test_a_connection_that_has_used_much_comes_after_the_others_of_its_address(c
     assert order(clock, prepare) == ["new", "old"]
 
 
-def test_an_address_whose_connections_were_cut_comes_after_others(clock: Clock) -> None:
+def test_an_address_with_cut_connections_comes_after_others(clock: Clock) -> None:
     def prepare(share: LoopShare, log: list[str]) -> None:
         share.penalize("a")
         share.take(Peer(share, clock, "a", log), b"a")
@@ -247,7 +246,7 @@ def test_an_address_whose_connections_were_cut_comes_after_others(clock: Clock) 
     assert order(clock, prepare) == ["b2", "b1", "b0", "a"]
 
 
-def test_bytes_of_one_connection_stay_together_and_closed_ones_are_dropped(clock: Clock) -> None:
+def test_bytes_of_a_connection_stay_together(clock: Clock) -> None:
     def prepare(share: LoopShare, log: list[str]) -> None:
         one, closed, gone = (Peer(share, clock, "a", log) for _ in range(3))
         for peer, data in [(one, b"1"), (closed, b"x"), (gone, b"y"), (one, b"2")]:

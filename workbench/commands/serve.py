@@ -59,7 +59,7 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
-    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
     made.add_argument(
         "--precision",
         default="float32",

@@ -49,7 +49,7 @@ class Links:
         return wanted
 
     def _through_here(self) -> bool:
-        """Whether the edge reaches the cloud through this machine."""
+        """Return whether the edge reaches the cloud through this machine."""
         edge, cloud = self.plan.edge, self.plan.cloud
         return not cloud.address and not edge.local and edge.host != cloud.host
 

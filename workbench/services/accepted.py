@@ -23,15 +23,12 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from ..certs import ROLES, Role
 from .quota import ConnectionQuota, address_key
 from .share import LoopShare
 from .trust import Peer, peer_of, server_context
-
-if TYPE_CHECKING:
-    from .httpserver import HttpProtocol
 
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
@@ -73,6 +70,22 @@ class Tls:
         self.generation += 1
 
 
+class UpperProtocol(Protocol):
+    """The protocol that reads the plain bytes of a connection: HTTP."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """Parse received bytes."""
+
+    def drained(self) -> None:
+        """Called once the peer has read a response that it had left unread."""
+
+    def shutdown(self) -> None:
+        """End after the current request."""
+
+    def connection_lost(self) -> None:
+        """Called once the connection is gone."""
+
+
 class Accepted(asyncio.Protocol):
     """An accepted connection. After the TLS handshake `upper` makes the protocol on top of it."""
 
@@ -82,7 +95,7 @@ class Accepted(asyncio.Protocol):
         quota: ConnectionQuota,
         share: LoopShare,
         open_connections: set[Any],
-        upper: Callable[[Accepted], HttpProtocol],
+        upper: Callable[[Accepted], UpperProtocol],
         timeouts: Timeouts,
         roles: Collection[Role] = ROLES,
     ) -> None:
@@ -95,7 +108,7 @@ class Accepted(asyncio.Protocol):
         self.blocked = False  # the peer has unread bytes
         self.closing = False
         self._open, self._make_upper = open_connections, upper
-        self._upper: HttpProtocol | None = None
+        self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: TimerHandle | None = None  # it is moved only to an earlier time: several limits a request come and go
         self._fires_at, self._limit = math.inf, math.inf  # the loop's time: of the timer, and at which the connection is cut
@@ -105,12 +118,12 @@ class Accepted(asyncio.Protocol):
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
         self._waits_for_reader = False  # the current timer is for an unread response
-        self._control = 0  # bytes of TLS beyond what plain text allows
+        self._control = 0  # bytes of TLS beyond the allowance for plain text
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place among the open connections, or end."""
+        """Register the connection with the quota, or close it."""
         start = time.thread_time()
         self._take_place(transport)
         self.share.charge(self, time.thread_time() - start)
@@ -134,16 +147,16 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with the handshake, or decrypt: at once for a peer with a credential, else within the strangers' share."""
+        """Continue the handshake, or decrypt: at once for a peer with a credential, else within the share of strangers."""
         if self.closing:
-            return  # the peer has not noticed yet
+            return  # this end has closed, the peer has not noticed yet
         if self.proven and not self._held:
             self.process(data)
         else:
             self.share.take(self, data)
 
     def process(self, data: bytes) -> None:
-        """Go on with the handshake, or decrypt."""
+        """Continue the handshake, or decrypt."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -278,7 +291,7 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.goodbye if patience is None else patience)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Close the socket immediately."""
         if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
             self.share.penalize(self.address)
         self.closing = True

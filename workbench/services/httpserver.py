@@ -56,7 +56,7 @@ class Exchange:
         self._changed.set()
 
     async def run(self, app: Any) -> None:
-        """Have the application answer; whatever it fails at ends the connection, not the service."""
+        """Run the application. Its failures end the connection, not the service."""
         share, proven = self.protocol.wire.share, self.protocol.wire.proven
         share.at_work += proven
         try:

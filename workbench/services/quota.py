@@ -24,7 +24,7 @@ GRACE_S = 0.5  # least age of an unproven connection that is closed to make room
 
 
 class CountedConnection(Protocol):
-    """What the quota needs of a connection."""
+    """The part of a connection that the quota needs."""
 
     address: str
 

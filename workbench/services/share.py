@@ -33,7 +33,7 @@ PIECE = 16 << 10  # bytes that always may wait: more than a handshake sends at o
 
 
 class Stranger(Protocol):
-    """What the share needs to know of a connection."""
+    """The part of a connection without a credential that the share needs."""
 
     address: str
     used: float  # seconds of the loop's time
@@ -50,7 +50,7 @@ class Stranger(Protocol):
 
 
 class _Waiting:
-    """What waits of one address: connections that have used little time first, and of these the newest."""
+    """The waiting bytes of one address: connections that have used little time first, and of these the newest."""
 
     def __init__(self) -> None:
         self._fresh: dict[Stranger, bytes] = {}

@@ -128,7 +128,7 @@ class Token:
 
     @property
     def header(self) -> dict[str, str]:
-        """The header with the token."""
+        """The Authorization header with this token."""
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
