@@ -37,7 +37,6 @@ STYLE = """<style>
 .pmc2-train { max-width: 1180px }
 .pmc2-train .widget-hprogress { width: min(340px, 100%); height: 20px }
 .pmc2-train .progress-bar { background: #0072B2 }
-.pmc2-train .pmc2-curves { overflow-x: auto }
 </style>"""
 
 
@@ -178,7 +177,7 @@ class Trainer:
         self.stop_button.on_click(lambda _: self.interrupt())
         self.message, self.progress_text = widgets.HTML(), widgets.HTML()
         self.progress = widgets.IntProgress(0, 0, 1)
-        self.curves = widgets.Image(format="png", layout=widgets.Layout(display="none"))
+        self.curves = widgets.Image(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
         for each, kind in ((self.message, "pmc2-message"), (self.curves, "pmc2-figure")):
             each.add_class(kind)
         row = widgets.HBox([self.start_button, self.stop_button, self.progress, self.progress_text])
@@ -186,8 +185,8 @@ class Trainer:
         row.layout.flex_flow = "row wrap"
         frame = widgets.Box([self.curves])
         frame.add_class("pmc2-curves")
-        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.PAGE + STYLE), row, self.message, frame])
-        self.widget.add_class("pmc2-explore").add_class("pmc2-train")
+        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + STYLE), row, self.message, frame])
+        self.widget.add_class("pmc2-panel").add_class("pmc2-train")
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
