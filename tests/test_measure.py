@@ -17,7 +17,7 @@ from snp import processor
 
 from workbench.__main__ import _parser, main
 from workbench.attest import verify
-from workbench.attest.measure import Boot, measure
+from workbench.attest.measurement import Boot, measure
 
 # A published OVMF (edk2-stable202405, AmdSevX64): the digest over its last 4 KiB, and the facts of its metadata that are measured.
 PAGES = "086e2e9149ebf45abdc3445fba5b2da8270bdbb04094d7a2c37faaa4b24af3aa16aff8c374c2a55c467a50da6d466b74"

@@ -70,7 +70,7 @@ def within():
     return known.innermost_fn and 0.0
 
 with ThreadPoolExecutor() as pool:
-    with _compat.spared():
+    with _compat.stub_unused_imports():
         asked = [pool.submit(each) for each in (named, whole, within)]
         assert not wait(asked, 0.5).done
         try:

@@ -29,7 +29,7 @@ from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import NeuralCompressor, PerturbationGenerator, parameters
 from workbench.pictures import to_float
 from workbench.system import Client, System
-from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
+from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, recipes
 from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
 from workbench.training.batches import crop_and_flip, rows_of
 from workbench.training.compression import CompressorObjective, JointObjective, fit_reader, refit_entropy_model
@@ -40,7 +40,9 @@ from workbench.weights import Manifest
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
-SETTINGS = Settings(epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3)  # 3 steps an epoch on 48 images: 6 in all
+SETTINGS = TrainingSettings(
+    epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
+)  # 3 steps an epoch on 48 images: 6 in all
 IDENTITY = {"name": "test"}
 QUICKLY: dict[str, Any] = {"device": "cpu", "compressor_loss": CompressorLoss("rate-distortion")}
 
@@ -112,16 +114,16 @@ def few(digits: Dataset) -> Dataset:
 
 
 @pytest.fixture
-def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
-    settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
+    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
     presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
     monkeypatch.setattr(recipes, "PRESETS", presets)
     return settings
 
 
 def train_here(
-    objective: Objective, data: Dataset, folder: Path, settings: Settings = SETTINGS, seed: int = 0, **options: Any
+    objective: Objective, data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS, seed: int = 0, **options: Any
 ) -> Outcome:
     return fit(
         objective,
@@ -310,7 +312,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from workbench.data import load
-from workbench.training import Settings, fit, loop
+from workbench.training import TrainingSettings, fit, loop
 from workbench.training.objectives import ClassifierObjective
 
 def train(folder, every):
@@ -320,7 +322,7 @@ def train(folder, every):
     digits = load("digits")
     outcome = fit(
         ClassifierObjective(network), digits.train.head(64), digits.validation.head(16),
-        Settings(epochs=100, batch=16, learning_rate=1e-2, weight_decay=0.0, optimizer="sgd"),
+        TrainingSettings(epochs=100, batch=16, learning_rate=1e-2, weight_decay=0.0, optimizer="sgd"),
         label="driver", checkpoint=Path(folder) / "driver.pt", identity={"name": "driver"}, device="cpu",
     )
     torch.save(network.state_dict(), Path(folder) / "final.pt")
@@ -362,7 +364,7 @@ def test_killed_by_sigkill_it_goes_on_from_its_checkpoint_and_ends_bit_identical
     assert differences(*finals) == []
 
 
-def interrupted_checkpoint(data: Dataset, folder: Path, settings: Settings = SETTINGS) -> Path:
+def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS) -> Path:
     outcome = train_here(Interrupted(seeded(classifier_objective), 5, stop, after=False), data, folder, settings)
     assert not outcome.complete
     return folder / "test.pt"
@@ -1093,7 +1095,7 @@ def test_class_means_are_the_mean_training_image_of_each_class(few: Dataset) -> 
 
 
 def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_where_it_started(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
@@ -1113,7 +1115,7 @@ def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_
 
 
 def test_a_generator_starts_from_the_very_weights_that_are_named(
-    few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     still = replace(tiny_presets, learning_rate=0.0)
     monkeypatch.setitem(recipes.PRESETS, "quick", {"generator": still})
@@ -1125,7 +1127,7 @@ def test_a_generator_starts_from_the_very_weights_that_are_named(
     )
 
 
-def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     manifest = training.train_generator(few, TARGET, AUXILIARY, variant="noisy", defence=Defence(noise=0.1), device="cpu")
     assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert "recovered" not in manifest.metrics
@@ -1168,9 +1170,9 @@ def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
 
 
 def test_the_number_of_images_bounds_the_number_of_steps() -> None:
-    assert steps(100, Settings(3, 32, 1e-3, 0.0)) == 12
-    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=70)) == 3
-    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0)) == 12
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=70)) == 3
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
 
 
 def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
@@ -1244,7 +1246,7 @@ def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path)
 
 @pytest.mark.parametrize("preset", ["quick", "hours"])
 def test_a_generator_s_encoder_is_trained_first_once(
-    preset: str, few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    preset: str, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variant in ("one", "two"):
         manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
@@ -1261,13 +1263,13 @@ class Finished(ClassifierObjective):
         return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
 
 
-def train_finished(few: Dataset, settings: Settings) -> Manifest:
+def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
     objective = Finished(Classifier("resnet18", 10))
     return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
 
 
 def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_last_overwrites_none(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
     assert manifest.metrics["accuracy"] == manifest.training["history"][-1]["validation"]["accuracy"]
@@ -1278,7 +1280,7 @@ def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_validation_sees_the_phones_jpeg_if_training_does(
-    captured: bool, few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+    captured: bool, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Tensor] = []
 
@@ -1363,7 +1365,7 @@ def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Pa
 
 
 def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
-    few: Dataset, empty_data: Path, tiny_presets: Settings
+    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     seen: list[int] = []
     manifest = training.train_classifier(
@@ -1383,7 +1385,7 @@ def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
 
 
 def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
-    few: Dataset, empty_data: Path, tiny_presets: Settings
+    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
     assert not manifest.complete
@@ -1398,7 +1400,7 @@ def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
 
 
 def test_ctrl_c_does_not_put_the_beginning_of_a_training_in_the_place_of_a_finished_one(
-    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = weights.find(AUXILIARY, "digits")
     stopped = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
@@ -1432,7 +1434,7 @@ def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
-    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auxiliary, manifest = weights.load(AUXILIARY, "digits", "classifier")
     before = {each.name: each.sha256 for each, _ in weights.listing()}
@@ -1453,7 +1455,7 @@ def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
     weights.load_pair("digits", TARGET, AUXILIARY)
 
 
-def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     name = weights.compressor_name(TARGET, AUXILIARY)
     for path in own_data.rglob(f"{name}*"):
         path.unlink()
@@ -1468,7 +1470,7 @@ def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_pres
 
 
 def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_rest(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     generator = weights.generator_name(TARGET, AUXILIARY)
     (own_data / "runs" / "weights" / "digits" / f"{generator}.json").unlink()
@@ -1485,7 +1487,7 @@ def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_r
 
 
 def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
     epochs: list[int] = []
@@ -1519,7 +1521,7 @@ def test_joint_training_does_not_overwrite_what_it_starts_from(few: Dataset, own
         training.train_joint(few, TARGET, AUXILIARY, variant="start")
 
 
-def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     plain = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     loss = GeneratorLoss("bounded", "signed", 2.0)
     manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
@@ -1535,7 +1537,7 @@ FEW = """
 from dataclasses import replace
 from workbench import data
 from workbench.training import loop, recipes
-from workbench.training.loop import Settings
+from workbench.training.loop import TrainingSettings
 
 digits = data.DATASETS["digits"]
 
@@ -1545,7 +1547,7 @@ def few(directory):
     return data.Dataset("digits", "few digits", "digits", made.classes, False, lambda name: getattr(made, name).head(sizes[name]))
 
 data.DATASETS["digits"] = few
-tiny = Settings(1, 16, 1e-3, 0.0, max_images=32, width=2)
+tiny = TrainingSettings(1, 16, 1e-3, 0.0, max_images=32, width=2)
 recipes.PRESETS["quick"] = dict.fromkeys(("classifier", "generator", "compressor"), tiny)
 """
 COMMAND = """
@@ -1570,7 +1572,7 @@ torch.manual_seed(5)
 network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 dataset = data.load("digits")
 outcome = loop.fit(
-    ClassifierObjective(network), dataset.train, dataset.validation, Settings(3, 16, 1e-3, 0.0),
+    ClassifierObjective(network), dataset.train, dataset.validation, TrainingSettings(3, 16, 1e-3, 0.0),
     label="two", checkpoint=Path("two.pt"), identity={}, device="cpu", devices=2,
 )
 if first:

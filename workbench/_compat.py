@@ -1,4 +1,4 @@
-"""Repairs to be made before torchvision and compressai are imported. Import this module before them, them within `spared`.
+"""Repairs that torchvision and compressai need. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import library
 
-__all__ = ["spared"]
+__all__ = ["stub_unused_imports"]
 
 if torch.version.cuda is None:
     _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
@@ -57,10 +57,10 @@ class _Empty(ModuleType):
 
 
 @contextlib.contextmanager
-def spared() -> Iterator[None]:
-    """Spare what is imported within what it does not use: empty modules stand there, and go again.
+def stub_unused_imports() -> Iterator[None]:
+    """Replace modules that the imports inside do not use by empty ones, and restore them afterwards.
 
-    Whoever asks for one of them later gets the module itself; one that is there already stays.
+    A later import of one of them gets the real module. A module that is already loaded stays.
     """
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():

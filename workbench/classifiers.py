@@ -17,7 +17,7 @@ from . import _compat
 from .errors import UsageError, unknown
 from .pictures import check_images
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from torchvision import models as vision
     from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
     from torchvision.models.inception import BasicConv2d as InceptionConv

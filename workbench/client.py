@@ -2,11 +2,11 @@
 
 ::
 
-    with Client("https://127.0.0.1:8443", certs="data/certs") as client:
+    with HttpsClient("https://127.0.0.1:8443", certs="data/certs") as client:
         answer = client.recognise(images)          as System.recognise, in process
         answer = client.recognise_files([jpeg])    files as a phone has them
 
-`AsyncClient` is the same with `async with` and `await`; `Client` runs one on a thread of its own, so that notebooks can use it.
+`AsyncHttpsClient` is the same with `async with` and `await`; `HttpsClient` runs one on its own thread, for notebooks.
 A connection is kept and reused; what the service refuses for lack of room, or loses, is sent again until the deadline, under an
 id that makes a repeat harmless. Many images go in batches side by side, and come back in their order.
 """
@@ -41,14 +41,14 @@ from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncHttpsClient", "HttpsClient"]
 
 Result = TypeVar("Result")
 EDGE = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
 CLOUD = ("decompression", "classifier", "cloud_other")
 
 
-class AsyncClient:
+class AsyncHttpsClient:
     """Speaks with the edge at `url`; with `protects`, an edge of one's own, with the cloud there (arrangement PP).
 
     `certs` is a folder made by `workbench certs`: its authority is trusted, its client certificate shown, unless a `token` is.
@@ -106,7 +106,7 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> AsyncHttpsClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -198,19 +198,19 @@ class AsyncClient:
         return asyncio.get_running_loop().time() + self.deadline_s
 
 
-class Client:
-    """`AsyncClient` without `await`: the same arguments; it connects when it is first used, and `close` ends it."""
+class HttpsClient:
+    """`AsyncHttpsClient` without `await`: the same arguments; it connects when it is first used, and `close` ends it."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._inner = AsyncClient(url, **options)
+        self._inner = AsyncHttpsClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._end: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
-        return f"Client({self._inner._connection.url!r})"
+        return f"HttpsClient({self._inner._connection.url!r})"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> HttpsClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -285,7 +285,7 @@ def _until_stopped(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
+def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncHttpsClient) -> None:
     async def end() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:

@@ -26,7 +26,7 @@ from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
 from .pictures import Limits, check_images, to_float, to_uint8
-from .quiet import QUIET
+from .warning_filter import suppress_warnings
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -124,7 +124,7 @@ class _FileCodec(_StringCodec):
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
-        with QUIET:  # of bombs and odd metadata; sizes are judged before anything is decoded
+        with suppress_warnings():  # of bombs and odd metadata; sizes are judged before anything is decoded
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:

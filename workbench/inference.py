@@ -29,7 +29,7 @@ from .errors import UsageError, unknown
 from .models import NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.layers import GDN
 
 __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]

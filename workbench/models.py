@@ -21,7 +21,7 @@ from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
 from .pictures import check_images
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.models import FactorizedPrior
 
 __all__ = [

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError, UsageError
-from .quiet import QUIET
+from .warning_filter import suppress_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -112,7 +112,7 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
             raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
         out[index] = pixels
 
-    with QUIET:  # once, around all threads
+    with suppress_warnings():  # once, around all threads
         if _length(sources[0]) * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
@@ -132,7 +132,7 @@ def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limi
     `name` is what errors call a picture that is given as bytes. Raises DataError for a file that is missing, not a picture,
     truncated, or beyond the `limits`: the header is judged before anything is decoded.
     """
-    with QUIET:  # Pillow warns of bombs and odd metadata; what matters is judged below
+    with suppress_warnings():  # Pillow warns of bombs and odd metadata; what matters is judged below
         return _open(source, size, limits, name)
 
 

@@ -46,7 +46,7 @@ DATATYPES: dict[str, str] = {
 MAX_JSON = 1 << 20  # an object of Python's takes up to 30 times its JSON, which is read in one go
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
 MAX_STRINGS = 1 << 16  # elements of BYTES, each of which is an object
-KINDS = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
+DATATYPE_OF = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
 JSON_NUMBERS = (int, float, bool)
 
 
@@ -64,9 +64,9 @@ class Tensor:
         """Name an array, or a list of byte strings. Raises ProtocolError for an array of a kind the protocol does not know."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
-        if data.dtype not in KINDS:
+        if data.dtype not in DATATYPE_OF:
             raise ProtocolError(f"tensor {name!r} of {data.dtype} cannot be sent")
-        return cls(name, KINDS[data.dtype], data.shape, data)
+        return cls(name, DATATYPE_OF[data.dtype], data.shape, data)
 
 
 @dataclass(frozen=True)

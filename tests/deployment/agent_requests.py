@@ -25,8 +25,8 @@ from typing import Any, Literal
 
 import pytest
 
-from workbench.deployment import guest
-from workbench.deployment.manifests import Container, initdata
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.manifests import Container, initdata
 
 Request = dict[str, Any]
 Version = Literal["3.21.0", "4.1.0"]

@@ -24,8 +24,8 @@ from tests.conftest import AUXILIARY, TARGET
 from tests.servers import answering, send
 from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
-from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
+from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.plan import ClientPlan, Deployment
 from workbench.errors import AttestationError, RemoteError, UsageError
 from workbench.pictures import to_float
@@ -123,7 +123,7 @@ def contained(
 ) -> Iterator[tuple[Deployed, Guest, Cluster]]:
     """A plan with the edge in a container, the cluster that it is on, and the guest that it becomes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster, port = Cluster(), free_port()
     equip(cluster)
     with serving(cluster) as url:

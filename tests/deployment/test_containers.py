@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.sshd import Ground, missing, until
-from workbench.deployment.containers import Containers
-from workbench.deployment.manifests import Container
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.manifests import Container
 from workbench.errors import RemoteError, UsageError
 from workbench.remote import Here, Host
 
@@ -54,7 +54,7 @@ class Served:
 @pytest.fixture
 def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster = Cluster()
     with serving(cluster) as url, Here() as host:
         yield Served(cluster, kubectl, str(kubeconfig(tmp_path / "kubeconfig", url)), host)
@@ -366,7 +366,7 @@ def test_a_kubectl_that_is_not_there_or_knows_no_cluster_is_one_line(
 
 def test_what_is_wrong_with_a_manifest_is_told_by_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server checks strictly, as a real one does: a field that it does not know is no apply."""
-    from workbench.deployment import manifests
+    from workbench.deployment.kubernetes import manifests
 
     monkeypatch.setitem(manifests.CLASSES, "confidential", 7)
     with pytest.raises(RemoteError, match="strict decoding error"):

@@ -25,14 +25,14 @@ import pytest
 from tests.servers import answering, send
 from tests.support.sshd import Ground, missing
 from workbench.__main__ import main
-from workbench.deployment.containers import Containers
+from workbench.deployment.agent import inventory as probe
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.doctor import Doctor, Finding, clusters, guests, hosts, network
 from workbench.deployment.doctor.charts import annotation_findings
-from workbench.deployment.far import inventory as probe
-from workbench.deployment.guest import Container
-from workbench.deployment.launch import Deployed
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.guest import Container
+from workbench.deployment.kubernetes.pods import Pod, warned
 from workbench.deployment.plan import Deployment, StagePlan
-from workbench.deployment.pods import Pod, warned
 from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving

@@ -12,7 +12,7 @@ from pathlib import Path
 from tests.servers import answering, send
 from tests.support.sshd import until
 from workbench.certs import issue
-from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
+from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, Container
 
 CONTAINER = Container(
     "registry.example/pmc2-edge@sha256:" + "a" * 64,

@@ -16,7 +16,7 @@ from tests.conftest import AUXILIARY, TARGET
 from workbench.__main__ import main
 from workbench.deployment.ownership import own_folder
 from workbench.deployment.plan import local_plan
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.panels.deploy import DeployPanel
 from workbench.remote import host_of
@@ -136,7 +136,7 @@ def test_a_folder_that_others_could_change_is_refused_before_anything_is_sent_or
     build, reason = (CASES | OWNED)[kind]
     folder = build(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    far = FarSide(host_of("local"), str(folder) + ("/" if kind.endswith("slash") else ""))
+    far = RemoteAgent(host_of("local"), str(folder) + ("/" if kind.endswith("slash") else ""))
     for ask in (lambda: far("status", name="x"), lambda: far.send([b"content"]), lambda: list(far.lines("logs", name="x"))):
         with pytest.raises(RemoteError) as caught:
             ask()
@@ -157,7 +157,7 @@ def test_a_folder_of_ones_own_is_made_and_closed_whatever_the_umask(tmp_path: Pa
     assert place == str(tmp_path / "tmp" / "mine" / "far")
     assert stat.S_IMODE(Path(place).stat().st_mode) == stat.S_IMODE(Path(place).parent.stat().st_mode) == 0o700
     assert own_folder(host, place) == place
-    (sha,) = FarSide(host, place).send([b"content"])
+    (sha,) = RemoteAgent(host, place).send([b"content"])
     assert (Path(place) / "store" / sha).read_bytes() == b"content"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert own_folder(host, "~/.pmc2") == own_folder(host, ".pmc2") == str(tmp_path / ".pmc2")

@@ -22,7 +22,7 @@ from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
-from workbench.deployment.launch import Deployed, Row
+from workbench.deployment.deployed import Deployed, StageRow
 from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
@@ -60,7 +60,7 @@ def states(made: Deployed) -> list[str]:
     return [row.state for row in made.status()]
 
 
-def row_of(made: Deployed, which: str) -> Row:
+def row_of(made: Deployed, which: str) -> StageRow:
     return next(row for row in made.status() if row.stage == which)
 
 

@@ -20,9 +20,9 @@ from tests.conftest import AUXILIARY, TARGET
 from tests.support.sshd import Ground, command_of, free_port, numbers, until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.pictures import to_float
 from workbench.system import System
@@ -193,7 +193,7 @@ def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, 
 def test_a_port_that_a_dead_session_holds_is_freed(machines: Ground) -> None:
     with machines.host("edge") as host, machines.host("edge") as other:
         port = host.reverse(("127.0.0.1", 1)).port
-        side = FarSide(other, ".pmc2")
+        side = RemoteAgent(other, ".pmc2")
         assert side("free", port=port) is True
         until(lambda: side("free", port=port) is False)
         with socket.socket() as trial:

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
-from workbench.deployment import guest
-from workbench.deployment.gpu import CloudContainer
-from workbench.deployment.manifests import (
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.gpu import CloudContainer
+from workbench.deployment.kubernetes.manifests import (
     Container,
     initdata,
     initdata_digest,

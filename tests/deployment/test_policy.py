@@ -10,8 +10,8 @@ from typing import Any, get_args
 
 import pytest
 
-from workbench.deployment import guest
-from workbench.deployment.manifests import Container, initdata
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.manifests import Container, initdata
 
 from . import agent_requests
 from .agent_requests import EDGE, ENGINES, SHARED, VERSIONS, Request, Version, life, policy_of, with_change

@@ -32,7 +32,7 @@ from workbench import bitstream
 from workbench.codecs import Codec, CompressAI, Jpeg, Neural, Png
 from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
-from workbench.services.app import Service
+from workbench.services.service import Service
 
 from hostile import damaged, mended, odd_json, picture, pictures, repacked, retagged  # isort: skip
 

@@ -25,7 +25,7 @@ from workbench.errors import PayloadError
 from workbench.pictures import open_picture
 from workbench.protocol import LENGTH_HEADER, Tensor
 from workbench.services.edge import LARGE
-from workbench.services.stages import Stage, cloud_stage
+from workbench.services.loading import StageConfig, cloud_stage
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 from doors import FORM, MODEL, Ask, House, Peak, form, house, infer  # isort: skip
@@ -196,7 +196,7 @@ def test_an_image_beyond_the_limits_in_a_payload_is_refused(name: str, services:
 
 def test_a_cloud_takes_images_of_its_own_size_alone(tiny_data: Path, digits: Dataset) -> None:
     for codec in ("png", "jpeg", "webp"):
-        cloud, _ = cloud_stage(Stage("digits", digits.classes, TARGET, AUXILIARY, codec))
+        cloud, _ = cloud_stage(StageConfig("digits", digits.classes, TARGET, AUXILIARY, codec))
         payload = cloud.codec.encode(torch.zeros(1, 3, 32, 32))
         assert cloud.recognise(payload).shape == (1, 10)
         larger = cloud.codec.encode(torch.zeros(1, 3, 48, 48))

@@ -20,11 +20,11 @@ from workbench.errors import WorkbenchError
 from workbench.pictures import ANY, open_picture
 from workbench.protocol import read_request, read_response
 from workbench.services.admission import _evidence
-from workbench.services.agent import agent_at
+from workbench.services.attestation_agent import agent_at
 from workbench.services.connection import words_of
 from workbench.services.edge import LARGE
 from workbench.services.forms import form_of
-from workbench.services.http import HttpAnswer, _Kept
+from workbench.services.http import HttpAnswer, PooledConnection
 
 from hostile import chunk, jpeg, picture, png, segment  # isort: skip
 
@@ -224,7 +224,7 @@ def test_payloads_are_decoded_in_linear_time(name: str) -> None:
 def test_answers_are_read_in_linear_time(first: bytes, rest: bytes) -> None:
     def read(body: bytes) -> None:
         async def run() -> None:
-            kept = _Kept()
+            kept = PooledConnection()
             kept._answer = asyncio.get_running_loop().create_future()
             for at in range(0, len(body), 1 << 12):
                 kept.data_received(body[at : at + (1 << 12)])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
 
 from browsers import accessible, jupyterlab, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip

@@ -36,7 +36,7 @@ from tests.authority import copy_authority
 from workbench import weights
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
-from workbench.client import AsyncClient
+from workbench.client import AsyncHttpsClient
 from workbench.codecs import Neural
 from workbench.data import Dataset, Split
 from workbench.errors import WorkbenchError
@@ -288,7 +288,7 @@ class Load:
 
     async def _one(self, number: int) -> None:
         files, labels = self.pictures.files, self.pictures.labels
-        async with AsyncClient(self.url, certs=self.certs, deadline_s=DEADLINE_S) as client:
+        async with AsyncHttpsClient(self.url, certs=self.certs, deadline_s=DEADLINE_S) as client:
             turn = number
             while not self._stop.is_set():
                 turn += 1
@@ -602,7 +602,7 @@ async def ask_three_times(url: str, certs: Path, files: list[bytes], clients: in
     """Return the labels that clients get, side by side, for three pictures each, one after the other."""
 
     async def one(number: int) -> list[int]:
-        async with AsyncClient(url, certs=certs, deadline_s=DEADLINE_S) as client:
+        async with AsyncHttpsClient(url, certs=certs, deadline_s=DEADLINE_S) as client:
             return [int((await client.recognise_files([files[3 * number + turn]])).labels) for turn in range(3)]
 
     return await asyncio.gather(*(one(number) for number in range(clients)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from workbench.services.link import Kind, Link
+from workbench.bench.link import Kind, Link
 
 RATE = 2_000_000  # bits a second
 SENT = 100_000  # bytes

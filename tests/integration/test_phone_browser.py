@@ -31,10 +31,10 @@ from workbench.codecs import Jpeg, Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.services import phone
-from workbench.services.agent import Agent
-from workbench.services.app import Call
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
 from workbench.services.trust import Token
+from workbench.services.types import RequestContext
 from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
@@ -186,7 +186,7 @@ def received(both: Both, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     bodies: list[bytes] = []
     answer = both.edge.service._direct["/recognize"]
 
-    async def noted(request: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def noted(request: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         bodies.append(body)
         return await answer(request, body, call)
 
@@ -646,7 +646,9 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         send(handler, 500 if kind == "broken" else 200, told if isinstance(told, bytes) else json.dumps(told).encode())
 
     with answering(answer) as agent, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
-        service = edge_of(networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=Agent(agent))
+        service = edge_of(
+            networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=AttestationAgent(agent)
+        )
         with serving(service, folder, "edge", demand=False) as edge:
             page = opened(edge.url)
             state(page, "asks")

@@ -28,12 +28,12 @@ from workbench.certs import ROLES, Role, issue
 from workbench.codecs import Codec, Jpeg
 from workbench.data import Dataset
 from workbench.pictures import to_float
-from workbench.services.app import Service
-from workbench.services.batching import Lanes
+from workbench.services.batching import ComputePool
 from workbench.services.cloud import CloudService, cloud_model
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
 from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
+from workbench.services.service import Service
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -133,7 +133,7 @@ def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> Clou
     """A cloud's service of a pair, ready."""
     cloud = Cloud(codec, pair.target)
     model = cloud_model(pair.target.name, WEIGHTS["target"], cloud, dataset.classes)
-    service = CloudService(cloud, model, dataset.classes, Lanes(), **options)
+    service = CloudService(cloud, model, dataset.classes, ComputePool(), **options)
     service.ready = True
     return service
 
@@ -144,7 +144,7 @@ def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | 
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
     target = options.pop("target", WEIGHTS["target"])
-    return EdgeService(Edge(pair.generator, codec), model, dataset.classes, cloud, target, Lanes(), **options)
+    return EdgeService(Edge(pair.generator, codec), model, dataset.classes, cloud, target, ComputePool(), **options)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from workbench.client import new_loop
 from workbench.errors import ProtocolError, ServiceError
 from workbench.protocol import Tensor
 from workbench.services.connection import Connection, infer, metadata
-from workbench.services.http import HttpConnections, _Kept
+from workbench.services.http import HttpConnections, PooledConnection
 from workbench.services.trust import client_context, server_context
 
 
@@ -140,7 +140,7 @@ def test_a_request_that_was_given_up_leaves_no_connection_behind() -> None:
 def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_loop(
     tls: bool, new: Callable[[], asyncio.AbstractEventLoop], certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = _Kept.connection_made
+    made = PooledConnection.connection_made
 
     def serve(listening: socket.socket) -> None:
         peer = listening.accept()[0]
@@ -159,11 +159,11 @@ def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_l
         context = client_context(certs, "edge") if tls else None
         task = asyncio.create_task(connections.request("GET", "/", b"", {}, context))
 
-        def given_up(kept: _Kept, transport: asyncio.BaseTransport) -> None:
+        def given_up(kept: PooledConnection, transport: asyncio.BaseTransport) -> None:
             made(kept, transport)
             task.cancel()
 
-        monkeypatch.setattr(_Kept, "connection_made", given_up)
+        monkeypatch.setattr(PooledConnection, "connection_made", given_up)
         with pytest.raises(asyncio.CancelledError):
             await task
         async with asyncio.timeout(30):

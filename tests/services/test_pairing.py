@@ -17,7 +17,7 @@ from workbench.models import NeuralCompressor
 from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.cloud import key_id
-from workbench.services.stages import Stage, cloud_stage, edge_stage
+from workbench.services.loading import StageConfig, cloud_stage, edge_stage
 from workbench.system import Edge
 from workbench.weights import Pair
 
@@ -146,7 +146,7 @@ def test_codecs_are_known_by_all_that_their_decoder_must_know(neural: Neural, ot
 
 def test_stages_of_one_pair_agree(tiny_data: Path, digits: Dataset) -> None:
     for codec in ("png", "neural"):
-        stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2", codec)
+        stage = StageConfig("digits", digits.classes, "resnet18", "mobilenet_v2", codec)
         edge, generator, target = edge_stage(stage)
         cloud, version = cloud_stage(stage)
         assert target == version != generator
@@ -154,7 +154,7 @@ def test_stages_of_one_pair_agree(tiny_data: Path, digits: Dataset) -> None:
 
 
 def test_a_stage_whose_weights_are_missing_says_so(empty_data: Path, digits: Dataset) -> None:
-    stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2")
+    stage = StageConfig("digits", digits.classes, "resnet18", "mobilenet_v2")
     for make in (edge_stage, cloud_stage):
         with pytest.raises(WeightsError, match="digits") as caught:
             make(stage)

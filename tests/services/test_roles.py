@@ -23,7 +23,7 @@ from tests.authority import sign
 from tests.servers import accepting
 from workbench import certs as certificates
 from workbench.certs import ROLES, Role
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Png
 from workbench.commands.serve import _warn_of_other_keys
 from workbench.data import Dataset
@@ -99,13 +99,13 @@ def test_a_connection_takes_the_service_of_its_role_and_sends_no_other_a_byte(
         if connection == "edge":
             asyncio.run(asked(edge_of(networks, codec, digits, url, certs).cloud))
         elif connection == "phone that protects":
-            with Client(url, certs=certs, protects=Edge(networks.generator, codec), deadline_s=1.0) as client:
+            with HttpsClient(url, certs=certs, protects=Edge(networks.generator, codec), deadline_s=1.0) as client:
                 client.recognise(torch.rand(1, 3, 32, 32))
         elif connection == "readiness":
             urllib.request.urlopen(f"{url}/v2/health/ready", context=client_context(certs, "client", "edge"), timeout=5)
         else:
             token = Token(SECRET.encode()) if "token" in connection else None
-            with Client(url, certs=certs, token=token, deadline_s=1.0) as client:
+            with HttpsClient(url, certs=certs, token=token, deadline_s=1.0) as client:
                 client.recognise_files(files[:1])
 
     with impostor(*shown[kind]) as (url, received):

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from workbench.certs import issue
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Png
 from workbench.commands import serve as serve_command
 from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.services import connection as connection_module
-from workbench.services.agent import Agent
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.weights import Pair
@@ -120,9 +120,9 @@ def test_a_connection_ends_when_its_clients_certificate_does(networks: Pair, dig
 def test_a_client_notices_that_its_certificates_were_replaced(
     networks: Pair, digits: Dataset, own: Path, tmp_path: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(connection_module, "CERTIFICATE_POLL_S", 0.0)
     clients = shutil.copytree(own, tmp_path / "clients")
-    with both_of(networks, Png(), digits, own) as both, Client(both.edge.url, certs=clients, deadline_s=3.0) as client:
+    with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=clients, deadline_s=3.0) as client:
         client.recognise_files(files[:1])
         replace_authority(clients)  # of the client alone: the edge is one of an authority that it trusts no more
         with pytest.raises(ServiceError, match="is not to be trusted"):
@@ -135,8 +135,8 @@ def test_a_client_notices_that_its_certificates_were_replaced(
 def test_certificates_that_do_not_fit_are_not_taken(
     networks: Pair, digits: Dataset, own: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "LOOK_S", 0.0)
-    with both_of(networks, Png(), digits, own) as both, Client(both.edge.url, certs=own, deadline_s=5.0) as client:
+    monkeypatch.setattr(connection_module, "CERTIFICATE_POLL_S", 0.0)
+    with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=own, deadline_s=5.0) as client:
         client.recognise_files(files[:1])
         (key,) = own.rglob("client.key")
         whole = key.read_bytes()
@@ -240,7 +240,7 @@ def attested(networks: Pair, digits: Dataset, certs: Path) -> Iterator[tuple[Ser
         guest_of() as guest,
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
         serving(
-            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode()), agent=Agent(guest.url)),
+            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode()), agent=AttestationAgent(guest.url)),
             certs,
             "edge",
             demand=False,
@@ -262,7 +262,7 @@ def test_a_token_leaves_after_the_evidence_alone(
         await plain(self, scope, receive, send)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(edge.service), "__call__", spied)
-    with Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs, token=Token(SECRET.encode()), policy=POLICY) as client:
         client.recognise_files(files[:1])
     assert seen[0] == ("/attestation", False)
     assert len(seen) > 1
@@ -287,7 +287,7 @@ def test_a_guest_that_proves_nothing_never_sees_the_token(
     monkeypatch.setattr(type(edge.service), "__call__", spied)
     strict = dataclasses.replace(POLICY, measurements=("f" * 96,))
     with (
-        Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client,
+        HttpsClient(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client,
         pytest.raises(AttestationError),
     ):
         client.recognise_files(files[:1])
@@ -303,7 +303,7 @@ def test_evidence_without_a_credential_has_a_share_of_the_queue(attested: tuple[
     assert ask(edge.url, WHERE, certs=certs, role="edge").status == 403
 
     async def run() -> None:
-        agent = Agent(guest.url)
+        agent = AttestationAgent(guest.url)
         ask_one = lambda who: agent.evidence(b"%064x" % 7, who)  # noqa: E731
         tasks = [asyncio.create_task(ask_one("192.0.2.1")) for _ in range(5)]
         tasks += [asyncio.create_task(ask_one("192.0.2.2")), asyncio.create_task(ask_one(None))]

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from workbench.__main__ import main
 from workbench.certs import ROLES, Role, issue
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Codec, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
@@ -53,7 +53,7 @@ def open_edge(networks: Pair, digits: Dataset, both: Both, folders: dict[str, Pa
 def refusal(url: str, certs: Path, token: Token | None = None) -> ServiceError:
     """Return why a client of a long patience gets no answer; it has it long before that is at an end."""
     start = time.monotonic()
-    with Client(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
+    with HttpsClient(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
         client.classes  # noqa: B018
     assert time.monotonic() - start < PATIENCE_S / 2
     assert "\n" not in str(caught.value)
@@ -131,7 +131,7 @@ def test_beside_a_token_certificates_still_hold(open_edge: Served, both: Both, f
 
 
 def test_a_client_shows_its_token(open_edge: Served, both: Both, files: list[bytes]) -> None:
-    with Client(open_edge.url, certs=both.certs, token=Token(SECRET.encode())) as client:
+    with HttpsClient(open_edge.url, certs=both.certs, token=Token(SECRET.encode())) as client:
         assert client.recognise_files(files[:2]).scores.shape == (2, 10)
     error = refusal(open_edge.url, both.certs, Token(b"another-token-altogether"))
     assert error.status == 401
@@ -164,7 +164,7 @@ def test_a_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_no_repr_error_or_log_shows_a_token(open_edge: Served, both: Both, files: list[bytes], logged: Log) -> None:
     token, wrong = Token(SECRET.encode()), Token(b"another-token-altogether")
-    with Client(open_edge.url, certs=both.certs, token=token) as client:
+    with HttpsClient(open_edge.url, certs=both.certs, token=token) as client:
         client.recognise_files(files[:1])
         shown = [repr(token), str(token), repr(client), repr(vars(client)), repr(vars(client._inner))]
     error = refusal(open_edge.url, both.certs, wrong)
@@ -378,7 +378,7 @@ def test_a_service_that_ends_leaves_signals_as_they_were(tmp_path: Path) -> None
 @pytest.mark.parametrize(("url", "plain"), [("http://127.0.0.1:1", False), ("http://192.0.2.1:1", True), ("http://edge", True)])
 def test_plain_http_is_spoken_on_loopback_and_on_request_alone(certs: Path, url: str, plain: bool) -> None:
     with pytest.raises(UsageError, match="is plain HTTP, which is spoken on this machine alone"):
-        Client(url, certs=certs, plain=plain)
+        HttpsClient(url, certs=certs, plain=plain)
     with pytest.raises(UsageError, match="is plain HTTP"):
         Connection(url, None, plain=plain)
 
@@ -388,7 +388,7 @@ def test_plain_http_works_where_it_is_asked_for(networks: Pair, neural: Codec, d
         cloud = stack.enter_context(serving(cloud_of(networks, neural, digits, plain=True), None, "cloud"))
         edge = edge_of(networks, neural, digits, cloud.url, None, plain=True)
         served = stack.enter_context(serving(edge, None, "edge"))
-        with Client(served.url, plain=True) as client:
+        with HttpsClient(served.url, plain=True) as client:
             assert client.recognise_files(files[:3]).scores.shape == (3, 10)
 
 

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sshd import Ground, Machine, keygen, missing, public
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.remote import SshHost
 from workbench.ssh.login_shell import MarkedOutput, command_line
@@ -124,7 +124,7 @@ def test_run_stream_put_get_and_launch_agree_in_every_login_shell(name: str, she
         assert Path(path).is_relative_to(shells.folder / name)
         host.get("~/" + os.path.relpath(path, shells.folder / name), tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == content
-        far = FarSide(host, "pmc2")
+        far = RemoteAgent(host, "pmc2")
         asked = {"command": ["-c", STAGE, "{port}", "{home}/port"], "environ": {}, "files": {}, "texts": {"note": "a\nb!"}}
         state = far("start", name="stage", port=0, environment={"python": sys.executable, "path": ""}, **asked)
         assert state["running"]

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ..quiet import QUIET
+from ..warning_filter import suppress_warnings
 from .report import refusal
 
 __all__ = ["MOST_BYTES", "common_name", "extension", "fingerprint", "is_valid_at", "key_of", "load", "readable", "signed_by"]
@@ -46,7 +46,7 @@ def readable(name: str) -> Iterator[None]:
     Its warnings are suppressed: every VCEK has the serial number zero, and damaged certificates cause many more.
     """
     try:
-        with QUIET:
+        with suppress_warnings():
             yield
     except _UNREADABLE as error:
         raise refusal(name, "a certificate that can be read", type(error).__name__) from None

@@ -18,7 +18,7 @@ from .report import Tcb
 
 __all__ = ["Policy"]
 
-KINDS = ("snp", "sample")
+EVIDENCE_KINDS = ("snp", "sample")
 ANY = "any"
 TCB_PARTS = ("boot_loader", "tee", "snp", "microcode")
 SIGNING_KEYS = ("VCEK", "VLEK")
@@ -96,8 +96,8 @@ class Policy:
     arks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("kind of evidence", self.kind, KINDS)
+        if self.kind not in EVIDENCE_KINDS:
+            raise unknown("kind of evidence", self.kind, EVIDENCE_KINDS)
         if self.kind == "sample":
             self._check_sample()
             return

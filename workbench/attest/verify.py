@@ -23,11 +23,11 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from ..errors import UsageError
 from .certificates import common_name, extension, fingerprint, is_valid_at, readable, signed_by
 from .chain import Chain, find_chain
+from .checks import Checks, Verdict
 from .endorsement import IDENTITIES, SigningKey, chip_of, name_of, provider_of, public_key, tcb_of
 from .policy import ANY, Policy
 from .products import product_of
 from .report import LENGTH, SIGNED, Report, refusal
-from .verdict import Checks, Verdict
 
 __all__ = ["MOST_EVIDENCE", "runtime_data", "verify"]
 

@@ -42,11 +42,11 @@ from ..errors import RunError, UsageError, unknown
 from ..metrics import Estimate, mean
 from ..protocol import Tensor
 from ..services.connection import Connection, infer
-from ..services.link import Link
+from ..services.loading import StageConfig
 from ..services.local import Local
-from ..services.stages import Stage
 from ..services.trust import client_context
 from ..system import Client, Edge, Stopwatch
+from .link import Link
 from .sensors import ROOT, Sensor, find_sensor
 
 __all__ = [
@@ -213,7 +213,13 @@ def one_thread() -> Iterator[None]:
 
 
 def measure(
-    phone: Phone, stage: Stage, images: Images, repetitions: int, batch: int, data: Sequence[str] = (), progress: bool = False
+    phone: Phone,
+    stage: StageConfig,
+    images: Images,
+    repetitions: int,
+    batch: int,
+    data: Sequence[str] = (),
+    progress: bool = False,
 ) -> Measured:
     """Send the images, `batch` a request, `repetitions` times from this process to services started here.
 

@@ -86,7 +86,7 @@ async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await asyncio.sleep(STEP_S)
 
 
-KINDS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
+ATTACKS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
     "trailers": _trailers,
     "pipeline": _pipeline,
     "newlines": _newlines,
@@ -109,7 +109,7 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
     opening = asyncio.Semaphore(64)
 
     async def attacker(number: int) -> None:
-        attack = list(KINDS.values())[number % len(KINDS)]
+        attack = list(ATTACKS.values())[number % len(ATTACKS)]
         await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # they do not all come at once
         local = (f"127.0.1.{1 + number % ADDRESSES}", 0) if sys.platform == "linux" else None
         while True:

@@ -23,13 +23,13 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..client import Client
+from ..client import HttpsClient
 from ..errors import UsageError, unknown
 from ..metrics import Estimate, mean, percentile
-from ..services.link import FREE, LINKS, Kind, Link
+from ..services.loading import StageConfig, edge_stage
 from ..services.local import Local
-from ..services.stages import Stage, edge_stage
 from ..system import COMPONENTS
+from .link import FREE, LINKS, Kind, Link
 from .load import PERCENTS
 
 __all__ = ["ARRANGEMENTS", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
@@ -51,13 +51,13 @@ class Arranged:
     """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain."""
 
     name: str
-    client: Client
-    linked: Client
+    client: HttpsClient
+    linked: HttpsClient
     link: Link
 
 
 @contextmanager
-def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arranged]:
+def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator[Arranged]:
     """Start an arrangement's services and give its clients; `data` are the options that name the data set to `serve`."""
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -77,7 +77,7 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
         for service in local.services:
             local.await_ready(service)
         plain, linked = (
-            stack.enter_context(Client(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
+            stack.enter_context(HttpsClient(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
             for url in doors
         )
         yield Arranged(name, plain, linked, link)
@@ -86,7 +86,7 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
 class _EndToEnd:
     """The times of batches that one client sends, one after another."""
 
-    def __init__(self, client: Client, images: Tensor, batch: int) -> None:
+    def __init__(self, client: HttpsClient, images: Tensor, batch: int) -> None:
         self.client, self.images, self.batch, self.sent = client, images, batch, 0
         self.components: dict[str, list[float]] = {name: [] for name in COMPONENTS}
         self.took: list[float] = []
@@ -122,7 +122,7 @@ class _EndToEnd:
         }
 
 
-def end_to_end(client: Client, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
+def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
     """Send `requests` batches one after another, and return where the time of an image went (ms; means with intervals).
 
     `ms` is the time from pictures in to labels back, with its percentiles over requests; `covered` is the share of it that the
@@ -132,7 +132,12 @@ def end_to_end(client: Client, images: Tensor, requests: int, batch: int = 1, pr
 
 
 def in_turns(
-    clients: Mapping[str, Client], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS, progress: bool = False
+    clients: Mapping[str, HttpsClient],
+    images: Tensor,
+    requests: int,
+    batch: int = 1,
+    rounds: int = ROUNDS,
+    progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Measure clients as `end_to_end` does, `requests` batches each, in turns: in every round each sends its part.
 

@@ -26,7 +26,7 @@ __all__ = ["SOURCES", "Battery", "Rapl", "Reading", "Sensor", "find_sensor"]
 
 ROOT = Path("/sys/class")
 SOURCES = ("auto", "rapl", "battery", "estimate")
-LOOK_S = 0.1  # how often a battery's power is read
+BATTERY_POLL_S = 0.1  # how often a battery's power is read
 
 
 @dataclass
@@ -144,7 +144,7 @@ class Battery(Sensor):
 
         def look() -> None:
             with suppress(RunError):  # the last look, below, will say it
-                while not done.wait(LOOK_S):
+                while not done.wait(BATTERY_POLL_S):
                     seen.append(self._power())
 
         looking = threading.Thread(target=look, name="battery", daemon=True)

@@ -31,18 +31,18 @@ from torch import Tensor as Images
 from tqdm.auto import tqdm
 
 from ..certs import Role
-from ..client import Client, new_loop
+from ..client import HttpsClient, new_loop
 from ..errors import ServiceError, UsageError
 from ..evaluation import provenance
 from ..protocol import LENGTH_HEADER, Tensor, read_response, write_request
 from ..services.connection import Connection
-from ..services.link import Link, Way
+from ..services.loading import StageConfig
 from ..services.local import Local, Running
-from ..services.stages import Stage
 from ..services.trust import client_context
 from ..system import Stopwatch, System
 from .hostile import PAUSE_S, Probes, attacked
 from .latency import end_to_end
+from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
 
 __all__ = ["bench_hostile", "bench_services"]
@@ -55,11 +55,11 @@ SOAK = 0.7
 SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
 DIRECT = 256  # images at a time
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
-Loop = Callable[["Door", Any, float], Awaitable[Load]]
+Loop = Callable[["EdgeTarget", Any, float], Awaitable[Load]]
 WAYS: tuple[Way, ...] = ("out", "back")
 
 
-class Door:
+class EdgeTarget:
     """An edge as a load sees it: requests made before, their right answers known."""
 
     def __init__(self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int) -> None:
@@ -83,14 +83,14 @@ class Door:
         return self.size
 
 
-class Site:
+class ServiceFixture:
     """Edge and cloud at work here, and the loop from which loads are sent to them."""
 
     def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False) -> None:
         self._options, self._model, self._files, self._labels, self._token = options, model, files, labels, token
         self._stack = ExitStack()
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> ServiceFixture:
         local = self._stack.enter_context(Local())
         self.local = local
         self.cloud = local.start("cloud", *self._options)
@@ -111,7 +111,7 @@ class Site:
         """Send a load of requests of `size` images: in a closed loop `much` at once, in an open one so many a second."""
 
         async def sent() -> Load:
-            return await loop(Door(self._door, self._model, self._files, self._labels, size), much, seconds)
+            return await loop(EdgeTarget(self._door, self._model, self._files, self._labels, size), much, seconds)
 
         return self._run(sent())
 
@@ -119,7 +119,7 @@ class Site:
         """Send single images at a rate; the first `warm_up_s` seconds do not count."""
 
         async def sent() -> Load:
-            door = Door(self._door, self._model, self._files, self._labels, 1)
+            door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
             return await open_loop(door, rate, seconds, warm_up_s=warm_up_s)
 
         return self._run(sent())
@@ -142,7 +142,7 @@ class Site:
 
             watching = asyncio.create_task(watch())
             try:
-                door = Door(self._door, self._model, self._files, self._labels, 1)
+                door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
                 return await open_loop(door, rate, seconds, warm_up_s=warm_up_s), used
             finally:
                 watching.cancel()
@@ -165,7 +165,7 @@ class Site:
 
             watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
             try:
-                door = Door(self._door, self._model, self._files, self._labels, 1)
+                door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
                 return await closed_loop(door, HONEST, seconds)
             finally:
                 for task in watching:
@@ -189,7 +189,7 @@ class Site:
 
 
 def bench_services(
-    stage: Stage,
+    stage: StageConfig,
     system: System,
     images: Images,
     *,
@@ -221,7 +221,7 @@ def bench_services(
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
     bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
-    with bar, Site(options, stage.target, files, labels) as site:
+    with bar, ServiceFixture(options, stage.target, files, labels) as site:
         before = site.usage()
         bar.update()
         result["single"] = _single(site, system, images, requests)
@@ -250,7 +250,7 @@ def bench_services(
 
 
 def bench_hostile(
-    stage: Stage,
+    stage: StageConfig,
     system: System,
     images: Images,
     *,
@@ -269,7 +269,7 @@ def bench_hostile(
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
     named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
-    with Site(options, stage.target, files, labels, token=True) as site:
+    with ServiceFixture(options, stage.target, files, labels, token=True) as site:
         site.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
         quiet = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
         found = site.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
@@ -294,10 +294,10 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
     return change
 
 
-def _single(site: Site, system: System, images: Images, requests: int) -> dict[str, Any]:
+def _single(site: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
     """Measure pictures sent one by one: from the image in this process to its label back, over TLS, then directly."""
     own: list[float] = []
-    with Client(site.edge.url, certs=site.local.certs) as client:
+    with HttpsClient(site.edge.url, certs=site.local.certs) as client:
         found = end_to_end(client, images, requests)
     for number in range(requests):
         image = images[number % len(images)][None]
@@ -312,7 +312,13 @@ def _single(site: Site, system: System, images: Images, requests: int) -> dict[s
 
 
 def _saturated(
-    site: Site, system: System, files: Sequence[bytes], size: int, seconds: float, rounds: int, done: Callable[[], Any]
+    site: ServiceFixture,
+    system: System,
+    files: Sequence[bytes],
+    size: int,
+    seconds: float,
+    rounds: int,
+    done: Callable[[], Any],
 ) -> dict[str, Any]:
     """Measure images a second, directly and through the services with requests of several sizes, in turns."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
@@ -363,7 +369,7 @@ def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repe
         far = stack.enter_context(Link(cloud.url))
         edge = local.start("edge", *options, *protection, "--cloud", far.url)
         near = stack.enter_context(Link(edge.url))
-        client = stack.enter_context(Client(near.url, certs=local.certs, plain=bool(protection)))
+        client = stack.enter_context(HttpsClient(near.url, certs=local.certs, plain=bool(protection)))
         for n in (1, DIRECT):
             client.recognise_files(files[:n])
             links = {"client_edge": near, "edge_cloud": far}

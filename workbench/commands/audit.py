@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
+from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
 
 __all__ = ["add"]
 

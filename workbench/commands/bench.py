@@ -8,12 +8,12 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..services.stages import Stage
+    from ..services.loading import StageConfig
     from ..system import System
 
 __all__ = ["add"]
@@ -63,11 +63,11 @@ def services(options: argparse.Namespace) -> int:
     """Time edge and cloud at work, beside the same models called directly."""
     from ..bench.services import bench_services
     from ..pictures import to_float
-    from ..services.stages import Stage
+    from ..services.loading import StageConfig
     from ..system import System
 
     dataset = read_dataset(options)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision)
+    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision)
     system = System.load(
         dataset.family, options.target, options.auxiliary, device=pick_device(options.device), precision=options.precision
     )
@@ -108,7 +108,7 @@ def services(options: argparse.Namespace) -> int:
     return 0
 
 
-def hostile(options: argparse.Namespace, stage: Stage, system: System, images: Tensor, data: tuple[str, ...]) -> int:
+def hostile(options: argparse.Namespace, stage: StageConfig, system: System, images: Tensor, data: tuple[str, ...]) -> int:
     """Measure honest clients next to hostile connections."""
     from ..bench.services import bench_hostile
 
@@ -173,7 +173,7 @@ def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]
 def models(options: argparse.Namespace) -> int:
     """Time edge and cloud beside the papers' own way."""
     from .. import weights
-    from ..bench.models import bench_models
+    from ..bench.model_speed import bench_models
     from ..pictures import to_float
 
     dataset = read_dataset(options)

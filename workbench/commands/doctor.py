@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..terminal import printable
-from .common import Commands, add_command
 from .launch import PLAN, deployed
+from .options import Commands, add_command
 
 if TYPE_CHECKING:
     from ..deployment.doctor import Finding

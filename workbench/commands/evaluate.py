@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair
+from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair
 
 __all__ = ["add"]
 

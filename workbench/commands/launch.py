@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..storage import write_text
 from ..terminal import printable
-from .common import Commands, add_command, text_table
+from .options import Commands, add_command, text_table
 
 if TYPE_CHECKING:
-    from ..deployment.launch import Deployed
+    from ..deployment.deployed import Deployed
 
 __all__ = ["PLAN", "add", "deployed"]
 
@@ -60,7 +60,7 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
     """Return the deployment of a plan's file; each step of its work is a line on standard error."""
-    from ..deployment.launch import Deployed
+    from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 
     if config is not None and not config.is_file():

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import Commands, add_command, positive
+from .options import Commands, add_command, positive
 
 __all__ = ["add"]
 
@@ -53,7 +53,7 @@ def _integer(text: str) -> int:
 
 def _measure(options: argparse.Namespace) -> int:
     """Print the measurement, in hexadecimal."""
-    from ..attest.measure import Boot, measure
+    from ..attest.measurement import Boot, measure
 
     boot = Boot(
         options.ovmf,

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..terminal import printable
-from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
+from .options import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ..client import HttpsClient
     from ..system import Recognition
 
 __all__ = ["add"]
@@ -61,7 +61,7 @@ def add(commands: Commands) -> None:
 
 def recognize(options: argparse.Namespace) -> int:
     """Send the pictures, print the labels."""
-    from ..client import Client
+    from ..client import HttpsClient
     from ..services.trust import Token
 
     _place(options)
@@ -73,10 +73,10 @@ def recognize(options: argparse.Namespace) -> int:
     progress = len(files) > options.batch
     if options.arrangement == "pp":
         edge, images = _phone(options, files)
-        with Client(options.cloud, protects=edge, **shared) as client:
+        with HttpsClient(options.cloud, protects=edge, **shared) as client:
             answer = client.recognise(images, options.strength, progress)
             return _told(options, client, answer)
-    with Client(options.edge, **shared) as client:
+    with HttpsClient(options.edge, **shared) as client:
         answer = client.recognise_files(files, options.strength, progress)
         return _told(options, client, answer)
 
@@ -109,14 +109,14 @@ def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
     """Return what protects on the phone itself in arrangement PP, and the pictures as images."""
     from .. import data
     from ..pictures import load_pictures, to_float
-    from ..services.stages import Stage, edge_stage
+    from ..services.loading import StageConfig, edge_stage
 
     dataset = data.load(options.dataset)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, "png")
+    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, "png")
     return edge_stage(stage)[0], to_float(load_pictures(files, stage.size))
 
 
-def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> int:
+def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
     """Print the answer."""
     classes, names = client.classes, [str(path) for path in options.files]
     best = answer.scores.max(1).values.tolist()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import RunError, UsageError
 from ..storage import expand_user
-from .common import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
+from .options import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from ..data import Dataset

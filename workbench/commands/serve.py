@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..processes import keep_memory
 from ..storage import write_text
-from .common import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
+from .options import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
 
 if TYPE_CHECKING:
     from ..certs import Role
-    from ..services.agent import Agent
-    from ..services.app import Service
+    from ..services.attestation_agent import AttestationAgent
+    from ..services.loading import StageConfig
     from ..services.server import Tls
-    from ..services.stages import Stage
+    from ..services.service import Service
     from ..services.trust import Token
 
 __all__ = ["add"]
@@ -202,29 +202,29 @@ def _token(options: argparse.Namespace) -> Token | None:
     return None
 
 
-def _agent(options: argparse.Namespace) -> Agent | None:
+def _agent(options: argparse.Namespace) -> AttestationAgent | None:
     """Return the guest's attestation agent, where one is named."""
-    from ..services.agent import Agent
+    from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
         return None
     if options.plain_http or (options.what != "edge" and not options.secrets):
         raise UsageError("--attestation-agent is for an edge with --certs: evidence is bound to the TLS key that clients see")
-    return Agent(options.attestation_agent)
+    return AttestationAgent(options.attestation_agent)
 
 
 def _service(options: argparse.Namespace) -> Service:
     """Load and warm what is served."""
     from ..data import load
     from ..inference import computes_in_16_bits
-    from ..services.batching import Lanes
-    from ..services.stages import Stage, lanes_and_threads
+    from ..services.batching import ComputePool
+    from ..services.loading import StageConfig, lanes_and_threads
 
     shared: dict[str, Any] = {"token": _token(options), "plain": options.plain_http, "deadline_s": options.deadline}
     device = pick_device(options.device)
     codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
     dataset = load(options.dataset, options.data_dir)
-    stage = Stage(
+    stage = StageConfig(
         dataset.family, dataset.classes, options.target, options.auxiliary, codec, device, precision=options.precision
     )
     if options.precision == "bfloat16" and not computes_in_16_bits(device):
@@ -232,16 +232,16 @@ def _service(options: argparse.Namespace) -> Service:
             "this processor has no bfloat16 of its own: it takes longer than float32"
         )
     split = options.what == "edge" and not (options.lanes or options.threads)
-    shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads), split=split)
+    shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # what is there now stays: no later collection walks through it
     return service
 
 
-def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+def _cloud(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any]) -> Service:
     from ..services.cloud import CloudService, cloud_model
-    from ..services.stages import cloud_stage, warm_cloud
+    from ..services.loading import cloud_stage, warm_cloud
     from ..system import REMEMBERED
 
     cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember, options.decode_every)
@@ -254,10 +254,10 @@ def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) ->
     return service
 
 
-def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any]) -> Service:
     from ..services.connection import Connection
     from ..services.edge import EdgeService, edge_model
-    from ..services.stages import edge_stage, warm_edge
+    from ..services.loading import edge_stage, warm_edge
     from ..services.trust import client_context
 
     trust = None if options.certs is None else lambda: client_context(options.certs, "edge", "cloud")

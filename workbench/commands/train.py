@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..terminal import printable
-from .common import Commands, add_command, add_common, check_preset, positive, read_dataset
+from .options import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
     from ..weights import Manifest

@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_t
 
 from ..errors import UsageError, unknown
 from ..storage import data_root
-from .gpu import CloudContainer
-from .guest import Container, Shim
+from .kubernetes.gpu import CloudContainer
+from .kubernetes.guest import Container, Shim
 
-__all__ = ["TEMPLATE", "Deployment", "Runtime", "Settings", "StagePlan", "Which", "local_plan"]
+__all__ = ["TEMPLATE", "ContainerSettings", "Deployment", "Runtime", "StagePlan", "Which", "local_plan"]
 
 Runtime = Literal["process", "confidential", "development"]
 Which: TypeAlias = Literal["edge", "cloud"]
@@ -39,7 +39,7 @@ host = "local"                 # an alias of ~/.ssh/config, USER@HOST:PORT, or "
 runtime = "process"            # "process": on the host itself
                                # "confidential": Kubernetes with kata-qemu-snp, an AMD SEV-SNP guest
                                # "development": Kubernetes with kata-qemu-coco-dev, the same without a TEE: it protects nothing
-# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see workbench/deployment/Containerfile
+# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see deployment/kubernetes/Containerfile
 # device = "auto"              # cpu, cuda (refused where there is no GPU) or auto
 # listen = "127.0.0.1:0"       # where it listens there; port 0: any free one
 # address = "edge.example:8443"  # where one reaches it from here by TLS; without it, through SSH
@@ -99,7 +99,7 @@ class PairPlan:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ContainerSettings:
     """Of a stage in a container."""
 
     namespace: str = "default"
@@ -134,7 +134,7 @@ class StagePlan:
     pip: tuple[str, ...] = ()
     folder: str = ".pmc2"
     options: tuple[str, ...] = ()
-    container: Settings = Settings()
+    container: ContainerSettings = ContainerSettings()
 
     @property
     def local(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..certs import folder_of
-from . import far
+from . import agent
 from .plan import Deployment, Which
 
 __all__ = ["Wheel", "certificates_of", "locks", "program", "weights_of", "wheel"]
@@ -62,9 +62,9 @@ def locks() -> dict[str, bytes]:
 
 @cache
 def program() -> bytes:
-    """Return the far side's program, the folder `far` in one file that Python runs."""
-    files = {f"far/{path.name}": path.read_bytes() for path in _sources(Path(far.__file__).parent)}
-    start = b"import sys\nfrom far.program import main\nsys.exit(main(sys.argv[1:]))\n"
+    """Return the remote agent: the folder `agent` as one file that Python runs."""
+    files = {f"agent/{path.name}": path.read_bytes() for path in _sources(Path(agent.__file__).parent)}
+    start = b"import sys\nfrom agent.program import main\nsys.exit(main(sys.argv[1:]))\n"
     return _zipped({**files, "__main__.py": start})
 
 

@@ -1,4 +1,4 @@
-"""A stage where it runs: on a plain host, through the program `far` there, or in a container, through kubectl on its host."""
+"""A stage where it runs: on a plain host, through the program `agent` there, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..certs import folder_of
 from ..errors import RemoteError
 from ..remote import Host
 from ..terminal import printable
-from .containers import AbsentError, Containers
-from .far.stage import DRAIN_S
-from .guest import initdata_digest
-from .manifests import FILES
+from .agent.stage import DRAIN_S
+from .kubernetes.containers import AbsentError, Containers
+from .kubernetes.guest import initdata_digest
+from .kubernetes.manifests import FILES
 from .ownership import own_folder
 from .plan import Deployment, StagePlan, Which
 from .shipment import certificates_of, locks, program, weights_of, wheel
 
-__all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
+__all__ = ["ContainerStage", "ProcessStage", "RemoteAgent", "Stage", "Told"]
 
 Told = Callable[[str], None]
 SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
@@ -48,8 +48,8 @@ class Stage(Protocol):
         """End it and remove what it was given; say whether it ran."""
 
 
-class FarSide:
-    """The program `far` at a machine, sent when it is first asked, once the folder is known to be its user's own."""
+class RemoteAgent:
+    """The program `agent` on a host. It is sent before the first request, after the folder's ownership is checked."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
@@ -65,7 +65,7 @@ class FarSide:
                 if "told" in answer and told is not None:
                     told(printable(answer["told"]))
         if "done" not in answer:
-            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the far side ended without an answer')}")
+            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the remote agent ended without an answer')}")
         return answer["done"]
 
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:
@@ -129,7 +129,7 @@ class ProcessStage:
     ) -> None:
         self.deployment, self.which, self.told, self.progress = deployment, which, told, progress
         self.plan: StagePlan = deployment.stage(which)
-        self.far = FarSide(host, self.plan.folder)
+        self.agent = RemoteAgent(host, self.plan.folder)
         self.name = f"{deployment.name}-{which}"
         self._environment: Mapping[str, str] = {}
         self._weights: dict[str, str] = {}
@@ -139,13 +139,13 @@ class ProcessStage:
         weights = weights_of(self.deployment, self.which)
         package = wheel()
         size = sum(path.stat().st_size for path in weights.values())
-        found = self.far("probe", device=self.plan.device, bytes=2 * size)
+        found = self.agent("probe", device=self.plan.device, bytes=2 * size)
         self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
-        shipped, *sent = self.far.send([package.content, *locks().values(), *weights.values()], self.progress)
+        shipped, *sent = self.agent.send([package.content, *locks().values(), *weights.values()], self.progress)
         locked = dict(zip(locks(), sent, strict=False))
         self._weights = dict(zip(weights, sent[len(locked) :], strict=True))
         self.told(f"environment of {package.name}")
-        self._environment = self.far(
+        self._environment = self.agent(
             "environment",
             INSTALL_S,
             self.told,
@@ -166,7 +166,7 @@ class ProcessStage:
         command += ["--certs", "{home}/given/certs", "--dataset", pair.dataset, "--target", pair.target]
         command += ["--auxiliary", pair.auxiliary, "--codec", pair.codec, "--device", self.plan.device]
         command += ["--cloud", f"https://{cloud}"] if cloud else []
-        found = self.far(
+        found = self.agent(
             "start",
             START_S,
             self.told,
@@ -182,22 +182,22 @@ class ProcessStage:
 
     def status(self) -> dict[str, Any]:
         """Say whether it runs, and how it ended."""
-        return dict(self.far("status", name=self.name)) if self.far.knows(self.name) else {"running": False, "known": False}
+        return dict(self.agent("status", name=self.name)) if self.agent.knows(self.name) else {"running": False, "known": False}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
         """Give the lines of its log."""
-        if not self.far.knows(self.name):
-            raise RemoteError(f"{self.far.host.name}: there is no stage {self.name} here: launch it first")
-        return self.far.lines("logs", name=self.name, lines=lines, follow=follow)
+        if not self.agent.knows(self.name):
+            raise RemoteError(f"{self.agent.host.name}: there is no stage {self.name} here: launch it first")
+        return self.agent.lines("logs", name=self.name, lines=lines, follow=follow)
 
     def stop(self) -> bool:
         """End it and remove what it was given."""
-        return self.far.knows(self.name) and bool(self.far("stop", DRAIN_S + SHORT_S, name=self.name))
+        return self.agent.knows(self.name) and bool(self.agent("stop", DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
         """Remove what is kept for the next launch, too."""
-        there = self.far.knows() and bool(self.far("purge"))
-        self.far.forget()
+        there = self.agent.knows() and bool(self.agent("purge"))
+        self.agent.forget()
         return there
 
 

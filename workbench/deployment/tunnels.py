@@ -27,13 +27,13 @@ from typing import Any, Literal
 from ..errors import RemoteError, WorkbenchError
 from ..remote import Forward, Host, host_of
 from ..storage import write_json, write_text
-from .stages import FarSide
+from .stages import RemoteAgent
 
 __all__ = ["Tunnel", "main", "ports", "want"]
 
 log = logging.getLogger("workbench.tunnels")
 
-LOOK_S = 0.1
+TUNNEL_POLL_S = 0.1
 CHECK_S, ANSWER_S = 5.0, 10.0
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
@@ -46,7 +46,7 @@ class Tunnel:
     kind: Literal["forward", "reverse"]
     host: str
     port: int
-    folder: str  # of the far side, there
+    folder: str  # of the remote agent, on that host
     target: str = "127.0.0.1"  # of a `forward`, as seen from over there
     config: str | None = None  # another file than ~/.ssh/config
 
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     keeper = _Keeper(folder)
     write_text(port_file, "0\n")
     seen: list[dict[str, Any]] = []
-    while not ending.wait(LOOK_S):
+    while not ending.wait(TUNNEL_POLL_S):
         with contextlib.suppress(OSError, ValueError):
             now = json.loads((folder / "wanted.json").read_text(encoding="utf-8"))
             if now != seen:
@@ -94,7 +94,7 @@ class _Keeper:
         self._before = {key: value for key, value in ports(folder).items() if key != "errors"}
         self._ports: dict[str, int] = {}
         self._errors: dict[str, str] = {}
-        self._hosts: dict[str, _Kept] = {}
+        self._hosts: dict[str, _TunnelHost] = {}
         self._write()
 
     def keep(self, wanted: Sequence[Tunnel]) -> None:
@@ -102,7 +102,7 @@ class _Keeper:
         for name in {each.host for each in wanted} | set(self._hosts):
             mine = [each for each in wanted if each.host == name]
             if name not in self._hosts:
-                self._hosts[name] = _Kept(self, mine[0])
+                self._hosts[name] = _TunnelHost(self, mine[0])
             self._hosts[name].wanted = mine
             self._hosts[name].changed.set()
 
@@ -139,7 +139,7 @@ class _Keeper:
         write_json(self.folder / "ports.json", {**self._ports, "errors": self._errors})
 
 
-class _Kept:
+class _TunnelHost:
     """The connection to one host and its tunnels, on a thread."""
 
     def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
@@ -209,7 +209,7 @@ class _Kept:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            if not FarSide(host, tunnel.folder)("free", port=before):  # held by a session whose other end was this machine
+            if not RemoteAgent(host, tunnel.folder)("free", port=before):  # held by a session whose other end was this machine
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
 

@@ -16,7 +16,7 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, subplots
 __all__ = ["attack_curves", "attack_effort", "attack_pairs", "attack_rates", "front", "pareto"]
 
 Row = dict[str, Any]
-KINDS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
+AXIS_LABELS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
 SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise"}
 
 
@@ -28,7 +28,7 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]
-    for axis, key in zip(axes, KINDS, strict=False):
+    for axis, key in zip(axes, AXIS_LABELS, strict=False):
         band(axis, x, [row[key] for row in rows], "attacker", ORANGE)
     band(axes[2], x, [row["answered"] for row in rows], "target", BLUE, 100)
     _levels(axes, control, recognisable)
@@ -45,7 +45,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
     """
     figure, axes = subplots(1, 3, figsize=(12, 4.2))
     rows = sorted(rows, key=lambda row: row["bits"].value)
-    for axis, key, colour, factor in zip(axes, (*KINDS, "answered"), (ORANGE, ORANGE, BLUE), (1, 1, 100), strict=True):
+    for axis, key, colour, factor in zip(axes, (*AXIS_LABELS, "answered"), (ORANGE, ORANGE, BLUE), (1, 1, 100), strict=True):
         label = "target" if key == "answered" else "attacker"
         band(axis, [row["bits"].value for row in rows], [row[key] for row in rows], label, colour, factor)
     _levels(axes, control, recognisable)
@@ -55,7 +55,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
     _finished(figure, axes, title)
     axes[2].set_ylim(0, 125)  # room for names
     axes[2].set_yticks(range(0, 101, 20))
-    for axis, key, factor in zip(axes, (*KINDS, "answered"), (1, 1, 100), strict=True):
+    for axis, key, factor in zip(axes, (*AXIS_LABELS, "answered"), (1, 1, 100), strict=True):
         at = [(row["bits"].value, factor * row[key].value) for row in rows]
         label_points(axis, at, [str(row["point"]) for row in rows], list(itertools.pairwise(at)))
     return figure
@@ -67,7 +67,7 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
     `sources` are what `audit.curves.of_pairs` returns: same, other, noise.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
-    for axis, key in zip(axes, KINDS, strict=True):
+    for axis, key in zip(axes, AXIS_LABELS, strict=True):
         for colour, (source, rows) in zip((BLUE, GREEN, PURPLE), sources.items(), strict=False):
             band(axis, [row["point"] for row in rows], [row[key] for row in rows], SOURCE_TITLES.get(source, source), colour)
     _levels(axes, control, recognisable)
@@ -93,7 +93,7 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
         band(axis, [row["effort"]["passes"] for row in mine], [row["psnr"] for row in mine], view, colour)
     efforts = sorted({row["effort"]["passes"] for row in rows})
     axis.axhline(control["psnr"].value, color="black", lw=1, ls="--", label="class mean (control)")
-    axis.set(xlabel="effort (images of a training)", ylabel=KINDS["psnr"], xscale="log", title=title)
+    axis.set(xlabel="effort (images of a training)", ylabel=AXIS_LABELS["psnr"], xscale="log", title=title)
     axis.set_xticks(efforts, [f"{effort:,}" for effort in efforts])
     axis.minorticks_off()
     axis.legend(fontsize=8)
@@ -154,7 +154,7 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
 
 def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
     """Draw the control with its interval, and the literature's threshold."""
-    for axis, key in zip(axes, KINDS, strict=False):
+    for axis, key in zip(axes, AXIS_LABELS, strict=False):
         level: Estimate = control[key]
         axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")
         axis.axhspan(level.low, level.high, color="black", alpha=0.12, lw=0)
@@ -163,12 +163,12 @@ def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) 
 
 def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
     """Name the axes of measures and put one legend for all below."""
-    for axis, text in zip(axes, KINDS.values(), strict=False):
+    for axis, text in zip(axes, AXIS_LABELS.values(), strict=False):
         axis.set_ylabel(text)
     axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # no SSIM is above 1, whatever a normal interval says
-    for axis in axes[len(KINDS) :]:
+    for axis in axes[len(AXIS_LABELS) :]:
         axis.set(ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
-    lines = {line.get_label(): line for axis in axes[: len(KINDS)] for line in axis.get_lines()}
+    lines = {line.get_label(): line for axis in axes[: len(AXIS_LABELS)] for line in axis.get_lines()}
     figure.legend(list(lines.values()), [str(name) for name in lines], loc="outside lower center", ncols=len(lines), fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -2,13 +2,13 @@
 
 ::
 
-    trust        TLS contexts, roles, tokens: who may speak with whom, and certificates that rotate
-    connection   one end of a connection to a service: kept alive, repeated where that is safe, within a deadline
+    trust        TLS contexts, roles, tokens, certificates that rotate
+    connection   the client side of a connection to a service: kept alive, retried within a deadline
     intake       a request's body, bounded in bytes, time and sum
-    batching     requests joined to micro-batches on lanes of computation, within a bounded queue
-    app          what both services are: routes, answers, errors, metrics, one log line a request
+    batching     micro-batches on a pool of compute threads, within a bounded queue
+    service      what both services share: routes, errors, metrics, one log line a request
     edge cloud   what each does with a request          openapi   their description
-    agent        the guest's attestation agent, which an edge asks          admission   what a client asks of an edge first
-    server       an application on its port, from warm to drained          local   both, started here as processes
-    link         what stands between two machines: bandwidth, delay, bytes counted
+    loading      edge and cloud from the weights of a pair
+    attestation_agent   the client of the guest's agent          admission   checks of an edge before the first picture
+    server       an application on its port, from warm to drained            local       both services as local processes
 """

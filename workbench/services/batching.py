@@ -32,11 +32,14 @@ import torch
 
 from ..errors import ServiceError
 
-__all__ = ["EVEN", "Batcher", "Job", "Lanes"]
+__all__ = ["BATCH_MULTIPLE", "Batcher", "ComputePool", "Job"]
 
 TASKS = Path("/proc/self/task")  # where Linux lists a process's threads
-EVEN = 8  # images, of which a larger batch has a multiple where it can
-BATCHES = (*range(1, EVEN + 1), *range(2 * EVEN, 65, EVEN))  # images: what joining brings, but for larger ones
+BATCH_MULTIPLE = 8  # images, of which a larger batch has a multiple where it can
+BATCHES = (
+    *range(1, BATCH_MULTIPLE + 1),
+    *range(2 * BATCH_MULTIPLE, 65, BATCH_MULTIPLE),
+)  # images: what joining brings, but for larger ones
 
 Part = TypeVar("Part")
 
@@ -53,7 +56,7 @@ class Job(Generic[Part]):
     arrived: float = field(default_factory=time.perf_counter)
 
 
-class Lanes:
+class ComputePool:
     """Threads that compute, each with as many of torch's as `threads` says.
 
     Nothing else in a process may compute with more than one: each thread that does has a team of its own, and teams that are
@@ -71,15 +74,15 @@ class Lanes:
     def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
         torch.set_num_threads(1)
         whole = count == 1 and threads == len(_cores())
-        start = _apart if whole else torch.set_num_threads
+        start = _pin_team if whole else torch.set_num_threads
         self.pool = ThreadPoolExecutor(count, "lane", initializer=start, initargs=(threads,))
         self._counts = {self.pool: count}  # of batches at once
         self._narrow: ThreadPoolExecutor | None = None
         if split and whole and threads > 1:
             cores = iter(_cores())
-            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _alone(next(cores)))
+            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
             self._counts[self._narrow] = threads
-        self._least = EVEN * (threads + 1)  # images that are worth it: for each part, and on their way back
+        self._least = BATCH_MULTIPLE * (threads + 1)  # images that are worth it: for each part, and on their way back
         self._busy, self._used = 0, self.pool
 
     def parts(self, requests: int, images: int) -> int:
@@ -114,7 +117,7 @@ class Lanes:
         for done in [self.pool.submit(every) for _ in range(count)]:
             done.result()
         if narrow is not None:  # what one of them has compiled is compiled for all
-            list(narrow.map(function, [n for n in sizes if n >= EVEN]))
+            list(narrow.map(function, [n for n in sizes if n >= BATCH_MULTIPLE]))
 
     def close(self) -> None:
         """Finish what runs, and end them."""
@@ -127,7 +130,7 @@ def _cores() -> list[int]:
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 
-def _apart(threads: int) -> None:
+def _pin_team(threads: int) -> None:
     """Have torch make its threads for the one that calls, and put these and itself on a core each."""
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
@@ -138,7 +141,7 @@ def _apart(threads: int) -> None:
             os.sched_setaffinity(thread, {core})
 
 
-def _alone(core: int) -> None:
+def _pin_one(core: int) -> None:
     """Have the thread that calls compute by itself, on this core."""
     torch.set_num_threads(1)
     with contextlib.suppress(OSError):
@@ -157,7 +160,7 @@ class Batcher(Generic[Part]):
         compute: Callable[[Sequence[Job[Part]]], Any],
         forward: Callable[[Sequence[Job[Part]], Any], Awaitable[None]],
         *,
-        lanes: Lanes,
+        lanes: ComputePool,
         most: int = 256,
         capacity: int = 1024,
         wait_s: float = 0.002,
@@ -209,7 +212,7 @@ class Batcher(Generic[Part]):
     def _dispatch(self, ripe: bool = False) -> None:
         """Start batches while there is a lane; `ripe` once the first has waited long enough."""
         while self._waiting and (pool := self._lanes.take(self._parts())) is not None:
-            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._share():
+            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._batch_limit():
                 self._lanes.free()
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._ripe)
@@ -232,7 +235,7 @@ class Batcher(Generic[Part]):
     def _parts(self) -> int:
         return self._lanes.parts(self._requests, self.accepted)
 
-    def _share(self) -> int:
+    def _batch_limit(self) -> int:
         """Return how many images a batch may have: on a part of a lane, no more than are on their way back meanwhile."""
         parts = self._parts()
         return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
@@ -241,7 +244,7 @@ class Batcher(Generic[Part]):
         """Take the oldest job and those of its kind that fit beside it; what nobody waits for any more falls out."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
-        size, most = 0, self._share()
+        size, most = 0, self._batch_limit()
         while self._waiting and size < most:
             job = self._waiting.popleft()
             if job.answer.done():
@@ -251,7 +254,7 @@ class Batcher(Generic[Part]):
                 continue
             batch.append(job)
             size += job.size
-        self._waiting.extendleft(reversed(_odd(batch, size) + later))
+        self._waiting.extendleft(reversed(_trim_to_multiple(batch, size) + later))
         return batch
 
     async def _run(self, batch: list[Job[Part]], pool: ThreadPoolExecutor) -> None:
@@ -271,18 +274,18 @@ class Batcher(Generic[Part]):
                     job.answer.set_exception(error)
 
 
-def _odd(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
-    """Take from a batch the last few jobs that are more than a multiple of `EVEN` images, and return them.
+def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
+    """Take from a batch the last few jobs that are more than a multiple of `BATCH_MULTIPLE` images, and return them.
 
     Convolutions are compiled for each number of images anew, and what is compiled is kept: for all numbers, half a gigabyte.
     """
     left = size
     for kept in range(len(batch), 0, -1):
-        if left <= EVEN or left % EVEN == 0:
+        if left <= BATCH_MULTIPLE or left % BATCH_MULTIPLE == 0:
             odd = batch[kept:]
             del batch[kept:]
             return odd
         left -= batch[kept - 1].size
-        if size - left >= EVEN:
+        if size - left >= BATCH_MULTIPLE:
             break
     return []

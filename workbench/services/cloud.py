@@ -18,10 +18,11 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError
 from ..protocol import Request, Response, Tensor
 from ..system import Cloud, Stopwatch
-from .app import Call, Model, Service
-from .batching import Lanes
-from .once import Once
+from .batching import ComputePool
+from .idempotency import IdempotencyCache
 from .openapi import cloud_document
+from .service import Service
+from .types import Model, RequestContext
 
 __all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
 
@@ -83,7 +84,7 @@ class CloudService(Service):
         cloud: Cloud,
         model: Model,
         classes: Sequence[str],
-        lanes: Lanes,
+        lanes: ComputePool,
         roles: tuple[Role, ...] = ("edge",),
         **options: Any,
     ) -> None:
@@ -91,7 +92,7 @@ class CloudService(Service):
         self.cloud, self.classes = cloud, tuple(classes)
         self._lanes = lanes
         self._waiting = 0
-        self._answers = Once[Recognised]()
+        self._answers = IdempotencyCache[Recognised]()
 
     @property
     def waiting(self) -> int:
@@ -106,7 +107,7 @@ class CloudService(Service):
         """End the lanes."""
         self._lanes.close()
 
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Recognise the images of one payload."""
         payload = request.inputs.get("payload")
         if (

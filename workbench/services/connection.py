@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ..errors import ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
 from .http import Admission, HttpAnswer, HttpConnections, without_secrets
-from .trust import LOOK_S, is_loopback
+from .trust import CERTIFICATE_POLL_S, is_loopback
 from .trust import marks as marks_of
 
 __all__ = ["Connection", "infer", "metadata", "words_of"]
@@ -78,7 +78,7 @@ class Connection:
         """Renew where the certificates' files have changed. Those that do not fit each other are looked at again later."""
         if now < self._look_at:
             return
-        self._look_at, before = now + LOOK_S, self._marks
+        self._look_at, before = now + CERTIFICATE_POLL_S, self._marks
         if self._changed():
             try:
                 self.renew()

@@ -25,8 +25,8 @@ from PIL import Image
 
 from ..errors import DataError, ServiceError
 from ..pictures import Limits
-from ..quiet import QUIET
 from ..system import Edge
+from ..warning_filter import suppress_warnings
 
 __all__ = ["MemoryBudget", "PictureDecoder"]
 
@@ -35,7 +35,7 @@ MOST_PIXELS = 1 << 26  # of a request: all other pictures
 BUDGET = 512 << 20  # bytes of all pictures that are being decoded
 PIXEL_BYTES = 24  # of a decoded picture, with its copies: alpha, white ground, turned
 KEPT_BYTES = 8  # a pixel of a JPEG of several scans, all of whose coefficients are kept
-LOOK_S = 0.1  # between two looks whether a request that waits for memory is still wanted
+MEMORY_POLL_S = 0.1  # between two looks whether a request that waits for memory is still wanted
 
 
 class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
@@ -63,7 +63,7 @@ class MemoryBudget:
         """Hold `needed` bytes; more than there are in all wait until they are alone. Raises Cancelled."""
         with self._changed:
             while self.used and self.used + needed > self.most:
-                self._changed.wait(LOOK_S)
+                self._changed.wait(MEMORY_POLL_S)
                 if cancelled.is_set():
                     raise Cancelled
             self.used += needed
@@ -131,7 +131,7 @@ class PictureDecoder:
     def _cost(self, file: bytes) -> Cost:
         try:
             scans = self._limits.scans_of(file, f"{len(file)} bytes")
-            with QUIET, Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
+            with suppress_warnings(), Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
                 self._limits.check(picture, scans, f"{len(file)} bytes")
                 full = picture.width * picture.height
                 picture.draft("RGB", (2 * self._size, 2 * self._size))

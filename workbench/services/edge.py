@@ -34,16 +34,17 @@ from ..pictures import Limits
 from ..protocol import MAX_ID, Request, Response, Tensor
 from ..system import Edge, Stopwatch
 from .admission import PATH
-from .agent import Agent, evidence_of
-from .app import Answer, Call, Model, Service, number
-from .batching import Batcher, Job, Lanes
+from .attestation_agent import AttestationAgent, evidence_of
+from .batching import Batcher, ComputePool, Job
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
 from .decoding import MemoryBudget, PictureDecoder
 from .forms import form_of
-from .once import Once
+from .idempotency import IdempotencyCache
 from .openapi import edge_document
-from .phone import Place, Seen, asks_to_see, page_routes, see
+from .phone import CloudView, PayloadSlice, asks_to_see, decode_view, page_routes
+from .service import Service, number
+from .types import Answer, Model, RequestContext
 
 __all__ = ["LARGE", "EdgeService", "edge_model"]
 
@@ -58,13 +59,13 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
-class Found:
+class EdgeResult:
     """The answer to a request: its scores, the bytes of the payload that are its share, and where the time went (ms)."""
 
     scores: Scores
     payload: float
     milliseconds: dict[str, float]
-    seen: Seen | None = None  # by the cloud, of a request that asked
+    seen: CloudView | None = None  # by the cloud, of a request that asked
 
 
 @dataclass
@@ -75,7 +76,7 @@ class _Pictures:
     see: bool = False
     images: torch.Tensor | None = field(default=None, repr=False)
     large: bool = False
-    place: Place | None = None
+    place: PayloadSlice | None = None
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
@@ -106,7 +107,7 @@ class EdgeService(Service):
         classes: Sequence[str],
         cloud: Connection,
         target: str,
-        lanes: Lanes,
+        lanes: ComputePool,
         *,
         size: int = 32,
         most: int = 256,
@@ -114,12 +115,12 @@ class EdgeService(Service):
         wait_s: float = 0.002,
         least_strength: float = 1.0,
         roles: tuple[Role, ...] = ("client",),
-        agent: Agent | None = None,
+        agent: AttestationAgent | None = None,
         budget: MemoryBudget | None = None,
         **options: Any,
     ) -> None:
         self.agent = agent
-        self._batcher: Batcher[Found] = Batcher(
+        self._batcher: Batcher[EdgeResult] = Batcher(
             self._protect, self._forward, lanes=lanes, most=most, capacity=capacity, wait_s=wait_s
         )
         super().__init__(model, roles, **options)
@@ -127,7 +128,7 @@ class EdgeService(Service):
         self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
         self._decoder = PictureDecoder(edge, size, LARGE, max(1, (os.cpu_count() or 2) // 2), budget)
-        self._answers = Once[Found]()
+        self._answers = IdempotencyCache[EdgeResult]()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -222,7 +223,7 @@ class EdgeService(Service):
 
     # --- requests ------------------------------------------------------------------------------------------------------
 
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Recognise the pictures of an inference request."""
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
@@ -231,7 +232,7 @@ class EdgeService(Service):
         told = {"payload_bytes": found.payload}
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
 
-    async def _plain(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         """Answer a body that is a picture, or a form with several."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
@@ -251,8 +252,8 @@ class EdgeService(Service):
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
-        self, files: Sequence[bytes], strength: float, call: Call, deadline: float, see: bool = False
-    ) -> Found:
+        self, files: Sequence[bytes], strength: float, call: RequestContext, deadline: float, see: bool = False
+    ) -> EdgeResult:
         """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
@@ -265,7 +266,7 @@ class EdgeService(Service):
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, see: bool) -> Found:
+    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, see: bool) -> EdgeResult:
         work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
@@ -275,12 +276,12 @@ class EdgeService(Service):
             found = await self._batcher.submit(work, len(files), strength, deadline)
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
-    async def _shown(self, found: Found, place: Place, deadline: float) -> Found:
+    async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
         """Return an answer with what the cloud saw, decoded on a lane; its time is none of the nine components'."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
-                seen = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, see, self.edge.codec, place)
+                seen = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, decode_view, self.edge.codec, place)
         except TimeoutError:
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         return replace(found, seen=seen, milliseconds=found.milliseconds | {"shown": 1e3 * (time.perf_counter() - start)})
@@ -298,7 +299,7 @@ class EdgeService(Service):
 
     # --- batches -------------------------------------------------------------------------------------------------------
 
-    def _protect(self, jobs: Sequence[Job[Found]]) -> tuple[bytes, Stopwatch]:
+    def _protect(self, jobs: Sequence[Job[EdgeResult]]) -> tuple[bytes, Stopwatch]:
         """Decode what is not yet decoded, and return the payload of all; on a lane."""
         clock = Stopwatch()
         if fresh := [job.work for job in jobs if job.work.images is None]:
@@ -323,7 +324,7 @@ class EdgeService(Service):
         for work, part in zip(works, images.split_with_sizes([len(work.files) for work in works]), strict=True):
             work.images = part
 
-    async def _forward(self, jobs: Sequence[Job[Found]], computed: tuple[bytes, Stopwatch]) -> None:
+    async def _forward(self, jobs: Sequence[Job[EdgeResult]], computed: tuple[bytes, Stopwatch]) -> None:
         """Send the payload of a batch to the cloud, and give each job its part of the answer."""
         payload, clock = computed
         aside = [job for job in jobs if job.work.large and job.work.images is None]
@@ -344,10 +345,10 @@ class EdgeService(Service):
         position = 0
         for job in sent:
             part = scores[position : position + job.size]
-            job.work.place = Place(payload, position, job.size) if job.work.see else None
+            job.work.place = PayloadSlice(payload, position, job.size) if job.work.see else None
             position += job.size
             if not job.answer.done():
-                job.answer.set_result(Found(part, len(payload) * job.size / n, dict(times)))
+                job.answer.set_result(EdgeResult(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
         """Return the cloud's answer and its scores for the n images of a payload; its faults are no client's."""
@@ -367,7 +368,7 @@ class EdgeService(Service):
         return answer, scores
 
 
-_NOTHING = Found(np.empty((0, 0), np.float32), 0.0, {})
+_NOTHING = EdgeResult(np.empty((0, 0), np.float32), 0.0, {})
 
 
 def _milliseconds(answer: Response, name: str) -> float:

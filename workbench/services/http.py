@@ -51,7 +51,7 @@ Ask: TypeAlias = Callable[[str], Awaitable[HttpAnswer]]
 Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
 
 
-class _Kept(asyncio.Protocol):
+class PooledConnection(asyncio.Protocol):
     """One connection, one request at a time."""
 
     def __init__(self, most: int = MOST_ANSWER, context: ssl.SSLContext | None = None) -> None:
@@ -171,8 +171,8 @@ class HttpConnections:
         self._host = f"Host: {name}:{port}\r\n".encode("latin-1")
         self._always = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
         self._context: ssl.SSLContext | None = None  # the latest: a connection of another is stale
-        self._idle: list[_Kept] = []
-        self._made: set[_Kept] = set()  # and not gone yet
+        self._idle: list[PooledConnection] = []
+        self._made: set[PooledConnection] = set()  # and not gone yet
         self._again: asyncio.Task[None] | None = None  # sends requests again
 
     async def request(
@@ -183,7 +183,7 @@ class HttpConnections:
         start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
         kept = self._take() or await self._open(context)
-        doubt = loop.call_later(DOUBT_S, self._doubt, context)
+        doubt = loop.call_later(DOUBT_S, self._probe_stalled, context)
         try:
             answer = await kept.exchange(request)
         except BaseException:
@@ -215,7 +215,7 @@ class HttpConnections:
         self._idle.clear()
         await asyncio.gather(*(kept.gone for kept in self._made))
 
-    def _doubt(self, context: ssl.SSLContext | None) -> None:
+    def _probe_stalled(self, context: ssl.SSLContext | None) -> None:
         """Find out whether connections on which an answer is late are dead, unless this is being done."""
         if self._again is None:
             self._again = asyncio.create_task(self._find_out(context))
@@ -237,7 +237,7 @@ class HttpConnections:
         finally:
             self._again = None
 
-    def _is_late(self, kept: _Kept) -> bool:
+    def _is_late(self, kept: PooledConnection) -> bool:
         now = asyncio.get_running_loop().time()
         return kept.waits and kept.admitted and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
@@ -248,14 +248,14 @@ class HttpConnections:
             if kept.waits and kept.admitted and kept.asked_at < since:
                 kept.lose(ConnectionResetError("the connection is dead"))
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(self, kept: PooledConnection) -> None:
         kept.idle_since = asyncio.get_running_loop().time()
         if kept.open and not self._is_stale(kept) and len(self._idle) < MOST_IDLE:
             self._idle.append(kept)
         else:
             kept.end()
 
-    def _take(self) -> _Kept | None:
+    def _take(self) -> PooledConnection | None:
         now = asyncio.get_running_loop().time()
         while self._idle:
             kept = self._idle.pop()
@@ -264,13 +264,13 @@ class HttpConnections:
             kept.end()
         return None
 
-    def _is_stale(self, kept: _Kept) -> bool:
+    def _is_stale(self, kept: PooledConnection) -> bool:
         """Return whether certificates were renewed since a connection was opened, or the other end's has expired."""
         return kept.context is not self._context or time.time() >= kept.expires
 
-    async def _open(self, context: ssl.SSLContext | None) -> _Kept:
+    async def _open(self, context: ssl.SSLContext | None) -> PooledConnection:
         loop, name = asyncio.get_running_loop(), self.host if context is not None else None
-        kept = _Kept(context=context)
+        kept = PooledConnection(context=context)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
@@ -285,7 +285,7 @@ class HttpConnections:
             await self._let_in(kept, self._admit)
         return kept
 
-    async def _let_in(self, kept: _Kept, admit: Admission) -> None:
+    async def _let_in(self, kept: PooledConnection, admit: Admission) -> None:
         """Have a new connection admitted, or end it. Credentials are not shown before the other end has proved what it is."""
         kept.admitted = False
         assert kept.transport is not None
@@ -310,7 +310,7 @@ def without_secrets(url: str) -> str:
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
     """Ask for a path over plain HTTP, on a connection of its own, never again; an answer has at most `most` bytes. OSError."""
     loop = asyncio.get_running_loop()
-    _, kept = await loop.create_connection(lambda: _Kept(most), host, port)
+    _, kept = await loop.create_connection(lambda: PooledConnection(most), host, port)
     name = f"[{host}]" if ":" in host else host
     try:
         return await kept.exchange(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode("ascii"))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
-from .phone import MOST_SHOWN
-
-if TYPE_CHECKING:
-    from .app import Model
+from .types import MOST_SHOWN, Model
 
 __all__ = ["cloud_document", "edge_document"]
 

@@ -15,8 +15,7 @@ import hashlib
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -27,16 +26,12 @@ from starlette.routing import Route
 from ..codecs import Codec
 from ..errors import ProtocolError, ServiceError
 from ..pictures import to_uint8
-from .trust import is_loopback
+from .types import MOST_SHOWN, Model
 
-if TYPE_CHECKING:
-    from .edge import EdgeService
-
-__all__ = ["MOST_SHOWN", "Place", "Seen", "asks_to_see", "page_routes", "refuse_other_sites", "see"]
+__all__ = ["CloudView", "PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
 
 STATIC = Path(__file__).parent / "static"
-MOST_SHOWN = 4  # pictures of a request
-KINDS = {
+MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -79,56 +74,53 @@ class _File:
         return Response(self.content, headers={**headers, "Content-Type": self.kind})
 
 
-def page_routes(service: EdgeService) -> list[Route]:
-    """Return the routes of the page's files, read once: each under its name, `index.html` as `/`; and of what it asks first."""
-    routes = [Route("/page.json", functools.partial(_told, service))]
+class PagedService(Protocol):
+    """What the page shows of an edge."""
+
+    model: Model
+    classes: tuple[str, ...]
+    size: int
+    most: int
+    ready: bool
+    plain: bool
+
+    @property
+    def token(self) -> object | None:
+        """The bearer token that clients may show, if any."""
+
+    @property
+    def agent(self) -> object | None:
+        """The attestation agent of the edge's guest, if it runs in one."""
+
+    def admit(self, request: Request) -> str:
+        """Return the client's name. Raises ServiceError 401 or 403."""
+
+
+def page_routes(service: PagedService) -> list[Route]:
+    """Return routes for the page's files, read once (`index.html` is `/`), and for `/page.json`, which describes the edge."""
+    routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
-        if path.suffix in KINDS:
+        if path.suffix in MEDIA_TYPES:
             content = path.read_bytes()
-            file = _File(content, KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            file = _File(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
             routes.append(Route("/" if path.name == "index.html" else f"/{path.name}", file.__call__))
     return routes
 
 
-async def _told(service: EdgeService, request: Request) -> Response:
-    """Answer with what the page must know of the edge, and whether it may send pictures; without a status that is an error."""
-    told: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
+async def _page_json(service: PagedService, request: Request) -> Response:
+    """Describe the edge, and whether the client may send pictures. A refusal is no error here: its reason is in the answer."""
+    description: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
     try:
         service.admit(request)
         model, agent = service.model, "none" if service.agent is None else "agent"
-        told |= {"model": model.name, "classes": service.classes, "codec": model.parameters["codec"], "size": service.size}
-        told |= {"most": service.most, "attestation": "plain" if service.plain else agent}
+        description |= {"model": model.name, "classes": service.classes, "codec": model.parameters["codec"]}
+        description |= {"size": service.size, "most": service.most, "attestation": "plain" if service.plain else agent}
     except ServiceError as error:
-        told |= {"admitted": False, "why": str(error)}
-    return JSONResponse(told, headers={**HEADERS, "Cache-Control": "no-store"})
+        description |= {"admitted": False, "why": str(error)}
+    return JSONResponse(description, headers={**HEADERS, "Cache-Control": "no-store"})
 
 
-# --- requests of a browser -------------------------------------------------------------------------------------------------
-
-
-def refuse_other_sites(request: Request, plain: bool = False) -> None:
-    """Raise ServiceError 403 where the page of another site sends a request: it would come with this browser's certificate.
-
-    Browsers say which site's page it was; whatever says nothing of it is no browser. `plain`: without TLS any name can be made
-    to lead here, so that a page of the same name proves nothing unless the name is loopback's own.
-    """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = site in (None, "same-origin", "none")
-    if origin is not None:
-        host, place = _split(origin)
-        own = own and (site is not None or (place != "" and place == request.headers.get("Host", "").lower()))
-        own = own and (not plain or is_loopback(host))
-    if not own:
-        raise ServiceError("a page of another site may not send pictures: open the page of this edge, at its own /", status=403)
-
-
-def _split(origin: str) -> tuple[str, str]:
-    """Return the host of an origin, and the host with its port; of what is none, such as `null`, nothing."""
-    try:
-        parts = urlsplit(origin)
-        return parts.hostname or "", parts.netloc.lower()
-    except ValueError:
-        return "", ""
+# --- what the cloud saw ----------------------------------------------------------------------------------------------------
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
@@ -142,11 +134,8 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
     return True
 
 
-# --- what the cloud saw ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Place:
+class PayloadSlice:
     """Where a request's `n` pictures are in the payload that was sent: from the one numbered `first` on."""
 
     payload: bytes = field(repr=False)
@@ -155,7 +144,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Seen:
+class CloudView:
     """What the cloud saw of a request's pictures, a PNG each. It goes to whoever sent them alone."""
 
     files: tuple[bytes, ...] = field(repr=False)
@@ -166,13 +155,13 @@ class Seen:
         return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
 
 
-def see(codec: Codec, place: Place) -> Seen:
+def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
     """Decode a request's own part of a payload as the cloud does; on a thread that may compute."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return Seen(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
+    return CloudView(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
 
 
 def _png(pixels: object) -> bytes:

@@ -23,7 +23,7 @@ TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 128, 64
 GRACE_S = 0.5  # that an unproven connection has before it can be closed to make room
 
 
-class Connection(Protocol):
+class CountedConnection(Protocol):
     """What the quota needs to know of a connection."""
 
     address: str
@@ -43,16 +43,16 @@ class ConnectionQuota:
         self, total: int = TOTAL, by_address: int = BY_ADDRESS, unproven: int = UNPROVEN, reserve: int = RESERVE
     ) -> None:
         self.total, self.by_address, self.unproven, self.reserve = total, by_address, unproven, reserve
-        self._opened: dict[Connection, float] = {}
+        self._opened: dict[CountedConnection, float] = {}
         self._counts: Counter[str] = Counter()
-        self._unproven: dict[Connection, None] = {}  # of all addresses, oldest first
-        self._queues: dict[str, dict[Connection, None]] = {}  # the same by address
-        self._reserved: dict[Connection, None] = {}
+        self._unproven: dict[CountedConnection, None] = {}  # of all addresses, oldest first
+        self._queues: dict[str, dict[CountedConnection, None]] = {}  # the same by address
+        self._reserved: dict[CountedConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self._opened)
 
-    def add(self, connection: Connection) -> bool | None:
+    def add(self, connection: CountedConnection) -> bool | None:
         """Register a new connection; return True, False where it may ask for health alone, or None where there is no place."""
         address = connection.address
         queue = self._queues.get(address, {})
@@ -72,15 +72,15 @@ class ConnectionQuota:
             self._queues.setdefault(address, {})[connection] = None
         return not apart
 
-    def prove(self, connection: Connection) -> None:
+    def prove(self, connection: CountedConnection) -> None:
         """Record that a connection's peer has shown a valid credential."""
         self._forget_unproven(connection)
 
-    def is_proven(self, connection: Connection) -> bool:
+    def is_proven(self, connection: CountedConnection) -> bool:
         """Return whether a registered connection's peer has shown a valid credential."""
         return connection in self._opened and connection not in self._unproven and connection not in self._reserved
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: CountedConnection) -> None:
         """Forget a connection that is closed."""
         if self._opened.pop(connection, None) is None:
             return
@@ -90,7 +90,7 @@ class ConnectionQuota:
         if not self._counts[connection.address]:
             del self._counts[connection.address]
 
-    def _forget_unproven(self, connection: Connection) -> None:
+    def _forget_unproven(self, connection: CountedConnection) -> None:
         if connection in self._unproven:
             del self._unproven[connection]
             queue = self._queues[connection.address]
@@ -98,7 +98,7 @@ class ConnectionQuota:
             if not queue:
                 del self._queues[connection.address]
 
-    def _make_room(self, queue: dict[Connection, None]) -> bool:
+    def _make_room(self, queue: dict[CountedConnection, None]) -> bool:
         """Close the oldest connection of a queue, unless it has just come; return whether there was one to close."""
         oldest = next(iter(queue), None)
         if oldest is None or time.monotonic() - self._opened[oldest] < GRACE_S:

@@ -18,14 +18,14 @@ from pathlib import Path
 from ..certs import Role
 from ..errors import ServiceError, UsageError
 from ..storage import replacing
-from .agent import agent_at
+from .attestation_agent import agent_at
 
 __all__ = ["fetch"]
 
 MOST = 64 << 10  # bytes of a certificate, or a chain of them
 ATTEMPT_S = 30.0  # for one resource: the guest may have to be attested first
 PAUSE_S = 0.2
-KINDS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
+PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
@@ -67,7 +67,7 @@ def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
             "release it to this guest?",
             status=status,
         )
-    if len(content) > MOST or KINDS[path.rpartition(".")[2]] not in content:
+    if len(content) > MOST or PEM_MARKS[path.rpartition(".")[2]] not in content:
         raise ServiceError(f"no {path}: what the key broker released is not PEM of at most {MOST >> 10} KiB")
     return content
 

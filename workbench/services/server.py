@@ -18,9 +18,9 @@ from uvicorn.server import ServerState
 
 from ..errors import UsageError
 from .accepted import Accepted, Timeouts, Tls
-from .app import Service
 from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
+from .service import Service
 from .trust import is_loopback, rotate
 
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]

@@ -37,7 +37,7 @@ __all__ = ["Peer", "Token", "client_context", "expiry_of", "is_loopback", "marks
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
 FROM = "where `workbench certs` was run"
-LOOK_S = 0.5  # between two looks at the files of a certificate
+CERTIFICATE_POLL_S = 0.5  # between two looks at the files of a certificate
 
 log = logging.getLogger("workbench.services")
 
@@ -231,7 +231,7 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
     known = marks(files)
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(CERTIFICATE_POLL_S)
         if (now := marks(files)) == known or not now:
             continue
         try:

@@ -4,7 +4,8 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so.
+A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so. Another
+function can copy instead, such as one with a link's bandwidth and delay (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import paramiko
 
 from ..errors import RemoteError
 
-__all__ = ["Endpoint", "Forward", "RelayedConnections", "answer", "dial", "forward", "listen"]
+__all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
@@ -45,6 +46,10 @@ class Endpoint(Protocol):
         """Close it."""
 
 
+Way = Literal["out", "back"]
+Copy = Callable[[Endpoint, Endpoint, Way], None]
+
+
 class Forward:
     """A forwarded port, until it is closed; a context manager."""
 
@@ -65,10 +70,21 @@ class Forward:
             self._end()
 
 
+def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
+    """Copy one direction until it ends; an error ends the other direction, too."""
+    try:
+        while data := source.recv(CHUNK):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except BROKEN:
+        _close_all(source, sink)
+
+
 class RelayedConnections:
     """The open connections of a relay, each with a thread for either direction."""
 
-    def __init__(self) -> None:
+    def __init__(self, copy: Copy = copy) -> None:
+        self._copy = copy
         self._ends: set[Endpoint] = set()
         self._lock, self._closed = threading.Lock(), False
 
@@ -78,30 +94,25 @@ class RelayedConnections:
             if not (closed := self._closed):
                 self._ends |= {near, far}
         if not closed:
-            back = threading.Thread(target=_carry, args=(far, near), name="relay", daemon=True)
+            back = threading.Thread(target=self._copy, args=(far, near, "back"), name="relay", daemon=True)
             back.start()
-            _carry(near, far)
+            self._copy(near, far, "out")
             back.join()
         with self._lock:
             self._ends -= {near, far}
         _close_all(near, far)
 
-    def close(self) -> None:
-        """End all of them."""
+    def cut(self) -> None:
+        """End the connections that are open now."""
         with self._lock:
-            self._closed = True
             ends = list(self._ends)
         _close_all(*ends)
 
-
-def _carry(source: Endpoint, sink: Endpoint) -> None:
-    """Copy one direction until it ends; an error ends the other direction, too."""
-    try:
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except BROKEN:
-        _close_all(source, sink)
+    def close(self) -> None:
+        """End all connections, and refuse further ones."""
+        with self._lock:
+            self._closed = True
+        self.cut()
 
 
 def _close_all(*ends: Endpoint) -> None:
@@ -138,9 +149,9 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
     pairs.join(near, far)
 
 
-def forward(listener: socket.socket, reach: Callable[[], Endpoint]) -> Forward:
+def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
     """Relay a listener's connections to the endpoint that `reach` opens; if it fails, the client sees a reset."""
-    pairs = RelayedConnections()
+    pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:
         try:

@@ -10,8 +10,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..guest import Container
-from ..manifests import ANNOTATIONS, GPU_CLASS, shim_name
+from ..kubernetes.guest import Container
+from ..kubernetes.manifests import ANNOTATIONS, GPU_CLASS, shim_name
 from .findings import Finding, ok, unknown, wrong
 
 __all__ = ["CHART", "RELEASE", "annotation_findings", "chart_findings", "installing"]

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import RemoteError
-from ..containers import Containers
-from ..guest import Container
-from ..manifests import runtime_class
+from ..kubernetes.containers import Containers
+from ..kubernetes.guest import Container
+from ..kubernetes.manifests import runtime_class
 from .charts import chart_findings, installing
 from .findings import Finding, ok, unknown, version_of, wrong
 from .guests import kernel_finding

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "State", "ok", "unknown", "version_of", "wrong"]
+__all__ = ["Finding", "FindingState", "ok", "unknown", "version_of", "wrong"]
 
-State = Literal["ok", "wrong", "unknown", "unreachable"]
+FindingState = Literal["ok", "wrong", "unknown", "unreachable"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Finding:
 
     machine: str
     check: str
-    state: State
+    state: FindingState
     text: str
     mend: str = ""
     blocks: bool = False

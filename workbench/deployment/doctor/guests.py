@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..guest import Container
+from ..kubernetes.guest import Container
 from .findings import Finding, ok, unknown, version_of, wrong
 from .hosts import system_of
 

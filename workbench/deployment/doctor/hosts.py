@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...certs import SKEW
-from ..far.machine import FREE
+from ..agent.machine import FREE
 from ..plan import StagePlan, Which
 from .findings import Finding, ok, unknown, version_of, wrong
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import RemoteError
 from ...remote import Host
-from ..guest import Container
+from ..kubernetes.guest import Container
 from ..plan import Which
 from .findings import Finding, ok, unknown, wrong
 

@@ -19,10 +19,10 @@ from typing import Any, get_args
 
 from ...errors import RemoteError
 from ...remote import Host
-from .. import far
-from ..containers import Containers
-from ..guest import Container, port_of
-from ..manifests import shim_name
+from .. import agent
+from ..kubernetes.containers import Containers
+from ..kubernetes.guest import Container, port_of
+from ..kubernetes.manifests import shim_name
 from ..plan import Deployment, StagePlan, Which
 from .charts import annotation_findings
 from .clusters import ClusterFacts, cluster_findings, facts_of_cluster, own_node
@@ -136,7 +136,7 @@ class Doctor:
         """Return the inventory of a machine that has a Python to make it with."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
-        program = Path(far.__file__).with_name("inventory.py").read_bytes()
+        program = Path(agent.__file__).with_name("inventory.py").read_bytes()
         command = ["python3", "-I", "-B", "-", json.dumps(self._request(target) | {"short": short})]
         result = target.host.run(command, input=program, timeout=INVENTORY_S)
         lines = result.out.splitlines()

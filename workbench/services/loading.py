@@ -16,13 +16,13 @@ from ..inference import prepare
 from ..models import PerturbationGenerator
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
 
-__all__ = ["Stage", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
+__all__ = ["StageConfig", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
 
 LANE_CORES = 8  # more threads than these make one batch hardly faster: further cores compute another
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageConfig:
     """Which classes, pair, codec, device and size of images; ends of a payload agree, but for device and precision."""
 
     family: str
@@ -35,7 +35,7 @@ class Stage:
     precision: str = "float32"
 
 
-def edge_stage(stage: Stage) -> tuple[Edge, str, str]:
+def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
     """Return an edge, the SHA-256 of its generator's weights, and of the target's it was trained for."""
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
@@ -48,7 +48,7 @@ def edge_stage(stage: Stage) -> tuple[Edge, str, str]:
     return edge, manifest.sha256, target
 
 
-def cloud_stage(stage: Stage, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
+def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
     """Return a cloud (see `Cloud` for its options), and the SHA-256 of its classifier's weights."""
     network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
     assert isinstance(network, Classifier)
@@ -67,7 +67,7 @@ def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
     cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
 
-def _codec(stage: Stage, known: dict[str, str]) -> Codec:
+def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
     """Return the codec of a stage; a neural one's weights must have been trained with those that are known."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image takes the cloud the square of its side, in memory and time

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .common import FarError, say
+from .common import AgentError, say
 from .environments import environment
 from .machine import free, probe
 from .stage import logs, purge, start, status, stop
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         asked = json.loads(sys.stdin.read() or "{}")
         say(done=VERBS[verb](folder, asked))
-    except FarError as error:
+    except AgentError as error:
         say(error=str(error))
     except OSError as error:
         say(error=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")

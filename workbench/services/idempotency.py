@@ -9,15 +9,15 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Generic, TypeVar
 
 from ..errors import ServiceError, WorkbenchError
-from .app import Call
+from .types import RequestContext
 
-__all__ = ["Once"]
+__all__ = ["IdempotencyCache"]
 
 REMEMBERED = 1024  # answers, by the id of their request
 Answer = TypeVar("Answer")
 
 
-class Once(Generic[Answer]):
+class IdempotencyCache(Generic[Answer]):
     """The answers of a service by who asked, under which id, for what.
 
     Whoever repeats a request need not know whether it is still being computed: a service that takes longer than its client
@@ -31,7 +31,7 @@ class Once(Generic[Answer]):
         return len(self._answers)
 
     async def answer(
-        self, call: Call, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
+        self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
         """Return what `compute` gives for what is `asked`; without an id always anew. ServiceError 504 past the deadline."""
         if not call.id:

@@ -15,7 +15,7 @@ from workbench.certs import issue
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
-from workbench.services import once
+from workbench.services import idempotency
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
@@ -145,7 +145,7 @@ def test_whoever_joined_a_request_that_fails_is_told(both: Both, edge: EdgeServi
 def test_answers_are_not_kept_without_bound(
     both: Both, edge: EdgeService, files: list[bytes], payloads: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(once, "REMEMBERED", 3)
+    monkeypatch.setattr(idempotency, "REMEMBERED", 3)
     for index in range(5):
         assert sent(both, files[0], f"kept {index}").status == 200
     assert len(edge._answers) == 3

@@ -1,15 +1,15 @@
-"""Other libraries' warnings, silenced where what they warn of is judged here."""
+"""Suppress other libraries' warnings about data that this package checks itself."""
 
 from __future__ import annotations
 
 import threading
 import warnings
 
-__all__ = ["QUIET"]
+__all__ = ["suppress_warnings"]
 
 
-class _Quiet:
-    """Silences warnings while any thread is inside: Python's own context puts back what another has changed meanwhile."""
+class _SuppressWarnings:
+    """Suppresses warnings while any thread is inside. `warnings.catch_warnings` alone is not safe in threads."""
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
@@ -29,4 +29,9 @@ class _Quiet:
                 self._before.__exit__(None, None, None)
 
 
-QUIET = _Quiet()
+_SHARED = _SuppressWarnings()
+
+
+def suppress_warnings() -> _SuppressWarnings:
+    """Return the process's one context manager; safe in several threads at once."""
+    return _SHARED

@@ -1,4 +1,4 @@
-"""What all of the far side needs: errors of one line, lines to whoever asked, locks, files that are whole."""
+"""What every part of the agent needs: one-line errors, replies to the caller, locks, atomic files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 
-class FarError(Exception):
+class AgentError(Exception):
     """Raised for what the one who asked can act on; a line."""
 
 
@@ -41,10 +41,10 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock; FarError where another holds it, and goes on to for `patience` seconds."""
+    """Hold a lock; AgentError where another holds it, and goes on to for `patience` seconds."""
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):
-            raise FarError(f"{reason}: wait for it, or end it")
+            raise AgentError(f"{reason}: wait for it, or end it")
         yield
 
 
@@ -64,7 +64,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def stored(folder: Path, sha: str) -> Path:
-    """Return a file of the store; FarError where it is not there, or is not what its name says."""
+    """Return a file of the store; AgentError where it is not there, or is not what its name says."""
     path = folder / "store" / sha
     digest = hashlib.sha256()
     try:
@@ -72,8 +72,8 @@ def stored(folder: Path, sha: str) -> Path:
             while part := file.read(1 << 20):
                 digest.update(part)
     except FileNotFoundError:
-        raise FarError(f"{path} is missing: launch again") from None
+        raise AgentError(f"{path} is missing: launch again") from None
     if digest.hexdigest() != sha:
         path.unlink(missing_ok=True)
-        raise FarError(f"{path} was tampered with: its SHA-256 is {digest.hexdigest()[:16]}...; it was removed, launch again")
+        raise AgentError(f"{path} was tampered with: its SHA-256 is {digest.hexdigest()[:16]}...; it was removed, launch again")
     return path

@@ -18,9 +18,7 @@ import json
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import (
@@ -45,50 +43,17 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError, UsageError, WorkbenchError
 from ..protocol import LENGTH_HEADER, Request, Response, read_request, write_response
 from .intake import Intake
-from .phone import refuse_other_sites
+from .origins import refuse_other_sites
 from .trust import Peer, Token
+from .types import Answer, Model, RequestContext
 
-__all__ = ["Call", "Model", "Service"]
+__all__ = ["Service"]
 
 log = logging.getLogger("workbench.access")
 
 BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # ms
 LONGEST_S = 600.0
 SHOWN = 64  # characters of an id in the log
-
-
-@dataclass(frozen=True)
-class Model:
-    """The one model that a service offers: its name, the hash of its weights, and what the metadata says besides."""
-
-    name: str
-    version: str
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-    parameters: dict[str, Any]
-
-
-@dataclass
-class Call:
-    """A request at work: by whom, since when, and what the log line will say of it."""
-
-    peer: str
-    start: float
-    id: str = ""
-    images: int = 0
-    bytes_in: int = 0
-    bytes_out: int = 0
-    payload: int | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-    def finish(self, other: str) -> dict[str, float]:
-        """Charge to the component `other` what passed until now and none of the rest accounts for; return all (ms)."""
-        rest = sum(value for name, value in self.milliseconds.items() if name != other)
-        self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
-        return self.milliseconds
-
-
-Answer = Callable[[HttpRequest, bytes, Call], Awaitable[HttpResponse]]
 
 
 class Service(ABC):
@@ -134,7 +99,7 @@ class Service(ABC):
     # --- what a service adds -------------------------------------------------------------------------------------------
 
     @abstractmethod
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Answer an inference request before the loop's time is `deadline`; fill in what the log says of the call."""
 
     @abstractmethod
@@ -229,7 +194,7 @@ class Service(ABC):
     async def _elsewhere(self, request: HttpRequest) -> HttpResponse:
         raise HTTPException(404)  # `__call__` answers it; the router knows the path, so that another method is refused as such
 
-    async def _answer(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def _answer(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         request = read_request(body, http.headers.get(LENGTH_HEADER))
         call.id = request.id
         deadline = self.deadline(request.parameters.get("timeout"), 1e-6)  # in microseconds, as Triton has it
@@ -272,7 +237,7 @@ class Service(ABC):
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
         """Admit a request, read it whole, answer it, and, once that is sent, put it in the log and in the metrics."""
-        call = Call("", time.perf_counter())
+        call = RequestContext("", time.perf_counter())
         kind = ""
         try:
             refuse_other_sites(request, self.plain)
@@ -299,7 +264,7 @@ class Service(ABC):
         response.background = BackgroundTask(self._take_note, call, response.status_code, kind, total)
         return response
 
-    async def _take_note(self, call: Call, status: int, kind: str, total: float) -> None:
+    async def _take_note(self, call: RequestContext, status: int, kind: str, total: float) -> None:
         self._requests.labels(str(status)).inc()
         if status == 200:
             self._images.inc(call.images)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..terminal import printable
-from .common import Commands, add_command, positive
+from .options import Commands, add_command, positive
 
 __all__ = ["add"]
 

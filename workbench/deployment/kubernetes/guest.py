@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Literal, get_args
 from urllib.parse import urlsplit
 
-from ..errors import UsageError, unknown
-from ..services.agent import AGENT
+from ...errors import UsageError, unknown
+from ...services.attestation_agent import AGENT
 
 __all__ = [
     "AGENT",
@@ -29,7 +29,7 @@ __all__ = [
     "USER",
     "VOLUMES",
     "Container",
-    "Runtime",
+    "GuestRuntime",
     "Shim",
     "initdata",
     "initdata_digest",
@@ -38,7 +38,7 @@ __all__ = [
     "port_of",
 ]
 
-Runtime = Literal["confidential", "development"]
+GuestRuntime = Literal["confidential", "development"]
 Shim = Literal["go", "rust"]
 PROGRAM = "/opt/pmc2/bin/workbench"
 CERTS = "/run/pmc2/certs"
@@ -73,7 +73,7 @@ class Container:
     cloud: str
     name: str = "pmc2-edge"
     namespace: str = "default"
-    runtime: Runtime = "confidential"
+    runtime: GuestRuntime = "confidential"
     port: int = 8443
     node_port: int = 0
     memory: str = "6Gi"
@@ -92,8 +92,8 @@ class Container:
     gpu: str = ""
 
     def __post_init__(self) -> None:
-        if self.runtime not in get_args(Runtime):
-            raise unknown("runtime", self.runtime, get_args(Runtime))
+        if self.runtime not in get_args(GuestRuntime):
+            raise unknown("runtime", self.runtime, get_args(GuestRuntime))
         if self.shim not in get_args(Shim):
             raise unknown("shim", self.shim, get_args(Shim))
         self._check_names()

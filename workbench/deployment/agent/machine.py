@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .common import FarError, lines
+from .common import AgentError, lines
 from .environments import uv_path
 
 FREE = 64 << 20  # bytes that must be left on a disk
@@ -21,10 +21,10 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
     if free < max(FREE, asked.get("bytes", 0)):
-        raise FarError(f"the disk of {folder} is full: {free >> 20} MiB are free, make room or choose another folder")
+        raise AgentError(f"the disk of {folder} is full: {free >> 20} MiB are free, make room or choose another folder")
     gpus = lines(["nvidia-smi", "-L"])
     if asked.get("device") == "cuda" and not gpus:
-        raise FarError("a GPU is asked for (device = 'cuda'), and nvidia-smi finds none here; use 'cpu' or 'auto'")
+        raise AgentError("a GPU is asked for (device = 'cuda'), and nvidia-smi finds none here; use 'cpu' or 'auto'")
     return {"python": sys.version.split()[0], "free": free, "gpus": gpus, "uv": uv_path() or "", "cores": os.cpu_count()}
 
 

@@ -10,9 +10,9 @@ import torch
 
 from workbench import metrics
 from workbench.audit import Audit, Effort
-from workbench.audit.curves import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.audit.run import judge_passes
 from workbench.audit.scores import RECOGNISABLE, Judge
+from workbench.audit.sweeps import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.data import Dataset
 from workbench.metrics import Estimate
 from workbench.plots import attack_curves, attack_effort

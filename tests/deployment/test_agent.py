@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from tests.services.conftest import until
-from workbench.deployment.far import log as logs
-from workbench.deployment.far.common import locked
+from workbench.deployment.agent import log as logs
+from workbench.deployment.agent.common import locked
 from workbench.deployment.shipment import program
 
 STAGE = """

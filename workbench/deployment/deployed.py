@@ -37,17 +37,17 @@ from ..services.trust import client_context
 from ..storage import write_json
 from ..terminal import printable
 from . import tunnels
+from .agent.stage import DRAIN_S
+from .credentials import issue_certificates, required_policy
 from .doctor import Doctor, Finding
-from .far.stage import DRAIN_S
 from .plan import Deployment, StagePlan, Which
-from .stages import ContainerStage, FarSide, ProcessStage, Stage, Told
-from .trust import issue_certificates, required_policy
+from .stages import ContainerStage, ProcessStage, RemoteAgent, Stage, Told
 from .tunnels import Tunnel
 
 if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
-    from ..client import Client
+    from ..client import HttpsClient
 
-__all__ = ["Deployed", "Row"]
+__all__ = ["Deployed", "StageRow"]
 
 STAGES: tuple[Which, ...] = get_args(Which)
 READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
@@ -55,7 +55,7 @@ LAST = 5  # lines of a stage that ended
 
 
 @dataclass(frozen=True)
-class Row:
+class StageRow:
     """What is known of a stage.
 
     `state`: ready, starting, unreachable (it runs, and nothing answers), crashed or absent; unknown where its machine cannot be
@@ -195,7 +195,7 @@ class Deployed:
         while wanted := self._tunnels(state):
             if wanted != asked:  # one may lead to the port of another
                 tunnels.want(self.folder, wanted)
-                self._far_here()("start", JOINED_S, **self._keeper())
+                self._agent_here()("start", JOINED_S, **self._keeper())
                 asked = wanted
             there = tunnels.ports(self.folder)
             missing = [each for each in wanted if each.name not in there]
@@ -222,11 +222,11 @@ class Deployed:
     def _stop_tunnels(self) -> bool:
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
-        here, name = self._far_here(), self._keeper()["name"]
+        here, name = self._agent_here(), self._keeper()["name"]
         return here.knows(name) and bool(here("stop", DRAIN_S, name=name))
 
-    def _far_here(self) -> FarSide:
-        return FarSide(self._host("local"), str(self.folder / "here"))
+    def _agent_here(self) -> RemoteAgent:
+        return RemoteAgent(self._host("local"), str(self.folder / "here"))
 
     def _cloud_seen_by_edge(self, state: dict[str, Any]) -> str:
         if self.plan.cloud.address:
@@ -256,18 +256,18 @@ class Deployed:
         """Ask both machines for everything that a launch needs; nothing there is changed. See `doctor.Doctor`."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
-    def client(self, **options: Any) -> Client:
+    def client(self, **options: Any) -> HttpsClient:
         """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
-        from ..client import Client
+        from ..client import HttpsClient
 
         options["policy"] = self.policy(options.get("policy"))
-        return Client(self.url("edge"), certs=self.plan.certs, **options)
+        return HttpsClient(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
         """Return what the edge's evidence must prove; see `trust.required_policy`."""
         return required_policy(self.plan, given)
 
-    def status(self) -> list[Row]:
+    def status(self) -> list[StageRow]:
         """Ask both machines, side by side; one that cannot be asked is said so."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self._row, STAGES))
@@ -341,22 +341,24 @@ class Deployed:
     def _running(self, which: Which) -> bool:
         return bool(self.stage(which).status()["running"])
 
-    def _row(self, which: Which) -> Row:
+    def _row(self, which: Which) -> StageRow:
         plan = self.plan.stage(which)
         try:
             found = self.stage(which).status()
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unknown", last=(str(error),))
+            return StageRow(which, plan.host, plan.runtime, "unknown", last=(str(error),))
         last = tuple(printable(line) for line in found.get("last") or ())[-LAST:]
         if not found["running"]:
             state = "crashed" if "ended" in found else "absent"
-            return Row(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
+            return StageRow(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
         try:
             url = self.url(which)
             state = "ready" if self._ready(which) else "starting"
         except WorkbenchError as error:
-            return Row(which, plan.host, plan.runtime, "unreachable", since=_seconds(found.get("started")), last=(str(error),))
-        return Row(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
+            return StageRow(
+                which, plan.host, plan.runtime, "unreachable", since=_seconds(found.get("started")), last=(str(error),)
+            )
+        return StageRow(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
         """Ask a stage whether it is ready; ServiceError where it cannot be reached."""

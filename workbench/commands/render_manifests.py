@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .common import Commands, add_command
 from .launch import PLAN
+from .options import Commands, add_command
 
 if TYPE_CHECKING:
-    from ..deployment.guest import Container
+    from ..deployment.kubernetes.guest import Container
     from ..deployment.plan import Deployment
 
 __all__ = ["add"]
@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
 
 
 def _manifests(options: argparse.Namespace) -> int:
-    from ..deployment.manifests import render, to_yaml
+    from ..deployment.kubernetes.manifests import render, to_yaml
     from ..deployment.plan import Deployment
 
     plan = Deployment.read(options.plan)
@@ -44,7 +44,7 @@ def _manifests(options: argparse.Namespace) -> int:
 
 def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | None:
     """Return the certificates of a container without a key broker, which a launch issues."""
-    from ..deployment.manifests import FILES
+    from ..deployment.kubernetes.manifests import FILES
 
     if container.resource:
         return None

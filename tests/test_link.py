@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.servers import accepting
-from workbench.services.link import FREE, LINKS, Kind, Link
+from workbench.bench.link import FREE, LINKS, Kind, Link
 
 
 @contextlib.contextmanager

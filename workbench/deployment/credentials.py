@@ -16,7 +16,7 @@ from ..attest import ANY, Policy
 from ..certs import Role, folder_of, issue
 from ..errors import UsageError
 from ..storage import write_json
-from .guest import initdata_digest
+from .kubernetes.guest import initdata_digest
 from .plan import Deployment, Which
 
 __all__ = ["issue_certificates", "required_policy"]

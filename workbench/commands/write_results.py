@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from .common import Commands, add_command
+from .options import Commands, add_command
 
 __all__ = ["add"]
 

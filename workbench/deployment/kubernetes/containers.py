@@ -23,17 +23,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import RemoteError, UsageError
-from ..terminal import printable
+from ...errors import RemoteError, UsageError
+from ...terminal import printable
 from .manifests import Container, render, runtime_class, to_json
 from .pods import Pod, Trouble, pods_of, refused, warned
 
 if TYPE_CHECKING:
-    from ..remote import Host, Result
+    from ...remote import Host, Result
 
-__all__ = ["AbsentError", "Containers", "State"]
+__all__ = ["AbsentError", "Containers", "PodState"]
 
-KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
+OBJECT_KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
 SOMETIMES = {  # by kind of object: rendered for some containers alone, and taken away where it no longer is
     "PodDisruptionBudget": "poddisruptionbudget.policy",
     "HorizontalPodAutoscaler": "horizontalpodautoscaler.autoscaling",
@@ -41,7 +41,7 @@ SOMETIMES = {  # by kind of object: rendered for some containers alone, and take
 }
 LEFT = ("replicaset.apps", "pod")  # what the cluster has made of them
 CALL_S = 30.0  # that the cluster has to answer
-LOOK_S = 2.0  # between two looks at the pods
+POD_POLL_S = 2.0  # between two looks at the pods
 LAST, LAST_S = 5, 10.0  # lines of an edge that ended, in the error; and the time that they may take
 SHOWN = 400  # characters of what kubectl says
 ADVICE = (
@@ -62,7 +62,7 @@ class AbsentError(RemoteError):
 
 
 @dataclass(frozen=True)
-class State:
+class PodState:
     """How a container is: of its replicas those wanted, those of the newest manifest, those ready; and its pods."""
 
     wanted: int
@@ -126,11 +126,11 @@ class Containers:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RemoteError(f"{self._name} does not serve after {timeout:g} s: {self._why(state)}")
-            if self._rolled_out(min(LOOK_S, left)):
+            if self._rolled_out(min(POD_POLL_S, left)):
                 told(f"{self.container.name}: all replicas serve")
                 return
 
-    def status(self) -> State:
+    def status(self) -> PodState:
         """Return how it is now."""
         return self._look()[0]
 
@@ -182,7 +182,7 @@ class Containers:
 
     # --- what the cluster says -----------------------------------------------------------------------------------------------
 
-    def _look(self) -> tuple[State, list[Trouble]]:
+    def _look(self) -> tuple[PodState, list[Trouble]]:
         """Return how the container is, and what stands in its way."""
         found = self._json("get", "deployment.apps,pod", self._selector)
         deployment = next((each for each in found if each["kind"] == "Deployment"), None)
@@ -198,7 +198,7 @@ class Containers:
             troubles += warned(self._events(), pods)
         updated, ready = (status.get(name, 0) if seen else 0 for name in ("updatedReplicas", "readyReplicas"))
         line = troubles[0].line if troubles else ""
-        return State(spec.get("replicas", 1), updated, ready, tuple(pods), line), troubles
+        return PodState(spec.get("replicas", 1), updated, ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
         """Return what the cluster tells of pods; nothing, where one may not ask: they explain, and prove nothing."""
@@ -224,7 +224,7 @@ class Containers:
         last = self._last_lines(trouble)
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
 
-    def _why(self, state: State) -> str:
+    def _why(self, state: PodState) -> str:
         """Return why it is not ready in time, as far as one can tell from outside."""
         if any(pod.started and not pod.ready for pod in state.pods):
             cloud = self.container.cloud
@@ -259,7 +259,7 @@ class Containers:
     @property
     def _kinds(self) -> list[str]:
         often = [name for kind, name in SOMETIMES.items() if kind != "Secret" or self._may_have_secret]
-        return [*KINDS, *often]
+        return [*OBJECT_KINDS, *often]
 
     def _command(self, *arguments: str) -> list[str]:
         options = {"--kubeconfig": self.kubeconfig, "--context": self.context, "--namespace": self.container.namespace}

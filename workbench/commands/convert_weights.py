@@ -9,7 +9,7 @@ from pathlib import Path
 from ..errors import WorkbenchError, unknown
 from ..streams import complain
 from ..terminal import printable
-from .common import Commands, add_command, add_common, text_table
+from .options import Commands, add_command, add_common, text_table
 
 __all__ = ["add"]
 

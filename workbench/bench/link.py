@@ -1,30 +1,29 @@
-"""A link between two machines, for real: a TCP relay on loopback that has a bandwidth and a delay, and counts what passes.
+"""A link between two machines: a TCP relay on loopback with a bandwidth and a delay, which counts the bytes that pass.
 
 ::
 
     client --> Link --(queue: one byte after another at the link's rate)--(delay)--> service
 
-Both ways have the whole rate each, shared by all connections. It sees TLS from outside: bytes at the socket, record headers
-included, TCP's and IP's not.
+Each direction has the whole rate, shared by all connections. Bytes are counted at the socket: TLS record headers included, the
+headers of TCP and IP not.
 """
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from queue import Queue
-from typing import Literal
 from urllib.parse import urlsplit
 
-__all__ = ["LINKS", "Kind", "Link"]
+from ..ssh.relays import Endpoint, RelayedConnections, Way, dial, forward, listen
+
+__all__ = ["LINKS", "Kind", "Link", "Way"]
 
 CHUNK = 16 << 10
 WAITING = 64  # chunks, before the sender is held back
-
-Way = Literal["out", "back"]
 
 
 @dataclass(frozen=True)
@@ -60,61 +59,26 @@ class Link:
     def __init__(self, url: str, kind: Kind = FREE) -> None:
         parts = urlsplit(url)
         self._target = (parts.hostname or "", parts.port or 443)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = listen(0, "this machine")
         self.url = f"{parts.scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.kind = kind
         self.bytes: dict[Way, int] = {"out": 0, "back": 0}
         self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # when the last byte taken will have left
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._connections = RelayedConnections(self._copy)
 
     def __enter__(self) -> Link:
-        threading.Thread(target=self._accept, name="link", daemon=True).start()
+        self._forward = forward(self._listener, partial(dial, self._target), self._connections)
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
+        self._forward.close()
 
     def cut(self) -> None:
         """Break every connection."""
-        with self._lock:
-            for each in self._open:
-                with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+        self._connections.cut()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self._listener.accept()
-            except OSError:
-                return
-            try:
-                far = socket.create_connection(self._target, timeout=5.0)
-            except OSError:
-                near.close()
-                continue
-            for each in (near, far):
-                each.settimeout(None)
-                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            threading.Thread(target=self._join, args=(near, far), name="link", daemon=True).start()
-
-    def _join(self, near: socket.socket, far: socket.socket) -> None:
-        """Carry both ways until both have ended."""
-        with self._lock:
-            self._open |= {near, far}
-        back = threading.Thread(target=self._carry, args=(far, near, "back"), name="link", daemon=True)
-        back.start()
-        self._carry(near, far, "out")
-        back.join()
-        with self._lock:
-            self._open -= {near, far}
-        near.close()
-        far.close()
-
-    def _carry(self, source: socket.socket, sink: socket.socket, way: Way) -> None:
+    def _copy(self, source: Endpoint, sink: Endpoint, way: Way) -> None:
         queue: Queue[tuple[float, bytes]] = Queue(WAITING)
         sender = threading.Thread(target=_deliver, args=(queue, sink), name="link", daemon=True)
         sender.start()
@@ -137,7 +101,7 @@ class Link:
         return left + kind.delay_s
 
 
-def _deliver(queue: Queue[tuple[float, bytes]], sink: socket.socket) -> None:
+def _deliver(queue: Queue[tuple[float, bytes]], sink: Endpoint) -> None:
     broken = False
     while True:
         due, data = queue.get()
@@ -149,6 +113,6 @@ def _deliver(queue: Queue[tuple[float, bytes]], sink: socket.socket) -> None:
             elif not broken:
                 sink.sendall(data)
         except OSError:
-            broken = True  # what is still in the queue goes nowhere, and holds nobody up
+            broken = True  # the rest of the queue is dropped, so that its reader does not wait
         if not data:
             return

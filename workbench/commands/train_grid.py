@@ -6,7 +6,7 @@ import argparse
 
 from ..storage import expand_user
 from ..terminal import printable
-from .common import Commands, add_command, check_preset, positive, read_dataset, text_table
+from .options import Commands, add_command, check_preset, positive, read_dataset, text_table
 
 __all__ = ["add"]
 

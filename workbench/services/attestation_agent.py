@@ -23,7 +23,7 @@ from .http import get_once, without_secrets
 from .quota import address_key
 from .trust import Peer, is_loopback
 
-__all__ = ["AGENT", "Agent", "agent_at", "evidence_of"]
+__all__ = ["AGENT", "AttestationAgent", "agent_at", "evidence_of"]
 
 AGENT = "http://127.0.0.1:8006"  # where a confidential container has it
 AROUND = 64  # bytes that the edge puts around evidence
@@ -33,7 +33,7 @@ NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
 PATIENCE_S = 8.0  # for one answer; less than a client has for an attempt
 
 
-class Agent:
+class AttestationAgent:
     """At `url`, plain HTTP on loopback: what is beyond the guest's own memory could answer for another guest (UsageError)."""
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
@@ -75,7 +75,7 @@ class Agent:
         return answer.body
 
 
-async def evidence_of(agent: Agent | None, http: Request, admitted: bool = True) -> Response:
+async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
     """Answer a client with evidence of the guest that carries its nonce and the TLS key that it sees.
 
     `admitted`: the client has shown a credential.

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml  # type: ignore[import-untyped]
 
-from ..errors import UsageError
+from ...errors import UsageError
 from .guest import CERTS, FILES, USER, VOLUMES, Container, initdata, initdata_digest, is_address, peer_of, port_of
 
 __all__ = [
@@ -35,7 +35,7 @@ __all__ = [
     "to_yaml",
 ]
 
-Manifest = dict[str, Any]
+KubernetesObject = dict[str, Any]
 CLASSES = {"confidential": "kata-qemu-snp", "development": "kata-qemu-coco-dev"}
 VOLUME_SIZES = {"run": "16Mi", "tmp": "256Mi"}
 GPU_CLASS = "kata-qemu-nvidia-gpu-snp"
@@ -60,7 +60,7 @@ def runtime_class(container: Container) -> str:
 # --- the objects -----------------------------------------------------------------------------------------------------------
 
 
-def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[Manifest]:
+def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
     """Return the objects of a container. `certificates` (ca.pem, edge.pem, edge.key) are of one without a key broker alone."""
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
@@ -76,17 +76,17 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
     return made
 
 
-def to_json(manifests: list[Manifest]) -> bytes:
+def to_json(manifests: list[KubernetesObject]) -> bytes:
     """Return objects as JSON, one a line, for `kubectl apply -f -`: it would not have the server check those of a List."""
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
-def to_yaml(manifests: list[Manifest]) -> str:
+def to_yaml(manifests: list[KubernetesObject]) -> str:
     """Return objects as YAML, for people and their repositories."""
     return str(yaml.safe_dump_all(manifests, sort_keys=False, width=128))
 
 
-def _object(container: Container, api: str, kind: str, spec: Manifest, name: str = "") -> Manifest:
+def _object(container: Container, api: str, kind: str, spec: KubernetesObject, name: str = "") -> KubernetesObject:
     metadata = {"name": name or container.name, "namespace": container.namespace, "labels": _labels(container)}
     return {"apiVersion": api, "kind": kind, "metadata": metadata, "spec": spec}
 
@@ -95,7 +95,7 @@ def _labels(container: Container) -> dict[str, str]:
     return {"app.kubernetes.io/name": f"pmc2-{container.role}", **container.selector}
 
 
-def _namespace(container: Container) -> Manifest:
+def _namespace(container: Container) -> KubernetesObject:
     """It gets no label of the container's: with the container it would take along whatever else is in it."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": container.namespace}}
 
@@ -104,7 +104,7 @@ def _secret_name(container: Container) -> str:
     return f"{container.name}-readable-by-the-host"
 
 
-def _secret(container: Container, certificates: Mapping[str, bytes]) -> Manifest:
+def _secret(container: Container, certificates: Mapping[str, bytes]) -> KubernetesObject:
     made = _object(container, "v1", "Secret", {}, _secret_name(container))
     del made["spec"]
     warning = "for development: whoever runs the cluster can read this key"
@@ -115,8 +115,8 @@ def _secret(container: Container, certificates: Mapping[str, bytes]) -> Manifest
     }
 
 
-def _deployment(container: Container, certificates: Mapping[str, bytes] | None) -> Manifest:
-    spec: Manifest = {
+def _deployment(container: Container, certificates: Mapping[str, bytes] | None) -> KubernetesObject:
+    spec: KubernetesObject = {
         "selector": {"matchLabels": container.selector},
         "revisionHistoryLimit": 2,
         "progressDeadlineSeconds": 2 * START_S,
@@ -128,7 +128,7 @@ def _deployment(container: Container, certificates: Mapping[str, bytes] | None) 
     return _object(container, "apps/v1", "Deployment", spec)
 
 
-def _template(container: Container, certificates: Mapping[str, bytes] | None) -> Manifest:
+def _template(container: Container, certificates: Mapping[str, bytes] | None) -> KubernetesObject:
     """Return the pod. By the label `revision`, those of this very manifest and certificate are told from those before."""
     annotations = {INITDATA: _packed(initdata(container)), KERNEL: "agent.guest_components_rest_api=all"}
     spec = _pod(container)
@@ -139,8 +139,8 @@ def _template(container: Container, certificates: Mapping[str, bytes] | None) ->
     return {"metadata": {"labels": labels, "annotations": annotations}, "spec": spec}
 
 
-def _pod(container: Container) -> Manifest:
-    volumes: list[Manifest] = [
+def _pod(container: Container) -> KubernetesObject:
+    volumes: list[KubernetesObject] = [
         {"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": VOLUME_SIZES[name]}} for name in VOLUMES.values()
     ]
     if not container.resource:
@@ -162,9 +162,9 @@ def _pod(container: Container) -> Manifest:
     }
 
 
-def _edge(container: Container) -> Manifest:
+def _edge(container: Container) -> KubernetesObject:
     size = {"cpu": container.cpu, "memory": container.memory}
-    mounts: list[Manifest] = [{"name": name, "mountPath": path} for path, name in VOLUMES.items()]
+    mounts: list[KubernetesObject] = [{"name": name, "mountPath": path} for path, name in VOLUMES.items()]
     if not container.resource:
         mounts.append({"name": "certs", "mountPath": CERTS, "readOnly": True})
     return {
@@ -184,7 +184,7 @@ def _edge(container: Container) -> Manifest:
     }
 
 
-def _probes(container: Container) -> Manifest:
+def _probes(container: Container) -> KubernetesObject:
     """Return the probes: the edge's own health, by HTTPS.
 
     The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and whoever asks for more
@@ -197,7 +197,7 @@ def _probes(container: Container) -> Manifest:
         asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
         return {"startupProbe": asked | {"failureThreshold": START_S // 10}, "livenessProbe": asked | {"failureThreshold": 6}}
 
-    def probe(path: str, period: int, failures: int) -> Manifest:
+    def probe(path: str, period: int, failures: int) -> KubernetesObject:
         asked = {"scheme": "HTTPS", "path": f"/v2/health/{path}", "port": "https"}
         return {"httpGet": asked, "periodSeconds": period, "timeoutSeconds": 5, "failureThreshold": failures}
 
@@ -208,15 +208,15 @@ def _probes(container: Container) -> Manifest:
     }
 
 
-def _service(container: Container) -> Manifest:
-    port: Manifest = {"name": "https", "port": container.port, "targetPort": "https", "protocol": "TCP"}
+def _service(container: Container) -> KubernetesObject:
+    port: KubernetesObject = {"name": "https", "port": container.port, "targetPort": "https", "protocol": "TCP"}
     if container.node_port:
         port["nodePort"] = container.node_port
     kind = "NodePort" if container.node_port else "ClusterIP"
     return _object(container, "v1", "Service", {"type": kind, "selector": container.selector, "ports": [port]})
 
 
-def _network_policy(container: Container) -> Manifest:
+def _network_policy(container: Container) -> KubernetesObject:
     """Return who may reach the edge (anyone, by TLS) and whom it may reach: the cloud, and what the guest needs to start."""
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
@@ -237,17 +237,17 @@ def _network_policy(container: Container) -> Manifest:
     return _object(container, "networking.k8s.io/v1", "NetworkPolicy", spec)
 
 
-def _rule(peer: str) -> Manifest:
+def _rule(peer: str) -> KubernetesObject:
     network, port = peer_of(peer)
     return {"to": [{"ipBlock": {"cidr": str(network)}}], "ports": [{"protocol": "TCP", "port": port}]}
 
 
-def _disruption_budget(container: Container) -> Manifest:
+def _disruption_budget(container: Container) -> KubernetesObject:
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": container.selector}}
     return _object(container, "policy/v1", "PodDisruptionBudget", spec)
 
 
-def _autoscaler(container: Container) -> Manifest:
+def _autoscaler(container: Container) -> KubernetesObject:
     target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": container.name}
     cpu = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}
     spec = {

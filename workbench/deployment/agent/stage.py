@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from .common import FarError, lines, locked, say, stored, wait_for, write
+from .common import AgentError, lines, locked, say, stored, wait_for, write
 from .environments import environ_of
 from .log import newer, tail
 
@@ -94,7 +94,7 @@ def _launch(folder: Path, home: Path, name: str) -> None:
 
 
 def _ported(home: Path) -> dict[str, Any]:
-    """Wait for the port of a stage; FarError with its last lines where it ends before."""
+    """Wait for the port of a stage; AgentError with its last lines where it ends before."""
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
@@ -106,11 +106,11 @@ def _ported(home: Path) -> dict[str, Any]:
         seen = seen or _runs(home)
         with contextlib.suppress(OSError):
             if not seen and (failed := (home / "supervisor.log").read_text(errors="replace").strip()):
-                raise FarError(f"the stage's supervisor did not start: {failed.splitlines()[-1]}")
+                raise AgentError(f"the stage's supervisor did not start: {failed.splitlines()[-1]}")
         if "ended" in state or (seen and not _runs(home)):
-            raise FarError(f"the stage ended with status {state.get('status')}: {_last(state)}")
+            raise AgentError(f"the stage ended with status {state.get('status')}: {_last(state)}")
         time.sleep(0.05)
-    raise FarError(f"the stage had no port after {START_S:.0f} s: {_last(_state(home))}")
+    raise AgentError(f"the stage had no port after {START_S:.0f} s: {_last(_state(home))}")
 
 
 def _last(state: dict[str, Any]) -> str:
@@ -133,7 +133,7 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
     """Say the last lines of a stage's log; with `follow` also those to come, until it ends."""
     path = _home(folder, asked) / "log"
     if not path.parent.exists():
-        raise FarError(f"there is no stage {asked['name']} here: launch it first")
+        raise AgentError(f"there is no stage {asked['name']} here: launch it first")
     wait_for(lambda: path.exists() or not asked["follow"] or not _runs(path.parent))
     if not path.exists():
         return
@@ -170,7 +170,7 @@ def stop(folder: Path, asked: dict[str, Any]) -> bool:
 def purge(folder: Path, asked: dict[str, Any]) -> bool:
     """Remove environments and everything that was sent, unless a stage runs here."""
     if any(_runs(home) for home in (folder / "stages").glob("*")):
-        raise FarError(f"a stage still runs in {folder}: stop it first")
+        raise AgentError(f"a stage still runs in {folder}: stop it first")
     there = folder.exists()
     shutil.rmtree(folder, ignore_errors=True)
     return there
@@ -192,7 +192,7 @@ def _end(home: Path, patience: float) -> bool:
             if not _runs(home):
                 return True
             time.sleep(0.02)
-    raise FarError(f"the stage in {home} does not end")
+    raise AgentError(f"the stage in {home} does not end")
 
 
 def _runs(home: Path) -> bool:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .common import FarError, lines, locked, say, stored, write
+from .common import AgentError, lines, locked, say, stored, write
 
 INSTALL_S = 3000.0  # for an environment
 PYTHONS = ("python3.12", "python3.11")
@@ -65,7 +65,9 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
         least = tuple(map(int, asked["least"].split(".")))
         base = next((each for each in (sys.executable, *map(shutil.which, PYTHONS)) if each and _version(each) >= least), None)
         if base is None:
-            raise FarError(f"no Python of {asked['least']} or newer, and no uv, is here: install one, or name one by python = ")
+            raise AgentError(
+                f"no Python of {asked['least']} or newer, and no uv, is here: install one, or name one by python = "
+            )
         _told([base, "-m", "venv", str(home / "env")])
         install = [made["python"], "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked["pip"]]
     install.append("--no-deps")
@@ -97,14 +99,14 @@ def _version(python: str) -> tuple[int, ...]:
 
 
 def _told(command: Sequence[str]) -> None:
-    """Run what installs; FarError with its last line where it fails."""
+    """Run what installs; AgentError with its last line where it fails."""
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except OSError as error:
-        raise FarError(f"{command[0]} cannot be run: {error.strerror}") from None
+        raise AgentError(f"{command[0]} cannot be run: {error.strerror}") from None
     if ended.returncode:
         last = (ended.stderr.strip() or ended.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise FarError(f"{Path(command[0]).name} {command[1]} failed with status {ended.returncode}: {last}")
+        raise AgentError(f"{Path(command[0]).name} {command[1]} failed with status {ended.returncode}: {last}")
 
 
 def _checked(made: dict[str, str], program: str) -> str:
@@ -120,16 +122,16 @@ def _checked(made: dict[str, str], program: str) -> str:
             timeout=120,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise FarError(f"python = {made['python']!r} cannot be run ({type(error).__name__})") from None
+        raise AgentError(f"python = {made['python']!r} cannot be run ({type(error).__name__})") from None
     if ended.returncode:
         last = (ended.stderr.strip() or "it said nothing").splitlines()[-1]
-        raise FarError(f"{made['python']} does not run the package: {last}")
+        raise AgentError(f"{made['python']} does not run the package: {last}")
     return ended.stdout.strip()
 
 
 def _has_gpu(made: dict[str, str], device: str) -> None:
     if device == "cuda" and _checked(made, "import torch; print(torch.cuda.is_available())") != "True":
-        raise FarError("a GPU is asked for (device = 'cuda'), and the torch of the environment sees none: check its driver")
+        raise AgentError("a GPU is asked for (device = 'cuda'), and the torch of the environment sees none: check its driver")
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
