@@ -28,7 +28,7 @@ from PIL import Image, ImageFilter
 
 from workbench import weights
 from workbench.data import Dataset, load
-from workbench.errors import RunError, UsageError, WeightsError, WorkbenchError
+from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
 from workbench.models import PerturbationGenerator
 from workbench.panels import Explorer, PairGrid, background_tasks, pipeline, projection, threads
@@ -725,7 +725,9 @@ def test_a_pasted_text_that_is_no_link_is_named(explorer: Explorer, text: str, m
 def test_undo_sets_all_settings_at_once(explorer: Explorer) -> None:
     explorer.apply(strength=0.3, codec="jpeg", pictures=list(range(12)))
     assert explorer.wait()
-    before = {name: getattr(explorer.stage, name) for name in ("strength", "codec", "number", "sheet", "show", "selection", "source")}
+    before = {
+        name: getattr(explorer.stage, name) for name in ("strength", "codec", "number", "sheet", "show", "selection", "source")
+    }
     explorer.select([5, 2])
     explorer.codec = "png"
     assert explorer.wait()
@@ -739,7 +741,9 @@ def test_undo_sets_all_settings_at_once(explorer: Explorer) -> None:
 
 
 def blur(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    blurred = [Image.fromarray((255 * each.transpose(1, 2, 0)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)) for each in images]
+    blurred = [
+        Image.fromarray((255 * each.transpose(1, 2, 0)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)) for each in images
+    ]
     return np.stack([np.asarray(each).transpose(2, 0, 1) / 255 for each in blurred])
 
 
@@ -955,10 +959,15 @@ def test_the_figure_is_exported_as_png_and_svg_with_what_is_pinned(
 ) -> None:
     files = list[tuple[dict[str, Any], bytes]]()
     send = explorer.stage.send
-    monkeypatch.setattr(explorer.stage, "send", lambda content, buffers: files.append((content, buffers[0])) or send(content, buffers))
+    monkeypatch.setattr(
+        explorer.stage, "send", lambda content, buffers: files.append((content, buffers[0])) or send(content, buffers)
+    )
     assert "explore.png" in exported(explorer, "figure (PNG)")
     alone = read(tmp_path / "out" / "explore.png").shape
-    assert ({"kind": "file", "name": "explore.png", "type": "image/png"}, (tmp_path / "out" / "explore.png").read_bytes()) in files
+    assert (
+        {"kind": "file", "name": "explore.png", "type": "image/png"},
+        (tmp_path / "out" / "explore.png").read_bytes(),
+    ) in files
     press(explorer, "pin")
     explorer.strength = 0.2
     assert explorer.wait()

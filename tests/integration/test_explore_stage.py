@@ -94,7 +94,9 @@ def levels(image: torch.Tensor) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 def pull(page: Page, name: str, value: float) -> None:
     page.eval_on_selector(
-        f".pmc2-{name} input[type=range]", "(each, value) => { each.value = value; each.dispatchEvent(new Event('input')) }", value
+        f".pmc2-{name} input[type=range]",
+        "(each, value) => { each.value = value; each.dispatchEvent(new Event('input')) }",
+        value,
     )
 
 
@@ -290,11 +292,16 @@ def test_curves_and_surface_show_the_present_point_and_a_press_sets_it(empty: Pa
 
 
 def test_a_group_of_the_map_becomes_the_sheet(empty: Page) -> None:
-    given, pictures = made(1)
+    given, _ = made(1)
     frames = pack_frames(1, captured(4), Settings("d", (0, 1, 2, 3), 1.0, 0.0, "png", 1, "p"), [0] * 4, [])
     given["points"] = encoded(
         {
-            **{"points": [[0, 0], [0.1, 0.1], [0.9, 0.9], [1, 1]], "labels": [0, 1, 2, 3], "answers": [0, 1, 2, 0], "psnr": None},
+            **{
+                "points": [[0, 0], [0.1, 0.1], [0.9, 0.9], [1, 1]],
+                "labels": [0, 1, 2, 3],
+                "answers": [0, 1, 2, 0],
+                "psnr": None,
+            },
             **{"which": [0, 1, 2, 3], "distinct": 4, "height": SIDE, "width": SIDE},
             **{"original": frames["original"], "cloud": frames["full"]},
         }
@@ -351,7 +358,12 @@ def test_it_is_accessible_and_nothing_is_cut_off(empty: Page, theme: str, n: int
     given["pins"] = encoded(
         [
             {
-                **{"text": "digits, 0: strength 1, neural", "system": "p", "figures": "SSIM 0.1", "answer": "cat, 90 %; is cat"},
+                **{
+                    "text": "digits, 0: strength 1, neural",
+                    "system": "p",
+                    "figures": "SSIM 0.1",
+                    "answer": "cat, 90 %; is cat",
+                },
                 **{"height": SIDE, "width": SIDE, "images": [bytes(3 * SIDE * SIDE)] * 3},
             }
         ]

@@ -1,4 +1,4 @@
-"""The tasks of `explore` that take longer than a moment: curves, searches, attackers, the map, exports, views ahead of the hand.
+"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, views ahead of the hand.
 
 They run one after another in their own thread, and pause while the hand moves.
 """
@@ -185,7 +185,10 @@ class BackgroundTasks:
         size = tuple(evaluation.images.shape[-2:])
         places = [(strength, rate) for rate in rates for strength in STRENGTHS]
         rows: list[dict[str, Any]] = evaluation.curve(
-            places, lambda place: pipeline.codec(replace(settings, rate=place[1]), size), lambda place: place[0], auxiliary=False
+            places,
+            lambda place: pipeline.codec(replace(settings, rate=place[1]), size),
+            lambda place: place[0],
+            auxiliary=False,
         )
         return rows
 

@@ -50,7 +50,9 @@ class CallableMethod:
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
         """Return pictures (uint8, N x 3 x H x W) with their protection at full strength."""
-        return self.cache.get(("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3))
+        return self.cache.get(
+            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
+        )
 
     def _capture(self, original: Tensor) -> Captured:
         full = self._images("protect", self._protect(self._given(original)), original)
@@ -96,7 +98,9 @@ class CallableMethod:
         except TypeError:
             sizes = []
         if len(sizes) != count:
-            raise UsageError(f"encode of {self.name!r} must return bytes, or {count} byte strings, got {type(payload).__name__}")
+            raise UsageError(
+                f"encode of {self.name!r} must return bytes, or {count} byte strings, got {type(payload).__name__}"
+            )
         return sizes
 
     def _scores(self, images: Tensor) -> Tensor | None:
@@ -108,9 +112,7 @@ class CallableMethod:
         return scores if bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-3) else scores.softmax(1)
 
 
-def as_methods(
-    methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool
-) -> dict[str, CallableMethod]:
+def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
     """Return the methods by name; UsageError if there are none."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
@@ -121,14 +123,11 @@ def as_source(images: Any, labels: Sequence[int] | None) -> Source:
     """Return N x 3 x H x W images as a collection: uint8, or floats in [0, 1]; UsageError for anything else."""
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:
-        raise UsageError(
-            f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}"
-        )
+        raise UsageError(f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}")
     if tensor.dtype != torch.uint8:
         if not tensor.is_floating_point() or float(tensor.min()) < 0 or float(tensor.max()) > 1:
-            raise UsageError(
-                f"expected uint8 images or floats in [0, 1], got {tensor.dtype} from {float(tensor.min()):g} to {float(tensor.max()):g}"
-            )
+            low, high = float(tensor.min()), float(tensor.max())
+            raise UsageError(f"expected uint8 images or floats in [0, 1], got {tensor.dtype} from {low:g} to {high:g}")
         tensor = to_uint8(tensor.float())
     numbers = torch.full((len(tensor),), -1) if labels is None else torch.as_tensor(np.asarray(labels)).long()
     if numbers.shape != (len(tensor),):
@@ -141,4 +140,10 @@ def _takes_rate(encode: Callable[..., Any]) -> bool:
         parameters = inspect.signature(encode).parameters.values()
     except (TypeError, ValueError):
         return False
-    return sum(each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD) for each in parameters) == 2
+    return (
+        sum(
+            each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+            for each in parameters
+        )
+        == 2
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
 from . import exports
@@ -37,9 +37,7 @@ class Controls:
 
     if TYPE_CHECKING:
 
-        @property
-        def view(self) -> View | None: ...
-
+        view: Any
         by_program: Any
         programmatic_update: Any
         request: Any

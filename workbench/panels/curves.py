@@ -28,14 +28,13 @@ class Paced(Evaluation):
             yield rows
 
 
-def for_page(
-    rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int
-) -> dict[str, Any]:
-    """Return rows of `Evaluation.curve` for the page: (strength, value, low, high) each; the surface (strength, rate, value)."""
+def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
+    """Return rows of `Evaluation.curve` for the page: (strength, value, low, high) each, and the surface."""
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:
         return [
-            [row["point"], *(round(factor * each, 4) for each in (row[name].value, row[name].low, row[name].high))] for row in rows
+            [row["point"], *(round(factor * each, 4) for each in (row[name].value, row[name].low, row[name].high))]
+            for row in rows
         ]
 
     return {

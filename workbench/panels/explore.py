@@ -51,9 +51,9 @@ SHOWN_IN_FIGURE = 10  # of a sheet's pictures
 class Explorer(Controls):
     """Pictures through the system, live: display `explorer.widget`. The parameters are those of the notebook `explore`.
 
-    The controls appear at once; networks are loaded, and missing ones trained, in the background. Settings are attributes
-    (`strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`), for code as for the page. Another explorer
-    of the same `name` replaces this one. Raises UsageError for a bad parameter.
+    The controls appear at once; networks are loaded, and missing ones trained, in the background. Settings
+    are attributes (`strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`), for code as for the page.
+    Another explorer of the same `name` replaces this one. Raises UsageError for a bad parameter.
     """
 
     _open: ClassVar[dict[str, Explorer]] = {}
@@ -100,7 +100,9 @@ class Explorer(Controls):
         self.stage = Stage(pair=f"{target}-X-{auxiliary}", variant=variant, **given)
         self.offer(pairs=[self.stage.pair], codecs=list(CODECS), kinds=list(exports.KINDS), ready=False)
         self.widget = self.stage
-        self.worker = LatestWinsWorker[Settings]("explorer-worker", lambda: self.guard(self._begin), self._handle, self._release)
+        self.worker = LatestWinsWorker[Settings](
+            "explorer-worker", lambda: self.guard(self._begin), self._handle, self._release
+        )
         self.picture_source, self.tasks = PictureSource(self), BackgroundTasks(self)
         self.connect()
         self._glance()
@@ -118,10 +120,10 @@ class Explorer(Controls):
         name: str = "compare",
         **parameters: Any,
     ) -> Explorer:
-        """Show anybody's methods on images N x 3 x H x W (numpy or torch; uint8, or floats in [0, 1]) in the same stage.
+        """Show anybody's methods on images N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
 
-        A method is `(protect, encode, decode)`, see `callables.CallableMethod`. `recognise` returns scores N x K, `labels` are the
-        true classes. Further parameters are those of the class. Raises UsageError for other shapes and values.
+        A method is `(protect, encode, decode)`, see `callables.CallableMethod`. `recognise` returns scores N x K, `labels` are
+        the true classes. Further parameters are those of the class. Raises UsageError for other shapes and values.
         """
         from .comparison import Comparison
 

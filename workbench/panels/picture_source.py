@@ -24,7 +24,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 
 
 class PictureSource:
-    """The collections, and the order of the chosen collection's pictures. The pictures on the screen are a part of this order."""
+    """The collections, and the order of the chosen one. The pictures on the screen are a part of this order."""
 
     def __init__(self, explorer: Explorer) -> None:
         self.explorer, self.stage = explorer, explorer.stage

@@ -27,7 +27,7 @@ from ..errors import UsageError
 from ..evaluation import describe
 from ..inference import prepare_pair
 from ..pictures import residual, to_float
-from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
+from ..system import NEURAL, Client, Edge, Stopwatch, codec_for
 from ..weights import Pair
 from .settings import Settings
 
@@ -158,7 +158,7 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Scan:
-    """The first pictures of a collection at some settings: which the cloud recognises, each |SSIM|, each PSNR of an attacker."""
+    """The first pictures of a collection as sent: whether the cloud recognises each, its |SSIM|, an attacker's PSNR."""
 
     right: list[bool]
     ssim: list[float]
@@ -258,7 +258,9 @@ class Pipeline:
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
         """Return pictures (uint8, N x 3 x H x W) as the edge has them; cached by `key`."""
-        return self.cache.get(("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3))
+        return self.cache.get(
+            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
+        )
 
     def _capture(self, original: Tensor) -> Captured:
         clock, edge = Stopwatch(), Edge(self.pair.generator, codec_for(self.pair, "png"))
@@ -273,7 +275,9 @@ class Pipeline:
         """Return what the cloud sees of captured pictures; cached by `key` and settings."""
         attack = self.attack_of(settings)
         found = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)
-        return self.cache.get(found, lambda: self._see(settings, captured, attack, proceed), lambda made: _pixels(made.cloud, 2))
+        return self.cache.get(
+            found, lambda: self._see(settings, captured, attack, proceed), lambda made: _pixels(made.cloud, 2)
+        )
 
     def _see(self, settings: Settings, captured: Captured, attack: Attack | None, proceed: Callable[[], None]) -> Seen:
         clock, size = Stopwatch(), (int(captured.original.shape[-2]), int(captured.original.shape[-1]))
