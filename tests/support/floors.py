@@ -103,7 +103,9 @@ def drawing() -> str:
     for folder in FOLDERS[1:]:
         steps = [[shown(folder, name) for name in level if name != "__init__"] for level in levels(inside(folder))]
         text = " | ".join(" ".join(step) for step in steps if step)
-        lines.append(f"{'' if folder.count('.') > 1 else chr(10)}{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}")
+        lines.append(
+            f"{'' if folder.count('.') > 1 else chr(10)}{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}"
+        )
     return "\n".join(lines) + "\n"
 
 

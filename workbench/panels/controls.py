@@ -36,7 +36,6 @@ class Controls:
     dataset: str
 
     if TYPE_CHECKING:
-
         view: Any
         by_program: Any
         programmatic_update: Any

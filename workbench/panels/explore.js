@@ -251,11 +251,12 @@ class View {
   remember(first = false) {
     const now = JSON.stringify(this.state);
     if (!first && now === this.present) return;
-    if (!first) {
+    if (!first && this.begun) {
       this.past.push(this.present);
       this.past.splice(0, this.past.length - STEPS);
       this.future = [];
     }
+    this.begun ||= Boolean(this.options.ready && this.shown);
     this.present = now;
     this.showHistory();
   }
@@ -288,6 +289,7 @@ class View {
       if (key === "y" || event.shiftKey) this.redo();
       else this.undo();
     }
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // a key in the view is no shortcut of the notebook
   }
 
   async upload(files) {
@@ -302,7 +304,7 @@ class View {
     const row = (...children) => h("div", {className: "pmc2-row"}, ...children);
     const part = (...children) => h("div", {className: "pmc2-row pmc2-part"}, ...children);
     const button = (name, text, title, act) => h("button", {className: `pmc2-button pmc2-${name}`, type: "button", title, onclick: act}, text);
-    this.root = h("div", {className: "pmc2-explore", "data-lm-suppress-shortcuts": "true", onkeydown: (event) => this.keydown(event)});
+    this.root = h("div", {className: "pmc2-explore", onkeydown: (event) => this.keydown(event)});
     this.root.pmc2 = this;
     const controls = this.controls = {};
     const select = (name, text, title, act = (value) => this.set(name, value)) => {

@@ -34,6 +34,7 @@ from .settings import Settings
 __all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen", "View", "pairs_there", "variants_there"]
 
 TOP = 5
+PART = 64  # pictures that are classified at once
 SCANNED = 512  # pictures of a collection that are sent to filter and sort it
 CHUNK = 32  # of them in one step, after which a request is handled first
 CACHED_PIXELS = 2**23  # of the pictures in the cache: 8,192 pictures of 32 x 32
@@ -313,7 +314,7 @@ class Pipeline:
     @staticmethod
     def _classify(classifier: Classifier, images: Tensor) -> Tensor:
         with torch.inference_mode():
-            parts = images.contiguous(memory_format=torch.channels_last).split(64)
+            parts = torch.split(images.contiguous(memory_format=torch.channels_last), PART)
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
@@ -340,7 +341,7 @@ class Pipeline:
         hook = last.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].flatten(1)))
         try:
             with torch.inference_mode():
-                for part in seen.cloud.split(64):
+                for part in torch.split(seen.cloud, PART):
                     pace()
                     self.raw.target(part)
         finally:

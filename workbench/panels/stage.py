@@ -56,7 +56,7 @@ class Stage(anywidget.AnyWidget):
     gain = traitlets.Float(1.0).tag(sync=True)  # of the residual
 
     view = traitlets.Any()  # for observers in the kernel: the last `View`
-    pictures = traitlets.List()
+    pictures: traitlets.List[int] = traitlets.List()
 
     options = traitlets.Dict().tag(sync=True)
     frames = traitlets.Dict().tag(sync=True)
@@ -64,7 +64,7 @@ class Stage(anywidget.AnyWidget):
     message = traitlets.Dict().tag(sync=True)
     curves = traitlets.Dict().tag(sync=True)
     points = traitlets.Dict().tag(sync=True)
-    pins = traitlets.List().tag(sync=True)
+    pins: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
 
     @traitlets.validate("strength", "rate", "quality", "sheet", "gain")
     def _in_range(self, proposal: Any) -> Any:
