@@ -801,6 +801,23 @@ def test_a_method_of_somebody_else_is_explored(kind: str, digits: Dataset) -> No
         explorer.close()
 
 
+def test_the_six_lines_of_the_page_explore_a_blur() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "explore.md").read_text("utf-8")
+    (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:] if "Explorer.compare" in block]
+    assert len([line for line in code.splitlines() if line]) == 6
+    names: dict[str, Any] = {}
+    exec(code, names)
+    explorer = names["explorer"]
+    try:
+        assert explorer.wait(60), explorer.error
+        assert meta(explorer)["name"] == "blur, JPEG 20"
+        files = names["jpeg"].encode_each(explorer._last[0].full)
+        assert meta(explorer)["payload"] == sum(map(len, files))
+        assert max(meta(explorer)["ssim"]) < 0.95
+    finally:
+        explorer.close()
+
+
 def test_a_method_may_have_a_rate(digits: Dataset) -> None:
     def encode(images: Any, rate: float) -> bytes:
         return bytes(round(10 * rate) + 1) * len(images)

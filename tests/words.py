@@ -82,7 +82,7 @@ def _blank(match: re.Match[str]) -> str:
 
 def _comment(line: str) -> str:
     """Return the comment of a line of another language, or nothing."""
-    match = re.search(r"(?:^|\s)(?:#|//|/\*|\*|<!--)\s+(.*)", line)
+    match = re.search(r"(?:(?:^|\s)(?:#|//|/\*|<!--)|^\s*\*)\s+(.*)", line)  # a product's star is no comment
     return match[1] if match else ""
 
 
