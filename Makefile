@@ -28,7 +28,7 @@ test: $(STAMP)  ## the tests   [ARGS="-k codecs"]
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
 
 lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
-	$(BIN)/jupyter lab --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate notebooks/explore.ipynb
+	$(BIN)/jupyter lab notebooks/explore.ipynb
 
 app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
 	$(BIN)/python -m workbench.panels.app $(ARGS)

@@ -117,13 +117,15 @@ def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = N
         "JUPYTERLAB_WORKSPACES_DIR",
     )
     places = {name: str(place / name.lower()) for name in names}
+    quiet = Path(places["JUPYTERLAB_SETTINGS_DIR"]) / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text('{"fetchNews": "false", "checkForUpdates": false}')
     log = (place / "lab.log").open("wb")
     command = [
         *(sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", "--port=0"),
         f"--IdentityProvider.token={TOKEN}",
         f"--ServerApp.root_dir={folder}",
         "--LabApp.extension_manager=readonly",
-        "--LabApp.news_url=None",  # as `make lab`: no prompt for news
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     ]
     variables = {**os.environ, **places, **(environment or {}), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}

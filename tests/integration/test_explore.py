@@ -284,8 +284,10 @@ def test_it_lives_through_two_tabs_a_stopped_a_killed_kernel_and_running_all_twi
     begin(page, lab, folder, "lives")
     view = run_again(page)
     assert page.locator(".pmc2-explore").count() == 1
-    wait_for(lambda: browsers.saved(page, folder / "lives.ipynb"), 60, "the last cell was not executed")
-    assert in_sight(page), "after Run All the view is in sight, not the last cell"
+    wait_for(lambda: figures(folder / "lives-output" / "explore.json") == 3, 60, "the last cell was not executed")
+    page.locator("#jp-main-statusbar").get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+    wait_for(lambda: in_sight(page), 5, "after Run All the view is not in sight")
+    wait_for(lambda: browsers.saved(page, folder / "lives.ipynb"), 60, "it was not saved")
 
     other = View(browsers.watched(page.context.new_page(), noted))
     open_notebook(other.page, lab, "lives.ipynb", "doc")
@@ -317,6 +319,14 @@ def test_it_lives_through_two_tabs_a_stopped_a_killed_kernel_and_running_all_twi
     view = run_again(page)
     view.press("strength", "Home")
     view.until(strength=0)
+
+
+def figures(path: Path) -> int:
+    """Return how many figures a notebook has kept."""
+    try:
+        return len(json.loads(path.read_text("utf-8"))["figures"])
+    except (OSError, ValueError):
+        return 0
 
 
 def in_sight(page: Page) -> bool:

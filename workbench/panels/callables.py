@@ -67,10 +67,10 @@ class CallableMethod:
         protected = captured.protected(settings.strength)
         given = (self._given(protected), settings.rate) if self._rated else (self._given(protected),)
         payload = self._encode(*given)
+        sizes = self._sizes(payload, len(protected))
         proceed()
         cloud = self._images("decode", self._decode(payload), protected)
         proceed()
-        sizes = self._sizes(payload, len(protected))
         return Seen(
             cloud=cloud,
             which=torch.arange(len(cloud)),

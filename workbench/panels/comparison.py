@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError, UsageError
+from . import exports
 from .callables import as_methods, as_source
 from .explore import Explorer
 from .settings import Settings
@@ -60,7 +61,8 @@ class Comparison(Explorer):
         self.picture_source.add(self.title, self._images)
         self.picture_source.go_to(self._picture)
         named = list(self._names) if len(self._names) < 1000 else []
-        self.offer(pairs=list(self._methods), classes=named, comparison=True, ready=True)
+        kinds = [kind for kind in exports.KINDS if "settings" not in kind]
+        self.offer(pairs=list(self._methods), classes=named, kinds=kinds, comparison=True, ready=True)
         self.request()
 
     def fill_variants(self) -> None:
@@ -69,6 +71,20 @@ class Comparison(Explorer):
     def method_of(self, settings: Settings) -> Any:
         """Return the chosen method."""
         return self._methods[settings.pair]
+
+    def origin(self, settings: Settings | None = None) -> dict[str, Any]:
+        """Return what a figure can carry of a method: there are no weights of the workbench."""
+        from ..evaluation import provenance
+
+        return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
+
+    def link(self) -> dict[str, str]:
+        """Return the line of Python; no notebook shows the callables."""
+        return {"python": self.settings().python(), "command": ""}
+
+    def load(self) -> Any:
+        """There is no data set."""
+        return self.pipeline_of(self.settings())
 
     def pipeline_of(self, settings: Settings) -> Any:
         """There are no networks."""

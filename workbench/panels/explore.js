@@ -750,8 +750,9 @@ class View {
     if (!meta) return;
     set("protected", "before coding", `SSIM ${meta.ssim[0].toFixed(3)}`);
     set("cloud", meta.name, `${grouped(meta.payload)} bytes`);
-    if (meta.psnr) set("attacker", `${meta.psnr[0].toFixed(1)} dB`, meta.note);
-    else set("attacker", this.options.comparison ? "not for own methods" : "press “train an attacker”");
+    if (meta.psnr) set("attacker", `${meta.psnr[0].toFixed(1)} dB`, meta.note.split(", ")[0]);
+    this.cards.attacker.caption.title = meta.note;
+    if (!meta.psnr) set("attacker", this.options.comparison ? "not for own methods" : "press “train an attacker”");
     this.cards.cloud.over.ariaLabel = `at the cloud: ${meta.name}, ${meta.payload} bytes`;
     this.cards.protected.over.ariaLabel = `protected at strength ${meta.strength}: SSIM ${meta.ssim[0].toFixed(3)}`;
   }

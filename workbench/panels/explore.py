@@ -30,6 +30,7 @@ from ..pictures import open_picture
 from . import exports
 from .background_tasks import BackgroundTasks
 from .controls import Controls
+from .kernel_patches import handle_on_subshell
 from .latest_wins import Closed, LatestWinsWorker, Superseded
 from .picture_source import PictureSource
 from .settings import CODECS, Settings, check
@@ -98,6 +99,7 @@ class Explorer(Controls):
         self._loading, self._drawing = threading.Lock(), threading.Lock()
         given = {"strength": strength, "rate": rate, "codec": codec, "quality": quality, "sheet": sheet}
         self.stage = Stage(pair=f"{target}-X-{auxiliary}", variant=variant, **given)
+        handle_on_subshell(self.stage)
         self.offer(pairs=[self.stage.pair], codecs=list(CODECS), kinds=list(exports.KINDS), ready=False)
         self.widget = self.stage
         self.worker = LatestWinsWorker[Settings](
