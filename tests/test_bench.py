@@ -1,4 +1,4 @@
-"""The benchmark of edge and cloud: both sides measured on the same images, in turns, and held against each other."""
+"""The benchmark of edge and cloud: both sides are measured on the same images, in turns, and compared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A link has the bandwidth and the delay that it says, passes every byte in order, and counts them."""
+"""A link has its stated bandwidth and delay, passes every byte in order, and counts them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.bench.link import FREE, LINKS, Kind, Link
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
-    """Something that sends back what it gets; its URL."""
+    """Run an echo service, and yield its URL."""
 
     def serve(near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ def connected(link: Link) -> socket.socket:
 
 
 def there_and_back(near: socket.socket, data: bytes) -> tuple[bytes, float]:
-    """Return what came back, and the seconds that it took."""
+    """Return the echoed bytes, and the seconds that they took."""
     start = time.perf_counter()
     sender = threading.Thread(target=near.sendall, args=(data,))
     sender.start()

@@ -1360,7 +1360,7 @@ def test_what_is_unknown_is_refused_with_the_choices(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Path) -> None:
-    with pytest.raises(UsageError, match="device 'cuda' was asked for, but torch sees no CUDA GPU"):
+    with pytest.raises(UsageError, match="device 'cuda' was requested, but torch sees no CUDA GPU"):
         training.train_classifier(few, TARGET, device="cuda")
 
 

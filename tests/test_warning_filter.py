@@ -1,4 +1,4 @@
-"""Warnings of other libraries: silent while anyone is inside, and as they were thereafter."""
+"""Warnings of other libraries: suppressed while any thread is inside, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_warnings_are_silent_while_anyone_is_inside_and_as_they_were_thereafter(
     first, second = ExitStack(), ExitStack()
     first.enter_context(suppress_warnings())
     second.enter_context(suppress_warnings())
-    first.close()  # out of order, as threads leave
+    first.close()  # out of order, like threads
     with warnings.catch_warnings(record=True) as heard:
         warnings.warn("of odd metadata", stacklevel=1)
     second.close()

@@ -4,8 +4,8 @@ torchvision's wheels are linked against CUDA torch. On a CPU build its compiled 
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
 and transforms, which use no compiled operator.
 
-Both import much that the networks do not use, and that takes as long as torch itself: torch's compiler for one decorator of a
-detection operator, torch_geometric, pandas and scipy's statistics for point clouds' data sets and a quantile.
+Both packages import modules that the networks never use, and that takes as long as importing torch: torch's compiler for one
+decorator of a detection operator, torch_geometric, pandas, and scipy's statistics for data sets of point clouds and a quantile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if torch.version.cuda is None:
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 
-# What is asked for and not used, and the names that must be in it.
+# Modules that are imported but not used, and the names that they must have.
 _UNUSED: dict[str, dict[str, Any]] = {
     "torch._dynamo": {},
     "torch._dynamo.utils": {"is_compile_supported": lambda _: False},
@@ -41,7 +41,7 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """Stands for a module as long as what is imported asks for it. For other threads, and later, it is that module."""
+    """A stand-in for a module during an import. Other threads, and later imports, get the real module."""
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         super().__init__(name)
@@ -58,9 +58,9 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """Replace modules that the imports inside do not use by empty ones, and restore them afterwards.
+    """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
 
-    A later import of one of them gets the real module. A module that is already loaded stays.
+    A later import of such a module gets the real one. A module that is already loaded stays.
     """
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():

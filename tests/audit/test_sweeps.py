@@ -1,4 +1,4 @@
-"""How an attacker's success moves: the points that were asked for, each an honest row with its price."""
+"""The curves of an attacker's success: the requested points, each with an honest row and its price."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from workbench import metrics
 from workbench.audit import Audit, Effort
-from workbench.audit.run import judge_passes
+from workbench.audit.attempts import judge_passes
 from workbench.audit.scores import RECOGNISABLE, Judge
 from workbench.audit.sweeps import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.data import Dataset
@@ -130,7 +130,7 @@ def test_the_figure_shows_both_ends_of_the_strength_whole_and_no_ssim_above_one(
         figures = {"psnr": Estimate(20.0, 19.0, 21.0, 9), "answered": metrics.wilson(9, 9)}
         return {"point": point, "ssim": ssim, **figures}
 
-    near = Estimate(0.98, 0.86, 1.1, 9)  # a normal interval of few values reaches beyond what there is
+    near = Estimate(0.98, 0.86, 1.1, 9)  # a normal interval of few values may leave the range
     rows = [row(0.0, near), row(1.0, Estimate(0.2, 0.1, 0.3, 9))]
     axes = attack_curves(rows, rows[1], RECOGNISABLE, "digits").axes
     for axis in axes:

@@ -1,4 +1,4 @@
-"""What runs on a stage's machine, as it is called there: one program, JSON in, lines of JSON out; real processes."""
+"""The program on a stage's machine, called in its real form: JSON in, lines of JSON out, real processes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ time.sleep(600)
 
 
 class Far:
-    """The program on a folder of its own."""
+    """The program with a folder of its own."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,14 +48,14 @@ class Far:
         self.program = folder / "store" / self.keep(program())
 
     def ask(self, verb: str, **asked: Any) -> dict[str, Any]:
-        """Return the last line of the answer."""
+        """Return the last line of the program's output."""
         command = [sys.executable, str(self.program), str(self.folder), verb]
         ended = subprocess.run(command, input=json.dumps(asked), capture_output=True, text=True, timeout=120)
         assert ended.returncode == 0, ended.stderr
         return dict(json.loads(ended.stdout.splitlines()[-1]))
 
     def keep(self, content: bytes) -> str:
-        """Put something into the store."""
+        """Store content in the program's store."""
         sha = hashlib.sha256(content).hexdigest()
         (self.folder / "store" / sha).write_bytes(content)
         return sha
@@ -200,7 +200,7 @@ def test_a_log_is_followed_through_its_rotation_until_the_stage_ends(there: Far)
         found: list[str] = []
         for line in following.stdout:
             found.append(json.loads(line).get("line", ""))
-            gate.touch()  # of what is said before, the last line alone is told
+            gate.touch()  # of earlier output only the last line is reported
             if found[-1] == "end":
                 there.ask("stop", name="pair-edge", patience=5)
         assert following.wait(30) == 0
@@ -228,16 +228,16 @@ def test_only_one_launch_at_a_time_starts_a_stage(there: Far) -> None:
 
 
 def test_a_probe_says_what_is_there_and_refuses_what_is_not(there: Far, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(there.folder))  # without nvidia-smi, whatever this machine has
+    monkeypatch.setenv("PATH", str(there.folder))  # hides nvidia-smi, if this machine has it
     found = there.ask("probe", device="auto")["done"]
     assert found["cores"] == os.cpu_count()
     assert found["gpus"] == []
-    assert "a GPU is asked for" in there.ask("probe", device="cuda")["error"]
+    assert "a GPU is requested" in there.ask("probe", device="cuda")["error"]
     assert "is full" in there.ask("probe", bytes=1 << 60)["error"]
 
 
 def package(there: Far, content: str = "") -> dict[str, Any]:
-    """A wheel of a package `workbench` that needs nothing."""
+    """Build a wheel of a package `workbench` without dependencies."""
     path = there.folder / "workbench-0.1-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for name, text in {
@@ -290,7 +290,7 @@ def test_an_environment_that_cannot_be_made_is_not_kept(there: Far, content: str
 
 
 def distribution(folder: Path, name: str, needs: str = "") -> Path:
-    """A wheel of a module that is called as its package is."""
+    """Build a wheel of a module with its package's name."""
     path = folder / f"{name}-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         for file, text in {
@@ -329,14 +329,14 @@ def test_packages_come_from_the_lock_alone_whatever_the_index_has(
     )
     assert found.stderr.strip().endswith("No module named 'uninvited'")
     for text in (
-        "locked==1.0\n",  # no hash
-        lock + "uninvited==1.0\n",  # one without
-        lock + f"uninvited==1.0 --hash=sha256:{digest}\n",  # another file than the index has
+        "locked==1.0\n",  # a line without a hash
+        lock + "uninvited==1.0\n",  # an additional line without a hash
+        lock + f"uninvited==1.0 --hash=sha256:{digest}\n",  # the hash of a file that the index does not have
     ):
         assert "failed with status" in ask(text)["error"]
     swapped = distribution(index, "swapped")
     line = f"swapped==1.0 --hash=sha256:{hashlib.sha256(swapped.read_bytes()).hexdigest()}\n"
-    swapped.write_bytes(swapped.read_bytes() + b"\0")  # the index has another file by that name
+    swapped.write_bytes(swapped.read_bytes() + b"\0")  # the index has a different file of that name
     assert "failed with status" in ask(lock + line)["error"]
 
 

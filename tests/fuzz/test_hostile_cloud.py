@@ -1,4 +1,4 @@
-"""A cloud that is the right one and says nonsense: no fault of the edge's, and no client's."""
+"""An authentic cloud with nonsensical responses: the edge reports the cloud's fault, and blames no client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.conftest import WEIGHTS, edge_of, serving  # isort: skip
 
 
 class LyingCloud(CloudService):
-    """A cloud whose answers' JSON and tensors go through `lie` before they are sent."""
+    """A cloud that passes the JSON and tensors of its responses through `lie` first."""
 
     lie: Callable[[bytes, bytes], tuple[bytes, bytes]]
 

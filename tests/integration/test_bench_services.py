@@ -1,4 +1,4 @@
-"""Services measured as real processes: every part of the benchmark, and where the time of a picture goes."""
+"""Services measured as real processes: every part of the benchmark, and the components of a picture's time."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
 
 
 def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Measure again where another process had the core between two components; its time is nobody's."""
+    """Measure again if another process used the core between two components, because that time belongs to none."""
     for _ in range(8):
         found = measure()
         if found["covered"] > 0.98:
@@ -107,7 +107,7 @@ def test_nine_components_account_for_the_time_of_a_picture(
 
 
 class Recorded:
-    """A client that notes its turns."""
+    """A client that records its turns."""
 
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns

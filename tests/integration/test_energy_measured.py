@@ -1,4 +1,4 @@
-"""What a picture costs the phone, measured: real services over TLS, the CPU time of this process."""
+"""The energy of a picture on the phone, measured: real services over TLS, and the CPU time of this process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.bench.energy import ARRANGEMENTS, Assumptions, Phone, energy, measure
+from workbench.bench.energy_measurement import Phone, measure
+from workbench.bench.energy_model import ARRANGEMENTS, Assumptions, energy
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float

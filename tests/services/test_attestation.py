@@ -1,6 +1,6 @@
-"""Attestation on the wire: a picture leaves only on connections whose TLS key a guest's evidence is bound to.
+"""Attestation on the wire: a picture leaves only on connections whose TLS key is bound to a guest's evidence.
 
-The guest's agent is HTTP on loopback; its evidence is signed by a processor of the tests' own, anew for every question.
+The guest's agent is HTTP on loopback. A simulated processor signs its evidence, separately for every request.
 """
 
 from __future__ import annotations
@@ -57,7 +57,10 @@ Give = Callable[[bytes], Any]
 
 
 class Guest:
-    """A guest's attestation agent. `give` makes evidence, an object or bytes, of runtime data; `status` and `waits` are its ways."""
+    """A guest's attestation agent.
+
+    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
+    """
 
     def __init__(self) -> None:
         self.asked: list[bytes] = []
@@ -93,7 +96,7 @@ class Guest:
             given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
             body = given if isinstance(given, bytes) else json.dumps(given).encode()
         finally:
-            with self._lock:  # before the answer leaves: whoever has it may let the next one ask
+            with self._lock:  # before the response is sent, since its receiver may trigger the next request
                 self.at_once -= 1
         with contextlib.suppress(OSError):
             handler.send_response(self.status)
@@ -144,12 +147,12 @@ POLICY = OURS.policy(chain=())
 
 
 def shown(certs: Path) -> bytes:
-    """The key that the edge of a folder shows, read from its file."""
+    """Return the public key of an edge's certificate, read from its file."""
     return key_of(x509.load_pem_x509_certificate((certs / "edge" / "edge.pem").read_bytes()).public_bytes(Encoding.DER))
 
 
 def refused(client: HttpsClient, images: torch.Tensor, check: str) -> str:
-    """Why no picture was recognised: at once, in a line."""
+    """Return the one-line error with which no picture was recognised."""
     start = time.monotonic()
     with pytest.raises(AttestationError, match=f"^attestation: {check}: expected .+, found ") as caught:
         client.recognise(images)
@@ -218,7 +221,7 @@ def test_it_is_the_same_with_await_and_a_policy_from_a_file(
 
 
 def policy_file(folder: Path, measurement: str = POLICY.measurements[0]) -> Path:
-    """A policy in a file, that our processor fits."""
+    """Write a policy that accepts the simulated processor."""
     (folder / "ark.der").write_bytes(OURS.ark.public_bytes(Encoding.DER))
     lines = [f'initdata = "{POLICY.initdata}"', 'minimum_tcb = "any"']
     lines += [f'measurements = ["{measurement}"]', 'products = ["Milan"]', 'chain = ["ark.der"]', "at = 2026-06-01T00:00:00Z"]
@@ -233,8 +236,8 @@ def test_a_guest_that_is_another_gets_no_picture(
         refused(client, images, "measurement")
         assert client.verdict is None
         assert len(guest.asked) == 1, "it is not asked again"
-        until(lambda: not edge.server.server_state.connections)  # while the client lives
-    assert not logged.lines(), "nothing was asked for but evidence"
+        until(lambda: not edge.server.server_state.connections)  # while the client is still open
+    assert not logged.lines(), "only evidence was requested"
 
 
 def test_sample_evidence_is_taken_by_a_policy_for_it_alone(
@@ -260,7 +263,7 @@ def test_a_request_goes_on_where_it_was_let_in_though_a_further_connection_is_re
         assert isinstance(edge.service, EdgeService)
         with occupied(edge.service._lanes.pool):
             answer = pool.submit(client.recognise, images[:1])
-            until(lambda: len(guest.asked) > 1)  # after a while without an answer it is asked whether the connection is dead
+            until(lambda: len(guest.asked) > 1)  # after some time without a response the client probes the connection
         assert answer.result(30).scores.shape == (1, 10)
         client.close()
         refused(client, images, "VMPL")
@@ -287,7 +290,7 @@ def test_evidence_that_was_given_before_is_refused(edge: Served, certs: Path, gu
 
 @contextlib.contextmanager
 def between(certs: Path, url: str) -> Iterator[str]:
-    """One who stands between, with a certificate that the client trusts, and passes on all that is said; its URL."""
+    """Relay all traffic as a man in the middle with a certificate that the client trusts. Yields the URL."""
     server, client = server_context(certs, "edge"), client_context(certs, "client")
 
     def pump(source: ssl.SSLSocket, target: ssl.SSLSocket) -> None:
@@ -320,11 +323,11 @@ def test_who_stands_between_with_another_key_is_found_out(
     assert shown(other) != shown(certs)
     with between(other, edge.url) as url:
         with HttpsClient(url, certs=certs) as client:
-            client.recognise(images)  # TLS alone does not notice
+            client.recognise(images)  # TLS alone detects nothing
         with HttpsClient(url, certs=certs, policy=POLICY) as client:
             refused(client, images, "freshness")
     with between(certs, edge.url) as url, HttpsClient(url, certs=certs, policy=POLICY) as client:
-        client.recognise(images)  # the key itself is what counts: who has it is the edge
+        client.recognise(images)  # only the key counts: its holder is the edge
 
 
 def test_the_key_is_the_one_of_the_connection_when_certificates_rotate(
@@ -342,7 +345,7 @@ def test_the_key_is_the_one_of_the_connection_when_certificates_rotate(
         assert shown(folder) != before
         until(lambda: now_shown(edge.url, context) == shown(folder))
         asked = len(guest.asked)
-        with pytest.raises(ConnectionError):  # a connection that was made under the old certificate is closed
+        with pytest.raises(ConnectionError):  # connections with the old certificate are closed
             asked_on(kept, guest)
         assert len(guest.asked) == asked
         kept.close()
@@ -361,7 +364,7 @@ def http_connection(url: str, context: ssl.SSLContext) -> Any:
 
 
 def asked_on(connection: Any, guest: Guest, close: bool = False) -> bytes:
-    """What the agent is asked when the edge is asked on a connection."""
+    """Return the agent's received query after a request to the edge on a connection."""
     connection.request("GET", WHERE)
     assert connection.getresponse().read()
     if close:
@@ -475,7 +478,7 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest) -> None:
         agent = AttestationAgent(guest.url)
         tasks = [asyncio.create_task(agent.evidence(b"%064x" % i)) for i in range(agents.MOST_WAITING + 1)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(until, lambda: guest.at_once >= agents.AT_ONCE)  # before any is answered
+        await asyncio.to_thread(until, lambda: guest.at_once >= agents.AT_ONCE)  # before the first response
         gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 

@@ -1,4 +1,4 @@
-"""The client: its answers in order, what it sends again and what it does not, and the thread that it runs on."""
+"""The client: the order of its results, the requests that it repeats or not, and its thread."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def images(digits: Dataset) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def expected(networks: Pair, images: torch.Tensor) -> torch.Tensor:
-    """The scores of the images, without any network."""
+    """The scores of the images, computed without a network connection."""
     return System.in_process(networks.generator, Png(), networks.target).recognise(images).scores
 
 
@@ -209,7 +209,7 @@ def test_an_attempt_that_the_deadline_cuts_short_hides_no_reason() -> None:
 
     def serve(peer: socket.socket) -> None:
         if next(came):
-            kept.append(peer)  # and never answered
+            kept.append(peer)  # and never respond
         else:
             peer.close()
 
@@ -320,7 +320,7 @@ def test_a_client_may_be_collected_by_its_own_thread(both: Both, images: torch.T
 
 
 def test_a_client_works_where_a_loop_runs_already(both: Both, images: torch.Tensor, expected: torch.Tensor) -> None:
-    async def cell() -> torch.Tensor:  # as in Jupyter
+    async def cell() -> torch.Tensor:  # like a cell in Jupyter
         with HttpsClient(both.edge.url, certs=both.certs) as client:
             return client.recognise(images[:3]).scores
 
@@ -423,5 +423,5 @@ def test_the_time_of_a_picture_is_accounted_for_and_connecting_is_no_part_of_it(
         start = time.perf_counter()
         second = client.recognise_files(files[:1]).milliseconds
         passed = 1e3 * (time.perf_counter() - start)
-    assert sum(value or 0.0 for value in first.values()) < 400, "two questions of 200 ms were asked before"
+    assert sum(value or 0.0 for value in first.values()) < 400, "two requests of 200 ms came before"
     assert sum(value or 0.0 for value in second.values()) == pytest.approx(passed, rel=0.02, abs=0.3)

@@ -27,7 +27,7 @@ ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way 
 
 @dataclass(frozen=True)
 class Arranged:
-    """A system of one of the arrangements, and one of the same parts in this process, to compare with."""
+    """A system of one arrangement, and a system of the same parts in this process for comparison."""
 
     system: System | HttpsClient
     way: str

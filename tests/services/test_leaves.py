@@ -1,4 +1,4 @@
-"""What leaves the edge: 1,000 requests, read in plain at the edge's own send, hold payloads and protocol, and nothing else."""
+"""The data that leave the edge: the plain text of 1,000 requests at the edge's own send has only payloads and protocol."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
-    """Every request that this process writes into a TLS connection, with the port that it goes to."""
+    """Every request that this process writes to a TLS connection, with its destination port."""
     written: list[tuple[int, bytes]] = []
     send = http.PooledConnection.exchange
 

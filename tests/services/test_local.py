@@ -1,4 +1,4 @@
-"""Edge and cloud as processes: the real commands, from certificates to labels, and how they end."""
+"""Edge and cloud as processes: the real commands, from certificates to labels, and their end."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ONE = ("--threads", "1", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def local(tiny_root: Path) -> Iterator[Local]:
-    """What starts services with the tiny weights."""
+    """Starts services with the tiny weights."""
     with pytest.MonkeyPatch.context() as patch, Local() as local:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         patch.delenv("WORKBENCH_TOKEN", raising=False)
@@ -43,7 +43,7 @@ def local(tiny_root: Path) -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def edge(local: Local) -> Running:
-    """An edge before its cloud; they start side by side, the edge waits."""
+    """An edge that is started before its cloud, and waits for it."""
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, ready=False)
     local.await_ready(edge)
@@ -52,7 +52,7 @@ def edge(local: Local) -> Running:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> list[Path]:
-    """Two digits in files of their own, JPEG and PNG."""
+    """Two digits in separate files, JPEG and PNG."""
     folder, images = tmp_path_factory.mktemp("pictures"), to_float(digits.test.images[:2])
     paths = [folder / "three.jpg", folder / "five.png"]
     for path, files in zip(paths, (Jpeg().encode_each(images[:1]), Png().encode_each(images[1:])), strict=True):

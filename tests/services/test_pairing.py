@@ -1,4 +1,4 @@
-"""Edge and cloud of different weights or codecs: neither computes for the other."""
+"""Edge and cloud with different weights or codecs: neither computes for the other."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INFER = "/v2/models/resnet18/infer"
 
 @pytest.fixture(scope="module")
 def other() -> Neural:
-    """A neural codec of other weights than the fixture `neural` has."""
+    """A neural codec with other weights than the fixture `neural`."""
     torch.manual_seed(1)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.update(force=True, update_quantiles=True)

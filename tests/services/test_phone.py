@@ -1,4 +1,4 @@
-"""The phone's page: who is given its files and under which headers, which pages may send, and what the cloud saw."""
+"""The phone's page: who gets its files and with which headers, which pages may send, and the cloud's view."""
 
 from __future__ import annotations
 
@@ -46,13 +46,13 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    """An edge that takes a token or a certificate, and bodies of at most 200,000 bytes."""
+    """An edge that accepts a token or a certificate, and bodies of at most 200,000 bytes."""
     with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode()), intake=Intake(200_000)) as both:
         yield both
 
 
 def stranger(both: Both, path: str, method: str = "GET", **headers: str) -> Answered:
-    """Ask the edge without certificate or token."""
+    """Send a request to the edge without certificate or token."""
     return ask(both.edge.url, path, None, both.certs, None, headers, method)
 
 
@@ -138,7 +138,7 @@ def test_a_cloud_has_no_page(both: Both) -> None:
         assert ask(both.cloud.url, path, None, both.certs, "edge").status == 404
 
 
-# --- what the page is told -------------------------------------------------------------------------------------------------
+# --- the page's status request -----------------------------------------------------------------------------------------------
 
 
 def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digits: Dataset) -> None:
@@ -267,7 +267,7 @@ def test_a_form_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> N
 
 
 def pixels(answer: Answered) -> np.ndarray[Any, Any]:
-    """Return the pictures in an answer, N x H x W x 3."""
+    """Return the pictures in a response, N x H x W x 3."""
     files = [base64.b64decode(text, validate=True) for text in answer.json["cloud_picture"]]
     assert all(file.startswith(b"\x89PNG") for file in files)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])

@@ -1,4 +1,4 @@
-"""Who passes for whom: every pair of a connection and a certificate's role, on real TLS."""
+"""Impersonation: every pair of a connection and a certificate's role, on real TLS."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from workbench.weights import Pair
 from .conftest import Served, cloud_of, edge_of, serving
 
 SECRET = "correct-horse-battery-staple"
-FORGED = {  # by the same authority, and of no role that serves
+FORGED = {  # by the same authority, without a role of a service
     "no role": {"uris": ()},
     "two roles": {"uris": ("urn:pmc2:edge", "urn:pmc2:cloud")},
     "another word": {"uris": ("urn:pmc2:Edge", "urn:pmc2:edge2", "pmc2:edge")},
@@ -50,7 +50,7 @@ REFUSALS = ("for the edge alone", "for the cloud alone", "unsuitable certificate
 
 @pytest.fixture(scope="module")
 def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Certificates that a server can show, each with its key: of every role, and forged ones."""
+    """Certificates with keys that a server can show: of every role, and forged ones."""
     root = tmp_path_factory.mktemp("shown")
     kinds = {str(role): (certs / role, str(role)) for role in ROLES}
     for kind, options in FORGED.items():
@@ -61,7 +61,7 @@ def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
 
 @contextlib.contextmanager
 def impostor(folder: Path, name: str) -> Iterator[tuple[str, Queue[bytes]]]:
-    """Serve TLS with a certificate; give the URL and, for each connection, what the client has sent after the handshake."""
+    """Serve TLS with a certificate. Yield the URL and a queue of the bytes that each client sent after the handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
     context.load_verify_locations(folder / "ca.pem")
@@ -146,7 +146,7 @@ def test_a_service_answers_the_role_of_its_clients_alone(
     folder, name = shown[kind]
     context = client_context(certs, None)
     context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
-    status = 0  # refused by TLS
+    status = 0  # refused in the handshake
     try:
         with urllib.request.urlopen(f"{services[service].url}/v2/models/resnet18", context=context, timeout=10) as answer:
             status = answer.status

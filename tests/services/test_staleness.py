@@ -1,4 +1,4 @@
-"""Kept connections end with the certificates that they were made under, at both ends; tokens go where they are meant to go."""
+"""Kept connections end together with their certificates, at both ends. Tokens are sent only to their service."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def replace_authority(folder: Path) -> None:
-    """Issue everything again, under another authority."""
+    """Issue all certificates again, with another authority."""
     for name in ("ca.pem", "ca.key"):
         for path in folder.rglob(name):
             path.unlink()
@@ -69,7 +69,7 @@ def test_kept_connections_end_with_the_certificates_they_were_made_under(
         url, role = (both.edge.url, "client") if what == "edge" else (both.cloud.url, "edge")
         idle, half = (stack.enter_context(connected_to(url, own, role)) for _ in range(2))  # type: ignore[arg-type]
         assert [asked_on(idle), asked_on(half)] == [200, 200]
-        half.sendall(METRICS[:10])  # a head that is not whole when the certificates change
+        half.sendall(METRICS[:10])  # a head that is incomplete when the certificates change
         time.sleep(0.05)
         replace_authority(own) if how == "another authority" else issue(own)
         assert is_cut(idle) < 5.0
@@ -124,7 +124,7 @@ def test_a_client_notices_that_its_certificates_were_replaced(
     clients = shutil.copytree(own, tmp_path / "clients")
     with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=clients, deadline_s=3.0) as client:
         client.recognise_files(files[:1])
-        replace_authority(clients)  # of the client alone: the edge is one of an authority that it trusts no more
+        replace_authority(clients)  # only the client's: it no longer trusts the edge's authority
         with pytest.raises(ServiceError, match="is not to be trusted"):
             client.recognise_files(files[:1])
         shutil.rmtree(clients)
@@ -180,7 +180,7 @@ def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
 
 
 class Hostile:
-    """A service that answers every connection with the same bytes, again and again, over real TLS."""
+    """A service that sends the same bytes on every connection, repeatedly, over real TLS."""
 
     def __init__(self, certs: Path, first: bytes, rest: bytes) -> None:
         self.first, self.rest, self.sent, self.context = first, rest, 0, server_context(certs, "cloud")
@@ -226,7 +226,7 @@ def test_an_answer_that_never_ends_is_given_up_at_once(certs: Path, first: bytes
     start = time.monotonic()
     asyncio.run(run())
     assert time.monotonic() - start < 5.0
-    assert hostile.sent < 16 << 20  # what buffers hold
+    assert hostile.sent < 16 << 20  # at most what buffers hold
     hostile.listener.close()
 
 

@@ -1,4 +1,4 @@
-"""The result of a verification: passed checks, the platform, and its known breaks."""
+"""The result of a verification: the passed checks, the platform, and its known breaks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Check", "Checks", "Verdict"]
 
 @dataclass(frozen=True)
 class Check:
-    """A passed check."""
+    """A passed check, with its expected and actual value as text."""
 
     name: str
     expected: str
@@ -21,7 +21,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What evidence proves: all of its checks, or nothing if its kind is "sample". Its text is a table.
+    """The result of a verification. It proves nothing if its kind is "sample". `str()` returns a table of the checks.
 
     chip: the first digits of the processor's number, or "masked".  provider: of a VLEK, else empty.
     """
@@ -35,12 +35,12 @@ class Verdict:
 
     @property
     def proves(self) -> bool:
-        """False for sample evidence, which proves nothing."""
+        """Whether the evidence proves anything. Sample evidence does not."""
         return self.kind != "sample"
 
     @property
     def summary(self) -> str:
-        """One line about the platform."""
+        """The platform's description in one line."""
         if not self.proves:
             return "sample evidence of a runtime for development: IT PROVES NOTHING"
         signer = f"; VLEK of {self.provider}" if self.provider else ""
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each known break of the platform."""
+        """One warning for each known break of the platform."""
         return (WARNINGS[self.product],) if self.product in WARNINGS else ()
 
     def __str__(self) -> str:
@@ -68,12 +68,12 @@ def _short(text: str) -> str:
 
 @dataclass
 class Checks:
-    """The checks passed so far."""
+    """A recorder of the passed checks."""
 
     passed: list[Check] = field(default_factory=list)
 
     def that(self, holds: bool, name: str, expected: object, found: object) -> None:
-        """Pass a check, or raise its AttestationError."""
+        """Record a check if it holds, else raise its AttestationError."""
         if not holds:
             raise refusal(name, expected, found)
         self.passed.append(Check(name, str(expected), str(found)))

@@ -31,11 +31,11 @@ PAGE = 4096
 
 @dataclass(frozen=True)
 class Boot:
-    """What QEMU starts a guest with.
+    """The files and options with which QEMU starts a guest.
 
-    ovmf: firmware, a whole number of pages.  kernel, initrd, append: as of QEMU's options of these names; initrd and append
-    only with a kernel.  guest_features: SEV_FEATURES of the guest's VMSA.  ovmf_hash: the digest over the pages of an OVMF
-    (SHA-384, hexadecimal), in place of those of `ovmf`, whose metadata is read anyway.
+    ovmf: firmware, a whole number of pages.  kernel, initrd, append: as in QEMU's options of these names; initrd and append
+    require a kernel.  guest_features: SEV_FEATURES of the guest's VMSA.  ovmf_hash: SHA-384 in hexadecimal, used in place of
+    the digest over the pages of `ovmf`. The metadata is read from `ovmf` in any case.
     """
 
     ovmf: Path
@@ -49,7 +49,10 @@ class Boot:
 
 
 def measure(boot: Boot) -> bytes:
-    """Return the SEV-SNP launch measurement, 48 bytes. Raises UsageError, also if the extra is not installed."""
+    """Return the SEV-SNP launch measurement, 48 bytes.
+
+    Raises UsageError for an invalid boot, and if the extra `measure` is not installed.
+    """
     guest, types = _package()
     _check(boot, list(types.CPU_SIGS))
     try:

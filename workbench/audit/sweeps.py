@@ -1,4 +1,4 @@
-"""Curves of the best attack: over the perturbation's strength, the bits that cross, and the pairs that attackers learn from."""
+"""Curves of the best attack over the perturbation's strength, the transmitted bits, and the attackers' pairs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .views import Observer, Pairs
 
 __all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength"]
 
-# From a byte an image and less to a picture whole; names as figures carry them.
+# From less than a byte an image to a complete picture, by the names in figures.
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "neural": ("neural", {}),
     "neural, rounded": ("compressai", {}),
@@ -27,9 +27,9 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the better row of least squares and an inversion network on the perturbed view at each strength.
+    """Return the better of least squares and an inversion network on the perturbed view, one row for each strength.
 
-    `answered` is the share of correct answers of the target.
+    `answered` is the target's share of correct answers.
     """
     observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
@@ -41,10 +41,10 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the best row on what the cloud decodes for each of `CODECS`, with the bits and the share of correct answers.
+    """Return the best attack on the cloud's decoded images, one row for each of `CODECS`, with bits and correct answers.
 
-    `over` is the gain of max(control, attack) over the class's mean image, in dB; `failed` says that no attacker reached the
-    control. For the audit's own codec the row is that of its table and verdict, once `Audit.result` has it.
+    `over` is the gain of max(control, attack) over the class's mean image, in dB. `failed` is set if no attacker reached the
+    control. For the audit's own codec the row is that of its table and verdict, if `Audit.result` has computed it.
     """
     observers = []
     for name in names:
@@ -71,9 +71,9 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the better rows on the perturbed view by source, over the number of pairs.
+    """Return the better attack on the perturbed view over the number of pairs, by source.
 
-    Counts of the data set itself are limited to the size of its training split.
+    Counts of the data set's own pictures are limited to the size of its training split.
     """
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
@@ -88,9 +88,9 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 
 
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
-    """Return how often `replay` names the picture over how many times it sends each known picture.
+    """Return how often `replay` identifies the picture, over how many times it sends each known picture.
 
-    This is what a generator's random component is worth against an attacker that may ask again.
+    The result measures how well a generator's random component protects against repeated sends.
     """
     rows, observed = [], audit.observed(view)
     known = audit.observer.observe(audit.images, view)
@@ -103,5 +103,5 @@ def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str =
 
 
 def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
-    """Return the share of correct answers of the cloud."""
+    """Return the cloud's share of correct answers."""
     return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

@@ -1,19 +1,18 @@
-"""How fast edge and cloud run, beside the papers' own way, all in one run.
+"""The speed of edge and cloud next to the papers' own implementation, all in one run.
 
 ::
 
     paper     plain U-Net, eager, N x C x H x W     CompressAI compress       CompressAI decompress     plain classifier
     ours      prepared (see `inference`)            one stream (`entropy`)    each code once            prepared, each code once
-    new       as ours, at a cloud that remembers no answer of an earlier batch
+    new       as ours, at a cloud that caches no answers of an earlier batch
     reduced   as ours, generator, encoder and classifier in bfloat16
 
-All sides take turns, round by round, so that whatever else the machine does falls on each; a ratio is taken within a round.
+All sides take turns, round by round, so that other load on the machine affects all of them. A ratio is taken within a round.
 """
 
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from ..codecs import Codec
 from ..errors import UsageError
 from ..evaluation import provenance
 from ..inference import prepare_pair
+from ..metrics import spread
 from ..models import PerturbationGenerator
 from ..system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
@@ -41,12 +41,12 @@ SUMS = {"edge": STEPS[:2], "cloud": STEPS[2:], "both": STEPS}
 
 class _Side(Protocol):
     def run(self, images: Tensor) -> tuple[dict[str, float], Tensor, Tensor]:
-        """Send a batch through; return the milliseconds of each part, the protected images and the labels."""
+        """Process a batch. Return the milliseconds of each part, the protected images and the labels."""
 
 
 @dataclass(frozen=True)
 class _Papers:
-    """The papers' own way, with CompressAI's coder and no step that they do not have."""
+    """The papers' own implementation, with CompressAI's coder and no additional step."""
 
     generator: PerturbationGenerator
     codec: Codec
@@ -75,7 +75,7 @@ class _Papers:
 
 @dataclass(frozen=True)
 class _Ours:
-    """Edge and cloud as they are deployed: all that they do between images in and scores out."""
+    """Edge and cloud as deployed: every step between images in and scores out."""
 
     edge: Edge
     cloud: Cloud
@@ -104,12 +104,12 @@ def bench_models(
     device: str | torch.device = "cpu",
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size; return one JSON object.
+    """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size, and return one JSON object.
 
-    Milliseconds are an image's, the median over rounds with the least and the most; `ratio` is the papers' way over the side,
-    of each round its own. `agreement` holds for each side, over all `images`, the largest difference between its protected
-    images and those of the plain networks under the same codec, of a value between 0 and 1, and how many labels differ (the
-    papers' way rounds the latents, and so has other labels). Raises UsageError where there are fewer images than the largest
+    Milliseconds are for one image: the median over rounds with the least and the greatest. `ratio` is the papers' time over the
+    side's time, within each round. `agreement` compares each side with the plain networks under the same codec, over all
+    `images`: the largest difference between protected images (values in [0, 1]), and the number of different labels. The
+    papers' implementation rounds the latents, and so has other labels. Raises UsageError for fewer images than the largest
     batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
@@ -124,7 +124,7 @@ def bench_models(
     plain = copy.deepcopy(pair)
     codec = codec_for(plain, "neural", size=size).to(device)
     reference = _Ours(Edge(plain.generator, codec, device), Cloud(codec, plain.target, device, remembered=0))
-    result["agreement"] = _agreement(reference, sides, images)  # first: the cloud has then seen the codes of ordinary use
+    result["agreement"] = _agreement(reference, sides, images)  # first, so that the cloud's cache has the codes of ordinary use
     result["batches"] = {}
     bar = tqdm(total=len(batches) * (rounds + 1), desc="bench", unit="round", disable=not progress, file=sys.stderr)
     with bar:
@@ -136,7 +136,9 @@ def bench_models(
                     milliseconds, _, _ = side.run(images[start : start + batch])
                     times[name].append({part: each / batch for part, each in milliseconds.items()})
                 bar.update()
-            result["batches"][str(batch)] = _compare({name: each[1:] for name, each in times.items()})  # the first warms up
+            result["batches"][str(batch)] = _compare(
+                {name: each[1:] for name, each in times.items()}
+            )  # the first round is the warm-up
     return result
 
 
@@ -152,20 +154,16 @@ def _sides(pair: Pair, size: tuple[int, int], device: torch.device) -> dict[str,
 
 
 def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return for each part and each side its milliseconds, and how many times faster than the papers' way it is."""
+    """Return each part's milliseconds for each side, and how many times faster it is than the papers' implementation."""
     paper = times["paper"]
     return {
         part: {
-            name: {"ms": _spread([each[part] for each in own])}
-            | ({} if own is paper else {"ratio": _spread([a[part] / b[part] for a, b in zip(paper, own, strict=True)])})
+            name: {"ms": spread([each[part] for each in own])}
+            | ({} if own is paper else {"ratio": spread([a[part] / b[part] for a, b in zip(paper, own, strict=True)])})
             for name, own in times.items()
         }
         for part in (*STEPS, *SUMS)
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def _agreement(reference: _Side, sides: dict[str, _Side], images: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The commands of `workbench`, a file each: what they take, and what they do."""
+"""The commands of `workbench`, one file each: options, and a function from options to exit status."""
 
 from . import (
     audit,
@@ -36,4 +36,4 @@ ALL = (
     render_manifests,
     measure,
     recognize,
-)  # as `--help` lists them
+)  # in the order of `--help`

@@ -1,4 +1,4 @@
-"""`workbench bench`: how fast, beside the papers' own way."""
+"""`workbench bench`: measure the speed of models and services, next to the papers' own implementation."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "bench",
         bench,
-        "time models beside the papers' own way, or the services at work, as ratios",
+        "time models next to the papers' own implementation, or the services at work, as ratios",
         """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
   workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json
   workbench bench services --dataset cifar10 --data-dir ~/cifar10    both services here, from one client to saturation
@@ -55,12 +54,11 @@ def add(commands: Commands) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Time what is asked for."""
     return (models if options.what == "models" else services)(options)
 
 
 def services(options: argparse.Namespace) -> int:
-    """Time edge and cloud at work, beside the same models called directly."""
+    """Time edge and cloud as services, next to the same models called directly."""
     from ..bench.services import bench_services
     from ..pictures import to_float
     from ..services.loading import StageConfig
@@ -133,7 +131,7 @@ def hostile(options: argparse.Namespace, stage: StageConfig, system: System, ima
 
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Give the tables of a benchmark of services."""
+    """Yield the tables of a benchmark of services."""
     rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
     saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
     named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}
@@ -171,7 +169,7 @@ def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]
 
 
 def models(options: argparse.Namespace) -> int:
-    """Time edge and cloud beside the papers' own way."""
+    """Time edge and cloud next to the papers' own implementation."""
     from .. import weights
     from ..bench.model_speed import bench_models
     from ..pictures import to_float

@@ -1,4 +1,4 @@
-"""`workbench import-weights`, `export-weights` and `models`: the weights that are there."""
+"""`workbench import-weights`, `export-weights` and `models`: convert, ship and list weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "import-weights",
@@ -52,7 +51,7 @@ def add(commands: Commands) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> int:
-    """Convert a checkpoint of the public baseline."""
+    """Convert a checkpoint of the public baseline to safetensors."""
     from .. import checkpoints, data, weights
 
     families = [name for name in data.DATASETS if name != "folder" and not name.startswith("samples")]
@@ -69,7 +68,7 @@ def import_weights(options: argparse.Namespace) -> int:
 
 
 def export_weights(options: argparse.Namespace) -> int:
-    """Write a pair's weights in the form that ships."""
+    """Write a pair's weights in the shipped form."""
     from .. import weights
 
     for manifest in weights.export(options.dataset, options.target, options.auxiliary, options.folder, not options.full):
@@ -79,7 +78,7 @@ def export_weights(options: argparse.Namespace) -> int:
 
 
 def models(options: argparse.Namespace) -> int:
-    """List the networks and the weights that are there."""
+    """List the networks and the available weights."""
     from .. import weights
     from ..classifiers import CLASSIFIER_NAMES
 

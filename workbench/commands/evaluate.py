@@ -1,4 +1,4 @@
-"""`workbench evaluate`: one pair measured with one codec."""
+"""`workbench evaluate`: measure one pair with one codec."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "evaluate",
@@ -50,7 +49,6 @@ def add(commands: Commands) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure one pair with one codec."""
     from .. import system
     from ..evaluation import Evaluation
 

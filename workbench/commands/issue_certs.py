@@ -12,7 +12,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "certs",
@@ -33,7 +32,7 @@ Copy to each host the folder of its role alone: DIR/edge, DIR/cloud, DIR/client.
 
 
 def certs(options: argparse.Namespace) -> int:
-    """Write the certificates, and say which."""
+    """Write the certificates, and print where they are."""
     from ..certs import LOCAL, ROLES, issue
 
     names, clouds = options.names or LOCAL, options.cloud_names or LOCAL

@@ -1,4 +1,4 @@
-"""`workbench measure`: the measurement for a policy, from the files that a guest starts with."""
+"""`workbench measure`: compute the measurement for a policy from the files that a guest starts with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "measure",
@@ -52,7 +51,6 @@ def _integer(text: str) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    """Print the measurement, in hexadecimal."""
     from ..attest.measurement import Boot, measure
 
     boot = Boot(

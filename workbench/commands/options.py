@@ -1,4 +1,4 @@
-"""What the commands share: how one is declared, and the options that most have."""
+"""What the commands share: the declaration of a command, and common options."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import UsageError, unknown
 from ..terminal import printable
 
-if TYPE_CHECKING:  # the heavy modules are imported by the command that needs them: --help answers at once
+if TYPE_CHECKING:  # each command imports heavy modules itself, so that --help answers at once
     from ..data import Dataset
     from ..weights import Pair
 
@@ -45,7 +45,7 @@ def add_command(commands: Commands, name: str, run: Any, summary: str, examples:
 
 
 def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
-    """Declare the options that say on which data, which pair and, unless told not to, which device."""
+    """Declare the options for data set, pair and, unless `device` is False, the device."""
     made.add_argument(
         "--dataset",
         default="digits",
@@ -53,23 +53,21 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
     )
     made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set; for `folder`, its class folders")
     made.add_argument(
-        "--target", default=TARGET, metavar="NAME", help=f"the model that must go on recognising (default: {TARGET})"
+        "--target", default=TARGET, metavar="NAME", help=f"the model that must still recognise pictures (default: {TARGET})"
     )
-    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must not (default: {AUXILIARY})")
+    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must fail (default: {AUXILIARY})")
     if device:
-        made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+        made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
 
 
 def read_dataset(options: argparse.Namespace) -> Dataset:
-    """Return the data set that the options name."""
     from .. import data
 
     return data.load(options.dataset, options.data_dir or None)
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Return the pair, its generator's and compressor's variants among them, that the options name; without the compressor
-    where the codec needs none. Raises WeightsError."""
+    """Return the pair with its variants, without a compressor if the codec needs none. Raises WeightsError."""
     from .. import system, weights
 
     return weights.load_pair(
@@ -83,7 +81,7 @@ def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
 
 
 def check_preset(name: str) -> None:
-    """Raise UsageError for a preset that there is not."""
+    """Raise UsageError for an unknown preset."""
     from ..training import PRESETS
 
     if name not in PRESETS:
@@ -91,16 +89,16 @@ def check_preset(name: str) -> None:
 
 
 def pick_device(name: str) -> str:
-    """Return the device that `auto` stands for, or the one named; UsageError for a GPU that is not there."""
+    """Return "cpu" or "cuda"; `auto` prefers a GPU. Raises UsageError for a missing GPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+        raise UsageError("device 'cuda' was requested, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def text_table(columns: list[str], rows: list[list[str]]) -> str:
-    """Return a table in columns of text, the first to the left; control characters in cells are escaped."""
+    """Return a table as text: the first column left-aligned, the others right-aligned. Control characters are escaped."""
     rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(len(str(line[i])) for line in [columns, *rows]) for i in range(len(columns))]
     lines = [
@@ -112,7 +110,7 @@ def text_table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
+    """Parse an integer of at least 1 (an argparse type)."""
     if not (text.isascii() and text.isdigit() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return int(text)

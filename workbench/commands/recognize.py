@@ -1,4 +1,4 @@
-"""`workbench recognize`: pictures to an edge, labels back."""
+"""`workbench recognize`: send pictures to an edge and print the labels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,6 @@ EDGE, CLOUD = "https://127.0.0.1:8443", "https://127.0.0.1:8444"
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "recognize",
@@ -60,7 +59,6 @@ def add(commands: Commands) -> None:
 
 
 def recognize(options: argparse.Namespace) -> int:
-    """Send the pictures, print the labels."""
     from ..client import HttpsClient
     from ..services.trust import Token
 
@@ -82,7 +80,7 @@ def recognize(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> None:
-    """Fill in where the edge is, whom to trust and what to ask of it: as the options say, else as the deployment does."""
+    """Fill in the edge's URL, the trusted authority and the policy: from the options, else from the deployment."""
     plan = options.deployment
     if plan is not None and (options.edge is not None or options.arrangement == "pp"):
         raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
@@ -96,7 +94,7 @@ def _place(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file that an edge will read, in one reading: it may be a pipe. DataError, with its name, for any other."""
+    """Read a picture for an edge. The file is read once, because it may be a pipe. Raises DataError for any other content."""
     from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
@@ -106,7 +104,7 @@ def _read(path: Path) -> bytes:
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
-    """Return what protects on the phone itself in arrangement PP, and the pictures as images."""
+    """Return the local edge stage of arrangement PP, and the pictures as images."""
     from .. import data
     from ..pictures import load_pictures, to_float
     from ..services.loading import StageConfig, edge_stage
@@ -117,7 +115,7 @@ def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
 
 
 def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
-    """Print the answer."""
+    """Print the labels as a table or JSON, and return the exit status."""
     classes, names = client.classes, [str(path) for path in options.files]
     best = answer.scores.max(1).values.tolist()
     labels = [classes[label] for label in answer.labels.tolist()]

@@ -1,4 +1,4 @@
-"""`workbench manifests`: the Kubernetes objects of a plan, to read, to keep, or to apply by hand."""
+"""`workbench manifests`: print the Kubernetes objects of a plan, to read, to keep, or to apply manually."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "manifests",
@@ -43,7 +42,10 @@ def _manifests(options: argparse.Namespace) -> int:
 
 
 def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | None:
-    """Return the certificates of a container without a key broker, which a launch issues."""
+    """Return the certificates that a launch has issued, or None for a container with a key broker.
+
+    Raises UsageError if no launch has issued them yet.
+    """
     from ..deployment.kubernetes.manifests import FILES
 
     if container.resource:

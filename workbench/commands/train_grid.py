@@ -12,7 +12,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "grid",
@@ -33,7 +32,6 @@ The same command goes on where it was stopped.""",
 
 
 def grid(options: argparse.Namespace) -> int:
-    """Train and measure the target x auxiliary grid."""
     import contextlib
 
     from .. import runs

@@ -12,7 +12,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "results",
@@ -28,7 +27,7 @@ def add(commands: Commands) -> None:
 
 
 def write_results(options: argparse.Namespace) -> int:
-    """Write the generated pages, or report those that differ; 1 if any does."""
+    """Write the generated pages, or with --check report the pages that differ. Return 1 if any differs."""
     from .. import results
     from ..storage import write_text
 

@@ -4,8 +4,8 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so. Another
-function can copy instead, such as one with a link's bandwidth and delay (`bench/link.py`).
+One chunk is buffered, so a slow reader holds its writer back. Each direction ends independently, so half-closed connections
+stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ __all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial",
 CHUNK = 32 << 10
 DIAL_S = 15.0
 BROKEN = (OSError, EOFError, paramiko.SSHException)
-RESET = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset, not an end
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: the peer sees a reset, not an end
 
 
 class Endpoint(Protocol):
-    """One endpoint of a connection: a socket, or a channel."""
+    """One end of a connection: a socket or an SSH channel."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return some bytes, or none at the end."""
+        """Return at most `size` bytes, or b"" at the end of the stream."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send bytes; blocks while the peer takes none."""
+        """Send all bytes. Blocks until the peer has taken them."""
 
     def shutdown(self, how: int, /) -> None:
-        """Shut down one direction, or both."""
+        """Shut down the given direction (socket.SHUT_RD, SHUT_WR or SHUT_RDWR)."""
 
     def close(self) -> None:
-        """Close it."""
+        """Release the socket or the channel."""
 
 
 Way = Literal["out", "back"]
@@ -51,7 +51,7 @@ Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port, until it is closed; a context manager."""
+    """A forwarded port. As a context manager it closes the port at the end."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy one direction until it ends; an error ends the other direction, too."""
+    """Copy one direction until it ends. An error ends the other direction, too."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -81,7 +81,7 @@ def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
 
 
 class RelayedConnections:
-    """The open connections of a relay, each with a thread for either direction."""
+    """The open connections of a relay, with two threads each, one for each direction."""
 
     def __init__(self, copy: Copy = copy) -> None:
         self._copy = copy
@@ -123,7 +123,7 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Listen on a port of this machine's loopback (0: any free one). Raises RemoteError if it is taken."""
+    """Return a socket that listens on a loopback port (0: any free port). Raises RemoteError if the port is taken."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -132,7 +132,6 @@ def listen(port: int, machine: str) -> socket.socket:
 
 
 def dial(address: tuple[str, int]) -> socket.socket:
-    """Connect to an address."""
     connection = socket.create_connection(address, DIAL_S)
     connection.settimeout(None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -140,7 +139,7 @@ def dial(address: tuple[str, int]) -> socket.socket:
 
 
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
-    """Relay a connection from the remote host to an address; close it if nothing answers there."""
+    """Relay a connection from the remote host to `address`. Close it if nothing answers there."""
     try:
         near = dial(address)
     except OSError:
@@ -150,7 +149,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Relay a listener's connections to the endpoint that `reach` opens; if it fails, the client sees a reset."""
+    """Relay a listener's connections to the endpoint that `reach` opens. If `reach` fails, the client's connection is reset."""
     pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:
