@@ -202,7 +202,7 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
 
 
 class Hand:
-    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol, and nothing beside."""
+    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol alone."""
 
     def __init__(self, address: str, lab: str) -> None:
         with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from workbench.panels.stage import Stage
+    from workbench.panels.explore_stage import Stage
 
 __all__ = ["open_stage", "state_of"]
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
+from workbench.panels.explore_stage import Stage, pack_frames, pack_seen
 from workbench.panels.pipeline import Captured, Seen
 from workbench.panels.settings import Settings
-from workbench.panels.stage import Stage, pack_frames, pack_seen
 from workbench.pictures import residual, to_uint8
 
 import browsers  # isort: skip

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from .deploy import DeployPanel
     from .explore import Explorer
     from .pairs import PairGrid
-    from .train import Trainer
+    from .trainer import Trainer
 
 __all__ = ["DeployPanel", "Explorer", "PairGrid", "Trainer"]
 
-_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "Trainer": "train"}
+_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "Trainer": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,8 @@ from .latest_wins import REST_S, Superseded
 from .settings import SHEETS, Settings
 
 if TYPE_CHECKING:
-    from .explore import Explorer
     from .pipeline import Scan
+    from .view_protocol import ViewProtocol
 
 __all__ = ["BackgroundTasks"]
 
@@ -35,7 +35,7 @@ class BackgroundTasks:
     `curves` and `scans` are kept once they are measured.
     """
 
-    def __init__(self, explorer: Explorer) -> None:
+    def __init__(self, explorer: ViewProtocol) -> None:
         self.explorer = explorer
         self.curves: dict[Key, list[dict[str, Any]]] = {}
         self.surfaces: dict[Key, list[dict[str, Any]]] = {}

@@ -9,14 +9,14 @@ from typing import Any
 from ..errors import RunError, UsageError
 from . import exports
 from .callables import as_methods, as_source
-from .explore import Explorer
+from .live_view import LiveView
 from .settings import Settings
 
 __all__ = ["Comparison"]
 
 
-class Comparison(Explorer):
-    """An explorer of callables; `pair` names the method. See `Explorer.compare`."""
+class Comparison(LiveView):
+    """A live view of callables; `pair` names the method. See `Explorer.compare`."""
 
     def __init__(
         self,

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError, unknown
 from . import exports
+from .explore_stage import SETTINGS
 from .settings import SHEETS, Settings, check, parse
-from .stage import SETTINGS
 
 if TYPE_CHECKING:
     from .background_tasks import BackgroundTasks
+    from .explore_stage import Stage
     from .latest_wins import LatestWinsWorker
     from .picture_source import PictureSource
     from .pipeline import View
-    from .stage import Stage
 
 __all__ = ["Controls"]
 

@@ -1,5 +1,5 @@
 // The stage of `explore`. The page blends x + a (G(x) - x) alone; what the cloud sees comes from the kernel, or from the table of
-// views that the kernel fills while the hand rests. See stage.py for what crosses.
+// views that the kernel fills while the hand rests. See explore_stage.py for what crosses.
 
 const LAYERS = {
   original: "original", protected: "protected", cloud: "at the cloud", residual: "residual", attacker: "attacker's guess",

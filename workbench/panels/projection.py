@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .explore_stage import pixels
 from .pipeline import Captured, Seen
-from .stage import pixels
 
 __all__ = ["as_points", "project"]
 
