@@ -1,7 +1,13 @@
-"""The stage of `explore` in a page without a kernel: its ES module with a model made of a stage's state."""
+"""The stage of `explore` in a page without a kernel: its ES module with a model made of a stage's state.
+
+    python tests/stage_page.py docs
+
+draws the pictures of docs/explore.md, with the shipped pair and the pristine samples.
+"""
 
 from __future__ import annotations
 
+import argparse
 import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,3 +91,38 @@ def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
     )
     module, css = ((PANELS / f"explore.{kind}").read_text("utf-8") for kind in ("js", "css"))
     page.evaluate(SCRIPT, [state, module, css])
+
+
+def main() -> None:
+    """Draw the pictures of the documentation."""
+    import browsers
+
+    from workbench.panels import Explorer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    folder = parser.parse_args().folder
+    explorer = Explorer()
+    states = {}
+    explorer.wait()
+    explorer.strength = 0.6
+    explorer.rest()
+    states["explore", "light"] = state_of(explorer.stage)
+    explorer.pin()
+    explorer.apply(strength=0.25, codec="jpeg", quality=70, pictures=[4])
+    explorer.rest()
+    states["explore-dark", "dark"] = state_of(explorer.stage)
+    explorer.apply(strength=0.6, codec="neural", pictures=list(range(16)))
+    explorer.rest()
+    states["explore-sheet", "light"] = state_of(explorer.stage)
+    explorer.close()
+    with browsers.launched(browsers.chromium_path()) as browser:
+        for (name, theme), state in states.items():
+            page = browser.new_context(viewport={"width": 1180, "height": 800}).new_page()
+            open_stage(page, state, theme)
+            page.wait_for_timeout(500)
+            page.locator(".pmc2-explore").screenshot(path=folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
