@@ -8,13 +8,11 @@ import io
 import json
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +24,8 @@ import torch
 import traitlets
 from PIL import Image, ImageFilter
 
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.uploads import awkward, png
 from workbench import weights
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
@@ -38,8 +38,6 @@ from workbench.panels.settings import Settings, parse
 from workbench.pictures import to_uint8
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 PAIR = f"{TARGET}-X-{AUXILIARY}"
 DIGITS = "scikit-learn digits"
@@ -98,12 +96,6 @@ def press(explorer: Explorer, do: str, *buffers: bytes, **content: Any) -> None:
 
 def upload(explorer: Explorer, *files: tuple[str, bytes]) -> None:
     press(explorer, "upload", *(content for _, content in files), names=[name for name, _ in files])
-
-
-def png(colour: Any, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 # --- pictures and figures ------------------------------------------------------------------------------------------------
@@ -494,37 +486,6 @@ def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explore
     explorer.source = DIGITS
     assert explorer.wait()
     assert explorer.stage.options["count"] == 12
-
-
-def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def awkward() -> list[tuple[str, bytes]]:
-    """Ten files such as people have."""
-    cmyk, animated, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    Image.new("CMYK", (64, 64), (10, 80, 20, 0)).save(cmyk, "JPEG")
-    frames = [Image.new("P", (32, 32), k) for k in range(3)]
-    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
-    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(sixteen, "PNG")
-    return [
-        ("grey.png", png(90, mode="L")),
-        ("see through.png", png((10, 200, 30, 128), mode="RGBA")),
-        ("cmyk.jpg", cmyk.getvalue()),
-        ("wide.png", png((5, 6, 7), (2000, 8))),
-        ("one pixel.png", png((250, 0, 0), (1, 1))),
-        ("sixteen bits.png", sixteen.getvalue()),
-        ("moving.gif", animated.getvalue()),
-        ("truncated.png", png((1, 1, 1), (300, 300))[:100]),
-        ("bomb.png", bomb()),
-        ("<img src=x onerror=alert(1)>.png", b"no picture at all"),
-    ]
 
 
 def test_of_ten_awkward_files_each_is_shown_or_its_fault_is_said(explorer: Explorer) -> None:

@@ -9,7 +9,7 @@ import base64
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +18,11 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.uploads import awkward, png
+
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
-from test_panels import awkward, png  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -32,17 +33,13 @@ PIXELS = "(canvas) => Array.from(canvas.getContext('2d').getImageData(0, 0, canv
 STAGE = "document.querySelector('.pmc2-explore').pmc2"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+pytestmark = pytest.mark.system
+
+
+@pytest.fixture
+def folder(lab_folder: Path) -> Path:
     """JupyterLab's folder."""
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def lab(folder: Path, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
-    """A JupyterLab whose weights are the tiny pair's."""
-    with browsers.jupyterlab(folder, tmp_path_factory.mktemp("places"), {"WORKBENCH_DATA": str(tiny_root)}) as url:
-        yield url
+    return lab_folder
 
 
 class View:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,14 +13,13 @@ from workbench.panels.pipeline import Captured, Seen
 from workbench.panels.settings import Settings
 from workbench.pictures import residual, to_uint8
 
-import browsers  # isort: skip
 from browsers import accessible, screenshot  # isort: skip
 from stage_page import encoded, open_stage, state_of  # isort: skip
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 CLASSES = ["airplane", "automobile", "bird", "cat"]
 SIDE = 32
@@ -75,12 +73,9 @@ def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, 
 
 
 @pytest.fixture
-def empty(browser: Browser, noted: list[str]) -> Iterator[Page]:
+def empty(page: Page) -> Page:
     """An empty page."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
-    yield browsers.watched(context.new_page(), noted)
-    context.close()
-    assert not noted
+    return page
 
 
 def pixels(page: Page, selector: str) -> np.ndarray[Any, np.dtype[np.int64]]:
