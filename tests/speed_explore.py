@@ -234,7 +234,6 @@ class Hand:
         return answer["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
-        """Press a key."""
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 

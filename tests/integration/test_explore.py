@@ -327,7 +327,7 @@ def figures(path: Path) -> int:
 
 
 def in_sight(page: Page) -> bool:
-    """Whether the view is on the screen."""
+    """Return whether the view is on the screen."""
     box = page.locator(".pmc2-shelf").bounding_box()
     return box is not None and 0 <= box["y"] < 1000
 

@@ -32,13 +32,13 @@ FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 
 
 def captured(n: int) -> Captured:
-    """Random pictures at the edge, whole levels."""
+    """Return random pictures at the edge, in whole levels."""
     levels = torch.randint(0, 256, (3, n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
     return Captured(levels[0], levels[1], levels[2], [900] * n, torch.eye(len(CLASSES))[:1] if n == 1 else None)
 
 
 def seen(n: int, value: float, guess: bool = False) -> Seen:
-    """What a cloud sees: two distinct pictures, of one colour each. It reads each picture as its number's class."""
+    """Return two distinct pictures at the cloud, of one colour each. The target reads each picture as its number's class."""
     cloud = torch.stack([torch.full((3, SIDE, SIDE), value), torch.full((3, SIDE, SIDE), value / 2)])
     which = torch.arange(n) % 2
     answers = torch.nn.functional.one_hot(torch.arange(n) % len(CLASSES), len(CLASSES)) * 0.9 + 0.025
@@ -59,7 +59,7 @@ def seen(n: int, value: float, guess: bool = False) -> Seen:
 
 
 def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, Any], Captured]:
-    """The state of a stage with `n` pictures, and the pictures."""
+    """Return the state of a stage with `n` pictures, and the pictures."""
     settings = Settings("digits", tuple(range(n)), strength, 0.0, "neural", 89, "resnet18-X-vgg13_bn")
     pictures = captured(n)
     stage = Stage(strength=strength, pair=settings.pair, source="digits", sheet=n)
@@ -74,7 +74,6 @@ def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, 
 
 @pytest.fixture
 def empty(page: Page) -> Page:
-    """An empty page."""
     return page
 
 

@@ -48,7 +48,7 @@ class Comparison(LiveView):
 
     @property
     def measurable(self) -> bool:
-        """There are no test images of the workbench."""
+        """Return False: there are no test images of the workbench."""
         return False
 
     def _check_codec(self, codec: str) -> None:
@@ -66,7 +66,7 @@ class Comparison(LiveView):
         self.request()
 
     def fill_variants(self) -> None:
-        """A method has no variants."""
+        """Do nothing: a method has no variants."""
 
     def method_of(self, settings: Settings) -> Any:
         """Return the chosen method."""
@@ -83,9 +83,9 @@ class Comparison(LiveView):
         return {"python": self.settings().python(), "command": ""}
 
     def load(self) -> Any:
-        """There is no data set."""
+        """Raise RunError: there is no data set."""
         return self.pipeline_of(self.settings())
 
     def pipeline_of(self, settings: Settings) -> Any:
-        """There are no networks."""
+        """Raise RunError: there are no networks."""
         raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")

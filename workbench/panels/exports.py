@@ -1,4 +1,4 @@
-"""What leaves `explore`: a figure, the pictures at their own pixels, the settings with the command that shows them again."""
+"""Exports of `explore`: a figure, the pictures at their own pixels, the settings with the command that shows them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the workbench adds to Jupyter: a server sends each message of a kernel at once, a kernel imports torch beforehand.
+"""Additions to Jupyter: a server sends each message of a kernel at once, a kernel imports torch beforehand.
 
 ::
 

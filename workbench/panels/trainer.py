@@ -41,7 +41,7 @@ STYLE = """<style>
 
 
 class Trainer:
-    """What a pair lacks is trained while one looks on: display `trainer.widget`. What exists is shown with its curves.
+    """A view that trains a pair's missing networks: display `trainer.widget`. Existing networks are shown with their curves.
 
     Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do what the buttons do;
     `state` is one of idle, training, stopping, interrupted, done, failed. Interrupted, it goes on from where it was, and ends
@@ -86,7 +86,7 @@ class Trainer:
     # --- what the buttons do -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Train, or go on with what was interrupted; nothing where it is under way."""
+        """Train, or resume an interrupted training. Do nothing during a training."""
         with self._changed:
             if self.state in (TRAINING, STOPPING):
                 return
@@ -159,7 +159,7 @@ class Trainer:
         self._settle()
 
     def _settle(self) -> None:
-        """Wait for the process to end; end it where it does not."""
+        """Wait for the process to end, and kill it after `PATIENCE_S`."""
         process = self._process
         if process is None:
             return
@@ -190,7 +190,7 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Take a state, which is said in a line, and let the buttons be those that go with it."""
+        """Take a state, report it in a line, and enable its buttons."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)

@@ -1,4 +1,4 @@
-"""What the parts of `explore` need of the view that they belong to."""
+"""The interface between a live view and its parts: background tasks and picture source."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class ViewProtocol(Protocol):
         """Return the networks of settings."""
 
     def method_of(self, settings: Settings) -> Method:
-        """Return the method of settings."""
+        """Return what protects, encodes and decodes at the settings."""
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
         """Return a key of the pictures."""
