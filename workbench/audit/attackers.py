@@ -45,7 +45,7 @@ class Read(Attacker):
 
     def make(self) -> nn.Module:
         """Return the untrained classifier."""
-        return SmallCNN(self.observer.pair.target.num_classes)
+        return SmallCNN(self.observer.pair.target.num_classes, self.effort.reader)
 
     def fit(self, pairs: Pairs) -> None:
         """Train the classifier. Raises UsageError for pairs without classes."""

@@ -22,8 +22,8 @@ class Effort:
     """The budget of an attacker.
 
     `pairs`: the number of pictures that it sends through the edge. `passes`: training images of one network, repeats included.
-    `width`: channels of its networks. `steps`: gradient steps of the white box for each picture. `sends`: how often `replay`
-    sends each known picture.
+    `width`: channels of its inversion networks. `reader`: channels of its classifiers, and of the judge's. `steps`: gradient
+    steps of the white box for each picture. `sends`: how often `replay` sends each known picture.
     """
 
     pairs: int
@@ -31,6 +31,7 @@ class Effort:
     width: int = 16
     steps: int = 40
     sends: int = 16
+    reader: int = 32
 
     def of(self, pairs: int) -> Effort:
         """Return the same effort with another number of pairs, and at least one pass for each pair."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -39,8 +38,8 @@ __all__ = ["EFFORTS", "Audit"]
 # lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
 # them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
 EFFORTS = {
-    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4),
-    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5),
+    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, reader=12),
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=8),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
 }
@@ -97,7 +96,9 @@ class Audit:
         self._protected: dict[float, Tensor] = {}
         self._pooled: dict[str, int] = {}
         self._shadows: list[Shadow] = []
-        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
+        self._observers: dict[tuple[object, ...], Observer] = {(strength, codec, ()): self.observer}
+        self._observed: dict[Observer, dict[str, Observed]] = {}
+        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # of every attacker that has run
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
@@ -105,8 +106,11 @@ class Audit:
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
         """Return the same observer at another strength, or with another codec and its `options`."""
-        at = self.strength if strength is None else strength
-        return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
+        at, codec = self.strength if strength is None else strength, codec or self.codec
+        key = (at, codec, tuple(sorted(options.items())))
+        if key not in self._observers:
+            self._observers[key] = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
+        return self._observers[key]
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
         """Return a view of the test images, which pass through the edge once for all views."""
@@ -193,22 +197,30 @@ class Audit:
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run an attempt's attackers with one seed; return the figures of each."""
+        """Run an attempt's attackers with one seed; return the figures of each. One that has run before does not run again."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
-        own = observer is self.observer and source == self.source and attempt.pairs is None
+        run = (view, source, observer, effort, seed)
+        missing = [name for name in attempt.attackers if (*run, name) not in self._figures]
+        self._tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
+        if missing:
+            self._run(missing, *run)
+        return {name: self._figures[(*run, name)] for name in attempt.attackers}
+
+    def _run(self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int) -> None:
+        """Run attackers on a view with one seed and keep their figures; of the audit's own first seed also the guesses."""
+        own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
-        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
+        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in names):
             base = Inversion(observer, effort, seed, self._tick)
             base.fit(learnt)
-        figures = {}
-        for name in attempt.attackers:
+        for name in names:
             attacker = self._made(name, observer, effort, seed, base)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
-            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
-        return figures
+            figures = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
+            self._figures[(view, source, observer, effort, seed, name)] = figures
 
     def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:
@@ -220,7 +232,9 @@ class Audit:
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
-            known = attacker.observer.observe(self.images, observed.view)
+            # Without a random component, a second sending shows the same.
+            draws = attacker.observer.pair.generator.noise > 0
+            known = attacker.observer.observe(self.images, observed.view) if draws else observed
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
         guess = attacker.guess(observed)
@@ -233,7 +247,7 @@ class Audit:
     @cached_property
     def judge(self) -> Judge:
         """The network that judges reconstructions."""
-        return Judge(self.dataset, judge_passes(self.effort), self.device, self._tick)
+        return Judge(self.dataset, judge_passes(self.effort), self.device, self._tick, self.effort.reader)
 
     @cached_property
     def means(self) -> Tensor:
@@ -280,11 +294,10 @@ class Audit:
     def pooled(self, view: str) -> int:
         """Return the side of the squares that separates captures best on as many of the attacker's own pictures."""
         if view not in self._pooled:
-            own, observer = self.dataset.train.head(len(self.labels)), self.observer.quick
-            images = to_float(own.images)
-            first, second = observer.observe(images, view), observer.observe(_second_captures(images), view)
+            *protected, labels = self._own_protected
+            first, second = (self.observer.quick.show(each, view) for each in protected)
             sides = POOLED if first.pictures else (1,)
-            areas = {side: self._linked(first.seen, second.seen, own.labels, side).value for side in sides}
+            areas = {side: self._linked(first.seen, second.seen, labels, side).value for side in sides}
             self._pooled[view] = max(areas, key=lambda side: areas[side])
         return self._pooled[view]
 
@@ -348,6 +361,13 @@ class Audit:
         return self.observer.protect(_second_captures(self.images))
 
     @cached_property
+    def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As many of the attacker's own pictures, protected, their second captures, and their labels."""
+        own, observer = self.dataset.train.head(len(self.labels)), self.observer.quick
+        images = to_float(own.images)
+        return observer.protect(images), observer.protect(_second_captures(images)), own.labels
+
+    @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
         """As many of the generator's training images, protected, and their labels."""
         rows = torch.randperm(len(self.dataset.train), generator=torch.Generator().manual_seed(0))[: len(self.images)]
@@ -387,7 +407,8 @@ class Audit:
         for number in range(doublings + 1):
             if number:
                 self.effort = self.effort.doubled(most if self.source == "same" else 2 * self.effort.pairs)
-            with self.showing(f"effort x {2**number}", sum(self.seeds * self._cost(names) for names in plan.values())):
+            passes = sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
+            with self.showing(f"effort x {2**number}", passes):
                 rows = self.best([Attempt(view, names) for view, names in plan.items()])
             self.effort_curve += [{**row, "effort": asdict(self.effort)} for row in rows]
             values = {row["view"]: row["psnr"].value for row in rows}
@@ -421,7 +442,7 @@ class Audit:
                 f"nothing to try: {', '.join(attackers)} on {', '.join(views)} from {self.source!r} pairs; "
                 "those that read classes need source 'same'"
             )
-        passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0
         with self.showing("audit", passes):
@@ -508,11 +529,11 @@ class Audit:
             self._bar.close()
             self._bar = None
 
-    def _cost(self, names: list[str]) -> int:
+    def _cost(self, names: Sequence[str], effort: Effort) -> int:
         """Return how many images pass for one seed of some attackers, which share one inversion network."""
-        made = [ATTACKERS[name](self.observer, self.effort) for name in names]
+        made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
-        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * effort.passes
 
 
 def _draws(name: str, view: str) -> bool:
