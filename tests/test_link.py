@@ -1,4 +1,4 @@
-"""A link has the bandwidth and the delay that it says, passes every byte in order, and counts them."""
+"""A link has its stated bandwidth and delay, passes every byte in order, and counts them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import accepting
+from tests.support.servers import accepting
 from workbench.bench.link import FREE, LINKS, Kind, Link
 
 
 @contextlib.contextmanager
 def echo() -> Iterator[str]:
-    """Something that sends back what it gets; its URL."""
+    """Run an echo service, and yield its URL."""
 
     def serve(near: socket.socket) -> None:
         with near, contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ def connected(link: Link) -> socket.socket:
 
 
 def there_and_back(near: socket.socket, data: bytes) -> tuple[bytes, float]:
-    """Return what came back, and the seconds that it took."""
+    """Return the echoed bytes, and the seconds that they took."""
     start = time.perf_counter()
     sender = threading.Thread(target=near.sendall, args=(data,))
     sender.start()
@@ -46,6 +46,7 @@ def there_and_back(near: socket.socket, data: bytes) -> tuple[bytes, float]:
     return bytes(back), time.perf_counter() - start
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("kind", [FREE, *LINKS.values()], ids=lambda kind: kind.name)
 def test_a_few_bytes_take_the_delay_there_and_back(kind: Kind) -> None:
     with echo() as url, Link(url, kind) as link, connected(link) as near:
@@ -88,6 +89,7 @@ def test_a_sender_is_held_back_where_the_link_is_slower_than_it() -> None:
         assert sent < limit / 2, "what waits is bounded"
 
 
+@pytest.mark.timing
 def test_a_kind_may_change_while_connections_last() -> None:
     with echo() as url, Link(url) as link, connected(link) as near:
         assert there_and_back(near, b"x")[1] < 0.2

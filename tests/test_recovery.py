@@ -59,7 +59,7 @@ def test_nothing_is_recovered_from_noise_or_from_the_label(images: Tensor, label
     assert share(patterns[labels], images, labels) < 0.06
 
 
-def test_pictures_that_the_label_tells_apart_leave_nothing_to_recover(labels: Tensor) -> None:
+def test_pictures_that_the_label_determines_leave_nothing(labels: Tensor) -> None:
     patterns = noise((CLASSES, 3, 32, 32))[labels]
     assert share(patterns, patterns, labels) < 1e-3
 

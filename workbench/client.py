@@ -6,10 +6,10 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one on its own thread, for
-notebooks.
-Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again until the
-deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one on a thread of its own, for notebooks.
+Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again
+until the deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep
+their order.
 """
 
 from __future__ import annotations

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,6 +32,7 @@ from .models import check_strength
 from .paper import PAPER
 from .pictures import to_float
 from .processes import processor_name
+from .rows import distinct
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Manifest, Pair, compressor_variants, load_pair
 
@@ -106,7 +106,7 @@ class Evaluation:
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
         """Return a classifier's accuracy on images that correspond to the test images. Equal images are classified once."""
-        first, which = _distinct(images)
+        first, which = distinct(images)
         scores = []
         with torch.inference_mode():
             for rows in self._batches(len(first), f"classifying with {classifier.name}"):
@@ -311,17 +311,6 @@ def _division(manifest: Manifest) -> str:
     """Return the division that a manifest names. Older manifests do not record it and only name their data set."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
-
-
-def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the index of the first image of each content, and for each image the number of its content. Compares bits."""
-    rows = images.flatten(1).contiguous().view(torch.int32).numpy()
-    mix = np.random.default_rng(0).integers(1, 1 << 62, rows.shape[1], np.int64)
-    hashes = np.concatenate([part.astype(np.int64) @ mix for part in np.array_split(rows, -(-len(rows) // 512))])
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    if not np.array_equal(rows[first[which]], rows):  # a hash collision: treat every image as distinct
-        first = which = np.arange(len(rows))
-    return torch.from_numpy(first), torch.from_numpy(which)
 
 
 def describe(codec: Codec) -> str:

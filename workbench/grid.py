@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ from . import plots, weights
 from .classifiers import CLASSIFIER_NAMES
 from .errors import RunError, WeightsError
 from .metrics import Estimate
-from .processes import Children, as_done, interrupts
-from .runs import cores
+from .processes import Children, cores, run_jobs
 from .storage import data_root, replacing, write_json
 from .training import ENCODER, PRESETS
 
@@ -89,39 +88,26 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, save the results that they print, and return the reasons of failed jobs."""
-        workers = max(1, min(len(jobs), cores()))
-        pool = executor or ThreadPoolExecutor(max_workers=workers)
-        environment = {"WORKBENCH_DATA": str(data_root())} | (
-            {"OMP_NUM_THREADS": str(cores() // workers)} if executor is None else {}
-        )
+        """Run jobs, keep the output of pairs, and return the reason of each failure."""
+        environment = {"WORKBENCH_DATA": str(data_root())}
+        if executor is None:
+            environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
         failed: dict[str, str] = {}
-        futures: dict[Future[tuple[str, str]], str] = {}
-        bar = tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True)
-        _children.restart()
-        try:
-            with interrupts() as interrupted:
-                futures = {pool.submit(_run, commands, environment): name for name, commands in jobs.items()}
-                for future in as_done(futures, interrupted):
-                    name = futures[future]
-                    try:
-                        out, error = future.result()
-                    except Exception as lost:  # a lost worker: executors raise exceptions of any kind
-                        out, error = "", f"{type(lost).__name__}: {lost}"
-                    if error:
-                        failed[name] = error
-                    elif out:
-                        write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
-                    bar.update()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            _children.stop(signal.SIGINT, patience=30)  # after SIGINT a training saves its checkpoint
-            raise
-        finally:
-            bar.close()
-            if executor is None:
-                pool.shutdown()
+
+        def done(name: str, outcome: tuple[str, str] | Exception) -> None:
+            if isinstance(outcome, Exception):  # a lost worker: whatever the executor raises
+                outcome = "", f"{type(outcome).__name__}: {outcome}"
+            out, error = outcome
+            if error:
+                failed[name] = error
+            elif out:
+                write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
+            bar.update()
+
+        with tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True) as bar:
+            arguments = {name: (commands, environment) for name, commands in jobs.items()}
+            # SIGINT and 30 s: a training writes its checkpoint
+            run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
     def _trained(self, target: str, auxiliary: str) -> bool:

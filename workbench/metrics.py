@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from torch import Tensor
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
 from .errors import UsageError
 
-__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "ssim", "ssim_by_channel", "wilson"]
+__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "spread", "ssim", "ssim_by_channel", "wilson"]
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
@@ -46,6 +47,11 @@ class Estimate:
 
     def __format__(self, spec: str) -> str:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the least and the most of repeated measurements."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def wilson(successes: int, n: int) -> Estimate:

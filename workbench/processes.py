@@ -8,17 +8,28 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from .errors import RunError
 
-__all__ = ["Children", "as_done", "interrupts", "keep_memory", "processor_name", "spin_briefly"]
+__all__ = [
+    "Children",
+    "allowed_cores",
+    "as_done",
+    "cores",
+    "interrupts",
+    "keep_memory",
+    "processor_name",
+    "run_jobs",
+    "spin_briefly",
+]
 
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
@@ -49,6 +60,16 @@ def interrupts() -> Iterator[threading.Event]:
         yield event
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def allowed_cores() -> list[int]:
+    """Return the cores that this process may use, or none if threads cannot be pinned to cores (macOS, Windows)."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(allowed_cores()) or os.cpu_count() or 1
 
 
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -141,3 +162,40 @@ def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | No
         if interrupted is not None and interrupted.is_set():
             raise KeyboardInterrupt
         yield from done
+
+
+def run_jobs(
+    function: Callable[..., Result],
+    jobs: Mapping[str, tuple[Any, ...]],
+    executor: Executor | None,
+    done: Callable[[str, Result | Exception], None],
+    *,
+    children: Children,
+    number: int = signal.SIGTERM,
+    patience: float = 0.0,
+) -> None:
+    """Call a function for each job, and report each result or error by the job's name as it comes.
+
+    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error of `done`, cancels
+    waiting jobs, sends the signal `number` to the children, and raises.
+    """
+    pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
+    futures: dict[Future[Result], str] = {}
+    children.restart()
+    try:
+        with interrupts() as interrupted:
+            futures = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
+            for future in as_done(futures, interrupted):
+                try:
+                    outcome: Result | Exception = future.result()
+                except Exception as error:
+                    outcome = error
+                done(futures[future], outcome)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        children.stop(number, patience)
+        raise
+    finally:
+        if executor is None:
+            pool.shutdown()

@@ -22,14 +22,13 @@ import json
 import os
 import platform
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -39,7 +38,7 @@ from tqdm.auto import tqdm
 
 from .errors import RunError, StorageError, UsageError, unknown
 from .notebook import column_kinds
-from .processes import Children, as_done, interrupts
+from .processes import Children, cores, run_jobs
 from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
@@ -47,11 +46,6 @@ __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_dire
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy")
 ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -196,36 +190,22 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
             if previous and previous["status"] == "done" and previous.get("parameters") == task.parameters:
                 statuses[task.name] = previous
     pending = [task for task in tasks if task.name not in statuses]
-    own = executor is None
-    pool = executor or ThreadPoolExecutor(max_workers=max(1, min(len(pending), cores())))
     bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
-    futures: dict[Future[dict[str, Any]], Task] = {}
-    _children.restart()
-    try:
-        with interrupts() as interrupted:
-            for wave in _waves(pending):
-                futures = {pool.submit(execute, task): task for task in wave}
-                for future in as_done(futures, interrupted):
-                    task = futures[future]
-                    try:
-                        statuses[task.name] = future.result()
-                    except StorageError:
-                        raise
-                    except Exception as error:  # a lost worker: executors raise exceptions of any kind
-                        failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
-                        statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
-                    state = statuses[task.name]
-                    bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
-                    bar.update()
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        _children.stop(signal.SIGTERM)
-        raise
-    finally:
-        bar.close()
-        if own:
-            pool.shutdown()
+
+    def done(name: str, outcome: dict[str, Any] | Exception) -> None:
+        if isinstance(outcome, StorageError):
+            raise outcome
+        if isinstance(outcome, Exception):  # a lost worker: executors raise exceptions of any kind
+            failure = {"status": "failed", "notebook": name, "error": f"{type(outcome).__name__}: {outcome}"}
+            parameters = next(task.parameters for task in pending if task.name == name)
+            outcome = {**failure, "traceback": "", "parameters": parameters, "seconds": 0.0}
+        statuses[name] = outcome
+        bar.set_postfix_str(f"{name} {outcome['status']} in {outcome['seconds']:.0f} s")
+        bar.update()
+
+    with bar:
+        for wave in _waves(pending):
+            run_jobs(execute, {task.name: (task,) for task in wave}, executor, done, children=_children)
     return [statuses[task.name] for task in tasks]
 
 

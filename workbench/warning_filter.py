@@ -1,4 +1,4 @@
-"""Suppress other libraries' warnings about data that this package checks itself."""
+"""Suppress other libraries' warnings about conditions that the workbench checks itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ __all__ = ["suppress_warnings"]
 
 
 class _SuppressWarnings:
-    """Suppresses warnings while any thread is inside. `warnings.catch_warnings` alone is not safe in threads."""
+    """A context that suppresses warnings while any thread is inside.
+
+    Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
+    """
 
     def __init__(self) -> None:
         self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()

@@ -1,4 +1,4 @@
-"""Requests joined to micro-batches: what goes together, what is refused, and that nobody waits for a neighbour."""
+"""Requests joined to micro-batches: which ones are joined, which are refused, and that no request waits for another's work."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
@@ -29,8 +30,6 @@ from workbench.services.batching import BATCH_MULTIPLE, BATCHES, TASKS, Batcher,
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of, form_of, measured, occupied, until
 
 FAR = 1e9  # loop time
 MOST = 16
@@ -50,7 +49,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 class Scene:
-    """Requests to an edge whose lane is held, from threads of their own."""
+    """Requests from separate threads to an edge whose lane is held."""
 
     def __init__(self, both: Both, pool: ThreadPoolExecutor) -> None:
         assert isinstance(both.edge.service, EdgeService)
@@ -59,7 +58,7 @@ class Scene:
         self.before = measured(both.cloud.url, both.certs, "edge")
 
     def send(self, file: bytes, wait: bool = True, **headers: str) -> Future[Answered]:
-        """Send a picture; return once it is in the queue."""
+        """Send a picture, and return once it is in the queue."""
         waiting = self.edge.waiting
         named = {f"X-{name}": value for name, value in headers.items()}
         answer = self.pool.submit(ask, self.both.edge.url, "/recognize", file, self.both.certs, headers=named)
@@ -68,7 +67,7 @@ class Scene:
         return answer
 
     def payloads(self, name: str = "pmc2_requests_total 200") -> int:
-        """Return how many payloads the cloud has answered since the start."""
+        """Return the number of payloads that the cloud has processed since the start."""
         now = measured(self.both.cloud.url, self.both.certs, "edge")
         return int(now.get(name, 0) - self.before.get(name, 0))
 
@@ -92,7 +91,7 @@ def scores(answer: Answered) -> list[float]:
 
 
 def photograph(width: int, height: int) -> bytes:
-    """A picture of noise, which no format makes small."""
+    """Return a picture of noise, which no format compresses well."""
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
@@ -106,7 +105,7 @@ def test_requests_that_wait_together_cross_in_one_payload(scene: Scene, files: l
     with occupied(scene.lanes):
         answers = [scene.send(file) for file in files[:6]]
     together = [scores(answer.result()) for answer in answers]
-    assert scene.payloads() == 2  # the first was on its way to the lane already
+    assert scene.payloads() == 2  # the first had already started
     assert scene.payloads("pmc2_images_total") == 6
     for file, row in zip(files, together, strict=False):
         assert scores(scene.send(file, wait=False).result()) == pytest.approx(row, abs=1e-5)
@@ -190,7 +189,7 @@ def test_the_cloud_bounds_what_waits(scene: Scene, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("kind", ["long", "wide"])
 def test_a_large_picture_holds_no_small_one_up(scene: Scene, files: list[bytes], kind: str) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes: only its header says that it is large
+    Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes, but large dimensions in its header
     large = photograph(700, 500) if kind == "long" else buffer.getvalue()
     assert (len(large) > 16 << 10) == (kind == "long")
     with occupied(scene.edge._decoder.pool):
@@ -218,7 +217,7 @@ def test_a_large_picture_that_is_too_late_leaves_no_trace(scene: Scene) -> None:
 
 
 class Joined:
-    """A batcher that gives each job its own work back, and keeps which were computed together."""
+    """A batcher that returns each job's own work, and records which jobs were computed together."""
 
     def __init__(self, lanes: ComputePool, **options: Any) -> None:
         self.batches: list[list[Any]] = []
@@ -277,7 +276,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePoo
         await asyncio.sleep(0)
         joined.gate.set()
         assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
-        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest leads; whoever fits beside it comes along
+        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and fitting ones join it
 
     asyncio.run(main())
 
@@ -297,9 +296,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePoo
         ([16, 4, 4, 1], [24, 1]),
     ],
 )
-def test_a_large_batch_has_a_multiple_of_eight_images_where_it_can(
-    lanes: ComputePool, sizes: list[int], batches: list[int]
-) -> None:
+def test_a_large_batch_is_a_multiple_of_eight_if_possible(lanes: ComputePool, sizes: list[int], batches: list[int]) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         joined.gate.clear()
@@ -336,7 +333,7 @@ def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: ComputePool) -> N
 def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes, wait_s=0.02, most=3)
-        joined.batcher.arriving = 1  # and never here
+        joined.batcher.arriving = 1  # a request that never arrives
         async with asyncio.timeout(30):
             assert await joined.submit("a") == "a"
         joined.batcher.wait_s = 60.0
@@ -412,7 +409,7 @@ def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: ComputePool, work: s
 
 
 def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
-    """Return the cores to which each thread keeps that lanes start with."""
+    """Return the cores of each thread of new lanes."""
     others = set(TASKS.iterdir())
     lanes = ComputePool(count, threads, split)
     lanes.warm(lambda _: torch.zeros(threads << 15).add_(1))
@@ -421,23 +418,23 @@ def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are told their cores on Linux alone")
-def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="threads can be pinned on Linux only")
+def test_the_threads_of_a_whole_lane_are_pinned_to_a_core_each() -> None:
     cores = os.sched_getaffinity(0)
     found = placed(1, len(cores))
     assert sorted(found, key=min) == [{core} for core in sorted(cores)]
-    assert os.sched_getaffinity(0) == cores, "what is no lane goes where there is room"
+    assert os.sched_getaffinity(0) == cores, "other threads may use all cores"
     for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
         assert all(each == cores for each in placed(count, threads, split=True))
 
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-several = pytest.mark.skipif(CORES < 2, reason="a lane is split where there are several cores, on Linux")
+several = pytest.mark.skipif(CORES < 2, reason="a lane is only split with several cores, on Linux")
 ENOUGH, PLENTY = BATCH_MULTIPLE * (CORES + 1), 1 << 24  # images, on any number of cores
 
 
 class Placed(Joined):
-    """It keeps the kind of lane, too, on which each batch was computed, and fails where two kinds compute at once."""
+    """A batcher that also records the kind of lane of each batch, and fails if both kinds compute at once."""
 
     def __init__(self, lanes: ComputePool, **options: Any) -> None:
         super().__init__(lanes, **options)
@@ -453,7 +450,7 @@ class Placed(Joined):
             assert sum(count > 0 for count in self._at_once.values()) == 1
             self.most_at_once = max(self.most_at_once, self._at_once[kind])
         try:
-            time.sleep(0.001)  # so that others arrive
+            time.sleep(0.001)  # lets other jobs arrive
             return super().compute(jobs)
         finally:
             with self._lock:
@@ -468,7 +465,7 @@ def split() -> Iterator[ComputePool]:
 
 
 @several
-def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(split: ComputePool) -> None:
+def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         assert await asyncio.gather(*map(joined.submit, range(ENOUGH - 1))) == list(range(ENOUGH - 1))
@@ -482,14 +479,14 @@ def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(spli
         assert joined.kinds[before:] == ["part"] * (CORES + 1)
         assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (
             CORES + 1
-        )  # one is on its way back meanwhile
+        )  # one batch is in transit meanwhile
         assert joined.most_at_once == CORES
 
     asyncio.run(main())
 
 
 @several
-def test_few_requests_have_the_whole_lane_however_many_their_images(split: ComputePool) -> None:
+def test_few_requests_use_the_whole_lane(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES - 1)))

@@ -1,4 +1,4 @@
-"""A request that is repeated under its id: the same answer, computed once."""
+"""A request that is repeated under its id: the same response, computed once."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.services import Answered, Both, ask, both_of, measured, occupied, until
 from workbench.certs import issue
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -19,8 +20,6 @@ from workbench.services import idempotency
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of, measured, occupied, until
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def edge(both: Both) -> EdgeService:
 
 
 class Counted:
-    """How many payloads the cloud has answered since this was made."""
+    """Counts the payloads that the cloud has processed since its creation."""
 
     def __init__(self, both: Both) -> None:
         self._both = both
@@ -68,7 +67,7 @@ def test_a_repeat_gets_the_same_answer_without_work(both: Both, files: list[byte
     first, again = (results(sent(both, files[0], "repeated")) for _ in range(2))
     assert first == again
     assert payloads() == 1
-    for _ in range(2):  # without an id there is nothing to know it by
+    for _ in range(2):  # a request without an id cannot be recognised
         assert ask(both.edge.url, "/recognize", files[0], both.certs).status == 200
     assert payloads() == 3
 
@@ -118,7 +117,7 @@ def test_one_id_of_different_clients_is_not_confused(both: Both, files: list[byt
 def test_what_failed_may_be_tried_again(both: Both, edge: EdgeService, files: list[bytes], payloads: Counted) -> None:
     with occupied(edge._lanes.pool):
         assert sent(both, files[0], "failed", Timeout="0.2").status == 504
-    until(lambda: payloads() == 1)  # it was on its lane when its deadline passed
+    until(lambda: payloads() == 1)  # it was being computed when its deadline passed
     assert [sent(both, files[0], "failed").status for _ in range(2)] == [200, 200]
     assert payloads() == 2
     for _ in range(2):
@@ -155,10 +154,10 @@ def test_answers_are_not_kept_without_bound(
     assert payloads() == 6
 
 
-def test_what_takes_the_cloud_longer_than_an_attempt_is_computed_once(
+def test_work_longer_than_an_attempt_is_computed_once(
     both: Both, edge: EdgeService, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else each attempt of the edge's would begin the work anew, none would see its end, and all would wait behind them."""
+    """Otherwise each attempt of the edge would start the work again, none would finish, and all requests would wait."""
     assert isinstance(both.cloud.service, CloudService)
     cloud, begun, gate = both.cloud.service, [], threading.Event()
     recognise, took = cloud.cloud.recognise, cloud.intake.body

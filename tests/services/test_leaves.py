@@ -1,4 +1,4 @@
-"""What leaves the edge: 1,000 requests, read in plain at the edge's own send, hold payloads and protocol, and nothing else."""
+"""The data that leave the edge: the plain text of 1,000 requests at the edge's own send has only payloads and protocol."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import both_of
 from workbench.client import HttpsClient
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
@@ -18,8 +19,6 @@ from workbench.protocol import read_request
 from workbench.services import http
 from workbench.system import Client as Phone
 from workbench.weights import Pair
-
-from .conftest import both_of
 
 N = 1000
 CLASSES = tuple(f"handwritten {number}" for number in range(10))
@@ -38,7 +37,7 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
-    """Every request that this process writes into a TLS connection, with the port that it goes to."""
+    """Every request that this process writes to a TLS connection, with its destination port."""
     written: list[tuple[int, bytes]] = []
     send = http.PooledConnection.exchange
 
@@ -52,6 +51,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     return written
 
 
+@pytest.mark.system
 def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
 ) -> None:

@@ -1,4 +1,4 @@
-"""Edge and cloud of different weights or codecs: neither computes for the other."""
+"""Edge and cloud with different weights or codecs: neither computes for the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import WeightsError, WorkbenchError
@@ -21,14 +22,12 @@ from workbench.services.loading import StageConfig, cloud_stage, edge_stage
 from workbench.system import Edge
 from workbench.weights import Pair
 
-from .conftest import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
-
 INFER = "/v2/models/resnet18/infer"
 
 
 @pytest.fixture(scope="module")
 def other() -> Neural:
-    """A neural codec of other weights than the fixture `neural` has."""
+    """A neural codec with other weights than the fixture `neural`."""
     torch.manual_seed(1)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.update(force=True, update_quantiles=True)
@@ -121,7 +120,7 @@ def test_an_edge_waits_for_its_cloud(networks: Pair, neural: Neural, digits: Dat
         assert ask(served.url, "/recognize", files[0], certs).status == 200
 
 
-def test_a_cloud_that_became_another_while_the_edge_ran_is_refused(
+def test_a_cloud_that_changed_while_the_edge_ran_is_refused(
     networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]
 ) -> None:
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The phone's page: who is given its files and under which headers, which pages may send, and what the cloud saw."""
+"""The phone's page: who gets its files and with which headers, which pages may send, and the cloud's view."""
 
 from __future__ import annotations
 
@@ -17,6 +17,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    ask,
+    both_of,
+    cloud_of,
+    edge_of,
+    form_of,
+    measured,
+    occupied,
+    serving,
+    until,
+)
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_uint8
@@ -29,8 +43,6 @@ from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, Cloud
 from workbench.services.trust import Token
 from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, ask, both_of, cloud_of, edge_of, form_of, measured, occupied, serving, until
 
 SECRET = "correct-horse-battery-staple"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
@@ -46,13 +58,13 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    """An edge that takes a token or a certificate, and bodies of at most 200,000 bytes."""
+    """An edge that accepts a token or a certificate, and bodies of at most 200,000 bytes."""
     with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode()), intake=Intake(200_000)) as both:
         yield both
 
 
 def stranger(both: Both, path: str, method: str = "GET", **headers: str) -> Answered:
-    """Ask the edge without certificate or token."""
+    """Send a request to the edge without certificate or token."""
     return ask(both.edge.url, path, None, both.certs, None, headers, method)
 
 
@@ -91,7 +103,7 @@ def test_a_file_that_a_browser_has_is_not_sent_again(both: Both, path: str) -> N
     assert stranger(both, path, **{"If-None-Match": f'{mark[:-2]}"'}).status == 200
 
 
-def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_would_stop() -> None:
+def test_the_page_keeps_to_its_own_host_and_content_policy() -> None:
     for name in FILES:
         text = (STATIC / name).read_text(encoding="utf-8")
         assert set(re.findall(r"\b(?:https?|wss?|data):[^\s\"')]+", text)) <= {"http://www.w3.org/2000/svg"}, name
@@ -103,7 +115,7 @@ def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_wo
     assert set(re.findall(r'(?:href|src)="([^"]+)"', page)) <= set(PATHS)
 
 
-def test_the_service_worker_keeps_the_pages_files_all_of_them_and_nothing_else() -> None:
+def test_the_service_worker_keeps_exactly_the_pages_files() -> None:
     text = (STATIC / "worker.js").read_text(encoding="utf-8")
     found = re.search(r"const FILES = \[(.*?)\];", text, re.DOTALL)
     assert found is not None
@@ -138,7 +150,7 @@ def test_a_cloud_has_no_page(both: Both) -> None:
         assert ask(both.cloud.url, path, None, both.certs, "edge").status == 404
 
 
-# --- what the page is told -------------------------------------------------------------------------------------------------
+# --- the page's status request -----------------------------------------------------------------------------------------------
 
 
 def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digits: Dataset) -> None:
@@ -237,9 +249,7 @@ def test_the_edges_own_page_can(both: Both, files: list[bytes], site: dict[str, 
         assert ask(both.edge.url, "/recognize", files[0], both.certs, headers=site | origin).status == 200
 
 
-def test_without_tls_a_name_that_was_made_to_lead_here_is_another_site(
-    networks: Pair, digits: Dataset, files: list[bytes]
-) -> None:
+def test_without_tls_a_rebound_name_is_another_site(networks: Pair, digits: Dataset, files: list[bytes]) -> None:
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
         serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True), None, "edge") as edge,
@@ -267,7 +277,7 @@ def test_a_form_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> N
 
 
 def pixels(answer: Answered) -> np.ndarray[Any, Any]:
-    """Return the pictures in an answer, N x H x W x 3."""
+    """Return the pictures in a response, N x H x W x 3."""
     files = [base64.b64decode(text, validate=True) for text in answer.json["cloud_picture"]]
     assert all(file.startswith(b"\x89PNG") for file in files)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])

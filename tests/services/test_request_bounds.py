@@ -1,4 +1,4 @@
-"""Bounds of a request, not of a picture: pixels and memory at the edge, images at the cloud, and what is given up in between."""
+"""Limits of a request as a whole: pixels and memory at the edge, images at the cloud, and cancelled work."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import asyncio
 import io
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
+from tests.support.services import Answered, Both, Log, ask, both_of, form_of, until
 from workbench import bitstream
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
 from workbench.errors import DataError, ServiceError
 from workbench.models import PerturbationGenerator
+from workbench.pictures import open_picture
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
 from workbench.services import decoding
@@ -25,8 +29,6 @@ from workbench.services.decoding import Cancelled, MemoryBudget, PictureDecoder
 from workbench.services.edge import LARGE
 from workbench.system import Edge
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, ask, both_of, form_of, until
 
 INFER = "/v2/models/resnet18/infer"
 
@@ -43,11 +45,72 @@ def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> by
     return buffer.getvalue()
 
 
+# --- metadata --------------------------------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def with_chunks(png: bytes, before: bytes, after: bytes = b"") -> bytes:
+    """Insert chunks after the header of a PNG, and before its end."""
+    return png[:33] + before + png[33:-12] + after + png[-12:]
+
+
+MEGABYTE = zlib.compress(bytes((1 << 20) - 8), 9)
+EXIF_TEXT = b"\nexif\n 26\n" + (b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0").hex().encode()
+XMP_TEXT = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+INFLATED = {
+    "texts": b"".join(chunk(b"zTXt", b"k%d\0\0" % number + MEGABYTE) for number in range(13)),
+    "texts of one keyword": chunk(b"zTXt", b"k\0\0" + MEGABYTE) * 13,
+    "international texts": b"".join(chunk(b"iTXt", b"k%d\0\1\0\0\0" % number + MEGABYTE) for number in range(13)),
+    "profiles": chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 13,
+    "EXIF as a text": chunk(b"zTXt", b"Raw profile type exif\0\0" + MEGABYTE) * 13,
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MEGABYTE) * 13,
+    "plain, then EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(EXIF_TEXT))
+    + chunk(b"zTXt", b"Raw profile type exif\0\0" + MEGABYTE) * 12,
+}
+
+
+@pytest.mark.parametrize("chunks", INFLATED.values(), ids=INFLATED)
+@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after"])
+def test_texts_and_profiles_of_a_png_are_not_inflated(
+    chunks: bytes, after: bool, monkeypatch: pytest.MonkeyPatch, networks: Pair
+) -> None:
+    inflated: list[int] = []
+    real = PngImagePlugin._safe_zlib_decompress
+    monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", lambda data: inflated.append(len(got := real(data))) or got)
+    file = with_chunks(flat(20, "RGB"), *((b"", chunks) if after else (chunks, b"")))
+    assert len(file) < 16 << 10  # decoded on a lane, next to others
+    assert open_picture(file, 32).size == (32, 32)
+    decoder = PictureDecoder(Edge(networks.generator, Png()), 32, LARGE, 1)
+    decoder._costs([file], threading.Event())
+    decoder.close()
+    assert Png().decode_each([file])[0].shape == (3, 20, 20)
+    assert sum(inflated) < 4096
+
+
+TURNED = {
+    "EXIF as a compressed text": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(EXIF_TEXT)),
+    "EXIF as a text": chunk(b"tEXt", b"Raw profile type exif\0" + EXIF_TEXT),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_TEXT),
+    "compressed XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP_TEXT)),
+}
+
+
+@pytest.mark.parametrize("chunks", TURNED.values(), ids=TURNED)
+def test_a_png_that_says_its_orientation_in_a_text_is_turned(chunks: bytes) -> None:
+    plain = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(plain, "PNG")
+    turned = open_picture(with_chunks(plain.getvalue(), chunk(b"tEXt", b"Comment\0x") + chunks), 4)
+    assert np.array_equal(np.array(turned), np.rot90(np.array(open_picture(plain.getvalue(), 4)), -1))
+
+
 # --- pixels ----------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("mode", "n"), [("1", 256), ("RGBA", 9), ("1", 5)])
-def test_the_pixels_of_a_request_are_summed_before_any_is_decoded(both: Both, mode: str, n: int) -> None:
+def test_a_requests_pixels_are_summed_before_decoding(both: Both, mode: str, n: int) -> None:
     body, headers = form_of([flat(4096, mode)] * n)
     start = time.monotonic()
     answer = ask(both.edge.url, "/recognize", body, both.certs, headers=headers)
@@ -83,7 +146,7 @@ def test_a_batch_of_photographs_is_still_read(both: Both) -> None:
 
 
 class _Slow(Edge):
-    """An edge that counts how many pictures are decoded at once, and holds each until it is let go."""
+    """An edge that counts pictures that are decoded at once, and blocks each until it is released."""
 
     def __init__(self, networks: Pair) -> None:
         assert isinstance(networks.generator, PerturbationGenerator)
@@ -153,7 +216,7 @@ def test_what_nobody_waits_for_is_not_decoded_any_further(networks: Pair) -> Non
     assert edge.begun == 1
 
 
-def test_pictures_come_in_their_order_and_one_that_cannot_be_read_refuses_all(networks: Pair, files: list[bytes]) -> None:
+def test_pictures_keep_their_order_an_unreadable_one_refuses_all(networks: Pair, files: list[bytes]) -> None:
     edge = Edge(networks.generator, Png())
     decoder = PictureDecoder(edge, 32, LARGE, 3)
 
@@ -176,7 +239,7 @@ def payload_of(both: Both, payload: bytes, timeout_us: int = 0) -> Answered:
 
 
 @pytest.mark.parametrize("n", [cloud_module.MOST_IMAGES + 1, bitstream.MAX_IMAGES])
-def test_the_images_of_a_payload_are_bounded_before_it_is_unpacked(both: Both, n: int) -> None:
+def test_a_payloads_images_are_bounded_before_unpacking(both: Both, n: int) -> None:
     payload = bitstream.pack([flat(32)] * n, b"PNG")
     start = time.monotonic()
     answer = payload_of(both, payload)

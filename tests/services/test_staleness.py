@@ -1,4 +1,4 @@
-"""Kept connections end with the certificates that they were made under, at both ends; tokens go where they are meant to go."""
+"""Kept connections end together with their certificates, at both ends. Tokens are sent only to their service."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guests import NONCE, POLICY, WHERE, Guest, guest_of
+from tests.support.services import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
 from workbench.certs import issue
 from workbench.client import HttpsClient
 from workbench.codecs import Png
@@ -26,9 +28,6 @@ from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.weights import Pair
-
-from .conftest import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
-from .test_attestation import NONCE, POLICY, WHERE, Guest, guest_of
 
 SECRET = "a-token-of-the-tests-a-token"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,7 +41,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def replace_authority(folder: Path) -> None:
-    """Issue everything again, under another authority."""
+    """Issue all certificates again, with another authority."""
     for name in ("ca.pem", "ca.key"):
         for path in folder.rglob(name):
             path.unlink()
@@ -62,14 +61,12 @@ def asked_on(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("what", ["edge", "cloud"])
 @pytest.mark.parametrize("how", ["another authority", "the same authority"])
-def test_kept_connections_end_with_the_certificates_they_were_made_under(
-    networks: Pair, digits: Dataset, own: Path, what: str, how: str
-) -> None:
+def test_kept_connections_end_with_their_certificates(networks: Pair, digits: Dataset, own: Path, what: str, how: str) -> None:
     with both_of(networks, Png(), digits, own) as both, contextlib.ExitStack() as stack:
         url, role = (both.edge.url, "client") if what == "edge" else (both.cloud.url, "edge")
         idle, half = (stack.enter_context(connected_to(url, own, role)) for _ in range(2))  # type: ignore[arg-type]
         assert [asked_on(idle), asked_on(half)] == [200, 200]
-        half.sendall(METRICS[:10])  # a head that is not whole when the certificates change
+        half.sendall(METRICS[:10])  # a head that is incomplete when the certificates change
         time.sleep(0.05)
         replace_authority(own) if how == "another authority" else issue(own)
         assert is_cut(idle) < 5.0
@@ -79,6 +76,38 @@ def test_kept_connections_end_with_the_certificates_they_were_made_under(
         assert (answer.status, answer.headers["connection"], answer.headers["retry-after"]) == (503, "close", "1")
         assert b"connect again" in answer.read()
         is_cut(half)
+
+
+@pytest.mark.parametrize("tls", [True, False], ids=["TLS", "plain HTTP"])
+def test_kept_connections_end_with_their_token(networks: Pair, digits: Dataset, own: Path, tmp_path: Path, tls: bool) -> None:
+    file, other = tmp_path / "token", "another-token-of-the-tests"
+    file.write_text(SECRET)
+    service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", own, token=Token.read(file), plain=not tls)
+    folder = own if tls else None
+
+    def status(connection: socket.socket, token: str) -> int:
+        connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        answer.read()
+        return answer.status
+
+    with (
+        serving(service, folder, "edge", demand=False, ready=False, token_file=file) as edge,
+        connected_to(edge.url, folder, None) as kept,
+        connected_to(edge.url, folder, "client") as certified,
+    ):
+        assert status(kept, SECRET) == 200
+        assert not tls or asked_on(certified) == 200
+        file.write_text("short")  # no token: the old one stays
+        until(lambda: service.token is not None, 1.0)
+        assert status(kept, SECRET) == 200
+        file.write_text(other)
+        assert is_cut(kept) < 5.0
+        for token, wanted in ((SECRET, 401), (other, 200)):
+            with connected_to(edge.url, folder, None) as connection:
+                assert status(connection, token) == wanted
+        assert not tls or asked_on(certified) == 200  # certificates are not concerned
 
 
 def test_what_is_under_way_is_answered_and_its_connection_closed(
@@ -124,7 +153,7 @@ def test_a_client_notices_that_its_certificates_were_replaced(
     clients = shutil.copytree(own, tmp_path / "clients")
     with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=clients, deadline_s=3.0) as client:
         client.recognise_files(files[:1])
-        replace_authority(clients)  # of the client alone: the edge is one of an authority that it trusts no more
+        replace_authority(clients)  # only the client's: it no longer trusts the edge's authority
         with pytest.raises(ServiceError, match="is not to be trusted"):
             client.recognise_files(files[:1])
         shutil.rmtree(clients)
@@ -180,7 +209,7 @@ def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
 
 
 class Hostile:
-    """A service that answers every connection with the same bytes, again and again, over real TLS."""
+    """A service that sends the same bytes on every connection, repeatedly, over real TLS."""
 
     def __init__(self, certs: Path, first: bytes, rest: bytes) -> None:
         self.first, self.rest, self.sent, self.context = first, rest, 0, server_context(certs, "cloud")
@@ -226,7 +255,7 @@ def test_an_answer_that_never_ends_is_given_up_at_once(certs: Path, first: bytes
     start = time.monotonic()
     asyncio.run(run())
     assert time.monotonic() - start < 5.0
-    assert hostile.sent < 16 << 20  # what buffers hold
+    assert hostile.sent < 16 << 20  # at most what buffers hold
     hostile.listener.close()
 
 

@@ -27,34 +27,34 @@ MOST_FILE = 1 << 20  # bytes of a policy, and of a file of certificates
 MOST_CERTIFICATES = 32
 
 TEMPLATE = """\
-# What the edge's evidence must prove before a picture leaves this machine.  Every key; those with a # show their default.
+# What the edge's evidence must prove before a picture leaves this machine. All keys; a leading # marks a default.
 #   workbench recognize cat.png --certs data/certs --policy policy.toml
 
-kind = "snp"                   # AMD SEV-SNP; "sample": what the runtime for development says, WHICH PROVES NOTHING
+kind = "snp"                   # AMD SEV-SNP; "sample": evidence of the runtime for development, WHICH PROVES NOTHING
 
-measurements = [               # SHA-384 of the guest at its start: kernel, agent and their parameters; one of these
+measurements = [               # accepted SHA-384 of the guest at its start: kernel, agent and their parameters
   "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
 ]
 initdata = "..."               # SHA-256 of the guest's initdata (the report's HOST_DATA), as `workbench launch` names it: the
-                               # agent's policy and the image. "any" trusts every image and policy that the host may choose
+                               # agent's policy and the image. "any" trusts every image and policy that the host chooses
 
-# products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named: software alone can forge its evidence
+# products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named, because software alone can forge its evidence
 # signing_key = "VCEK"         # "VLEK": the key that AMD issues to a cloud provider, which its hosts share; needs `provider`
 # provider = ""                # the VLEK's csp_id, such as "CN=cc-us-east-2.amazonaws.com"
 # chain = []                   # certificates, PEM or DER files relative to this one: the processor's VCEK (or the VLEK) if the
                                # evidence lacks it, and other authorities than AMD's ARK, ASK and ASVK, which are built in
 # debug = false                # allow a guest whose memory its host may read
-# vmpl = 0                     # the privilege level that asks for the report, 0 to 3
-# masked_chip_id = false       # allow a host that does not say which of its processors it is
-# allow_expired = false        # take certificates that do not hold (any more)
-# at = 2026-01-31T12:00:00Z    # the time at which they must hold; default: now
+# vmpl = 0                     # the privilege level that requested the report, 0 to 3
+# masked_chip_id = false       # allow a host that hides its processor's number
+# allow_expired = false        # accept certificates that are not valid (any more)
+# at = 2026-01-31T12:00:00Z    # the time at which they must be valid; default: now
 
 [minimum_tcb]                  # the oldest firmware that is trusted, from AMD's security bulletins; all zero is refused, and
 boot_loader = 0                # minimum_tcb = "any" (in place of this table, above it) trusts firmware with published faults
 tee = 0
 snp = 0
 microcode = 0
-# fmc = 0                      # of Turin alone
+# fmc = 0                      # of Turin only
 
 # [arks]                       # SHA-256 of a product's root certificate (ARK), in place of the built-in one
 # Turin = "..."

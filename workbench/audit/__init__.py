@@ -9,14 +9,17 @@
     scores          the measures of a guess
     membership      whether a picture was among a generator's training images
     crew            attackers in parallel
-    run             every attacker on every view, the controls, convergence over effort
+    attempts        attackers on views, each with every seed, next to the controls
+    linkage         linking of captures, and membership of training images
+    run             the whole audit, and its convergence over effort
     verdict         whether each view stays within the allowed gain
-    curves          success over strength, bits, pairs and sends
+    sweeps          success over strength, bits, pairs and sends
     privacy_report  the result for a privacy officer
 """
 
-from .attackers import ATTACKERS, Attacker, Effort
-from .run import EFFORTS, Audit
+from .attackers import ATTACKERS
+from .contract import EFFORTS, Attacker, Effort
+from .run import Audit
 from .views import SOURCES, VIEWS, Observed, Observer, Pairs
 
 __all__ = ["ATTACKERS", "EFFORTS", "SOURCES", "VIEWS", "Attacker", "Audit", "Effort", "Observed", "Observer", "Pairs"]

@@ -2,7 +2,7 @@
 
 ::
 
-    pictures   undo, invert, prior, optimise: see `reconstruct`
+    pictures   undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     classes    read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
     which      replay    sends every known picture through the edge, several times, and compares
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, SmallCNN, learn, run, seeded
+from .priors import DiffusionPrior, LatentPrior
 from .reconstruct import FEW, FromInversion, Inversion, Optimise, Prior, Undo
 from .views import Observed, Pairs
 
@@ -116,7 +117,10 @@ class Replay(Attacker):
 
     def guess(self, observed: Observed) -> Tensor:
         """Return the negative distances to the known pictures' mean views (N x M)."""
-        return -torch.cdist(observed.seen.flatten(1), self.known, compute_mode="donot_use_mm_for_euclid_dist")
+        first, which = observed.distinct
+        seen = observed.seen[first].flatten(1)
+        return -torch.cdist(seen, self.known, compute_mode="donot_use_mm_for_euclid_dist")[which]
 
 
-ATTACKERS: dict[str, type[Attacker]] = {each.name: each for each in (Undo, Inversion, Prior, Optimise, Read, Retrain, Replay)}
+KINDS = (Undo, Inversion, Prior, Optimise, LatentPrior, DiffusionPrior, Read, Retrain, Replay)
+ATTACKERS: dict[str, type[Attacker]] = {each.name: each for each in KINDS}

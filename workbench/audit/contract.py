@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .views import VIEWS, Observed, Observer, Pairs
 
-__all__ = ["PICTURE_VIEWS", "Attacker", "Effort"]
+__all__ = ["EFFORTS", "PICTURE_VIEWS", "Attacker", "Effort"]
 
 PICTURE_VIEWS = ("perturbed", "decoded")
 
@@ -43,6 +43,17 @@ class Effort:
         """Return twice the effort, with at most `most_pairs` pairs. The networks keep their width."""
         pairs = max(self.pairs, min(2 * self.pairs, most_pairs))
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
+
+
+# `trial`: seconds, to check that everything runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; a
+# lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
+# them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
+EFFORTS = {
+    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, reader=8),
+    "quick": Effort(pairs=5000, passes=8000, width=12, steps=8),
+    "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
+}
 
 
 class Attacker(ABC):

@@ -31,6 +31,8 @@ ATTACKS = {
     "invert": "trains a network to turn observations back into pictures, on its own pictures that it sent through the edge",
     "prior": "does the same with a network that also learnt how such pictures look, and draws plausible ones",
     "optimise": "has the weights of the system's own networks and searches for a picture that gives the observation",
+    "latents": "has those weights, and a network that draws such pictures from 64 numbers: searches for the numbers",
+    "diffusion": "has those weights, and a network that turns noise into such pictures: steers it towards the observation",
     "read": "trains a recognition model on observations",
     "retrain": "takes the model that was meant to fail and trains it on until it recognises protected pictures",
     "replay": "has a set of pictures that contains the private one, sends each through the edge, several times if "

@@ -26,7 +26,7 @@ from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, Critic, Inverter, MeanPictures, inverter, learn, narrow, run, seeded, solve
 from .views import Observed, Observer, Pairs
 
-__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo"]
+__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo", "held_out", "observation_error"]
 
 FEW = 32  # pairs an observation: with at least as many, their mean is a better guess than any network's
 HELD = 0.1  # share of the pairs that are held out to judge what was learnt from the others
@@ -49,11 +49,12 @@ class Undo(Attacker):
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
+    learns_from = 500  # pairs at most: 500,000 pixels for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
         """Choose the smoothing width and the matrix of least error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
-        few = pairs[torch.arange(min(2000, len(pairs)))]
+        few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
         fitted = []
         for width in self.widths:
@@ -243,10 +244,9 @@ class Prior(FromInversion):
 class Optimise(FromInversion):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
-    The error on `perturbed` is || G(x) - seen ||^2. On `payload` it is the distance of the latents, or the cross-entropy of the
-    edge's choice of a pattern. Total variation is added, with the weight that is best on held-out pairs. If no weight improves
-    on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs no attack
-    of its own.
+    The error is `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight
+    improves on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs
+    no attack of its own.
     """
 
     name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
@@ -294,7 +294,7 @@ class Optimise(FromInversion):
             optimizer.zero_grad(set_to_none=True)
             inside = x.clamp(0, 1)
             with narrow(self.device):
-                error = self._error(inside, seen, observed.view)
+                error = observation_error(self.observer, inside, seen, observed.view)
             variation = (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
             (error + smooth * variation).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -302,13 +302,19 @@ class Optimise(FromInversion):
             self.tick(len(x))
         return x.detach().clamp(0, 1).cpu()
 
-    def _error(self, x: Tensor, seen: Tensor, view: str) -> Tensor:
-        protected = self.observer.generator(x, self.observer.strength)
-        compressor = self.observer.compressor
-        if view == "perturbed" or compressor is None:
-            return F.mse_loss(protected.float(), seen)
-        y = compressor.latents(protected.float()).float()
-        if not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
-            return F.mse_loss(y, seen)
-        wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
-        return F.cross_entropy(-20 * compressor.costs(y), wanted)
+
+def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
+    """Return the distance between the views of pictures `x` and the observations `seen`, a differentiable scalar.
+
+    On `perturbed` it is the mean squared error. On `payload` it is that of the latents, or the cross-entropy of the edge's
+    choice of a pattern.
+    """
+    protected = observer.generator(x, observer.strength)
+    compressor = observer.compressor
+    if view == "perturbed" or compressor is None:
+        return F.mse_loss(protected.float(), seen)
+    y = compressor.latents(protected.float()).float()
+    if not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
+        return F.mse_loss(y, seen)
+    wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
+    return F.cross_entropy(-20 * compressor.costs(y), wanted)

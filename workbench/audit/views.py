@@ -31,6 +31,7 @@ from ..errors import DataError, unknown
 from ..inference import computes_in_16_bits, prepare_pair
 from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
 from ..pictures import to_float, to_uint8
+from ..rows import distinct
 from ..system import Client, Cloud, Edge, codec_for
 from ..weights import Pair
 
@@ -68,10 +69,7 @@ class Observed:
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
         """The row of each distinct observation's first occurrence, and for each observation the index of its kind (N)."""
-        rows = np.ascontiguousarray(self.seen.flatten(1).numpy()) + 0.0  # -0 equals 0 but has other bytes
-        whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
-        _, first, which = np.unique(whole, return_index=True, return_inverse=True)
-        return torch.from_numpy(first), torch.from_numpy(which)
+        return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -46,9 +46,9 @@ GET = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
 TRAILERS = b"".join(b"x-%d: %d\r\n" % (number, number) for number in range(400))
+NICE = 10
+AUTOGROUP = Path("/proc/self/autogroup")
 FILES_APART = 500  # file descriptors reserved for other purposes than connections
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -153,7 +153,11 @@ class Attack:
     def __enter__(self) -> Attack:
         command = [sys.executable, "-m", __name__, self.url, str(self.authority), str(self.connections)]
         command += [str(pause) for pause in self.pause_s]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # the first counts: the attack begins
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -212,6 +216,13 @@ def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, 
         yield attack
 
 
+def _yield_cores() -> None:
+    """Lower this process's priority: real attackers have machines of their own."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):  # Linux with autogroups compares sessions, and `nice` only within a session
+        AUTOGROUP.write_text(str(NICE))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Attack a service until terminated."""
     parser = argparse.ArgumentParser()
@@ -221,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("pause_s", type=float, nargs=2)
     options = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    os.nice(10)  # real attackers would not share this machine's cores
+    _yield_cores()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_attack(options.url, options.authority, options.connections, options.pause_s))
 

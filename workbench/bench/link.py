@@ -23,12 +23,12 @@ from ..ssh.relays import Endpoint, RelayedConnections, Way, dial, forward, liste
 __all__ = ["LINKS", "Kind", "Link", "Way"]
 
 CHUNK = 16 << 10
-WAITING = 64  # chunks, before the sender is held back
+WAITING = 64  # queued chunks, until the sender is held back
 
 
 @dataclass(frozen=True)
 class Kind:
-    """What a link is like: bits a second each way (None: as fast as it goes), delay one way in seconds."""
+    """A kind of link: bits a second in each direction (None: unlimited), and the delay in one direction in seconds."""
 
     name: str
     bits_per_s: float | None
@@ -49,7 +49,7 @@ FREE = Kind("loopback", None, 0.0)
 
 
 class Link:
-    """A relay to the service at `url`; its own `url` is where clients connect. `kind` may be changed while it runs.
+    """A relay to the service at `url`. Clients connect to its own `url`. `kind` may be changed while it runs.
 
     with Link(cloud.url, LINKS["LTE"]) as link:
         ...  # speak with link.url
@@ -63,7 +63,7 @@ class Link:
         self.url = f"{parts.scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.kind = kind
         self.bytes: dict[Way, int] = {"out": 0, "back": 0}
-        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # when the last byte taken will have left
+        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # when the last accepted byte will have been sent
         self._lock = threading.Lock()
         self._connections = RelayedConnections(self._copy)
 
@@ -92,7 +92,7 @@ class Link:
         sender.join()
 
     def _due(self, length: int, way: Way) -> float:
-        """Return when bytes that arrive now are there, after those that came before them."""
+        """Return when bytes that arrive now will be delivered, after all earlier ones."""
         kind, now = self.kind, time.perf_counter()
         with self._lock:
             self.bytes[way] += length

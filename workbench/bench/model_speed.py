@@ -13,7 +13,6 @@ All sides take turns, round by round, so that other load on the machine affects 
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from ..codecs import Codec
 from ..errors import UsageError
 from ..evaluation import provenance
 from ..inference import prepare_pair
+from ..metrics import spread
 from ..models import PerturbationGenerator
 from ..system import REMEMBERED, Cloud, Edge, Stopwatch, codec_for
 from ..weights import Pair
@@ -158,16 +158,12 @@ def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     paper = times["paper"]
     return {
         part: {
-            name: {"ms": _spread([each[part] for each in own])}
-            | ({} if own is paper else {"ratio": _spread([a[part] / b[part] for a, b in zip(paper, own, strict=True)])})
+            name: {"ms": spread([each[part] for each in own])}
+            | ({} if own is paper else {"ratio": spread([a[part] / b[part] for a, b in zip(paper, own, strict=True)])})
             for name, own in times.items()
         }
         for part in (*STEPS, *SUMS)
     }
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def _agreement(reference: _Side, sides: dict[str, _Side], images: Tensor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the commands share: the declaration of a command, and common options."""
+"""Shared parts of the commands: the declaration of a command, and common options."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
     )
     made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set; for `folder`, its class folders")
     made.add_argument(
-        "--target", default=TARGET, metavar="NAME", help=f"the model that must go on recognising (default: {TARGET})"
+        "--target", default=TARGET, metavar="NAME", help=f"the model that must still recognise pictures (default: {TARGET})"
     )
-    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must not (default: {AUXILIARY})")
+    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must fail (default: {AUXILIARY})")
     if device:
         made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
 

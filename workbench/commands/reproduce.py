@@ -47,6 +47,7 @@ def reproduce(options: argparse.Namespace) -> int:
     import time
 
     from .. import runs, training, weights
+    from ..processes import cores
     from ..storage import data_root, write_json
 
     asked = {
@@ -64,7 +65,7 @@ def reproduce(options: argparse.Namespace) -> int:
     start = time.monotonic()
     dataset = read_dataset(options)
     n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if necessary, before anything is written
-    threads = max(1, (runs.cores() // min(len(names), runs.cores())))
+    threads = max(1, (cores() // min(len(names), cores())))
     check_preset(options.preset)
     weights.generator_name(asked["target"], asked["auxiliary"])  # raises for invalid names
     runs.plan(names, Path(), asked)  # likewise, before anything is written

@@ -1,4 +1,4 @@
-"""`workbench serve`: the edge or the cloud as an HTTPS service."""
+"""`workbench serve`: run the edge or the cloud as an HTTPS service."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
+YOUNG_OBJECTS = 5000  # more than Python has before it looks for garbage (700)
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "serve",
@@ -59,14 +59,29 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
-    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
     made.add_argument(
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
+    _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
+    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
+    made.add_argument(
+        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
+    )
+    made.add_argument(
+        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
+    )
+    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
+    made.add_argument("--quiet", action="store_true", help="no line for each request")
+
+
+def _add_limits(made: argparse.ArgumentParser) -> None:
+    """Declare the options that bound computation, queues and time."""
     made.add_argument(
         "--lanes",
         type=positive,
@@ -83,20 +98,10 @@ def add(commands: Commands) -> None:
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
-    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
-    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
-    made.add_argument(
-        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
-    )
-    made.add_argument(
-        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
-    )
-    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
-    made.add_argument("--quiet", action="store_true", help="no line for each request")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Take the port, load, warm, listen, drain."""
+    """Bind the port, load, warm up, listen, and drain at the end."""
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:
@@ -122,9 +127,9 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the process until the server drains instead; afterwards they mean what they meant before.
+    """Let SIGTERM and SIGINT end the process until the server drains instead. Restores the previous handlers.
 
-    Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import, Python ends by the signal.
+    KeyboardInterrupt is no alternative: if one passes through an `exec`, as in many imports, Python dies by the signal.
     """
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
@@ -148,11 +153,11 @@ def _load_and_run(options: argparse.Namespace) -> None:
     _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
-        run(_service(options), listener, tls)
+        run(_service(options), listener, tls, options.token_file)
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn of a service for other machines whose folder has the keys of all: its host should have its own alone."""
+    """Warn if a service for other machines has a folder with the keys of all roles. Its host should only have its own."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -168,7 +173,7 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Say the port in a file for as long as it is taken."""
+    """Write the port to a file for as long as it is bound."""
     if path is None:
         yield
         return
@@ -190,7 +195,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`. The environment's is a client's: a service started there must not take it."""
+    """Return the token of `--token-file`. The environment's token is for clients, so a service must not accept it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -203,7 +208,7 @@ def _token(options: argparse.Namespace) -> Token | None:
 
 
 def _agent(options: argparse.Namespace) -> AttestationAgent | None:
-    """Return the guest's attestation agent, where one is named."""
+    """Return the guest's attestation agent, or None without `--attestation-agent`."""
     from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
@@ -214,7 +219,7 @@ def _agent(options: argparse.Namespace) -> AttestationAgent | None:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load and warm what is served."""
+    """Load and warm up the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
     from ..services.batching import ComputePool
@@ -235,7 +240,8 @@ def _service(options: argparse.Namespace) -> Service:
     shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
-    gc.freeze()  # what is there now stays: no later collection walks through it
+    gc.freeze()  # existing objects stay, so later collections skip them
+    gc.set_threshold(YOUNG_OBJECTS)  # the objects of some hundred requests come and go without garbage
     return service
 
 
@@ -281,7 +287,7 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
 
 
 def _log(quiet: bool) -> None:
-    """Write a line of JSON a request, and what else is to be said, to standard error."""
+    """Log to standard error: one line of JSON for each request, and other messages."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -1,4 +1,4 @@
-"""`workbench train`: one network, or all that a pair needs."""
+"""`workbench train`: train one network, or all that a pair needs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "train",
@@ -78,7 +77,6 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train one network, or all that a pair needs."""
     from .. import training, weights
 
     dataset = read_dataset(options)

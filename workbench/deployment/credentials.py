@@ -1,4 +1,4 @@
-"""Whom a deployment trusts: the certificates of its stages, and what the evidence of its edge must prove."""
+"""The credentials of a deployment: the certificates of its stages, and the policy for the edge's evidence."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .plan import Deployment, Which
 
 __all__ = ["issue_certificates", "required_policy"]
 
-RENEW = timedelta(days=14)  # before they expire
+RENEW = timedelta(days=14)  # certificates are renewed this long before they expire
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue the certificates of a deployment; return False if the existing ones will do.
+    """Issue the certificates of a deployment. Return False if the existing ones are still valid.
 
-    For other names than before there is another authority: each can sign the names that it was made for and no others.
+    If the names change, a new authority is made, because an authority can only sign the names that it was made for.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -44,25 +44,25 @@ def issue_certificates(plan: Deployment) -> bool:
 
 
 def _names(plan: Deployment, which: Which) -> list[str]:
-    """Return the names by which a stage is reached: its address, or this machine's own, through SSH."""
+    """Return the names of a stage: its address, or loopback names if it is reached through SSH."""
     host = plan.stage(which).address.rpartition(":")[0].strip("[]")
     return [host] if host else ["127.0.0.1", "localhost"]
 
 
 def _valid_until(plan: Deployment) -> datetime:
-    """Return when the first certificate expires; the epoch if one cannot be read."""
+    """Return the expiry of the first certificate to expire, or the epoch if one is unreadable."""
     try:
         paths = [folder_of(plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
         return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)
-    except (OSError, ValueError):  # UsageError is one
+    except (OSError, ValueError):  # UsageError is a ValueError
         return datetime.fromtimestamp(0, UTC)
 
 
 def required_policy(plan: Deployment, given: Policy | str | Path | None = None) -> Policy | None:
-    """Return what the edge's evidence must prove: the given policy, or else the plan's; None if there is neither.
+    """Return the policy for the edge's evidence: the given one, or else the plan's. None if there is neither.
 
-    The evidence of a confidential edge must have the digest of this plan's configuration, whatever the policy says of it.
-    Raises UsageError if a confidential edge has no policy, or one that its evidence cannot fit.
+    The evidence of a confidential edge must have the digest of this plan's configuration, whatever its policy allows.
+    Raises UsageError if a confidential edge has no policy, or a policy that its evidence can never meet.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

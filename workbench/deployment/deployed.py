@@ -1,12 +1,12 @@
-"""A deployment as a whole: both stages up and joined, watched, and taken away again.
+"""A deployment as a whole: both stages started and joined, watched, and removed.
 
 ::
 
-    launch    certificates -> both: look, send, make an environment -> cloud -> tunnels -> edge -> both ready
-    stop      edge, cloud, tunnels; certificates and what was sent stay for the next launch, unless all is purged
+    launch    certificates -> both: probe, send, make an environment -> cloud -> tunnels -> edge -> both ready
+    stop      edge, cloud, tunnels; certificates and sent files stay for the next launch, unless all is purged
 
-Each step leaves what is there as it is, if that is what was asked for: `launch` twice is `launch` once, and one that was cut
-short goes on where it was. Where a launch fails, what it started is stopped.
+Each step keeps a state that is already as requested: a second `launch` changes nothing, and one after an interruption
+continues. If a launch fails, the stages that it started are stopped.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import json
 import math
 import os
 import shutil
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -37,29 +36,28 @@ from ..services.trust import client_context
 from ..storage import write_json
 from ..terminal import printable
 from . import tunnels
-from .agent.stage import DRAIN_S
 from .credentials import issue_certificates, required_policy
 from .doctor import Doctor, Finding
+from .links import Links, on_this_machine
 from .plan import Deployment, StagePlan, Which
-from .stages import ContainerStage, ProcessStage, RemoteAgent, Stage, Told
-from .tunnels import Tunnel
+from .stages import ContainerStage, ProcessStage, Stage, Told
 
-if TYPE_CHECKING:  # torch comes with it: who asks for a state, or a log, need not wait for that
+if TYPE_CHECKING:  # it imports torch, which `status` and `logs` do not need
     from ..client import HttpsClient
 
 __all__ = ["Deployed", "StageRow"]
 
 STAGES: tuple[Which, ...] = get_args(Which)
-READY_S, JOINED_S, SHORT_S = 300.0, 60.0, 5.0
-LAST = 5  # lines of a stage that ended
+READY_S, SHORT_S = 300.0, 5.0
+LAST = 5  # last log lines of a stage that ended
 
 
 @dataclass(frozen=True)
 class StageRow:
-    """What is known of a stage.
+    """The state of a stage.
 
-    `state`: ready, starting, unreachable (it runs, and nothing answers), crashed or absent; unknown where its machine cannot be
-    asked.
+    `state`: ready, starting, unreachable (it runs, but does not respond), crashed, absent, or unknown if its machine is
+    unreachable.
     """
 
     stage: Which
@@ -68,23 +66,24 @@ class StageRow:
     state: str
     url: str = ""
     since: float | None = None
-    last: tuple[str, ...] = ()  # lines that it said before it ended, or why it cannot be asked
+    last: tuple[str, ...] = ()  # its last log lines before it ended, or the reason why it is unreachable
 
 
 class Deployed:
-    """A deployment at work, or not yet; `config` is another file than ~/.ssh/config. A context manager.
+    """A deployment, running or not. `config` replaces ~/.ssh/config. A context manager.
 
-    `told` is told each step, in a line.
+    `told` is called with a line for each step.
     """
 
     def __init__(
         self, deployment: Deployment, config: Path | None = None, told: Told = lambda _: None, progress: bool = False
     ) -> None:
         self.plan, self.told, self.progress = deployment, told, progress
-        self.config = config.resolve() if config else None  # the tunnels' process has another working folder
+        self.config = config.resolve() if config else None  # the tunnels' process has another working directory
         self.folder = deployment.folder
         self._hosts: dict[str, Host] = {}
         self._stages: dict[Which, Stage] = {}
+        self._links = Links(deployment, self.config, lambda: self._host("local"))
 
     def __enter__(self) -> Deployed:
         return self
@@ -93,23 +92,23 @@ class Deployed:
         self.close()
 
     def close(self) -> None:
-        """Disconnect; stages and tunnels stay."""
+        """Disconnect. Stages and tunnels keep running."""
         for host in self._hosts.values():
             host.close()
         self._hosts.clear()
         self._stages.clear()
 
-    # --- up ----------------------------------------------------------------------------------------------------------------
+    # --- launch ------------------------------------------------------------------------------------------------------------
 
     def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
-        """Bring both stages up and join them; return their URLs, as one reaches them from here, once both are ready.
+        """Start both stages and join them. Return their URLs, as reached from here, once both are ready.
 
-        Raises RemoteError, UsageError or WeightsError for what keeps them from it; what this call started is then stopped.
+        Raises RemoteError, UsageError or WeightsError if that fails. Stages that this call started are then stopped.
         """
         self._check_policy()
         with self._alone():
             for which in STAGES:
-                self.stage(which)  # refuses a plan that is not launched, before any machine is asked
+                self.stage(which)  # refuses a plan that cannot be launched, before any connection
             self._examine()
             self._certificates()
             before = {which: bool(self._running(which)) for which in STAGES}
@@ -120,7 +119,10 @@ class Deployed:
                 raise
 
     def _examine(self) -> None:
-        """Ask both machines, in the doctor's short form. Raises RemoteError if no launch can succeed, and tells of the rest."""
+        """Run the doctor's short checks on both machines.
+
+        Raises RemoteError if no launch can succeed, and reports other findings.
+        """
         for finding in Doctor(self.plan, self._host, self.close).quick():
             if finding.state == "wrong" and not finding.blocks:
                 self.told(f"doctor: {finding.sentence}")
@@ -133,14 +135,14 @@ class Deployed:
                 for done in as_done([pool.submit(self.stage(which).prepare) for which in STAGES]):
                     done.result()
             except BaseException:
-                self.close()  # what is still being sent, too: the next launch goes on with it
+                self.close()  # ends running uploads, too, which the next launch resumes
                 raise
         self.told("cloud: starting")
         state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
-        self._join(state)
+        self._links.join(state)
         self.told("edge: starting")
-        state["edge"] = list(self.stage("edge").start(self._cloud_seen_by_edge(state)))
-        self._join(state)
+        state["edge"] = list(self.stage("edge").start(self._links.cloud_seen_by_edge(state)))
+        self._links.join(state)
         write_json(self.folder / "state.json", state)
         for which in ("cloud", "edge"):
             self._await_ready(which, ready_s)
@@ -157,129 +159,55 @@ class Deployed:
             self.told("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
-        """Stop what a failed launch started; where that fails, too, `stop` will do it."""
+        """Stop the stages that a failed launch started. If that fails, too, `stop` can do it later."""
         for which in reversed(fresh):
             with contextlib.suppress(WorkbenchError):
                 if self.stage(which).stop():
                     self.told(f"{which}: stopped again")
         if len(fresh) == len(STAGES):
             with contextlib.suppress(WorkbenchError):
-                self._stop_tunnels()
+                self._links.stop()
 
-    # --- joined ------------------------------------------------------------------------------------------------------------
-
-    def _tunnels(self, state: dict[str, Any]) -> list[Tunnel]:
-        """Return the tunnels that the stages started so far need."""
-        edge, cloud = self.plan.edge, self.plan.cloud
-        config = str(self.config) if self.config else None
-        wanted: list[Tunnel] = []
-        if "cloud" in state and not cloud.local and not cloud.address:
-            wanted.append(Tunnel("cloud", "forward", cloud.host, state["cloud"][1], cloud.folder, config=config))
-        if "cloud" in state and self._through_here():
-            near = state["cloud"][1] if cloud.local else tunnels.ports(self.folder).get("cloud", 0)
-            if near:
-                wanted.append(Tunnel("cloud-at-edge", "reverse", edge.host, near, edge.folder, config=config))
-        if "edge" in state and not edge.address and not self._here(edge):
-            target, port = state["edge"]
-            wanted.append(Tunnel("edge", "forward", edge.host, port, edge.folder, target, config))
-        return wanted
-
-    def _through_here(self) -> bool:
-        """Whether the edge reaches the cloud through this machine."""
-        edge, cloud = self.plan.edge, self.plan.cloud
-        return not cloud.address and not edge.local and edge.host != cloud.host
-
-    def _join(self, state: dict[str, Any]) -> None:
-        """Have the tunnels kept up that are needed by now; return once they are there."""
-        deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
-        while wanted := self._tunnels(state):
-            if wanted != asked:  # one may lead to the port of another
-                tunnels.want(self.folder, wanted)
-                self._agent_here()("start", JOINED_S, **self._keeper())
-                asked = wanted
-            there = tunnels.ports(self.folder)
-            missing = [each for each in wanted if each.name not in there]
-            if not missing and self._tunnels(state) == wanted:
-                return
-            if time.monotonic() > deadline:
-                reasons = there.get("errors", {})
-                told = next((reasons[each.host] for each in missing if each.host in reasons), f"none in {JOINED_S:.0f} s")
-                raise RemoteError(f"no tunnel to {missing[0].host}: {told}")
-            time.sleep(0.05)
-
-    def _keeper(self) -> dict[str, Any]:
-        package = Path(__file__).resolve().parents[2]
-        return {
-            "name": f"{self.plan.name}-tunnels",
-            "port": 0,
-            "command": ["-m", f"{__package__}.tunnels", str(self.folder), "{home}/port"],
-            "environ": {},
-            "environment": {"python": sys.executable, "path": str(package)},
-            "files": {},
-            "texts": {},
-        }
-
-    def _stop_tunnels(self) -> bool:
-        (self.folder / "wanted.json").unlink(missing_ok=True)
-        (self.folder / "ports.json").unlink(missing_ok=True)
-        here, name = self._agent_here(), self._keeper()["name"]
-        return here.knows(name) and bool(here("stop", DRAIN_S, name=name))
-
-    def _agent_here(self) -> RemoteAgent:
-        return RemoteAgent(self._host("local"), str(self.folder / "here"))
-
-    def _cloud_seen_by_edge(self, state: dict[str, Any]) -> str:
-        if self.plan.cloud.address:
-            return self.plan.cloud.address
-        if self.plan.edge.host == self.plan.cloud.host:
-            return f"127.0.0.1:{state['cloud'][1]}"
-        return f"127.0.0.1:{tunnels.ports(self.folder)['cloud-at-edge' if self._through_here() else 'cloud']}"
-
-    # --- asked -------------------------------------------------------------------------------------------------------------
+    # --- queries -----------------------------------------------------------------------------------------------------------
 
     def url(self, which: Which) -> str:
-        """Return where a stage is reached from here; RemoteError where it was not launched."""
+        """Return a stage's URL, as reached from here. Raises RemoteError if it was not launched."""
         plan = self.plan.stage(which)
         if plan.address:
             return f"https://{plan.address}"
-        port = self._state().get(which, [""])[-1] if self._here(plan) else tunnels.ports(self.folder).get(which)
+        port = self._state().get(which, [""])[-1] if on_this_machine(plan) else tunnels.ports(self.folder).get(which)
         if not port:
             raise RemoteError(f"the {which} of {self.plan.path.name} is not launched: `workbench launch {self.plan.path.name}`")
         return f"https://127.0.0.1:{port}"
 
-    @staticmethod
-    def _here(plan: StagePlan) -> bool:
-        """Whether a stage listens on this machine itself."""
-        return plan.local and plan.runtime == "process"
-
     def examine(self, root: str = "/") -> list[Finding]:
-        """Ask both machines for everything that a launch needs; nothing there is changed. See `doctor.Doctor`."""
+        """Check both machines for everything that a launch needs, without changing them. See `doctor.Doctor`."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
-        """Return a client of the edge; with the plan's policy it sends nothing before the edge's evidence is verified."""
+        """Return a client of the edge. With the plan's policy it sends nothing before the edge's evidence is verified."""
         from ..client import HttpsClient
 
         options["policy"] = self.policy(options.get("policy"))
         return HttpsClient(self.url("edge"), certs=self.plan.certs, **options)
 
     def policy(self, given: Policy | str | Path | None = None) -> Policy | None:
-        """Return what the edge's evidence must prove; see `trust.required_policy`."""
+        """Return the policy for the edge's evidence. See `credentials.required_policy`."""
         return required_policy(self.plan, given)
 
     def status(self) -> list[StageRow]:
-        """Ask both machines, side by side; one that cannot be asked is said so."""
+        """Return the state of both stages, probed in parallel. An unreachable machine is a state, no error."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self._row, STAGES))
 
     def logs(self, which: Which, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Give a stage's log, and with `follow` what is to come."""
+        """Yield the last `lines` of a stage's log, and with `follow` its further lines."""
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:
-        """Take everything away: stages, tunnels, keys; `purge` also what is kept for the next launch. Return what ran.
+        """Remove stages, tunnels and keys, and with `purge` also the files for the next launch. Return the stages that ran.
 
-        Raises RemoteError where a machine cannot be asked; what can be stopped is.
+        Raises RemoteError if a machine is unreachable, after stopping everything else.
         """
         ran: list[str] = []
         errors: list[WorkbenchError] = []
@@ -291,7 +219,7 @@ class Deployed:
                         self.told(f"{which}: stopped")
                 except WorkbenchError as error:
                     errors.append(error)
-            if self._stop_tunnels():
+            if self._links.stop():
                 ran.append("tunnels")
             (self.folder / "state.json").unlink(missing_ok=True)
             if errors:
@@ -303,12 +231,12 @@ class Deployed:
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:
-        """Return a stage for each folder that is kept on a plain host."""
+        """Return a stage for each folder on a plain host."""
         found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
     def stage(self, which: Which) -> Stage:
-        """Return the edge or the cloud where it is planned to be."""
+        """Return the edge or the cloud as planned."""
         if which not in STAGES:
             raise UsageError(f"there is no stage {which!r}: choose edge or cloud")
         if which not in self._stages:
@@ -361,7 +289,7 @@ class Deployed:
         return StageRow(which, plan.host, plan.runtime, state, url, _seconds(found.get("started")))
 
     def _ready(self, which: Which) -> bool:
-        """Ask a stage whether it is ready; ServiceError where it cannot be reached."""
+        """Return whether a stage reports that it is ready. Raises ServiceError if it is unreachable."""
         role: Role = "client" if which == "edge" else "edge"
         trust = urllib.request.HTTPSHandler(context=client_context(self.plan.certs, role, which))
         url = self.url(which)
@@ -377,7 +305,7 @@ class Deployed:
             raise ServiceError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__})") from None
 
     def _await_ready(self, which: Which, patience: float) -> None:
-        """Return once a stage is ready; RemoteError, with its last line, where it ends or takes too long."""
+        """Return once a stage is ready. Raises RemoteError, with its last line, if it ends or takes too long."""
         self.told(f"{which}: loading")
         deadline, reason = time.monotonic() + patience, "it is loading"
         while time.monotonic() < deadline:
@@ -400,14 +328,14 @@ class Deployed:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let nobody else change this deployment meanwhile."""
+        """Hold the lock against other launches and stops of this deployment."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder.with_name(f".{self.plan.name}.lock")
         with path.open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if not path.exists() or path.stat().st_ino != os.fstat(file.fileno()).st_ino:
-                    raise BlockingIOError  # its holder has just removed it
+                    raise BlockingIOError  # its holder has just removed the file
             except BlockingIOError:
                 raise RemoteError(f"another launch or stop of {self.plan.path.name} is under way: wait for it") from None
             try:
@@ -417,5 +345,5 @@ class Deployed:
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a time as a host reports it; None for anything that is no number."""
+    """Return a time in seconds that a host reports, or None for anything but a number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

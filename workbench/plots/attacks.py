@@ -24,8 +24,7 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
     """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
     `rows` come from `audit.curves.of_strength`. `control` is the row of the class's mean image. `recognisable` has the values
-    at
-    and above which a reconstruction counts as recognisable.
+    at and above which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]

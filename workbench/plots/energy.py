@@ -29,7 +29,7 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
     """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's on an axis of its own.
 
-    A row of `ours` is a result of `bench.energy.energy`. Thin bars show the range over the assumptions, thick bars the 95 %
+    A row of `ours` is a result of `energy_model.energy`. Thin bars show the range over the assumptions, thick bars the 95 %
     interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no second panel.
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
@@ -63,7 +63,7 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
     """Draw each arrangement's energy in percent of the baseline's: ours with its range and its interval, and the paper's.
 
-    A row of `ours` comes from `bench.energy.shares`. `paper` has percent by the same names.
+    A row of `ours` comes from `bench.energy_model.shares`. `paper` has percent by the same names.
     """
     figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
     names = list(ours)

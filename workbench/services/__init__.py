@@ -2,13 +2,12 @@
 
 ::
 
-    trust        TLS contexts, roles, tokens, certificates that rotate
-    connection   the client side of a connection to a service: kept alive, retried within a deadline
-    intake       a request's body, bounded in bytes, time and sum
-    batching     micro-batches on a pool of compute threads, within a bounded queue
-    service      what both services share: routes, errors, metrics, one log line a request
-    edge cloud   what each does with a request          openapi   their description
-    loading      edge and cloud from the weights of a pair
-    attestation_agent   the client of the guest's agent          admission   checks of an edge before the first picture
-    server       an application on its port, from warm to drained            local       both services as local processes
+    trust        TLS contexts, roles, tokens, and certificates that rotate
+    connection   the client's end of a connection to a service: kept alive, retried if that is safe, within a deadline
+    intake       a request's body, bounded in bytes, time and total
+    batching     requests joined to micro-batches on a compute pool, with a bounded queue
+    service      the base class of both services: routes, responses, errors, metrics, one log line a request
+    edge cloud   the two services                                      openapi     their description
+    attestation_agent   an edge's requests to its guest's agent        admission   a client's check of an edge
+    server       an application on its port, from warm to drained      local       both services as processes of this machine
 """

@@ -1,8 +1,8 @@
-"""The attestation agent of the guest that an edge runs in: asked on loopback for evidence, a few at a time, bounded.
+"""Requests to the attestation agent of the edge's guest: on loopback, few at a time, bounded.
 
 ::
 
-    client --nonce--> edge --SHA-256 of nonce and TLS key--> agent --report_data--> firmware        one question a nonce
+    client --nonce--> edge --SHA-256 of nonce and TLS key--> agent --report_data--> firmware        one request a nonce
 """
 
 from __future__ import annotations
@@ -25,27 +25,30 @@ from .trust import Peer, is_loopback
 
 __all__ = ["AGENT", "AttestationAgent", "agent_at", "evidence_of"]
 
-AGENT = "http://127.0.0.1:8006"  # where a confidential container has it
-AROUND = 64  # bytes that the edge puts around evidence
-AT_ONCE, MOST_WAITING = 4, 256  # the firmware answers one at a time
-MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # of the waiting requests: clients without a credential, in all and of one address
+AGENT = "http://127.0.0.1:8006"  # its URL in a confidential container
+AROUND = 64  # bytes that the edge adds to evidence
+AT_ONCE, MOST_WAITING = 4, 256  # requests: the firmware processes one at a time
+MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # waiting requests of clients without a credential, in all and of one address
 NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
-PATIENCE_S = 8.0  # for one answer; less than a client has for an attempt
+PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
 
 
 class AttestationAgent:
-    """At `url`, plain HTTP on loopback: what is beyond the guest's own memory could answer for another guest (UsageError)."""
+    """The attestation agent at `url`, plain HTTP on loopback. Raises UsageError for any other URL.
+
+    An agent outside the guest's own memory could return evidence of another guest.
+    """
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
         self.host, self.port = agent_at(url)
         self.patience_s = patience_s
         self._free, self._waiting = asyncio.Semaphore(AT_ONCE), 0
-        self._strangers: Counter[str] = Counter()  # waiting, by address
+        self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the agent's evidence, a JSON object, that carries 64 hexadecimal digits; ServiceError where it gives none.
+        """Return the agent's evidence, a JSON object, for 64 hexadecimal digits. Raises ServiceError if there is none.
 
-        `stranger` is the address of a client that has shown no credential. Strangers may take a share of the queue alone.
+        `stranger` is the address of a client without a credential. Such clients only get a share of the queue.
         """
         crowded = stranger is not None and (
             self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS
@@ -67,7 +70,7 @@ class AttestationAgent:
             self._waiting -= 1
             if stranger is not None:
                 self._strangers[stranger] -= 1
-                self._strangers += Counter()  # drops addresses of which none is left
+                self._strangers += Counter()  # drops addresses without waiting requests
         if answer.status != 200:
             raise ServiceError(f"the attestation agent has no evidence (status {answer.status})", status=502)
         if not _is_object(answer.body):
@@ -76,9 +79,9 @@ class AttestationAgent:
 
 
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
-    """Answer a client with evidence of the guest that carries its nonce and the TLS key that it sees.
+    """Return a response with evidence of the guest for the client's nonce and the TLS key that it sees.
 
-    `admitted`: the client has shown a credential.
+    `admitted` means that the client has shown a credential.
     """
     nonce = _nonce(http)
     peer: Peer = http.scope.get("peer", Peer())
@@ -92,7 +95,7 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 
 def agent_at(url: str) -> tuple[str, int]:
-    """Return host and port of a guest's own API, plain HTTP on loopback; UsageError for any other URL."""
+    """Return host and port of a guest's own API, plain HTTP on loopback. Raises UsageError for any other URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80
@@ -105,7 +108,7 @@ def agent_at(url: str) -> tuple[str, int]:
 
 
 def _nonce(http: Request) -> bytes:
-    """Return the nonce of a question for evidence, 16 to 64 bytes; ProtocolError for any other question."""
+    """Return the nonce of a request for evidence, 16 to 64 bytes. Raises ProtocolError for any other query."""
     (name, text), *more = http.query_params.multi_items() or [("", "")]
     if name != "nonce" or more or not NONCES.fullmatch(text):
         raise ProtocolError(f"ask for {PATH}?nonce=, 16 to 64 bytes in hexadecimal, and nothing else")

@@ -1,4 +1,4 @@
-"""A request that is repeated under its id gets the same answer, computed once: while that is under way, and after."""
+"""An idempotency cache: a request that is repeated under its id gets the same response, computed once."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .types import RequestContext
 
 __all__ = ["IdempotencyCache"]
 
-REMEMBERED = 1024  # answers, by the id of their request
+REMEMBERED = 1024  # cached results
 Answer = TypeVar("Answer")
 
 
 class IdempotencyCache(Generic[Answer]):
-    """The answers of a service by who asked, under which id, for what.
+    """A service's results by client, id and content of a request.
 
-    Whoever repeats a request need not know whether it is still being computed: a service that takes longer than its client
-    waits for an attempt would else begin anew with each, and never end.
+    A client may repeat a request while it is being computed. Without the cache, a service that takes longer than its clients'
+    attempts would start again with each of them, and never finish.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,10 @@ class IdempotencyCache(Generic[Answer]):
     async def answer(
         self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return what `compute` gives for what is `asked`; without an id always anew. ServiceError 504 past the deadline."""
+        """Return the result of `compute`, from the cache if the request's id and content `asked` are known.
+
+        Without an id nothing is cached. Raises ServiceError 504 after the deadline.
+        """
         if not call.id:
             return await compute()
         digest = hashlib.blake2b(digest_size=16)
@@ -53,7 +56,7 @@ class IdempotencyCache(Generic[Answer]):
         try:
             found = await compute()
         except BaseException as error:
-            self._answers.pop(key, None)  # what failed may be tried again
+            self._answers.pop(key, None)  # a failed request may be retried
             mine.set_exception(error if isinstance(error, WorkbenchError) else ServiceError("the request was given up"))
             mine.exception()
             raise

@@ -1,8 +1,7 @@
-"""The stages that services run, from the weights of a pair: each loads what it needs and no more."""
+"""The stages that services run, loaded from the weights of a pair, without the parts that they do not need."""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +13,17 @@ from ..codecs import Codec, codec
 from ..errors import UsageError, WeightsError
 from ..inference import prepare
 from ..models import PerturbationGenerator
+from ..processes import cores
 from ..system import NEURAL, REMEMBERED, Cloud, Edge
 
 __all__ = ["StageConfig", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
 
-LANE_CORES = 8  # more threads than these make one batch hardly faster: further cores compute another
+LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compute another one
 
 
 @dataclass(frozen=True)
 class StageConfig:
-    """Which classes, pair, codec, device and size of images; ends of a payload agree, but for device and precision."""
+    """The classes, pair, codec, device and image size of a stage. Both ends agree, except for device and precision."""
 
     family: str
     classes: tuple[str, ...]
@@ -36,7 +36,7 @@ class StageConfig:
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
-    """Return an edge, the SHA-256 of its generator's weights, and of the target's it was trained for."""
+    """Return an edge, the SHA-256 of its generator's weights, and that of the target it was trained for."""
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
     target = manifest.depends.get("target")
@@ -58,19 +58,19 @@ def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = 
 
 
 def warm_edge(edge: Edge, size: int, n: int) -> None:
-    """Run an edge on n images, as it will be run."""
+    """Run an edge on n images in the same way as for requests."""
     edge.protect(torch.rand(n, 3, size, size))
 
 
 def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
-    """Run a cloud on n images, as it will be run."""
+    """Run a cloud on n images in the same way as for requests."""
     cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage; a neural one's weights must have been trained with those that are known."""
+    """Return the codec of a stage. Raises WeightsError unless a neural codec was trained with the `known` weights."""
     if stage.codec not in NEURAL:
-        return codec(stage.codec, side=stage.size)  # a larger image takes the cloud the square of its side, in memory and time
+        return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "compressor")
     for role, sha in known.items():
@@ -81,11 +81,10 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return on how many lanes batches are computed and by how many threads each; 0: as suits the device and its cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of lanes, and of threads on each. 0 selects values for the device and its cores."""
     if device != "cpu":
-        return lanes or 2, threads or 1  # one copies and codes while the other's kernels run
-    lanes = lanes or max(1, cores // LANE_CORES)
+        return lanes or 2, threads or 1  # one copies and encodes while the other's kernels run
+    lanes = lanes or max(1, cores() // LANE_CORES)
     if lanes > 64:
         raise UsageError(f"at most 64 lanes, got {lanes}")
-    return lanes, threads or max(1, cores // lanes)
+    return lanes, threads or max(1, cores() // lanes)

@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Describe the edge; `attested`: there is an agent that gives evidence of its guest."""
+    """Describe the edge. `attested` means that an agent gives evidence of its guest."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files; as JSON only of binary data's length")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "a repeat under it gets the same answer"),
@@ -25,7 +25,7 @@ def edge_document(model: Model, attested: bool = False) -> Document:
     ]
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
     fields = {"strength": {"type": "number", "minimum": 0, "maximum": 1}, "timeout": {"type": "number", "exclusiveMinimum": 0}}
-    fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # as the headers, instead of them
+    fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # form fields in place of the headers
     several = {"type": "object", "properties": fields, "minProperties": 1}
     several["additionalProperties"] = {"type": "string", "format": "binary"}
     document["paths"]["/recognize"] = {

@@ -13,10 +13,10 @@ __all__ = ["refuse_other_sites"]
 
 
 def refuse_other_sites(request: Request, plain: bool = False) -> None:
-    """Raise ServiceError 403 for a request of another site's page.
+    """Raise ServiceError 403 for a request from another site's page, which would use this browser's certificate.
 
-    Browsers name the site of the page. A request without both headers does not come from a browser. `plain`: without TLS, DNS
-    can make any name lead here, so the page's own name proves nothing unless it is a name of loopback.
+    Browsers state the site of the page; other clients do not. With `plain`, any name can be made to resolve to this machine, so
+    a page of the same name is only trusted if that is a loopback name.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site in (None, "same-origin", "none")
@@ -29,7 +29,7 @@ def refuse_other_sites(request: Request, plain: bool = False) -> None:
 
 
 def _split(origin: str) -> tuple[str, str]:
-    """Return the host of an origin, and the host with its port. Both are empty for an invalid origin, such as `null`."""
+    """Return the host of an origin, and the host with its port. Both are empty for other values, such as `null`."""
     try:
         parts = urlsplit(origin)
         return parts.hostname or "", parts.netloc.lower()

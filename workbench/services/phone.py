@@ -1,10 +1,10 @@
-"""The phone's page, which the edge serves: its files, the headers that bind a browser to them, and what else a browser asks.
+"""The phone's page, which the edge serves: its files, security headers, and a browser's requests.
 
 ::
 
-    browser -- GET / and the page's files ---> the same for everyone, no secret in them: no credential is asked
-            -- POST /recognize --------------> admitted as any client is, and refused where another site's page sent it
-            <-- labels, and cloud_picture ---- where X-Show: cloud asked: what the edge's own codec makes of its payload
+    browser -- GET / and the page's files ---> the same for everyone, without secrets, so no credential is needed
+            -- POST /recognize --------------> admitted like any client, and refused if another site's page sent it
+            <-- labels, and cloud_picture ---- with X-Show: cloud: the payload, decoded by the edge's own codec
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..codecs import Codec
 from ..errors import ProtocolError, ServiceError
-from ..pictures import to_uint8
+from ..pictures import encode, to_uint8
 from .types import MOST_SHOWN, Model
 
 __all__ = ["CloudView", "PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
@@ -49,8 +47,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",  # a page for itself is given the finer clock
-    "Cache-Control": "no-cache",  # kept, and asked after each time: an edge that was renewed has its new page at once
+    "Cross-Origin-Embedder-Policy": "require-corp",  # an isolated page gets a finer clock
+    "Cache-Control": "no-cache",  # revalidated at each use, so that an updated edge shows its new page immediately
 }
 
 
@@ -59,14 +57,14 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the page, in memory, and the mark by which a browser knows that it has it."""
+    """A file of the page in memory, with its ETag."""
 
     content: bytes = field(repr=False)
     kind: str
     mark: str
 
     async def __call__(self, request: Request) -> Response:
-        """Answer with the file, or with 304 where the browser has it."""
+        """Respond with the file, or with 304 if the browser has it."""
         headers = {**HEADERS, "ETag": self.mark}
         known = {mark.strip().removeprefix("W/") for mark in request.headers.get("If-None-Match", "").split(",")}
         if self.mark in known or "*" in known:
@@ -75,7 +73,7 @@ class _File:
 
 
 class PagedService(Protocol):
-    """What the page shows of an edge."""
+    """The part of an edge's service that the page needs."""
 
     model: Model
     classes: tuple[str, ...]
@@ -97,7 +95,7 @@ class PagedService(Protocol):
 
 
 def page_routes(service: PagedService) -> list[Route]:
-    """Return routes for the page's files, read once (`index.html` is `/`), and for `/page.json`, which describes the edge."""
+    """Return the routes of the page's files, read once, and of the page's status request. `index.html` is `/`."""
     routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
         if path.suffix in MEDIA_TYPES:
@@ -120,11 +118,11 @@ async def _page_json(service: PagedService, request: Request) -> Response:
     return JSONResponse(description, headers={**HEADERS, "Cache-Control": "no-store"})
 
 
-# --- what the cloud saw ----------------------------------------------------------------------------------------------------
+# --- the cloud's view ------------------------------------------------------------------------------------------------------
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether `asked` asks for what the cloud saw of so many pictures. Raises ProtocolError."""
+    """Return whether `asked` requests the cloud's view of so many pictures. Raises ProtocolError."""
     if asked is None:
         return False
     if asked != "cloud":
@@ -136,7 +134,7 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
 
 @dataclass(frozen=True)
 class PayloadSlice:
-    """Where a request's `n` pictures are in the payload that was sent: from the one numbered `first` on."""
+    """The position of a request's `n` pictures in the payload, starting at number `first`."""
 
     payload: bytes = field(repr=False)
     first: int
@@ -145,26 +143,20 @@ class PayloadSlice:
 
 @dataclass(frozen=True)
 class CloudView:
-    """What the cloud saw of a request's pictures, a PNG each. It goes to whoever sent them alone."""
+    """The cloud's view of a request's pictures, one PNG each. Only the client that sent them gets it."""
 
     files: tuple[bytes, ...] = field(repr=False)
 
     @property
     def answer(self) -> dict[str, object]:
-        """What is put into the answer."""
+        """The fields for the response."""
         return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
 
 
 def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
-    """Decode a request's own part of a payload as the cloud does; on a thread that may compute."""
+    """Decode a request's own part of a payload as the cloud does. Call it on a thread that may compute."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return CloudView(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
-
-
-def _png(pixels: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return CloudView(tuple(map(encode, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))

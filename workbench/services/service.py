@@ -1,13 +1,13 @@
-"""What both services are: the routes of the Open Inference Protocol, authenticated, answered, counted, and logged in one line.
+"""The base class of both services: the Open Inference Protocol's routes, authentication, metrics, one log line a request.
 
 ::
 
-    /v2/health/live|ready  /v2  /v2/models/M[/versions/V][/ready]     who is there            no secret, but for /v2/models
-    /v2/models/M[/versions/V]/infer                                  the work                those who may
-    /metrics  /openapi.json                                          how it goes, what it is  those who may; anyone
+    /v2/health/live|ready  /v2  /v2/models/M[/versions/V][/ready]     health, metadata        open, but for /v2/models
+    /v2/models/M[/versions/V]/infer                                  inference               with a credential
+    /metrics  /openapi.json                                          metrics, description    with a credential, open
 
-A subclass says what its model takes and does. Every error is `{"error": one line}`; nothing that is answered, logged or counted
-holds a pixel, a label (but for the answer itself), a key or a token.
+A subclass defines the input and the work of its model. Every error is `{"error": one line}`. No response, log or metric
+contains a pixel, a label (except the response itself), a key or a token.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ log = logging.getLogger("workbench.access")
 
 BUCKETS = (0.25, 0.5, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)  # ms
 LONGEST_S = 600.0
-SHOWN = 64  # characters of an id in the log
+SHOWN = 64  # characters of a request id in the log
 
 
 class Service(ABC):
-    """An ASGI application with one model. `roles` are those that may ask it, besides whoever shows the `token`.
+    """An ASGI application with one model. Peers with a role in `roles`, or with the `token`, may use it.
 
-    `plain`: it is served without TLS, on loopback alone; then there is no certificate to ask for.
+    `plain` means that it is served without TLS, on loopback only. Then no certificate can be demanded.
     """
 
     name: str
-    other: str  # the component that has what no other has
+    other: str  # the component for all remaining time
 
     def __init__(
         self,
@@ -80,12 +80,12 @@ class Service(ABC):
         self.ready = False
         self._document = b""
         registry = self._registry = CollectorRegistry()
-        ProcessCollector(registry=registry)  # CPU, memory, files: where the system tells
+        ProcessCollector(registry=registry)  # CPU, memory, files, if the system reports them
         self._requests = Counter("pmc2_requests", "requests by status", ["status"], registry=registry)
         self._images = Counter("pmc2_images", "images recognised", registry=registry)
         self._payload = Counter("pmc2_payload_bytes", "bytes of payloads between edge and cloud", registry=registry)
         times = Histogram("pmc2_milliseconds", "time by component", ["component"], buckets=BUCKETS, registry=registry)
-        self._times = functools.cache(times.labels)  # by component; they are few
+        self._times = functools.cache(times.labels)  # by component, of which there are few
         Gauge("pmc2_waiting_images", "accepted and unanswered", registry=registry).set_function(lambda: self.waiting)
         Gauge("pmc2_held_bytes", "of bodies being read", registry=registry).set_function(lambda: self.intake.held)
         self._direct = {f"/v2/models/{model.name}/infer": self._answer, **self.direct()}
@@ -94,13 +94,16 @@ class Service(ABC):
             lifespan=self._lifespan,
             exception_handlers={HTTPException: _refused, WorkbenchError: _refused},
         )
-        self.app.router.redirect_slashes = False  # to where the Host header says: a path that there is not, there is not
+        self.app.router.redirect_slashes = False  # unknown paths get 404, never a redirect to the Host header's site
 
-    # --- what a service adds -------------------------------------------------------------------------------------------
+    # --- defined by subclasses -----------------------------------------------------------------------------------------
 
     @abstractmethod
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Answer an inference request before the loop's time is `deadline`; fill in what the log says of the call."""
+        """Return the response to an inference request before the loop's time is `deadline`.
+
+        Fill in the context's log fields.
+        """
 
     @abstractmethod
     def openapi(self) -> dict[str, Any]:
@@ -109,26 +112,26 @@ class Service(ABC):
     @property
     @abstractmethod
     def waiting(self) -> int:
-        """Return the images that are accepted and unanswered."""
+        """The number of accepted images without a response."""
 
     async def open(self) -> None:  # noqa: B027  (as the next three: most services need none)
-        """Open what lives as long as the service does, once its loop runs."""
+        """Acquire the service's resources. Called once its event loop runs."""
 
     async def close(self) -> None:  # noqa: B027
-        """Close it, after the last request."""
+        """Release the service's resources. Called after the last request."""
 
     def renewed(self) -> None:  # noqa: B027
-        """Take note that this service's certificate is another now."""
+        """Called after the certificate was rotated."""
 
     def arriving(self, change: int) -> None:  # noqa: B027
-        """Take note that a request's body is on its way (+1), or no longer (-1)."""
+        """Called when a request's body begins to arrive (+1), and when it has arrived or failed (-1)."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return further paths to which a body is sent, and what answers it."""
+        """Return further paths that accept a body, with their handlers."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a request (ASGI). The paths of the work itself are found without a router's detours."""
+        """Serve a request (ASGI). Paths of inference bypass the router, for speed."""
         answer = self._direct.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if answer is None:
             await self.app(scope, receive, send)
@@ -184,7 +187,7 @@ class Service(ABC):
         return HttpResponse(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _: HttpRequest) -> HttpResponse:
-        if not self._document:  # made once: anyone may ask, as often as they like
+        if not self._document:  # cached, because requests need no credential
             self._document = json.dumps(self.openapi()).encode()
         return HttpResponse(self._document, media_type="application/json")
 
@@ -192,12 +195,12 @@ class Service(ABC):
         return self._wrong_model(request) or await self.work(request, self._answer)
 
     async def _elsewhere(self, request: HttpRequest) -> HttpResponse:
-        raise HTTPException(404)  # `__call__` answers it; the router knows the path, so that another method is refused as such
+        raise HTTPException(404)  # `__call__` serves POST; this route only lets the router refuse other methods with 405
 
     async def _answer(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         request = read_request(body, http.headers.get(LENGTH_HEADER))
         call.id = request.id
-        deadline = self.deadline(request.parameters.get("timeout"), 1e-6)  # in microseconds, as Triton has it
+        deadline = self.deadline(request.parameters.get("timeout"), 1e-6)  # in microseconds, as in Triton
         response = await self.infer(request, call, deadline)
         response.parameters.update({f"{name}_ms": round(value, 4) for name, value in call.finish(self.other).items()})
         content, length = write_response(response, request)
@@ -213,10 +216,10 @@ class Service(ABC):
     # --- around every request ------------------------------------------------------------------------------------------
 
     def admit(self, request: HttpRequest) -> str:
-        """Return who asks, if they may; raises ServiceError 401 or 403."""
+        """Return the name of the client if it is authorised. Raises ServiceError 401 or 403."""
         peer: Peer = request.scope.get("peer", Peer())
         if self.token is not None and self.token.fits(request.headers.get("Authorization")):
-            request.scope.get("prove", bool)()  # its connection is not closed to make room for a stranger's
+            request.scope.get("prove", bool)()  # so its connection is not closed in favour of one without a credential
             return f"token {peer.name}".strip()
         if self.plain and self.token is None:
             return "plain"
@@ -227,7 +230,7 @@ class Service(ABC):
         return f"{peer.role} {peer.name}"
 
     def deadline(self, timeout: Any, unit: float = 1.0) -> float:
-        """Return the loop's time at which a request that said `timeout` (None: nothing) is too late; ProtocolError."""
+        """Return the loop's time at which a request with `timeout` (None: the default) expires. Raises ProtocolError."""
         seconds = self.deadline_s
         if timeout is not None:
             if type(timeout) not in (int, float) or not 0 < timeout * unit <= LONGEST_S:
@@ -236,7 +239,7 @@ class Service(ABC):
         return asyncio.get_running_loop().time() + seconds
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
-        """Admit a request, read it whole, answer it, and, once that is sent, put it in the log and in the metrics."""
+        """Admit a request, read its body, and return the response. After it was sent, log it and update the metrics."""
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
@@ -256,7 +259,7 @@ class Service(ABC):
                     self.arriving(-1)
         except WorkbenchError as error:
             kind, response = type(error).__name__, _failed(error)
-        except Exception as error:  # a fault of ours: its traceback names code, the answer nothing
+        except Exception as error:  # an internal fault: the log has its traceback, the response has no details
             log.error("unexpected %s", type(error).__name__, exc_info=_without_values(error))
             kind, response = type(error).__name__, JSONResponse({"error": "internal error; the service's log names it"}, 500)
         call.bytes_out = len(response.body)
@@ -291,7 +294,7 @@ class Service(ABC):
 
 
 def _failed(error: WorkbenchError) -> JSONResponse:
-    """Return the answer to a request that a known error ended: the client's fault, unless the error says another status."""
+    """Return the response for a known error. It blames the client unless the error has another status."""
     status = error.status if isinstance(error, ServiceError) else 400
     after = error.retry_after if isinstance(error, ServiceError) else None
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}
@@ -302,14 +305,17 @@ def _failed(error: WorkbenchError) -> JSONResponse:
 
 
 def _refuse_codings(request: HttpRequest) -> None:
-    """Raise ServiceError 415 for a body in a content coding: what it would be decoded to has no bound."""
-    codings = [coding.strip() for value in request.headers.getlist("Content-Encoding") for coding in value.split(",")]
+    """Raise ServiceError 415 for a body with a content coding, whose decoded size has no bound."""
+    values = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"content-encoding"]
+    if not values:
+        return
+    codings = [coding.strip() for value in values for coding in value.split(",")]
     if others := [coding for coding in codings if coding and coding.lower() != "identity"]:
         raise ServiceError(f"Content-Encoding {others[0][:SHOWN]!r} is not read: send the body without a coding", status=415)
 
 
 def _without_values(error: BaseException) -> BaseException:
-    """Return an error with the same traceback and no text, which might quote what was received."""
+    """Return an error with the same traceback but without text, which might quote received data."""
     return Exception(type(error).__name__).with_traceback(error.__traceback__)
 
 
@@ -321,7 +327,7 @@ async def _refused(_: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def number(parameters: dict[str, Any], name: str, default: float) -> float:
-    """Return a parameter that is a number; UsageError for anything else."""
+    """Return a numeric parameter. Raises UsageError for anything else."""
     value = parameters.get(name, default)
     if type(value) not in (int, float):
         raise UsageError(f"{name} must be a number")

@@ -1,4 +1,4 @@
-"""What the modules of a service share: the model that it offers, and a request under work."""
+"""Types that the modules of a service share: the offered model, and the state of a request."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from starlette.responses import Response
 
 __all__ = ["MOST_SHOWN", "Answer", "Model", "RequestContext"]
 
-MOST_SHOWN = 4  # pictures of a request that asks for what the cloud saw
+MOST_SHOWN = 4  # pictures of a request for the cloud's view
 
 
 @dataclass(frozen=True)
 class Model:
-    """The one model that a service offers: its name, the hash of its weights, and its metadata."""
+    """The model that a service offers: its name, the hash of its weights, and further metadata."""
 
     name: str
     version: str
@@ -28,7 +28,7 @@ class Model:
 
 @dataclass
 class RequestContext:
-    """A request under work: its client, its start, and the fields of its log line."""
+    """The state of one request: its client, its start, and the fields of its log line."""
 
     peer: str
     start: float
@@ -40,7 +40,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Charge to the component `other` the time that no other component accounts for; return all (ms)."""
+        """Charge all remaining time to the component `other`, and return the times of all components (ms)."""
         rest = sum(value for name, value in self.milliseconds.items() if name != other)
         self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
         return self.milliseconds

@@ -4,8 +4,8 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so. Another
-function can copy instead, such as one with a link's bandwidth and delay (`bench/link.py`).
+One chunk is buffered, so a slow reader holds its writer back. Each direction ends independently, so half-closed connections
+stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy one direction until it ends; an error ends the other direction, too."""
+    """Copy one direction until it ends. An error ends the other direction, too."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -149,7 +149,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Relay a listener's connections to the endpoint that `reach` opens; if it fails, the client sees a reset."""
+    """Relay a listener's connections to the endpoint that `reach` opens. If `reach` fails, the client's connection is reset."""
     pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:

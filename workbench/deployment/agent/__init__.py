@@ -1,13 +1,13 @@
-"""What runs on a stage's machine: makes an environment, and starts, watches and stops the stage. Standard library alone.
+"""The remote agent on a stage's machine: makes an environment, and starts, watches and stops the stage. Standard library only.
 
 ::
 
-    python3 PROGRAM FOLDER VERB   < what to do, as JSON   > lines of JSON: {"told": ...}*, then {"done": ...} or {"error": ...}
+    python3 PROGRAM FOLDER VERB   < arguments as JSON   > lines of JSON: progress, then {"done": ...} or {"error": ...}
 
-    FOLDER/store/<sha256>        what was sent: the package, weights, and PROGRAM, which is this folder in one file
-    FOLDER/envs/<key>/           an environment, made once for a package
-    FOLDER/stages/<name>/        one stage: lock, spec.json, state.json, log, port, and what it was given
+    FOLDER/store/<sha256>        the sent files: the package, weights, and PROGRAM, which is this folder in one file
+    FOLDER/envs/<key>/           an environment, made once for each package
+    FOLDER/stages/<name>/        one stage: lock, spec.json, state.json, log, port, and its files
 
-A stage runs under a supervisor in a session of its own, which outlives the connection that started it. The supervisor holds the
-stage's lock for as long as it lives: whoever finds it free knows that nothing runs, whatever a file says. Python 3.9 will do.
+A supervisor in a session of its own runs the stage, so that it outlives the connection that started it. The supervisor holds
+the stage's lock while it lives. A free lock means that nothing runs, whatever the files say. Needs Python 3.9.
 """

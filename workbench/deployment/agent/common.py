@@ -1,4 +1,4 @@
-"""What every part of the agent needs: one-line errors, replies to the caller, locks, atomic files."""
+"""Helpers of the agent's modules: one-line errors, output to the caller, locks, atomic files."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from typing import Any
 
 
 class AgentError(Exception):
-    """Raised for what the one who asked can act on; a line."""
+    """Raised for faults that the user can act on, with a message of one line."""
 
 
 def say(**what: Any) -> None:
-    """Say one thing to whoever asked."""
+    """Print one object as a line of JSON to the caller."""
     print(json.dumps(what), flush=True)
 
 
 def lines(command: Sequence[str]) -> list[str]:
-    """Return what a program prints; nothing where it fails, or is not there."""
+    """Return the lines that a program prints, or none if it fails or is missing."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -32,7 +32,7 @@ def lines(command: Sequence[str]) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
-    """Return whether a condition comes to hold within so many seconds."""
+    """Return whether a condition becomes true within `patience` seconds."""
     deadline = time.monotonic() + patience
     while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
-    """Hold a lock; AgentError where another holds it, and goes on to for `patience` seconds."""
+    """Hold a lock. Raises AgentError if another process holds it for longer than `patience` seconds."""
     with path.open("ab") as file:
         if not wait_for(lambda: _lock(file.fileno()), patience):
             raise AgentError(f"{reason}: wait for it, or end it")
@@ -56,7 +56,7 @@ def _lock(handle: int) -> bool:
 
 
 def write(path: Path, value: Any) -> None:
-    """Write a value as JSON for its owner alone, all or nothing."""
+    """Write a value as JSON atomically, readable by its owner alone."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(value, file)
@@ -64,7 +64,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def stored(folder: Path, sha: str) -> Path:
-    """Return a file of the store; AgentError where it is not there, or is not what its name says."""
+    """Return the path of a file in the store. Raises AgentError if it is missing, or its content does not match its hash."""
     path = folder / "store" / sha
     digest = hashlib.sha256()
     try:

@@ -1,7 +1,7 @@
-"""Environments: an interpreter and the package, made once; by uv where there is one, else by venv and pip.
+"""Environments: an interpreter and the package, made once, by uv if it is installed, else by venv and pip.
 
-Packages are installed from lock files that were sent with the package: an index, or whoever stands before it, can only give
-the very files whose SHA-256 is there. Nothing is built, and nothing is resolved.
+Packages are installed from lock files that were sent with the package. So an index, or an attacker in front of it, can only
+provide the exact files with these SHA-256. Nothing is built, and no dependency is resolved.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from typing import Any
 
 from .common import AgentError, lines, locked, say, stored, write
 
-INSTALL_S = 3000.0  # for an environment
+INSTALL_S = 3000.0  # limit for installing an environment
 PYTHONS = ("python3.12", "python3.11")
-LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source package would resolve what it is built with
+LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source package would resolve its build dependencies
 
 
 def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Make, unless it is there, the environment of a package; say with which interpreter and paths it runs."""
+    """Make the environment of a package unless it exists. Return its interpreter and paths."""
     key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
     home = folder / "envs" / key
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Lay the package beside an interpreter that has what it needs."""
+    """Unpack the package next to an interpreter that already has its dependencies."""
     made = {"python": asked["python"], "path": str(home / "site")}
     with zipfile.ZipFile(stored(folder, asked["wheel"])) as wheel:
         wheel.extractall(home / "site")
@@ -54,7 +54,7 @@ def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]
 
 
 def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
-    """Install the package and what it needs into an environment of its own, by uv where there is one."""
+    """Install the package and its dependencies into a new environment, by uv if it is installed."""
     wheel = home / asked["file"]
     shutil.copyfile(stored(folder, asked["wheel"]), wheel)
     made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
@@ -82,13 +82,13 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
 
 
 def _needs_cuda(made: dict[str, str]) -> bool:
-    """Return whether the torch that the index had is built for CUDA: other builds for Linux say so in their version."""
+    """Return whether the index's torch is built for CUDA. Versions of other builds for Linux have a suffix."""
     version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
     return "+" not in version or "+cu" in version
 
 
 def uv_path() -> str | None:
-    """Return where uv is; None where there is none."""
+    """Return the path of uv, or None if it is not installed."""
     return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / ".local" / "bin")]))
 
 
@@ -99,7 +99,7 @@ def _version(python: str) -> tuple[int, ...]:
 
 
 def _told(command: Sequence[str]) -> None:
-    """Run what installs; AgentError with its last line where it fails."""
+    """Run an installation step. Raises AgentError with its last line if it fails."""
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
     except OSError as error:
@@ -110,7 +110,7 @@ def _told(command: Sequence[str]) -> None:
 
 
 def _checked(made: dict[str, str], program: str) -> str:
-    """Run a program in an environment; return what it prints."""
+    """Run a Python program in an environment, and return its output."""
     try:
         ended = subprocess.run(
             [made["python"], "-c", program],
@@ -118,7 +118,7 @@ def _checked(made: dict[str, str], program: str) -> str:
             capture_output=True,
             text=True,
             env=environ_of(made),
-            cwd="/",  # Python looks for packages in the folder that it is started in, too
+            cwd="/",  # Python also imports from its working directory
             timeout=120,
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -131,10 +131,10 @@ def _checked(made: dict[str, str], program: str) -> str:
 
 def _has_gpu(made: dict[str, str], device: str) -> None:
     if device == "cuda" and _checked(made, "import torch; print(torch.cuda.is_available())") != "True":
-        raise AgentError("a GPU is asked for (device = 'cuda'), and the torch of the environment sees none: check its driver")
+        raise AgentError("a GPU is requested (device = 'cuda'), and the torch of the environment sees none: check its driver")
 
 
 def environ_of(made: dict[str, str]) -> dict[str, str]:
-    """Return the variables by which an environment is used."""
+    """Return the environment variables for using an environment."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

@@ -1,11 +1,11 @@
-"""Print what a launch needs to know of this machine, as one JSON object. Changes nothing; standard library alone, Python 3.9.
+"""Print the facts about this machine that a launch needs, as one JSON object. Changes nothing; standard library, Python 3.9.
 
 ::
 
     python3 -I -B - REQUEST  < this file  > JSON
 
-The program comes on standard input, so no file stays on the machine. Paths of /proc, /sys, /dev, /etc and /opt lie under
-`root` of the request: where sshd runs in a container, the host's own root file system is mounted somewhere.
+The program comes on standard input, so no file stays on the machine. Paths of /proc, /sys, /dev, /etc and /opt are below
+`root` of the request: if sshd runs in a container, the host's own root file system is mounted in some folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ MOST = 4 << 20  # bytes of an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts, those of the network asked side by side; with `short` only what Kata lets pods set."""
+    """Return the facts. Network checks run in parallel. With `short`, return only the annotations that Kata lets pods set."""
     root = Path(asked["root"])
     allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
     if asked["short"]:
@@ -81,7 +81,7 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return room and rights where the stage's folder is, or would be made."""
+    """Return free space and permissions at the stage's folder, or at its nearest existing parent."""
     path = _absolute(folder)
     made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
     while not path.exists():
@@ -107,7 +107,7 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Return the version of an interpreter, and which modules it has; None for one that cannot be run."""
+    """Return the version of an interpreter and its modules, or None if it does not run."""
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
         version, venv, torch = json.loads(said[-1])
@@ -136,7 +136,7 @@ def processor(root: Path) -> dict[str, Any]:
 
 
 def snp(root: Path) -> dict[str, Any]:
-    """Return the state of SEV-SNP: KVM's switch, the device, the firmware's API version where it can be learned."""
+    """Return the state of SEV-SNP: KVM's switch, the device, the firmware's API version if it can be determined."""
     device = _under(root, "/dev/sev")
     return {
         "switch": _read(root, "/sys/module/kvm_amd/parameters/sev_snp").strip(),
@@ -147,7 +147,7 @@ def snp(root: Path) -> dict[str, Any]:
 
 
 def _platform_status(device: Path) -> list[int] | None:
-    """Query the firmware's API version. The device is opened for reading: the kernel then refuses all that changes state."""
+    """Query the firmware's API version. The device is opened for reading, so that the kernel refuses any change of state."""
     status = ctypes.create_string_buffer(32)
     command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
     try:
@@ -159,7 +159,7 @@ def _platform_status(device: Path) -> list[int] | None:
 
 
 def _logged_firmware() -> list[int] | None:
-    """Return the firmware's API version as the kernel logged it at boot."""
+    """Return the firmware's API version from the kernel's boot log."""
     for command in (["dmesg"], ["journalctl", "--dmesg", "--boot", "--no-pager", "--output=cat"]):
         for line in _output(command):
             if found := re.search(r"SEV-SNP API:(\d+)\.(\d+)", line):
@@ -168,7 +168,7 @@ def _logged_firmware() -> list[int] | None:
 
 
 def iommu(root: Path) -> dict[str, Any]:
-    """Return how many IOMMUs the kernel drives, and which of its options stand in the way."""
+    """Return the number of IOMMUs that the kernel drives, and the kernel options that prevent it."""
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
     return {
@@ -178,7 +178,7 @@ def iommu(root: Path) -> dict[str, Any]:
 
 
 def allowed_annotations(root: Path, shim: str) -> list[str] | None:
-    """Return the expressions for the annotations that Kata lets pods set for a shim; None without a readable configuration."""
+    """Return the expressions for annotations that Kata allows for a shim, or None if its configuration is unreadable."""
     name = f"configuration-{shim}.toml"
     inner = "runtime-rs" if shim.endswith("-rs") else ""
     for base in KATA:
@@ -188,7 +188,7 @@ def allowed_annotations(root: Path, shim: str) -> list[str] | None:
             texts = [text for each in (path, *drops) if (text := _text(each))]
             lists = [found for text in texts if (found := _listed(text, "enable_annotations")) is not None]
             if lists:
-                return lists[-1]  # a drop-in replaces what was before it
+                return lists[-1]  # a drop-in replaces earlier values
     return None
 
 
@@ -198,13 +198,13 @@ def _listed(text: str, key: str) -> list[str] | None:
 
 
 def listening(root: Path) -> set[int]:
-    """Return the TCP ports that something listens on."""
+    """Return the TCP ports on which a process listens."""
     lines = [line.split() for name in ("tcp", "tcp6") for line in _read(root, f"/proc/net/{name}").splitlines()[1:]]
     return {int(parts[1].rsplit(":", 1)[1], 16) for parts in lines if len(parts) > 3 and parts[3] == "0A"}
 
 
 def own_ports(folder: str) -> dict[str, int]:
-    """Return the ports of the stages in a folder, by their names."""
+    """Return the ports of the stages in a folder, by stage name."""
     ports: dict[str, int] = {}
     for path in (_absolute(folder) / "stages").glob("*/port"):
         with contextlib.suppress(OSError, ValueError):
@@ -216,7 +216,7 @@ def own_ports(folder: str) -> dict[str, int]:
 
 
 def reached(host: str, port: int) -> str:
-    """Return how a connection fares: open, refused (the machine answers, and nothing listens), or why there is none."""
+    """Return the result of a connection: open, refused (nothing listens), or the error."""
     try:
         with socket.create_connection((host, port), NETWORK_S):
             return "open"
@@ -227,7 +227,7 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Return the HTTP status of a key broker's health, or why it has none: any answer in HTTP counts."""
+    """Return the HTTP status of a key broker's health path, or the error. Any HTTP status means that it is reachable."""
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
@@ -241,7 +241,7 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 
 
 def image_answer(image: str) -> dict[str, Any]:
-    """Return the HTTP status with which a registry answers for an image, and whether the digest is the one named."""
+    """Return the HTTP status of an image at its registry, and whether its digest matches."""
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)
     scheme = "http" if re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", registry) else "https"
@@ -257,7 +257,7 @@ def image_answer(image: str) -> dict[str, Any]:
 
 
 def _registry(name: str) -> tuple[str, str]:
-    """Return the registry of an image and its repository there; Docker's where no registry is named."""
+    """Return an image's registry, by default Docker's, and its repository there."""
     first, _, rest = name.partition("/")
     last = rest.rpartition("/")[2]
     repository = rest.rpartition(":")[0] if ":" in last else rest
@@ -267,7 +267,7 @@ def _registry(name: str) -> tuple[str, str]:
 
 
 def _anonymous(challenge: str) -> str:
-    """Return the token that a registry gives to anyone who asks where its challenge says; nothing where it gives none."""
+    """Return the token that a registry issues anonymously, by its challenge, or "" if it issues none."""
     parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     if not challenge.startswith("Bearer ") or not re.match("https?://", parts.get("realm", "")):
         return ""
@@ -314,7 +314,7 @@ def _text(path: Path) -> str:
 
 
 def _output(command: Sequence[str]) -> list[str]:
-    """Return the lines that a program prints; nothing where it fails, hangs, or is not there."""
+    """Return the lines that a program prints, or none if it fails, hangs or is missing."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True

@@ -1,4 +1,4 @@
-"""The log of a stage: put aside when it is large, read from its end, followed from one file into the next."""
+"""The log of a stage: rotated when it is large, read from its end, followed from one file into the next."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LOG_BYTES, LOGS = 4 << 20, 3
 
 
 class Log:
-    """A file that is put aside when it is large."""
+    """A log file that is rotated when it is large."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Add a line."""
+        """Append a line and its line end. Errors, such as a full disk, are ignored."""
         if self._file.tell() + len(line) > LOG_BYTES:
             self._file.close()
             for number in range(LOGS, 0, -1):
@@ -27,19 +27,18 @@ class Log:
                     older.replace(self.path.with_name(f"{self.path.name}.{number + 1}")) if number < LOGS else older.unlink()
             self.path.replace(self.path.with_name(f"{self.path.name}.1"))
             self._file = self.path.open("ab", buffering=0)
-        with contextlib.suppress(OSError):  # a full disk ends no stage
+        with contextlib.suppress(OSError):  # a full disk must not end a stage
             self._file.write(line)
 
     def close(self) -> None:
-        """Let go of the file."""
         self._file.close()
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the log that came after an open one; None where that is the newest."""
+    """Return the log that replaced an open one, or None if the open one is the newest."""
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
-    for _ in range(5):  # what is looked at while it is put aside may be seen twice, or not at all
+    for _ in range(5):  # during a rotation a file may be seen twice, or not at all
         there = {}
         for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1))):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""The machine itself: what it has, and a port that a dead session of SSH holds."""
+"""Checks of the machine, and ports that dead SSH sessions hold."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 from .common import AgentError, lines
 from .environments import uv_path
 
-FREE = 64 << 20  # bytes that must be left on a disk
+FREE = 64 << 20  # bytes that must stay free on a disk
 
 
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Say what the machine has: room, an interpreter, a GPU; refuse one that has not what is needed."""
+    """Return the machine's resources: disk, interpreter, GPU. Raises AgentError if one is insufficient."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
     if free < max(FREE, asked.get("bytes", 0)):
@@ -29,7 +29,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """End an SSH session of one's own that still holds a port though its other end is gone; say whether there was one."""
+    """End the user's own SSH session that still holds a port after its peer is gone. Return whether there was one."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

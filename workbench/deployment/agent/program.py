@@ -1,4 +1,4 @@
-"""The program: one thing is asked for, on standard input, and told on standard output."""
+"""The agent's entry point: one verb with arguments on standard input, and its result on standard output."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VERBS = {each.__name__: each for each in (probe, free, environment, start, statu
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do one thing and say how it went."""
+    """Run one verb, and return the exit status."""
     folder, verb = Path(arguments[0]).expanduser(), arguments[1]
     if not folder.is_absolute():
         folder = Path.home() / folder

@@ -1,4 +1,4 @@
-"""A stage: started once, asked for, told from its log, ended; what it was given goes with it."""
+"""A stage on this machine: started once, queried, read from its log, and ended together with its files."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from .common import AgentError, lines, locked, say, stored, wait_for, write
 from .environments import environ_of
 from .log import newer, tail
 
-START_S = 120.0  # until a stage has its port
-DRAIN_S = 45.0  # that a stage has to finish what it accepted
-LAST = 20  # lines of a log that are told of a stage that ended
+START_S = 120.0  # limit until a stage has its port
+DRAIN_S = 45.0  # limit for a stage to finish accepted requests
+LAST = 20  # reported log lines of a stage that ended
 
 
 def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Start a stage, or leave it as it is where it runs as asked; return its state once it has a port."""
+    """Start a stage, unless it already runs with these settings. Return its state once it has a port."""
     home = _home(folder, asked)
     home.mkdir(parents=True, exist_ok=True, mode=0o700)
     with locked(home / "starting", "another launch starts this stage"):
@@ -53,7 +53,7 @@ def _home(folder: Path, asked: dict[str, Any]) -> Path:
 
 
 def _port(home: Path, asked: dict[str, Any]) -> int:
-    """Return the port that is asked for; for 0 the one it had before, if that is still free."""
+    """Return the requested port. For 0, return the previous one if it is still free."""
     wanted = int(asked["port"])
     with contextlib.suppress(OSError, ValueError):
         before = int((home / "port.before").read_text())
@@ -65,9 +65,9 @@ def _port(home: Path, asked: dict[str, Any]) -> int:
 
 
 def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]) -> None:
-    """Lay what the stage was given into its folder, files from the store, each checked; what it was given before goes.
+    """Replace the stage's files: `files` come from the store, each verified.
 
-    `texts`, such as keys, came with the question, and are nowhere else.
+    `texts`, such as keys, come with the request and are stored nowhere else.
     """
     shutil.rmtree(home / "given", ignore_errors=True)
     for name in (*files, *texts):
@@ -81,7 +81,7 @@ def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]
 
 
 def _launch(folder: Path, home: Path, name: str) -> None:
-    """Start the supervisor in a session of its own; as systemd's unit where there is one, to outlive a log-out."""
+    """Start the supervisor in a session of its own, as a systemd unit if possible, so that it outlives a logout."""
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), str(folder), "supervise", str(home)]
     if lines(["systemctl", "--user", "show", "--property=Version"]):
         unit = ["systemd-run", "--user", "--quiet", "--collect", f"--unit=pmc2-{name}", "--property=KillMode=mixed"]
@@ -94,7 +94,7 @@ def _launch(folder: Path, home: Path, name: str) -> None:
 
 
 def _ported(home: Path) -> dict[str, Any]:
-    """Wait for the port of a stage; AgentError with its last lines where it ends before."""
+    """Wait for the port of a stage. Raises AgentError with its last lines if it ends first."""
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
@@ -118,19 +118,19 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Say whether a stage runs, since when and where, or how it ended."""
+    """Return whether a stage runs, since when and on which port, or how it ended."""
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)
     if not running and state and "ended" not in state:
-        state |= {"ended": None, "status": None, "last": tail(home, LAST)}  # the supervisor was killed, too
+        state |= {"ended": None, "status": None, "last": tail(home, LAST)}  # the supervisor was also killed
     with contextlib.suppress(OSError, ValueError):
         state["port"] = int((home / "port").read_text()) if running else None
     return {**state, "running": running, "known": home.exists()}
 
 
 def logs(folder: Path, asked: dict[str, Any]) -> None:
-    """Say the last lines of a stage's log; with `follow` also those to come, until it ends."""
+    """Print the last lines of a stage's log, and with `follow` also further lines, until it ends."""
     path = _home(folder, asked) / "log"
     if not path.parent.exists():
         raise AgentError(f"there is no stage {asked['name']} here: launch it first")
@@ -146,7 +146,7 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
             alive = _runs(path.parent)
             while line := file.readline():
                 say(line=line.decode(errors="replace").rstrip("\n"))
-            if (after := newer(path, file.fileno())) is not None:  # it was put aside, and is read to its end by now
+            if (after := newer(path, file.fileno())) is not None:  # the log was rotated, and is now read to its end
                 file = stack.enter_context(after.open("rb"))
             elif not alive:
                 return
@@ -155,7 +155,7 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
 
 
 def stop(folder: Path, asked: dict[str, Any]) -> bool:
-    """End a stage, and remove all that it was given; say whether it ran."""
+    """End a stage, remove its files, and return whether it ran."""
     home = _home(folder, asked)
     if not home.exists():
         return False
@@ -168,7 +168,7 @@ def stop(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def purge(folder: Path, asked: dict[str, Any]) -> bool:
-    """Remove environments and everything that was sent, unless a stage runs here."""
+    """Remove environments and all sent files. Raises AgentError if a stage still runs here."""
     if any(_runs(home) for home in (folder / "stages").glob("*")):
         raise AgentError(f"a stage still runs in {folder}: stop it first")
     there = folder.exists()
@@ -177,7 +177,7 @@ def purge(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _end(home: Path, patience: float) -> bool:
-    """End what runs: asked first, killed later; return once its lock is free."""
+    """Terminate a stage, and kill it after `patience` seconds. Return once its lock is free."""
     if not _runs(home):
         return False
     group = int(_state(home).get("pid", 0))
@@ -186,7 +186,7 @@ def _end(home: Path, patience: float) -> bool:
             if group and number == signal.SIGKILL:
                 os.killpg(group, number)
             elif group:
-                os.kill(group, number)  # the supervisor, which asks the stage
+                os.kill(group, number)  # the supervisor, which terminates the stage
         deadline = time.monotonic() + wait
         while time.monotonic() < deadline:
             if not _runs(home):
@@ -196,7 +196,7 @@ def _end(home: Path, patience: float) -> bool:
 
 
 def _runs(home: Path) -> bool:
-    """Return whether a supervisor lives: it holds the lock."""
+    """Return whether a supervisor lives, which is the holder of the lock."""
     try:
         with (home / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

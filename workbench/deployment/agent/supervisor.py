@@ -1,4 +1,4 @@
-"""The process above a stage: runs it, keeps its log, and writes down how it ends."""
+"""The parent process of a stage: runs it, keeps its log, and records how it ends."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LINE = 64 << 10  # bytes
 
 
 def supervise(home: Path) -> int:
-    """Run the stage, keep its log, and write down how it ends."""
+    """Run the stage in `home`, and return its exit status. The log and the end are recorded there."""
     lock = (home / "lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     spec = json.loads((home / "spec.json").read_text())
@@ -56,7 +56,7 @@ def supervise(home: Path) -> int:
 
 
 def _die_with_parent() -> None:
-    """A stage without its supervisor would be one that nobody can find."""
+    """End this process together with its supervisor, because a stage without one could not be found any more."""
     with contextlib.suppress(Exception):
         import ctypes
 

@@ -1,4 +1,4 @@
-"""The edge's container on a cluster: applied, watched until it serves, read, reached, and taken away, by kubectl on a host.
+"""The edge's container on a cluster: applied, watched until it serves, read, reached, and removed, by kubectl on a host.
 
 ::
 
@@ -9,7 +9,7 @@
         ...  containers.status(), .logs(), .address()
         containers.delete()
 
-Nothing here executes in the container: the guest's policy refuses it. What went wrong is read from what the cluster says.
+Nothing is executed in the container, because the guest's policy refuses it. Faults are read from the cluster's own reports.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 __all__ = ["AbsentError", "Containers", "PodState"]
 
 OBJECT_KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
-SOMETIMES = {  # by kind of object: rendered for some containers alone, and taken away where it no longer is
+SOMETIMES = {  # by kind of object: rendered for some containers only, and deleted when no longer rendered
     "PodDisruptionBudget": "poddisruptionbudget.policy",
     "HorizontalPodAutoscaler": "horizontalpodautoscaler.autoscaling",
     "Secret": "secret",
 }
-LEFT = ("replicaset.apps", "pod")  # what the cluster has made of them
-CALL_S = 30.0  # that the cluster has to answer
-POD_POLL_S = 2.0  # between two looks at the pods
-LAST, LAST_S = 5, 10.0  # lines of an edge that ended, in the error; and the time that they may take
-SHOWN = 400  # characters of what kubectl says
+LEFT = ("replicaset.apps", "pod")  # objects that the cluster derived from them
+CALL_S = 30.0  # time limit of a call to the cluster
+POD_POLL_S = 2.0  # between two polls of the pods
+LAST, LAST_S = 5, 10.0  # log lines of a failed edge in the error, and the time limit for reading them
+SHOWN = 400  # characters of kubectl's output in an error
 ADVICE = (
     (r"context .*does not exist", "name one that its kubeconfig has"),
     (r"[Ff]orbidden", "have that right granted, or use another context"),
@@ -58,12 +58,12 @@ ADVICE = (
 
 
 class AbsentError(RemoteError):
-    """Raised where the cluster has no such container."""
+    """Raised if the cluster has no such container."""
 
 
 @dataclass(frozen=True)
 class PodState:
-    """How a container is: of its replicas those wanted, those of the newest manifest, those ready; and its pods."""
+    """The state of a container: the wanted replicas, the up-to-date ones, the ready ones, and its pods."""
 
     wanted: int
     updated: int
@@ -73,16 +73,16 @@ class PodState:
 
     @property
     def serves(self) -> bool:
-        """Whether all replicas are of the newest manifest, and ready."""
+        """Whether all replicas have the newest manifest and are ready."""
         return self.wanted > 0 and self.updated >= self.wanted and self.ready >= self.wanted
 
 
 @dataclass(frozen=True)
 class Containers:
-    """One container on the cluster that `kubectl` on a host speaks to.
+    """One container on the cluster of `kubectl` on a host.
 
-    `patience` is how long (s) a trouble may last that a cluster often gets over by itself: no room, a volume that is not there
-    yet. Every method raises RemoteError, one line, where kubectl or the cluster does not do what was asked.
+    `patience` is how long (s) a trouble may last that a cluster often resolves alone, such as no room, or a volume that does
+    not exist yet. Every method raises RemoteError, one line, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -93,10 +93,10 @@ class Containers:
     patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
-        """Make the cluster have this container, and nothing of it that was rendered before and is no longer.
+        """Create or update the container's objects, and delete those of earlier versions that are no longer rendered.
 
-        Applied on the server's side: the guest's configuration is not stored a second time in an annotation, replicas stay
-        the autoscaler's, and what someone edited by hand is put right. Done again, it changes nothing.
+        Server-side apply is used: the guest's configuration is not stored a second time in an annotation, the autoscaler keeps
+        control of the replicas, and manual edits are reverted. A second call changes nothing.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
@@ -107,9 +107,12 @@ class Containers:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
     def wait(self, timeout: float = 600.0, told: Callable[[str], None] = lambda _: None) -> None:
-        """Return once all replicas serve; RemoteError, with the reason, where they will not or do not within `timeout` (s)."""
+        """Return once all replicas serve.
+
+        Raises RemoteError, with the reason, if they fail or need more than `timeout` seconds.
+        """
         deadline = time.monotonic() + timeout
-        since: dict[str, float] = {}  # by reason: since when a trouble lasts
+        since: dict[str, float] = {}  # by reason: the time at which a trouble began
         said = ""
         while True:
             state, troubles = self._look()
@@ -131,13 +134,12 @@ class Containers:
                 return
 
     def status(self) -> PodState:
-        """Return how it is now."""
         return self._look()[0]
 
     def logs(self, follow: bool = False, lines: int = 200) -> Iterator[str]:
-        """Yield what its edges said, the last `lines` of each; with `follow` also what they go on to say, until closed.
+        """Yield the log of its edges, the last `lines` of each, and with `follow` also new lines, until closed.
 
-        Raises UsageError where the guest's policy keeps it inside.
+        Raises UsageError if the guest's policy keeps the log inside.
         """
         if not self.container.readable:
             raise UsageError(f"{self._name}: its policy keeps what it says in the guest; logs = true lets the host read it")
@@ -148,7 +150,7 @@ class Containers:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def address(self) -> tuple[str, int]:
-        """Return where the edge is reached: a node's address and port where it has one, else a pod's, from the host alone."""
+        """Return host and port of the edge: a node's if it has a node port, else a pod's, which only the host reaches."""
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
         if pod is None:
@@ -156,9 +158,9 @@ class Containers:
         return (pod.node_address, self.container.node_port) if self.container.node_port else (pod.address, self.container.port)
 
     def delete(self, wait: float = 120.0) -> None:
-        """Take away all that belongs to it; return once the cluster has nothing of it left, within `wait` seconds.
+        """Delete all objects of the container. Return once the cluster has none left, at most after `wait` seconds.
 
-        A namespace that was made for it stays: there may be more in it.
+        A namespace that was created for it stays, since it may hold other objects.
         """
         deadline = time.monotonic() + wait
         arguments = ("--ignore-not-found", "--cascade=foreground", f"--timeout={max(1, round(wait))}s")
@@ -169,9 +171,9 @@ class Containers:
             time.sleep(0.2)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """Return what kubectl answers as one JSON object, {} for nothing. Not even its cache is written on the host.
+        """Return kubectl's output as one JSON object, {} for no output. kubectl writes no cache on the host.
 
-        Raises RemoteError if it fails, or answers with something else.
+        Raises RemoteError if kubectl fails or prints something else.
         """
         answer = self._call(*arguments, "--output=json", "--cache-dir=/dev/null")
         try:
@@ -180,10 +182,10 @@ class Containers:
         except (ValueError, TypeError):
             raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
 
-    # --- what the cluster says -----------------------------------------------------------------------------------------------
+    # --- the cluster's reports -----------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[PodState, list[Trouble]]:
-        """Return how the container is, and what stands in its way."""
+        """Return the state of the container, and its troubles."""
         found = self._json("get", "deployment.apps,pod", self._selector)
         deployment = next((each for each in found if each["kind"] == "Deployment"), None)
         if deployment is None:
@@ -201,13 +203,16 @@ class Containers:
         return PodState(spec.get("replicas", 1), updated, ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
-        """Return what the cluster tells of pods; nothing, where one may not ask: they explain, and prove nothing."""
+        """Return the cluster's events about pods, or none without the right to read them.
+
+        Events explain, they prove nothing.
+        """
         with contextlib.suppress(RemoteError):
             return self._json("get", "event", "--field-selector=involvedObject.kind=Pod")
         return []
 
     def _rolled_out(self, seconds: float) -> bool:
-        """Wait for the roll-out, for as long; return whether it is done."""
+        """Wait up to `seconds` for the roll-out, and return whether it is complete."""
         what = f"deployment.apps/{self.container.name}"
         result = self._run("rollout", "status", what, f"--timeout={max(0.1, seconds):.1f}s", timeout=seconds + CALL_S)
         if result.status and not re.search(rb"timed out|exceeded its progress deadline", result.err):
@@ -215,7 +220,7 @@ class Containers:
         return result.status == 0
 
     def _failed(self, trouble: Trouble) -> str:
-        """Return the line on an edge that does not come up, with its last words where they may be read."""
+        """Return the error for an edge that does not start, with its last log lines if they are readable."""
         line = f"{self._name} does not serve: {trouble.line}"
         if not trouble.ended:
             return line
@@ -225,7 +230,7 @@ class Containers:
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
 
     def _why(self, state: PodState) -> str:
-        """Return why it is not ready in time, as far as one can tell from outside."""
+        """Return the probable reason why it is not ready in time."""
         if any(pod.started and not pod.ready for pod in state.pods):
             cloud = self.container.cloud
             return f"{state.ready} of {state.wanted} are ready; an edge runs that is not: does it reach the cloud at {cloud}?"
@@ -234,7 +239,7 @@ class Containers:
         )
 
     def _last_lines(self, trouble: Trouble) -> list[str]:
-        """Return what an edge that ended has said at last; nothing where that is not to be had, for it is an extra."""
+        """Return the last log lines of an edge that ended, or none if they are unavailable."""
         previous = ("--previous",) if trouble.previous else ()
         with contextlib.suppress(RemoteError):
             result = self._run("logs", trouble.pod, f"--tail={LAST}", *previous, timeout=LAST_S)
@@ -253,7 +258,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        """Whether it can have had a Secret: of another, the right to look at Secrets is not needed."""
+        """Whether the container can have a Secret. For any other container, the right to read Secrets is not needed."""
         return self.container.runtime == "development"
 
     @property
@@ -269,14 +274,14 @@ class Containers:
         return self.host.run(self._command(*arguments), input=input, timeout=timeout)
 
     def _call(self, *arguments: str, input: bytes = b"", timeout: float = CALL_S, patient: bool = False) -> bytes:
-        """Return what kubectl prints. `patient`: that it waited in vain is no error."""
+        """Return kubectl's output. With `patient`, a wait that timed out is no error."""
         result = self._run(*arguments, input=input, timeout=timeout)
         if result.status and not (patient and b"timed out" in result.err):
             raise self._refusal(result)
         return result.out
 
     def _json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Return the objects that kubectl gets."""
+        """Return the objects in kubectl's output."""
         try:
             found = json.loads(self._call(*arguments, "--output=json"))
             return list(found["items"])
@@ -284,7 +289,7 @@ class Containers:
             raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
 
     def _refusal(self, result: Result) -> RemoteError:
-        """Return the error for a kubectl that failed: its last line, and the way out."""
+        """Return the error for a failed kubectl: its last line, and the way out."""
         if result.status in (126, 127):
             return RemoteError(
                 f"there is no {self.kubectl!r} to run on {self.host.name}: install kubectl there, or name its path"
@@ -296,5 +301,5 @@ class Containers:
 
 
 def _text(output: bytes) -> str:
-    """Return output as text that a terminal can be given."""
+    """Return output as text that is safe for a terminal."""
     return printable(output.decode("utf-8", "replace"), keep="\n")

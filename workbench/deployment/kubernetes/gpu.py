@@ -1,7 +1,7 @@
-"""The cloud in a guest whose GPU is confidential, too: its objects for Kubernetes. Rendered, valid under schema, and never run.
+"""The cloud in a guest with a confidential GPU: its objects for Kubernetes. Rendered and valid under schema, but never run.
 
-NVIDIA's reference runs it as the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode.
-The guest's policy is the one of the edge, which admits no device: what the GPU adds to the agent's requests is not known here.
+NVIDIA's reference uses the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The
+guest's policy is the edge's, which admits no device: the GPU's effect on the agent's requests is unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["CloudContainer"]
 
 @dataclass(frozen=True)
 class CloudContainer(Container):
-    """A cloud in a container. It reaches its key broker and what `egress` names; it is reached by edges, at `port`."""
+    """A cloud in a container. It reaches its key broker and the `egress` addresses, and edges reach it at `port`."""
 
     cloud: str = ""
     port: int = 8444
@@ -27,11 +27,11 @@ class CloudContainer(Container):
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Return the addresses that the pod may reach, next to its key broker."""
+        """The addresses that the pod may reach in addition to its key broker."""
         return self.egress
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs in the container, and all that may."""
+        """The command that runs in the container. The policy allows no other."""
         secrets = ("--attestation-agent", AGENT, "--secrets", self.resource)
         return (PROGRAM, "serve", "cloud", "--listen", f"0.0.0.0:{self.port}", "--certs", CERTS, *secrets, *self.options)

@@ -1,11 +1,11 @@
-"""The guest that an edge in a container runs in: what it may be, and the configuration that its evidence vouches for.
+"""The guest of an edge in a container: its settings, and the configuration that its evidence proves.
 
 ::
 
     Container --initdata--> TOML: the agent's policy, the key broker --sha256--> HOST_DATA in the guest's evidence
 
-Who knows that digest knows the image, the command, and what the host may do: nothing else starts, nothing is read or put in.
-The host runs the guest and is not trusted: it sees encrypted memory, and TLS.
+The digest identifies the image, the command, and the host's permissions: nothing else starts, and nothing can be read or
+inserted. The host runs the guest and is not trusted: it sees encrypted memory, and TLS.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ CERTS = "/run/pmc2/certs"
 FILES = ("ca.pem", "edge.pem", "edge.key")
 VOLUMES = {"/run/pmc2": "run", "/tmp": "tmp"}  # mount path -> name of a volume in the guest's memory
 USER = 65532
-ENVIRONMENT = (  # as the image has it
+ENVIRONMENT = (  # equal to the image's
     "PATH=/opt/pmc2/bin:/usr/local/bin:/usr/bin:/bin",
     "WORKBENCH_DATA=/opt/pmc2/data",
     "HOME=/tmp",
@@ -57,16 +57,16 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 
 @dataclass(frozen=True)
 class Container:
-    """An edge in a container. Raises UsageError for what no cluster could run, or what would give away more than it must.
+    """An edge in a container. Raises UsageError for settings that no cluster could run, or that would disclose too much.
 
-    `image` is named by digest; `cloud` is IP:PORT, for a network policy knows no names. `egress` has what else the guest must
-    reach, each IP:PORT or NETWORK/BITS:PORT: the registry (a guest pulls its image itself), a key broker that has but a name.
-    `resource` is where the key broker keeps ca.pem, edge.pem and edge.key; without it, which is of the development runtime
-    alone, the host hands them in and can read them. `logs`: the host may read what the edge says. `options` are further ones of
-    `workbench serve edge`; `policy` replaces the guest's policy that comes with the workbench.
+    `image` has a digest. `cloud` is IP:PORT, because network policies support no names. `egress` has the other addresses that
+    the guest must reach, each IP:PORT or NETWORK/BITS:PORT: the registry (a guest pulls its image itself), and a key broker
+    with only a name. `resource` is the key broker's path of ca.pem, edge.pem and edge.key. Without it, which only the
+    development runtime allows, the host provides these files and can read them. With `logs` the host may read the edge's log.
+    `options` are further options of `workbench serve edge`. `policy` replaces the workbench's policy for the guest.
 
-    `shim` is the implementation of the Kata runtime on the nodes: each has runtime classes of its own. `gpu` is the nodes'
-    resource, such as nvidia.com/pgpu, of a GPU that the guest gets.
+    `shim` is the nodes' implementation of the Kata runtime, each with runtime classes of its own. `gpu` is the nodes' resource,
+    such as nvidia.com/pgpu, for a GPU of the guest.
     """
 
     image: str
@@ -107,12 +107,12 @@ class Container:
 
     @property
     def readable(self) -> bool:
-        """Whether the host may read what the edge says."""
+        """Whether the host may read the edge's log."""
         return self.logs or self.runtime == "development"
 
     @property
     def selector(self) -> dict[str, str]:
-        """The labels that all of its objects have, and nothing else has."""
+        """The labels that all of its objects have, and no others."""
         return {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/managed-by": "pmc2-workbench"}
 
     @property
@@ -122,12 +122,12 @@ class Container:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """Return the addresses that the pod may reach, next to its key broker."""
+        """The addresses that the pod may reach in addition to its key broker."""
         return (self.cloud, *self.egress)
 
     @property
     def command(self) -> tuple[str, ...]:
-        """What runs in the container, and all that may."""
+        """The command that runs in the container. The policy allows no other."""
         secrets = ("--secrets", self.resource) if self.resource else ()
         served = ("--listen", f"0.0.0.0:{self.port}", "--certs", CERTS, "--cloud", f"https://{self.cloud}", "--probes")
         return (PROGRAM, "serve", "edge", *served, "--attestation-agent", AGENT, *secrets, *self.options)
@@ -175,7 +175,7 @@ class Container:
 
 
 def initdata(container: Container) -> str:
-    """Return the guest's configuration, TOML: always the same for the same container."""
+    """Return the guest's configuration as TOML. Equal containers have equal configurations."""
     parts = {"policy.rego": _policy(container)}
     if container.kbs_url:
         certificate = f'\ncert = """\n{container.kbs_cert.strip()}\n"""' if container.kbs_cert else ""
@@ -195,7 +195,7 @@ def initdata_digest(container: Container) -> str:
 
 
 def _policy(container: Container) -> str:
-    """Return the agent's policy: the rules, and what they are about."""
+    """Return the agent's policy: the rules, followed by this container's data."""
     if container.policy is not None:
         return container.policy if container.policy.endswith("\n") else container.policy + "\n"
     about = {
@@ -213,7 +213,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target as agents write it: text since kata 3.29.0, a list of bytes before."""
+    """Return a symbolic link's target in the agents' format: text since kata 3.29.0, a list of bytes before."""
     return {"text": target, "bytes": list(target.encode())}
 
 
@@ -221,7 +221,7 @@ def _link(target: str) -> dict[str, object]:
 
 
 def peer_of(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]:
-    """Return network and port of IP:PORT or NETWORK/BITS:PORT; UsageError for a name, or any other text."""
+    """Return network and port of IP:PORT or NETWORK/BITS:PORT. Raises UsageError for a name, or any other text."""
     host, _, port = text.rpartition(":")
     try:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -232,7 +232,7 @@ def peer_of(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, i
 
 
 def is_address(host: str) -> bool:
-    """Return whether a host is an address, not a name."""
+    """Return whether a host is an IP address, not a name."""
     try:
         ipaddress.ip_address(host.strip("[]"))
     except ValueError:
@@ -245,7 +245,7 @@ def _is_named(url: str) -> bool:
 
 
 def port_of(url: str) -> int | None:
-    """Return the port of a URL, its scheme's where it names none; None where it cannot be."""
+    """Return the port of a URL, by default its scheme's, or None for an invalid one."""
     try:
         parts = urlsplit(url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)

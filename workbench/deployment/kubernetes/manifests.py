@@ -1,9 +1,9 @@
-"""The objects by which Kubernetes runs an edge in a container.
+"""The Kubernetes objects of an edge in a container.
 
 ::
 
-    Container --render--> NetworkPolicy, Deployment, Service             [Secret, of the development runtime alone]
-                          PodDisruptionBudget, HorizontalPodAutoscaler   where there can be several
+    Container --render--> NetworkPolicy, Deployment, Service             [Secret, only with the development runtime]
+                          PodDisruptionBudget, HorizontalPodAutoscaler   if there can be several replicas
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ KubernetesObject = dict[str, Any]
 CLASSES = {"confidential": "kata-qemu-snp", "development": "kata-qemu-coco-dev"}
 VOLUME_SIZES = {"run": "16Mi", "tmp": "256Mi"}
 GPU_CLASS = "kata-qemu-nvidia-gpu-snp"
-GRACE_S = 45  # of which the edge takes 30 to finish what it accepted
-START_S = 600  # for the networks to be loaded and warmed
+GRACE_S = 45  # 30 of them for the edge to finish accepted requests
+START_S = 600  # limit for loading and warming the networks
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
 KERNEL = "io.katacontainers.config.hypervisor.kernel_params"
 ANNOTATIONS = tuple(name.rpartition(".")[2] for name in (INITDATA, KERNEL))  # the nodes' Kata must allow pods to set these
 
 
 def shim_name(container: Container) -> str:
-    """Return the shim as Kata's charts name it, such as qemu-snp-runtime-rs."""
+    """Return the shim's name in Kata's charts, such as qemu-snp-runtime-rs."""
     return str(runtime_class(container)).removeprefix("kata-")
 
 
 def runtime_class(container: Container) -> str:
-    """Return the name of the runtime class that starts the container, of the Go or of the Rust implementation of Kata."""
+    """Return the name of the container's runtime class, for Kata's Go or Rust implementation."""
     name = GPU_CLASS if container.gpu else CLASSES[container.runtime]
     return f"{name}-runtime-rs" if container.shim == "rust" else name
 
@@ -61,7 +61,10 @@ def runtime_class(container: Container) -> str:
 
 
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
-    """Return the objects of a container. `certificates` (ca.pem, edge.pem, edge.key) are of one without a key broker alone."""
+    """Return the objects of a container. Only one without a key broker has `certificates` (ca.pem, edge.pem, edge.key).
+
+    Raises UsageError if certificates are given or missing against this rule.
+    """
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
     if not container.resource and set(certificates or ()) != set(FILES):
@@ -77,12 +80,12 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return objects as JSON, one a line, for `kubectl apply -f -`: it would not have the server check those of a List."""
+    """Return objects as JSON, one a line, for `kubectl apply -f -`. The server would not validate the items of a List."""
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
 def to_yaml(manifests: list[KubernetesObject]) -> str:
-    """Return objects as YAML, for people and their repositories."""
+    """Return objects as YAML, to be read and stored in repositories."""
     return str(yaml.safe_dump_all(manifests, sort_keys=False, width=128))
 
 
@@ -96,7 +99,7 @@ def _labels(container: Container) -> dict[str, str]:
 
 
 def _namespace(container: Container) -> KubernetesObject:
-    """It gets no label of the container's: with the container it would take along whatever else is in it."""
+    """Return the namespace, without the container's label: `delete` must not remove the namespace's other objects."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": container.namespace}}
 
 
@@ -107,7 +110,7 @@ def _secret_name(container: Container) -> str:
 def _secret(container: Container, certificates: Mapping[str, bytes]) -> KubernetesObject:
     made = _object(container, "v1", "Secret", {}, _secret_name(container))
     del made["spec"]
-    warning = "for development: whoever runs the cluster can read this key"
+    warning = "for development: the cluster's operator can read this key"
     made["metadata"]["annotations"] = {"pmc2.workbench/warning": warning}
     return made | {
         "type": "Opaque",
@@ -123,13 +126,13 @@ def _deployment(container: Container, certificates: Mapping[str, bytes] | None) 
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": _template(container, certificates),
     }
-    if container.replicas_max == container.replicas_min:  # else the autoscaler has the word, and an apply must not take it back
+    if container.replicas_max == container.replicas_min:  # else the autoscaler sets the number, and an apply must not reset it
         spec["replicas"] = container.replicas_min
     return _object(container, "apps/v1", "Deployment", spec)
 
 
 def _template(container: Container, certificates: Mapping[str, bytes] | None) -> KubernetesObject:
-    """Return the pod. By the label `revision`, those of this very manifest and certificate are told from those before."""
+    """Return the pod's template. Its label `revision` identifies this manifest and certificate."""
     annotations = {INITDATA: _packed(initdata(container)), KERNEL: "agent.guest_components_rest_api=all"}
     spec = _pod(container)
     revision = hashlib.sha256(json.dumps([annotations, spec]).encode() + (certificates or {}).get("edge.pem", b"")).hexdigest()[
@@ -185,13 +188,13 @@ def _edge(container: Container) -> KubernetesObject:
 
 
 def _probes(container: Container) -> KubernetesObject:
-    """Return the probes: the edge's own health, by HTTPS.
+    """Return the probes: the edge's own health over HTTPS.
 
-    The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and whoever asks for more
-    than health or what the service is, is refused without one. A TCP probe would say little: the edge takes its port before it
-    has loaded its networks. An exec probe is what the guest's policy is there to refuse. It is started when it answers, and
-    ready when it reaches its cloud: one whose cloud is away gets no requests, and is not restarted for it. A cloud demands a
-    certificate of everyone: its port is all that can be asked for.
+    The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and without a certificate
+    only health and metadata are available. A TCP probe would prove little, since the edge opens its port before it has loaded
+    its networks. The guest's policy refuses exec probes. The startup probe succeeds when the edge responds, the readiness probe
+    when it also reaches its cloud. So an edge whose cloud is unavailable gets no requests, and is not restarted. A cloud
+    demands a certificate from everyone, so only its port can be probed.
     """
     if container.role == "cloud":
         asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
@@ -217,14 +220,14 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return who may reach the edge (anyone, by TLS) and whom it may reach: the cloud, and what the guest needs to start."""
+    """Return the policy: every client may reach the edge (TLS), the edge may reach the cloud and its start-up services."""
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
     egress = [_rule(each) for each in dict.fromkeys(peers)]
     if _asks_names(container):
         ports = [{"protocol": protocol, "port": 53} for protocol in ("UDP", "TCP")]
-        # The namespace by the label that the API server itself sets: any namespace could have a pod with the other one.
+        # Select the namespace by the label that the API server sets. A pod label alone could occur in any namespace.
         system = {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}
         names = {"namespaceSelector": system, "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
         egress.append({"to": [names], "ports": ports})
@@ -255,7 +258,7 @@ def _autoscaler(container: Container) -> KubernetesObject:
         "minReplicas": container.replicas_min,
         "maxReplicas": container.replicas_max,
         "metrics": [{"type": "Resource", "resource": cpu}],
-        # A guest takes minutes to be there, and computes hard while it warms: one that was called is kept for a while.
+        # A guest takes minutes to start, and its warm-up uses much CPU. So scale down slowly.
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": START_S}},
     }
     return _object(container, "autoscaling/v2", "HorizontalPodAutoscaler", spec)
@@ -270,7 +273,7 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest must look names up: of the key broker, or of the registry, where it may reach that at all."""
+    """Return whether the guest must resolve names: the key broker's, or the registry's if `egress` allows one."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)

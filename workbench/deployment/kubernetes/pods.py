@@ -1,4 +1,4 @@
-"""What a cluster says of the pods of a container, read: who is ready, and what stands in the way of those that are not."""
+"""Interpret a cluster's report on a container's pods: which are ready, and what prevents the others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .guest import Container
 __all__ = ["Pod", "Trouble", "pods_of", "refused", "warned"]
 
 SHOWN = 300  # characters of a message
-ENDS = {  # what no waiting helps against, and what does
+ENDS = {  # troubles that never pass, and the remedy
     "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
     "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
-    "ErrImageNeverPull": "the cluster pulls no images by itself",
+    "ErrImageNeverPull": "the cluster pulls no images automatically",
     "CrashLoopBackOff": "",
     "CreateContainerConfigError": "",
 }
-LASTS = {  # what may pass
+LASTS = {  # troubles that may pass
     "ErrImagePull": "",
     "CreateContainerError": "the guest's policy may have refused it, or the image may not fit its memory",
     "RunContainerError": "",
@@ -37,13 +37,11 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """A pod of a container."""
+    """The name, the address and the readiness of a pod."""
 
     name: str
-    phase: str
     started: bool
     ready: bool
-    restarts: int
     node: str
     address: str
     node_address: str
@@ -51,9 +49,9 @@ class Pod:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What stands in the way of a pod: a reason of Kubernetes', and what is known of it.
+    """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
-    `final`: it does not pass. `ended`: there was an edge, which may have said why; `previous`: another is in its place.
+    `final`: it will not pass. `ended`: an edge ran and may have logged the reason. `previous`: another one has replaced it.
     """
 
     reason: str
@@ -71,7 +69,7 @@ class Trouble:
 
 
 def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
-    """Return the pods of a container, and their troubles, those that do not pass first."""
+    """Return the pods of a container, and their troubles, the final ones first."""
     pods, troubles = [], []
     for each in found:
         if each["metadata"].get("deletionTimestamp"):
@@ -81,10 +79,8 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
         pods.append(
             Pod(
                 name=each["metadata"]["name"],
-                phase=status.get("phase", "Unknown"),
                 started=any("waiting" not in one.get("state", {"waiting": {}}) for one in inside),
                 ready=_condition(status, "Ready").get("status") == "True",
-                restarts=sum(one.get("restartCount", 0) for one in inside),
                 node=each["spec"].get("nodeName", ""),
                 address=status.get("podIP", ""),
                 node_address=status.get("hostIP", ""),
@@ -96,7 +92,7 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return why a Deployment's pods were not even made: no such runtime class, a quota, a rule of the namespace's."""
+    """Return why a Deployment's pods were not created: no such runtime class, a quota, a rule of the namespace."""
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
         return []
@@ -109,7 +105,10 @@ def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
 
 
 def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
-    """Return the troubles that are told in events alone, of pods in which nothing has started: the newest of each counts."""
+    """Return the troubles that only events report, of pods in which nothing has started.
+
+    The newest event of each pod counts.
+    """
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
