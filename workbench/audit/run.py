@@ -23,7 +23,7 @@ from .views import VIEWS
 __all__ = ["Audit"]
 
 GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
-DOUBLINGS = 6  # at most
+DOUBLINGS = 6  # of the effort, at most
 
 
 class Audit(Attempts):
@@ -73,7 +73,7 @@ class Audit(Attempts):
             last = values
         return self.effort_curve
 
-    # --- the whole ---------------------------------------------------------------------------------------------------------
+    # --- the complete audit ------------------------------------------------------------------------------------------------
 
     def result(
         self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0, unseen: int = 0
@@ -130,7 +130,7 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can work, by view. Raises UsageError if there are none."""
+        """Return the usable attackers by view. Raises UsageError if there are none."""
 
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]
