@@ -315,7 +315,7 @@ def _fabric(device: str, devices: int, half: bool, adversarial: bool = False) ->
     if accelerator is None:
         raise unknown("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+        raise UsageError("device 'cuda' was requested, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
     cuda = torch.cuda.is_available() and device != "cpu"
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
