@@ -124,6 +124,7 @@ class View {
     this.swapped = false;
     this.table = new Map();
     this.held = 0; // bytes in the table
+    this.version = 0; // of the table
     this.past = [];
     this.future = [];
     this.drawn = 0; // frames of the stage, for tests
@@ -193,6 +194,7 @@ class View {
     for (const name of ["original", "received", "full"]) this.frames[name] = bytesOf(frames[name]);
     this.size = [frames.width, frames.height];
     this.table.clear();
+    this.version++;
     this.held = 0;
     this.shown = null;
     this.layout();
@@ -211,6 +213,7 @@ class View {
     this.held += blob.length - (before ? before.blob.length : 0);
     this.table.delete(key);
     this.table.set(key, {meta, blob});
+    this.version++;
     while (this.held > CACHED_BYTES) {
       const [oldest, {blob: old}] = this.table.entries().next().value;
       this.table.delete(oldest);
@@ -494,7 +497,7 @@ class View {
     const [w, hgt] = this.size;
     this.images = {};
     for (const {over, under} of Object.values(this.cards)) {
-      for (const canvas of [over, under]) if (canvas) [canvas.width, canvas.height] = [w, hgt];
+      for (const canvas of [over, under]) if (canvas) [canvas.width, canvas.height, canvas.painted] = [w, hgt, null];
     }
     this.fit();
     this.makeTiles();
@@ -561,6 +564,7 @@ class View {
     this.frames = {...frames, id: `${frames.id}.${k}`, numbers: [frames.numbers[k]], labels: [frames.labels[k]], names: frames.names.slice(k, k + 1),
       original: one(frames.original), received: one(frames.received), full: one(frames.full), s1: frames.s1.slice(k, k + 1), on_original: []};
     this.table.clear();
+    this.version++;
     this.held = 0;
     this.shown = null;
   }
@@ -620,7 +624,7 @@ class View {
     for (const [layer, {over, under}] of Object.entries(this.cards)) {
       const there = this.paint(over, layer, entry);
       if (under && layer !== "residual") under.hidden = !there;
-      if (under && there && layer !== "residual") this.paint(under, "original", entry);
+      if (under && there && layer !== "residual" && under.painted !== this.frames && this.paint(under, "original", entry)) under.painted = this.frames;
     }
   }
 
@@ -650,15 +654,17 @@ class View {
 
   showMarks() {
     if (!this.frames) return;
-    const {strength, rate, codec, quality} = this.state, id = this.frames.id;
-    const strip = (canvas, known) => {
+    const {strength, rate, codec, quality} = this.state, id = this.frames.id, common = `${this.version} ${id} ${codec} ${quality}`;
+    const strip = (canvas, state, known) => {
+      if (canvas.marked === state) return;
+      canvas.marked = state;
       const context = canvas.getContext("2d");
       context.clearRect(0, 0, 101, 1);
       context.fillStyle = getComputedStyle(canvas).color;
       for (let k = 0; k <= 100; k++) if (known(k / 100)) context.fillRect(k, 0, 1, 1);
     };
-    strip(this.sliders.strength.marks, (each) => this.table.has(keyOf(id, each, rate, codec, quality)));
-    strip(this.sliders.rate.marks, (each) => this.table.has(keyOf(id, strength, each, codec, quality)));
+    strip(this.sliders.strength.marks, `${common} ${rate}`, (each) => this.table.has(keyOf(id, each, rate, codec, quality)));
+    strip(this.sliders.rate.marks, `${common} ${strength}`, (each) => this.table.has(keyOf(id, strength, each, codec, quality)));
   }
 
   // --- controls and figures ---------------------------------------------------------------------------------------------------
@@ -724,9 +730,12 @@ class View {
 
   className(k) { return this.options.classes?.[k] ?? (k >= 0 ? `class ${k}` : "unknown"); }
 
+  // Rebuilt only for another view: a frame of a drag has no time for layout.
   showNumbers() {
     if (!this.frames) return;
-    const entry = this.shown;
+    const entry = this.shown, before = this.numbered ?? [], now = [entry, this.frames, this.options, this.state.gain, this.state.sheet];
+    if (now.every((each, k) => each === before[k])) return;
+    this.numbered = now;
     if (this.sheetOn) this.nameTiles();
     this.captions(entry);
     if (!entry) return;
