@@ -82,9 +82,9 @@ class Comparison(LiveView):
         return {"python": self.settings().python(), "command": ""}
 
     def load(self) -> Any:
-        """Raise UsageError, because there is no data set."""
+        """Raise RunError, because there is no data set."""
         return self.pipeline_of(self.settings())
 
     def pipeline_of(self, settings: Settings) -> Any:
-        """Raise UsageError, because there are no networks."""
+        """Raise RunError, because there are no networks."""
         raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")
