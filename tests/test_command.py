@@ -20,7 +20,7 @@ from workbench.__main__ import main
 from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, privacy_report
 from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
-from workbench.training import Settings, recipes
+from workbench.training import PRESETS, TrainingSettings
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
@@ -347,9 +347,9 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets of a single step of eight images."""
-    tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
-    presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
-    monkeypatch.setattr(recipes, "PRESETS", presets)
+    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
+    for name in PRESETS:
+        monkeypatch.setitem(PRESETS, name, dict.fromkeys(("classifier", "generator", "compressor"), tiny))
 
 
 @pytest.mark.parametrize("what", ["pair", "classifier", "generator", "compressor"])

@@ -173,7 +173,7 @@ def test_the_reader_of_imports_sees_every_form() -> None:
     seen = imported(PACKAGE / "notebook.py")
     assert {"data", "training", "weights", "errors", "evaluation"} <= seen, "from . import, from .x import, in a function"
     assert {"objectives", "loop"}.isdisjoint(imported(PACKAGE / "training" / "recipes.py"))
-    assert {"weights", "data", "models", "storage"} <= imported(PACKAGE / "training" / "recipes.py"), (
+    assert {"weights", "data", "models", "pictures"} <= imported(PACKAGE / "training" / "recipes.py"), (
         "from .. import, from ..x import"
     )
     assert imported(PACKAGE / "commands" / "reproduce.py") >= {"errors", "runs", "training", "weights"}

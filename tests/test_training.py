@@ -29,18 +29,20 @@ from workbench.errors import RunError, StorageError, UsageError, WeightsError
 from workbench.models import NeuralCompressor, PerturbationGenerator, parameters
 from workbench.pictures import to_float
 from workbench.system import Client, System
-from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, Settings, fit, recipes
+from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, fitting, presets
 from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
 from workbench.training.batches import crop_and_flip, rows_of
 from workbench.training.compression import CompressorObjective, JointObjective, fit_reader, refit_entropy_model
-from workbench.training.loop import _schedule, steps
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
+from workbench.training.settings import learning_rate_share, steps
 from workbench.weights import Manifest
 
 from conftest import AUXILIARY, TARGET  # isort: skip
 
-SETTINGS = Settings(epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3)  # 3 steps an epoch on 48 images: 6 in all
+SETTINGS = TrainingSettings(
+    epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
+)  # 3 steps an epoch on 48 images: 6 in all
 IDENTITY = {"name": "test"}
 QUICKLY: dict[str, Any] = {"device": "cpu", "compressor_loss": CompressorLoss("rate-distortion")}
 
@@ -112,16 +114,16 @@ def few(digits: Dataset) -> Dataset:
 
 
 @pytest.fixture
-def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> Settings:
+def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
-    settings = Settings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
-    presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
-    monkeypatch.setattr(recipes, "PRESETS", presets)
+    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
+    for name, kinds in presets.PRESETS.items():
+        monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
     return settings
 
 
 def train_here(
-    objective: Objective, data: Dataset, folder: Path, settings: Settings = SETTINGS, seed: int = 0, **options: Any
+    objective: Objective, data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS, seed: int = 0, **options: Any
 ) -> Outcome:
     return fit(
         objective,
@@ -310,7 +312,7 @@ from pathlib import Path
 import torch
 from torch import nn
 from workbench.data import load
-from workbench.training import Settings, fit, loop
+from workbench.training import TrainingSettings, fit, loop
 from workbench.training.objectives import ClassifierObjective
 
 def train(folder, every):
@@ -320,7 +322,7 @@ def train(folder, every):
     digits = load("digits")
     outcome = fit(
         ClassifierObjective(network), digits.train.head(64), digits.validation.head(16),
-        Settings(epochs=100, batch=16, learning_rate=1e-2, weight_decay=0.0, optimizer="sgd"),
+        TrainingSettings(epochs=100, batch=16, learning_rate=1e-2, weight_decay=0.0, optimizer="sgd"),
         label="driver", checkpoint=Path(folder) / "driver.pt", identity={"name": "driver"}, device="cpu",
     )
     torch.save(network.state_dict(), Path(folder) / "final.pt")
@@ -362,7 +364,7 @@ def test_killed_by_sigkill_it_goes_on_from_its_checkpoint_and_ends_bit_identical
     assert differences(*finals) == []
 
 
-def interrupted_checkpoint(data: Dataset, folder: Path, settings: Settings = SETTINGS) -> Path:
+def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettings = SETTINGS) -> Path:
     outcome = train_here(Interrupted(seeded(classifier_objective), 5, stop, after=False), data, folder, settings)
     assert not outcome.complete
     return folder / "test.pt"
@@ -1093,7 +1095,7 @@ def test_class_means_are_the_mean_training_image_of_each_class(few: Dataset) -> 
 
 
 def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_where_it_started(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
@@ -1113,10 +1115,10 @@ def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_
 
 
 def test_a_generator_starts_from_the_very_weights_that_are_named(
-    few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     still = replace(tiny_presets, learning_rate=0.0)
-    monkeypatch.setitem(recipes.PRESETS, "quick", {"generator": still})
+    monkeypatch.setitem(presets.PRESETS, "quick", {"generator": still})
     name = weights.generator_name(TARGET, AUXILIARY)
     training.train_generator(few, TARGET, AUXILIARY, variant="again", start=name, device="cpu")
     first, second = (dict(weights.load(each, "digits", "generator")[0].named_parameters()) for each in (name, f"{name}@again"))
@@ -1125,7 +1127,7 @@ def test_a_generator_starts_from_the_very_weights_that_are_named(
     )
 
 
-def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_noise_alone_needs_no_adversary(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     manifest = training.train_generator(few, TARGET, AUXILIARY, variant="noisy", defence=Defence(noise=0.1), device="cpu")
     assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert "recovered" not in manifest.metrics
@@ -1144,7 +1146,7 @@ def test_a_start_that_is_not_there_or_would_be_overwritten_is_refused(few: Datas
 
 @pytest.mark.parametrize("warmup", [0.1, 0.3])
 def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
-    rates = [_schedule(i / 1000, warmup) for i in range(1001)]
+    rates = [learning_rate_share(i / 1000, warmup) for i in range(1001)]
     top = round(1000 * warmup)
     assert rates[0] == pytest.approx(0, abs=0.02)
     assert rates[top] == pytest.approx(1)
@@ -1152,8 +1154,8 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
     assert max(rates) == pytest.approx(1)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
-    assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share(warmup / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share((1 + warmup) / 2, warmup) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("n", [48, 50])
@@ -1168,9 +1170,9 @@ def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
 
 
 def test_the_number_of_images_bounds_the_number_of_steps() -> None:
-    assert steps(100, Settings(3, 32, 1e-3, 0.0)) == 12
-    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=70)) == 3
-    assert steps(100, Settings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0)) == 12
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=70)) == 3
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
 
 
 def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
@@ -1219,10 +1221,10 @@ def test_crops_are_shifted_originals_and_mirrored_only_where_labels_survive_it(m
 
 
 def test_the_preset_paper_has_the_papers_numbers() -> None:
-    generator = recipes.PRESETS["paper"]["generator"]
+    generator = presets.PRESETS["paper"]["generator"]
     assert (generator.epochs, generator.batch, generator.learning_rate, generator.weight_decay) == (100, 256, 5e-3, 5e-4)
     assert (generator.warmup, generator.width, generator.max_images, generator.optimizer) == (0.3, 32, None, "adamw")
-    assert {kind: (each.epochs, each.batch) for kind, each in recipes.PRESETS["paper"].items()} == dict.fromkeys(
+    assert {kind: (each.epochs, each.batch) for kind, each in presets.PRESETS["paper"].items()} == dict.fromkeys(
         ("classifier", "generator", "compressor", "joint"), (100, 256)
     )
     loss, distortion = training.LOSSES["paper"]
@@ -1231,10 +1233,10 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 
 
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
-    assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
+    assert set(presets.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
     every = {"classifier", "generator", "compressor", "joint"}
-    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
-    assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
+    assert [set(kinds) - every for kinds in presets.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
+    assert all(every <= set(kinds) for kinds in presets.PRESETS.values())
 
 
 def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
@@ -1244,11 +1246,11 @@ def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path)
 
 @pytest.mark.parametrize("preset", ["quick", "hours"])
 def test_a_generator_s_encoder_is_trained_first_once(
-    preset: str, few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    preset: str, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for variant in ("one", "two"):
         manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
-        encoder = weights.find(recipes.ENCODER, few.family)
+        encoder = weights.find(presets.ENCODER, few.family)
         assert encoder is not None
         assert manifest.training["loss"]["start"] == encoder.sha256
     assert capsys.readouterr().err.count("which generators start from: training them") == 1
@@ -1261,13 +1263,14 @@ class Finished(ClassifierObjective):
         return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
 
 
-def train_finished(few: Dataset, settings: Settings) -> Manifest:
+def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
     objective = Finished(Classifier("resnet18", 10))
-    return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
+    plan = fitting.Plan(["resnet18"], "classifier", "quick", settings, 0)
+    return fitting.train_and_keep(objective, few, plan, device="cpu")[0]
 
 
 def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_last_overwrites_none(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
     assert manifest.metrics["accuracy"] == manifest.training["history"][-1]["validation"]["accuracy"]
@@ -1278,7 +1281,7 @@ def test_a_manifest_says_on_what_its_figures_were_measured_and_what_is_finished_
 
 @pytest.mark.parametrize("captured", [False, True])
 def test_validation_sees_the_phones_jpeg_if_training_does(
-    captured: bool, few: Dataset, own_data: Path, tiny_presets: Settings, monkeypatch: pytest.MonkeyPatch
+    captured: bool, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given: list[Tensor] = []
 
@@ -1286,14 +1289,14 @@ def test_validation_sees_the_phones_jpeg_if_training_does(
         given.extend((train.images, validation.images))
         return fit(objective, train, validation, *rest, **options)
 
-    monkeypatch.setattr(recipes, "fit", watched)
+    monkeypatch.setattr(fitting, "fit", watched)
     train_finished(few, replace(tiny_presets, epochs=1, max_images=24, captured=captured))
-    expected = [recipes._captured(each) if captured else each for each in (few.train, few.validation)]
+    expected = [fitting.captured(each) if captured else each for each in (few.train, few.validation)]
     assert all(torch.equal(images, split.images) for images, split in zip(given, expected, strict=True))
 
 
 def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:
-    split = recipes._captured(few.train)
+    split = fitting.captured(few.train)
     images = to_float(few.train.images)
     received = System.baseline(PerturbationGenerator(2), Small()).edge.receive(Client().capture(images))
     assert torch.equal(split.labels, few.train.labels)
@@ -1363,7 +1366,7 @@ def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Pa
 
 
 def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
-    few: Dataset, empty_data: Path, tiny_presets: Settings
+    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     seen: list[int] = []
     manifest = training.train_classifier(
@@ -1383,7 +1386,7 @@ def test_a_trained_classifier_is_kept_with_all_that_is_known_of_it(
 
 
 def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
-    few: Dataset, empty_data: Path, tiny_presets: Settings
+    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     manifest = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
     assert not manifest.complete
@@ -1398,7 +1401,7 @@ def test_ctrl_c_keeps_the_best_as_incomplete_weights_and_the_same_call_goes_on(
 
 
 def test_ctrl_c_does_not_put_the_beginning_of_a_training_in_the_place_of_a_finished_one(
-    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = weights.find(AUXILIARY, "digits")
     stopped = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
@@ -1432,7 +1435,7 @@ def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
-    few: Dataset, own_data: Path, tiny_presets: Settings, capsys: pytest.CaptureFixture[str]
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
 ) -> None:
     auxiliary, manifest = weights.load(AUXILIARY, "digits", "classifier")
     before = {each.name: each.sha256 for each, _ in weights.listing()}
@@ -1453,7 +1456,7 @@ def test_what_was_trained_against_weights_that_were_replaced_is_trained_again(
     weights.load_pair("digits", TARGET, AUXILIARY)
 
 
-def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     name = weights.compressor_name(TARGET, AUXILIARY)
     for path in own_data.rglob(f"{name}*"):
         path.unlink()
@@ -1468,7 +1471,7 @@ def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_pres
 
 
 def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_rest(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     generator = weights.generator_name(TARGET, AUXILIARY)
     (own_data / "runs" / "weights" / "digits" / f"{generator}.json").unlink()
@@ -1485,7 +1488,7 @@ def test_what_was_interrupted_is_trained_to_its_end_and_an_interrupt_stops_the_r
 
 
 def test_a_preset_of_hours_ends_with_generator_and_compressor_trained_together(
-    few: Dataset, own_data: Path, tiny_presets: Settings
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
 ) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
     epochs: list[int] = []
@@ -1519,7 +1522,7 @@ def test_joint_training_does_not_overwrite_what_it_starts_from(few: Dataset, own
         training.train_joint(few, TARGET, AUXILIARY, variant="start")
 
 
-def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: Settings) -> None:
+def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
     plain = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     loss = GeneratorLoss("bounded", "signed", 2.0)
     manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
@@ -1535,7 +1538,7 @@ FEW = """
 from dataclasses import replace
 from workbench import data
 from workbench.training import loop, recipes
-from workbench.training.loop import Settings
+from workbench.training.loop import TrainingSettings
 
 digits = data.DATASETS["digits"]
 
@@ -1545,7 +1548,7 @@ def few(directory):
     return data.Dataset("digits", "few digits", "digits", made.classes, False, lambda name: getattr(made, name).head(sizes[name]))
 
 data.DATASETS["digits"] = few
-tiny = Settings(1, 16, 1e-3, 0.0, max_images=32, width=2)
+tiny = TrainingSettings(1, 16, 1e-3, 0.0, max_images=32, width=2)
 recipes.PRESETS["quick"] = dict.fromkeys(("classifier", "generator", "compressor"), tiny)
 """
 COMMAND = """
@@ -1570,7 +1573,7 @@ torch.manual_seed(5)
 network = nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
 dataset = data.load("digits")
 outcome = loop.fit(
-    ClassifierObjective(network), dataset.train, dataset.validation, Settings(3, 16, 1e-3, 0.0),
+    ClassifierObjective(network), dataset.train, dataset.validation, TrainingSettings(3, 16, 1e-3, 0.0),
     label="two", checkpoint=Path("two.pt"), identity={}, device="cpu", devices=2,
 )
 if first:

@@ -1,0 +1,81 @@
+"""The presets: settings and losses of every training, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import UsageError, unknown
+from .compression import CompressorLoss
+from .protection import GeneratorLoss
+from .settings import TrainingSettings
+
+__all__ = ["ENCODER", "JOINTLY", "LOSSES", "PRESETS", "START", "settings_of"]
+
+# `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
+# give the compressor's. `quick`: a minute or two on 2 cores; networks of a quarter of the width. `hours`: CIFAR-10
+# on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
+PRESETS: dict[str, dict[str, TrainingSettings]] = {
+    "quick": {
+        "classifier": TrainingSettings(
+            6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear", classifier_width=4
+        ),
+        "encoder": TrainingSettings(
+            12, 64, 4e-3, 5e-4, warmup=0.2, max_images=20_000, validation_images=1000, width=8, smoothing=0.1
+        ),
+        "generator": TrainingSettings(20, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=8),
+        "compressor": TrainingSettings(
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
+        ),
+        "joint": TrainingSettings(
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
+        ),
+    },
+    "hours": {
+        "classifier": TrainingSettings(
+            40,
+            128,
+            0.1,
+            5e-4,
+            optimizer="sgd",
+            warmup=0.15,
+            head="linear",
+            half=True,
+            erase=10,
+            smoothing=0.1,
+            sizes=((0.0, 24), (0.5, 32)),
+        ),
+        "encoder": TrainingSettings(
+            24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1
+        ),
+        "generator": TrainingSettings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
+        "compressor": TrainingSettings(
+            1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True
+        ),
+        "joint": TrainingSettings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
+    },
+    "paper": {
+        "classifier": TrainingSettings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
+        "generator": TrainingSettings(100, 256, 5e-3, 5e-4),
+        "compressor": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+        "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+    },
+}
+JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
+START = "start"  # from a generator kept under this variant;
+ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
+UNREADABLE = {"eye_weight": 12.0, "recovery_weight": 10.0}  # with less a digit's strokes stay in sight, with SSIM near zero
+LOSSES = {  # what each preset means where the caller does not say
+    "quick": (GeneratorLoss("bounded", "absolute", 2.0, **UNREADABLE), CompressorLoss("rate-accuracy")),
+    "hours": (GeneratorLoss("bounded", "absolute", 2.0), CompressorLoss("rate-accuracy", 0.02)),
+    "paper": (GeneratorLoss(), CompressorLoss()),
+}
+
+
+def settings_of(preset: str, kind: str, epochs: int | None = None) -> TrainingSettings:
+    """Return a preset's settings of one training, with other `epochs` if given. Raises UsageError if it has none."""
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    settings = PRESETS[preset].get(kind)
+    if settings is None:
+        raise UsageError(f"preset {preset!r} has no training of an {kind}; 'quick' and 'hours' have")
+    return settings if epochs is None else replace(settings, epochs=epochs, max_images=None)
