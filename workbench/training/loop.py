@@ -34,6 +34,7 @@ from .settings import Outcome, TrainingSettings, learning_rate_share, steps
 __all__ = ["Outcome", "Trainer", "TrainingSettings", "fit", "rank", "steps", "wait_for_all"]
 
 CHECKPOINT_EVERY_S = 30.0
+COMPILER = "inductor"
 REPORT_EVERY = 10  # steps: reading a figure waits for a GPU
 
 
@@ -88,7 +89,7 @@ class Trainer:
         torch.manual_seed(seed_step(seed, -1))
         channels_last(objective)
         if settings.compiled:
-            objective.compile()
+            objective.compile(backend=COMPILER)
         self.module, self.optimizer = self.fabric.setup(objective, _optimizer(objective, settings))
         self.feed = Feed(train, settings.batch, self.total, seed, self.fabric.device, augment, settings.sizes)
         self._flops: dict[tuple[str, int], float] = {}  # an image, by the kind of step and the images' side
