@@ -347,7 +347,7 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Presets of a single step of eight images."""
-    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
+    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, noise=0.1)
     for name in PRESETS:
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("classifier", "generator", "compressor"), tiny))
 

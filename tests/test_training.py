@@ -116,7 +116,7 @@ def few(digits: Dataset) -> Dataset:
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
-    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2)
+    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, noise=0.1)
     for name, kinds in presets.PRESETS.items():
         monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
     return settings
@@ -1528,7 +1528,7 @@ def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Pa
     manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
     assert manifest.name == f"{TARGET}-X-{AUXILIARY}@bounded"
     assert manifest.training["loss"].items() >= asdict(loss).items()
-    assert manifest.spec == {"width": tiny_presets.width}
+    assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert weights.find(weights.generator_name(TARGET, AUXILIARY), "digits") == plain
 
 

@@ -16,7 +16,7 @@ A file imports only from its own floor and those below it (docs/architecture.md 
        ssh/                         OpenSSH's configuration, connections, remote processes, uploads, forwarded ports
     7  remote  deployment/          hosts (local, or over SSH), and the stages on them, in a confidential container or not
     8  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs,
-       results                      the results pages, made from data/results
+       results  model_card          the results pages, made from data/results; a pair's card, from its manifests
     9  commands/  __main__          the `workbench` command
 """
 

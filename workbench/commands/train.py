@@ -30,7 +30,7 @@ def add(commands: Commands) -> None:
   workbench train classifier --target densenet121 --dataset cifar10 --data-dir ~/cifar10
   workbench train generator --auxiliary-term bounded --ssim-weight 1 --variant bounded
   workbench train compressor --loss rate-distortion --weight 1e-4 --variant rd
-  workbench train generator --start resnet18-X-vgg13_bn --against-inversion 6 --noise 0.2 --variant private
+  workbench train generator --start resnet18-X-vgg13_bn --against-inversion 6 --noise 0.2 --variant hardened
   workbench train generator --variant start && workbench train joint --weight 0.03      generator and compressor together
 Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
@@ -66,7 +66,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
     made.add_argument("--eye-weight", type=float, metavar="W", help="generator: weight of what a person could still read")
-    made.add_argument("--recovery-weight", type=float, metavar="W", help="generator: weight of what a regression recovers")
+    made.add_argument(
+        "--leakage-weight", type=float, metavar="W", help="generator: weight of a bound of what is told beyond the class"
+    )
     made.add_argument(
         "--against-inversion",
         type=float,
@@ -77,7 +79,10 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         "--noise", type=float, metavar="S", help="generator: standard deviation of a random component, new for each image"
     )
     made.add_argument(
-        "--strength", type=float, metavar="A", help="generator: the strength that it is to be used at (default: 1)"
+        "--strength",
+        type=float,
+        metavar="A",
+        help="generator: the one strength that it is to be used at (default: every one)",
     )
     made.add_argument("--start", metavar="WEIGHTS", help="generator: the one that it starts from, such as resnet18-X-vgg13_bn")
     made.add_argument(
@@ -181,7 +186,8 @@ def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, Co
         options.ssim_term or generator.ssim,
         generator.ssim_weight if options.ssim_weight is None else options.ssim_weight,
         eye_weight=generator.eye_weight if options.eye_weight is None else options.eye_weight,
-        recovery_weight=generator.recovery_weight if options.recovery_weight is None else options.recovery_weight,
+        leakage_weight=generator.leakage_weight if options.leakage_weight is None else options.leakage_weight,
+        every_strength=generator.every_strength and options.strength is None,
     )
     if options.loss or options.weight is not None:
         compressor = training.CompressorLoss(options.loss or compressor.kind, options.weight)

@@ -2,7 +2,7 @@
 
 ::
 
-    objectives protection compression   the losses; recovery: an attacker in closed form
+    objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
     batches      the images of each step
     loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints

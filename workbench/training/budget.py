@@ -22,7 +22,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,17 +44,26 @@ from .settings import TrainingSettings, steps
 if TYPE_CHECKING:
     from .fitting import Plan
 
-__all__ = ["SHARES", "Budget", "classifier_weight", "for_gpu", "schedule", "seconds_per_image", "within"]
+__all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
 SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "joint": 3.0, "compressor": 2.0}
 USABLE = 0.85  # of a share; the rest loads, measures, and fits tables
 LONGEST = 3  # times the preset's schedule: what is left of a share then serves the networks that follow
-VALIDATIONS = 12  # about, of a training; each costs a third of as many training images
+VALIDATIONS = 12  # of a training, at most
 WARM_UP = 3  # steps before the speed is measured: memory is allotted, algorithms are chosen
-MEASURED = 6  # steps at least
+WARM_UP_SHARE = 0.02  # of a share at least measures the speed,
+MEASURED = 6  # or so many steps
 COMPILE_S = 60.0  # that torch.compile takes, about
 COMPILE_PAYS = 5  # times as long must the share be before compiling is tried
 GPU_BATCH = 4  # times the preset's batch: small kernels leave a GPU idle
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The seconds that an image of training and that a validation take."""
+
+    image: float
+    validation: float
 
 
 class Budget:
@@ -121,7 +130,7 @@ def within(
     plan: Plan,
     objective: Objective,
     train: Split,
-    validation: int,
+    validation: Split,
     augment: Callable[[Tensor], Tensor],
     device: str,
 ) -> TrainingSettings:
@@ -129,15 +138,20 @@ def within(
     name = plan.names[-1]
     if (kept := budget.schedules.get(name)) is not None:
         return TrainingSettings.from_json(kept)
-    seconds = budget.share(name)
-    settings = for_gpu(plan.settings) if on_gpu(device) else plan.settings
-    settings, cost = _fastest(settings, objective, train, augment, device, seconds)
-    validation = min(validation, settings.validation_images or validation)
-    spent = budget.share(name)  # less than before: the measurement took its part
-    settings = schedule(settings, cost, len(train), validation, min(seconds, spent))
+    gpu, seconds = on_gpu(device), budget.share(name)
+    settings = for_gpu(plan.settings) if gpu else plan.settings
+    validation = validation.head(settings.validation_images)
+
+    def measure(how: TrainingSettings) -> Cost:
+        return measured(objective, train, validation, how, augment, device, WARM_UP_SHARE * seconds)
+
+    cost = measure(settings)
+    if gpu and seconds > COMPILE_PAYS * COMPILE_S:
+        settings, cost = _compiled(settings, cost, measure, seconds)
+    settings = schedule(settings, cost, len(train), budget.share(name))  # less than before: measuring took its part
+    count = steps(len(train), settings) * settings.batch
     tqdm.write(
-        f"{name}: {seconds:.0f} s of the budget, {1 / cost:,.0f} images a second: "
-        f"{steps(len(train), settings) * settings.batch / len(train):.3g} epochs",
+        f"{name}: {seconds:.0f} s of the budget, {1 / cost.image:,.0f} images a second: {count / len(train):.3g} epochs",
         sys.stderr,
     )
     budget.schedules[name] = settings.as_json()
@@ -151,42 +165,47 @@ def for_gpu(settings: TrainingSettings) -> TrainingSettings:
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
 
 
-def schedule(settings: TrainingSettings, cost: float, n: int, validation: int, seconds: float) -> TrainingSettings:
-    """Return settings whose steps and validations take `seconds` if an image of training takes `cost` seconds.
+def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> TrainingSettings:
+    """Return settings whose steps and validations on a split of `n` images take `seconds` at this cost.
 
-    `n` and `validation` are the sizes of the splits. At least one step is taken, at most `LONGEST` times the preset's.
+    At least one step is taken, at most `LONGEST` times the preset's. Validations take a tenth of the time at most, if several.
     """
-    possible = USABLE * seconds / cost
-    every = max(1, round(possible / n / VALIDATIONS))
-    possible /= 1 + validation / (3 * n * every)
+    usable = USABLE * seconds
+    validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
+    possible = max(0.0, usable - validations * cost.validation) / cost.image
     images = min(possible, LONGEST * settings.batch * steps(n, settings))
     images = settings.batch * max(1, int(images / settings.batch))
-    return replace(settings, epochs=math.ceil(images / n) + 1, max_images=images, validate_every=every)
+    epochs = math.ceil(images / n) + 1  # a last batch may be smaller: `max_images` ends the training
+    return replace(settings, epochs=epochs, max_images=images, validate_every=max(1, math.ceil(epochs / validations)))
 
 
-def seconds_per_image(
+def measured(
     objective: Objective,
     train: Split,
+    validation: Split,
     settings: TrainingSettings,
     augment: Callable[[Tensor], Tensor],
     device: str,
     at_least_s: float,
-) -> float:
-    """Measure what an image of training costs, on a copy of the objective; with progressive sizes their mean."""
+) -> Cost:
+    """Measure what training costs, on a copy of the objective; with progressive sizes an image costs their mean."""
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
     starts = [start for start, _ in settings.sizes] or [0.0]
-    total = 0.0
+    image = 0.0
     for start, end in zip(starts, [*starts[1:], 1.0], strict=True):
         first = math.ceil(start * trainer.total)
-        total += (end - start) * _timed(trainer, first, at_least_s / len(starts))
-    return total
+        image += (end - start) * _timed(trainer, first, at_least_s / len(starts))
+    begin = time.monotonic()
+    trainer.validate(validation)
+    return Cost(image, time.monotonic() - begin)
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
+    """Return the seconds an image of some steps from `first` on."""
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
-    float(loss)  # waits for a GPU
+    float(loss.detach())  # waits for a GPU
     begin, count, images = time.monotonic(), 0, 0
     while count < MEASURED or time.monotonic() - begin < at_least_s:
         step = first + WARM_UP + count
@@ -194,32 +213,19 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
         images += len(trainer.feed.rows(step))
         count += 1
         if count % MEASURED == 0:
-            float(loss)
-    float(loss)
+            float(loss.detach())
     return (time.monotonic() - begin) / images
 
 
-def _fastest(
-    settings: TrainingSettings,
-    objective: Objective,
-    train: Split,
-    augment: Callable[[Tensor], Tensor],
-    device: str,
-    seconds: float,
-) -> tuple[TrainingSettings, float]:
-    """Return the settings and what an image costs, compiled if that is faster and the share is long enough to try."""
-
-    def measure(how: TrainingSettings) -> float:
-        return seconds_per_image(objective, train, how, augment, device, 0.02 * seconds)
-
-    cost = measure(settings)
-    if not on_gpu(device) or seconds < COMPILE_PAYS * COMPILE_S:
-        return settings, cost
+def _compiled(
+    settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
+) -> tuple[TrainingSettings, Cost]:
+    """Return compiled settings if they save more time than compiling takes, else the settings as they are."""
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)
     except Exception as error:  # whatever the compiler raises: it is an optimisation
         tqdm.write(f"torch.compile failed ({type(error).__name__}); training goes on without it", sys.stderr)
         return settings, cost
-    gained = (cost - faster) / cost * seconds
-    return (compiled, faster) if gained > COMPILE_S else (settings, cost)
+    saved = (1 - faster.image / cost.image) * seconds
+    return (compiled, faster) if saved > COMPILE_S else (settings, cost)

@@ -79,7 +79,7 @@ def train_and_keep(
     data = _Splits.of(dataset, plan.settings)
     augment = crop_and_flip(dataset.mirror, plan.settings.crop, plan.settings.erase)
     if budget is not None:
-        settings = within(budget, plan, objective, data.train, len(data.validation), augment, device)
+        settings = within(budget, plan, objective, data.train, data.validation, augment, device)
         plan = replace(plan, settings=settings)
     outcome = fit(
         objective,

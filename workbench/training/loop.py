@@ -90,6 +90,7 @@ class Trainer:
         channels_last(objective)
         if settings.compiled:
             objective.compile(backend=COMPILER)
+        objective.eval()
         self.module, self.optimizer = self.fabric.setup(objective, _optimizer(objective, settings))
         self.feed = Feed(train, settings.batch, self.total, seed, self.fabric.device, augment, settings.sizes)
         self._flops: dict[tuple[str, int], float] = {}  # an image, by the kind of step and the images' side
@@ -102,7 +103,8 @@ class Trainer:
         rate = self.settings.learning_rate * learning_rate_share(step / self.total, self.settings.warmup)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        self.module.train()
+        if not self.objective.training:
+            self.module.train()
         self.objective.at(step, self.total)
         kind = (self.objective.turn, images.shape[-1])
         with contextlib.ExitStack() as stack:

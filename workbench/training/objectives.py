@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classifiers import Classifier
 
-__all__ = ["ClassifierObjective", "Objective", "share"]
+__all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "share"]
 
 
 class Objective(nn.Module):
@@ -99,3 +100,21 @@ def _settle(module: nn.Module) -> None:
 def share(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the share of rows of logits (N x K) whose largest entry is at `labels` (N)."""
     return (logits.argmax(1) == labels).float().mean()
+
+
+class _Inwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient.masked_fill((x < 0) & (gradient > 0) | (x > 1) & (gradient < 0), 0)
+
+
+def clamp_inwards(x: Tensor) -> Tensor:
+    """Clamp to [0, 1]; values outside still learn, but only inwards: what is black or white does not stay so for ever."""
+    clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
+    return clamped

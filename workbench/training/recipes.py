@@ -23,7 +23,7 @@ from .devices import rank
 from .fitting import Plan, train_and_keep
 from .objectives import ClassifierObjective, Objective
 from .presets import ENCODER, LOSSES, PRESETS, START, settings_of
-from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
+from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
 
@@ -85,12 +85,14 @@ def train_generator(
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}
         generator.requires_grad_(True)  # what is loaded is frozen
+    generator.noise = settings.noise if defence is None or defence.noise is None else defence.noise
     if ENCODER in PRESETS[preset]:
         learn_apart_from_encoder(generator)
+    if loss.leakage_weight:
+        learn_from_deepest(generator)
     strength = 1.0 if defence is None else defence.strength
     objective: Objective = GeneratorObjective(generator, target_model, auxiliary_model, loss, strength)
     if defence is not None:
-        generator.noise = generator.noise if defence.noise is None else defence.noise
         losses["defence"] = asdict(defence)
     if defence is not None and defence.weight:
         means = class_means(dataset.train, len(dataset.classes))

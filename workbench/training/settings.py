@@ -35,6 +35,7 @@ class TrainingSettings:
     sizes: tuple[tuple[float, int], ...] = ()  # from this share of the steps on, images of this side in pixels
     smoothing: float = 0.0  # share of a label that goes to all classes alike, where cross-entropy is all that is learnt
     width: int = 32  # of the U-Net; of the compressor N is 4 times, M 6 times as much
+    noise: float = 0.0  # standard deviation of the generator's random component
     head: str = "public"  # of the classifiers that have several
     classifier_width: int = 1  # by which the classifiers' channels are divided
     half: bool = False  # forward passes in bfloat16 on a CPU that computes in it (a CUDA GPU's always are)
