@@ -91,7 +91,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         help="compressor: the paper's, or with the target's cross-entropy",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
-    made.add_argument("--variant", default="", metavar="NAME", help="keep a generator or compressor under a name of its own")
+    made.add_argument(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="keep a generator or compressor under a name of its own; paper: train it, a pair or all as the papers do",
+    )
     made.add_argument(
         "--generator-variant",
         default="",
@@ -117,7 +122,10 @@ def train(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """Raise UsageError for an option that does not go with what is trained."""
     what = options.what
-    if options.variant and what not in ("generator", "compressor", "joint"):
+    whole = what in ("pair", "all")
+    if options.variant and whole and options.variant != "paper":
+        raise UsageError(f"--variant {options.variant} cannot be trained as a whole: of a pair 'paper' alone, or no variant")
+    if options.variant and what in ("classifier", "encoder"):
         raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {what}")
     for option, value in {**_hardened(options), "--start": options.start}.items():
         if value is not None and what != "generator":
@@ -125,7 +133,7 @@ def _check(options: argparse.Namespace) -> None:
     for option, value in {"--pairs": options.pairs and " ".join(options.pairs), "--minutes": options.minutes}.items():
         if value is not None and what != "all":
             raise UsageError(f"{option} {value} goes with `train all`, not with a {what}")
-    if options.epochs is not None and what in ("pair", "all"):
+    if options.epochs is not None and whole:
         raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
 
 
@@ -155,9 +163,10 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
     generator, compressor = _losses(options, preset)
     losses: Any = {"generator_loss": generator, "compressor_loss": compressor}
     if options.what == "pair":
-        return training.ensure(dataset, target, auxiliary, **losses, **run)
+        return training.ensure(dataset, target, auxiliary, variant=options.variant, **losses, **run)
     if options.what == "all":
-        return training.train_all(dataset, _pairs(options), minutes=options.minutes, **losses, **run)
+        run |= {"minutes": options.minutes, "variant": options.variant}
+        return training.train_all(dataset, _pairs(options), **losses, **run)
     if options.what == "classifier":
         return [training.train_classifier(dataset, options.target, **run)]
     if options.what == "encoder":
@@ -180,7 +189,7 @@ def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, Co
     """Return the preset's losses with what the options change."""
     from .. import training
 
-    generator, compressor = training.LOSSES[preset]
+    generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)
     generator = training.GeneratorLoss(
         options.auxiliary_term or generator.auxiliary,
         options.ssim_term or generator.ssim,

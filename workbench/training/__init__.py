@@ -19,7 +19,7 @@ from .devices import rank
 from .loop import fit
 from .missing import PAPER_PAIRS, ensure, train_all
 from .objectives import Objective
-from .presets import ENCODER, LOSSES, PRESETS
+from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
 from .settings import Outcome, TrainingSettings
@@ -27,6 +27,7 @@ from .settings import Outcome, TrainingSettings
 __all__ = [
     "ENCODER",
     "LOSSES",
+    "PAPER",
     "PAPER_PAIRS",
     "PRESETS",
     "CompressorLoss",
@@ -37,6 +38,7 @@ __all__ = [
     "TrainingSettings",
     "ensure",
     "fit",
+    "losses_of",
     "rank",
     "train_all",
     "train_classifier",

@@ -17,7 +17,7 @@ from ..weights import Manifest
 from .budget import SHARES, Budget, classifier_weight
 from .compression import CompressorLoss
 from .devices import rank
-from .presets import ENCODER, JOINTLY, LOSSES, PRESETS, START
+from .presets import ENCODER, JOINTLY, PAPER, PRESETS, START, losses_of
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
 
@@ -76,23 +76,25 @@ def ensure(
     compressor: bool = True,
     generator_loss: GeneratorLoss | None = None,
     compressor_loss: CompressorLoss | None = None,
+    variant: str = "",
     budget: Budget | None = None,
     **run: Any,
 ) -> list[Manifest]:
     """Return the manifests of a pair's classifiers, generator and compressor, training only what is missing or was interrupted.
 
     What exists is taken as it is, whatever its preset; weights that were trained against others than those present are trained
-    again. Reports on standard error what it trains.
+    again. With the `variant` `paper` generator and compressor are the papers', next to the pair's own. Reports on standard
+    error what it trains.
     """
     wanted = _Wanted(dataset, preset, budget)
     run = {**run, "budget": budget}
     for each in dict.fromkeys((target, auxiliary)):
         wanted.need(each, partial(train_classifier, dataset, each, preset, seed, **run))
     pair = (dataset, target, auxiliary, preset, seed)
-    name = weights.generator_name(target, auxiliary)
+    name = weights.generator_name(target, auxiliary, variant)
     learn = partial(train_generator, *pair, generator_loss, **run)
-    jointly = preset in JOINTLY and (compressor_loss or LOSSES[preset][1]).kind == "rate-accuracy"
-    if wanted.usable(name) is None and ENCODER in PRESETS[preset]:
+    jointly = preset in JOINTLY and (compressor_loss or losses_of(preset, variant)[1]).kind == "rate-accuracy"
+    if wanted.usable(name) is None and ENCODER in PRESETS[preset] and variant != PAPER:
         wanted.need(ENCODER, partial(train_encoder, dataset, preset, seed, **run))
         del wanted.present[ENCODER]
     if compressor and jointly and wanted.usable(name) is None:
@@ -100,10 +102,10 @@ def ensure(
         wanted.need(start, partial(learn, variant=START))
         wanted.need(name, partial(train_joint, *pair, generator_loss, compressor_loss, **run))
         del wanted.present[start]
-    wanted.need(name, learn)
+    wanted.need(name, partial(learn, variant=variant))
     if compressor:
-        code = partial(train_compressor, *pair, compressor_loss, **run)
-        wanted.need(weights.compressor_name(target, auxiliary), code)
+        code = partial(train_compressor, *pair, compressor_loss, generator_variant=variant, **run)
+        wanted.need(weights.compressor_name(target, auxiliary, "", variant), code)
     return list(wanted.present.values())
 
 
@@ -114,6 +116,7 @@ def train_all(
     preset: str = "quick",
     minutes: float | None = None,
     devices: int = 1,
+    variant: str = "",
     **options: Any,
 ) -> list[Manifest]:
     """Train all that several pairs need, classifiers first, within `minutes` (None: by the preset's own schedules).
@@ -123,13 +126,13 @@ def train_all(
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
-    budget = None if minutes is None else _budget(dataset, pairs, preset, 60 * minutes)
+    budget = None if minutes is None else _budget(dataset, _missing(dataset, pairs, preset, variant), 60 * minutes)
     options = {"preset": preset, "devices": devices, "budget": budget, **options}
     made: dict[str, Manifest] = {}
     for name in dict.fromkeys(each for pair in pairs for each in pair):
         made |= _by_name(_classifier_alone(dataset, name, **options))
     for target, auxiliary in pairs:
-        made |= _by_name(ensure(dataset, target, auxiliary, **options))
+        made |= _by_name(ensure(dataset, target, auxiliary, variant=variant, **options))
     if budget is not None:
         budget.close()
     return list(made.values())
@@ -148,13 +151,11 @@ def _classifier_alone(
     return list(wanted.present.values())
 
 
-def _budget(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, seconds: float) -> Budget:
-    """Return the budget of all networks that pairs lack."""
-    path = data_root() / "runs" / "checkpoints" / dataset.family / "budget.json"
-    return Budget(seconds, _missing(dataset, pairs, preset), path)
+def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budget:
+    return Budget(seconds, missing, data_root() / "runs" / "checkpoints" / dataset.family / "budget.json")
 
 
-def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str) -> dict[str, float]:
+def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
     """Return the weight in the budget of every network that `train_all` will train, by name."""
     wanted = _Wanted(dataset, preset, None)
     missing: dict[str, float] = {}
@@ -170,11 +171,12 @@ def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str) ->
     for name in dict.fromkeys(each for pair in pairs for each in pair):
         lacks(name, classifier_weight(name, len(dataset.classes)))
     for target, auxiliary in pairs:
-        generator, code = weights.generator_name(target, auxiliary), weights.compressor_name(target, auxiliary)
+        generator = weights.generator_name(target, auxiliary, variant)
+        code = weights.compressor_name(target, auxiliary, "", variant)
         if lacks(generator, SHARES["generator"], after=bool({target, auxiliary} & missing.keys())):
-            if ENCODER in PRESETS[preset] and wanted.usable(ENCODER) is None:
+            if ENCODER in PRESETS[preset] and variant != PAPER and wanted.usable(ENCODER) is None:
                 missing[ENCODER] = SHARES[ENCODER]
-            if preset in JOINTLY:  # its generator comes with the compressor
+            if preset in JOINTLY and variant != PAPER:  # its generator comes with the compressor
                 del missing[generator]
                 missing |= {weights.generator_name(target, auxiliary, START): SHARES["generator"], code: SHARES["joint"]}
             else:

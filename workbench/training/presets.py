@@ -9,7 +9,7 @@ from .compression import CompressorLoss
 from .protection import GeneratorLoss
 from .settings import TrainingSettings
 
-__all__ = ["ENCODER", "JOINTLY", "LOSSES", "PRESETS", "START", "settings_of"]
+__all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
 NOISE = 0.1  # against it the leakage is bounded (see `leakage`)
 
@@ -67,6 +67,8 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
     },
 }
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
+PAPER = "paper"  # the variant that is trained as the papers do, with the widths of any preset
+PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # of its generator and its compressor
 START = "start"  # from a generator kept under this variant;
 ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
@@ -77,11 +79,32 @@ LOSSES = {  # what each preset means where the caller does not say
 }
 
 
-def settings_of(preset: str, kind: str, epochs: int | None = None) -> TrainingSettings:
-    """Return a preset's settings of one training, with other `epochs` if given. Raises UsageError if it has none."""
+def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
+    """Return a preset's settings of one training, with other `epochs` if given. Raises UsageError if it has none.
+
+    A generator of the variant `paper` has the papers' settings, with the preset's widths and its own number of epochs.
+    """
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     settings = PRESETS[preset].get(kind)
     if settings is None:
         raise UsageError(f"preset {preset!r} has no training of an {kind}; 'quick' and 'hours' have")
+    if variant == PAPER and preset != PAPER:
+        settings = _papers(preset, kind, settings)
     return settings if epochs is None else replace(settings, epochs=epochs, max_images=None)
+
+
+def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
+    """Return the losses of generator and compressor that a preset means; those of the variant `paper` are the papers'."""
+    return LOSSES[PAPER if variant == PAPER else preset]
+
+
+def _papers(preset: str, kind: str, own: TrainingSettings) -> TrainingSettings:
+    if kind == "generator":
+        how = PRESETS[PAPER][kind]
+        return replace(
+            how, epochs=PAPER_EPOCHS[preset][0], width=own.width, half=own.half, validation_images=own.validation_images
+        )
+    if kind == "compressor":  # the papers do not give its settings
+        return replace(own, epochs=PAPER_EPOCHS[preset][1], max_images=None, captured=False)
+    return own

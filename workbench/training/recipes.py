@@ -22,7 +22,7 @@ from .compression import CompressorLoss, CompressorObjective, JointObjective
 from .devices import rank
 from .fitting import Plan, train_and_keep
 from .objectives import ClassifierObjective, Objective
-from .presets import ENCODER, LOSSES, PRESETS, START, settings_of
+from .presets import ENCODER, LOSSES, PAPER, PRESETS, START, losses_of, settings_of
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
@@ -65,11 +65,13 @@ def train_generator(
 ) -> Manifest:
     """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`.
 
-    It starts from the generator kept under the name `start`, where one is named; a `defence` lets it learn against an
-    inversion network, with a random component, for another strength than 1, or all of it.
+    It starts from the generator kept under the name `start`, if one is named; a `defence` lets it learn against an
+    inversion network, with a random component, for another strength than 1, or all of it. The variant `paper` is the papers':
+    their loss and settings, from scratch.
     """
-    settings, loss = settings_of(preset, "generator", epochs), loss or LOSSES[preset][0]
-    if preset == "paper" and (target, auxiliary) == ("googlenet", "vgg13_bn"):
+    settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
+    encoded = ENCODER in PRESETS[preset] and variant != PAPER
+    if PAPER in (preset, variant) and (target, auxiliary) == ("googlenet", "vgg13_bn"):
         settings = replace(settings, learning_rate=1e-3)  # PP's public code: the one pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
@@ -77,16 +79,16 @@ def train_generator(
         raise UsageError(f"training would overwrite the generator {name!r} that it starts from: keep it under a --variant")
     torch.manual_seed(seed_step(seed, -1))
     generator, losses = PerturbationGenerator(settings.width), asdict(loss)
-    if start is None and ENCODER in PRESETS[preset] and weights.find(ENCODER, dataset.family) is None:
+    if start is None and encoded and weights.find(ENCODER, dataset.family) is None:
         if rank() == 0:
             tqdm.write(f"no weights {ENCODER!r} for {dataset.title}, which generators start from: training them", sys.stderr)
         train_encoder(dataset, preset, seed, **run)
-    if start is not None or ENCODER in PRESETS[preset]:
+    if start is not None or encoded:
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}
         generator.requires_grad_(True)  # what is loaded is frozen
     generator.noise = settings.noise if defence is None or defence.noise is None else defence.noise
-    if ENCODER in PRESETS[preset]:
+    if encoded:
         learn_apart_from_encoder(generator)
     if loss.leakage_weight:
         learn_from_deepest(generator)
@@ -115,7 +117,8 @@ def train_compressor(
     **run: Any,
 ) -> Manifest:
     """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`."""
-    settings, loss = settings_of(preset, "compressor", epochs), loss or LOSSES[preset][1]
+    settings = settings_of(preset, "compressor", epochs, generator_variant)
+    loss = loss or losses_of(preset, generator_variant)[1]
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
     generator, second = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
