@@ -419,10 +419,10 @@ def test_train_generator_takes_a_defence(
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     name = f"{TARGET}-X-{AUXILIARY}"
-    defence = ("--against-inversion", "3", "--noise", "0.2", "--strength", "0.8", "--start", name, "--variant", "private")
+    defence = ("--against-inversion", "3", "--noise", "0.2", "--strength", "0.8", "--start", name, "--variant", "hardened")
     assert main(["train", "generator", *PAIR, "--device", "cpu", *defence]) == 0
-    assert f"{name}@private." in capsys.readouterr().out
-    manifest, start = weights.find(f"{name}@private", "digits"), weights.find(name, "digits")
+    assert f"{name}@hardened." in capsys.readouterr().out
+    manifest, start = weights.find(f"{name}@hardened", "digits"), weights.find(name, "digits")
     assert manifest is not None
     assert start is not None
     assert manifest.spec["noise"] == 0.2

@@ -382,7 +382,7 @@ def test_a_damaged_checkpoint_is_reported_and_training_starts_anew(
     train_here(again, few, tmp_path / "parts")
     said = capsys.readouterr().err
     assert "test.pt: unreadable checkpoint" in said, what
-    assert "starting anew" in said
+    assert "starting again from the first step" in said
     train_here(fresh, few, tmp_path / "whole")
     assert differences(tensors(again), tensors(fresh)) == []
 
@@ -401,7 +401,7 @@ def test_a_checkpoint_that_another_version_wrote_is_not_used(
     again, fresh = seeded(classifier_objective), seeded(classifier_objective)
     capsys.readouterr()
     train_here(again, few, tmp_path / "parts")
-    assert "a checkpoint of another version of this training; starting anew" in capsys.readouterr().err
+    assert "a checkpoint of another version of this training; starting again from the first step" in capsys.readouterr().err
     train_here(fresh, few, tmp_path / "whole")
     assert differences(tensors(again), tensors(fresh)) == []
 
@@ -1100,14 +1100,14 @@ def test_a_generator_learnt_against_inversion_is_kept_with_its_defence_and_from_
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
     manifest = training.train_generator(
-        few, TARGET, AUXILIARY, variant="private", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
+        few, TARGET, AUXILIARY, variant="hardened", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
     )
     assert manifest.complete
     assert manifest.spec == {"width": 4, "noise": 0.2}, "of the width that it started with"
     assert manifest.training["loss"]["defence"] == {"weight": 4.0, "noise": 0.2, "strength": 0.9, "width": 16}
     assert manifest.training["loss"]["start"] == start.sha256
     assert "recovered" in manifest.metrics
-    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@private", "digits", "generator")
+    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@hardened", "digits", "generator")
     assert isinstance(module, PerturbationGenerator)
     assert module.noise == 0.2
     assert set(module.state_dict()) == set(PerturbationGenerator(4).state_dict()), "nothing of the adversary"
@@ -1361,7 +1361,7 @@ def test_what_is_unknown_is_refused_with_the_choices(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
 def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Path) -> None:
-    with pytest.raises(UsageError, match="device 'cuda' was asked for, but torch sees no CUDA GPU"):
+    with pytest.raises(UsageError, match="torch sees no CUDA GPU for device 'cuda'"):
         training.train_classifier(few, TARGET, device="cuda")
 
 
@@ -1628,12 +1628,12 @@ def test_two_processes_come_to_an_end_with_a_last_batch_of_one_image_and_clocks_
 
 
 def test_two_processes_that_learn_in_turns_come_to_an_end(tmp_path: Path, own_data: Path) -> None:
-    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "private")
+    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "hardened")
     script = FEW.replace("IMAGES", "48") + COMMAND
     hardened = ("--against-inversion", "2", "--noise", "0.1")
     done = run_script(tmp_path, script, "train", "generator", *names, *hardened, "--device", "cpu", "--devices", "2")
     assert done.returncode == 0, done.stderr[-2000:]
-    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@private", "digits")
+    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@hardened", "digits")
     assert manifest is not None
     assert manifest.complete
     assert manifest.spec["noise"] == 0.1

@@ -93,7 +93,7 @@ def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
 
 
 def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each training once, by its title: those that a network started from before its own."""
+    """Yield each training once, by its title: the starts of a network before its own."""
     seen: set[float] = set()
     for role, manifest in manifests.items():
         chain: list[tuple[str, Mapping[str, Any]]] = [(role, manifest.training)]

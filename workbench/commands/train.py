@@ -67,7 +67,7 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
     made.add_argument("--eye-weight", type=float, metavar="W", help="generator: weight of what a person could still read")
     made.add_argument(
-        "--leakage-weight", type=float, metavar="W", help="generator: weight of a bound of what is told beyond the class"
+        "--leakage-weight", type=float, metavar="W", help="generator: weight of a bound of what leaks beyond the class"
     )
     made.add_argument(
         "--against-inversion",

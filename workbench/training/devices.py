@@ -25,7 +25,7 @@ def on_gpu(device: str) -> bool:
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("device 'cuda' was asked for, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+        raise UsageError("torch sees no CUDA GPU for device 'cuda': use 'cpu' or 'auto'")
     return torch.cuda.is_available() and device != "cpu"
 
 
@@ -33,7 +33,7 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
     """Start Fabric on `devices` devices, a process each. Raises UsageError if there are fewer."""
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
-        raise UsageError(f"{devices} devices were asked for, but torch sees {torch.cuda.device_count()} CUDA GPUs")
+        raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")
     from lightning_fabric import Fabric  # imports torch's compiler, which takes seconds
 
     if cuda:

@@ -32,7 +32,7 @@ PAPER_PAIRS = (  # PMC2, tables 2 and 3
 
 
 class _Wanted:
-    """The networks that are present and fit each other, and those that are trained because they are missing."""
+    """The networks that are present and fit each other, and what is trained because it is missing."""
 
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None) -> None:
         self.dataset, self.preset, self.budget = dataset, preset, budget

@@ -13,7 +13,7 @@ __all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_
 
 NOISE = 0.1  # against it the leakage is bounded (see `leakage`)
 
-# `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
+# `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
 # give the compressor's. `quick`: a minute or two on 2 cores; networks of a quarter of the width. `hours`: CIFAR-10
 # on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
 PRESETS: dict[str, dict[str, TrainingSettings]] = {

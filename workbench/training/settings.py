@@ -15,9 +15,9 @@ __all__ = ["Outcome", "TrainingSettings", "learning_rate_share", "steps"]
 class TrainingSettings:
     """How long and how fast one network is trained.
 
-    `epochs` over the training split, but no more than `max_images` images in all (None: no bound); linear warm-up over the
-    share `warmup` of the steps, then cosine to zero; `validation_images` bounds the split that chooses the best checkpoint,
-    which is measured every `validate_every` epochs and at the end.
+    `epochs` over the training split, but no more than `max_images` images in all (None: no bound). The learning rate warms up
+    linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` bounds the split that
+    chooses the best checkpoint, which is measured every `validate_every` epochs and at the end.
     """
 
     epochs: int
@@ -31,10 +31,10 @@ class TrainingSettings:
     validate_every: int = 1
     clip: float | None = None  # of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
-    erase: int = 0  # pixels less than half this far from a random one are made grey (cutout; DeVries and Taylor 2017)
+    erase: int = 0  # pixels less than half this far from a random one are made grey (cutout, DeVries and Taylor 2017)
     sizes: tuple[tuple[float, int], ...] = ()  # from this share of the steps on, images of this side in pixels
     smoothing: float = 0.0  # share of a label that goes to all classes alike, where cross-entropy is all that is learnt
-    width: int = 32  # of the U-Net; of the compressor N is 4 times, M 6 times as much
+    width: int = 32  # of the U-Net. A compressor's N is 4 times, its M 6 times as much
     noise: float = 0.0  # standard deviation of the generator's random component
     head: str = "public"  # of the classifiers that have several
     classifier_width: int = 1  # by which the classifiers' channels are divided
