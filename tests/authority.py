@@ -17,7 +17,7 @@ BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 def copy_authority(source: Path, target: Path) -> None:
-    """Let another folder have the same authority."""
+    """Copy the authority to another folder."""
     (target / "authority").mkdir(parents=True)
     shutil.copy(source / "ca.pem", target)
     shutil.copy(source / "authority" / "ca.key", target / "authority")
@@ -32,7 +32,10 @@ def sign(
     hosts: Sequence[str] = ("localhost", "127.0.0.1"),
     uses: Sequence[x509.ObjectIdentifier] | None = BOTH,
 ) -> Path:
-    """Put a certificate by `folder`'s authority into `target` as NAME.pem, with its key and ca.pem; None of `uses`: no EKU."""
+    """Write a certificate by `folder`'s authority to `target` as NAME.pem, with its key and ca.pem.
+
+    `uses` None leaves the extended key usage out.
+    """
     authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
     key = serialization.load_pem_private_key((folder / "authority" / "ca.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)

@@ -1,4 +1,4 @@
-"""A real browser, and JupyterLab in it: started, watched for what must not happen, and looked at."""
+"""A real browser, and JupyterLab in it: start them, and watch for errors and requests to other hosts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# The picture on the screen, byte for byte: its address is a blob of the page's own.
+# The bytes of the displayed picture: its URL is a blob of the page.
 BYTES = """async (image) => {
     const buffer = await (await fetch(image.src)).arrayBuffer();
     return Array.from(new Uint8Array(buffer)).map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -56,7 +56,7 @@ Found = TypeVar("Found")
 
 
 def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Found:
-    """Look again and again until there is something; fail with `what` where there is nothing in time."""
+    """Call `look` until it returns a value. Fail with `what` if there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -68,7 +68,7 @@ def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Fou
 
 
 def chromium_path() -> str:
-    """Return the browser's path; without one the test is skipped, or fails where `$WORKBENCH_REQUIRE_BROWSER` is set."""
+    """Return the browser's path. Without a browser the test is skipped, or fails if `$WORKBENCH_REQUIRE_BROWSER` is set."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "no chromium on this machine: apt-get install chromium"
@@ -92,7 +92,7 @@ def launched(chromium: str, *flags: str) -> Iterator[Browser]:
 
 
 def watched(page: Page, found: list[str]) -> Page:
-    """Note each error on the console and each request to another host."""
+    """Record each error on the console and each request to another host."""
 
     def asked(request: Any) -> None:
         address = urlsplit(request.url)
@@ -108,7 +108,7 @@ def watched(page: Page, found: list[str]) -> Page:
 
 @contextlib.contextmanager
 def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Start a JupyterLab on a folder, its settings under `place`, which asks nothing of any other machine; give its address."""
+    """Start a JupyterLab on a folder, with its settings under `place` and without network access. Yield its URL."""
     names = (
         "JUPYTER_CONFIG_DIR",
         "JUPYTER_DATA_DIR",
@@ -151,7 +151,7 @@ def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = N
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
-    """End a process."""
+    """Terminate a process and wait for it."""
     process.terminate()
     try:
         process.wait(timeout=20)
@@ -161,7 +161,7 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:
-    """Write one of the notebooks to a folder, its parameters followed by `more`; return its path there."""
+    """Copy a notebook to a folder, with `more` after its parameters, and return the copy's path."""
     read = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     (cell,) = [cell for cell in read.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source += f"\n{more}"
@@ -177,23 +177,23 @@ def open_notebook(page: Page, lab: str, name: str, mode: str = "lab") -> None:
 
 
 def run_all(page: Page) -> None:
-    """Run all cells by the menu."""
+    """Run all cells with the menu."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
 def saved(page: Page, path: Path) -> Sequence[Any] | None:
-    """Save the notebook and return its code cells once the last was executed."""
+    """Save the notebook, and return its code cells once the last was executed, else None."""
     page.keyboard.press("Control+s")
     try:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     except nbformat.reader.NotJSONError:
-        return None  # it is being written
+        return None  # the file is being written
     return cells if cells[-1].execution_count is not None else None
 
 
 def accessible(page: Page, part: str) -> None:
-    """Check a part of a page with axe-core: no finding is serious."""
+    """Check a part of a page with axe-core. Fail for a serious finding."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, part).response["violations"]
@@ -202,7 +202,7 @@ def accessible(page: Page, part: str) -> None:
 
 
 def screenshot(page: Page, folder: Path, name: str) -> None:
-    """Keep what is on the screen, and a copy in `$WORKBENCH_SCREENSHOTS` where that is set."""
+    """Save a screenshot, and copy it to `$WORKBENCH_SCREENSHOTS` if that is set."""
     path = folder / f"{name}.png"
     page.screenshot(path=path)
     if wanted := os.environ.get("WORKBENCH_SCREENSHOTS"):

@@ -1,4 +1,4 @@
-"""What the tests share: a data folder of their own, tiny networks under real names, the JPEG copy of CIFAR-10 where it is."""
+"""Fixtures for all tests: separate data folders, tiny networks under real names, the JPEG copy of CIFAR-10 if present."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ import browsers  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start and interrupt.
+# Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)  # beside other processes on few cores, more threads wait for each other
+torch.set_num_threads(1)  # with other processes on few cores, more threads wait for each other
 
 TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
 
@@ -37,7 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cycles", type=int, default=2, help="how often a deployment is launched and stopped in a row (default: 2)"
     )
     parser.addoption("--mutations", type=int, default=300, help="mutated requests for the guest's policy (default: 300)")
-    parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
+    parser.addoption("--regenerate", action="store_true", help="write the golden figures instead of comparing with them")
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +49,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     kept: dict[str, Manifest] = {}
     for role, name in (("target", TARGET), ("auxiliary", AUXILIARY)):
         module = Classifier(name)
-        # Untrained networks answer nearly the same to every image: spread their logits so that labels differ.
+        # Untrained networks return nearly the same logits for every image. Spread them, so that labels differ.
         list(module.network.modules())[-1].weight.data.mul_(50)
         kept[role] = weights.save(module, _manifest(name, module), store)
     generator = PerturbationGenerator(width=4)
@@ -91,13 +91,12 @@ def pair(tiny_data: Path) -> Pair:
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """The embedded data set."""
     return load("digits")
 
 
 @pytest.fixture(scope="session")
 def networks(tiny_root: Path, digits: Dataset) -> Pair:
-    """The tiny pair, its target fitted to some digits, so that its labels mean something."""
+    """The tiny pair, with its target fitted to some digits, so that its labels are meaningful."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         pair = weights.load_pair("digits", TARGET, AUXILIARY)
@@ -106,7 +105,7 @@ def networks(tiny_root: Path, digits: Dataset) -> Pair:
 
 
 def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
+    """Fit the last layer in closed form: ridge regression on the untrained layers below it."""
     last = list(classifier.network.modules())[-1]
     features: list[torch.Tensor] = []
     hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
@@ -123,7 +122,7 @@ def fit(classifier: Classifier, split: Split) -> None:
 
 @pytest.fixture(scope="session")
 def neural() -> Neural:
-    """An untrained neural codec whose latents spread over many symbols, so that images differ once they are decoded."""
+    """An untrained neural codec whose latents spread over many symbols, so that decoded images differ."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -133,7 +132,7 @@ def neural() -> Neural:
 
 @pytest.fixture(scope="session")
 def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JPEG copy of CIFAR-10's test set, unpacked; skips where `$WORKBENCH_SHARED` does not name the folder that holds it."""
+    """The unpacked JPEG copy of CIFAR-10's test set. Skips unless `$WORKBENCH_SHARED` names the folder that has it."""
     import tarfile
 
     shared = os.environ.get("WORKBENCH_SHARED", "")
@@ -151,26 +150,24 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The browser's path."""
     return browsers.chromium_path()
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: str) -> Iterator[Browser]:
-    """A headless browser."""
     with browsers.launched(chromium) as made:
         yield made
 
 
 @pytest.fixture
 def noted() -> list[str]:
-    """What the pages of a test must not do, where they did it."""
+    """Forbidden events on the pages of a test, in order."""
     return []
 
 
 @pytest.fixture
 def page(browser: Browser, noted: list[str]) -> Iterator[Page]:
-    """An empty page, which is watched: at the end no error was on its console, and no other host was asked."""
+    """An empty page. At the end, the test fails for errors on its console and for requests to other hosts."""
     context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
     yield browsers.watched(context.new_page(), noted)
     context.close()

@@ -1,4 +1,4 @@
-"""PNG and TIFF files written byte by byte, so that a test's expected values owe nothing to Pillow."""
+"""PNG and TIFF files written byte by byte, so that a test's expected values do not depend on Pillow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def png(width: int, depth: int, colour: int, rows: Sequence[bytes], *before: bytes) -> bytes:
-    """Return a PNG of unfiltered rows; `before` are chunks that precede the pixels."""
+    """Return a PNG of unfiltered rows. `before` are chunks that precede the pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))
     pixels = chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows)))
     return b"".join([b"\x89PNG\r\n\x1a\n", header, *before, pixels, chunk(b"IEND", b"")])
@@ -34,7 +34,7 @@ def tiff(
     orientation: int | None = None,
     palette: Sequence[int] = (),
 ) -> bytes:
-    """Return an uncompressed TIFF of one strip; `order` is the byte order, `kind` the SampleFormat."""
+    """Return an uncompressed TIFF of one strip. `order` is the byte order, `kind` the SampleFormat."""
     short, long = "H", "I"
     fields: list[tuple[int, str, list[int]]] = [
         (256, long, [width]),
@@ -42,7 +42,7 @@ def tiff(
         (258, short, [bits] * samples),
         (259, short, [1]),
         (262, short, [photometric]),
-        (273, long, [0]),  # the strip's position, known below
+        (273, long, [0]),  # the strip's position, filled in below
         (277, short, [samples]),
         (278, long, [height]),
         (279, long, [len(pixels)]),

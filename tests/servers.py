@@ -1,4 +1,4 @@
-"""Small servers on loopback, each on threads of its own, for as long as a test wants: real sockets, real HTTP."""
+"""Small servers on loopback for tests, each on its own threads: real sockets, real HTTP."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 @contextlib.contextmanager
 def answering(answer: Answer, port: int = 0) -> Iterator[str]:
-    """Answer HTTP; give the URL. What is sent to a client that has gone is lost."""
+    """Serve HTTP with a given answer, and yield the URL. Write errors after the client has gone are ignored."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -37,7 +37,7 @@ def answering(answer: Answer, port: int = 0) -> Iterator[str]:
 
 
 def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, length: int | None = None) -> None:
-    """Send an answer, which says that it has `length` bytes, whatever it has."""
+    """Send a response whose header claims `length` bytes (None: the true length)."""
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(content) if length is None else length))
     handler.end_headers()
@@ -46,7 +46,7 @@ def send(handler: BaseHTTPRequestHandler, status: int, content: bytes, length: i
 
 @contextlib.contextmanager
 def accepting(serve: Callable[[socket.socket], None]) -> Iterator[int]:
-    """Serve each connection on a thread; give the port."""
+    """Serve each connection on a thread, and yield the port."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:

@@ -1,4 +1,4 @@
-"""A processor of the tests' own: ARK, ASK and VCEK (or ASVK and VLEK) as AMD issues them, and the reports that it signs."""
+"""A simulated processor: ARK, ASK and VCEK (or ASVK and VLEK) like AMD's, and the reports that it signs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NOW = datetime(2026, 6, 1, tzinfo=UTC)
 CPUID = {"Milan": (0x19, 0x01, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 0x02, 1)}
 OID = "1.3.6.1.4.1.3704.1."
 
-# Where a report has what, and how many bytes of it.
+# The offset and the length of a report's fields.
 PLACES = {
     "version": (0x000, 4), "policy": (0x008, 8), "vmpl": (0x030, 4), "algorithm": (0x034, 4), "key_info": (0x048, 4),
     "report_data": (0x050, 64), "measurement": (0x090, 48), "host_data": (0x0C0, 32), "reported_tcb": (0x180, 8),
@@ -48,7 +48,7 @@ PLACES = {
 
 @functools.cache
 def key(name: str, bits: int = 4096) -> rsa.RSAPrivateKey:
-    """An RSA key of that name; making one takes a second."""
+    """Return an RSA key by name. Keys are cached, because making one takes a second."""
     return rsa.generate_private_key(65537, bits)
 
 
@@ -68,7 +68,7 @@ def certificate(
     days: tuple[int, int] = (-100, 100),
     scheme: tuple[Any, Any] | None = None,
 ) -> x509.Certificate:
-    """A certificate as AMD's are, unless told otherwise; `days` from now, `scheme` the padding and the hash."""
+    """Return a certificate like AMD's, unless parameters change it. `days` are from now, `scheme` is padding and hash."""
     builder = x509.CertificateBuilder().subject_name(_name(subject)).issuer_name(_name(issuer)).public_key(public)
     builder = builder.serial_number(x509.random_serial_number())
     builder = builder.not_valid_before(NOW + timedelta(days=days[0])).not_valid_after(NOW + timedelta(days=days[1]))
@@ -85,12 +85,12 @@ def _name(text: str) -> x509.Name:
 
 
 def integer(value: int) -> bytes:
-    """An INTEGER (DER)."""
+    """Encode an INTEGER (DER)."""
     return bytes((2, 1, value)) if value < 128 else bytes((2, 2, 0, value))
 
 
 def own_words(product: str, tcb: dict[str, int], chip: bytes = b"", provider: str = "") -> dict[str, bytes]:
-    """The extensions of a VCEK, or of the VLEK of a provider, which names no stepping and no processor."""
+    """Return the extensions of a VCEK, or of a provider's VLEK, which names no stepping and no processor."""
     suffixes = {"boot_loader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
     versions = {suffixes[part]: integer(value) for part, value in tcb.items()}
     identity = {"5": text(provider)} if provider else {"4": chip[:8] if product == "Turin" else chip}
@@ -98,7 +98,7 @@ def own_words(product: str, tcb: dict[str, int], chip: bytes = b"", provider: st
 
 
 def text(content: str) -> bytes:
-    """An IA5String (DER)."""
+    """Encode an IA5String (DER)."""
     return bytes((0x16, len(content))) + content.encode()
 
 
@@ -119,7 +119,7 @@ class Processor:
         return tuple(each.public_bytes(Encoding.DER) for each in (self.vcek, self.ask, self.ark))
 
     def policy(self, **changes: Any) -> Policy:
-        """A policy that its reports fit."""
+        """Return a policy that accepts the processor's reports."""
         pins = {self.product: self.ark.fingerprint(hashes.SHA256()).hex()}
         asked: dict[str, Any] = {"measurements": (MEASUREMENT.hex(),), "initdata": HOST_DATA.hex(), "at": NOW, "arks": pins}
         asked["minimum_tcb"] = Tcb(snp=1)
@@ -128,7 +128,7 @@ class Processor:
         return Policy(**(asked | {"products": (self.product,), "chain": self.chain} | changes))
 
     def report(self, data: bytes = b"", **changes: Any) -> bytes:
-        """A signed report."""
+        """Return a signed report. `changes` are as in `report`."""
         chip = CHIP[:8].ljust(64, b"\0") if self.product == "Turin" else CHIP
         said: dict[str, Any] = {"reported_tcb": written(self.tcb), "cpuid": bytes(CPUID[self.product]), "chip_id": chip}
         if self.provider:  # as on AWS: signed with the VLEK, and the chip is masked
@@ -136,7 +136,7 @@ class Processor:
         return report(self.signer, data, **(said | changes))
 
     def evidence(self, data: bytes = b"", **changes: Any) -> dict[str, Any]:
-        """Evidence as the agent gives it, with the whole chain."""
+        """Return evidence in the agent's form, with the whole chain."""
         kinds = ("VLEK" if self.provider else "VCEK", "ASK", "ARK")
         chain = [{"cert_type": kind, "data": list(der)} for kind, der in zip(kinds, self.chain, strict=True)]
         return {"attestation_report": fields_of(self.report(data, **changes)), "cert_chain": chain}
@@ -144,7 +144,7 @@ class Processor:
 
 @functools.cache
 def processor(product: str = "Milan", provider: str = "") -> Processor:
-    """The processor of a product, made once; with a provider it signs with a VLEK."""
+    """Return the cached processor of a product. With a provider it signs with a VLEK."""
     tcb = TCB | ({"fmc": 1} if product == "Turin" else {})
     ark, ask, own = key("ark"), key("asvk" if provider else "ask"), curve_key("vlek" if provider else "vcek")
     root, middle, leaf = f"ARK-{product}", f"SEV-{product}", "SEV-VCEK"
@@ -162,14 +162,17 @@ def processor(product: str = "Milan", provider: str = "") -> Processor:
 
 
 def written(tcb: dict[str, int]) -> bytes:
-    """The eight bytes of a TCB version."""
+    """Return the eight bytes of a TCB version."""
     if "fmc" in tcb:
         return bytes((tcb["fmc"], tcb["boot_loader"], tcb["tee"], tcb["snp"], 0, 0, 0, tcb["microcode"]))
     return bytes((tcb["boot_loader"], tcb["tee"], 0, 0, 0, 0, tcb["snp"], tcb["microcode"]))
 
 
 def report(signer: ec.EllipticCurvePrivateKey | None, data: bytes = b"", **changes: Any) -> bytes:
-    """A report that says what it is told to, by the names of `PLACES` or by an offset (`at_0x18b`), signed last if at all."""
+    """Return a report with the given fields, by the names of `PLACES` or by an offset (`at_0x18b`).
+
+    A given signer signs it last.
+    """
     said: dict[str, Any] = {"version": 3, "policy": 0x30000, "algorithm": 1, "report_data": data.ljust(64, b"\0")}
     said |= {"measurement": MEASUREMENT, "host_data": HOST_DATA, "chip_id": CHIP, "reported_tcb": written(TCB)} | changes
     raw = bytearray(1184)
@@ -183,7 +186,7 @@ def report(signer: ec.EllipticCurvePrivateKey | None, data: bytes = b"", **chang
 
 
 def fields_of(raw: bytes) -> dict[str, Any]:
-    """A report as the agent's JSON tells it."""
+    """Return a report as the agent's JSON."""
     turin = raw[0x188] >= 0x1A
 
     def number(offset: int, size: int) -> int:

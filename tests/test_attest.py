@@ -1,4 +1,4 @@
-"""Attestation: real reports and chains, every refusal by its name, flipped bits, VLEK and Turin forms, and parsers."""
+"""Attestation: real reports and chains, each refusal by its name, flipped bits, VLEK and Turin forms, and parsers."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ few = settings(max_examples=150, deadline=None, database=None, suppress_health_c
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A real report, the certificates that prove it, and the policy that it fits."""
+    """A real report, the certificates that prove it, and a matching policy."""
 
     report: bytes
     chain: dict[str, bytes]
@@ -87,7 +87,7 @@ class Vector:
 
 @pytest.fixture(scope="session")
 def published() -> Path:
-    """The folder of published reports and AMD's certificates; skips where `$WORKBENCH_SHARED` does not name what holds it."""
+    """The folder of published reports and AMD's certificates. Skips unless `$WORKBENCH_SHARED` names a folder that has it."""
     shared = os.environ.get("WORKBENCH_SHARED", "")
     folder = Path(shared) / "data" / "snp"
     if not shared or not folder.is_dir():
@@ -196,7 +196,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[list[tuple[str, int]], int]:
-    """The parts and bits that may be flipped unnoticed, one at a time, among those that are named, and how many were tried."""
+    """Return the (part, bit) pairs whose flip was not noticed, and the number of flips that were tried."""
     parts, free, tried = {"report": vector.report, **vector.chain}, [], 0
     for what, content in parts.items():
         for bit in bits(what, content):
@@ -217,7 +217,7 @@ def test_no_single_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
 def test_no_unsigned_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
-    """Around a certificate's signature its algorithm's name and its length in bits, around a report's what is reserved."""
+    """Unsigned are the algorithm's name and the length in bits of a certificate's signature, and a report's reserved bytes."""
 
     def unsigned(what: str, content: bytes) -> range:
         if what == "report":
@@ -243,7 +243,7 @@ def test_no_single_bit_of_the_turin_and_vlek_forms_can_be_flipped(product: str, 
     assert (free, tried) == ([], 400)
 
 
-# --- what is taken, of a processor of our own ------------------------------------------------------------------------------
+# --- accepted evidence of a processor of our own ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("product", "version"), [(MILAN, 2), (MILAN, 3), (GENOA, 2), (GENOA, 5), (TURIN, 3), (TURIN, 5)])
@@ -326,7 +326,7 @@ def test_the_key_of_a_tls_certificate_is_its_subject_public_key_info() -> None:
 
 
 def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VCEK of our processor, but for what is told."""
+    """The VCEK of our processor, with the given changes."""
     said = own_words(MILAN, TCB, CHIP) | (words or {})
     said = {suffix: value for suffix, value in said.items() if value}
     made = certificate(
@@ -355,7 +355,7 @@ def ark(**options: Any) -> bytes:
 
 
 def chained(**parts: bytes) -> Policy:
-    """The policy of our processor with other certificates; an ARK of one's own is pinned, too."""
+    """A policy for our processor with other certificates. A given ARK is pinned, too."""
     ours = processor()
     chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
     pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
@@ -366,13 +366,13 @@ PKCS1, SHA256 = (padding.PKCS1v15(), hashes.SHA384()), (padding.PSS(padding.MGF1
 SALT = (padding.PSS(padding.MGF1(hashes.SHA384()), 32), hashes.SHA384())
 OLD = {"days": (-200, -100)}
 
-# The check that refuses, what is told of the report, and the policy.
+# The check that refuses, the report's changes, and the policy.
 REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("report format", {"version": 1}, {}),
     ("report format", {"version": 6}, {}),
     *(("report format", {f"at_{offset:#x}": 1}, {}) for offset in (0x4C, 0x4F, 0x18B, 0x19F, 0x1EB, 0x1EF, 0x1F8, 0x207, 0x208, 0x29F)),
     ("report format", {"version": 5, "at_0x208": 1}, {}),
-    ("report format", {"version": 2}, {}),  # with the CPUID that is there from version 3 on
+    ("report format", {"version": 2}, {}),  # with the CPUID, which exists from version 3 on
     ("report format", {"at_0x183": 1}, {}),
     ("signature algorithm", {"algorithm": 2}, {}),
     *(("signing key", {"key_info": number << 2}, {}) for number in range(1, 8)),
@@ -401,7 +401,7 @@ REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("validity of the ARK", {}, {"at": NOW - timedelta(days=101)}),
 ]  # fmt: skip
 
-# The same of certificates.
+# The same for certificates.
 CHAINS: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
     ("VCEK", lambda: {"vcek": b""}),
     ("ASK", lambda: {"ask": b""}),
@@ -478,7 +478,7 @@ FMC = TCB | {"fmc": 1}
 
 
 def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
-    """A Turin's report, and a policy with its VCEK, but for these extensions (b"": left out)."""
+    """A Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
     ours = processor(TURIN)
     said = {suffix: value for suffix, value in (own_words(TURIN, FMC, CHIP) | words).items() if value}
     public, signer = ours.signer.public_key(), key("ask")
@@ -541,7 +541,7 @@ def test_a_product_is_known_by_its_family_and_model(product: str, family: int, m
 
 
 def vlek(words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VLEK of our provider, but for these extensions (b"": left out)."""
+    """The VLEK of our provider. `words` replaces extensions (b"": left out)."""
     said = own_words(GENOA, TCB, provider=PROVIDER) | (words or {})
     issuer, signer = options.pop("issuer", "SEV-VLEK-Genoa"), options.pop("signer", key("asvk"))
     public = curve_key("vlek", options.pop("curve", True)).public_key()
@@ -771,7 +771,7 @@ def test_a_sample_that_is_not_in_base_64_is_refused(text: str) -> None:
 
 
 def edited(template: str) -> str:
-    """A template with what its user must fill in; as it is, it is refused for each."""
+    """Return a template with the values that its user must fill in. Without them it is refused."""
     return template.replace('initdata = "..."', f'initdata = "{"11" * 32}"').replace("snp = 0", "snp = 8")
 
 
@@ -801,7 +801,7 @@ MEASURED = f'measurements = ["{MEASUREMENT.hex()}"]\n'
 DIGEST = f'initdata = "{HOST_DATA.hex()}"\n'
 GOOD = MEASURED + DIGEST + 'minimum_tcb = "any"\n'
 FULL = "[minimum_tcb]\nboot_loader = 3\ntee = 0\nsnp = 8\nmicrocode = 1\n"
-OPEN = MEASURED + DIGEST  # to which a table can still be added
+OPEN = MEASURED + DIGEST  # a table can still be appended
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The container: what was packed comes out, and nothing else is ever taken for it."""
+"""The container: unpacking returns the packed strings, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_random_bytes_are_refused_and_nothing_else_happens() -> None:
     for number in range(5000):
         junk = source.randbytes(source.randrange(64))
         if number % 2:
-            junk = bytes([0x10 | number // 2 % 4]) + junk  # a first byte that a payload may have, and one it may not
+            junk = bytes([0x10 | number // 2 % 4]) + junk  # a valid first byte, or an invalid one
         with pytest.raises(PayloadError):
             unpack(junk, KEY)
 

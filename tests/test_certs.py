@@ -1,4 +1,4 @@
-"""Development certificates, held against real TLS: who is believed, who is refused."""
+"""Development certificates under real TLS: which peers are trusted, and which are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[bytes | None, str | None]:
-    """Return the certificate that the server was shown, and its protocol, after a handshake and a byte each way."""
+    """Shake hands and send a byte each way. Return the certificate that the server received, and its protocol."""
     near, far = socket.socketpair()
     result: list[tuple[bytes | None, str | None]] = []
 
@@ -185,7 +185,7 @@ def test_edge_and_cloud_have_names_of_their_own(tmp_path: Path) -> None:
     assert names_of(tmp_path / "edge/edge.pem") == {"edge.example", "192.0.2.7"}
     assert names_of(tmp_path / "cloud/cloud.pem") == {"cloud.example"}
     assert names_of(tmp_path / "client/client.pem") == set()
-    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'edge.example'"):  # what a browser would find
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'edge.example'"):  # as in a browser
         shake(serving(tmp_path, "cloud", asks=False), calling(tmp_path, None), "edge.example")
 
 
@@ -253,7 +253,7 @@ def test_what_the_stolen_key_of_an_authority_signs_beyond_its_names_is_believed_
 
 
 def test_an_authority_without_constraints_signs_nothing(made: Path, tmp_path: Path) -> None:
-    """As one of an older version, moved into today's folders by hand."""
+    """An authority of an older version, moved into today's folders manually."""
     issue(tmp_path)
     key = serialization.load_pem_private_key((tmp_path / "authority/ca.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)

@@ -1,4 +1,4 @@
-"""The public baseline's checkpoints brought in, and refused where they would do more than hold tensors."""
+"""The public baseline's checkpoints are imported, and refused if they contain more than tensors."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
-    """Names as torch.compile or DataParallel writes them if a network's own part is wrapped."""
+    """Return the names that torch.compile or DataParallel writes if a network's own part is wrapped."""
     return {key.replace("features.", f"features.{part}."): value for key, value in state.items()}
 
 
@@ -86,7 +86,7 @@ WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
     "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
     "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
-    "beside a normalisation": (
+    "next to a normalisation": (
         lambda state: {**MEAN, **prefixed("model.")(state)},
         ["prefix 'model.' removed, 2 other tensors were not read"],
     ),
@@ -217,16 +217,16 @@ Save = Callable[[Path, dict[str, Any]], None]
 
 
 class AttributeDict(dict[str, Any]):
-    """As Lightning keeps hyper-parameters."""
+    """The class in which Lightning stores hyper-parameters."""
 
 
 class ModelCheckpoint:
-    """As Lightning names the callback whose state a checkpoint carries."""
+    """The name of Lightning's callback whose state a checkpoint contains."""
 
 
 @pytest.fixture
 def lightning() -> Save:
-    """Save a checkpoint as Lightning does, its classes under Lightning's names, which are gone again when it is read."""
+    """Save a checkpoint like Lightning, with classes under Lightning's names that no longer exist when it is read."""
     homes = {
         AttributeDict: "pytorch_lightning.utilities.parsing",
         ModelCheckpoint: "pytorch_lightning.callbacks.model_checkpoint",
@@ -248,7 +248,7 @@ def lightning() -> Save:
 
 
 def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, Any]:
-    """What Lightning saves of the baseline's training."""
+    """Return Lightning's checkpoint of the baseline's training."""
     return {
         "epoch": 99,
         "global_step": 19_500,
@@ -340,7 +340,7 @@ def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp
 
 
 class Trap:
-    """Pickles into a call of the shell."""
+    """An object whose unpickling would run a shell command."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung
@@ -349,7 +349,7 @@ class Trap:
         return os.system, (f"touch {shlex.quote(str(self.sprung))}",)
 
 
-@pytest.mark.parametrize("how", ["torch.save", "pickle", "beside tensors"])
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "next to tensors"])
 def test_a_pickle_that_would_run_a_command_is_refused_and_runs_nothing(empty_data: Path, tmp_path: Path, how: str) -> None:
     path, sprung = tmp_path / "model.pt", tmp_path / "sprung"
     if how == "pickle":

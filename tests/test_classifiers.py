@@ -1,4 +1,4 @@
-"""The eight recognition models: their shapes, their sizes, the baseline's names."""
+"""The eight recognition models: their shapes, their sizes, and the baseline's names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PARAMETERS = {
     "googlenet": 5_490_986,
     "inception_v3": 21_638_954,
 }
-# What the checkpoints of the public baseline call their tensors.
+# The names of tensors in checkpoints of the public baseline.
 KEYS = {
     "resnet18": {"conv1.weight": (64, 3, 3, 3), "layer1.0.conv1.weight": (64, 64, 3, 3), "fc.weight": (10, 512)},
     "resnet34": {"layer3.5.bn2.running_var": (256,), "fc.bias": (10,)},

@@ -1,4 +1,4 @@
-"""Every codec under the one contract, and each by what is its own."""
+"""The contract of every codec, and the tests of each codec alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workbench.weights import Pair
 
 
 def spread(seed: int) -> NeuralCompressor:
-    """An untrained compressor whose latents spread over many symbols, so that each image has a string of its own."""
+    """An untrained compressor whose latents spread over many symbols, so that each image has a different string."""
     torch.manual_seed(seed)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -119,7 +119,7 @@ def test_sizes_and_the_header_add_up_to_the_payload(coder: Codec, images: torch.
         header = len(payload) - sum(sizes)
         assert len(sizes) == n
         if coder.name == "neural":
-            assert 5 - 0.5 < header < (7 if n == 1 else 8)  # the information in the latents; the stream is whole bytes
+            assert 5 - 0.5 < header < (7 if n == 1 else 8)  # the information in the latents, rounded up to whole bytes
         else:
             assert header == 5 if n == 1 else 6 < header <= 6 + 6 + 2 * n
 
@@ -145,7 +145,7 @@ def test_another_codecs_payload_is_refused(
 ) -> None:
     payload = made[other].encode(images[:2])
     if BASE[other] == BASE[name]:
-        assert coder.decode(payload).shape == (2, 3, 32, 32)  # any decoder of a format reads it, whatever the options
+        assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
         return
     for refuse in (coder.decode, coder.sizes):
         with pytest.raises(PayloadError, match="another codec|for this codec"):
@@ -167,7 +167,7 @@ def test_a_damaged_payload_is_refused(coder: Codec, images: torch.Tensor, n: int
 
 
 def png_claiming(side: int) -> bytes:
-    """A PNG of a few bytes whose header claims a square of a side."""
+    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -317,7 +317,7 @@ def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Code
 
 
 def learnt(images: torch.Tensor) -> Neural:
-    """A codec whose compressor knows the latents of the first three images as patterns."""
+    """A codec whose compressor has the latents of the first three images as patterns."""
     compressor = spread(0)
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
@@ -338,7 +338,7 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
 
 
 def choosing(images: torch.Tensor) -> NeuralCompressor:
-    """A compressor that knows three patterns, and by their first latents which class an image is of."""
+    """A compressor with three patterns, whose reader predicts the class from the first latents."""
     compressor = learnt(images).compressor
     y = compressor.patterns.flatten(1).float()
     compressor.reader = torch.cat([10 * y, -5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number
@@ -394,7 +394,7 @@ def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> 
         payload = bitstream.pack_stream(coder.coder.encode(latents), 2, coder.key)
         with torch.no_grad():
             if coder.compressor.reconstruct(torch.from_numpy(latents), (32, 32)).isfinite().all():
-                coder.compressor.g_s[-1].weight.mul_(float("inf"))  # whatever overflows, it is the picture that is judged
+                coder.compressor.g_s[-1].weight.mul_(float("inf"))  # an overflow anywhere must show in the picture
         with pytest.raises(PayloadError, match="decode to no picture"):
             coder.decode(payload)
 
@@ -408,7 +408,7 @@ def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: 
         for _ in range(source.randrange(1, 4)):
             payload[source.randrange(len(payload))] = source.randrange(256)
         del payload[source.randrange(1, len(payload) + 1) if number % 3 == 0 else len(payload) :]
-        if number % 2:  # under a right tag, as whoever knows the key makes one
+        if number % 2:  # with a valid tag, as an attacker that knows the key could make it
             payload = bytearray(bitstream.pack_stream(bytes(payload[6:]), source.choice([1, 3, 6, 200]), coder.key))
         try:
             coded, which = coder.unpack(bytes(payload))

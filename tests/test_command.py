@@ -1,4 +1,4 @@
-"""The command `workbench` as a person calls it: its help, its output, its one-line errors, what survives Ctrl-C."""
+"""The command `workbench` as a user calls it: its help, its output, its one-line errors, and its behaviour on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim
 
 
 def workbench(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
+    """Run the real command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "workbench", *arguments], capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 
 def fails_in_one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Run the command here, and return its exit status and the one line that it may say on standard error."""
+    """Run the command in this process. Return its exit status and its only line on standard error."""
     capsys.readouterr()
     status = main(arguments)
     out, err = capsys.readouterr()
@@ -212,7 +212,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
 
 def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], bool]) -> tuple[int, bytes, str]:
-    """Start the command, press Ctrl-C once it has said what `ready` waits for; return its status and what it said."""
+    """Start the command, and send Ctrl-C once `ready` accepts its output. Return its status and its outputs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", *arguments],
         stdout=subprocess.PIPE,
@@ -238,7 +238,6 @@ def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], b
 
 @pytest.fixture
 def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Efforts of seconds."""
     for name in EFFORTS:
         monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
 
@@ -307,7 +306,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--strength", "1.5"), 2, "strength must be between 0"),
-        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 697"),
+        (("--pairs", "100000"), 1, "100000 pairs were requested, the training split of scikit-learn digits has 697"),
         (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
         (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
@@ -346,7 +345,7 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets of a single step of eight images."""
+    """Replace all presets by one training step with eight images."""
     tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, noise=0.1)
     for name in PRESETS:
         monkeypatch.setitem(PRESETS, name, dict.fromkeys(("classifier", "generator", "compressor"), tiny))

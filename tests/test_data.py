@@ -1,4 +1,4 @@
-"""Pictures in: data sets and their splits, a person's own pictures of any kind, and files that are no pictures at all."""
+"""Reading pictures: data sets and their splits, a user's own pictures of any kind, and files that are no pictures."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def shuffled(n: int) -> torch.Tensor:
 
 
 def save_class_folders(root: Path, counts: dict[str, int], level: int = 0) -> None:
-    """One PNG for each image, whose grey level tells them all apart."""
+    """Write PNG files. Each image has a grey level of its own."""
     levels = itertools.count(level)
     for name, count in counts.items():
         (root / name).mkdir(parents=True)
@@ -273,7 +273,7 @@ def test_a_folder_that_holds_no_cifar10_is_a_data_error(tmp_path: Path) -> None:
 
 
 def save_official(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The official layout with four images a file, its hashes unknown to torchvision; return the test images."""
+    """Write the official layout with four images a file, and disable torchvision's check of hashes. Return the test images."""
     from torchvision.datasets import CIFAR10
 
     rng = np.random.default_rng(1)
@@ -326,7 +326,7 @@ def test_without_a_network_cifar10_is_one_line_that_names_the_way_out(
 UPRIGHT = Image.new("RGB", (48, 32), "red")
 UPRIGHT.paste("blue", (0, 0, 24, 16))
 UPRIGHT.paste("white", (24, 16, 48, 32))
-STORED = {  # how a camera stores the upright picture under each EXIF orientation
+STORED = {  # the stored form of the upright picture for each EXIF orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -480,7 +480,7 @@ def test_every_level_survives_the_way_to_float_and_back() -> None:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG file of a few bytes whose header claims a size."""
+    """Return a PNG of a few bytes whose header claims `width` x `height` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -490,14 +490,14 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
-    """A JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
+    """Return a JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
     directory = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
     return encode(UPRIGHT, "JPEG", exif=exif)
 
 
 def refused(data: bytes | Path, size: int | None = 32) -> str:
-    """Return the one line that refuses a file; fail for any other exception, a long wait or a second line."""
+    """Return the one-line error for a file. Fail for any other exception, a long wait or a second line."""
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         open_picture(data, size)
@@ -507,7 +507,7 @@ def refused(data: bytes | Path, size: int | None = 32) -> str:
 
 
 def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
-    """Return the pixels of a picture, or None where it is refused as it should be."""
+    """Return the pixels of a picture, or None if it is refused with a DataError."""
     try:
         return pixels(data, size)
     except DataError:

@@ -1,4 +1,4 @@
-"""What a picture costs the phone: the model against figures worked out by hand, the phone's stages, sensors over real files."""
+"""The energy of a picture on the phone: the model against hand-computed figures, the phone's stages, sensors on real files."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench import energy as bench
-from workbench.bench.energy import (
+from workbench.bench.energy_measurement import CpuClock, Phone, one_thread, powers, watts
+from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
     RANGES,
     SCENARIOS,
     Assumptions,
-    CpuClock,
     Measured,
-    Phone,
     energy,
     share,
+    shares,
     student,
-    watts,
 )
 from workbench.bench.sensors import Battery, Rapl, find_sensor
 from workbench.codecs import Jpeg, Png
@@ -59,7 +57,7 @@ def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
     found = energy(measured(), Assumptions(cpu_w=2.0, joules_per_byte=5e-6, wait_w=0.5, slowdown=1.0))
     assert found["cpu_ms"].value == pytest.approx(9.5)
     parts = {part: each.value for part, each in found["parts_mj"].items()}
-    # ms times W is mJ; 5 µJ a byte is 5 mJ a kB; 3 and 2 ms are waited
+    # ms times W is mJ. 5 µJ a byte is 5 mJ a kB. The waiting times are 3 and 2 ms.
     wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "tail": 0.0}
     assert parts == pytest.approx(wanted)
     whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
@@ -126,7 +124,7 @@ def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
 
 def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangement() -> None:
     light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
-    found = bench.shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
+    found = shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
     assert list(found["scenarios"]) == list(SCENARIOS)
     stream, wifi, lte = found["scenarios"].values()
     assert stream < wifi < 1
@@ -135,7 +133,7 @@ def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangeme
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
     both = {name: measured(name) for name in ("none", "pp", "pmc2")}
-    found = bench.shares(both, Assumptions(), {})
+    found = shares(both, Assumptions(), {})
     assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
     assert "over_none" not in found["none"]
 
@@ -172,7 +170,7 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
     light = Measured("pmc2", 4, 8, {"compression": [0.5, 0.5], "generator": [0.0, 0.0], "sending": [0.5, 0.5]}, [5.0, 5.0])
     light.sent = [500.0, 500.0]
     both = {"pp": measured(), "pmc2": light}
-    found = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
+    found = shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
     assert set(found) == {"pmc2"}
     assert found["pmc2"]["share"].value == pytest.approx((2.0 + 2.0) / (19.0 + 6.0))
     assert next(iter(found["pmc2"])) == "range", "before the interval of the noise"
@@ -181,7 +179,7 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
         for w, b, s, p in itertools.product(*(RANGES[name][:2] for name in ("cpu_w", "joules_per_byte", "slowdown", "wait_w")))
     ]
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
-    told = bench.shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
+    told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
     assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
 
@@ -295,7 +293,7 @@ def test_a_counter_that_wraps_around_goes_on_counting(tmp_path: Path) -> None:
 
 @contextmanager
 def no_root() -> Iterator[None]:
-    """Nobody's rights meanwhile, where the tests run as root: root may read what nobody may."""
+    """Drop root's rights inside the context, because root can read every file."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -405,7 +403,7 @@ def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
 
 
 class Machine:
-    """A processor whose counter is a real file: so many W at rest, and more for each second of CPU time."""
+    """A processor with a real counter file: a constant power at rest, and more for each second of CPU time."""
 
     def __init__(self, root: Path, rest_w: float, core_w: float) -> None:
         self.zone, self.rest_w, self.core_w = package(root), rest_w, core_w
@@ -416,7 +414,7 @@ class Machine:
         self.joules += self.rest_w * (now - self.at) + self.core_w * (cpu - self.cpu)
         self.at, self.cpu = now, cpu
         write(self.zone, told=round(1e6 * self.joules))
-        (self.zone / "told").replace(self.zone / "energy_uj")  # whoever reads it meanwhile reads a number
+        (self.zone / "told").replace(self.zone / "energy_uj")  # renamed, so that a concurrent reader always reads a number
 
     def work(self) -> None:
         until = time.process_time() + 0.02
@@ -427,7 +425,7 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         self.tell()
         time.sleep(seconds)
-        self.cpu = time.process_time()  # what rest itself computes is none of the work's
+        self.cpu = time.process_time()  # the CPU time of `rest` itself does not count as work
         self.tell()
 
 
@@ -458,12 +456,12 @@ def test_a_sensor_that_tells_nothing_is_left_out_and_said_unless_it_was_asked_fo
 ) -> None:
     images = to_float(digits.test.images[:4])
     package(tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "auto", tmp_path)
+    power, sees, reasons = powers(phones, images, "auto", tmp_path)
     assert (power, sees) == ({}, "")
     assert "no higher at work than at rest" in reasons[-1]
     with pytest.raises(RunError, match="no higher at work than at rest"):
-        bench.powers(phones, images, "rapl", tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "estimate", tmp_path)
+        powers(phones, images, "rapl", tmp_path)
+    power, sees, reasons = powers(phones, images, "estimate", tmp_path)
     assert (power, sees, reasons) == ({}, "", [])
 
 
@@ -480,7 +478,7 @@ def test_the_same_work_is_measured_once_and_the_generators_for_itself(
     clerk = threading.Thread(target=telling)
     clerk.start()
     try:
-        power, sees, _ = bench.powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
+        power, sees, _ = powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
     finally:
         done.set()
         clerk.join()
@@ -494,7 +492,7 @@ def test_torch_computes_on_one_thread_meanwhile_and_on_as_many_as_before_afterwa
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with bench.one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

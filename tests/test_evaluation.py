@@ -1,4 +1,4 @@
-"""A pair measured: what a result carries, the shapes of the tables, and golden figures of the tiny pair."""
+"""The evaluation of a pair: the fields of a result, the shapes of the tables, and golden figures of the tiny pair."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_result_carries_its_figures_and_their_origin(
 
 
 def chosen(pair: Pair, role: str, manifest: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Return what `selection` reports if a pair's weights of one role had this data and division."""
+    """Return the result of `selection` if the weights of one role had this data and division."""
     manifests = {role: replace(pair.manifests[role], **manifest)}
     return selection(Pair(pair.target, pair.auxiliary, pair.generator, None, manifests), dataset)
 
@@ -88,7 +88,7 @@ def chosen(pair: Pair, role: str, manifest: dict[str, Any], dataset: Dataset) ->
 def test_a_result_names_its_division_and_the_test_images_that_chose_the_weights(networks: Pair, digits: Dataset) -> None:
     samples = load("samples")
     own = {"data": digits.title, "training": {"division": digits.division}}
-    before = {"data": digits.title, "training": {}}  # from before manifests named the division
+    before = {"data": digits.title, "training": {}}  # an old manifest without a division
     for manifest in (own, before):
         found = chosen(networks, "target", manifest, digits)
         assert found == {"division": digits.division, "chosen_on": {"target": 0}, "selection": ""}
@@ -148,7 +148,7 @@ def test_a_strength_out_of_range_is_refused(evaluation: Evaluation, strength: fl
         evaluation.protected(strength)
 
 
-# --- what is measured on ---------------------------------------------------------------------------------------------------
+# --- the measured images ---------------------------------------------------------------------------------------------------
 
 
 def test_limit_takes_the_first_images_and_none_takes_all(networks: Pair, digits: Dataset) -> None:

@@ -1,4 +1,4 @@
-"""The grid of pairs: what is missing is trained and measured, each job in a process of its own; nothing is done twice."""
+"""The grid of pairs: missing networks are trained, pairs are measured in a process each, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DATA = ("--dataset", "digits")
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder, to be changed."""
+    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
@@ -32,7 +32,7 @@ def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would be run, and nothing is: trainings take minutes."""
+    """Record the commands of jobs instead of running them, since trainings take minutes."""
     seen: list[list[str]] = []
 
     def note(jobs: list[tuple[str, ...]], environment: dict[str, str]) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Networks made for inference: the same function, the same labels, in fewer operations."""
+"""Networks prepared for inference: the same function and the same labels in fewer operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def trained(network: Network) -> Network:
-    """Give batch norms the statistics that training would."""
+    """Give batch norms statistics like those after training."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -40,7 +40,7 @@ def test_a_classifier_gives_the_same_logits_with_its_batch_norms_folded(name: st
     with torch.inference_mode():
         expected = plain(images)
         torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's come before their convolutions
+    assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's norms precede their convolutions
     assert norms[0] > norms[1]
 
 
@@ -61,14 +61,14 @@ def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(cap
     made, before = prepare(PerturbationGenerator()), torch.get_num_threads()
 
     def reordered(threads: int, n: int) -> list[str]:
-        """Return what oneDNN says that it reorders of the weights for n images."""
+        """Return oneDNN's log lines about reordered weights for n images."""
         torch.set_num_threads(threads)
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             made(images[:n])
         said = capfd.readouterr().out
         assert said.count(",exec,cpu,convolution") == 19
         lines = [line for line in said.splitlines() if ",exec,cpu,reorder" in line]
-        return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the others are of images
+        return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the other lines are about images
 
     images = torch.rand(16, 3, 32, 32)
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(cap
 
 
 def quiet(channels: int) -> NeuralCompressor:
-    """A compressor of which only the first channels speak."""
+    """A compressor in which only the first channels are active."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
     compressor.g_a[-1].weight.mul_(300)

@@ -1,4 +1,4 @@
-"""What the workbench adds to a Jupyter server, in a real one, with a real kernel behind a real WebSocket."""
+"""The workbench's additions to a Jupyter server, in a real one with a real kernel behind a real WebSocket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.panels.app import config
 from workbench.panels.lab import COMPUTING, at_once
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-# A server as the environment's own configuration makes it; says whether the page's side of a kernel's connection delays.
+# A server with the environment's own configuration. It prints whether TCP_NODELAY is set on the connection to the page.
 SERVER = """
 import asyncio, json, socket, sys
 from jupyter_server.serverapp import ServerApp
@@ -104,7 +104,7 @@ def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_p
 
 
 def computing(environment: dict[str, str]) -> bool:
-    """Return whether a kernel comes to know what panels compute with, though no cell asks for it."""
+    """Return whether a kernel learns the panels' settings for computing, although no cell requests them."""
     code = "import sys, threading; from workbench.panels import lab"
     waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
     manager, client = start_new_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})

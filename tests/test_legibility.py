@@ -1,4 +1,4 @@
-"""Legibility: what the eye reads and SSIM over all channels does not see must be found; noise must not be."""
+"""Legibility: features that the eye reads and SSIM over all channels misses must be found. Noise must not be."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def luma(images: Tensor) -> Tensor:
 
 
 def opposite_colours(images: Tensor) -> Tensor:
-    """The picture as the difference of red and green, which cancel in luma."""
+    """The picture as opposite changes of red and green, which cancel in luma."""
     grey = luma(images)
     return torch.stack([0.5 + 0.6 * (grey - 0.5), 0.5 - 0.6 * 0.299 / 0.587 * (grey - 0.5), torch.full_like(grey, 0.5)], 1)
 

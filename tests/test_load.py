@@ -1,4 +1,4 @@
-"""Loads: what a closed and an open loop count, and that a service which stands still is charged for all that should have come."""
+"""Loads: the counts of closed and open loops, and that a stalled service is charged for every request due in the meantime."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from workbench.metrics import percentile
 
 
 class Counter:
-    """Something that answers after a while, and knows how many asked it at once."""
+    """A service that responds after a delay, and counts concurrent requests."""
 
     def __init__(self, seconds: float = 0.002, still: float = 0.0) -> None:
         self.seconds, self.still = seconds, still
@@ -60,7 +60,7 @@ def test_moments_of_an_open_loop_are_its_seeds() -> None:
 
     sends = [Clock() for _ in range(2)]
     for send in sends:
-        asyncio.run(open_loop(send, 40, 1.0, seed=7))  # gaps that a busy machine does not fill
+        asyncio.run(open_loop(send, 40, 1.0, seed=7))  # gaps longer than a busy machine's delays
     gaps = [np.diff(send.numbers) for send in sends]
     wanted = np.random.default_rng(7).exponential(1 / 40, 40)[1:]
     for each in gaps:
@@ -68,14 +68,14 @@ def test_moments_of_an_open_loop_are_its_seeds() -> None:
 
 
 def test_who_comes_while_all_stands_still_is_charged_from_when_it_was_due() -> None:
-    """No coordinated omission: a generator that is held up itself counts from the plan, not from when it got round to sending."""
+    """No coordinated omission: if the generator itself is late, requests count from the plan, not from their sending."""
 
     async def blocked() -> Load:
         async def send(number: int) -> int:
             if number == 0:
                 import time
 
-                time.sleep(0.3)  # the whole loop stands, the generator too
+                time.sleep(0.3)  # blocks the event loop, and so the generator
             return 1
 
         return await open_loop(send, 100, 0.2)
@@ -92,7 +92,7 @@ def test_refusals_are_counted_by_their_words_and_are_no_images() -> None:
             raise ServiceError("the queue is full", status=429)
         return 1
 
-    load = asyncio.run(closed_loop(send, 2, 0.2))  # long enough for a busy machine, too
+    load = asyncio.run(closed_loop(send, 2, 0.2))  # long enough even on a busy machine
     told = load.as_dict()
     assert json.loads(json.dumps(told)) == told
     assert told["errors"] == {"the queue is full": load.errors.total()}
@@ -114,7 +114,7 @@ CAPACITY = 100.0  # requests a second
 
 
 def in_a_queue(rate: float, seconds: float, seed: int) -> list[float]:
-    """Milliseconds in an M/M/1 queue that was empty at the start: Lindley's recursion."""
+    """Return milliseconds in an M/M/1 queue that was empty at the start, by Lindley's recursion."""
     random = np.random.default_rng(seed)
     n = round(rate * seconds)
     gaps, service = random.exponential(1 / rate, n), random.exponential(1 / CAPACITY, n)
@@ -127,12 +127,12 @@ def in_a_queue(rate: float, seconds: float, seed: int) -> list[float]:
 
 
 def known(rate: float, percent: float) -> float:
-    """The percentile of the time in that queue (ms): exponential, of mean 1 / (capacity - rate)."""
+    """Return the percentile of the time in that queue (ms): exponential, with mean 1 / (capacity - rate)."""
     return float(-1e3 * np.log(1 - percent / 100) / (CAPACITY - rate))
 
 
 def windows(rate: float, relaxations: float, count: int = 40) -> list[list[float]]:
-    """Windows after a warm-up, of so many relaxation times."""
+    """Return `count` windows after a warm-up, each `relaxations` relaxation times long."""
     relaxed = relaxation_s(rate, CAPACITY)
     seconds = (5 + relaxations) * relaxed
     return [in_a_queue(rate, seconds, seed)[round(5 * relaxed * rate) :] for seed in range(count)]
@@ -153,7 +153,7 @@ def test_the_intervals_of_a_queue_cover_its_known_percentiles_where_independent_
 
 
 def test_a_window_as_long_as_three_services_take_says_far_too_little_of_the_tail() -> None:
-    """What was measured: 3 s at 70 % of 70 images a second, p99 a quarter of what 15 minutes say."""
+    """The measured case: 3 s at 70 % of 70 images a second gave a p99 that was a quarter of that over 15 minutes."""
     rate = 0.9 * CAPACITY
     short = [np.percentile(in_a_queue(rate, 3.0, seed), 99) for seed in range(40)]
     long = [np.percentile(times, 99) for times in windows(rate, FORGET, count=10)]

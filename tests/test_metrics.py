@@ -1,4 +1,4 @@
-"""What is measured, against known values and against formulas written out once more."""
+"""The metrics against known values, and against independent implementations of their formulas."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_accuracy_refuses_shapes_that_do_not_match(digits: Dataset) -> None:
 
 
 def direct_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2004 written out: an 11 x 11 Gaussian window of sigma 1.5 wherever it fits, the mean over channels."""
+    """Wang et al. 2004, implemented independently: an 11 x 11 Gaussian window of sigma 1.5, no padding, the mean over channels."""
     axis = np.arange(11) - 5
     line = np.exp(-(axis**2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
@@ -247,7 +247,7 @@ def test_the_labels_bound_is_what_the_channel_of_errors_needs() -> None:
     assert label_bits(1.0, 10) == pytest.approx(math.log2(10))
     assert label_bits(0.1, 10) == label_bits(0.03, 10) == 0
     assert label_bits(0.904, 10) == pytest.approx(2.56, abs=0.005)  # the paper's accuracy
-    # Mutual information of a uniform label and its answer, right in 3 of 4 cases, else any of the others.
+    # Mutual information of a uniform label and an answer that is right in 3 of 4 cases, else any other label.
     joint = np.full((4, 4), 0.25 / 3 / 4)
     np.fill_diagonal(joint, 0.75 / 4)
     information = float((joint * np.log2(joint / np.outer(joint.sum(1), joint.sum(0)))).sum())

@@ -1,4 +1,4 @@
-"""The networks: their shapes, their sizes, the baseline's names, and the generator written out once more."""
+"""The networks: their shapes, their sizes, the baseline's names, and an independent implementation of the generator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def lively(width: int = 4) -> PerturbationGenerator:
-    """A generator with statistics of its own in every batch norm, whose output reaches both bounds of the clamp."""
+    """A generator with distinct statistics in every batch norm, whose output reaches both bounds of the clamp."""
     torch.manual_seed(0)
     generator = PerturbationGenerator(width).eval()
     for module in generator.modules():
@@ -34,7 +34,7 @@ def lively(width: int = 4) -> PerturbationGenerator:
     return generator.requires_grad_(False)
 
 
-# --- what is loaded and drawn -----------------------------------------------------------------------------------------------
+# --- loading, and random numbers --------------------------------------------------------------------------------------------
 
 
 SPARED = """
@@ -70,7 +70,7 @@ def within():
     return known.innermost_fn and 0.0
 
 with ThreadPoolExecutor() as pool:
-    with _compat.spared():
+    with _compat.stub_unused_imports():
         asked = [pool.submit(each) for each in (named, whole, within)]
         assert not wait(asked, 0.5).done
         try:
@@ -217,7 +217,7 @@ def test_without_a_random_component_the_generator_is_bit_for_bit_what_it_was(siz
 
 
 def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
-    """The random component of a generator that leaves grey as it is, so that nothing is clamped."""
+    """The random component of a generator that leaves grey unchanged, so that nothing is clamped."""
     generator.noise = noise
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()

@@ -29,7 +29,7 @@ SECONDS = 200
 
 
 def few(place: Path) -> Path:
-    """Write class folders with 30 digits of two classes; return where they are."""
+    """Write class folders with 30 digits of two classes, and return their path."""
     root = place / "few"
     split = load("digits").train
     for label in (0, 1):
@@ -43,7 +43,6 @@ def few(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with few digits."""
     return few(tmp_path_factory.mktemp("pictures"))
 
 
@@ -57,7 +56,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trainers() -> Iterator[Callable[..., Trainer]]:
-    """A function that makes trainers of the small data set; all are closed afterwards."""
+    """Yield a function that makes trainers of the small data set. All are closed afterwards."""
     made: list[Trainer] = []
 
     def make(folder: Path, **options: Any) -> Trainer:
@@ -123,7 +122,7 @@ def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_ru
 
 
 def validated(trainer: Trainer) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """Return by network the validation figures of each epoch (those of single training steps are taken every tenth)."""
+    """Return by network the validation figures of each epoch. Figures of single training steps appear every tenth step."""
     return {label: [(entry["step"], entry["validation"]) for entry in history] for label, history in trainer.histories.items()}
 
 
@@ -133,7 +132,7 @@ def family(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[str], Path]]:
-    """A trainer that has trained all, what its line said meanwhile, and its data folder."""
+    """A trainer after a complete training, the lines of its status meanwhile, and its data folder."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(root))
@@ -234,7 +233,7 @@ def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers
 
 @pytest.mark.timeout(120)
 def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> None:
-    """The asker is killed outright: the process sees the end of its input, and stops with a checkpoint."""
+    """The parent process is killed outright. The training sees the end of its input, and stops with a checkpoint."""
     script = (
         "import sys, time; from workbench.panels import Trainer\n"
         f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"
@@ -282,7 +281,7 @@ def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
 
 @pytest.mark.timeout(120)
 def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own: Path) -> None:
-    """Ctrl-C comes once it trains, seconds after the waiting began."""
+    """Ctrl-C arrives during the training, seconds after the waiting began."""
     script = (
         "import os, signal, sys, threading, time; from workbench.panels import Trainer\n"
         f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"

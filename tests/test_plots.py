@@ -1,4 +1,4 @@
-"""The figures: they render as PNG and SVG without a warning, say what their axes are, and draw what they are given."""
+"""The figures: they render as PNG and SVG without a warning, label their axes, and draw the given data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workbench.plots.labels import label_points
 
 @pytest.fixture(autouse=True)
 def own_style() -> Iterator[None]:
-    """The workbench's style on the backend that draws to memory; everything as before afterwards."""
+    """The workbench's style on the backend that draws to memory. Everything is restored afterwards."""
     with mpl.rc_context():
         mpl.use("Agg")
         plots.use_style()
@@ -62,7 +62,7 @@ ENERGY: dict[str, dict[str, object]] = {
 
 
 def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
-    """A row as the curves of an audit have it."""
+    """A row in the form of an audit's curves."""
     figures = {"psnr": mean([psnr - 1, psnr + 1]), "ssim": mean([psnr / 40, psnr / 30]), "bits": mean([bits, bits])}
     return {"point": point, "answered": wilson(right, 100), "over": psnr - 13, **figures}
 

@@ -1,4 +1,4 @@
-"""Processes that a batch starts, and the Ctrl-C that ends them."""
+"""Processes that a batch starts, and Ctrl-C that ends them."""
 
 from __future__ import annotations
 

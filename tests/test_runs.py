@@ -1,4 +1,4 @@
-"""Batches of notebooks: planned, executed in processes of their own, resumed, interrupted, collected into one report."""
+"""Batches of notebooks: planned, executed in separate processes, resumed, interrupted, collected into one report."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import pytest
 
 from workbench import runs
 from workbench.errors import RunError, StorageError, UsageError
+from workbench.processes import cores
 from workbench.runs import Task
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
@@ -52,7 +53,7 @@ ABOUT: dict[str, Any] = {
 
 
 def make(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
-    """Write a real notebook that counts how often it runs, then does what `cells` say."""
+    """Write a real notebook that counts its runs and then runs `cells`."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -73,7 +74,7 @@ def count(output: Path, name: str) -> int:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Look again and again until something holds; False where it does not in time."""
+    """Poll `holds` until it is true. Return False if it is not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -127,7 +128,7 @@ def test_plain_values_are_taken(value: object, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was executed: what was asked for, what came back, and what lay in the status files then."""
+    """An executed batch: its tasks, the returned statuses, and the status files at that time."""
 
     tasks: list[Task]
     statuses: list[dict[str, Any]]
@@ -143,7 +144,7 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    """Three notebooks executed once: one that keeps results, one that fails, one that tells what it was started with."""
+    """Three notebooks, executed once: one that saves results, one that fails, one that reports its environment."""
     folder, output = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("run")
     tell = "import os\nprint(x, *(os.environ.get(name) for name in ('OMP_NUM_THREADS', 'WORKBENCH_DATA', 'JPY_SESSION_NAME')))"
     made = [
@@ -165,7 +166,7 @@ def report(batch: Batch) -> Path:
 
 
 def test_a_notebook_that_fails_does_not_stop_the_others(batch: Batch) -> None:
-    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the order they were asked for"
+    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the requested order"
     assert [status["status"] for status in batch.statuses] == ["done", "failed", "done"]
     assert all(status["seconds"] > 0 for status in batch.statuses)
     assert [status["parameters"] for status in batch.statuses] == [each.parameters for each in batch.tasks]
@@ -230,7 +231,7 @@ def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) 
     waves = [[task.name for task in wave] for wave in runs._waves(tasks)]
     assert waves[0] == [name for name in runs.NOTEBOOKS if name not in runs.ALONE]
     assert waves[1:] == [[name] for name in runs.ALONE]
-    assert {task.threads for task in tasks if task.name in runs.ALONE} == {runs.cores()}
+    assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
 
 
@@ -276,7 +277,7 @@ def test_ctrl_c_ends_the_notebooks_that_run_and_keeps_what_was_done(tmp_path: Pa
 
 
 class References(HTMLParser):
-    """Collects what a page refers to, and its text."""
+    """A parser that collects a page's references and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""All or nothing: what stands in a file after a write that failed, was refused or was killed."""
+"""Atomic writes: the content of a file after a write that failed, was refused or was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Standard streams as shells leave them: closed, full, of a narrow encoding; a pipe in place of a file."""
+"""Standard streams in every state that shells cause: closed, full, with a narrow encoding. Also a pipe in place of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workbench.storage import data_root
 from test_data import NOISE, encode, pixels  # isort: skip
 from test_weights import classifier  # isort: skip
 
-# One interpreter forks a child for each row: its streams are set up as a shell would, by descriptors and PYTHONIOENCODING.
+# One interpreter forks a child for each row, and sets up its streams like a shell: by descriptors and PYTHONIOENCODING.
 ROWS = """
 import io, os, sys
 import workbench.__main__ as entry
@@ -99,7 +99,7 @@ CASES = [  # stdout, stderr, stdin, encoding, arguments, exit status
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """Exit status, output and errors of each case."""
+    """The exit status, output and errors of each case."""
     folder = tmp_path_factory.mktemp("streams")
     lines = "\n".join(repr(case[:5]) for case in CASES)
     environment = {**os.environ, "WORKBENCH_DATA": str(folder / "data")}
@@ -146,7 +146,7 @@ def test_words_of_the_command_line_are_quoted_without_control_characters(capsys:
 
 
 def pipe_with(content: bytes, folder: Path) -> Path:
-    """A named pipe through which `content` passes once, as `<(cat FILE)` gives it."""
+    """Return a named pipe that delivers `content` once, like `<(cat FILE)`."""
     path = folder / "pipe"
     os.mkfifo(path)
     threading.Thread(target=path.write_bytes, args=(content,), daemon=True).start()
@@ -194,7 +194,7 @@ def test_a_checkpoint_may_come_through_a_pipe(empty_data: Path, tmp_path: Path) 
     assert again.training["imported_sha256"] == imported.training["imported_sha256"]
 
 
-# --- what else the program assumed of the world ------------------------------------------------------------------------------
+# --- other assumptions about the environment ---------------------------------------------------------------------------------
 
 
 def test_a_home_directory_that_there_is_not_is_a_path_that_does_not_exist(
@@ -222,7 +222,7 @@ def test_a_name_with_a_null_byte_is_one_line() -> None:
 
 
 def test_a_plan_and_a_policy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """As some editors on Windows write UTF-8."""
+    """Some editors on Windows write UTF-8 in this way."""
     for read in (Deployment.read, Policy.read):
         path = tmp_path / "x.toml"
         path.write_bytes(b"unknown = 1\n")

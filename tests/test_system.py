@@ -1,4 +1,4 @@
-"""Client, edge and cloud joined: every arrangement and every codec under the one contract, and what may leave the edge."""
+"""Client, edge and cloud joined: every arrangement and every codec under one contract, and the data that leave the edge."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def system(name: str, networks: Pair, neural: Neural) -> System:
 
 
 def received(system: System, images: torch.Tensor) -> torch.Tensor:
-    """The images as the part that protects them has them."""
+    """Return the images as the protecting part receives them."""
     return images if system.client is None else system.edge.receive(system.client.capture(images))
 
 
@@ -223,7 +223,7 @@ def test_a_large_batch_passes_through_the_networks_in_parts(
     assert torch.allclose(parts.scores, whole.scores, atol=1e-5)
 
 
-# --- what the cloud remembers ----------------------------------------------------------------------------------------------
+# --- the cloud's cache -----------------------------------------------------------------------------------------------------
 
 
 def test_a_code_seen_before_is_answered_without_the_model(
@@ -247,7 +247,7 @@ def test_a_code_seen_before_is_answered_without_the_model(
 
 def test_the_cloud_keeps_the_newest_answers_only(networks: Pair, neural: Neural, images: torch.Tensor) -> None:
     class Doubled(nn.Module):
-        """The target in 64 bits, which answers alike whatever stands beside an image."""
+        """The target in 64 bits, whose scores do not depend on the other images of a batch."""
 
         def __init__(self) -> None:
             super().__init__()

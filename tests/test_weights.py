@@ -1,4 +1,4 @@
-"""Weights kept and found, and refused where they do not fit."""
+"""Weights are saved and found, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
 
 @pytest.fixture
 def kept(empty_data: Path) -> Path:
-    """The manifest of a generator named `g`, saved among the weights trained here."""
+    """Save a generator named `g` among the weights trained here, and return its manifest's path."""
     weights.save(generator(), manifest(generator(), "g"))
     return empty_data / "runs" / "weights" / "digits" / "g.json"
 
@@ -55,7 +55,7 @@ def rewrite(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-# --- kept and found --------------------------------------------------------------------------------------------------------
+# --- saved and found -------------------------------------------------------------------------------------------------------
 
 
 def test_a_network_comes_back_frozen_with_its_manifest(empty_data: Path) -> None:
@@ -227,7 +227,7 @@ def test_another_network_has_no_description() -> None:
 
 
 def refused(name: str = "g", kind: str = "generator") -> str:
-    """Return the one line with which weights are refused."""
+    """Return the one-line error for refused weights."""
     with pytest.raises(WeightsError) as caught:
         weights.load(name, "digits", kind)
     assert "\n" not in str(caught.value)
@@ -283,7 +283,7 @@ def test_a_manifest_of_bytes_that_are_no_text_is_refused(kept: Path) -> None:
 def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: str) -> None:
     (kept.parent.parent / "g.safetensors").write_bytes(b"")
     rewrite(kept, file=file)
-    assert f"names the file {file!r}, which is not a safetensors file beside it" in refused()
+    assert f"names the file {file!r}, which is not a safetensors file next to it" in refused()
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ PAIR_NAME = "mobilenet_v2-X-mobilenet_v2"
 
 @pytest.fixture
 def tiny_pair(empty_data: Path) -> dict[str, Manifest]:
-    """A pair whose target is its auxiliary too, with generator and compressor, saved."""
+    """A saved pair with generator and compressor, whose target is also its auxiliary."""
     target = weights.save(classifier(), manifest(classifier(), "mobilenet_v2"))
     depends = {"target": target.sha256, "auxiliary": target.sha256}
     kept = weights.save(generator(), manifest(generator(), PAIR_NAME, depends=depends))
@@ -424,7 +424,7 @@ def test_what_is_no_pair_is_refused(name: str) -> None:
         weights.pair_of(name)
 
 
-# --- what ships ------------------------------------------------------------------------------------------------------------
+# --- shipped weights -------------------------------------------------------------------------------------------------------
 
 
 def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
@@ -438,7 +438,7 @@ def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
     assert [manifest.name for manifest in made] == [manifest.name for manifest in shipped.manifests.values()]
     images = torch.rand(4, 3, 32, 32)
     for manifest, path in weights.listing():
-        assert path.stat().st_size < 0.7 * size[manifest.name]  # tables of integers and names stay
+        assert path.stat().st_size < 0.7 * size[manifest.name]  # integer tables and names do not shrink
         assert manifest.training["kept_in"] == "float16"
         assert manifest.sha256 != before[manifest.name].sha256
     assert all(parameter.dtype == torch.float32 for parameter in shipped.generator.parameters())

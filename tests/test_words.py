@@ -1,4 +1,4 @@
-"""The check of the project's prose: which phrases it finds, where it looks, and that its list of exceptions only shrinks."""
+"""The check of the project's prose: the phrases that it finds, the text that it reads, and the shrinking list of exceptions."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def places(path: Path) -> list[int]:
-    """The lines of a file on which the check finds something."""
+    """Return the lines of a file with findings."""
     return sorted({first + number - 1 for first, text in words.prose_of(path) for number, _ in words.findings(text)})
 
 

@@ -82,8 +82,8 @@ def _blank(match: re.Match[str]) -> str:
 
 def _comment(line: str) -> str:
     """Return the comment of a line of another language, or nothing."""
-    match = re.search(r"(?:^|\s)(?:#|//|/\*|\*|<!--)\s+(.*)", line)
-    return match[1] if match else ""
+    match = re.search(r"(?:^|\s)(?:#|//|/\*|<!--)\s+(.*)|^\s*\*\s+(.*)", line)
+    return (match[1] or match[2]) if match else ""
 
 
 def _python(text: str) -> Iterator[tuple[int, str]]:

@@ -14,9 +14,9 @@ A file imports only from its own floor and those below it (docs/architecture.md 
        services/  client            edge and cloud over HTTPS, and who asks them
     6  bench/                       how fast models and services are
        ssh/                         OpenSSH's configuration, connections, remote processes, uploads, forwarded ports
-    7  remote  deployment/          hosts (local, or over SSH), and the stages on them, in a confidential container or not
+    7  remote  deployment/          hosts (local, or over SSH), and the stages on them
     8  plots/  panels/  runs  grid  figures, interactive views, batches of notebooks and of pairs,
-       results  model_card          the results pages, made from data/results; a pair's card, from its manifests
+       results  model_card          the results pages, made from data/results, and a pair's card
     9  commands/  __main__          the `workbench` command
 """
 

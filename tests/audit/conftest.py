@@ -1,4 +1,4 @@
-"""What the audit's tests share: observers on the tiny pair, one with few codes and one with many, and some digits."""
+"""Fixtures of the audit's tests: observers on the tiny pair, one with few codes and one with many, and some digits."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ TINY = Effort(pairs=120, passes=240, width=4, steps=2)
 
 
 class Counted(Audit):
-    """An audit that counts what its bar is told."""
+    """An audit that records the updates of its progress bar."""
 
     told = 0
     total: float = 0
 
-    def _tick(self, images: int) -> None:
+    def tick(self, images: int) -> None:
         self.told += images
         self.total = 0 if self._bar is None else self._bar.total
-        super()._tick(images)
+        super().tick(images)
 
 
 @pytest.fixture(scope="session")
@@ -37,13 +37,13 @@ def lively(networks: Pair, neural: Neural) -> Pair:
 
 @pytest.fixture(scope="session")
 def observer(networks: Pair) -> Observer:
-    """An observer where few codes cross."""
+    """An observer of a codec with few distinct codes."""
     return Observer(networks)
 
 
 @pytest.fixture(scope="session")
 def open_observer(networks: Pair) -> Observer:
-    """An observer on what is not protected at all."""
+    """An observer of unprotected pictures."""
     return Observer(networks, "png", strength=0.0)
 
 
@@ -54,7 +54,7 @@ def images(digits: Dataset) -> Tensor:
 
 
 def noisy(pair: Pair, noise: float) -> Pair:
-    """The same pair, its generator with a random component."""
+    """The same pair with a random component in its generator."""
     generator = copy.deepcopy(pair.generator)
     generator.noise = noise
     return replace(pair, generator=generator)

@@ -1,4 +1,4 @@
-"""The attackers: each recovers what it should where the case is made for it, and all keep one contract."""
+"""The attackers: each succeeds in a case constructed for it, and all satisfy one contract."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from workbench import metrics
 from workbench.audit import ATTACKERS, Attacker, Effort, Observed, Observer, Pairs
 from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
 from workbench.audit.networks import MeanPictures, learn
+from workbench.audit.reconstruct import observation_error
 from workbench.audit.scores import identified
 from workbench.audit.views import pairs_of
 from workbench.data import Dataset
@@ -39,7 +40,7 @@ def made(name: str, observer: Observer, seed: int = 0, effort: Effort = TINY) ->
 
 
 def as_trained(attacker: Attacker) -> None:
-    """Let an attacker guess by what it was trained to, even if that is no better than the closed form."""
+    """Make an attacker use its trained result, even if the closed form is better."""
     if isinstance(attacker, Prior | Inversion) and attacker.network is not None:
         attacker.network.share = 1.0
 
@@ -142,7 +143,7 @@ def test_undo_sets_polarity_colours_and_contrast_right(hide: object, observer: O
 
 
 def photographs(n: int, seed: int = 0) -> Tensor:
-    """Colour pictures like photographs: a lightness that varies much, and colours that vary a tenth as much."""
+    """Return colour pictures like photographs: the lightness varies strongly, the colours a tenth as much."""
     random = torch.Generator().manual_seed(seed)
     light = F.interpolate(torch.rand(n, 1, 8, 8, generator=random), size=32, mode="bilinear", align_corners=True)
     colour = F.interpolate(torch.rand(n, 3, 5, 5, generator=random), size=32, mode="bilinear", align_corners=True)
@@ -150,7 +151,7 @@ def photographs(n: int, seed: int = 0) -> Tensor:
 
 
 def test_undo_keeps_the_colours_of_two_thousand_pictures(observer: Observer) -> None:
-    """float32's default cut-off drops every direction below a quarter of the largest: the colours."""
+    """float32's default cut-off would drop every direction below a quarter of the largest, and with them the colours."""
     images, unseen = photographs(2000), photographs(20, seed=1)
     attacker = Undo(observer, TINY)
     attacker.fit(Pairs(seen_as("perturbed", images), images, None))
@@ -171,7 +172,7 @@ def test_at_strength_0_no_attacker_is_worse_than_the_identity_on_colour_pictures
 def test_from_noise_alone_no_trained_attacker_has_less_than_the_mean_picture_of_the_label(
     view: str, observer: Observer, digits: Dataset, images: Tensor
 ) -> None:
-    """What a network memorises of 120 pairs of noise is not used: it would cost decibels on other pictures."""
+    """What a network memorises of 120 pairs of noise is not used, because it would cost decibels on other pictures."""
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     random = torch.Generator().manual_seed(0)
     train, labels = to_float(digits.train.images[:120]), digits.train.labels[:120]
@@ -204,7 +205,7 @@ def test_where_few_things_are_seen_inversion_is_the_exact_mean_of_each(observer:
     attacker.fit(Pairs(seen_as("payload", codes), images, None))
     assert attacker.network is None
     guess = attacker.guess(seen_as("payload", torch.tensor([[5.0, 5.0], [0.0, 1.0], [4.0, 4.5]])[:, :, None, None]))
-    for row, kind in enumerate((2, 0, 2)):  # the last was never seen: the nearest that was
+    for row, kind in enumerate((2, 0, 2)):  # the last is unknown, so the nearest known one counts
         torch.testing.assert_close(guess[row], images[kinds == kind].mean(0))
 
 
@@ -227,7 +228,7 @@ def test_inversion_recovers_what_is_not_protected_better_than_the_class_tells(
 
 
 def test_inversion_listens_to_the_label(observer: Observer) -> None:
-    """Where nothing is seen but noise, what it is told is all that it can draw."""
+    """If the view is only noise, the label is all the information there is."""
     labels = torch.arange(60) % 2
     images = torch.stack([torch.full((3, 32, 32), 0.2), torch.full((3, 32, 32), 0.8)])[labels]
     noise = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -268,7 +269,7 @@ def test_a_prior_draws_from_codes_that_an_inversion_looked_up(observer: Observer
 
 
 def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
-    """A white box that starts at grey, whatever is seen."""
+    """A white box that starts at grey for every observation."""
     base = Inversion(observer, TINY)
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     base.fit(Pairs(seen_as(view, torch.zeros(2 * FEW, *shape)), torch.full((2 * FEW, 3, 32, 32), 0.5), None))
@@ -276,11 +277,11 @@ def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
 
 
 def errors(attacker: Optimise, observed: Observed) -> list[float]:
-    """What the white box lowers, where it starts and where it ends."""
+    """Return the white box's loss at its start and at its end."""
     assert attacker.base is not None
     guesses = (attacker.base.guess(observed), attacker.guess(observed))
     with torch.no_grad():
-        return [float(attacker._error(each, observed.seen, observed.view)) for each in guesses]
+        return [float(observation_error(attacker.observer, each, observed.seen, observed.view)) for each in guesses]
 
 
 @pytest.mark.parametrize(("view", "codec"), [("perturbed", "png"), ("payload", "compressai"), ("payload", "neural")])
@@ -342,7 +343,7 @@ def test_classes_are_not_read_from_pairs_without_any(name: str, open_observer: O
         made(name, open_observer).fit(pairs_of(open_observer, digits, "perturbed", 8, "noise"))
 
 
-# --- which it was ----------------------------------------------------------------------------------------------------------
+# --- identification --------------------------------------------------------------------------------------------------------
 
 
 def named(observer: Observer, images: Tensor, view: str) -> Tensor:

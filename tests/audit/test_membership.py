@@ -1,4 +1,4 @@
-"""Membership by RMIA: the score against figures worked out by hand, the rate at few false positives, and shadow generators."""
+"""Membership by RMIA: scores against hand-computed figures, the rate at few false positives, and shadow generators."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_the_score_is_the_share_of_references_whose_ratio_is_lower() -> None:
 
 
 def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
-    """Confidence alone takes an easy picture for a member; RMIA compares it with generators that did not see it."""
+    """By confidence alone an easy picture looks like a member. RMIA compares with generators that did not see it."""
     easy, hard = rmia(
         torch.tensor([0.99, 0.7]), torch.tensor([[0.99, 0.2]]), torch.linspace(0.5, 1, 50), torch.full((1, 50), 0.8)
     )
@@ -37,8 +37,8 @@ def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        (torch.arange(1000.0), 0.5),  # one false positive of 1,000 is allowed: above 998
-        (torch.arange(999.0), 0.5),  # none: above 998
+        (torch.arange(1000.0), 0.5),  # one false positive in 1,000 is allowed: the threshold is 998
+        (torch.arange(999.0), 0.5),  # none is allowed: the threshold is 998
         (torch.full((2000,), 5.0), 1.0),
     ],
 )
@@ -70,7 +70,7 @@ def test_a_shadows_target_and_auxiliary_see_no_picture_that_its_generator_learns
 def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them(networks: Pair, digits: Dataset) -> None:
     judge = Judge(digits, 64, CPU)
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
-    found = made.members_by_rmia("perturbed", shadows=2)
+    found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
     assert found["area"].n == 120
     assert found["true_positives"].n == 60
@@ -78,7 +78,7 @@ def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them
     whole = Audit(networks, digits, codec="png", n=60, effort=TINY, judge=judge)
     whole.images = torch.zeros(695, 3, 32, 32)
     with pytest.raises(DataError, match="besides the 695 candidates, .* has 2 more: audit fewer images"):
-        whole.members_by_rmia("perturbed")
+        whole.linkage.members_by_rmia("perturbed")
 
 
 def test_the_result_has_it_if_shadows_are_asked_for_and_the_bar_counts_them(networks: Pair, digits: Dataset) -> None:

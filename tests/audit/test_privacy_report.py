@@ -1,4 +1,4 @@
-"""The page for a privacy officer: it says what the result says, in words and signs, and no number of its own."""
+"""The page for a privacy officer: it states the result in words and symbols, and no number of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def row(view: str, attacker: str, **figures: float) -> dict[str, Any]:
 
 
 def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neural") -> dict[str, Any]:
-    """An audit in which the class's mean image has 13.19 dB, a likeness of 0.147, and names 1.23 % of the pictures."""
+    """Return an audit whose class mean image has 13.19 dB and an SSIM of 0.147, and identifies 1.23 % of the pictures."""
     control = row("control", "class mean", psnr=13.19, ssim=0.147, identified=0.0123)
     controls = [control, row("control", "training image", psnr=10.57, ssim=0.071, identified=0.0119)]
     rows = [
@@ -88,19 +88,19 @@ def test_a_figure_below_the_control_is_the_attacks_failure_and_not_a_gain_of_les
 
 
 def words(text: str) -> str:
-    """What a reader sees: no tags, no style, one space between words."""
+    """Return the visible text: no tags, no style, one space between words."""
     body = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>", " ", body))).split())
 
 
 def summary(text: str) -> dict[str, str]:
-    """The lines of the summary, by what is held."""
+    """Return the lines of the summary, by the observer."""
     lines = re.findall(r"<li>(.*?)</li>", text.partition('class="summary"')[2].partition("</ul>")[0], re.DOTALL)
     return {title: words(line) for line in lines for title, _ in privacy_report.VIEWS.values() if title in words(line)}
 
 
 def numbers(value: Any) -> set[str]:
-    """Every number of a result in every form that a page may write it in, and those within its texts."""
+    """Return every number of a result, in each form that the page may use, and the numbers in its texts."""
     if isinstance(value, dict):
         return set().union(*(numbers(each) for each in value.values()))
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""The audit of a pair: every attacker beside the controls, the verdict, the bound, a bar that ends where it says, one JSON."""
+"""The audit of a pair: every attacker next to the controls, the verdict, the bound, an exact progress bar, one JSON object."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ N = 24
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge of few passes."""
+    """A judge after few passes."""
     return Judge(digits, 320, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
-    """The whole audit of the tiny pair, and its result."""
+    """The complete audit of the tiny pair, and its result."""
     made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
     return made, made.result()
 
@@ -210,27 +210,27 @@ def test_two_captures_of_an_unprotected_picture_are_linked_and_their_labels_are_
     networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
     made = Audit(networks, digits, codec="png", strength=0.0, n=60, seeds=1, effort=TINY, judge=judge)
-    assert made.linked("perturbed").low > 0.9
-    assert made.linked("label").value < 0.8
+    assert made.linkage.linked("perturbed").low > 0.9
+    assert made.linkage.linked("label").value < 0.8
 
 
 def test_averaging_over_squares_links_what_noise_hides_pixel_by_pixel(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
-    second = made.observer.show(made._second_protected, "perturbed").seen
-    by_pixel = made._linked(made.observed("perturbed").seen, second, made.labels, 1).value
-    assert made.pooled("perturbed") > 1
-    assert made.linked("perturbed").value > by_pixel + 0.05
-    assert made.pooled("label") == 1, "a label has no pixels"
+    second = made.observer.show(made.linkage._second_protected, "perturbed").seen
+    by_pixel = made.linkage._linked(made.observed("perturbed").seen, second, made.labels, 1).value
+    assert made.linkage.pooled("perturbed") > 1
+    assert made.linkage.linked("perturbed").value > by_pixel + 0.05
+    assert made.linkage.pooled("label") == 1, "a label has no pixels"
 
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    """The tiny target was fitted to some training images alone: of those it is surer."""
+    """The tiny target was fitted to some training images only, and is more confident on these."""
     fitted = replace_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
-    assert made.members("perturbed").low > 0.5
+    assert made.linkage.members("perturbed").low > 0.5
     same = replace_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
-    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "of the same pictures nothing is told"
+    assert again.linkage.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
 
 
 def replace_train(dataset: Dataset, train: Split) -> Dataset:
@@ -388,7 +388,7 @@ def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
     [
         ({"n": 1}, UsageError, "at least 2 images and 1 seed, got 1 and 3"),
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
-        ({"pairs": 698}, DataError, "698 pairs were asked for, the training split of .* has 697"),
+        ({"pairs": 698}, DataError, "698 pairs were requested, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
         ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
         ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),

@@ -1,4 +1,4 @@
-"""What an attacker holds: each view shows what it says and nothing else; his pairs are his own."""
+"""The attacker's views: each shows what its name says and nothing else. The attacker's pairs are its own pictures."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_as_many_kinds_are_seen_as_codes_cross(lively: Pair, images: Tensor) -> 
 
 
 def rows_in(images: Tensor, others: Tensor) -> Tensor:
-    """Whether each of N images is among others (N)."""
+    """Return for each of N images whether it is among `others` (N)."""
     return torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1).values == 0
 
 
@@ -204,14 +204,14 @@ def test_other_photographs_are_cut_anew_for_each_pair(open_observer: Observer, d
 def test_the_views_of_a_tap_share_the_pictures_and_it_keeps_the_last_few(networks: Pair, digits: Dataset) -> None:
     observer = Observer(noisy(networks, 0.3))
     perturbed, again = (pairs_of(observer, digits, "perturbed", 8) for _ in range(2))
-    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once, whoever looks"
+    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once for all observers"
     for seed in range(KEPT + 2):
         pairs_of(observer, digits, "label", 4, seed=seed)
     assert len(observer.quick.kept) == KEPT
 
 
 def test_pairs_that_there_are_not_are_refused(observer: Observer, digits: Dataset) -> None:
-    with pytest.raises(DataError, match=f"698 pairs were asked for, the training split of {digits.title} has 697"):
+    with pytest.raises(DataError, match=f"698 pairs were requested, the training split of {digits.title} has 697"):
         pairs_of(observer, digits, "perturbed", 698)
     with pytest.raises(UsageError, match="unknown source of pairs 'nois': did you mean 'noise'"):
         pairs_of(observer, digits, "perturbed", 4, "nois")

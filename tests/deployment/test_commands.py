@@ -1,4 +1,4 @@
-"""The commands of a deployment, as a user calls them: a template, a status before anything runs, errors of one line."""
+"""The commands of a deployment from a user's view: a template, a status before anything runs, errors of one line."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan of both stages on this machine, in the folder that one works in."""
+    """A plan of both stages on this machine, in the working directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "deployment.toml"
     path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))
@@ -42,7 +42,7 @@ def test_a_template_is_written_once_and_never_over_what_is_there(tmp_path: Path,
     out = capsys.readouterr().out
     assert "name the measurement, the initdata and the oldest firmware, then" in out
     assert "policy = " in out
-    with pytest.raises(UsageError, match="policy.toml: initdata must be"):  # until it is filled in, nothing passes
+    with pytest.raises(UsageError, match="policy.toml: initdata must be"):  # an unfilled template accepts nothing
         Policy.read(tmp_path / "policy.toml")
 
 

@@ -1,4 +1,4 @@
-"""The edge's container by the real kubectl, against a small Kubernetes API server: applied, watched, read, reached, taken away."""
+"""The edge's container by the real kubectl, on a small Kubernetes API server: applied, watched, read, reached, removed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from tests.support.sshd import Ground, missing, until
-from workbench.deployment.containers import Containers
-from workbench.deployment.manifests import Container
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.manifests import Container
 from workbench.errors import RemoteError, UsageError
 from workbench.remote import Here, Host
 
@@ -29,7 +29,7 @@ CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": 
 
 @pytest.fixture(scope="module")
 def kubectl() -> str:
-    """The real kubectl: of the environment, else of the path."""
+    """The path of the real kubectl, in the environment or on PATH."""
     own = Path(sys.executable).with_name("kubectl")
     found = str(own) if own.is_file() else shutil.which("kubectl")
     if found is None:
@@ -39,7 +39,7 @@ def kubectl() -> str:
 
 @dataclass
 class Served:
-    """A cluster, and what reaches it: `containers` of one container, by default confidential."""
+    """A cluster, and the deployment's access to it: `containers` for one container, confidential by default."""
 
     cluster: Cluster
     kubectl: str
@@ -54,7 +54,7 @@ class Served:
 @pytest.fixture
 def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster = Cluster()
     with serving(cluster) as url, Here() as host:
         yield Served(cluster, kubectl, str(kubeconfig(tmp_path / "kubeconfig", url)), host)
@@ -197,7 +197,7 @@ def test_logs_that_the_guest_keeps_to_itself_are_not_asked_for(served: Served) -
     assert served.cluster.requests == []
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------------------
 
 ENDED = {"exitCode": 3, "reason": "Error", "finishedAt": None, "startedAt": None}
 SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
@@ -365,8 +365,8 @@ def test_a_kubectl_that_is_not_there_or_knows_no_cluster_is_one_line(
 
 
 def test_what_is_wrong_with_a_manifest_is_told_by_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server checks strictly, as a real one does: a field that it does not know is no apply."""
-    from workbench.deployment import manifests
+    """The server validates strictly, like a real one: it refuses an unknown field."""
+    from workbench.deployment.kubernetes import manifests
 
     monkeypatch.setitem(manifests.CLASSES, "confidential", 7)
     with pytest.raises(RemoteError, match="strict decoding error"):

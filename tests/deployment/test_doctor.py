@@ -1,7 +1,7 @@
-"""The doctor: over a real sshd, with real kubectl on the tests' API server, a machine for each thing that can be wrong.
+"""The doctor, over a real sshd and with the real kubectl on the tests' API server: one machine for each possible fault.
 
-/proc, /sys, /dev and /opt of a machine lie in a folder of its home, which the probe is given as its root. Programs that are not
-on these machines (dmesg of a SEV host, nvidia-smi) are small ones on the PATH that sshd sets; a full disk is a real one.
+/proc, /sys, /dev and /opt of a machine are in a folder of its home, which the probe gets as its root. Programs that are missing
+on these machines (dmesg of a SEV host, nvidia-smi) are small scripts on sshd's PATH. A full disk is a real one.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ import pytest
 from tests.servers import answering, send
 from tests.support.sshd import Ground, missing
 from workbench.__main__ import main
-from workbench.deployment.containers import Containers
+from workbench.deployment.agent import inventory as probe
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.doctor import Doctor, Finding, clusters, guests, hosts, network
 from workbench.deployment.doctor.charts import annotation_findings
-from workbench.deployment.far import inventory as probe
-from workbench.deployment.guest import Container
-from workbench.deployment.launch import Deployed
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.guest import Container
+from workbench.deployment.kubernetes.pods import Pod, warned
 from workbench.deployment.plan import Deployment, StagePlan
-from workbench.deployment.pods import Pod, warned
 from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving
@@ -73,7 +73,7 @@ def lay(root: Path, files: dict[str, str], *without: str) -> Path:
 
 
 def tool(folder: Path, name: str, text: str) -> None:
-    """A small program that prints a text."""
+    """Write a small program that prints a text."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.txt").write_text(f"{text}\n")
     (folder / name).write_text(f"#!/bin/sh\nexec cat {folder}/{name}.txt\n")
@@ -81,7 +81,7 @@ def tool(folder: Path, name: str, text: str) -> None:
 
 
 def inventory(root: Path, tools: Path, **asked: Any) -> dict[str, Any]:
-    """What the program on the other side finds; that it runs there, isolated and from standard input, is for other tests."""
+    """Return the findings of the remote program. Other tests run it remotely, isolated and from standard input."""
     request = {"root": str(root), "folder": ".pmc2", "python": "/nowhere/python", "reach": [], "broker": "", "broker_cert": ""}
     request |= {"image": "", "short": False, "shims": ["qemu-snp", "qemu-snp-runtime-rs"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -95,14 +95,14 @@ def one(findings: list[Finding], check: str) -> Finding:
     return found
 
 
-# --- the whole, over SSH -----------------------------------------------------------------------------------------------------
+# --- all checks, over SSH ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Site:
-    """A plan with its edge in a confidential container on one machine, and all that it needs."""
+    """A plan with its edge in a confidential container on one machine, and everything that it needs."""
 
-    machine: Path  # its home
+    machine: Path  # the machine's home folder
     cluster: Cluster
     plan: Path
     config: Path
@@ -113,7 +113,7 @@ class Site:
         return self.machine / "rootfs"
 
     def examine(self, capsys: Capture, *more: str) -> tuple[int, dict[str, str]]:
-        """The exit status, and each check's line with its state."""
+        """Return the exit status, and the line of each check with its state."""
         status = main(["doctor", str(self.plan), "--root", "rootfs", "--ssh-config", str(self.config), *more])
         lines = [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()]
         words = ("ok", "WRONG", "unknown", "UNREACHABLE")
@@ -143,7 +143,7 @@ POLICY = f'measurements = ["{"a" * 96}"]\ninitdata = "any"\nminimum_tcb = "any"\
 
 
 def answer(handler: BaseHTTPRequestHandler) -> None:
-    """A key broker, and a registry that has one image for a client that has requested a token."""
+    """Serve as a key broker, and as a registry with one image for clients that requested a token."""
     if handler.path.startswith("/v2/pmc2-edge/manifests/") and not handler.headers.get("Authorization"):
         url = f"http://{handler.headers['Host']}/token"
         handler.send_response(401)
@@ -209,7 +209,7 @@ def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: 
 
 
 def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(site: Site, capsys: Capture) -> None:
-    """Without KVM, with an old kernel, in a cluster without the class, at a broker and a registry that have moved."""
+    """Without KVM, with an old kernel, in a cluster without the class, and with broker and registry at other addresses."""
     (site.root / "dev" / "kvm").unlink()
     (site.root / "proc/sys/kernel/osrelease").write_text("6.8.0-45-generic\n")
     site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
@@ -241,7 +241,7 @@ def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(site: S
 
 
 def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> None:
-    """The node's own files have the last word, drop-ins included."""
+    """The node's own files take precedence, drop-ins included."""
     drop = {f"{KATA}/runtimes/qemu-snp/config.d/50-user-overrides.toml": 'enable_annotations = ["cc_init_data"]\n'}
     lay(site.root, drop)
     with SshHost("edge", config=site.config) as host:
@@ -257,7 +257,7 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> No
 
 
 def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(site: Site) -> None:
-    """A pod that no node takes yet waits, until a node does."""
+    """A pod that fits no node waits until one does."""
     of_node(lambda node: node["metadata"].update(labels={}))(site.cluster)
     told: list[str] = []
     with Deployed(Deployment.read(site.plan), site.config, told.append) as made:
@@ -303,7 +303,7 @@ def test_a_machine_without_python_gets_its_lines_all_the_same(
 def test_a_full_disk_is_told_by_the_doctor_and_by_the_launch(
     sshd: Callable[..., Ground], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is a file system of 4 MiB, mounted for the machine's own commands alone."""
+    """The folder is a file system of 4 MiB, mounted only for this machine's commands."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, timeout=30).returncode:
         missing("WORKBENCH_REQUIRE_SSHD", "no mount namespace can be made here")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
@@ -360,7 +360,7 @@ def test_the_plan_s_own_mistakes_are_status_2(tmp_path: Path, capsys: Capture) -
     assert "workbench init-deployment" in capsys.readouterr().err
 
 
-# --- a node, each thing that can be wrong ------------------------------------------------------------------------------------
+# --- faults of a node --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def examined(root: Path, found: dict[str, Any], container: Container = CONFIDENT
 
 
 def facts(root: Path, *shell: str, folder: str = ".") -> dict[str, str]:
-    """What a shell on the other side tells."""
+    """Return the facts that a shell on the remote host reports."""
     command = [*shell, "-s", str(root), folder]
     return hosts.facts_of(
         subprocess.run(command, input=hosts.SHELL.encode(), capture_output=True, timeout=30, check=True).stdout
@@ -621,7 +621,7 @@ WRONG_CLUSTERS: list[tuple[Callable[[Cluster], object], dict[str, Any], str, str
 
 
 def seen(cluster: Cluster, namespace: str = "default") -> clusters.ClusterFacts:
-    """What the cluster would answer; `test_kubectl_answers_what_the_cluster_has` holds that it does."""
+    """Return the cluster's responses. `test_kubectl_answers_what_the_cluster_has` compares them with kubectl's."""
 
     def of(plural: str, name: str = "") -> list[Object]:
         return [each for key, each in cluster.objects.items() if key[0] == plural and name in ("", key[2])]
@@ -769,7 +769,7 @@ def test_the_node_s_allow_list_is_read_with_its_drop_ins(tmp_path: Path, files: 
 def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_chart() -> None:
     message = "failed to create shim task: annotation io.katacontainers.config.hypervisor.kernel_params is not enabled"
     event: Object = {"metadata": {}, "involvedObject": {"name": "a"}, "reason": "FailedCreatePodSandBox", "message": message}
-    (trouble,) = warned([event], [Pod("a", "Pending", False, False, 0, "node-a", "", "")])
+    (trouble,) = warned([event], [Pod("a", False, False, "node-a", "", "")])
     assert message in trouble.line
     assert "shims.<shim>.allowedHypervisorAnnotations" in trouble.line
 

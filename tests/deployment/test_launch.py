@@ -1,4 +1,4 @@
-"""A deployment on this machine, by the code that launches others: up, asked, killed, up again, and gone without a trace."""
+"""A deployment on this machine, by the code for remote ones: launched, used, killed, launched again, and removed completely."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
-from workbench.deployment.launch import Deployed, Row
+from workbench.deployment.deployed import Deployed, StageRow
 from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
@@ -33,7 +33,7 @@ Planned = Callable[..., Path]
 
 @pytest.fixture
 def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Write a plan of both stages on this machine, what is kept there in a folder of the test's own."""
+    """Write a plan of both stages on this machine, whose data are in a folder of the test."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def write(edge: str = "", cloud: str = "", name: str = "here") -> Path:
@@ -48,7 +48,7 @@ def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextlib.contextmanager
 def at(path: Path, told: list[str] | None = None) -> Iterator[Deployed]:
-    """The deployment of a plan, taken away at the end."""
+    """Yield the deployment of a plan. It is removed at the end."""
     with Deployed(Deployment.read(path), told=(told if told is not None else []).append) as made:
         try:
             yield made
@@ -60,7 +60,7 @@ def states(made: Deployed) -> list[str]:
     return [row.state for row in made.status()]
 
 
-def row_of(made: Deployed, which: str) -> Row:
+def row_of(made: Deployed, which: str) -> StageRow:
     return next(row for row in made.status() if row.stage == which)
 
 
@@ -90,7 +90,7 @@ def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_no
             os.kill(children[1], signal.SIGKILL)
             until(lambda: row_of(made, "cloud").state == "crashed")
             assert any('"service": "pmc2-cloud"' in line for line in row_of(made, "cloud").last)
-            assert made.launch() == urls  # the edge went on, and found the cloud again where it was
+            assert made.launch() == urls  # the edge kept running, and found the cloud at the same address
             assert child(made, "edge") == children[0]
             assert torch.equal(client.recognise(images).labels, inside.labels)
             os.kill(children[0], signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(
     path = planned(cloud='device = "cuda"\n')
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with at(path) as made, pytest.raises(RemoteError, match="a GPU is asked for"):
+    with at(path) as made, pytest.raises(RemoteError, match="a GPU is requested"):
         made.launch()
 
 
@@ -202,7 +202,7 @@ def test_ctrl_c_while_files_are_sent_ends_the_launch_at_once(planned: Planned, o
     def interrupt() -> None:
         assert stuck.wait(60)
         pressed.append(time.monotonic())
-        stopped.set()  # what takes away what was begun goes through
+        stopped.set()  # the cleanup succeeds
         os.kill(os.getpid(), signal.SIGINT)
 
     with serving(key, own_home, spoil) as link:

@@ -1,4 +1,4 @@
-"""The container's objects against Kubernetes' own schemas: what they hold, what they allow, and what is refused before."""
+"""The container's objects against Kubernetes' own schemas: their content, their permissions, and refusals before an apply."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
-from workbench.deployment import guest
-from workbench.deployment.gpu import CloudContainer
-from workbench.deployment.manifests import (
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.gpu import CloudContainer
+from workbench.deployment.kubernetes.manifests import (
     Container,
     initdata,
     initdata_digest,
@@ -290,7 +290,7 @@ def test_no_key_is_anywhere_but_in_the_secret(container: Container) -> None:
 
 
 def egress(container: Container) -> list[str]:
-    """What may be reached, in words."""
+    """Return the reachable destinations in words."""
     policy = only(rendered(container), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     found = []
@@ -409,7 +409,7 @@ def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_e
     text = Path(guest.__file__).with_name("Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     assert [what for kind, what in instructions if kind == "FROM"] == ["${BASE} AS build", "${BASE}"]
-    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is asked for, and has no default"
+    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is required, and has no default"
     (environment,) = (what.split() for kind, what in instructions if kind == "ENV")
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions

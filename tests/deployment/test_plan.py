@@ -1,4 +1,4 @@
-"""Plans of deployments: what the template says, and what is refused, by its key."""
+"""Plans of deployments: the template's content, and refusals by key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a stage is sent: a wheel that installs, and of the weights its own half."""
+"""A stage's shipment: a wheel that installs, and its own half of the weights."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_the_locks_pin_every_package_that_is_needed_by_version_and_hash(python: 
 
 
 def test_what_is_installed_here_is_what_is_locked() -> None:
-    """The tests hold for the versions that hosts and images get."""
+    """So the tests are valid for the versions on hosts and in images."""
     text = locks()["base"].decode()
     for line in re.findall(r"^[a-z0-9].*", text, re.MULTILINE):
         asked = Requirement(line.removesuffix("\\"))

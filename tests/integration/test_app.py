@@ -1,4 +1,4 @@
-"""The view of a notebook as a page: Voilà in a process of its own, looked at by a real browser."""
+"""A notebook's view as a page: Voilà in a separate process, viewed by a real browser."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 
 @pytest.fixture(scope="module")
 def chromium() -> str:
-    """The browser's path; without it or Voilà the tests are skipped, or fail where `$WORKBENCH_REQUIRE_BROWSER` is set."""
+    """The browser's path. Without browser or Voilà the tests are skipped, or fail if `$WORKBENCH_REQUIRE_BROWSER` is set."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     reason = "" if path else "no chromium on this machine: apt-get install chromium"
     if importlib.util.find_spec("voila") is None:
@@ -103,14 +103,14 @@ def chromium() -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody has: Voilà takes 0 for its own."""
+    """Return a free port, because Voilà treats 0 as its default port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the page, token included, of the tiny pair; and what the process says."""
+    """The page's URL, token included, for the tiny pair, and the process's log."""
     folder = tmp_path_factory.mktemp("app")
     log = folder / "said"
     given = {"dataset": "digits", "target": TARGET, "auxiliary": AUXILIARY, "limit": "32"}
@@ -132,7 +132,7 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def status(url: str) -> int:
-    """Return with which status a URL is answered, wherever it leads."""
+    """Return the HTTP status of a URL, after redirects."""
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return int(answer.status)

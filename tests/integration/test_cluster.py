@@ -56,7 +56,7 @@ Attempts = tuple[str, subprocess.Popen[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def attempts() -> Iterator[Attempts]:
-    """A process that tries to reach schedulers that are not there, which takes its time; the address where nothing listens."""
+    """A process that tries to reach missing schedulers, which is slow, and the unused address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -109,4 +109,4 @@ def test_a_scheduler_that_cannot_be_reached_is_one_run_error_and_nothing_lingers
         assert message.startswith(f"no Dask scheduler answers at {given!r} ("), given
         assert message.endswith("start one with `dask scheduler`")
         assert "\n" not in message
-    assert err == "", "nothing is said when the process ends"
+    assert err == "", "the process ends without output"

@@ -1,4 +1,4 @@
-"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped by hand."""
+"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped with its buttons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
 
 from browsers import accessible, jupyterlab, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def stopped(tiny_data: Path) -> Iterator[None]:
-    """Stops at the end what a notebook has launched and kept."""
+    """Stop a notebook's deployment at the end, and remove its files."""
     yield
     for plan in (tiny_data / "runs" / "interactive").glob("local-*.toml"):
         with Deployed(Deployment.read(plan)) as made:
@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def lab(folder: Path, tiny_data: Path, tmp_path: Path, chromium: str) -> Iterator[str]:
-    """The address of a JupyterLab of the test's own."""
+    """The URL of a separate JupyterLab."""
     with jupyterlab(folder, tmp_path) as url:
         yield url
 

@@ -1,4 +1,4 @@
-"""The notebooks `train` and `effectiveness` as a person uses them: JupyterLab in a real browser, their buttons pressed."""
+"""The notebooks `train` and `effectiveness` from a user's view: JupyterLab in a real browser, with their buttons."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from test_panels_train import few  # isort: skip
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-NETWORK = "resnet18"  # the one that learns fastest on a CPU
+NETWORK = "resnet18"  # the network that trains fastest on a CPU
 
 
 @pytest.fixture
 def lab(tmp_path: Path, chromium: str) -> Iterator[str]:
-    """A JupyterLab on the folder `lab`, whose weights lie in `data`."""
+    """A JupyterLab on the folder `lab`, with weights in `data`."""
     folder = tmp_path / "lab"
     folder.mkdir()
     own = {"WORKBENCH_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
@@ -42,7 +42,7 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     def button(name: str) -> Locator:
         return page.locator(".pmc2-train button", has_text=name)
 
-    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was told of")
+    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was reported")
     curves = page.locator(".pmc2-train .pmc2-figure")
     wait_for(lambda: curves.evaluate("(image) => image.naturalWidth") > 400, 30, "there are no curves")
     before = str(curves.evaluate(browsers.BYTES))

@@ -1,4 +1,4 @@
-"""Every notebook of the repository through papermill and a real kernel, with a tiny pair; what it leaves, in JupyterLab."""
+"""Every notebook through papermill and a real kernel, with a tiny pair, and its saved output in JupyterLab."""
 
 from __future__ import annotations
 
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-READ = ("bandwidth", "latency", "privacy", "energy")  # all that they show is in the file; the others' views need their kernel
-pytestmark = pytest.mark.timeout(300)  # of which a notebook may take 200
+READ = (
+    "bandwidth",
+    "latency",
+    "privacy",
+    "energy",
+)  # their whole output is in the file, while the other notebooks' views need a kernel
+pytestmark = pytest.mark.timeout(300)  # a notebook may take 200 s
 
 
 def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[int, str]:
-    """Run a notebook by papermill's own command, as anyone would; return its exit status and what it said."""
+    """Run a notebook with papermill's own command. Return its exit status and its output."""
     given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -47,9 +52,9 @@ def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[i
 
 
 class Executed(dict[str, tuple[Path, int, str]]):
-    """Each notebook, and one with a wrong parameter, executed when it is first asked for: folder, exit status, what was said.
+    """Notebooks, and one with a wrong parameter, executed on first access: folder, exit status, output.
 
-    One at a time: two beside the tests of another process take as long, and each of them twice as long.
+    One at a time: two in parallel with another process's tests would take twice as long each.
     """
 
     def __init__(self, data: Path, folders: pytest.TempPathFactory) -> None:
@@ -72,7 +77,7 @@ class Executed(dict[str, tuple[Path, int, str]]):
 
 @pytest.fixture(scope="module")
 def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """The notebooks, executed when they are asked for."""
+    """The notebooks, executed on first access."""
     return Executed(tiny_root, tmp_path_factory)
 
 

@@ -1,4 +1,4 @@
-"""The phone's page as a person uses it: a real browser with a camera, a real edge and its cloud behind real TLS."""
+"""The phone's page from a user's view: a real browser with a camera, a real edge and its cloud behind real TLS."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ from workbench.codecs import Jpeg, Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.services import phone
-from workbench.services.agent import Agent
-from workbench.services.app import Call
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
 from workbench.services.trust import Token
+from workbench.services.types import RequestContext
 from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
@@ -50,12 +50,11 @@ SECRET = "a-token-of-this-test"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SIZES = ((360, 780), (1024, 768))
-MARK = "48.8584 N 2.2945 E"  # a place, as cameras note it
+MARK = "48.8584 N 2.2945 E"  # a location in a camera's format
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates."""
     made = tmp_path_factory.mktemp("certs")
     issue(made)
     return made
@@ -63,20 +62,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(networks: Pair, neural: Neural, digits: Dataset, folder: Path) -> Callable[..., AbstractContextManager[Both]]:
-    """Starts an edge and its cloud, with the edge's options."""
+    """Starts an edge with the given options, and its cloud."""
     return functools.partial(both_of, networks, neural, digits, folder)
 
 
 @pytest.fixture(scope="module")
 def both(served: Callable[..., AbstractContextManager[Both]]) -> Iterator[Both]:
-    """An edge that takes a token, and its cloud."""
+    """An edge that accepts a token, and its cloud."""
     with served(token=Token(SECRET.encode())) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: str, folder: Path) -> Iterator[Browser]:
-    """A browser with a camera that trusts the edge's key, and no other without an authority."""
+    """A browser with a camera that trusts the edge's key, and no other key without an authority."""
     certificate = x509.load_pem_x509_certificate((folder / "edge" / "edge.pem").read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     trusted = f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}"
@@ -86,7 +85,7 @@ def browser(chromium: str, folder: Path) -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """What a page has said and asked: lines of its console that are errors, errors, and the hosts of its requests."""
+    """A page's console errors, exceptions, and the hosts of its requests."""
 
     said: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
@@ -107,7 +106,7 @@ def watched() -> Watched:
 
 @pytest.fixture
 def opened(browser: Browser, watched: Watched) -> Iterator[Open]:
-    """Opens a page at a URL, in a profile of its own; at the end none may have complained, or asked anyone but its edge."""
+    """Opens a page at a URL, in a separate profile. At the end the test fails for errors, and for requests to other hosts."""
     urls: set[str] = set()
     with contextlib.ExitStack() as stack:
 
@@ -140,7 +139,7 @@ def admit(page: Page) -> None:
 
 @pytest.fixture
 def page(opened: Open, both: Both) -> Page:
-    """The page, admitted by the token."""
+    """The page, admitted with the token."""
     page = opened(both.edge.url)
     admit(page)
     return page
@@ -163,7 +162,7 @@ def shoot(page: Page) -> None:
 
 
 def pixels(page: Page, name: str) -> np.ndarray[Any, Any]:
-    """Return what a picture on the page shows, H x W x 3. The page's policy lets nobody fetch its blobs, but it may draw them."""
+    """Return the pixels of a picture on the page, H x W x 3. Its policy forbids fetching its blobs, but allows drawing them."""
     told: dict[str, Any] = page.locator(name).evaluate(
         """async (image) => {
             await image.decode();
@@ -182,11 +181,11 @@ def opened_file(file: bytes) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def received(both: Both, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies that arrive at the edge, as they are."""
+    """The received bodies at the edge."""
     bodies: list[bytes] = []
     answer = both.edge.service._direct["/recognize"]
 
-    async def noted(request: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def noted(request: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         bodies.append(body)
         return await answer(request, body, call)
 
@@ -278,9 +277,9 @@ def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
 
 def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, received: list[bytes], tmp_path: Path) -> None:
     picture = Image.fromarray(np.indices((120, 90)).sum(0).astype(np.uint8)).convert("RGB")
-    picture.paste((255, 0, 0), (0, 0, 90, 60))  # above
+    picture.paste((255, 0, 0), (0, 0, 90, 60))  # the top in the file
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter: what is above in the file is on the right
+    exif[0x0112] = 6  # rotate by 90 degrees: the top in the file is the right of the picture
     exif[0x010E] = MARK
     path = tmp_path / "noted.jpg"
     picture.save(path, exif=exif)
@@ -298,7 +297,7 @@ def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, recei
 
 def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path) -> None:
     page.locator("#settings summary").click()
-    noise = io.BytesIO()  # of a digit most bytes are the file's head
+    noise = io.BytesIO()  # noise, because a digit's file is mostly headers
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(noise, "JPEG", quality=95)
 
     def sent() -> bytes:
@@ -460,7 +459,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
         wait_for(lambda n=n: waiting(page) == n, 10, f"{n} pictures did not wait")
     assert page.locator("#label").inner_text() == "No picture yet"
     page.context.set_offline(False)
-    admit(page)  # the token went with the page's memory
+    admit(page)  # a reload loses the token
     page.locator("#strip li").nth(1).wait_for()
     assert waiting(page) == 0
     assert page.locator("#offline").is_hidden()
@@ -576,7 +575,7 @@ def test_a_browsers_certificate_is_enough(
     served: Callable[..., AbstractContextManager[Both]], folder: Path, opened: Open, watched: Watched
 ) -> None:
     with served() as both:
-        # Playwright shows the certificate from a proxy of its own, with a key that this browser does not know the edge by.
+        # Playwright shows the certificate through its own proxy, whose key this browser does not trust.
         shown = {
             "origin": both.edge.url,
             "certPath": folder / "client" / "client.pem",
@@ -646,7 +645,9 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         send(handler, 500 if kind == "broken" else 200, told if isinstance(told, bytes) else json.dumps(told).encode())
 
     with answering(answer) as agent, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
-        service = edge_of(networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=Agent(agent))
+        service = edge_of(
+            networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=AttestationAgent(agent)
+        )
         with serving(service, folder, "edge", demand=False) as edge:
             page = opened(edge.url)
             state(page, "asks")

@@ -1,4 +1,4 @@
-"""What the services' tests share: edge and cloud of tiny networks behind real TLS, each on a thread of the test's own process."""
+"""Fixtures of the services' tests: edge and cloud with tiny networks behind real TLS, each on a thread of this process."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from workbench.certs import ROLES, Role, issue
 from workbench.codecs import Codec, Jpeg
 from workbench.data import Dataset
 from workbench.pictures import to_float
-from workbench.services.app import Service
-from workbench.services.batching import Lanes
+from workbench.services.batching import ComputePool
 from workbench.services.cloud import CloudService, cloud_model
 from workbench.services.connection import Connection
 from workbench.services.edge import EdgeService, edge_model
 from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
+from workbench.services.service import Service
+from workbench.services.share import LoopShare
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
@@ -49,7 +50,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
+    """Certificates of one authority, valid and invalid: expired, for another host, of another authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
     hosts = {
@@ -77,7 +78,7 @@ def files(digits: Dataset) -> list[bytes]:
 
 @dataclass
 class Served:
-    """A service at work on a thread, its URL, and the server that can be told to end."""
+    """A running service on a thread, its URL, and its server, which can be stopped."""
 
     service: Service
     url: str
@@ -85,6 +86,7 @@ class Served:
     thread: threading.Thread
     timeouts: Timeouts = field(default_factory=Timeouts)
     quota: ConnectionQuota = field(default_factory=ConnectionQuota)
+    share: LoopShare = field(default_factory=LoopShare)
 
     def end(self) -> None:
         self.server.should_exit = True
@@ -102,15 +104,15 @@ def serving(
     port: int = 0,
     quota: ConnectionQuota | None = None,
 ) -> Iterator[Served]:
-    """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
+    """Serve on a loopback port, without TLS if `certs` is None. Yield once the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
-    server = server_of(service, listener, tls, quota, timeouts)
+    quota, timeouts, share = ConnectionQuota() if quota is None else quota, Timeouts(), LoopShare()
+    server = server_of(service, listener, tls, quota, timeouts, share)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
+    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota, share)
     until(lambda: server.started and (service.ready or not ready))
     try:
         yield served
@@ -119,7 +121,7 @@ def serving(
 
 
 def until(condition: Callable[[], Any], patience: float = 30.0) -> None:
-    """Return once a condition holds; fail where it does not in time."""
+    """Return once a condition holds. Fail if it does not in time."""
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -130,26 +132,26 @@ WEIGHTS = {"generator": "a" * 64, "target": "b" * 64}
 
 
 def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> CloudService:
-    """A cloud's service of a pair, ready."""
+    """Return the ready cloud's service of a pair."""
     cloud = Cloud(codec, pair.target)
     model = cloud_model(pair.target.name, WEIGHTS["target"], cloud, dataset.classes)
-    service = CloudService(cloud, model, dataset.classes, Lanes(), **options)
+    service = CloudService(cloud, model, dataset.classes, ComputePool(), **options)
     service.ready = True
     return service
 
 
 def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
-    """An edge's service of a pair, whose cloud is at `url`."""
+    """Return the edge's service of a pair, whose cloud is at `url`."""
     trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
     model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
     cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
     target = options.pop("target", WEIGHTS["target"])
-    return EdgeService(Edge(pair.generator, codec), model, dataset.classes, cloud, target, Lanes(), **options)
+    return EdgeService(Edge(pair.generator, codec), model, dataset.classes, cloud, target, ComputePool(), **options)
 
 
 @dataclass(frozen=True)
 class Both:
-    """Edge and cloud at work, and the certificates to reach them with."""
+    """A running edge and cloud, and the certificates to reach them with."""
 
     edge: Served
     cloud: Served
@@ -158,7 +160,7 @@ class Both:
 
 @contextlib.contextmanager
 def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: Any) -> Iterator[Both]:
-    """Serve a cloud and its edge; `options` go to the edge."""
+    """Serve a cloud and its edge. `options` go to the edge."""
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context(serving(cloud_of(pair, codec, dataset), certs, "cloud"))
         edge = stack.enter_context(
@@ -169,7 +171,7 @@ def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a service answered."""
+    """The response of a service."""
 
     status: int
     headers: Mapping[str, str]
@@ -189,7 +191,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     method: str | None = None,
 ) -> Answered:
-    """Send one request on a connection of its own, with Python's client, and a certificate of that role."""
+    """Send one request on a new connection, with Python's own client, and a certificate of that role."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     connection: http.client.HTTPConnection
@@ -207,7 +209,7 @@ def ask(
 def connected_to(
     url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
 ) -> Iterator[socket.socket]:
-    """A connection on which anything can be said: over TLS with `certs`, from the address `source`, with a small `buffer`."""
+    """Yield a raw connection: over TLS with `certs`, from the address `source`, with a small receive `buffer`."""
     parts = urlsplit(url)
     assert parts.hostname is not None
     with socket.socket() as plain:
@@ -225,7 +227,7 @@ def connected_to(
 
 
 def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
-    """Read until the other end closes, and return for how many seconds; fail where it does not in time."""
+    """Read until the peer closes, and return the seconds it took. Fail if it does not in time."""
     start = time.monotonic()
     with contextlib.suppress(ConnectionError, ssl.SSLError):
         while time.monotonic() - start < patience:
@@ -238,7 +240,7 @@ def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
 
 
 def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
-    """Return a form (multipart) of files, and the header that says so."""
+    """Return a form (multipart) of files, and its Content-Type header."""
     boundary = "between-two-pictures"
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="{index}.jpg"\r\n'
@@ -251,7 +253,7 @@ def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
 
 
 def measured(url: str, certs: Path, role: Role = "client") -> dict[str, float]:
-    """Return the samples of a service's metrics, by name and, where they have labels, the values of these."""
+    """Return the samples of a service's metrics, by name and label values."""
     answer = ask(url, "/metrics", certs=certs, role=role)
     assert answer.status == 200
     families = text_string_to_metric_families(answer.body.decode())
@@ -259,13 +261,13 @@ def measured(url: str, certs: Path, role: Role = "client") -> dict[str, float]:
 
 
 class Log:
-    """The records of the package's loggers, as they are handed to handlers."""
+    """The records of the package's loggers, in the form that handlers get."""
 
     def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
         self._caplog = caplog
 
     def lines(self, service: str = "pmc2-edge") -> list[dict[str, Any]]:
-        """Return the lines of a service, one a request."""
+        """Return the lines of a service, one for each request."""
         found = [json.loads(each.getMessage()) for each in self.records("workbench.access") if each.levelno == logging.INFO]
         return [line for line in found if line["service"] == service]
 
@@ -275,13 +277,13 @@ class Log:
 
     @property
     def text(self) -> str:
-        """Everything that was logged, by anything, tracebacks included."""
+        """Everything that was logged by any logger, tracebacks included."""
         return self._caplog.text
 
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Log:
-    """All that is logged during a test, at the finest level."""
+    """Everything that is logged during a test, at the finest level."""
     caplog.set_level(logging.DEBUG)
     for name in ("workbench.access", "workbench.services"):
         caplog.set_level(logging.DEBUG, name)
@@ -290,7 +292,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> Log:
 
 @contextlib.contextmanager
 def occupied(*pools: Executor) -> Iterator[None]:
-    """Keep the threads of pools busy, so that what is given to them waits until the context is left."""
+    """Keep the threads of pools busy, so that submitted work waits until the context ends."""
     gate = threading.Event()
     try:
         for pool in pools:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -27,9 +27,9 @@ ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way 
 
 @dataclass(frozen=True)
 class Arranged:
-    """A system of one of the arrangements, and one of the same parts in this process, to compare with."""
+    """A system of one arrangement, and a system of the same parts in this process for comparison."""
 
-    system: System | Client
+    system: System | HttpsClient
     way: str
     what: str
     reference: System
@@ -47,13 +47,13 @@ def arranged(
             reference = System.baseline(networks.generator, networks.target)
         else:
             reference = System.in_process(networks.generator, codec, networks.target)
-        system: System | Client = reference
+        system: System | HttpsClient = reference
         if way == "over HTTPS" and what == "PP":
             cloud = stack.enter_context(serving(cloud_of(networks, codec, digits, roles=("client",)), certs, "cloud"))
-            system = stack.enter_context(Client(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
+            system = stack.enter_context(HttpsClient(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
         elif way == "over HTTPS":
             both = stack.enter_context(both_of(networks, codec, digits, certs, least_strength=0.0))
-            system = stack.enter_context(Client(both.edge.url, certs=certs))
+            system = stack.enter_context(HttpsClient(both.edge.url, certs=certs))
         yield Arranged(system, way, what, reference)
 
 
@@ -116,7 +116,7 @@ def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
     parts = images.split(batch)
     with (
         both_of(networks, Png(), digits, certs, capacity=8192) as both,
-        Client(both.edge.url, certs=certs, deadline_s=120) as client,
+        HttpsClient(both.edge.url, certs=certs, deadline_s=120) as client,
         concurrent.futures.ThreadPoolExecutor(32) as pool,
     ):
         answers = list(pool.map(lambda part: client.recognise(part).labels, parts))

@@ -1,4 +1,4 @@
-"""Plain requests as curl, browsers and programs send them: forms with pictures and parameters, and bodies in a coding."""
+"""Plain requests in the forms of curl, browsers and programs: forms with pictures and parameters, and encoded bodies."""
 
 from __future__ import annotations
 

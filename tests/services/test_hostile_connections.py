@@ -1,4 +1,4 @@
-"""Connections that only cost: before TLS, before a credential, and after an answer. Each is bounded, and others are served."""
+"""Connections that only cost resources: before TLS, without a credential, and after a response. Others are still served."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Li
 
 @pytest.fixture(scope="module")
 def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that takes tokens: TLS lets everybody in."""
+    """An edge that accepts tokens, so that TLS accepts every client."""
     with (
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
         serving(
@@ -44,7 +44,7 @@ def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def hasty(edge: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The same edge, whose patience is short."""
+    """The same edge with short time limits."""
     for name, seconds in (("handshake", 0.5), ("head", 0.5), ("answer", 0.5), ("stranger_idle", 0.5), ("idle", 0.5)):
         monkeypatch.setattr(edge.timeouts, name, seconds)
     return edge
@@ -107,7 +107,7 @@ def test_the_time_of_a_handshake_is_bounded(hasty: Served, said: bytes, dribbles
 
 
 def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> None:
-    """Send a byte now and then."""
+    """Send a byte at intervals, until `stop` is set."""
     with contextlib.suppress(OSError):
         while not stop.wait(0.05):
             connection.sendall(byte)
@@ -117,7 +117,7 @@ def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> No
 
 
 def endless(first: bytes, rest: bytes) -> Callable[[socket.socket], None]:
-    """Send something, then something else without end."""
+    """Return an attack that sends `first`, then `rest` without end."""
 
     def attack(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -156,7 +156,7 @@ def test_what_never_ends_is_cut_off_at_once(
     edge: Served, certs: Path, attack: Callable[[socket.socket], None], role: str | None
 ) -> None:
     with connected_to(edge.url, certs, role) as connection:  # type: ignore[arg-type]
-        with contextlib.suppress(OSError):  # reset or broken pipe, as it comes
+        with contextlib.suppress(OSError):  # a reset or a broken pipe
             attack(connection)
         is_cut(connection, 1.0)
     until(lambda: len(edge.quota) == 0, 5.0)
@@ -171,7 +171,7 @@ def test_bytes_that_are_no_body_are_counted_over_the_whole_request(edge: Served,
             connection.sendall(b"1;" + b"x" * 90 + b"\r\nx\r\n")
             sent += 97
         is_cut(connection)
-    assert 30_000 < sent < 900_000  # 32 KiB, and what was on its way
+    assert 30_000 < sent < 900_000  # 32 KiB, and the bytes in transit
 
 
 def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, files: list[bytes]) -> None:
@@ -181,7 +181,7 @@ def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, fil
         connection.sendall(CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n")
         answer = http.client.HTTPResponse(connection)
         answer.begin()
-        assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read whole, and no picture
+        assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read completely, and no picture
 
 
 def test_a_request_with_too_many_headers_is_told_so(edge: Served, certs: Path) -> None:
@@ -249,7 +249,7 @@ def test_no_other_protocol_is_spoken(edge: Served, certs: Path, upgrade: str) ->
 
 @contextlib.contextmanager
 def counted(networks: Pair, digits: Dataset, certs: Path, quota: ConnectionQuota) -> Iterator[Served]:
-    """A service, not ready, with few places; TLS lets everybody in."""
+    """A service, not ready, with few places. TLS accepts every client."""
     token = Token(SECRET.encode())
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=token)
     with serving(service, certs, "edge", demand=False, ready=False, quota=quota) as served:
@@ -277,7 +277,7 @@ def test_strangers_make_room_for_each_other_and_not_at_the_cost_of_others(
         strangers = [stack.enter_context(connected_to(edge.url)) for _ in range(4)]
         until(lambda: len(quota) == 6)
         with connected_to(edge.url) as early:
-            assert is_cut(early) < 0.2  # those before it have not had their time
+            assert is_cut(early) < 0.2  # the earlier ones are still within their grace period
         time.sleep(0.2)
         for _ in range(10):
             assert is_alive(edge, certs)
@@ -357,6 +357,7 @@ def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Se
     with attacked(edge.url, certs / "ca.pem", 200, (0.5, 1.0)) as attack:
         for client in clients:
             client.start()
+        until(lambda: len(edge.quota) > 20)
         asyncio.run(probe())
         stop.set()
         for client in clients:

@@ -1,4 +1,4 @@
-"""Edge and cloud as processes: the real commands, from certificates to labels, and how they end."""
+"""Edge and cloud as processes: the real commands, from certificates to labels, and their end."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from workbench.__main__ import main
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.pictures import to_float
+from workbench.services.loading import StageConfig, edge_stage
 from workbench.services.local import Local, Running
-from workbench.services.stages import Stage, edge_stage
 from workbench.system import System
 from workbench.weights import load_pair
 
@@ -34,7 +34,7 @@ ONE = ("--threads", "1", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def local(tiny_root: Path) -> Iterator[Local]:
-    """What starts services with the tiny weights."""
+    """Starts services with the tiny weights."""
     with pytest.MonkeyPatch.context() as patch, Local() as local:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         patch.delenv("WORKBENCH_TOKEN", raising=False)
@@ -43,7 +43,7 @@ def local(tiny_root: Path) -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def edge(local: Local) -> Running:
-    """An edge before its cloud; they start side by side, the edge waits."""
+    """An edge that is started before its cloud, and waits for it."""
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, ready=False)
     local.await_ready(edge)
@@ -52,7 +52,7 @@ def edge(local: Local) -> Running:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> list[Path]:
-    """Two digits in files of their own, JPEG and PNG."""
+    """Two digits in separate files, JPEG and PNG."""
     folder, images = tmp_path_factory.mktemp("pictures"), to_float(digits.test.images[:2])
     paths = [folder / "three.jpg", folder / "five.png"]
     for path, files in zip(paths, (Jpeg().encode_each(images[:1]), Png().encode_each(images[1:])), strict=True):
@@ -67,7 +67,7 @@ def port_file(service: Running) -> Path:
 def test_labels_are_those_of_the_weights_in_this_process(local: Local, edge: Running, digits: Dataset) -> None:
     images = to_float(digits.test.images[:20])
     expected = System.load("digits", TARGET, AUXILIARY).recognise(images)
-    with Client(edge.url, certs=local.certs, batch=8) as client:
+    with HttpsClient(edge.url, certs=local.certs, batch=8) as client:
         answer = client.recognise(images)
         assert client.classes == tuple(digits.classes)
     torch.testing.assert_close(answer.scores, expected.scores, rtol=1e-4, atol=1e-5)
@@ -84,13 +84,13 @@ def test_edge_and_cloud_may_differ_in_precision_and_each_answers_as_it_does_in_p
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, "--precision", "bfloat16", ready=False)
     local.await_ready(edge)
     for batch in (1, 7, 32):
-        with Client(edge.url, certs=local.certs, batch=batch) as client:
+        with HttpsClient(edge.url, certs=local.certs, batch=batch) as client:
             torch.testing.assert_close(client.recognise(images).scores, wide.cloud.recognise(payload), rtol=1e-4, atol=1e-5)
 
 
 def test_a_service_says_its_port_and_logs_a_line_a_request(local: Local, edge: Running, digits: Dataset) -> None:
     assert port_file(edge).read_text() == f"{edge.port}\n"
-    with Client(edge.url, certs=local.certs) as client:
+    with HttpsClient(edge.url, certs=local.certs) as client:
         client.recognise(to_float(digits.test.images[:2]))
     lines = [line for line in edge.log.read_text().splitlines() if line.startswith("{")]
     assert json.loads(lines[-1])["images"] == 2
@@ -157,8 +157,8 @@ def test_a_phone_that_protects_asks_the_cloud_itself(
     assert (told["n"], told["arrangement"], told["s1_bytes"]) == (2, "pp", None)
 
     images = to_float(digits.test.images[:4])
-    phone, _, _ = edge_stage(Stage("digits", digits.classes, TARGET, AUXILIARY, "png"))
-    with Client(cloud.url, certs=local.certs, protects=phone) as client:
+    phone, _, _ = edge_stage(StageConfig("digits", digits.classes, TARGET, AUXILIARY, "png"))
+    with HttpsClient(cloud.url, certs=local.certs, protects=phone) as client:
         answer = client.recognise(images)
     pair = load_pair("digits", TARGET, AUXILIARY)
     expected = System.baseline(pair.generator, pair.target).recognise(images)

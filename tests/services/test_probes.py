@@ -1,4 +1,4 @@
-"""A cluster's probes show no certificate: what an edge that lets them in answers, and what it keeps to those who show one."""
+"""A cluster's probes show no certificate: what an edge returns to them, and what it only returns with a certificate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds of a request, not of a picture: pixels and memory at the edge, images at the cloud, and what is given up in between."""
+"""Limits of a request as a whole: pixels and memory at the edge, images at the cloud, and cancelled work."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_batch_of_photographs_is_still_read(both: Both) -> None:
 
 
 class _Slow(Edge):
-    """An edge that counts how many pictures are decoded at once, and holds each until it is let go."""
+    """An edge that counts pictures that are decoded at once, and blocks each until it is released."""
 
     def __init__(self, networks: Pair) -> None:
         assert isinstance(networks.generator, PerturbationGenerator)

@@ -1,4 +1,4 @@
-"""What a key broker releases, over a real small HTTP server in place of the guest's data hub: fetched whole, or not at all."""
+"""Secrets from a key broker, over a real small HTTP server as the guest's data hub: fetched completely, or not at all."""
 
 from __future__ import annotations
 

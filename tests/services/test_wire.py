@@ -1,4 +1,4 @@
-"""What is on the wire: the Open Inference Protocol to its own client, unmodified, and the plain way in for curl and phones."""
+"""The wire format: the Open Inference Protocol with its own unmodified client, and plain requests for curl and phones."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def served(both: Both, what: str) -> Served:
 
 @pytest.fixture(scope="module")
 def clients(both: Both) -> Iterator[dict[str, triton.InferenceServerClient]]:
-    """tritonclient's own client of each service, with the certificate that the service asks for."""
+    """tritonclient's own client for each service, with the required certificate."""
     made = {what: triton_client(served(both, what).url, both, role) for what, role in SERVICES.items()}
     yield made
     for client in made.values():

@@ -1,4 +1,4 @@
-"""Configuration outside the table of `test_as_openssh.py`: another home, no OpenSSH, and advice that works as it is given."""
+"""Configuration outside the table of `test_as_openssh.py`: another home, no OpenSSH, and advice that works when followed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workbench.ssh.host_keys import check_host_key
 
 @pytest.fixture
 def at_home(machines: Ground, own_home: Path) -> Path:
-    """A ~/.ssh of the test's own, in $HOME, which is not the home folder that passwd names."""
+    """A ~/.ssh in $HOME for this test, different from the home folder in passwd."""
     folder = own_home / ".ssh"
     folder.mkdir(mode=0o700)
     shutil.copy(machines["edge"].key, folder / "id_ed25519")
@@ -48,7 +48,7 @@ BLOCK = "Host edge\n  HostName 127.0.0.1  # my box\n  Port {port} # high\n  Iden
 
 @pytest.fixture(params=["with OpenSSH", "without OpenSSH"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to read a configuration."""
+    """Both ways of reading a configuration."""
     if request.param == "without OpenSSH":
         monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
 
@@ -115,7 +115,7 @@ def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: 
     assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
 
 
-# The line for a host that is not trusted
+# The error line for an untrusted host
 
 
 @pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])
@@ -153,7 +153,7 @@ def test_an_authority_is_named_in_the_refusal(machines: Ground, own_home: Path) 
 
 @pytest.fixture
 def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
-    """A host that is known by one file, and its key."""
+    """A host that one file knows, and its key."""
     key = paramiko.ECDSAKey.generate()
     known = tmp_path / "known"
     known.write_text(f"box.example {key.get_name()} {key.get_base64()}\n")

@@ -1,4 +1,4 @@
-"""SSH with a real OpenSSH server: trust in hosts, keys that are let in, the line for a refusal, what a broken network leaves."""
+"""SSH with a real OpenSSH server: host keys, user keys, the error line of a refusal, and broken networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEY = paramiko.ECDSAKey.generate()
 
 
 def refused(host: Host, message: str) -> str:
-    """Ask for something, expect one line that matches, and return it."""
+    """Run a command, expect one error line that matches, and return it."""
     with host, pytest.raises(RemoteError, match=message) as caught:
         host.run(["true"])
     assert "\n" not in str(caught.value)
@@ -47,7 +47,7 @@ def one(config: Path, name: str = "edge", **options: object) -> SshHost:
     return SshHost(name, config=config, **options)  # type: ignore[arg-type]
 
 
-# Whom one trusts
+# Host keys
 
 
 def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_way_to_accept_it(machines: Ground, own_home: Path) -> None:
@@ -123,7 +123,7 @@ def test_no_line_of_known_hosts_is_more_than_ignored(text: str, tmp_path_factory
         check_host_key(address, KEY)
 
 
-# Who is let in
+# User keys
 
 
 def test_a_wrong_user_is_not_let_in(machines: Ground) -> None:
@@ -198,7 +198,7 @@ def test_an_encrypted_key_without_a_terminal_says_what_to_do(
 
 @pytest.fixture
 def agent(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A real ssh-agent, empty."""
+    """A real ssh-agent without keys."""
     address = tmp_path_factory.mktemp("agent") / "socket"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as process:
         until(address.exists)
@@ -222,7 +222,7 @@ def test_a_banner_is_passed_over(sshd: Make, tmp_path: Path) -> None:
         assert (host.run(["echo", "x"]).out, host.run(["true"]).err) == (b"x\n", b"")
 
 
-# Where it is
+# Addresses
 
 
 def test_the_configuration_is_followed(machines: Ground, own_home: Path) -> None:
@@ -284,7 +284,7 @@ def test_an_address_that_does_not_answer_is_given_up_within_its_time(own_home: P
         listener.bind((LOOPBACK, 0))
         listener.listen(0)
         port = listener.getsockname()[1]
-        for _ in range(2):  # the queue is full with these: what comes next is dropped, as a firewall does
+        for _ in range(2):  # these fill the queue, so further connections are dropped like at a firewall
             near = stack.enter_context(socket.socket())
             near.setblocking(False)
             near.connect_ex((LOOPBACK, port))
@@ -633,7 +633,7 @@ def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
         assert host._open is connection
 
 
-# Networks of their own
+# Separate networks
 
 
 def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each_other(namespaces: Ground) -> None:

@@ -1,4 +1,4 @@
-"""`workbench audit`: what an attacker gets."""
+"""`workbench audit`: measure what attackers recover from what leaves the edge."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
+from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
 
 __all__ = ["add"]
 
 VIEWS = ("perturbed", "decoded", "payload", "label")
-ATTACKERS = ("undo", "invert", "prior", "optimise", "read", "retrain", "replay")
+ATTACKERS = ("undo", "invert", "prior", "optimise", "latents", "diffusion", "read", "retrain", "replay")
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "audit",
@@ -65,15 +64,14 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--json", action="store_true", help="print one JSON object")
-    made.add_argument("--output", type=Path, metavar="FILE", help="keep the JSON object in a file, too")
+    made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON object to a file, too")
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page for a privacy officer (HTML), too")
 
 
 def audit(options: argparse.Namespace) -> int:
-    """Audit one pair."""
     from ..audit import ATTACKERS as KNOWN
     from ..audit import EFFORTS, Audit, privacy_report
-    from ..audit.run import SHADOWS
+    from ..audit.linkage import SHADOWS
     from ..notebook import plain
     from ..storage import require_writable, write_json
 

@@ -11,7 +11,7 @@ generator  3      with the compressor or alone
 compressor 2
 ========== ====== =======================================================
 
-Two classifiers and their pair: 59 %, 12 %, 18 % and 12 %. What a network does not use is divided among the networks that follow.
+Two classifiers and their pair: 59 %, 12 %, 18 % and 12 %. The time that a network leaves is divided among the next networks.
 """
 
 from __future__ import annotations

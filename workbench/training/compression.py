@@ -18,7 +18,7 @@ from ..models import NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, clamp_inwards, share
 from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneck
 
 __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObjective", "refit_entropy_model"]

@@ -25,7 +25,7 @@ def on_gpu(device: str) -> bool:
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("torch sees no CUDA GPU for device 'cuda': use 'cpu' or 'auto'")
+        raise UsageError("device 'cuda' was requested, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
     return torch.cuda.is_available() and device != "cpu"
 
 

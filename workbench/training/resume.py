@@ -48,10 +48,16 @@ class RunState:
         try:
             state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
             if state["identity"] != self.identity:
-                tqdm.write(f"{self.path.name}: a checkpoint of other settings lies there; starting again from the first step", sys.stderr)
+                tqdm.write(
+                    f"{self.path.name}: a checkpoint of other settings lies there; starting again",
+                    sys.stderr,
+                )
                 return 0
         except Exception as error:  # torch raises whatever its zip and pickle readers raise
-            tqdm.write(f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting again from the first step", sys.stderr)
+            tqdm.write(
+                f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting again",
+                sys.stderr,
+            )
             return 0
         network = self.objective.network
         fresh = {key: value.clone() for key, value in network.state_dict().items()}
@@ -62,7 +68,10 @@ class RunState:
             self.best, self.best_loss, step = state["best"], state["best_loss"], int(state["step"])
         except (KeyError, RuntimeError, TypeError, ValueError):
             network.load_state_dict(fresh)
-            tqdm.write(f"{self.path.name}: a checkpoint of another version of this training; starting again from the first step", sys.stderr)
+            tqdm.write(
+                f"{self.path.name}: a checkpoint of another version of this training; starting again",
+                sys.stderr,
+            )
             return 0
         return step
 
