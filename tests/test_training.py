@@ -35,7 +35,7 @@ from workbench.training.batches import crop_and_flip, rows_of
 from workbench.training.compression import CompressorObjective, JointObjective, fit_reader, refit_entropy_model
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective, learn_apart_from_encoder
-from workbench.training.settings import learning_rate_share, steps
+from workbench.training.settings import Plan, learning_rate_share, steps
 from workbench.weights import Manifest
 
 from conftest import AUXILIARY, TARGET  # isort: skip
@@ -1265,7 +1265,7 @@ class Finished(ClassifierObjective):
 
 def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
     objective = Finished(Classifier("resnet18", 10))
-    plan = fitting.Plan(["resnet18"], "classifier", "quick", settings, 0)
+    plan = Plan(["resnet18"], "classifier", "quick", settings, 0)
     return fitting.train_and_keep(objective, few, plan, device="cpu")[0]
 
 

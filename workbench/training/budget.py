@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,10 +39,7 @@ from ..storage import write_json
 from .devices import on_gpu
 from .loop import Trainer
 from .objectives import Objective
-from .settings import TrainingSettings, steps
-
-if TYPE_CHECKING:
-    from .fitting import Plan
+from .settings import Plan, TrainingSettings, steps
 
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,7 +15,7 @@ from tqdm.auto import tqdm
 from .. import weights
 from ..data import Dataset, Split
 from ..pictures import load_pictures, to_float
-from ..storage import data_root, require_writable
+from ..storage import require_writable
 from ..system import Client
 from ..weights import Manifest
 from .batches import crop_and_flip
@@ -24,35 +23,15 @@ from .budget import Budget, within
 from .devices import on_gpu, rank, wait_for_all
 from .loop import fit
 from .objectives import Objective
-from .settings import Outcome, TrainingSettings
+from .settings import Outcome, Plan, TrainingSettings
 
-__all__ = ["MEASURED_ON", "Plan", "train_and_keep"]
+__all__ = ["MEASURED_ON", "captured", "train_and_keep"]
 
 MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test split
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
 TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained and under which names it is kept, a name for each of the objective's parts.
-
-    `loss` describes the loss in the manifests; `depends` maps the role of each network it is trained against to its SHA-256.
-    """
-
-    names: list[str]
-    kind: str
-    preset: str
-    settings: TrainingSettings
-    seed: int
-    loss: dict[str, Any] = field(default_factory=dict)
-    depends: dict[str, str] = field(default_factory=dict)
-
-    def checkpoint(self, family: str) -> Path:
-        """Return where the training's checkpoint lies."""
-        return data_root() / "runs" / "checkpoints" / family / f"{'+'.join(self.names)}.pt"
 
 
 def train_and_keep(

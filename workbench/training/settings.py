@@ -1,14 +1,16 @@
-"""How long and how fast one network is trained, and what a training leaves."""
+"""How long and how fast a network is trained, what is trained under which name, and the outcome of a training."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..storage import data_root
 
-__all__ = ["Outcome", "TrainingSettings", "learning_rate_share", "steps"]
+__all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,26 @@ class TrainingSettings:
     def from_json(cls, fields: dict[str, Any]) -> TrainingSettings:
         """Return the settings of `as_json`."""
         return cls(**{**fields, "sizes": tuple((float(start), int(side)) for start, side in fields["sizes"])})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained and under which names it is kept, a name for each of the objective's parts.
+
+    `loss` describes the loss in the manifests; `depends` maps the role of each network it is trained against to its SHA-256.
+    """
+
+    names: list[str]
+    kind: str
+    preset: str
+    settings: TrainingSettings
+    seed: int
+    loss: dict[str, Any] = field(default_factory=dict)
+    depends: dict[str, str] = field(default_factory=dict)
+
+    def checkpoint(self, family: str) -> Path:
+        """Return where the training's checkpoint lies."""
+        return data_root() / "runs" / "checkpoints" / family / f"{'+'.join(self.names)}.pt"
 
 
 @dataclass
