@@ -176,10 +176,11 @@ class PerturbationGenerator(nn.Module):
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
         return (protected + self.noise * drawn).clamp(0, 1)
 
-    def features(self, images: Tensor) -> Tensor:
+    def features(self, images: Tensor, padded: bool = True) -> Tensor:
         """Return the features of the U-Net's deepest level: N x 16 width x H/16 x W/16."""
         check_images(images)
-        return self.unet.contract((_pad(images) - self.mean) / self.std)[-1]
+        images = _pad(images) if padded else images
+        return self.unet.contract((images - self.mean) / self.std)[-1]
 
 
 # --- the neural compressor -------------------------------------------------------------------------------------------------

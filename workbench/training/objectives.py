@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ..classifiers import Classifier
 
-__all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "share"]
+__all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart", "share"]
 
 
 class Objective(nn.Module):
@@ -70,12 +70,8 @@ class ClassifierObjective(Objective):
                 pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return matrices and kernels in one group, vectors (norms, biases) in another, which is not decayed."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
-            {"params": [p for p in parameters if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
-        ]
+        """Return kernels, and norms and biases that are not decayed."""
+        return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
@@ -95,6 +91,15 @@ def _settle(module: nn.Module) -> None:
     else:
         for child in module.children():
             _settle(child)
+
+
+def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
+    """Return matrices and kernels in one parameter group, vectors (norms, biases) in another, which is not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
+    ]
 
 
 def share(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from .settings import TrainingSettings
 
 __all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
+GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of the time at full size
 NOISE = 0.1  # against it the leakage is bounded (see `leakage`)
 
 # `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
@@ -46,10 +47,20 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
             half=True,
             erase=10,
             smoothing=0.1,
-            sizes=((0.0, 24), (0.5, 32)),
+            sizes=GROWING,
         ),
         "encoder": TrainingSettings(
-            24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1
+            40,
+            128,
+            0.1,
+            5e-4,
+            optimizer="sgd",
+            warmup=0.15,
+            half=True,
+            captured=True,
+            erase=10,
+            smoothing=0.1,
+            sizes=GROWING,
         ),
         "generator": TrainingSettings(
             1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from ..classifiers import Classifier
 from ..errors import UsageError, unknown
 from ..models import PerturbationGenerator, check_strength
 from .leakage import leakage
-from .objectives import Objective, share
+from .objectives import Objective, decayed_apart, share
 
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective", "learn_from_deepest"]
 
@@ -23,6 +24,7 @@ SSIM_TERMS = ("signed", "absolute")
 CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2.30
 # Below these values the terms that hide a picture stop: there they no longer differ from noise, and cost the target's accuracy.
 VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
+WHOLE = 1 / 3  # share of the images that the target sees at strength 1, if it learns to read every strength
 FIRST = 0.1  # share of the leakage term's weight at the first step: it grows to the whole while the classes' patterns form
 
 
@@ -39,8 +41,8 @@ class GeneratorLoss:
     mix beyond 0.08 (see `legibility`). L is a bound of what any attacker gets beyond the class, in nats beyond 2 (see
     `leakage`); a generator that minimises it draws a pattern for each class. The papers have neither.
 
-    With `every_strength` the target is shown x + a (x' - x), a = 1 for half of the images and uniform in [0, 1] for the others,
-    drawn at each step. The other terms are those of a = 1.
+    With `every_strength` the target is shown x + a (x' - x), a = 1 for a third of the images and uniform in [0, 1] for the
+    others, drawn at each step. The other terms are those of a = 1.
     """
 
     auxiliary: str = "unbounded"
@@ -65,14 +67,17 @@ class GeneratorLoss:
 class ReadGenerator(nn.Module):
     """A generator with a linear reader of the deepest features of its U-Net; the reader is not kept."""
 
-    def __init__(self, generator: PerturbationGenerator, classes: int) -> None:
+    def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.unpadded = generator, unpadded
+        for pool in generator.modules() if unpadded else ():
+            if isinstance(pool, nn.MaxPool2d):
+                pool.ceil_mode = True
         self.reader = nn.Linear(16 * generator.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """N x 3 x H x W -> logits N x K."""
-        logits: Tensor = self.reader(self.generator.features(images).amax((2, 3)))
+        logits: Tensor = self.reader(self.generator.features(images, padded=not self.unpadded).amax((2, 3)))
         return logits
 
 
@@ -111,18 +116,23 @@ class EncoderObjective(Objective):
 
     Which class a picture shows is what generator and encoder together must write into a few bits; through the loss of a frozen
     target they learn it slowly, at ten times the cost of an image. It depends on no classifier: one start serves all pairs.
+    With `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
-    def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0) -> None:
+    def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
         super().__init__()
         self.generator, self.smoothing = generator, smoothing
-        self.network = ReadGenerator(generator, classes)
+        self.network = ReadGenerator(generator, classes, unpadded)
         for part in (generator.unet.u1, generator.unet.u2, generator.unet.u3, generator.unet.u4, generator.unet.outc):
             part.requires_grad_(False)
 
     def parts(self) -> list[nn.Module]:
         """Return the generator."""
         return [self.generator]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return kernels, and norms and biases that are not decayed."""
+        return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
@@ -164,7 +174,8 @@ class GeneratorObjective(Objective):
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
         protected, noiseless = self.protect(images)
-        return self.judge(images, protected, labels, noiseless=noiseless)
+        every = 2 if self.training and self.loss.leakage_weight else 1  # the papers show the auxiliary every picture
+        return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the protected images and, if their leakage is to be bounded, what they are without the random component."""
@@ -185,7 +196,8 @@ class GeneratorObjective(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter.
 
-        The auxiliary is shown every `every`-th picture. `noiseless` are the protected images without their random component.
+        The auxiliary, and |SSIM| by view, see every `every`-th picture. `noiseless` are the protected images without their
+        random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)
@@ -211,7 +223,7 @@ class GeneratorObjective(Objective):
         """Return the target's cross-entropy and accuracy; with every strength also the accuracy at a half."""
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
-            protected = torch.lerp(images, protected, torch.where(drawn[0] < 0.5, 1.0, drawn[1]))
+            protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
         shown = protected if decoded is None else torch.cat([protected, decoded])
         copies, n = len(shown) // len(images), len(images)
         logits = self.target(shown)

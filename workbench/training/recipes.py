@@ -47,7 +47,9 @@ def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs
     """Train the start of all generators of a data set, a U-Net whose contracting half tells the classes apart; keep it."""
     settings = settings_of(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
-    objective = EncoderObjective(PerturbationGenerator(settings.width), len(dataset.classes), settings.smoothing)
+    objective = EncoderObjective(
+        PerturbationGenerator(settings.width), len(dataset.classes), settings.smoothing, unpadded=bool(settings.sizes)
+    )
     return train_and_keep(objective, dataset, Plan([ENCODER], ENCODER, preset, settings, seed), **run)[0]
 
 
