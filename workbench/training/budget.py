@@ -100,9 +100,9 @@ class Budget:
 
     def done(self, name: str) -> None:
         """Take a trained network off the list."""
-        self.weights.pop(name, None)
-        self.schedules.pop(name, None)
-        self.note()
+        known = self.weights.pop(name, None) is not None
+        if self.schedules.pop(name, None) is not None or known:
+            self.note()
 
     def close(self) -> None:
         """Forget the budget: all networks are trained."""

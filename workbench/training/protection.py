@@ -178,11 +178,14 @@ class GeneratorObjective(Objective):
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the protected images and, if their leakage is to be bounded, what they are without the random component."""
-        if not self.loss.leakage_weight:
+        """Return the protected images and, if they have a random component, what they are without it.
+
+        The component comes from torch's generator, in validation as well: the same seed chooses the same checkpoint.
+        """
+        if not self.network.noise:
             return self.network(images, self.strength), None
         noiseless = self.network.noiseless(images)
-        protected = self.network.add_noise(noiseless, unforeseeable=not self.training)
+        protected = self.network.add_noise(noiseless, unforeseeable=False)
         return torch.lerp(images, protected, self.strength), noiseless
 
     def judge(
