@@ -63,7 +63,7 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
             sizes=GROWING,
         ),
         "generator": TrainingSettings(
-            1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE
+            2, 64, 4e-3, 5e-4, warmup=0.2, max_images=96_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE
         ),
         "compressor": TrainingSettings(
             1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True
