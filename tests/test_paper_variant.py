@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from workbench import training, weights
 from workbench.__main__ import main
 from workbench.data import Dataset
 from workbench.errors import UsageError
-from workbench.training import PAPER, presets
+from workbench.training import PAPER, GeneratorLoss, presets
 from workbench.training.missing import _missing
 from workbench.training.presets import settings_of
 
@@ -52,15 +53,15 @@ def test_its_losses_are_the_papers_whatever_the_preset() -> None:
 
 
 def test_it_is_trained_from_scratch_next_to_the_pairs_own_and_evaluated_by_its_name(
-    own_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own_data: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    few = Dataset("digits", "few", "digits", digits.classes, False, lambda name: getattr(digits, name).head(16))
     monkeypatch.setitem(presets.PAPER_EPOCHS, "quick", (1, 1))
-    quick = presets.PRESETS["quick"]
-    for kind in ("generator", "compressor"):
-        monkeypatch.setitem(quick, kind, replace(quick[kind], width=2, batch=256))
-    monkeypatch.setitem(presets.PRESETS["paper"], "generator", replace(presets.PRESETS["paper"]["generator"], batch=350))
+    for preset, kind in (("quick", "generator"), ("quick", "compressor"), ("paper", "generator")):
+        settings = presets.PRESETS[preset][kind]
+        monkeypatch.setitem(presets.PRESETS[preset], kind, replace(settings, width=2, batch=8))
     before = {manifest.name: manifest.sha256 for manifest, _ in weights.listing()}
-    assert main(["train", "pair", *PAIR, "--variant", "paper", "--device", "cpu"]) == 0
+    training.ensure(few, "resnet18", "mobilenet_v2", variant=PAPER, device="cpu")
     after = {manifest.name: manifest for manifest, _ in weights.listing()}
     assert set(after) - set(before) == {f"{NAME}@paper", f"{NAME}@paper-compressor"}, "no encoder either"
     assert {name: after[name].sha256 for name in before} == before
@@ -68,11 +69,23 @@ def test_it_is_trained_from_scratch_next_to_the_pairs_own_and_evaluated_by_its_n
     assert (loss["auxiliary"], loss["ssim"], loss["ssim_weight"]) == ("unbounded", "signed", 0.5)
     assert "start" not in loss
     assert after[f"{NAME}@paper-compressor"].training["loss"]["kind"] == "rate-distortion"
-    capsys.readouterr()
     assert main(["evaluate", *PAIR, "--variant", "paper", "--codec", "compressai", "--limit", "8", "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)["weights"]
     assert measured["generator"] == after[f"{NAME}@paper"].sha256
     assert measured["compressor"] == after[f"{NAME}@paper-compressor"].sha256
+
+
+def test_the_command_trains_a_pair_of_it(monkeypatch: pytest.MonkeyPatch, empty_data: Path) -> None:
+    asked: list[dict[str, Any]] = []
+    for name in ("ensure", "train_all"):
+        monkeypatch.setattr(training, name, lambda *_, **options: asked.append(options) or [])
+    assert main(["train", "pair", *PAIR, "--variant", "paper"]) == 0
+    assert main(["train", "all", *PAIR, "--variant", "paper", "--preset", "hours"]) == 0
+    for options in asked:
+        assert options["variant"] == PAPER
+        assert options["generator_loss"] == GeneratorLoss()
+        assert options["compressor_loss"].kind == "rate-distortion"
+    assert [options["preset"] for options in asked] == ["quick", "hours"]
 
 
 def test_the_budget_of_all_lists_its_networks(tiny_data: Path, digits: Dataset) -> None:
