@@ -8,15 +8,16 @@ ARGS    ?=
 BIN   := .venv/bin
 STAMP := .venv/.installed
 TESTS := .venv/.tests
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 LOCKS   := workbench/deployment/locks
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile)
 LOCKED  := $(INSTALL) --no-deps --only-binary :all: --require-hashes
 
-.PHONY: help setup reproduce test lab app check audit format lock clean
+.PHONY: help setup reproduce test test-all lab app check audit format lock clean
 
 help:           ## this list
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
 setup: $(STAMP) ## the virtual environment, once, by uv if it is there, else by pip   [UV= for pip]
 
@@ -35,8 +36,12 @@ $(TESTS): $(STAMP) locks/tests.txt
 reproduce: $(STAMP) ## train, run every notebook, write the report   [DATASET=digits|cifar10 DATA_DIR=...]
 	$(BIN)/workbench reproduce --dataset "$(DATASET)" $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
-test: $(TESTS)  ## the tests   [ARGS="-k codecs"]
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+test: $(TESTS)  ## the tests of every part, in minutes   [ARGS="-k codecs"]
+	$(PYTEST) -m "not system and not timing" $(ARGS)
+
+test-all: $(TESTS) ## what `make test` leaves out: whole systems, then what measures time, alone
+	$(PYTEST) -m "system and not timing" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n 0 -m timing $(ARGS) || [ $$? -eq 5 ]
 
 lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 	$(BIN)/jupyter lab notebooks/explore.ipynb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +28,8 @@ __all__ = [
     "BYTES",
     "FLAGS",
     "TOKEN",
+    "Lab",
+    "Parked",
     "accessible",
     "chromium_path",
     "ended",
@@ -91,6 +95,36 @@ def launched(chromium: str, *flags: str) -> Iterator[Browser]:
             browser.close()
 
 
+@dataclass(frozen=True)
+class Parked:
+    """A browser for many tests. Playwright's event loop counts as running only in a test that uses it: others run loops of their own."""
+
+    browser: Browser
+    loop: asyncio.AbstractEventLoop
+
+    @classmethod
+    @contextlib.contextmanager
+    def launched(cls, chromium: str) -> Iterator[Parked]:
+        """Start the browser, parked."""
+        with launched(chromium) as browser:
+            loop = asyncio.get_running_loop()  # Playwright's, which it leaves set in this thread
+            asyncio._set_running_loop(None)
+            try:
+                yield cls(browser, loop)
+            finally:
+                asyncio._set_running_loop(loop)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Browser]:
+        """Give the browser, which works until the context is left."""
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self.loop)
+        try:
+            yield self.browser
+        finally:
+            asyncio._set_running_loop(before)
+
+
 def watched(page: Page, found: list[str]) -> Page:
     """Record each error on the console and each request to another host."""
 
@@ -104,6 +138,27 @@ def watched(page: Page, found: list[str]) -> Page:
     page.on("request", asked)
     page.set_default_timeout(60_000)
     return page
+
+
+@dataclass(frozen=True)
+class Lab:
+    """A JupyterLab for many tests: its address, the folder that it shows, and where its settings lie."""
+
+    url: str
+    folder: Path
+    settings: Path
+
+    def clear(self) -> None:
+        """End all kernels, and put back the settings with which it started."""
+        headers = {"Authorization": f"token {TOKEN}"}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}api/sessions", headers=headers), timeout=20) as answer:
+            sessions = json.load(answer)
+        for session in sessions:
+            address = f"{self.url}api/sessions/{session['id']}"
+            with urllib.request.urlopen(urllib.request.Request(address, headers=headers, method="DELETE"), timeout=60):
+                pass
+        for path in self.settings.rglob("themes.jupyterlab-settings"):
+            path.unlink()
 
 
 @contextlib.contextmanager

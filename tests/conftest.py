@@ -6,29 +6,29 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.codecs import Neural
-from workbench.data import Dataset, Split, load
+from workbench.data import Dataset, load
 from workbench.models import NeuralCompressor, PerturbationGenerator
-from workbench.pictures import to_float
 from workbench.weights import Manifest, Pair
 
 import browsers  # isort: skip
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 # Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # with other processes on few cores, more threads wait for each other
 
-TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
+PROFILE: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}, "accept_downloads": True}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,16 +42,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an untrained pair for digits: real architectures of the smallest width, seeded, in real files."""
+    """A data folder with an untrained pair for digits: real architectures, narrow and seeded, in real files."""
     root = tmp_path_factory.mktemp("data")
     store = root / "runs" / "weights"
     torch.manual_seed(0)
     kept: dict[str, Manifest] = {}
     for role, name in (("target", TARGET), ("auxiliary", AUXILIARY)):
-        module = Classifier(name)
+        module = Classifier(name, width=WIDTH[name])
         # Untrained networks return nearly the same logits for every image. Spread them, so that labels differ.
         list(module.network.modules())[-1].weight.data.mul_(50)
         kept[role] = weights.save(module, _manifest(name, module), store)
+    torch.manual_seed(0)  # whatever the classifiers drew: this generator changes pictures visibly
     generator = PerturbationGenerator(width=4)
     depends = {role: manifest.sha256 for role, manifest in kept.items()}
     kept["generator"] = weights.save(generator, _manifest(weights.generator_name(TARGET, AUXILIARY), generator, depends), store)
@@ -100,24 +101,8 @@ def networks(tiny_root: Path, digits: Dataset) -> Pair:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         pair = weights.load_pair("digits", TARGET, AUXILIARY)
-    fit(pair.target, digits.train.head(128))
+    fit(pair.target, digits.train)
     return pair
-
-
-def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form: ridge regression on the untrained layers below it."""
-    last = list(classifier.network.modules())[-1]
-    features: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
-    with torch.no_grad():
-        classifier(to_float(split.images))
-        hook.remove()
-        x = features[0] - features[0].mean(0)
-        kernel = x @ x.T
-        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
-        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
-        last.weight.copy_(weight.T)
-        last.bias.copy_(-features[0].mean(0) @ weight)
 
 
 @pytest.fixture(scope="session")
@@ -153,10 +138,40 @@ def chromium() -> str:
     return browsers.chromium_path()
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    with browsers.launched(chromium) as made:
+@pytest.fixture(scope="session")
+def parked(chromium: str) -> Iterator[browsers.Parked]:
+    """One headless browser for all tests of this process."""
+    with browsers.Parked.launched(chromium) as made:
         yield made
+
+
+@pytest.fixture
+def browser(parked: browsers.Parked) -> Iterator[Browser]:
+    """The browser, for a test that makes contexts of its own."""
+    with parked.used() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def jupyter(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[browsers.Lab]:
+    """One JupyterLab for all tests of this process; its kernels' weights are the tiny pair's."""
+    folder, places = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("places")
+    own = {"WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
+    with browsers.jupyterlab(folder, places, own) as url:
+        yield browsers.Lab(url, folder, places)
+
+
+@pytest.fixture(scope="module")
+def lab(jupyter: browsers.Lab) -> Iterator[str]:
+    """The address of the JupyterLab; a module's kernels end with it."""
+    yield jupyter.url
+    jupyter.clear()
+
+
+@pytest.fixture
+def lab_folder(jupyter: browsers.Lab) -> Path:
+    """The folder that the JupyterLab shows, one for all tests: each has a notebook of another name in it."""
+    return jupyter.folder
 
 
 @pytest.fixture
@@ -165,10 +180,27 @@ def noted() -> list[str]:
     return []
 
 
+@pytest.fixture(scope="session")
+def tabs(parked: browsers.Parked) -> Iterator[BrowserContext]:
+    """One profile for all pages of the shared JupyterLab, whose scripts it keeps: each test gets a tab."""
+    with parked.used() as browser:
+        context = browser.new_context(**PROFILE)
+    yield context
+    with parked.used():
+        context.close()
+
+
 @pytest.fixture
-def page(browser: Browser, noted: list[str]) -> Iterator[Page]:
-    """An empty page. At the end, the test fails for errors on its console and for requests to other hosts."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+def page(request: pytest.FixtureRequest, browser: Browser, noted: list[str]) -> Iterator[Page]:
+    """An empty page under watch: its console stays free of errors, and it sends no request to another host.
+
+    A page of the shared JupyterLab is a tab of its profile. Any other page has a profile of its own.
+    """
+    shared = "jupyter" in request.fixturenames
+    context = request.getfixturevalue("tabs") if shared else browser.new_context(**PROFILE)
     yield browsers.watched(context.new_page(), noted)
-    context.close()
+    for each in context.pages if shared else []:
+        each.close()
+    if not shared:
+        context.close()
     assert not noted

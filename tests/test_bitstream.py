@@ -27,9 +27,7 @@ def test_what_was_packed_comes_out(strings: list[bytes], key: bytes) -> None:
 
 
 @given(n=st.integers(1, 600), length=st.integers(0, 40), filler=st.randoms(use_true_random=False))
-def test_strings_of_one_length_come_out_and_share_a_header_of_at_most_8_bytes(
-    n: int, length: int, filler: random.Random
-) -> None:
+def test_equal_lengths_share_a_header_of_at_most_8_bytes(n: int, length: int, filler: random.Random) -> None:
     strings = [filler.randbytes(length) for _ in range(n)]
     payload = pack(strings, KEY)
     assert unpack(payload, KEY) == strings
@@ -50,7 +48,7 @@ def test_the_overhead_is_what_the_layout_says(strings: list[bytes], overhead: in
     assert len(pack(strings, KEY)) == sum(map(len, strings)) + overhead
 
 
-def test_the_same_strings_make_the_same_payload_and_another_key_another() -> None:
+def test_a_payload_is_determined_by_strings_and_key() -> None:
     assert pack(BATCHES["many lengths"], KEY) == pack(list(BATCHES["many lengths"]), KEY)
     assert pack(BATCHES["many lengths"], KEY) != pack(BATCHES["many lengths"], b"jpeg")
 

@@ -48,7 +48,7 @@ from workbench.weights import Pair
 
 
 def measured(name: str = "pp") -> Measured:
-    """Two repetitions with round figures."""
+    """Return two repetitions with round figures."""
     parts = {"compression": [0.5, 0.7], "generator": [8.0, 9.0], "sending": [0.5, 0.3]}
     return Measured(name, batch=4, n=8, cpu_ms=parts, ms=[12.0, 12.0], sent=[1000.0, 2000.0], classes=[1] * 8)
 
@@ -81,7 +81,7 @@ def test_a_slower_phone_takes_longer_at_the_same_power() -> None:
     assert "3 times as slow" in slow["source"]
 
 
-def test_measured_power_goes_before_the_assumed_and_the_result_says_so() -> None:
+def test_measured_power_replaces_assumed_power() -> None:
     assumed = Assumptions(cpu_w=100.0, joules_per_byte=0.0, wait_w=0.0, slowdown=1.0)
     found = energy(measured(), assumed, [4.0, 6.0], "measured RAPL, this machine's processor")
     assert found["mj"].value == pytest.approx((9 * 4 + 10 * 6) / 2)
@@ -95,7 +95,7 @@ def test_measured_power_goes_before_the_assumed_and_the_result_says_so() -> None
     assert most == pytest.approx(9.5 * 5.0 * RANGES["slowdown"][1] + radio + waiting), "the core's power is not assumed"
 
 
-def test_the_range_over_what_is_assumed_comes_first_and_holds_the_figure_itself() -> None:
+def test_the_range_over_assumptions_holds_the_figure() -> None:
     assumed = Assumptions()
     found = energy(measured(), assumed)
     assert next(iter(found)) == "range_mj"
@@ -122,7 +122,7 @@ def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
     assert "0.4 J of tail after a request" in energy(one, tail)["source"]
 
 
-def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangement() -> None:
+def test_the_lte_tail_dominates_a_single_picture() -> None:
     light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
     found = shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
     assert list(found["scenarios"]) == list(SCENARIOS)
@@ -166,7 +166,7 @@ def test_a_share_has_the_interval_of_both_its_figures() -> None:
     assert both.high - both.value == pytest.approx(0.5 * 0.2 * 2**0.5)
 
 
-def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None:
+def test_the_baselines_shares_range_over_all_assumptions() -> None:
     light = Measured("pmc2", 4, 8, {"compression": [0.5, 0.5], "generator": [0.0, 0.0], "sending": [0.5, 0.5]}, [5.0, 5.0])
     light.sent = [500.0, 500.0]
     both = {"pp": measured(), "pmc2": light}
@@ -181,7 +181,7 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
     told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
-    assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
+    assert told["range"][0] == pytest.approx(4.0 / 76.0), "without an assumption about the core"
 
 
 def test_the_papers_figures_agree_with_what_it_says_of_them() -> None:
@@ -243,7 +243,7 @@ def test_a_clock_of_cpu_time_counts_all_threads_and_no_waiting() -> None:
     assert clock.milliseconds["compression"] < 100
 
 
-def test_a_phone_of_no_arrangement_or_with_the_wrong_parts_is_refused(pair: Pair) -> None:
+def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
     with pytest.raises(UsageError, match="unknown arrangement 'pmc': did you mean 'pmc2'"):
         Phone("pmc", Client())
     with pytest.raises(UsageError, match="'pp' has a generator on the phone"):
@@ -303,7 +303,7 @@ def no_root() -> Iterator[None]:
         os.seteuid(before)
 
 
-def test_counters_that_may_not_be_read_are_reported_with_the_way_out() -> None:
+def test_unreadable_counters_are_reported_with_the_way_out() -> None:
     root = Path(tempfile.mkdtemp(prefix="workbench-"))
     try:
         root.chmod(0o755)
@@ -328,7 +328,8 @@ def test_a_counter_that_holds_no_number_is_named(tmp_path: Path, content: str) -
         Rapl(tmp_path / "powercap")
 
 
-def test_a_battery_that_tells_its_power_is_read_while_the_work_lasts(tmp_path: Path) -> None:
+@pytest.mark.timing
+def test_a_battery_with_power_is_read_during_the_work(tmp_path: Path) -> None:
     at = battery(tmp_path, power_now=4_000_000, energy_now=50_000_000)
     with Battery(tmp_path / "power_supply").reading() as reading:
         write(at, power_now=8_000_000)
@@ -354,7 +355,7 @@ def test_a_battery_without_power_tells_by_what_is_left(
     assert reading.joules == pytest.approx(joules)
 
 
-def test_a_current_that_is_negative_while_discharging_is_still_taken(tmp_path: Path) -> None:
+def test_a_negative_discharge_current_counts_as_positive(tmp_path: Path) -> None:
     battery(tmp_path, power_now=-3_000_000)
     with Battery(tmp_path / "power_supply").reading() as reading:
         pass
@@ -384,7 +385,7 @@ def test_a_battery_that_is_plugged_in_meanwhile_is_noticed(tmp_path: Path) -> No
         write(at, status="Charging")
 
 
-def test_the_processor_goes_before_the_battery_and_each_may_be_asked_for(tmp_path: Path) -> None:
+def test_the_processors_sensor_goes_before_the_battery(tmp_path: Path) -> None:
     package(tmp_path)
     battery(tmp_path, power_now=1)
     assert isinstance(find_sensor("auto", tmp_path)[0], Rapl)
@@ -396,7 +397,7 @@ def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
     sensor, reasons = find_sensor("auto", tmp_path)
     assert sensor is None
     assert [reason.split(" at ")[0] for reason in reasons] == ["no RAPL counters of a processor", "no battery"]
-    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes what there is"):
+    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes an available one"):
         find_sensor("battery", tmp_path)
     with pytest.raises(UsageError, match="unknown source of energy 'rpal': did you mean 'rapl'"):
         find_sensor("rpal", tmp_path)
@@ -435,6 +436,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rapl, "windows", 3)
 
 
+@pytest.mark.timing
 @pytest.mark.usefixtures("short")
 def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) -> None:
     machine = Machine(tmp_path, rest_w=5.0, core_w=12.0)
@@ -444,16 +446,14 @@ def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("short")
-def test_a_machine_that_takes_no_more_at_work_than_at_rest_gives_no_power(tmp_path: Path) -> None:
+def test_a_machine_with_equal_power_at_rest_gives_no_power(tmp_path: Path) -> None:
     package(tmp_path)
     with pytest.raises(RunError, match=r"measured RAPL readings are no higher at work than at rest \(0.00 W\): end what else"):
         watts(Rapl(tmp_path / "powercap"), lambda: sum(range(1000)))
 
 
 @pytest.mark.usefixtures("short")
-def test_a_sensor_that_tells_nothing_is_left_out_and_said_unless_it_was_asked_for(
-    phones: dict[str, Phone], digits: Dataset, tmp_path: Path
-) -> None:
+def test_a_silent_sensor_is_left_out_unless_requested(phones: dict[str, Phone], digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:4])
     package(tmp_path)
     power, sees, reasons = powers(phones, images, "auto", tmp_path)
@@ -466,9 +466,7 @@ def test_a_sensor_that_tells_nothing_is_left_out_and_said_unless_it_was_asked_fo
 
 
 @pytest.mark.usefixtures("short")
-def test_the_same_work_is_measured_once_and_the_generators_for_itself(
-    phones: dict[str, Phone], digits: Dataset, tmp_path: Path
-) -> None:
+def test_the_same_work_is_measured_once(phones: dict[str, Phone], digits: Dataset, tmp_path: Path) -> None:
     machine, done = Machine(tmp_path, rest_w=0.0, core_w=20.0), threading.Event()
 
     def telling() -> None:
@@ -488,7 +486,7 @@ def test_the_same_work_is_measured_once_and_the_generators_for_itself(
     assert sees == "measured RAPL, this machine's processor"
 
 
-def test_torch_computes_on_one_thread_meanwhile_and_on_as_many_as_before_afterwards() -> None:
+def test_torch_uses_one_thread_during_a_measurement() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:

@@ -75,7 +75,7 @@ def test_any_latents_of_32_bits_come_back(
 @settings(max_examples=200, deadline=None)
 @given(rows=st.lists(st.integers(0, len(SYMBOLS) - 1), min_size=1, max_size=300))
 @pytest.mark.parametrize("name", CODERS)
-def test_batches_of_usual_latents_come_back_near_their_information(name: str, rows: list[int]) -> None:
+def test_usual_latents_cost_little_more_than_their_information(name: str, rows: list[int]) -> None:
     coder, symbols = CODERS[name], SYMBOLS[rows]
     assert np.array_equal(restored(coder, symbols), symbols)
     excess = 8 * len(coder.encode(symbols)) - coder.bits(symbols).sum()
@@ -103,7 +103,7 @@ def test_a_single_pattern_costs_nothing_at_all() -> None:
     assert np.array_equal(restored(coder, silent), silent)
 
 
-def test_latents_of_another_size_than_the_patterns_are_coded_one_by_one() -> None:
+def test_latents_of_another_size_are_coded_one_by_one() -> None:
     other = np.ones((3, M, 2, 3), np.int32)
     assert (CODERS["patterns"].index(other) == len(CODERS["patterns"].tables.patterns)).all()
     assert np.array_equal(restored(CODERS["patterns"], other), other)
@@ -128,14 +128,14 @@ def test_encoding_again_gives_the_same_bytes(coder: LatentCoder) -> None:
 # --- what is learnt --------------------------------------------------------------------------------------------------------
 
 
-def test_patterns_are_those_that_came_more_than_once_commonest_first() -> None:
+def test_patterns_are_the_repeated_ones_commonest_first() -> None:
     rows = np.repeat(np.arange(4, dtype=np.int32), [5, 1, 3, 1])[:, None, None, None]
     patterns, counts = learn_patterns(rows)
     assert patterns.ravel().tolist() == [0, 2]
     assert counts.tolist() == [5, 3, 3]  # two patterns occurred once, and one is added for unseen patterns
 
 
-def test_no_more_patterns_are_kept_than_asked_for_nor_any_beyond_8_bits() -> None:
+def test_patterns_are_limited_in_number_and_to_8_bits() -> None:
     rows = np.repeat(np.array([200, 3, 4], np.int32), 2)[:, None, None, None]
     patterns, counts = learn_patterns(rows, at_most=1)
     assert patterns.ravel().tolist() == [3]

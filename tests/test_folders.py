@@ -13,14 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.datasets import save_class_folders, save_official, shuffled
 from workbench import cifar10, folders
 from workbench.data import CIFAR10_CLASSES, load
 from workbench.errors import DataError
 from workbench.folders import SUFFIXES
 from workbench.panels.sources import from_folder
 from workbench.pictures import ANY
-
-from test_data import save_class_folders, save_official, shuffled  # isort: skip
 
 
 def save(path: Path, level: int = 0, kind: str = "PNG") -> None:
@@ -67,7 +66,7 @@ def test_every_suffix_that_pillow_knows_of_these_formats_is_read() -> None:
         ("2024/06/a.png", "PNG"),
     ],
 )
-def test_a_picture_is_read_whatever_its_suffixs_case_and_however_deep(
+def test_pictures_are_read_with_any_suffix_case_at_any_depth(
     pets: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(pets / "cat" / name, 200, kind)
@@ -79,9 +78,7 @@ def test_a_picture_is_read_whatever_its_suffixs_case_and_however_deep(
     "name",
     ["cat/._000.png", "._cat/000.png", "__MACOSX/cat/._000.png", "__MACOSX/cat/x.png", ".git/x.png", "cat/.thumbs/x.png"],
 )
-def test_what_file_managers_leave_is_passed_over_like_dot_folders(
-    pets: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_file_managers_are_ignored_like_dot_folders(pets: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (pets / name).parent.mkdir(parents=True, exist_ok=True)
     (pets / name).write_bytes(b"\0\5\26\7 no picture")
     for each in (".DS_Store", "Thumbs.db", "desktop.ini", "cat/.DS_Store", "cat/Thumbs.db", "dog/thumbs.DB"):
@@ -147,9 +144,7 @@ def grey(split: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("held_out", ["val", "valid", "validation", "dev", "Val"])
-def test_without_test_the_validation_folder_is_halved_and_that_is_said(
-    tmp_path: Path, held_out: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_test_folder_validation_is_halved(tmp_path: Path, held_out: str, capsys: pytest.CaptureFixture[str]) -> None:
     save_splits(tmp_path, train=3, **{held_out: 5})
     pets = load("folder", tmp_path)
     assert grey(pets.train) == list(range(6))

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench import grid as module
 from workbench import weights
 from workbench.__main__ import main
 from workbench.errors import RunError
 from workbench.grid import Grid
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 NAME = f"{TARGET}-X-{AUXILIARY}"
 DATA = ("--dataset", "digits")
@@ -72,14 +71,14 @@ def test_what_is_missing_is_trained_before_it_is_measured(own_data: Path, comman
     assert evaluate[0] == "evaluate"
 
 
-def test_a_preset_whose_generators_start_from_an_encoder_trains_it_first(own_data: Path, commands: list[list[str]]) -> None:
+def test_a_preset_with_an_encoder_trains_it_first(own_data: Path, commands: list[list[str]]) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{NAME}.json").unlink()
     with pytest.raises(RunError, match=r"1 jobs failed.*encoder: not run$"):
         Grid("digits", DATA, (TARGET,), (AUXILIARY,), preset="hours").run()
     assert [command[:2] for command in commands] == [["train", "encoder"]], "and no generator without it"
 
 
-def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Path, commands: list[list[str]]) -> None:
+def test_classifiers_come_first_and_pairs_without_are_skipped(own_data: Path, commands: list[list[str]]) -> None:
     with pytest.raises(RunError, match=rf"3 jobs failed.*densenet121: not run; encoder: not run; {NAME}: not run$"):
         Grid("digits", DATA, (TARGET, "densenet121"), (AUXILIARY,), limit=6).run()
     assert commands[0][:4] == ["train", "classifier", "--target", "densenet121"]
@@ -87,7 +86,7 @@ def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Pa
     assert all("densenet121" not in command for command in commands[1:])
 
 
-def test_a_result_of_other_weights_or_of_other_images_is_measured_again(own_data: Path, commands: list[list[str]]) -> None:
+def test_a_result_of_other_weights_or_images_is_repeated(own_data: Path, commands: list[list[str]]) -> None:
     grid = Grid("digits", DATA, (TARGET,), (AUXILIARY,), limit=6)
     sha = weights.load_pair("digits", TARGET, AUXILIARY, compressor=False).sha256()
     for result in (

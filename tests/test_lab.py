@@ -46,9 +46,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("more", "expected"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
 )
-def test_what_a_kernel_says_goes_out_at_once_in_a_server_of_this_environment(
-    more: list[str], expected: bool, tmp_path: Path
-) -> None:
+def test_a_kernels_messages_go_out_at_once(more: list[str], expected: bool, tmp_path: Path) -> None:
     places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     done = subprocess.run(
         [sys.executable, "-c", SERVER, f"--ServerApp.root_dir={tmp_path}", *more],
@@ -90,9 +88,7 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
 
 
 @pytest.mark.parametrize(("source", "expected"), [("from workbench.panels import Explorer", True), ("import workbench", False)])
-def test_a_kernel_of_this_environment_imports_what_its_notebook_s_panel_needs(
-    source: str, expected: bool, tmp_path: Path
-) -> None:
+def test_a_kernel_preloads_what_its_notebooks_panel_needs(source: str, expected: bool, tmp_path: Path) -> None:
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [source]}]}))
     assert computing({"JPY_SESSION_NAME": str(notebook)}) is expected

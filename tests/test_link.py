@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import accepting
+from tests.support.servers import accepting
 from workbench.bench.link import FREE, LINKS, Kind, Link
 
 
@@ -46,6 +46,7 @@ def there_and_back(near: socket.socket, data: bytes) -> tuple[bytes, float]:
     return bytes(back), time.perf_counter() - start
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("kind", [FREE, *LINKS.values()], ids=lambda kind: kind.name)
 def test_a_few_bytes_take_the_delay_there_and_back(kind: Kind) -> None:
     with echo() as url, Link(url, kind) as link, connected(link) as near:
@@ -88,6 +89,7 @@ def test_a_sender_is_held_back_where_the_link_is_slower_than_it() -> None:
         assert sent < limit / 2, "what waits is bounded"
 
 
+@pytest.mark.timing
 def test_a_kind_may_change_while_connections_last() -> None:
     with echo() as url, Link(url) as link, connected(link) as near:
         assert there_and_back(near, b"x")[1] < 0.2

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snp import processor
 
+from tests.support.snp import processor
 from workbench.__main__ import _parser, main
 from workbench.attest import verify
 from workbench.attest.measurement import Boot, measure
@@ -42,7 +42,7 @@ VECTORS: list[tuple[int, int, bool, str, str]] = [
 
 
 def firmware(sections: Sequence[tuple[int, int, int]] = SECTIONS, pages: int = 1) -> bytes:
-    """A minimal OVMF with only the table at its end: GUIDs with the reset address, the hash table, the sections."""
+    """Return a minimal OVMF with only the table at its end: GUIDs with the reset address, the hash table, the sections."""
 
     def entry(name: str, data: bytes) -> bytes:
         return data + (len(data) + 18).to_bytes(2, "little") + uuid.UUID(name).bytes_le
@@ -201,7 +201,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line(
     assert reason in line(capsys, *command)
 
 
-def test_a_firmware_without_sevs_table_is_refused_without_a_kernel_too(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_firmware_without_sevs_table_is_always_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "ovmf.fd").write_bytes(bytes(8192))
     assert "Can't find SEV_ES_RESET_BLOCK_GUID entry" in line(capsys, *options(files, "--vcpus", "1", kernel=False))
 

@@ -61,7 +61,7 @@ def result(pair: Pair, **more: Any) -> dict[str, Any]:
 
 
 def cells(text: str, first: str) -> list[str]:
-    """The cells of the table row that begins with `first`."""
+    """Return the cells of the table row that begins with `first`."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
     return [cell.strip() for cell in line.strip("|").split(" | ")]
 

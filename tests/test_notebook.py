@@ -18,13 +18,12 @@ import torch
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.data import Dataset
 from workbench.errors import StorageError, UsageError, WeightsError
 from workbench.metrics import mean, wilson
 from workbench.notebook import Notebook, column_kinds, default_output, format_cell, plain
 from workbench.weights import Pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +54,7 @@ def test_a_notebook_leaves_its_parameters_before_it_has_a_result(tmp_path: Path)
     assert (kept["notebook"], kept["results"], kept["tables"], kept["figures"]) == ("test", [], [], [])
 
 
-def test_a_result_is_on_disk_at_once_as_plain_json_with_its_origin(tmp_path: Path) -> None:
+def test_a_result_is_on_disk_at_once_with_its_origin(tmp_path: Path) -> None:
     nb = Notebook("test", output_dir=str(tmp_path))
     nb.result(
         "first", {"accuracy": wilson(9, 10), "bytes": [np.float64(2.5), torch.tensor(3)]}, {"seed": 0, "dataset": "digits"}
@@ -90,7 +89,7 @@ def test_a_table_is_kept_and_shown_with_estimates_in_percent(tmp_path: Path) -> 
     assert "50.00 [40.38, 59.62]" in shown.data
 
 
-def test_in_a_table_figures_stand_at_the_right_and_words_at_the_left_where_they_may_wrap(tmp_path: Path) -> None:
+def test_tables_align_figures_right_and_words_left(tmp_path: Path) -> None:
     rows = [["PMC²", "the label", "pairs and their classes", -1.5, "—", ""], ["2 of them", "2 pairs", "", 3, "1.0 x", "—"]]
     columns = ["arrangement", "attacker", "knowledge", "gain", "share", "rest"]
     assert column_kinds([[format_cell(cell) for cell in row] for row in rows], 6) == ["word", "word", "words", *3 * ["figure"]]
@@ -220,7 +219,7 @@ def run_cells(shell: Any, tmp_path: Path, injected: str) -> BaseException | None
         ("fast = 1", "parameter 'fast' must be of type bool, got 1"),
     ],
 )
-def test_a_parameter_that_is_unknown_or_of_another_type_is_refused(
+def test_an_unknown_or_mistyped_parameter_is_refused(
     shell: Any, tmp_path: Path, injected: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = run_cells(shell, tmp_path, injected)
@@ -245,7 +244,7 @@ def test_parameters_of_their_types_are_taken(
 
 @pytest.mark.parametrize("session", ["", "/home/me/explore.ipynb"], ids=["no server", "a server's variable"])
 @pytest.mark.parametrize("injected", ["limit = 3", ""], ids=["injected", "not injected"])
-def test_results_go_where_papermill_runs_if_it_injected_parameters_whatever_the_environment_says(
+def test_papermills_folder_wins_over_the_environment(
     shell: Any, tmp_path: Path, empty_data: Path, monkeypatch: pytest.MonkeyPatch, injected: str, session: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

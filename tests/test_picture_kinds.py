@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.picture_files import chunk, png, tiff
 from workbench.errors import DataError
 from workbench.pictures import open_picture
-
-from picture_files import chunk, png, tiff  # isort: skip
 
 W = 255  # white, also the background of transparent pixels
 

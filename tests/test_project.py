@@ -42,9 +42,7 @@ def test_the_conda_environment_declares_no_package_of_its_own(project: dict[str,
     assert "dev" in project["project"]["optional-dependencies"]
 
 
-def test_every_place_that_names_a_python_names_one_that_is_supported(
-    project: dict[str, Any], environment: dict[str, Any]
-) -> None:
+def test_every_python_version_named_is_supported(project: dict[str, Any], environment: dict[str, Any]) -> None:
     supported = SpecifierSet(project["project"]["requires-python"])
     assert environment["dependencies"][0].removeprefix("python=") in supported
     assert project["tool"]["ruff"]["target-version"].replace("py3", "3.") in supported
@@ -61,7 +59,7 @@ def test_what_a_user_asked_for_is_declared(project: dict[str, Any]) -> None:
     assert set(REQUIRED) <= declared
 
 
-def test_the_wheel_holds_the_whole_folder_and_what_is_shared_is_installed(project: dict[str, Any], tmp_path: Path) -> None:
+def test_the_wheel_is_complete_and_shared_files_are_installed(project: dict[str, Any], tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
@@ -114,7 +112,7 @@ PATCHED = ("torchvision", "compressai")
 REACHING = sorted(path for path in PACKAGE.rglob("*.py") if imports_of(PATCHED, path))
 
 
-def test_torchvision_and_compressai_are_imported_through_compat_alone() -> None:
+def test_torchvision_and_compressai_come_through_compat_alone() -> None:
     assert {"classifiers.py", "compression.py", "cifar10.py", "inference.py", "models.py"} <= {path.name for path in REACHING}
     for path in REACHING:
         for node, around in imports_of(PATCHED, path):
@@ -152,9 +150,7 @@ sys.exit(1 if failed else 0)
 """
 
 
-def test_each_module_that_reaches_torchvision_can_be_the_first_to_do_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_module_can_be_the_first_to_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

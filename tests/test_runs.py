@@ -180,7 +180,7 @@ def test_a_failure_names_its_error_and_keeps_its_traceback(batch: Batch) -> None
     assert "\x1b" not in bad["traceback"], "a terminal's colours are no text"
 
 
-def test_the_executed_notebook_lies_in_the_runs_folder_and_the_source_is_not_written_to(batch: Batch) -> None:
+def test_the_executed_notebook_is_in_the_runs_folder(batch: Batch) -> None:
     executed = nbformat.read(batch.output / "told.ipynb", as_version=4)
     assert executed.cells[-1]["outputs"][0]["text"] == f"1 3 {Path(batch.tasks[2].notebook).parent} None\n", (
         "its parameter, its threads, the data folder, and no lab's session"
@@ -189,7 +189,7 @@ def test_the_executed_notebook_lies_in_the_runs_folder_and_the_source_is_not_wri
     assert not any(cell.get("outputs") for cell in source.cells)
 
 
-def test_resuming_runs_only_what_failed_what_was_cut_off_and_what_is_asked_for_otherwise(batch: Batch, report: Path) -> None:
+def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Path) -> None:
     assert batch.counts() == [1, 1, 1]
     (batch.output / "mended").touch()
     tasks = [*batch.tasks[:2], replace(batch.tasks[2], parameters={**batch.tasks[2].parameters, "x": 2})]
@@ -204,7 +204,7 @@ def test_resuming_runs_only_what_failed_what_was_cut_off_and_what_is_asked_for_o
     assert batch.counts() == [1, 2, 3]
 
 
-def test_a_kernel_or_a_process_that_is_killed_and_a_notebook_that_is_not_there_are_failed_statuses(tmp_path: Path) -> None:
+def test_killed_kernels_and_missing_notebooks_are_failures(tmp_path: Path) -> None:
     tasks = [
         task(make(tmp_path, "kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "run"),
         task(make(tmp_path, "process", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"), tmp_path / "run"),
@@ -251,7 +251,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_the_notebooks_that_run_and_keeps_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "run"
     endless = "import os, time\nPath(output_dir, f'{os.getppid()}-{os.getpid()}.pids').touch()\ntime.sleep(600)"
     paths = [make(tmp_path, "quick"), make(tmp_path, "endless", endless)]
@@ -344,7 +344,7 @@ def test_the_main_table_is_the_one_that_is_marked(report: Path, tmp_path: Path) 
     assert runs.main_table(tmp_path)["rows"] == []
 
 
-def test_each_run_has_a_folder_of_its_own_and_latest_points_at_one(empty_data: Path) -> None:
+def test_each_run_has_a_folder_and_latest_points_at_one(empty_data: Path) -> None:
     first, second = runs.new_directory(), runs.new_directory()
     assert first != second
     assert first.parent == second.parent == empty_data / "runs"

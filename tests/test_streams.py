@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.datasets import NOISE, encode, pixels
+from tests.support.networks import classifier
 from workbench.__main__ import main
 from workbench.attest import Policy
 from workbench.checkpoints import import_checkpoint
@@ -19,9 +21,6 @@ from workbench.deployment.plan import Deployment
 from workbench.errors import DataError, WorkbenchError
 from workbench.pictures import Limits, load_pictures, open_picture, read_picture
 from workbench.storage import data_root
-
-from test_data import NOISE, encode, pixels  # isort: skip
-from test_weights import classifier  # isort: skip
 
 # One interpreter forks a child for each row, and sets up its streams like a shell: by descriptors and PYTHONIOENCODING.
 ROWS = """
@@ -116,7 +115,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, s
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case[:5])))
-def test_the_exit_status_is_that_of_the_work_whatever_the_streams_are(
+def test_the_exit_status_does_not_depend_on_the_streams(
     case: tuple[str, str, str, str, list[str], int], ran: dict[str, tuple[int, str, str]]
 ) -> None:
     out, err, _, encoding, arguments, expected = case
@@ -134,7 +133,7 @@ def test_the_exit_status_is_that_of_the_work_whatever_the_streams_are(
         assert r"no\x1b[31m such\udcff\u202e file.pt" in line
 
 
-def test_words_of_the_command_line_are_quoted_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_words_are_quoted_without_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["models", "\x1b[2J\x07"])
     errors = capsys.readouterr().err
@@ -197,7 +196,7 @@ def test_a_checkpoint_may_come_through_a_pipe(empty_data: Path, tmp_path: Path) 
 # --- other assumptions about the environment ---------------------------------------------------------------------------------
 
 
-def test_a_home_directory_that_there_is_not_is_a_path_that_does_not_exist(
+def test_a_missing_home_directory_is_a_missing_path(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--dataset", "folder", "--data-dir", "~no-such-user/x"]) == 1

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from workbench.warning_filter import suppress_warnings
 
 
-def test_warnings_are_silent_while_anyone_is_inside_and_as_they_were_thereafter() -> None:
+def test_warnings_are_silent_inside_and_restored_afterwards() -> None:
     before = warnings.filters[:]
     first, second = ExitStack(), ExitStack()
     first.enter_context(suppress_warnings())

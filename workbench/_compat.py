@@ -6,12 +6,15 @@ and transforms, which use no compiled operator.
 
 Both packages import modules that the networks never use, and that takes as long as importing torch: torch's compiler for one
 decorator of a detection operator, torch_geometric, pandas, and scipy's statistics for data sets of point clouds and a quantile.
+
+Both repairs depend on private details, so they are made for the tested versions only (`TESTED`). With other versions the
+imports take longer, and nothing else changes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.metadata
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,9 +24,17 @@ from typing import Any
 import torch
 from torch import library
 
-__all__ = ["stub_unused_imports"]
+__all__ = ["stub_unused_imports", "tested"]
 
-if torch.version.cuda is None:
+TESTED = {"torchvision": ("0.26.", "0.28."), "compressai": ("1.2.",)}  # 0.26: on machines with a GPU
+
+
+def tested(*packages: str) -> bool:
+    """Return whether the installed versions of packages are among the tested ones."""
+    return all(importlib.metadata.version(name).startswith(TESTED[name]) for name in packages)
+
+
+if torch.version.cuda is None and tested("torchvision"):
     _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
@@ -62,6 +73,9 @@ def stub_unused_imports() -> Iterator[None]:
 
     A later import of such a module gets the real one. A module that is already loaded stays.
     """
+    if not tested(*TESTED):
+        yield
+        return
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():
         if name not in sys.modules:

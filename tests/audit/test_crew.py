@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 
+from tests.support.audits import TINY
 from workbench.audit import Audit
 from workbench.audit.crew import Attempt, run_parallel
 from workbench.audit.networks import seeded
@@ -17,8 +18,6 @@ from workbench.audit.scores import Judge
 from workbench.audit.views import KEPT, Kept
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-from .conftest import TINY
 
 CPU = torch.device("cpu")
 
@@ -42,7 +41,8 @@ class Watched(Audit):
     threads: set[tuple[str, int]]
 
 
-def test_attackers_get_side_by_side_what_they_get_one_after_another(lively: Pair, digits: Dataset) -> None:
+@pytest.mark.system
+def test_attackers_in_parallel_get_what_they_get_in_turn(lively: Pair, digits: Dataset) -> None:
     made = Watched(lively, digits, n=12, seeds=2, effort=TINY, judge=Judge(digits, 64, CPU))
     attempts = [
         Attempt("perturbed", ("undo", "invert", "prior", "read", "retrain", "replay")),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.audits import Counted, noisy
 from workbench import metrics
 from workbench.audit import Audit, Effort
 from workbench.audit.attempts import judge_passes
@@ -17,8 +18,6 @@ from workbench.data import Dataset
 from workbench.metrics import Estimate
 from workbench.plots import attack_curves, attack_effort
 from workbench.weights import Pair
-
-from .conftest import Counted, noisy
 
 N = 12
 EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
@@ -31,7 +30,7 @@ def audit(networks: Pair, digits: Dataset) -> Audit:
     return Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
 
 
-def test_over_strength_each_point_is_a_row_at_that_strength_with_the_targets_answers(audit: Audit) -> None:
+def test_each_point_over_strength_is_a_row_at_that_strength(audit: Audit) -> None:
     rows = of_strength(audit, (0.0, 1.0))
     assert [(row["point"], row["strength"], row["view"]) for row in rows] == [(0.0, 0.0, "perturbed"), (1.0, 1.0, "perturbed")]
     assert all(row["seeds"] == 1 for row in rows)
@@ -42,7 +41,7 @@ def test_over_strength_each_point_is_a_row_at_that_strength_with_the_targets_ans
     assert rows[1]["psnr"].value == pytest.approx(max(undone, inverted)), "the last point is the audit's own"
 
 
-def test_over_bits_each_codec_has_its_rate_and_what_it_leaves_over_the_control(audit: Audit) -> None:
+def test_each_codec_over_bits_has_its_rate_and_its_gain(audit: Audit) -> None:
     names = ("neural", "JPEG q10", "PNG")
     rows = of_rate(audit, names)
     assert [row["point"] for row in rows] == list(names)
@@ -58,7 +57,7 @@ def test_over_bits_each_codec_has_its_rate_and_what_it_leaves_over_the_control(a
         assert row["noise"] == 0
 
 
-def test_the_pareto_fronts_own_point_is_the_number_of_the_table_and_the_verdict(networks: Pair, digits: Dataset) -> None:
+def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, digits: Dataset) -> None:
     made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=Judge(digits, 64, torch.device("cpu")))
     result = made.result(("decoded",), ("undo", "invert", "prior"))
     own, other = of_rate(made, ("neural", "PNG"))
@@ -67,7 +66,7 @@ def test_the_pareto_fronts_own_point_is_the_number_of_the_table_and_the_verdict(
     assert other["psnr"] != own["psnr"]
 
 
-def test_over_sends_noise_is_worth_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset) -> None:
+def test_noise_protects_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=EFFORT)
     rows = of_sends(made, (1, 8))
     assert [(row["point"], row["sends"]) for row in rows] == [(1, 1), (8, 8)]
@@ -79,7 +78,7 @@ def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:
         assert len(audit.observer_at(codec=codec, **options).observe(audit.images[:2], "decoded")) == 2
 
 
-def test_over_pairs_each_source_has_its_rows_and_no_more_pairs_than_there_are(audit: Audit) -> None:
+def test_each_source_over_pairs_has_no_more_pairs_than_exist(audit: Audit) -> None:
     found = of_pairs(audit, (20, 5000, 6000), ("same",))
     assert [(row["point"], row["pairs"], row["source"]) for row in found["same"]] == [(20, 20, "same"), (697, 697, "same")]
     other = of_pairs(audit, (20, 30), ("noise", "other"))
@@ -87,7 +86,7 @@ def test_over_pairs_each_source_has_its_rows_and_no_more_pairs_than_there_are(au
     assert {row["source"] for row in other["noise"]} == {"noise"}
 
 
-def test_the_seeds_and_sources_of_a_curve_do_not_become_the_audits_own(audit: Audit) -> None:
+def test_a_curve_leaves_the_audits_seeds_and_sources_unchanged(audit: Audit) -> None:
     of_pairs(audit, (20,), ("noise",), seeds=1)
     row = audit.attack("perturbed", "undo")
     assert (row["source"], row["pairs"], row["seeds"]) == ("same", 60, 2)
@@ -125,7 +124,7 @@ def test_a_curve_of_a_silent_audit_says_nothing(audit: Audit, capsys: pytest.Cap
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_figure_shows_both_ends_of_the_strength_whole_and_no_ssim_above_one() -> None:
+def test_the_figure_shows_all_strengths_and_no_ssim_above_one() -> None:
     def row(point: float, ssim: Estimate) -> dict[str, Any]:
         figures = {"psnr": Estimate(20.0, 19.0, 21.0, 9), "answered": metrics.wilson(9, 9)}
         return {"point": point, "ssim": ssim, **figures}

@@ -227,7 +227,7 @@ RUNNING = inside({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
 
 
 def comes_up(cluster: Cluster, deployment: Object) -> None:
-    """The pods are created, pull their image, load, and become ready."""
+    """Play a scenario: the pods are created, pull their image, load, and become ready."""
     wanted = deployment["spec"].get("replicas", 1)
     for number in range(wanted):
         cluster.pod(deployment, number, CREATING)
@@ -272,7 +272,7 @@ def is_refused(message: str) -> Callable[[Cluster, Object], None]:
 
 
 def cannot_mount(cluster: Cluster, deployment: Object) -> None:
-    """A pod is scheduled, and never gets its volume."""
+    """Play a scenario: a pod is scheduled, and never gets its volume."""
     pod = cluster.pod(deployment, 0, CREATING)
     cluster.say(deployment, 0)
     cluster.event(pod["metadata"]["name"], "FailedMount", 'MountVolume.SetUp failed for volume "certs" : secret "x" not found')

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.services.conftest import until
+from tests.support.services import until
 from workbench.deployment.agent import log as logs
 from workbench.deployment.agent.common import locked
 from workbench.deployment.shipment import program
@@ -96,7 +96,7 @@ def gone(pid: int) -> bool:
     return True
 
 
-def test_a_stage_outlives_who_started_it_and_ends_when_it_is_told_leaving_nothing(there: Far) -> None:
+def test_a_stage_outlives_its_starter_and_ends_without_a_trace(there: Far) -> None:
     state = there.start()["done"]
     assert listens(state["port"])
     assert there.ask("status", name="pair-edge")["done"]["running"]
@@ -120,7 +120,7 @@ def test_other_settings_replace_what_runs_and_keep_its_port(there: Far) -> None:
     assert second["port"] == first["port"]
 
 
-def test_a_stage_that_was_killed_is_told_with_its_last_lines_and_started_again_on_its_port(there: Far) -> None:
+def test_a_killed_stage_is_reported_and_restarts_on_its_port(there: Far) -> None:
     state = there.start()["done"]
     os.kill(state["child"], signal.SIGKILL)
     until(lambda: not there.ask("status", name="pair-edge")["done"]["running"])
@@ -139,7 +139,7 @@ def test_a_supervisor_that_was_killed_takes_its_stage_with_it(there: Far) -> Non
     assert found["last"][0] == "listening"
 
 
-def test_a_stage_that_ends_before_it_has_a_port_is_told_with_its_last_line(there: Far) -> None:
+def test_a_stage_that_ends_without_a_port_shows_its_last_line(there: Far) -> None:
     error = there.start("import sys; print('first'); print('the port is taken'); sys.exit(2)")["error"]
     assert error == "the stage ended with status 2: the port is taken"
 
@@ -150,7 +150,7 @@ def test_a_stage_that_does_not_listen_to_reason_is_killed(there: Far) -> None:
     assert gone(state["child"])
 
 
-def test_a_stage_is_given_its_files_for_itself_alone_and_its_key_is_nowhere_else(there: Far) -> None:
+def test_a_stages_files_and_key_are_readable_by_it_alone(there: Far) -> None:
     there.start(files={"data/weights/x": there.keep(b"weights")}, texts={"certs/edge.key": "a key"})
     given = there.home() / "given"
     assert (given / "data" / "weights" / "x").read_bytes() == b"weights"
@@ -166,7 +166,7 @@ def test_a_stage_is_given_its_files_for_itself_alone_and_its_key_is_nowhere_else
     assert holders() == []
 
 
-def test_a_stage_that_could_not_be_given_all_is_not_started_and_stopping_it_takes_its_key(there: Far) -> None:
+def test_a_stage_with_missing_files_is_not_started(there: Far) -> None:
     assert "is missing: launch again" in there.start(files={"data/x": "0" * 64}, texts={"certs/edge.key": "a key"})["error"]
     assert there.ask("stop", name="pair-edge")["done"] is False
     assert not there.home().exists()
@@ -186,7 +186,7 @@ def test_a_port_that_is_taken_is_the_stage_s_own_words(there: Far) -> None:
     assert "Address already in use" in error
 
 
-def test_a_log_is_followed_through_its_rotation_until_the_stage_ends(there: Far) -> None:
+def test_a_log_is_followed_through_rotation_to_the_end(there: Far) -> None:
     gate = there.folder / "followed"
     lines = f"while not pathlib.Path({str(gate)!r}).exists():\n    time.sleep(0.01)\n"
     lines += "for number in range(120000):\n    print(f'line {number:06} ' + 'x' * 60)\nprint('end', flush=True)\n"
@@ -266,7 +266,7 @@ def test_an_environment_is_made_once_by_pip_and_runs_the_package(there: Far) -> 
     assert mark.stat().st_mtime_ns == before
 
 
-def test_an_environment_beside_an_interpreter_that_has_what_is_needed_takes_no_installation(there: Far) -> None:
+def test_a_complete_interpreter_needs_no_installation(there: Far) -> None:
     made = there.ask("environment", **package(there), python=sys.executable)["done"]
     assert made["python"] == sys.executable
     assert Path(made["path"], "workbench", "__init__.py").exists()
@@ -306,8 +306,9 @@ def distribution(folder: Path, name: str, needs: str = "") -> Path:
 INSTALLERS = ["pip", pytest.param("uv", marks=pytest.mark.skipif(shutil.which("uv") is None, reason="no uv here"))]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("installer", INSTALLERS)
-def test_packages_come_from_the_lock_alone_whatever_the_index_has(
+def test_packages_come_from_the_lock_whatever_the_index_has(
     there: Far, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, installer: str
 ) -> None:
     if installer == "pip":

@@ -18,10 +18,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from snp import MEASUREMENT, processor
 
-from tests.conftest import AUXILIARY, TARGET
-from tests.servers import answering, send
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.servers import answering, send
+from tests.support.snp import MEASUREMENT, processor
 from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
 from workbench.deployment.deployed import Deployed
@@ -33,7 +33,6 @@ from workbench.system import System
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, equip, inside
-from .test_containers import kubectl  # noqa: F401  (a fixture)
 
 OURS = processor()
 PLAN = """[pair]
@@ -116,7 +115,7 @@ class Guest:
 @pytest.fixture
 def contained(
     machines: Ground,
-    kubectl: str,  # noqa: F811
+    kubectl: str,
     tmp_path: Path,
     tiny_data: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -144,7 +143,8 @@ def contained(
                 guest.end()
 
 
-def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
+@pytest.mark.system
+def test_an_edge_in_a_container_gets_its_key_and_recognises(
     contained: tuple[Deployed, Guest, Cluster], digits: Dataset
 ) -> None:
     made, guest, cluster = contained
@@ -174,9 +174,7 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
     assert set(cluster.objects) == before
 
 
-def test_a_policy_that_fits_another_edge_or_proves_nothing_ends_the_launch_before_anything_is_sent(
-    contained: tuple[Deployed, Guest, Cluster], tmp_path: Path
-) -> None:
+def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deployed, Guest, Cluster], tmp_path: Path) -> None:
     made, _, cluster = contained
     digest = initdata_digest(made.plan.container())
     told: list[str] = []

@@ -22,7 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.servers import answering, send
+from tests.support.containers import CLOUD, CONFIDENTIAL, DEVELOPMENT
+from tests.support.servers import answering, send
 from tests.support.sshd import Ground, missing
 from workbench.__main__ import main
 from workbench.deployment.agent import inventory as probe
@@ -37,8 +38,6 @@ from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving
 from .cluster import Cluster, Object, equip
-from .test_containers import kubectl  # noqa: F401  (a fixture)
-from .test_manifests import CLOUD, CONFIDENTIAL, DEVELOPMENT
 
 Capture = pytest.CaptureFixture[str]
 BOOT = "5f3c1a52-0000-4000-8000-000000000001"
@@ -165,7 +164,7 @@ DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 @pytest.fixture
 def site(
     sshd: Callable[..., Ground],
-    kubectl: str,  # noqa: F811
+    kubectl: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
@@ -191,7 +190,7 @@ def everything(folder: Path) -> dict[str, tuple[float, int]]:
     return {str(path): (path.lstat().st_mtime, path.lstat().st_size) for path in folder.rglob("*")}
 
 
-def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: Site, capsys: Capture) -> None:
+def test_a_complete_machine_is_ok_and_stays_unchanged(site: Site, capsys: Capture) -> None:
     before, version = everything(site.machine), site.cluster.version
     status, said = site.examine(capsys)
     assert {name: text for name, text in said.items() if not text.startswith("ok ")} == {}
@@ -208,7 +207,7 @@ def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: 
     assert {verb for verb, _ in site.cluster.requests} == {"get"}
 
 
-def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(site: Site, capsys: Capture) -> None:
+def test_each_fault_is_a_line_with_its_remedy_and_in_json(site: Site, capsys: Capture) -> None:
     """Without KVM, with an old kernel, in a cluster without the class, and with broker and registry at other addresses."""
     (site.root / "dev" / "kvm").unlink()
     (site.root / "proc/sys/kernel/osrelease").write_text("6.8.0-45-generic\n")
@@ -229,7 +228,7 @@ def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(sit
     assert all(each["mend"] for each in told["findings"] if each["state"] == "wrong")
 
 
-def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(site: Site, capsys: Capture) -> None:
+def test_a_launch_that_cannot_succeed_changes_nothing(site: Site, capsys: Capture) -> None:
     site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
     before = everything(site.machine)
     assert main(["launch", str(site.plan), "--ssh-config", str(site.config)]) == 1
@@ -256,7 +255,7 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> No
     )
 
 
-def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(site: Site) -> None:
+def test_a_launch_that_may_succeed_reports_and_continues(site: Site) -> None:
     """A pod that fits no node waits until one does."""
     of_node(lambda node: node["metadata"].update(labels={}))(site.cluster)
     told: list[str] = []
@@ -449,7 +448,7 @@ def test_the_development_runtime_needs_kvm_and_no_sev(tmp_path: Path) -> None:
     assert one(examined(root, inventory(root, tmp_path), DEVELOPMENT), "KVM").state == "wrong"
 
 
-def test_the_program_of_the_other_side_is_python_3_9_and_imports_the_standard_library_alone() -> None:
+def test_the_agent_is_python_3_9_with_the_standard_library() -> None:
     tree = ast.parse(Path(probe.__file__).read_text(), feature_version=hosts.OLDEST)
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -646,7 +645,7 @@ def test_each_thing_that_a_cluster_lacks_is_told(
     assert {each.check for each in findings if each.state != "ok"} == {check}
 
 
-def test_kubectl_answers_what_the_cluster_has_and_what_it_forbids_is_unknown(kubectl: str, tmp_path: Path) -> None:  # noqa: F811
+def test_what_the_cluster_forbids_kubectl_to_see_is_unknown(kubectl: str, tmp_path: Path) -> None:
     cluster = Cluster()
     equip(cluster, BOOT)
     taken(cluster)
@@ -662,7 +661,7 @@ def test_kubectl_answers_what_the_cluster_has_and_what_it_forbids_is_unknown(kub
     assert 'User "someone" cannot get resource "nodes"' in finding.text
 
 
-def test_a_user_without_the_right_to_look_is_not_kept_from_a_launch() -> None:
+def test_a_user_without_the_right_to_look_may_launch() -> None:
     error = 'kubectl on edge: nodes is forbidden: User "someone" cannot list resource "nodes"; have that right granted'
     facts = clusters.ClusterFacts({}, {"classes": error, "nodes": error, "daemons": error})
     findings = clusters.cluster_findings("edge", CONFIDENTIAL, facts, False)
@@ -670,7 +669,7 @@ def test_a_user_without_the_right_to_look_is_not_kept_from_a_launch() -> None:
     assert len(findings) == 3
 
 
-def test_a_cluster_that_is_gone_is_one_line(kubectl: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_cluster_that_is_gone_is_one_line(kubectl: str, tmp_path: Path) -> None:
     with serving(Cluster()) as url:
         path = kubeconfig(tmp_path / "gone", url)
     with Here() as host:
@@ -718,7 +717,7 @@ GPU_RUST = "qemu-nvidia-gpu-snp-runtime-rs"
         ("rust gpu", chart("kernel_params"), {}, "ok", ""),
     ],
 )
-def test_annotations_are_allowed_by_the_node_s_files_or_else_by_the_chart(
+def test_annotations_are_allowed_by_the_node_or_the_chart(
     container: Container | str, daemons: list[Object], configured: dict[str, Any], state: str, words: str
 ) -> None:
     made = replace(CLOUD, shim="rust") if isinstance(container, str) else container
@@ -766,7 +765,7 @@ def test_the_node_s_allow_list_is_read_with_its_drop_ins(tmp_path: Path, files: 
     ]
 
 
-def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_chart() -> None:
+def test_an_annotation_that_kata_refuses_names_the_charts_key() -> None:
     message = "failed to create shim task: annotation io.katacontainers.config.hypervisor.kernel_params is not enabled"
     event: Object = {"metadata": {}, "involvedObject": {"name": "a"}, "reason": "FailedCreatePodSandBox", "message": message}
     (trouble,) = warned([event], [Pod("a", False, False, "node-a", "", "")])
@@ -781,7 +780,7 @@ def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_c
     ("found", "check", "state", "text"),
     [
         ({"reach": {"10.0.0.7:8444": "no answer within 5 s"}}, "cloud", "wrong", "does not reach the cloud at 10.0.0.7:8444"),
-        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "where nothing listens yet"),
+        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "but nothing listens yet"),
         ({"broker": {"error": "Connection refused"}}, "key broker", "wrong", "(Connection refused)"),
         ({"broker": {"status": 404}}, "key broker", "ok", "reaches the key broker"),
         ({"image": {"registry": "r", "error": "no answer"}}, "image", "wrong", "does not reach the registry r"),

@@ -9,7 +9,7 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.servers import answering, send
+from tests.support.servers import answering, send
 from tests.support.sshd import until
 from workbench.certs import issue
 from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, Container
@@ -23,9 +23,7 @@ CONTAINER = Container(
 )
 
 
-def test_the_containers_command_fetches_its_key_and_answers_probes_without_a_certificate(
-    tiny_data: Path, tmp_path: Path
-) -> None:
+def test_the_container_fetches_its_key_and_answers_probes(tiny_data: Path, tmp_path: Path) -> None:
     released, folder, port_file = tmp_path / "released", tmp_path / "certs", tmp_path / "port"
     issue(released)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.__main__ import main
 from workbench.deployment.ownership import own_folder
 from workbench.deployment.plan import local_plan
@@ -132,7 +132,7 @@ OWNED: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("kind", [*CASES, *(pytest.param(kind, marks=root) for kind in OWNED)])
-def test_a_folder_that_others_could_change_is_refused_before_anything_is_sent_or_run(tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_others_can_change_is_refused_first(tmp_path: Path, kind: str) -> None:
     build, reason = (CASES | OWNED)[kind]
     folder = build(tmp_path)
     before = sorted(tmp_path.rglob("*"))
@@ -146,7 +146,7 @@ def test_a_folder_that_others_could_change_is_refused_before_anything_is_sent_or
     assert [path for path in made if path.is_file()] == []
 
 
-def test_a_folder_of_ones_own_is_made_and_closed_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ones_own_folder_is_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "tmp", 0o1777)
     linked(
         tmp_path / "scratch", tmp_path / "tmp"

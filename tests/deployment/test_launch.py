@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import AUXILIARY, TARGET
-from tests.services.conftest import until
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.services import until
 from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
@@ -69,9 +69,8 @@ def child(made: Deployed, which: str) -> int:
     return int(status["child"])
 
 
-def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_nothing(
-    planned: Planned, digits: Dataset, tmp_path: Path
-) -> None:
+@pytest.mark.system
+def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:100])
     with at(planned(), told := []) as made:
         assert states(made) == ["absent", "absent"]
@@ -108,7 +107,7 @@ def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_no
     assert [path for path in made.folder.parent.iterdir() if "here" in path.name] == []
 
 
-def test_a_port_that_is_taken_stops_the_launch_in_a_line_and_what_it_started(planned: Planned) -> None:
+def test_a_taken_port_ends_the_launch_in_one_line(planned: Planned) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with at(planned(edge=f'listen = "127.0.0.1:{port}"')) as made:
@@ -124,9 +123,7 @@ def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planne
         made.launch()
 
 
-def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_the_launch(
-    planned: Planned, tmp_path: Path
-) -> None:
+def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned, tmp_path: Path) -> None:
     path = planned(cloud='options = ["--remember", "-1"]\n\n[client]\npolicy = "policy.toml"\n')
     with at(path, told := []) as made:
         with pytest.raises(UsageError, match=r"policy\.toml cannot be read"):
@@ -141,7 +138,7 @@ def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_th
         assert told[0].startswith("WARNING")
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(
+def test_a_missing_gpu_is_refused_before_anything_is_sent(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = planned(cloud='device = "cuda"\n')
@@ -177,7 +174,7 @@ def test_two_launches_at_once_are_one_and_a_line(planned: Planned) -> None:
         holder.join()
 
 
-def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(planned: Planned) -> None:
+def test_certificates_are_kept_unless_a_name_changes(planned: Planned) -> None:
     with at(planned()) as made:
         made._certificates()
         before = (made.plan.certs / "edge" / "edge.pem").read_bytes()

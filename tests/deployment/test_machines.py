@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import Ground, command_of, free_port, numbers, until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
@@ -71,9 +71,8 @@ def left(*places: Path) -> list[str]:
     return [line for line in found if any(word in line for word in words) and "sshd" not in line.split(" ")[0]]
 
 
-def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and_leave_nothing(
-    deployed: Deployed, namespaces: Ground, images: torch.Tensor
-) -> None:
+@pytest.mark.system
+def test_separate_machines_serve_together_through_faults(deployed: Deployed, namespaces: Ground, images: torch.Tensor) -> None:
     inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
     edge, cloud = namespaces["edge"], namespaces["cloud"]
     reach = [*edge.prefix, sys.executable, "-c", f"import socket; socket.create_connection(('{cloud.address}', 22), 2)"]
@@ -119,6 +118,7 @@ def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and
     assert not deployed.folder.exists()
 
 
+@pytest.mark.system
 def test_launched_and_stopped_again_and_again_nothing_piles_up(
     machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,7 +143,8 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
     assert not made.folder.exists()
 
 
-def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Deployed, namespaces: Ground) -> None:
+@pytest.mark.system
+def test_a_launch_resumes_an_upload_that_the_network_dropped(deployed: Deployed, namespaces: Ground) -> None:
     network = namespaces["edge"].network
     assert network is not None
     network.slow(2_000_000)
@@ -173,6 +174,7 @@ def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Depl
     assert [row.state for row in deployed.status()] == ["ready", "ready"]
 
 
+@pytest.mark.system
 def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, tmp_path: Path, tiny_data: Path) -> None:
     ports = {which: free_port() for which in ("edge", "cloud")}
     path = tmp_path / "direct.toml"
@@ -221,6 +223,7 @@ def test_a_machine_without_python_is_named_with_the_way_out(
         made.plan.folder.rename(tmp_path / "kept")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("fault", ["no interpreter", "taken port", "unknown host", "no gpu"])
 def test_what_a_machine_lacks_is_one_line_with_its_name(
     machines: Ground, tmp_path: Path, tiny_data: Path, fault: str, monkeypatch: pytest.MonkeyPatch

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
+from tests.support.containers import CONFIDENTIAL, DEVELOPMENT, IMAGE, pod
 from workbench.deployment.kubernetes import guest
 from workbench.deployment.kubernetes.manifests import Container, initdata
 
@@ -17,7 +18,6 @@ from . import agent_requests
 from .agent_requests import EDGE, ENGINES, SHARED, VERSIONS, Request, Version, life, policy_of, with_change
 from .hostile import HOSTILE, Hostile
 from .mutations import mutated, unlike
-from .test_manifests import CONFIDENTIAL, DEVELOPMENT, IMAGE, pod
 
 
 def decide(container: Container, request: str, asked: dict[str, Any]) -> bool:
@@ -88,7 +88,7 @@ def test_the_guest_refuses_what_looks_or_reaches_into_it(request_: str) -> None:
     assert not decide(CONFIDENTIAL, request_, {"container_id": "0a1b", "process": {"Args": ["sh"]}})
 
 
-def test_what_the_edge_says_is_read_only_where_that_was_asked_for() -> None:
+def test_the_edges_output_is_read_only_on_request() -> None:
     assert not decide(CONFIDENTIAL, "ReadStreamRequest", {})
     assert decide(replace(CONFIDENTIAL, logs=True), "ReadStreamRequest", {})
     assert decide(DEVELOPMENT, "ReadStreamRequest", {})
@@ -139,7 +139,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("OCI.Annotations", {}),
     ],
 )
-def test_the_guest_starts_nothing_but_this_image_with_this_command(path: str, value: Any) -> None:
+def test_the_guest_starts_only_this_image_with_this_command(path: str, value: Any) -> None:
     assert not decide(CONFIDENTIAL, "CreateContainerRequest", changed(path, value))
 
 
@@ -154,12 +154,12 @@ def test_the_guest_starts_nothing_but_this_image_with_this_command(path: str, va
         ("0a1b-2c3d-certs/edge.key", False),
     ],
 )
-def test_the_host_puts_nothing_into_the_guest_but_what_the_network_needs(path: str, allowed: bool) -> None:
+def test_the_host_adds_only_network_settings_to_the_guest(path: str, allowed: bool) -> None:
     asked = {"path": f"/run/kata-containers/shared/containers/{path}"}
     assert decide(CONFIDENTIAL, "CopyFileRequest", asked) is allowed
 
 
-def test_in_development_the_host_hands_in_the_certificates_and_nothing_else() -> None:
+def test_in_development_the_host_adds_only_certificates() -> None:
     folder = "/run/kata-containers/shared/containers/0a1b-2c3d-certs"
     assert decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/..data/edge.key"})
     assert not decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/../x"})
@@ -197,7 +197,7 @@ def test_the_guests_loopback_is_its_own(request_: str, asked: dict[str, Any], al
     assert decide(CONFIDENTIAL, request_, asked) is allowed
 
 
-def test_what_is_put_in_place_of_the_policy_is_what_the_guest_gets() -> None:
+def test_a_replaced_policy_is_what_the_guest_gets() -> None:
     own = "package agent_policy\n\ndefault ExecProcessRequest := true\n"
     assert tomllib.loads(initdata(replace(CONFIDENTIAL, policy=own)))["data"]["policy.rego"] == own
 
@@ -286,21 +286,22 @@ def test_every_other_request_is_refused_whatever_it_asks_for(engine: str) -> Non
     assert not [name for name in REFUSED for request in requests if agent_requests.decide(policy, name, request, engine)]
 
 
-def test_the_policy_decides_each_message_of_the_agent_and_no_other() -> None:
+def test_the_policy_decides_exactly_the_agents_messages() -> None:
     named = re.findall(r"^default (\w+) := (true|false)$", policy_of(CONFIDENTIAL), re.MULTILINE)
     assert sorted(name for name, _ in named) == sorted(REFUSED + GRANTED)
     assert [name for name, granted in named if granted == "true"] == ["DestroySandboxRequest"]
 
 
+@pytest.mark.parametrize("count", [None, pytest.param(5000, marks=pytest.mark.system)], ids=["few", "many"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_mutation_that_is_granted_does_anything_else(engine: str, request: pytest.FixtureRequest) -> None:
+def test_no_mutation_that_is_granted_does_anything_else(engine: str, count: int | None, request: pytest.FixtureRequest) -> None:
     chance = random.Random(20261130)
     originals = [
         pair for version in VERSIONS for pair in life(CONFIDENTIAL, version) if pair[0] != "DestroySandboxRequest" and pair[1]
     ]
     weights = [6 if name == "CreateContainerRequest" else 1 for name, _ in originals]
     granted, wrong = 0, []
-    for _ in range(request.config.getoption("--mutations")):
+    for _ in range(count or request.config.getoption("--mutations")):
         name, original = chance.choices(originals, weights)[0]
         mutant = mutated(original, chance)
         if agent_requests.decide(policy_of(CONFIDENTIAL), name, mutant, engine):
@@ -351,7 +352,7 @@ def fields(value: Any, path: str = "") -> list[str]:
     return found
 
 
-def test_the_comparison_of_mutations_leaves_out_what_a_host_may_choose() -> None:
+def test_the_mutation_check_ignores_what_a_host_may_choose() -> None:
     _, request = BASES["edge"]
     assert not unlike(with_change(request, "OCI/Linux/Resources/CPU/Shares", 2), request)
     assert not unlike(with_change(request, "OCI/Mounts/-5", None), request)

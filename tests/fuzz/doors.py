@@ -36,9 +36,9 @@ from workbench.services.service import Service
 
 from hostile import damaged, mended, odd_json, picture, pictures, repacked, retagged  # isort: skip
 
-if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:  # as a script
+if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:  # as a script
     sys.path.insert(0, root)
-from services.conftest import cloud_of, edge_of, serving  # isort: skip
+from tests.support.services import cloud_of, edge_of, serving  # isort: skip
 
 __all__ = [
     "DOORS",

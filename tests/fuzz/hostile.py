@@ -88,7 +88,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def _interlaced() -> bytes:
-    """An 8 x 8 PNG in Adam7's seven passes."""
+    """Return an 8 x 8 PNG in Adam7's seven passes."""
     sizes = ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4))
     rows = b"".join(b"\0" + bytes(range(3 * width)) for width, height in sizes for _ in range(height))
     file = png(8, 8, rows)

@@ -17,7 +17,7 @@ from workbench.services.trust import Token
 
 from doors import parts  # isort: skip
 from hostile import pictures  # isort: skip
-from services.conftest import cloud_of, edge_of, serving  # isort: skip
+from tests.support.services import cloud_of, edge_of, serving
 
 TOKEN = Token(b"a token of the tests")
 KINDS = ("edge", "cloud")

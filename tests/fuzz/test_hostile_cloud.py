@@ -22,7 +22,7 @@ from workbench.system import Cloud
 
 from doors import MODEL, Ask, House, parts  # isort: skip
 from hostile import pictures  # isort: skip
-from services.conftest import WEIGHTS, edge_of, serving  # isort: skip
+from tests.support.services import WEIGHTS, edge_of, serving
 
 
 class LyingCloud(CloudService):

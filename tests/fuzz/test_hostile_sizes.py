@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench import bitstream
 from workbench.data import Dataset
 from workbench.errors import PayloadError
@@ -27,7 +28,6 @@ from workbench.protocol import LENGTH_HEADER, Tensor
 from workbench.services.edge import LARGE
 from workbench.services.loading import StageConfig, cloud_stage
 
-from conftest import AUXILIARY, TARGET  # isort: skip
 from doors import FORM, MODEL, Ask, House, Peak, form, house, infer  # isort: skip
 from hostile import chunk, jpeg, picture, pictures, png, segment  # isort: skip
 
@@ -131,7 +131,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="me
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_picture_beyond_the_limits_is_refused_before_it_costs_anything(name: str, services: House) -> None:
+def test_a_picture_beyond_the_limits_is_refused_at_once(name: str, services: House) -> None:
     file = REFUSED[name]()
     status, error, grown = ask(services, Ask("edge", "/recognize", file))
     assert status == 400
@@ -204,7 +204,7 @@ def test_a_cloud_takes_images_of_its_own_size_alone(tiny_data: Path, digits: Dat
             cloud.recognise(larger)
 
 
-def test_a_payload_of_ten_bytes_that_claims_65535_images_costs_little(services: House) -> None:
+def test_ten_bytes_that_claim_65535_images_cost_little(services: House) -> None:
     key = services.services["neural"].cloud.codec.key  # type: ignore[attr-defined]
     payload = bitstream.pack_stream(b"\x55\xaa\x12", bitstream.MAX_IMAGES, key)
     status, _, grown = ask(services, infer("neural", Tensor.of("payload", [payload])))
@@ -212,7 +212,7 @@ def test_a_payload_of_ten_bytes_that_claims_65535_images_costs_little(services: 
     assert grown < HEAVY
 
 
-def test_a_string_that_is_too_short_is_read_as_zeros_and_not_as_what_lies_behind_it(services: House) -> None:
+def test_a_string_that_is_too_short_is_read_as_zeros(services: House) -> None:
     codec = services.services["compressai"].cloud.codec  # type: ignore[attr-defined]
     (string,) = codec.encode_each(torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     for length in range(8, len(string), 4):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.bench import services
 from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running
 from workbench.bench.link import LINKS
@@ -24,8 +25,6 @@ from workbench.services.loading import StageConfig
 from workbench.system import COMPONENTS, Cloud, Recognition, System
 from workbench.weights import load_pair
 
-from conftest import AUXILIARY, TARGET  # isort: skip
-
 DATA = ("--dataset", "digits")
 
 
@@ -34,7 +33,9 @@ def stage(digits: Dataset) -> StageConfig:
     return StageConfig("digits", digits.classes, TARGET, AUXILIARY)
 
 
-def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
+@pytest.mark.timing
+@pytest.mark.system
+def test_the_benchmark_is_complete_and_every_label_is_right(
     tiny_data: Path, digits: Dataset, stage: StageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "CLIENTS", (1, 4))
@@ -86,6 +87,8 @@ def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timing
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["every", "pp"])
 def test_nine_components_account_for_the_time_of_a_picture(
     tiny_data: Path, digits: Dataset, stage: StageConfig, name: str
@@ -117,7 +120,7 @@ class Recorded:
         return Recognition(images.flatten(1)[:, :10], 100, 8.0, dict.fromkeys(COMPONENTS, 0.0))
 
 
-def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: Dataset) -> None:
+def test_arrangements_take_turns_and_send_equally_many(digits: Dataset) -> None:
     turns: list[str] = []
     clients: Any = {name: Recorded(name, turns) for name in "abc"}
     measured = in_turns(clients, to_float(digits.test.images[:8]), 7, 2, rounds=3)
@@ -127,7 +130,7 @@ def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: D
         in_turns(clients, to_float(digits.test.images[:8]), 2, 1, rounds=3)
 
 
-def test_the_cloud_of_a_fair_comparison_decodes_and_classifies_every_picture(tiny_data: Path, digits: Dataset) -> None:
+def test_the_cloud_of_a_fair_comparison_skips_no_picture(tiny_data: Path, digits: Dataset) -> None:
     pair = load_pair("digits", TARGET, AUXILIARY)
     compressor = copy.deepcopy(pair.compressor)
     assert compressor is not None

@@ -16,6 +16,8 @@ import pytest
 from workbench import runs
 from workbench.runs import Task
 
+pytestmark = pytest.mark.system
+
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
 MEET = """
@@ -81,7 +83,7 @@ def executor(address: str) -> Iterator[Executor]:
         yield made
 
 
-def test_two_workers_execute_at_the_same_time_and_what_fails_is_resumed_alone(executor: Executor, tmp_path: Path) -> None:
+def test_two_workers_run_in_parallel_and_failures_are_resumed(executor: Executor, tmp_path: Path) -> None:
     output = tmp_path / "run"
     output.mkdir()
     fail = "assert Path(output_dir, 'mended').exists(), 'not yet'"
@@ -100,7 +102,7 @@ def test_two_workers_execute_at_the_same_time_and_what_fails_is_resumed_alone(ex
     assert again[0] == good, "what was done is not done twice"
 
 
-def test_a_scheduler_that_cannot_be_reached_is_one_run_error_and_nothing_lingers(attempts: Attempts) -> None:
+def test_an_unreachable_scheduler_is_one_run_error(attempts: Attempts) -> None:
     listening_nowhere, process = attempts
     out, err = process.communicate(timeout=60)
     errors = dict(json.loads(line) for line in out.splitlines())

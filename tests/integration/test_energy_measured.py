@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.bench.energy_measurement import Phone, measure
 from workbench.bench.energy_model import ARRANGEMENTS, Assumptions, energy
 from workbench.data import Dataset
@@ -17,7 +18,7 @@ from workbench.services.loading import StageConfig, edge_stage
 from workbench.system import Client, System
 from workbench.weights import Pair
 
-from conftest import AUXILIARY, TARGET  # isort: skip
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def stage(digits: Dataset) -> StageConfig:
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_a_phones_cpu_time_is_measured_while_real_services_answer_it(
+def test_a_phones_cpu_time_is_measured_against_real_services(
     tiny_data: Path, digits: Dataset, pair: Pair, stage: StageConfig, name: str
 ) -> None:
     images = to_float(digits.test.images[:24])
@@ -54,7 +55,7 @@ def test_a_phones_cpu_time_is_measured_while_real_services_answer_it(
     assert energy(found, Assumptions())["mj"].value > 0
 
 
-def test_too_few_images_or_repetitions_are_refused_before_anything_starts(digits: Dataset, stage: StageConfig) -> None:
+def test_too_few_images_or_repetitions_are_refused_first(digits: Dataset, stage: StageConfig) -> None:
     images = to_float(digits.test.images[:4])
     for repetitions, batch in ((1, 4), (2, 5), (2, 0)):
         with pytest.raises(UsageError, match=f"got {repetitions} and {batch}, and there are 4 images"):

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +18,23 @@ from PIL import Image
 
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
-from test_panels import awkward, png  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.uploads import awkward, png
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.system
 
 CARDS = ("original", "protected", "cloud", "residual")
 SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'  # parameters: the tiny pair's
 OVER = "document.querySelector('.pmc2-protected .pmc2-over')"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(lab_folder: Path) -> Path:
     """JupyterLab's folder."""
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def lab(folder: Path, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
-    """A JupyterLab with the weights of the tiny pair."""
-    with browsers.jupyterlab(folder, tmp_path_factory.mktemp("places"), {"WORKBENCH_DATA": str(tiny_root)}) as url:
-        yield url
+    return lab_folder
 
 
 class View:
@@ -341,7 +336,7 @@ SIZES = {"1440": (1440, 1000), "1024": (1024, 768), "360": (360, 780)}
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
+def test_it_is_accessible_in_both_themes_and_at_three_widths(
     theme: str, lab: str, browser: Browser, folder: Path, tmp_path: Path, noted: list[str]
 ) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
@@ -399,9 +394,7 @@ ROOM = """() => {
 }"""
 
 
-def test_a_view_takes_the_room_that_it_needs_and_is_laid_out_by_itself(
-    lab: str, browser: Browser, page: Page, folder: Path
-) -> None:
+def test_a_view_takes_the_room_that_it_needs(lab: str, browser: Browser, page: Page, folder: Path) -> None:
     view = begin(page, lab, folder, "room", mode="doc")
     heights = set()
     for width, zoom, side in ((1440, "fit", 192), (1024, "12×", 384), (1024, "2×", 64), (360, "2×", 64), (360, "fit", 256)):

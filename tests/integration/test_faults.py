@@ -32,7 +32,8 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from tests.authority import copy_authority
+from tests.support.authority import copy_authority
+from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
@@ -50,7 +51,7 @@ from workbench.services.trust import client_context
 from workbench.system import Cloud, Edge, System
 from workbench.weights import Manifest
 
-from conftest import AUXILIARY, TARGET, fit  # isort: skip
+pytestmark = pytest.mark.system
 
 BEFORE = datetime.now(UTC) - timedelta(days=2)
 RECOVERY_S = 2.0
@@ -89,8 +90,8 @@ def save_networks(root: Path, digits: Dataset) -> None:
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
     compressor.g_a[-1].weight.mul_(300)  # latents that spread over many symbols, so that decoded images differ
     compressor.update(force=True, update_quantiles=True)
-    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET).eval()
-    train = digits.train.head(128)
+    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET, width=WIDTH[TARGET]).eval()
+    train = digits.train
     seen = Cloud(codec, target).decode(Edge(generator, codec).protect(to_float(train.images)))
     fit(target, Split((255 * seen).round().to(torch.uint8), train.labels))
 
@@ -101,7 +102,7 @@ def save_networks(root: Path, digits: Dataset) -> None:
         return weights.save(module, manifest, store).sha256
 
     kept = save(TARGET, target)
-    other = save(AUXILIARY, Classifier(AUXILIARY))
+    other = save(AUXILIARY, Classifier(AUXILIARY, width=WIDTH[AUXILIARY]))
     made = save(weights.generator_name(TARGET, AUXILIARY), generator, target=kept, auxiliary=other)
     save(weights.compressor_name(TARGET, AUXILIARY), compressor, target=kept, generator=made)
 
@@ -463,7 +464,7 @@ def test_a_cloud_that_hangs_for_good_is_killed_and_started_again(system: Arrange
 
 
 @pytest.mark.parametrize("where", ["passage", "door"])
-def test_connections_that_fell_silent_are_made_anew_once_they_break(system: Arranged, where: str) -> None:
+def test_silent_connections_are_replaced_once_they_break(system: Arranged, where: str) -> None:
     relay: Relay = getattr(system, where)
     with system.load() as load:
         relay.silence()
@@ -524,9 +525,7 @@ def wrong(arranged: Arranged, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_cloud_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path], kind: str
-) -> None:
+def test_a_cloud_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged, wrong: dict[str, Path], kind: str) -> None:
     words = f"^{system.door.url}: {system.passage.url} is not to be trusted: {WRONG[kind]}$"
     with system.load(refusal=words) as load:
         system.put(wrong[kind], "cloud")
@@ -537,9 +536,7 @@ def test_a_cloud_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path], kind: str
-) -> None:
+def test_an_edge_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged, wrong: dict[str, Path], kind: str) -> None:
     by_clients = f"^{system.door.url} is not to be trusted: {WRONG[kind]}$"
     by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients retry
     with system.load(refusal=f"{by_clients}|{by_cloud}") as load:
@@ -551,9 +548,7 @@ def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
         load.recovered(time.monotonic())
 
 
-def test_an_edge_that_starts_with_an_expired_certificate_says_so_and_is_ready_once_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path]
-) -> None:
+def test_an_edge_with_an_expired_certificate_recovers(system: Arranged, wrong: dict[str, Path]) -> None:
     with system.load(refusal="is not to be trusted: certificate has expired$") as load:
         system.kill(system.edge)
         told = len(system.edge.log.read_text())
@@ -571,7 +566,7 @@ def test_an_edge_that_starts_with_an_expired_certificate_says_so_and_is_ready_on
 # --- overrun ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_with_a_time_and_those_who_come_again_are_served(system: Arranged) -> None:
+def test_a_full_queue_refuses_with_a_time_and_serves_retries(system: Arranged) -> None:
     certs, clients = str(system.local.folder / "edge"), 12
     files, labels = system.pictures.files[:4], system.pictures.labels[:4]
     edge = system.local.start("edge", *OPTIONS, "--certs", certs, "--cloud", system.passage.url, "--queue", "4", "--batch", "4")
@@ -637,7 +632,8 @@ def head(length: int) -> bytes:
     return f"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_clients_that_send_a_byte_a_second_hold_nobody_up_and_are_answered_themselves(system: Arranged) -> None:
+@pytest.mark.timing
+def test_clients_that_send_a_byte_a_second_delay_no_others(system: Arranged) -> None:
     slow, files, labels = 8, system.pictures.files, system.pictures.labels
     with system.load() as load, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connected(system)) for _ in range(slow)]
@@ -657,7 +653,7 @@ def test_clients_that_send_a_byte_a_second_hold_nobody_up_and_are_answered_thems
     assert max(answer.end - answer.start for answer in others) < 2.0, "nobody waited for the last byte"
 
 
-def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: Arranged) -> None:
+def test_many_disconnects_within_a_body_leave_nothing(system: Arranged) -> None:
     file = max(system.pictures.files, key=len)
     with system.load() as load:
         start = time.monotonic()
@@ -677,7 +673,7 @@ def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: 
 # --- shutdown --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arranged) -> None:
+def test_an_edge_that_ends_answers_what_it_accepted(system: Arranged) -> None:
     files, labels = system.pictures.files[:8], system.pictures.labels[:8]
     with system.load(most=1) as load, ThreadPoolExecutor(1) as pool, tcp(system.edge) as plain:
         system.cloud.process.send_signal(signal.SIGSTOP)
@@ -694,7 +690,7 @@ def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arrang
         load.recovered(system.restart(system.edge))
 
 
-def test_a_cloud_that_is_told_to_end_answers_what_it_has_accepted(system: Arranged) -> None:
+def test_a_cloud_that_ends_answers_what_it_accepted(system: Arranged) -> None:
     torch.manual_seed(1)
     parts = system.pictures.system
     payloads = [parts.edge.protect(torch.rand(64, 3, 32, 32)) for _ in range(8)]

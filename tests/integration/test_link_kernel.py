@@ -14,6 +14,8 @@ import pytest
 
 from workbench.bench.link import Kind, Link
 
+pytestmark = pytest.mark.system
+
 RATE = 2_000_000  # bits a second
 SENT = 100_000  # bytes
 SINK = """

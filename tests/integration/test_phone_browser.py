@@ -39,9 +39,9 @@ from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
 from browsers import launched, screenshot, wait_for  # isort: skip
-from servers import answering, send  # isort: skip
-from services.conftest import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving  # isort: skip
-from snp import PROVIDER, processor  # isort: skip
+from tests.support.servers import answering, send
+from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
+from tests.support.snp import PROVIDER, processor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -212,7 +212,7 @@ def waiting(page: Page) -> int:
 # --- a picture -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
+def test_a_camera_picture_is_recognised_and_shown_as_seen(
     page: Page, both: Both, received: list[bytes], digits: Dataset, tmp_path: Path
 ) -> None:
     start_camera(page)
@@ -244,6 +244,7 @@ def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
     assert page.locator("#shutter").is_disabled()
 
 
+@pytest.mark.system
 def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     page.get_by_role("button", name="Start the camera").focus()
     page.keyboard.press("Enter")
@@ -257,7 +258,8 @@ def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     assert page.evaluate("() => document.activeElement.id") == "shutter", "it stays where it was"
 
 
-def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
+@pytest.mark.system
+def test_chosen_pictures_are_recognised_and_stay_at_hand(
     page: Page, both: Both, received: list[bytes], files: list[bytes], tmp_path: Path
 ) -> None:
     page.get_by_label("Choose pictures").first.set_input_files(cards(files[:5], tmp_path))
@@ -275,6 +277,7 @@ def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
     assert len(seen) > 1, "each its own"
 
 
+@pytest.mark.system
 def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, received: list[bytes], tmp_path: Path) -> None:
     picture = Image.fromarray(np.indices((120, 90)).sum(0).astype(np.uint8)).convert("RGB")
     picture.paste((255, 0, 0), (0, 0, 90, 60))  # the top in the file
@@ -295,6 +298,7 @@ def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, recei
     assert red[:, :8].mean() < 0.1
 
 
+@pytest.mark.system
 def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path) -> None:
     page.locator("#settings summary").click()
     noise = io.BytesIO()  # noise, because a digit's file is mostly headers
@@ -320,6 +324,7 @@ def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes]
     assert page.locator("#seen-caption").inner_text() == "Not asked what the cloud saw"
 
 
+@pytest.mark.system
 def test_what_is_no_picture_is_told_by_its_name(page: Page, tmp_path: Path, files: list[bytes]) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("no picture")
@@ -338,6 +343,7 @@ def set_batch(page: Page, n: int, size: int) -> None:
     page.get_by_label("In one request").fill(str(size))
 
 
+@pytest.mark.system
 def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files: list[bytes], tmp_path: Path) -> None:
     before = measured(both.edge.url, both.certs)
     page.locator("#batch-files").set_input_files(cards(files[:7], tmp_path))
@@ -363,6 +369,7 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     assert re.fullmatch(r"\d+ % before, \d+ % after(, charging)?|this browser does not tell its level", told["Battery"])
 
 
+@pytest.mark.system
 def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[bytes], tmp_path: Path) -> None:
     page.locator("#batch-files").set_input_files(cards(files[:2], tmp_path))
     set_batch(page, 5000, 8)
@@ -380,6 +387,7 @@ def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[by
     page.locator("#batch-said", has_text="Done: 8 of 8 pictures").wait_for()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("n", "size", "why"), [("0", "8", "Pictures in all is"), ("8", "257", "In one request is"), ("", "8", "nothing")]
 )
@@ -393,6 +401,7 @@ def test_a_test_that_cannot_be_is_refused_in_words(
     page.locator("#batch-said", has_text=why).wait_for()
 
 
+@pytest.mark.system
 def test_an_edge_that_has_no_room_is_asked_again(
     served: Callable[..., AbstractContextManager[Both]],
     folder: Path,
@@ -419,7 +428,8 @@ def test_an_edge_that_has_no_room_is_asked_again(
     watched.said.clear()
 
 
-def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
+@pytest.mark.system
+def test_a_refused_picture_keeps_the_last_result(
     served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:
     with served(token=Token(SECRET.encode()), intake=Intake(2000)) as both:
@@ -446,6 +456,7 @@ def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
 # --- without the edge ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watched: Watched) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     page.context.set_offline(True)
@@ -467,6 +478,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     start_camera(page)
@@ -484,7 +496,8 @@ def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
-def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
+@pytest.mark.system
+def test_pictures_wait_until_an_absent_edge_is_back(
     networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
 ) -> None:
     token = Token(SECRET.encode())
@@ -509,6 +522,7 @@ def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_the_page_that_is_kept_is_never_an_old_one(
     networks: Pair,
     neural: Neural,
@@ -548,7 +562,8 @@ def test_the_page_that_is_kept_is_never_an_old_one(
 # --- who may ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: Open, both: Both) -> None:
+@pytest.mark.system
+def test_a_wrong_token_is_named_a_right_one_kept_on_request(opened: Open, both: Both) -> None:
     page = opened(both.edge.url)
     state(page, "asks")
     field = page.get_by_label("Token of this edge")
@@ -571,6 +586,7 @@ def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: 
     assert SECRET not in page.content()
 
 
+@pytest.mark.system
 def test_a_browsers_certificate_is_enough(
     served: Callable[..., AbstractContextManager[Both]], folder: Path, opened: Open, watched: Watched
 ) -> None:
@@ -593,6 +609,7 @@ def test_a_browsers_certificate_is_enough(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neural, digits: Dataset, opened: Open) -> None:
     with (
         serving(cloud_of(networks, neural, digits, plain=True), None, "cloud") as cloud,
@@ -610,6 +627,7 @@ def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neur
 # --- what the edge runs on -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("kind", "claim", "words"),
     [
@@ -674,7 +692,8 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         watched.said.clear()
 
 
-def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) -> None:
+@pytest.mark.system
+def test_the_page_recognises_a_milan_by_report_or_certificate(page: Page) -> None:
     old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
     cases = [
         ("Milan", processor("Milan").evidence()),
@@ -691,6 +710,7 @@ def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) ->
     assert page.evaluate(script, [evidence for _, evidence in cases]) == [product for product, _ in cases]
 
 
+@pytest.mark.system
 def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
     page.locator("#attested", has_text="Not attested").wait_for()
     assert "no attestation agent" in page.locator("#attested-why").inner_text()
@@ -699,6 +719,7 @@ def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
 # --- for everyone ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_page_can_be_used_by_everyone(

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import Both, Log, ask, both_of, edge_of, form_of, serving, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.trust import Token
 from workbench.weights import Pair
-
-from .conftest import Both, Log, ask, both_of, edge_of, form_of, serving, until
 
 SECRET = "correct-horse-battery-staple"
 NAMES = tuple(f"species-{name}" for name in "abcdefghij")

@@ -31,7 +31,7 @@ OK = http(200, b"{}")
 
 @dataclass
 class Heard:
-    """What a server received."""
+    """The connections and requests that a server received."""
 
     connections: int = 0
     requests: int = 0
@@ -137,7 +137,7 @@ def test_a_request_that_was_given_up_leaves_no_connection_behind() -> None:
 
 @pytest.mark.parametrize("new", [asyncio.new_event_loop, new_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_loop(
+def test_an_abandoned_new_connection_ends_before_its_loop(
     tls: bool, new: Callable[[], asyncio.AbstractEventLoop], certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = PooledConnection.connection_made

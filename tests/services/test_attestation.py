@@ -15,11 +15,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -27,10 +27,11 @@ import torch
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from schemathesis.specs.openapi.definitions import OPENAPI_31
-from snp import processor
 
-from tests.authority import copy_authority
-from tests.servers import accepting
+from tests.support.authority import copy_authority
+from tests.support.guests import NONCE, OURS, POLICY, WHERE, Guest, guest_of
+from tests.support.servers import accepting
+from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
 from workbench.__main__ import main
 from workbench.attest import WARNINGS, Policy, key_of, runtime_data, verify
 from workbench.certs import issue
@@ -46,77 +47,7 @@ from workbench.services.trust import client_context, server_context
 from workbench.system import Edge
 from workbench.weights import Pair
 
-from .conftest import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
-
-NONCE = "ab" * 32
-WHERE = f"/attestation?nonce={NONCE}"
 N = 20
-OURS = processor()
-
-Give = Callable[[bytes], Any]
-
-
-class Guest:
-    """A guest's attestation agent.
-
-    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
-    """
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-        self.give: Give = OURS.evidence
-        self.status = 200
-        self.waits: Callable[[], Any] = lambda: None
-        self.at_once, self.most_at_once = 0, 0
-        self._lock = threading.Lock()
-        guest = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                guest.answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        parts = urlsplit(handler.path)
-        (data,) = parse_qs(parts.query, strict_parsing=True)["runtime_data"]
-        with self._lock:
-            self.asked.append(data.encode())
-            self.at_once += 1
-            self.most_at_once = max(self.at_once, self.most_at_once)
-        try:
-            self.waits()
-            given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
-            body = given if isinstance(given, bytes) else json.dumps(given).encode()
-        finally:
-            with self._lock:  # before the response is sent, since its receiver may trigger the next request
-                self.at_once -= 1
-        with contextlib.suppress(OSError):
-            handler.send_response(self.status)
-            handler.send_header("Content-Length", str(len(body)))
-            handler.end_headers()
-            handler.wfile.write(body)
-
-    def end(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
-
-
-@contextlib.contextmanager
-def guest_of() -> Iterator[Guest]:
-    guest = Guest()
-    try:
-        yield guest
-    finally:
-        guest.end()
 
 
 @pytest.fixture
@@ -133,7 +64,6 @@ def cloud(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def edge(networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest) -> Iterator[Served]:
-    """An edge in a guest."""
     with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url)), certs, "edge") as edge:
         yield edge
 
@@ -141,9 +71,6 @@ def edge(networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Gue
 @pytest.fixture(scope="module")
 def images(digits: Dataset) -> torch.Tensor:
     return to_float(digits.test.images[:N])
-
-
-POLICY = OURS.policy(chain=())
 
 
 def shown(certs: Path) -> bytes:
@@ -194,7 +121,7 @@ def test_every_nonce_is_its_own_question_and_nothing_is_kept(edge: Served, certs
     assert len(set(guest.asked)) == 3
 
 
-def test_every_connection_is_attested_before_a_picture_leaves_on_it(
+def test_every_connection_is_attested_before_its_first_picture(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor
 ) -> None:
     with HttpsClient(edge.url, certs=certs, policy=POLICY, batch=1, at_once=6) as client:
@@ -254,7 +181,7 @@ def test_sample_evidence_is_taken_by_a_policy_for_it_alone(
         assert not client.verdict.proves
 
 
-def test_a_request_goes_on_where_it_was_let_in_though_a_further_connection_is_refused(
+def test_a_request_survives_a_further_refused_connection(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor, logged: Log
 ) -> None:
     with HttpsClient(edge.url, certs=certs, policy=POLICY) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -330,7 +257,7 @@ def test_who_stands_between_with_another_key_is_found_out(
         client.recognise(images)  # only the key counts: its holder is the edge
 
 
-def test_the_key_is_the_one_of_the_connection_when_certificates_rotate(
+def test_the_attested_key_is_the_connections_own(
     networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest, images: torch.Tensor, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(certs, tmp_path / "certs")
@@ -454,7 +381,7 @@ def test_an_agent_that_is_too_slow_is_given_up(
         gate.set()
 
 
-def test_an_agent_that_comes_late_is_waited_for_until_the_deadline(
+def test_a_late_agent_is_awaited_until_the_deadline(
     networks: Pair, digits: Dataset, cloud: Served, certs: Path, images: torch.Tensor
 ) -> None:
     with guest_of() as gone:
@@ -651,7 +578,7 @@ def test_the_command_says_in_a_line_what_is_not_proved(
         (("cloud", "--certs", "{certs}", "--attestation-agent", "http://127.0.0.1:1"), "is for an edge with --certs"),
     ],
 )  # fmt: skip
-def test_an_agent_that_cannot_be_is_refused_before_anything_starts(
+def test_an_impossible_agent_is_refused_first(
     certs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], reason: str
 ) -> None:
     assert main(["serve", *(each.format(certs=certs) for each in options), "--listen", "127.0.0.1:0"]) != 0

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
@@ -29,8 +30,6 @@ from workbench.services.batching import BATCH_MULTIPLE, BATCHES, TASKS, Batcher,
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of, form_of, measured, occupied, until
 
 FAR = 1e9  # loop time
 MOST = 16
@@ -297,9 +296,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePoo
         ([16, 4, 4, 1], [24, 1]),
     ],
 )
-def test_a_large_batch_has_a_multiple_of_eight_images_where_it_can(
-    lanes: ComputePool, sizes: list[int], batches: list[int]
-) -> None:
+def test_a_large_batch_is_a_multiple_of_eight_if_possible(lanes: ComputePool, sizes: list[int], batches: list[int]) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         joined.gate.clear()
@@ -422,17 +419,17 @@ def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads can be pinned on Linux only")
-def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
+def test_the_threads_of_a_whole_lane_are_pinned_to_a_core_each() -> None:
     cores = os.sched_getaffinity(0)
     found = placed(1, len(cores))
     assert sorted(found, key=min) == [{core} for core in sorted(cores)]
-    assert os.sched_getaffinity(0) == cores, "what is no lane goes where there is room"
+    assert os.sched_getaffinity(0) == cores, "other threads may use all cores"
     for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
         assert all(each == cores for each in placed(count, threads, split=True))
 
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-several = pytest.mark.skipif(CORES < 2, reason="a lane is split where there are several cores, on Linux")
+several = pytest.mark.skipif(CORES < 2, reason="a lane is only split with several cores, on Linux")
 ENOUGH, PLENTY = BATCH_MULTIPLE * (CORES + 1), 1 << 24  # images, on any number of cores
 
 
@@ -468,7 +465,7 @@ def split() -> Iterator[ComputePool]:
 
 
 @several
-def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(split: ComputePool) -> None:
+def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         assert await asyncio.gather(*map(joined.submit, range(ENOUGH - 1))) == list(range(ENOUGH - 1))
@@ -489,7 +486,7 @@ def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(spli
 
 
 @several
-def test_few_requests_have_the_whole_lane_however_many_their_images(split: ComputePool) -> None:
+def test_few_requests_use_the_whole_lane(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES - 1)))

@@ -13,6 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    Served,
+    ask,
+    both_of,
+    cloud_of,
+    edge_of,
+    form_of,
+    occupied,
+    serving,
+    until,
+)
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -21,8 +35,6 @@ from workbench.services.intake import Intake
 from workbench.services.server import Listener, address
 from workbench.services.trust import client_context
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, Served, ask, both_of, cloud_of, edge_of, form_of, occupied, serving, until
 
 MOST, BUDGET, PATIENCE_S = 20_000, 30_000, 0.5
 
@@ -226,7 +238,7 @@ def test_what_is_no_http_is_refused(both: Both, files: list[bytes], said: bytes)
     still_works(both, files[0])
 
 
-def test_a_second_request_before_the_first_is_answered_ends_the_connection(both: Both, files: list[bytes]) -> None:
+def test_pipelining_a_second_request_ends_the_connection(both: Both, files: list[bytes]) -> None:
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
     for said in (head(len(files[0])) + files[0] + live, live * 2):
         with connected(both) as connection:

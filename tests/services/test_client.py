@@ -17,7 +17,10 @@ from typing import Any
 import pytest
 import torch
 
-from tests.servers import accepting
+from tests.support.clock import Steps
+from tests.support.servers import accepting
+from tests.support.services import Both, Log, both_of, cloud_of, edge_of, measured, occupied, serving, until
+from workbench import client as client_module
 from workbench.client import AsyncHttpsClient, HttpsClient
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
@@ -29,8 +32,6 @@ from workbench.services.trust import Token
 from workbench.system import Client as Phone
 from workbench.system import Edge, System
 from workbench.weights import Pair
-
-from .conftest import Both, Log, both_of, cloud_of, edge_of, measured, occupied, serving, until
 
 N = 60
 
@@ -113,7 +114,7 @@ def test_it_waits_for_its_answers_with_await(both: Both, images: torch.Tensor, e
     same(torch.cat(asyncio.run(main())), expected)
 
 
-def test_a_picture_that_is_none_stops_the_batch_with_the_edges_words(client: HttpsClient, files: list[bytes]) -> None:
+def test_an_unreadable_picture_stops_the_batch(client: HttpsClient, files: list[bytes]) -> None:
     with pytest.raises(ServiceError, match="cannot be read") as caught:
         client.recognise_files([files[0], b"no picture"])
     assert caught.value.status == 400
@@ -150,7 +151,7 @@ def test_what_is_refused_for_lack_of_room_is_sent_again(
         same(torch.cat([answer.result().scores for answer in answers]), expected[:16])
 
 
-def test_an_attempt_that_takes_too_long_is_repeated_and_computed_once(
+def test_a_slow_attempt_is_repeated_and_computed_once(
     both: Both, images: torch.Tensor, expected: torch.Tensor, pool: concurrent.futures.Executor
 ) -> None:
     before = measured(both.cloud.url, both.certs, "edge")["pmc2_requests_total 200"]
@@ -223,7 +224,7 @@ def test_an_attempt_that_the_deadline_cuts_short_hides_no_reason() -> None:
     kept[0].close()
 
 
-def test_an_answer_that_does_not_come_is_not_waited_for_any_longer(both: Both, images: torch.Tensor) -> None:
+def test_a_missing_answer_is_not_awaited_past_the_deadline(both: Both, images: torch.Tensor) -> None:
     with HttpsClient(both.edge.url, certs=both.certs, deadline_s=0.5) as client, occupied(lanes(both)):
         start = time.monotonic()
         with pytest.raises(ServiceError) as caught:
@@ -244,7 +245,7 @@ def test_what_is_wrong_is_not_sent_again(both: Both, client: HttpsClient, logged
     assert [line["status"] for line in logged.lines()] == [400, 400]
 
 
-def test_an_edge_that_does_not_trust_its_cloud_is_not_asked_again(
+def test_an_edge_that_distrusts_its_cloud_is_not_retried(
     networks: Pair, digits: Dataset, both: Both, files: list[bytes], logged: Log
 ) -> None:
     edge = edge_of(networks, Jpeg(), digits, both.cloud.url, both.certs)
@@ -407,9 +408,29 @@ def test_errors_are_of_the_workbench(client: HttpsClient) -> None:
         assert not isinstance(caught.value, DataError)
 
 
-def test_the_time_of_a_picture_is_accounted_for_and_connecting_is_no_part_of_it(
-    networks: Pair, digits: Dataset, certs: Path, files: list[bytes]
-) -> None:
+def test_every_second_of_a_call_is_charged_once(both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Steps()
+    monkeypatch.setattr(client_module, "time", clock)
+    with HttpsClient(both.edge.url, certs=both.certs) as client:
+        ask = client._inner._connection.call
+
+        async def slow(*arguments: Any, **options: Any) -> Any:
+            if arguments[0] == "GET":
+                clock.advance(1000)
+            return await ask(*arguments, **options)
+
+        client._inner._connection.call = slow  # type: ignore[method-assign]
+        first = sum(value or 0.0 for value in client.recognise_files(files[:1]).milliseconds.values())
+        start = clock.perf_counter()
+        second = sum(value or 0.0 for value in client.recognise_files(files[:1]).milliseconds.values())
+        passed = 1e3 * (clock.perf_counter() - start)
+    # Of the readings two come before the first mark and after the last, two where a coroutine begins and where it ends.
+    assert second == pytest.approx(passed - 4e3)
+    assert second <= first < second + 1e5, "two requests of 1000 s came before"
+
+
+@pytest.mark.timing
+def test_the_time_of_a_picture_is_accounted_for(networks: Pair, digits: Dataset, certs: Path, files: list[bytes]) -> None:
     with both_of(networks, Jpeg(), digits, certs) as both, HttpsClient(both.edge.url, certs=certs) as client:
         make = client._inner._connection.call
 

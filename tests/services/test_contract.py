@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import both_of, cloud_of, serving
 from workbench.client import HttpsClient
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
@@ -18,8 +19,6 @@ from workbench.errors import UsageError
 from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Edge, System
 from workbench.weights import Pair
-
-from .conftest import both_of, cloud_of, serving
 
 NETWORKS = ("network_client_edge", "network_edge_cloud")
 ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way in ("in process", "over HTTPS")]
@@ -104,10 +103,8 @@ def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.
     torch.testing.assert_close(torch.cat(answers), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256])
-def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
-    networks: Pair, digits: Dataset, certs: Path, batch: int
-) -> None:
+@pytest.mark.parametrize("batch", [*(pytest.param(batch, marks=pytest.mark.system) for batch in (1, 7)), 256])
+def test_a_thousand_labels_are_right_under_32_clients(networks: Pair, digits: Dataset, certs: Path, batch: int) -> None:
     images = to_float(torch.cat([digits.train.images, digits.test.images])[:1000])
     assert len(images) == 1000
     reference = System.in_process(networks.generator, Png(), networks.target)

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Answered, Both, ask, both_of
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ProtocolError
 from workbench.services.forms import form_of
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of
 
 FORM = {"Content-Type": "multipart/form-data; boundary=seam"}
 PICTURE = 'Content-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg'

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Served, ask, cloud_of, connected_to, edge_of, is_cut, measured, serving, until
 from workbench.bench.hostile import Probes, attacked
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -21,8 +22,6 @@ from workbench.services import quota as quota_module
 from workbench.services.quota import ConnectionQuota, address_key
 from workbench.services.trust import Token
 from workbench.weights import Pair
-
-from .conftest import Served, ask, cloud_of, connected_to, edge_of, is_cut, measured, serving, until
 
 SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
@@ -90,6 +89,7 @@ def test_plain_http_is_told_what_the_port_speaks(edge: Served, said: bytes) -> N
         assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90)], ids=["0", "1", "100"]
 )
@@ -163,7 +163,7 @@ def test_what_never_ends_is_cut_off_at_once(
     assert is_alive(edge, certs)
 
 
-def test_bytes_that_are_no_body_are_counted_over_the_whole_request(edge: Served, certs: Path) -> None:
+def test_overhead_bytes_are_counted_over_the_whole_request(edge: Served, certs: Path) -> None:
     with connected_to(edge.url, certs) as connection, contextlib.suppress(OSError):
         connection.sendall(CHUNKED)
         sent = 0
@@ -199,6 +199,7 @@ def test_of_transfer_codings_chunked_alone_is_read(edge: Served, certs: Path, co
         is_cut(connection)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("said", [b"\r\n", b"\n", b"\r\n\r\n", b"G", b""], ids=repr)
 def test_what_follows_an_answer_does_not_keep_a_connection(hasty: Served, certs: Path, said: bytes) -> None:
     with connected_to(hasty.url, certs) as connection:
@@ -229,7 +230,7 @@ def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: 
     assert is_alive(hasty, certs)
 
 
-def test_a_body_that_its_service_does_not_read_is_dropped_with_its_connection(edge: Served, certs: Path) -> None:
+def test_an_unread_body_is_dropped_with_its_connection(edge: Served, certs: Path) -> None:
     with connected_to(edge.url, certs, None) as connection:
         connection.sendall(b"POST /recognize HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
         answer = http.client.HTTPResponse(connection)
@@ -264,7 +265,8 @@ def asked_on(connection: socket.socket, path: str = "/v2/health/live") -> int:
     return answer.status
 
 
-def test_strangers_make_room_for_each_other_and_not_at_the_cost_of_others(
+@pytest.mark.timing
+def test_strangers_displace_only_strangers(
     networks: Pair, digits: Dataset, certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota_module, "GRACE_S", 0.2)
@@ -330,7 +332,8 @@ def test_addresses_are_counted_as_what_one_host_can_have(peer: object, key: str)
     assert address_key(peer) == key
 
 
-def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
+@pytest.mark.timing
+def test_four_kinds_of_attack_leave_memory_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
     """A short version of `workbench bench services --hostile 10000 --seconds 120`."""
     import asyncio
 
@@ -357,7 +360,7 @@ def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Se
     with attacked(edge.url, certs / "ca.pem", 200, (0.5, 1.0)) as attack:
         for client in clients:
             client.start()
-        until(lambda: len(edge.quota) > 20)
+        until(lambda: sum(each._handshaken and not each.proven for each in list(edge.server.server_state.connections)) > 20)
         asyncio.run(probe())
         stop.set()
         for client in clients:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.services import Answered, Both, ask, both_of, measured, occupied, until
 from workbench.certs import issue
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -19,8 +20,6 @@ from workbench.services import idempotency
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of, measured, occupied, until
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +154,7 @@ def test_answers_are_not_kept_without_bound(
     assert payloads() == 6
 
 
-def test_what_takes_the_cloud_longer_than_an_attempt_is_computed_once(
+def test_work_longer_than_an_attempt_is_computed_once(
     both: Both, edge: EdgeService, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise each attempt of the edge would start the work again, none would finish, and all requests would wait."""

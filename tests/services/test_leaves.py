@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import both_of
 from workbench.client import HttpsClient
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
@@ -18,8 +19,6 @@ from workbench.protocol import read_request
 from workbench.services import http
 from workbench.system import Client as Phone
 from workbench.weights import Pair
-
-from .conftest import both_of
 
 N = 1000
 CLASSES = tuple(f"handwritten {number}" for number in range(10))
@@ -52,6 +51,7 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
     return written
 
 
+@pytest.mark.system
 def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import WeightsError, WorkbenchError
@@ -20,8 +21,6 @@ from workbench.services.cloud import key_id
 from workbench.services.loading import StageConfig, cloud_stage, edge_stage
 from workbench.system import Edge
 from workbench.weights import Pair
-
-from .conftest import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
 
 INFER = "/v2/models/resnet18/infer"
 
@@ -121,7 +120,7 @@ def test_an_edge_waits_for_its_cloud(networks: Pair, neural: Neural, digits: Dat
         assert ask(served.url, "/recognize", files[0], certs).status == 200
 
 
-def test_a_cloud_that_became_another_while_the_edge_ran_is_refused(
+def test_a_cloud_that_changed_while_the_edge_ran_is_refused(
     networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]
 ) -> None:
     with contextlib.ExitStack() as stack:

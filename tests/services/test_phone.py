@@ -17,6 +17,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    ask,
+    both_of,
+    cloud_of,
+    edge_of,
+    form_of,
+    measured,
+    occupied,
+    serving,
+    until,
+)
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_uint8
@@ -29,8 +43,6 @@ from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, Cloud
 from workbench.services.trust import Token
 from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, ask, both_of, cloud_of, edge_of, form_of, measured, occupied, serving, until
 
 SECRET = "correct-horse-battery-staple"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
@@ -91,7 +103,7 @@ def test_a_file_that_a_browser_has_is_not_sent_again(both: Both, path: str) -> N
     assert stranger(both, path, **{"If-None-Match": f'{mark[:-2]}"'}).status == 200
 
 
-def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_would_stop() -> None:
+def test_the_page_keeps_to_its_own_host_and_content_policy() -> None:
     for name in FILES:
         text = (STATIC / name).read_text(encoding="utf-8")
         assert set(re.findall(r"\b(?:https?|wss?|data):[^\s\"')]+", text)) <= {"http://www.w3.org/2000/svg"}, name
@@ -103,7 +115,7 @@ def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_wo
     assert set(re.findall(r'(?:href|src)="([^"]+)"', page)) <= set(PATHS)
 
 
-def test_the_service_worker_keeps_the_pages_files_all_of_them_and_nothing_else() -> None:
+def test_the_service_worker_keeps_exactly_the_pages_files() -> None:
     text = (STATIC / "worker.js").read_text(encoding="utf-8")
     found = re.search(r"const FILES = \[(.*?)\];", text, re.DOTALL)
     assert found is not None
@@ -237,9 +249,7 @@ def test_the_edges_own_page_can(both: Both, files: list[bytes], site: dict[str, 
         assert ask(both.edge.url, "/recognize", files[0], both.certs, headers=site | origin).status == 200
 
 
-def test_without_tls_a_name_that_was_made_to_lead_here_is_another_site(
-    networks: Pair, digits: Dataset, files: list[bytes]
-) -> None:
+def test_without_tls_a_rebound_name_is_another_site(networks: Pair, digits: Dataset, files: list[bytes]) -> None:
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
         serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True), None, "edge") as edge,

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Served, ask, cloud_of, edge_of, serving
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-from .conftest import Served, ask, cloud_of, edge_of, serving
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,9 @@ from queue import Queue
 import pytest
 import torch
 
-from tests.authority import sign
-from tests.servers import accepting
+from tests.support.authority import sign
+from tests.support.servers import accepting
+from tests.support.services import Served, cloud_of, edge_of, serving
 from workbench import certs as certificates
 from workbench.certs import ROLES, Role
 from workbench.client import HttpsClient
@@ -32,8 +33,6 @@ from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.system import Edge
 from workbench.weights import Pair
-
-from .conftest import Served, cloud_of, edge_of, serving
 
 SECRET = "correct-horse-battery-staple"
 FORGED = {  # by the same authority, without a role of a service
@@ -83,7 +82,7 @@ KINDS = [*ROLES, *FORGED, "client with a server's names"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("connection", ["client", "client with a token", "phone that protects", "edge", "readiness"])
-def test_a_connection_takes_the_service_of_its_role_and_sends_no_other_a_byte(
+def test_a_connection_sends_a_service_of_another_role_nothing(
     networks: Pair,
     digits: Dataset,
     certs: Path,
@@ -197,7 +196,7 @@ def test_an_old_folder_is_refused_with_the_way_out(certs: Path, tmp_path: Path) 
     ("part", "listen", "warned"),
     [("", "0.0.0.0:8443", True), ("", "127.0.0.1:0", False), ("", None, False), ("cloud", "0.0.0.0:8443", False)],
 )
-def test_a_service_for_other_machines_warns_of_the_keys_of_others(
+def test_a_public_service_warns_of_the_keys_of_other_roles(
     certs: Path, caplog: pytest.LogCaptureFixture, part: str, listen: str | None, warned: bool
 ) -> None:
     with caplog.at_level(logging.WARNING, "workbench.services"):

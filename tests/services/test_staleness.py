@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guests import NONCE, POLICY, WHERE, Guest, guest_of
+from tests.support.services import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
 from workbench.certs import issue
 from workbench.client import HttpsClient
 from workbench.codecs import Png
@@ -26,9 +28,6 @@ from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.weights import Pair
-
-from .conftest import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
-from .test_attestation import NONCE, POLICY, WHERE, Guest, guest_of
 
 SECRET = "a-token-of-the-tests-a-token"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -62,9 +61,7 @@ def asked_on(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("what", ["edge", "cloud"])
 @pytest.mark.parametrize("how", ["another authority", "the same authority"])
-def test_kept_connections_end_with_the_certificates_they_were_made_under(
-    networks: Pair, digits: Dataset, own: Path, what: str, how: str
-) -> None:
+def test_kept_connections_end_with_their_certificates(networks: Pair, digits: Dataset, own: Path, what: str, how: str) -> None:
     with both_of(networks, Png(), digits, own) as both, contextlib.ExitStack() as stack:
         url, role = (both.edge.url, "client") if what == "edge" else (both.cloud.url, "edge")
         idle, half = (stack.enter_context(connected_to(url, own, role)) for _ in range(2))  # type: ignore[arg-type]

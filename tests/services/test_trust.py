@@ -16,6 +16,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.support.services import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
 from workbench.__main__ import main
 from workbench.certs import ROLES, Role, issue
 from workbench.client import HttpsClient
@@ -26,8 +27,6 @@ from workbench.services.connection import Connection
 from workbench.services.server import Listener, server_of
 from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
 from workbench.weights import Pair
-
-from .conftest import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
 
 SECRET = "correct-horse-battery-staple"
 NOWHERE = "https://127.0.0.1:1"  # nothing listens there
@@ -186,7 +185,7 @@ ALERTS = {"expired": "CERTIFICATE_EXPIRED", "stranger": "UNKNOWN_CA"}
 
 
 @pytest.mark.parametrize("kind", WHY)
-def test_a_client_refuses_an_edge_whose_certificate_does_not_hold(
+def test_a_client_refuses_an_edge_with_a_bad_certificate(
     networks: Pair, digits: Dataset, folders: dict[str, Path], kind: str
 ) -> None:
     edge = edge_of(networks, CODEC, digits, NOWHERE, folders["good"])
@@ -198,7 +197,7 @@ def test_a_client_refuses_an_edge_whose_certificate_does_not_hold(
 
 
 @pytest.mark.parametrize("kind", ALERTS)
-def test_an_edge_refuses_a_client_whose_certificate_does_not_hold(both: Both, folders: dict[str, Path], kind: str) -> None:
+def test_an_edge_refuses_a_client_with_a_bad_certificate(both: Both, folders: dict[str, Path], kind: str) -> None:
     error = refusal(both.edge.url, folders[kind])
     assert error.status == 502
     assert f"{both.edge.url} does not trust this end (" in str(error)

@@ -14,6 +14,7 @@ import pytest
 import tritonclient.http as triton
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
+from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
 from workbench import __version__
 from workbench.certs import Role
 from workbench.codecs import Neural, Png
@@ -22,8 +23,6 @@ from workbench.pictures import to_float
 from workbench.services.trust import client_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
-
-from .conftest import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
 
 MODEL = "resnet18"
 INFER = f"/v2/models/{MODEL}/infer"

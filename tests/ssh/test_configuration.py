@@ -127,7 +127,7 @@ def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(nowhere: str, m
     assert ">>" not in said
 
 
-def test_the_way_to_accept_a_key_works_where_there_is_no_folder_yet(machines: Ground, own_home: Path) -> None:
+def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_home: Path) -> None:
     edge = machines["edge"]
     (own_home / "c").write_text(f"Host edge\n HostName {LOOPBACK}\n Port {edge.port}\n IdentityFile {edge.key}\n")
     path = own_home / "a folder" / "known_hosts"
@@ -161,9 +161,7 @@ def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
     return replace(made, known_files=(known,)), key
 
 
-def test_a_binary_list_of_revoked_keys_is_refused_and_not_passed_over(
-    address: tuple[Address, paramiko.PKey], tmp_path: Path
-) -> None:
+def test_a_binary_list_of_revoked_keys_is_refused(address: tuple[Address, paramiko.PKey], tmp_path: Path) -> None:
     at, key = address
     check_host_key(at, key)
     other = keygen(tmp_path / "other")
@@ -173,7 +171,7 @@ def test_a_binary_list_of_revoked_keys_is_refused_and_not_passed_over(
         check_host_key(replace(at, revoked=(revoked,)), key)
 
 
-def test_with_check_host_ip_another_key_of_its_address_is_refused(address: tuple[Address, paramiko.PKey]) -> None:
+def test_with_check_host_ip_a_changed_address_key_is_refused(address: tuple[Address, paramiko.PKey]) -> None:
     at, key = address
     checked = replace(at, check_ip=True)
     check_host_key(checked, key, "192.0.2.7")
@@ -196,7 +194,7 @@ def test_kinds_of_known_keys_are_asked_for_first(address: tuple[Address, paramik
 # Keys
 
 
-def test_a_key_that_cannot_be_read_is_told_from_one_that_is_absent(machines: Ground, own_home: Path) -> None:
+def test_an_unreadable_key_is_distinguished_from_an_absent_one(machines: Ground, own_home: Path) -> None:
     dsa = own_home / "dsa"
     private = "-----BEGIN DSA PRIVATE KEY-----\nMAA=\n-----END DSA PRIVATE KEY-----\n"
     dsa.write_text(private)

@@ -111,7 +111,7 @@ def login(shells: Ground, name: str) -> Iterator[SshHost]:
 
 
 @pytest.mark.parametrize("name", AGREEING)
-def test_run_stream_put_get_and_launch_agree_in_every_login_shell(name: str, shells: Ground, tmp_path: Path) -> None:
+def test_all_operations_agree_in_every_login_shell(name: str, shells: Ground, tmp_path: Path) -> None:
     with login(shells, name) as host:
         show = (
             "import os, sys; sys.stdout.buffer.write(b'|'.join(map(os.fsencode, sys.argv[1:]))); print('err', file=sys.stderr)"

@@ -99,7 +99,7 @@ def test_input_arrives_whole_and_ends(host: Host) -> None:
     assert host.run(["cat"]).out == b"", "without input it ends at once"
 
 
-def test_more_on_both_outputs_than_any_buffer_holds_stops_nothing(host: Host) -> None:
+def test_output_beyond_any_buffer_blocks_nothing(host: Host) -> None:
     both = "head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2"
     result = host.run(["sh", "-c", both], input=b"x" * 300_000)
     assert (len(result.out), len(result.err)) == (3_000_000, 6_000_000)
@@ -304,7 +304,7 @@ def test_two_who_send_the_same_at_once_do_not_spoil_each_other(kind: Kind, machi
     assert found.read_bytes() == content.read_bytes()
 
 
-def test_what_a_rival_begins_while_a_file_is_checked_does_not_take_its_place(tmp_path: Path) -> None:
+def test_a_rival_upload_during_a_check_does_not_replace_it(tmp_path: Path) -> None:
     content = os.urandom(100_000)
     digest = hashlib.sha256(content).hexdigest()
     store, tools = tmp_path / "store", tmp_path / "tools"
@@ -435,7 +435,7 @@ def test_a_file_is_fetched_whole_or_not_at_all(kind: Kind, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["fetched"]
 
 
-def test_a_file_that_cannot_be_written_here_is_this_machines_error(host: Host, tmp_path: Path) -> None:
+def test_a_local_file_that_cannot_be_written_is_a_local_error(host: Host, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
         host.get("/etc/hostname", tmp_path / "file" / "below")
@@ -524,7 +524,7 @@ def test_closing_a_port_ends_what_goes_through_it(host: Host, service: Service, 
 
 
 @pytest.mark.parametrize("way", ["forward", "reverse"])
-def test_a_port_of_ones_choice_is_had_and_one_that_is_taken_is_one_line(host: Host, service: Service, way: str) -> None:
+def test_a_chosen_port_is_used_and_a_taken_one_is_one_line(host: Host, service: Service, way: str) -> None:
     def make(port: int) -> relays.Forward:
         return (
             host.forward(service.port, listen=port) if way == "forward" else host.reverse((LOOPBACK, service.port), listen=port)
@@ -564,7 +564,7 @@ def test_a_reader_that_is_slow_holds_its_writer_back(host: Host) -> None:
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
-def test_another_shell_and_no_more_programs_than_posix_and_python_will_do(
+def test_any_shell_with_posix_programs_and_python_suffices(
     shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str, own_home: Path
 ) -> None:
     folder = tmp_path / "bin"
@@ -602,6 +602,6 @@ def test_a_command_ends_with_the_process_that_started_it(mark: str) -> None:
     until(lambda: not running(mark))
 
 
-def test_local_is_this_machine_and_any_other_name_is_reached_over_ssh() -> None:
+def test_local_is_this_machine_and_other_names_go_over_ssh() -> None:
     assert isinstance(host_of("local"), Here)
     assert isinstance(host_of("gpu-box"), SshHost)

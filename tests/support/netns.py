@@ -69,7 +69,7 @@ def unavailable(reason: str) -> None:
 
 @contextlib.contextmanager
 def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
-    """Give a namespace for each name, with a link to this one and no way to any other; all are removed afterwards."""
+    """Yield a namespace for each name, with a link to this one and no way to any other; all are removed afterwards."""
     if not shutil.which("ip"):
         unavailable("there is no ip: install Debian's iproute2")
     if os.geteuid() != 0:

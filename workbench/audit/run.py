@@ -16,17 +16,18 @@ from .crew import Attempt
 from .linkage import Linkage
 from .membership import Shadow
 from .scores import RECOGNISABLE, across
+from .unseen import unseen_cost, unseen_rows
 from .verdict import verdict
 from .views import VIEWS
 
 __all__ = ["Audit"]
 
 GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
-DOUBLINGS = 6  # at most
+DOUBLINGS = 6  # of the effort, at most
 
 
 class Audit(Attempts):
-    """What attackers recover of the test images of a data set. The settings are those of `Attempts`."""
+    """The audit of the test images of a data set: every attacker on every view. The settings are those of `Attempts`."""
 
     def __init__(self, *settings: Any, **options: Any) -> None:
         super().__init__(*settings, **options)
@@ -72,21 +73,23 @@ class Audit(Attempts):
             last = values
         return self.effort_curve
 
-    # --- the whole ---------------------------------------------------------------------------------------------------------
+    # --- the complete audit ------------------------------------------------------------------------------------------------
 
     def result(
-        self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0
+        self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0, unseen: int = 0
     ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
         `unprotected` is the best row of the same attackers at strength 0. `identity` is the result of doing nothing at strength
         0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is
         a lower bound. `membership_rmia` exists if `shadows` is above 0, the number of shadow generators to train for it.
+        `unseen` has the rows of as many classifiers that no training saw (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0
+        passes += unseen_cost(self.effort, unseen)
         with self.showing("audit", passes):
             controls = self.controls
             attempts = [Attempt(view, names) for view, names in plan.items() if names]
@@ -99,6 +102,7 @@ class Audit(Attempts):
             linking = {view: self.linkage.linked(view) for view in views}
             membership = {view: self.linkage.members(view) for view in pictures}
             rmia_ = {view: self.linkage.members_by_rmia(view, shadows) for view in pictures if shadows}
+            unseen_ = unseen_rows(self, unseen) if unseen else []
         return {
             "n": len(self.labels),
             "seeds": self.seeds,
@@ -110,6 +114,7 @@ class Audit(Attempts):
             "linking_pooled": {view: self.linkage.pooled(view) for view in views},
             "membership": membership,
             "membership_rmia": rmia_,
+            "unseen": unseen_,
             "bound": self.bound(),
             "answered": self.answered(),
             "verdict": verdict(controls, rows),
@@ -125,7 +130,7 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can work, by view. Raises UsageError if there are none."""
+        """Return the usable attackers by view. Raises UsageError if there are none."""
 
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]

@@ -1,4 +1,4 @@
-"""Measure what the energy of a picture depends on: without protection, with the baseline, with PMC².
+"""Measure the inputs of the energy model: without protection, with the baseline, with PMC².
 
 ::
 
@@ -128,11 +128,11 @@ def measure(
         pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's main thread already runs an event loop
         runner = asyncio.Runner(loop_factory=new_loop)
         stack.callback(lambda: pool.submit(runner.close).result())
-        door = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
-        stack.callback(lambda: pool.submit(_on_one_thread, runner, door.__aexit__()).result())
+        connection = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
+        stack.callback(lambda: pool.submit(_on_one_thread, runner, connection.__aexit__()).result())
         sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, role, phone, stage.target, images, batch)).result()
         for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
-            turn = pool.submit(_on_one_thread, runner, _turn(phone, door, stage.target, images, batch)).result()
+            turn = pool.submit(_on_one_thread, runner, _turn(phone, connection, stage.target, images, batch)).result()
             if number < 0:
                 found.classes = turn.classes
                 continue
@@ -166,15 +166,15 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
 
 async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
     """Return the bytes an image that this phone sends on an open connection: payload, HTTP and TLS."""
-    async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as door:
-        await _turn(phone, door, model, images[:batch], batch)  # opens the connection
+    async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
+        await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
         few = images[: max(batch, min(len(images), 64) // batch * batch)]
-        await _turn(phone, door, model, few, batch)
+        await _turn(phone, connection, model, few, batch)
         return (counter.bytes["out"] - before) / len(few)
 
 
-async def _turn(phone: Phone, door: Connection, model: str, images: Images, batch: int) -> Measured:
+async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
     """Send all images once. Return each picture's share of this process's CPU time, of the time, and of the bytes."""
     turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
     deadline = asyncio.get_running_loop().time() + 120.0
@@ -182,7 +182,7 @@ async def _turn(phone: Phone, door: Connection, model: str, images: Images, batc
     for part in torch.split(images, batch):
         tensor, size = phone.work(part, clock)
         sent += size
-        answer = await infer(door, model, [tensor], deadline=deadline)
+        answer = await infer(connection, model, [tensor], deadline=deadline)
         turn.classes += [int(each) for each in answer.outputs["class"].data]
     taken, passed, n = 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - start), len(images)
     own = {part: clock.milliseconds[part] or 0.0 for part in ("client_compression", "compression", "generator")}

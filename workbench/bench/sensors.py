@@ -174,7 +174,7 @@ def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None,
         except RunError as error:
             reasons.append(str(error))
     if source in ("rapl", "battery"):
-        raise UsageError(f"source {source!r} cannot be used: {reasons[0]}; 'auto' takes what there is")
+        raise UsageError(f"source {source!r} cannot be used: {reasons[0]}; 'auto' takes an available one")
     return None, reasons
 
 

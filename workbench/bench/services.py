@@ -101,8 +101,8 @@ class ServiceFixture:
             extra = ("--token-file", str(local.folder / "token"))
         self.edge = local.start("edge", *self._options, *extra, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
-        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
-        self._stack.callback(lambda: self._run(self._door.__aexit__()))
+        self._edge_connection = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
+        self._stack.callback(lambda: self._run(self._edge_connection.__aexit__()))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -112,7 +112,7 @@ class ServiceFixture:
         """Send a load of requests of `size` images: `much` at once in a closed loop, `much` a second in an open loop."""
 
         async def sent() -> Load:
-            return await loop(EdgeTarget(self._door, self._model, self._files, self._labels, size), much, seconds)
+            return await loop(EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size), much, seconds)
 
         return self._run(sent())
 
@@ -120,8 +120,8 @@ class ServiceFixture:
         """Send single images at a rate. The first `warm_up_s` seconds do not count."""
 
         async def sent() -> Load:
-            door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
-            return await open_loop(door, rate, seconds, warm_up_s=warm_up_s)
+            edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+            return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s)
 
         return self._run(sent())
 
@@ -143,8 +143,8 @@ class ServiceFixture:
 
             watching = asyncio.create_task(watch())
             try:
-                door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
-                return await open_loop(door, rate, seconds, warm_up_s=warm_up_s), used
+                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s), used
             finally:
                 watching.cancel()
 
@@ -166,8 +166,8 @@ class ServiceFixture:
 
             watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
             try:
-                door = EdgeTarget(self._door, self._model, self._files, self._labels, 1)
-                return await closed_loop(door, HONEST, seconds)
+                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                return await closed_loop(edge_target, HONEST, seconds)
             finally:
                 for task in watching:
                     task.cancel()
@@ -222,28 +222,28 @@ def bench_services(
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
     bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
-    with bar, ServiceFixture(options, stage.target, files, labels) as site:
-        before = site.usage()
+    with bar, ServiceFixture(options, stage.target, files, labels) as fixture:
+        before = fixture.usage()
         bar.update()
-        result["single"] = _single(site, system, images, requests)
+        result["single"] = _single(fixture, system, images, requests)
         bar.update()
-        result["saturated"] = _saturated(site, system, files, stage.size, seconds, rounds, bar.update)
+        result["saturated"] = _saturated(fixture, system, files, stage.size, seconds, rounds, bar.update)
         top = result["saturated"]["1"]["images_per_s"]["median"]
         result["ladder"] = []
         for clients in CLIENTS:
-            result["ladder"].append(site.load(closed_loop, clients, seconds).as_dict())
+            result["ladder"].append(fixture.load(closed_loop, clients, seconds).as_dict())
             bar.update()
         result["open"] = []
         for rate in (FEW, *(share * top for share in SHARES)):
             relaxed = relaxation_s(rate, top) if rate < top else seconds
             warm_up_s = min(WARM_UP, forget) * relaxed
-            load = site.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
+            load = fixture.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
             result["open"].append({"share_of_saturation": rate / top, "relaxation_s": relaxed, **load.as_dict()})
             bar.update()
-        result["usage"] = {"before": before, "after": site.usage()}
+        result["usage"] = {"before": before, "after": fixture.usage()}
         if soak_s:
             warm_up_s = min(WARM_UP, forget) * relaxation_s(SOAK * top, top)
-            load, used = site.soak(SOAK * top, soak_s, max(1.0, soak_s / 90), warm_up_s)
+            load, used = fixture.soak(SOAK * top, soak_s, max(1.0, soak_s / 90), warm_up_s)
             result["soak"] = {"share_of_saturation": SOAK, **load.as_dict(), "used": used, "memory_change": _changes(used)}
     result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
     bar.update(2)
@@ -270,11 +270,11 @@ def bench_hostile(
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
     named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
-    with ServiceFixture(options, stage.target, files, labels, token=True) as site:
-        site.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
-        quiet = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
-        found = site.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
-        after = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+    with ServiceFixture(options, stage.target, files, labels, token=True) as fixture:
+        fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
+        quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
+        after = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
     memory = found["edge_memory"]
     first = memory[min(len(memory) - 1, len(memory) // 10)] if memory else 0.0
     alone = statistics.median([quiet["ms"]["p95"]["value"], after["ms"]["p95"]["value"]])
@@ -295,10 +295,10 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
     return change
 
 
-def _single(site: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
+def _single(fixture: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
     """Measure pictures sent one by one: from the image in this process to its label back, over TLS, then directly."""
     own: list[float] = []
-    with HttpsClient(site.edge.url, certs=site.local.certs) as client:
+    with HttpsClient(fixture.edge.url, certs=fixture.local.certs) as client:
         found = end_to_end(client, images, requests)
     for number in range(requests):
         image = images[number % len(images)][None]
@@ -313,7 +313,7 @@ def _single(site: ServiceFixture, system: System, images: Images, requests: int)
 
 
 def _saturated(
-    site: ServiceFixture,
+    fixture: ServiceFixture,
     system: System,
     files: Sequence[bytes],
     size: int,
@@ -328,7 +328,7 @@ def _saturated(
     for _ in range(rounds):
         rates["direct"].append(_direct_rate(system, files, size, seconds))
         for each, clients in SIZES.items():
-            load = site.load(closed_loop, clients, seconds, each)
+            load = fixture.load(closed_loop, clients, seconds, each)
             rates[str(each)].append(load.rate)
             generator[str(each)].append(load.cpu_s / load.seconds)
             errors |= {text: errors.get(text, 0) + count for text, count in load.errors.items()}

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
   workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
   workbench audit --view perturbed --attacker invert --source noise        learn from the attacker's own noise
   workbench audit --dataset cifar10 --generator-variant paper --codec png --view perturbed
-  workbench audit --dataset cifar10 --effort full --converge --membership    the full audit: days on 2 cores, hours on a GPU
+  workbench audit --dataset cifar10 --effort full --converge --membership --unseen    in full: days on 2 cores, hours on a GPU
 views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
     )
     add_common(made)
@@ -61,6 +61,7 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
         "--converge", action="store_true", help="double the effort until the best attacker gains less than 0.1 dB"
     )
     made.add_argument("--membership", action="store_true", help="test membership with shadow generators, too")
+    made.add_argument("--unseen", action="store_true", help="test three classifiers that no training saw, too")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--json", action="store_true", help="print one JSON object")
@@ -72,6 +73,7 @@ def audit(options: argparse.Namespace) -> int:
     from ..audit import ATTACKERS as KNOWN
     from ..audit import EFFORTS, Audit, privacy_report
     from ..audit.linkage import SHADOWS
+    from ..audit.unseen import UNSEEN
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
@@ -100,7 +102,7 @@ def audit(options: argparse.Namespace) -> int:
     )
     if options.converge:
         made.converge(views, attackers)
-    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0))
+    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0, UNSEEN if options.unseen else 0))
     if options.output is not None:
         write_json(options.output, result)
     if options.page is not None:
@@ -149,6 +151,9 @@ def _describe(result: dict[str, Any]) -> str:
             f"training pictures at {100 * found['false_positives']:g} % false positives, area "
             f"{100 * found['area']['value']:.1f} %"
         )
+    for row in result["unseen"]:
+        shares = ", ".join(f"{100 * row[view]['value']:.1f} % of {view}" for view in ("originals", "perturbed", "decoded"))
+        lines.append(f"{row['classifier']}, seen by no training: recognises {shares}")
     for row in result["effort_curve"]:
         lines.append(
             f"effort: {row['effort']['passes']} passes, {row['view']}: {row['attacker']} {row['psnr']['value']:.2f} dB"

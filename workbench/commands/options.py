@@ -1,4 +1,4 @@
-"""What the commands share: the declaration of a command, and common options."""
+"""Shared parts of the commands: the declaration of a command, and common options."""
 
 from __future__ import annotations
 

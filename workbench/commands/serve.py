@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
+YOUNG_OBJECTS = 5000  # more than Python has before it looks for garbage (700)
 
 
 def add(commands: Commands) -> None:
@@ -58,7 +59,7 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
-    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
     made.add_argument(
         "--precision",
         default="float32",
@@ -240,6 +241,7 @@ def _service(options: argparse.Namespace) -> Service:
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # existing objects stay, so later collections skip them
+    gc.set_threshold(YOUNG_OBJECTS)  # the objects of some hundred requests come and go without garbage
     return service
 
 

@@ -1,4 +1,4 @@
-"""The tunnels of a deployment: which ones its stages need, and the local process that keeps them open."""
+"""The tunnels of a deployment: the ones that its stages need, and the local process that keeps them open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tunnels import Tunnel
 
 __all__ = ["Links", "on_this_machine"]
 
-JOINED_S = 60.0  # until all tunnels are open
+JOINED_S = 60.0  # limit until all tunnels are open
 
 
 def on_this_machine(plan: StagePlan) -> bool:
@@ -49,7 +49,7 @@ class Links:
         return wanted
 
     def _through_here(self) -> bool:
-        """Whether the edge reaches the cloud through this machine."""
+        """Return whether the edge reaches the cloud through this machine."""
         edge, cloud = self.plan.edge, self.plan.cloud
         return not cloud.address and not edge.local and edge.host != cloud.host
 

@@ -71,7 +71,7 @@ host = "local"
 # context = ""
 # kubeconfig = ""
 
-# [cloud.container]            # for a cloud with runtime = "confidential" and an image: `workbench manifests` prints it
+# [cloud.container]            # for a "confidential" cloud with an image: `workbench manifests` prints its objects
 # gpu = "nvidia.com/pgpu"      # the nodes' resource for a confidential GPU: never run, cannot be launched
 #                              # kbs, secrets, egress, memory, cpu and shim as for the edge
 

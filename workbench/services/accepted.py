@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import ssl
 import time
@@ -22,21 +23,19 @@ from asyncio import TimerHandle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 from ..certs import ROLES, Role
 from .quota import ConnectionQuota, address_key
 from .share import LoopShare
 from .trust import Peer, peer_of, server_context
 
-if TYPE_CHECKING:
-    from .httpserver import HttpProtocol
-
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
 MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
 CONTROL_SHARE = 32  # bytes of TLS that each byte of plain text allows: a record of one byte has 23
 RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
+CLOCK_S = 0.002  # by which a timer may fire early: event loops count in milliseconds
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
 PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
 WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in the URL"}).encode()
@@ -71,6 +70,22 @@ class Tls:
         self.generation += 1
 
 
+class UpperProtocol(Protocol):
+    """The protocol that reads the plain bytes of a connection: HTTP."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """Parse received bytes."""
+
+    def drained(self) -> None:
+        """Called once the peer has read a response that it had left unread."""
+
+    def shutdown(self) -> None:
+        """End after the current request."""
+
+    def connection_lost(self) -> None:
+        """Called once the connection is gone."""
+
+
 class Accepted(asyncio.Protocol):
     """An accepted connection. After the TLS handshake `upper` makes the protocol on top of it."""
 
@@ -80,33 +95,38 @@ class Accepted(asyncio.Protocol):
         quota: ConnectionQuota,
         share: LoopShare,
         open_connections: set[Any],
-        upper: Callable[[Accepted], HttpProtocol],
+        upper: Callable[[Accepted], UpperProtocol],
         timeouts: Timeouts,
         roles: Collection[Role] = ROLES,
     ) -> None:
         self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
-        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.used = 0.0  # seconds of the event loop's time before a credential was shown
         self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
         self.blocked = False  # the peer has unread bytes
         self.closing = False
         self._open, self._make_upper = open_connections, upper
-        self._upper: HttpProtocol | None = None
+        self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None
-        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
+        self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
+        self._fires_at, self._limit = (
+            math.inf,
+            math.inf,
+        )  # in the loop's time: when the timer fires, and when the connection is cut
+        self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
+        self._reads = True
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
         self._waits_for_reader = False  # the current timer is for an unread response
-        self._control = 0  # bytes of TLS beyond what plain text allows
+        self._control = 0  # bytes of TLS beyond the allowance for plain text
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place among the open connections, or end."""
+        """Register the connection with the quota, or close it."""
         start = time.thread_time()
         self._take_place(transport)
         self.share.charge(self, time.thread_time() - start)
@@ -130,16 +150,16 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with the handshake, or decrypt: at once for a peer with a credential, else within the strangers' share."""
+        """Continue the handshake, or decrypt: at once for a peer with a credential, else within the share of strangers."""
         if self.closing:
-            return  # the peer has not noticed yet
+            return  # this end has closed, the peer has not noticed yet
         if self.proven and not self._held:
             self.process(data)
         else:
             self.share.take(self, data)
 
     def process(self, data: bytes) -> None:
-        """Go on with the handshake, or decrypt."""
+        """Continue the handshake, or decrypt."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -172,7 +192,7 @@ class Accepted(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.quota.remove(self)
         self.share.forget(self)
         self._open.discard(self)
@@ -182,8 +202,8 @@ class Accepted(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop reading while the peer does not read."""
         self.blocked = True
-        self.transport.pause_reading()
-        if self._timer is None:
+        self._read_no_more()
+        if self._limit == math.inf:
             self.arm(self.timeouts.answer)
             self._waits_for_reader = True
 
@@ -232,7 +252,7 @@ class Accepted(asyncio.Protocol):
         """Stop reading from the peer."""
         self._reading_paused = True
         if not self.closing:
-            self.transport.pause_reading()
+            self._read_no_more()
 
     def resume_reading(self) -> None:
         """Read from the peer again."""
@@ -244,21 +264,21 @@ class Accepted(asyncio.Protocol):
         """Take no more bytes from the peer until its turn has come."""
         self._held = held
         if held:
-            self.transport.pause_reading()
+            self._read_no_more()
         elif not self.closing:
             self._read_on()
 
     def arm(self, seconds: float) -> None:
         """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
-        self.disarm()
-        self._timer = self._loop.call_later(seconds, self.abort)
+        self._waits_for_reader = False
+        self._limit = self._loop.time() + seconds
+        if self._limit < self._fires_at:
+            self._set_timer()
 
     def disarm(self) -> None:
         """Stop the timer while the service works."""
         self._waits_for_reader = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
         """Send the TLS end after all written bytes.
@@ -274,11 +294,11 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.goodbye if patience is None else patience)
 
     def abort(self) -> None:
-        """Cut the connection."""
-        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+        """Close the socket immediately."""
+        if not (self.proven or self.closing or self._held):  # if it is held, the delay may be this end's fault
             self.share.penalize(self.address)
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.transport.abort()
 
     def shutdown(self) -> None:
@@ -310,8 +330,32 @@ class Accepted(asyncio.Protocol):
         assert self._upper is not None
         self._upper.data_received(data)
 
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = self._limit
+        self._timer = self._loop.call_at(self._limit, self._timed_out)
+
+    def _drop_timer(self) -> None:
+        self.disarm()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timed_out(self) -> None:
+        self._timer, self._fires_at = None, math.inf
+        if self._limit <= self._loop.time() + CLOCK_S:
+            self.abort()
+        elif self._limit < math.inf:
+            self._set_timer()
+
+    def _read_no_more(self) -> None:
+        self._reads = False
+        self.transport.pause_reading()
+
     def _read_on(self) -> None:
-        if not (self.blocked or self._reading_paused or self._held):
+        if not (self._reads or self.blocked or self._reading_paused or self._held):
+            self._reads = True
             self.transport.resume_reading()
 
     def _flush(self) -> None:
@@ -333,4 +377,5 @@ class Accepted(asyncio.Protocol):
         with contextlib.suppress(OSError, RuntimeError):
             self.transport.write_eof()
             if not self.blocked:
+                self._reads = True
                 self.transport.resume_reading()

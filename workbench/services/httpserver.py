@@ -56,7 +56,7 @@ class Exchange:
         self._changed.set()
 
     async def run(self, app: Any) -> None:
-        """Have the application answer; whatever it fails at ends the connection, not the service."""
+        """Run the application. Its failures end the connection, not the service."""
         share, proven = self.protocol.wire.share, self.protocol.wire.proven
         share.at_work += proven
         try:
@@ -132,7 +132,7 @@ class HttpProtocol:
         self._exchange: Exchange | None = None
         self._idle = False  # between requests
         self._overhead = self._delivered = 0  # bytes since the last response
-        self._begun = False  # a message began, and its head is incomplete
+        self._begun = self._continues = False  # a message began, and its head is incomplete
         self._url, self._headers = b"", []  # type: tuple[bytes, list[tuple[bytes, bytes]]]
         self._refusal: tuple[int, str] | None = None
         transport = wire.transport
@@ -187,7 +187,7 @@ class HttpProtocol:
         if self._exchange is not None:
             self.wire.abort()
             raise Refused
-        self._begun, self._url, self._headers = True, b"", []
+        self._begun, self._continues, self._url, self._headers = True, False, b"", []
 
     def on_url(self, url: bytes) -> None:
         """Append a piece of the target."""
@@ -204,6 +204,8 @@ class HttpProtocol:
         if name == b"transfer-encoding" and value.strip().lower() not in (b"chunked", b""):
             self._refusal = 501, "of transfer codings, chunked alone is read"
             raise Refused
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._continues = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
@@ -227,9 +229,8 @@ class HttpProtocol:
             "prove": self.wire.prove,
             **self._place,
         }
-        continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._exchange = exchange = Exchange(self, scope, keep_alive, continues)
+        self._exchange = exchange = Exchange(self, scope, keep_alive, self._continues)
         self.wire.arm(self.wire.timeouts.body)
         work: Coroutine[Any, Any, None] = exchange.run(self._app_for(scope["path"]))
         if not self.wire.proven:

@@ -73,7 +73,7 @@ class _File:
 
 
 class PagedService(Protocol):
-    """What the page needs of an edge."""
+    """The part of an edge's service that the page needs."""
 
     model: Model
     classes: tuple[str, ...]

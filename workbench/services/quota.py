@@ -19,12 +19,12 @@ from typing import Protocol
 
 __all__ = ["ConnectionQuota", "address_key"]
 
-TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 128, 64
+TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 512, 64
 GRACE_S = 0.5  # least age of an unproven connection that is closed to make room
 
 
 class CountedConnection(Protocol):
-    """What the quota needs of a connection."""
+    """The part of a connection that the quota needs."""
 
     address: str
 

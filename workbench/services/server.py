@@ -115,8 +115,8 @@ def server_of(
 ) -> uvicorn.Server:
     """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
 
-    `quota` bounds its connections, `timeouts` the time that they may spend in each state, `share` what peers without a
-    credential may take of the event loop. All have defaults.
+    `quota` limits its connections, `timeouts` their time in each state, and `share` the part of the event loop's time for
+    peers without a credential. All have defaults.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -152,7 +152,10 @@ def server_of(
 
 
 def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
-    """Return what uvicorn calls for each accepted connection. TLS is made there: uvicorn must not make it a second time."""
+    """Return uvicorn's factory of protocols for accepted connections.
+
+    TLS is handled there, so uvicorn must not add it again.
+    """
 
     def accepted(server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Accepted:
         def upper(wire: Accepted) -> HttpProtocol:

@@ -306,7 +306,10 @@ def _failed(error: WorkbenchError) -> JSONResponse:
 
 def _refuse_codings(request: HttpRequest) -> None:
     """Raise ServiceError 415 for a body with a content coding, whose decoded size has no bound."""
-    codings = [coding.strip() for value in request.headers.getlist("Content-Encoding") for coding in value.split(",")]
+    values = [value.decode("latin-1") for name, value in request.scope["headers"] if name == b"content-encoding"]
+    if not values:
+        return
+    codings = [coding.strip() for value in values for coding in value.split(",")]
     if others := [coding for coding in codings if coding and coding.lower() != "identity"]:
         raise ServiceError(f"Content-Encoding {others[0][:SHOWN]!r} is not read: send the body without a coding", status=415)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -62,17 +63,25 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    name = hashlib.sha256(certificate).hexdigest()[:16]
-    return Peer(role_of(certificate, CLIENT), name, shown, expiry_of(connection))
+    name, role = _identity(certificate)
+    return Peer(role, name, shown, expiry_of(connection))
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
     """Return when the peer's certificate, or the authority that signed it, expires (seconds since the epoch)."""
     certificate = connection.getpeercert(binary_form=True)
-    if not certificate:
-        return math.inf
+    return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
+
+
+@functools.lru_cache(1024)
+def _identity(certificate: bytes) -> tuple[str, Role | None]:
+    """Return a client certificate's short name and role."""
+    return hashlib.sha256(certificate).hexdigest()[:16], role_of(certificate, CLIENT)
+
+
+@functools.lru_cache(1024)
+def _expiry(certificate: bytes, authorities: tuple[x509.Certificate, ...]) -> float:
     leaf = x509.load_der_x509_certificate(certificate)
-    authorities = getattr(connection.context, "authorities", ())
     signed_until = [each.not_valid_after_utc.timestamp() for each in authorities if each.subject == leaf.issuer]
     return min(leaf.not_valid_after_utc.timestamp(), max(signed_until, default=math.inf))
 
@@ -119,7 +128,7 @@ class Token:
 
     @property
     def header(self) -> dict[str, str]:
-        """The header with the token."""
+        """The Authorization header with this token."""
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
@@ -147,13 +156,18 @@ class RoleError(ssl.SSLCertVerificationError):
         super().__init__(1, self.verify_message)
 
 
+@functools.lru_cache(256)
+def _service_role(certificate: bytes) -> Role | None:
+    return role_of(certificate, SERVER)
+
+
 class _ClientContext(_Context):
     """A context whose handshakes fail unless the service's certificate has the demanded role."""
 
     demanded: tuple[Role, ...] = ()
 
     def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-        role = role_of(connection.getpeercert(binary_form=True) or b"", SERVER)
+        role = _service_role(connection.getpeercert(binary_form=True) or b"")
         if role not in self.demanded:
             raise RoleError(role, self.demanded)
 

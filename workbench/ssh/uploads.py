@@ -143,7 +143,7 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
 
 
 class _UploadBatch:
-    """One batch of uploads."""
+    """The transfer of several files to one host, at most `AT_ONCE` at a time."""
 
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm

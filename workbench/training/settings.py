@@ -55,13 +55,13 @@ class TrainingSettings:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> TrainingSettings:
-        """Return the settings of `as_json`."""
+        """Build settings from their JSON form, in which sizes are lists."""
         return cls(**{**fields, "sizes": tuple((float(start), int(side)) for start, side in fields["sizes"])})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained and under which names it is kept, a name for each of the objective's parts.
+    """A training: its settings, its seed and the names under which its networks are kept it is kept, a name for each of the objective's parts.
 
     `loss` describes the loss in the manifests; `depends` maps the role of each network it is trained against to its SHA-256.
     """
@@ -81,7 +81,7 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """What `fit` leaves: the figures of the best checkpoint, the curves, the cost, and whether training ran to its end.
+    """The outcome of `fit`: the figures of the best checkpoint, the curves, the cost, and whether training ran to its end.
 
     `pflop` counts multiplications and additions of all steps' forward and backward passes, in 10^15.
     """

@@ -30,7 +30,7 @@ def network_findings(machine: str, which: Which, container: Container | None, fo
 
 def _reached(machine: str, place: str, answer: str) -> Finding:
     if answer in ("open", "refused"):
-        return ok(machine, "cloud", f"reaches {place}{', where nothing listens yet' if answer == 'refused' else ''}")
+        return ok(machine, "cloud", f"reaches {place}{', but nothing listens yet' if answer == 'refused' else ''}")
     way = "open that port in the firewall between them, or correct [cloud] address"
     return wrong(machine, "cloud", f"does not reach the cloud at {place} ({answer})", way)
 
@@ -97,7 +97,7 @@ def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except ConnectionRefusedError:
-        return ok(machine, "address", f"is reached at {address}, where nothing listens yet")
+        return ok(machine, "address", f"is reached at {address}, but nothing listens yet")
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no answer"
         way = f"open that port, correct [{which}] address, or leave it out: then it is reached through SSH"

@@ -49,7 +49,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Trouble:
-    """What prevents a pod from running: Kubernetes' reason, and its details.
+    """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
     `final`: it will not pass. `ended`: an edge ran and may have logged the reason. `previous`: another one has replaced it.
     """

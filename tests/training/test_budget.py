@@ -32,15 +32,6 @@ PAIR = ("mobilenet_v2", "resnet18")
 
 
 @pytest.fixture
-def few(digits: Dataset) -> Dataset:
-    """48 digits to train on, 16 to validate on, 16 to test on."""
-    sizes = {"train": 48, "validation": 16, "test": 16}
-    return Dataset(
-        "digits", "few digits", "digits", digits.classes, False, lambda name: getattr(digits, name).head(sizes[name])
-    )
-
-
-@pytest.fixture
 def narrow_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """The presets' own trainings with the narrowest networks, a step or two long."""
     for name in ("quick", "hours"):

@@ -21,16 +21,6 @@ PAIR = ("--target", "resnet18", "--auxiliary", "mobilenet_v2")
 NAME = "resnet18-X-mobilenet_v2"
 
 
-@pytest.fixture
-def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder, to be changed."""
-    import shutil
-
-    shutil.copytree(tiny_root, tmp_path / "data")
-    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
-    return tmp_path / "data"
-
-
 @pytest.mark.parametrize("preset", ["quick", "hours"])
 def test_its_generator_has_the_papers_settings_at_the_presets_width(preset: str) -> None:
     own, settings = settings_of(preset, "generator"), settings_of(preset, "generator", variant=PAPER)
@@ -53,9 +43,8 @@ def test_its_losses_are_the_papers_whatever_the_preset() -> None:
 
 
 def test_it_is_trained_from_scratch_next_to_the_pairs_own_and_evaluated_by_its_name(
-    own_data: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    own_data: Path, few: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = Dataset("digits", "few", "digits", digits.classes, False, lambda name: getattr(digits, name).head(16))
     monkeypatch.setitem(presets.PAPER_EPOCHS, "quick", (1, 1))
     for preset, kind in (("quick", "generator"), ("quick", "compressor"), ("paper", "generator")):
         settings = presets.PRESETS[preset][kind]

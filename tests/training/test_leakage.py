@@ -1,4 +1,4 @@
-"""What protected pictures tell beyond their class is bounded, generators learn to lower it, and at every strength at once."""
+"""Leakage beyond the class: its bound holds, and generators learn to lower it, at every strength at once."""
 
 from __future__ import annotations
 
