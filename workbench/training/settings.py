@@ -61,7 +61,7 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training: its settings, its seed and the names under which its networks are kept it is kept, a name for each of the objective's parts.
+    """A training: its settings, its seed and the names under which the objective's parts are kept.
 
     `loss` describes the loss in the manifests; `depends` maps the role of each network it is trained against to its SHA-256.
     """
