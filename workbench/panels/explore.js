@@ -1,5 +1,5 @@
-// The stage of `explore`. The page blends x + a (G(x) - x) alone; what the cloud sees comes from the kernel, or from the table of
-// views that the kernel fills while the hand rests. See explore_stage.py for what crosses.
+// The stage of `explore`. The page itself blends x + a (G(x) - x). The cloud's view comes from the kernel, or from the table of
+// views that the kernel fills while the controls rest. explore_stage.py describes the messages.
 
 const LAYERS = {
   original: "original", protected: "protected", cloud: "at the cloud", residual: "residual", attacker: "attacker's guess",
@@ -58,7 +58,7 @@ function fill(select, options, value) {
   select.value = value;
 }
 
-// A slider with a typed value; `marks` is a strip that shows where views are known.
+// A slider with a text field. `marks` is a strip that marks positions with known views.
 function slider(name, text, min, max, step, set, format = (value) => value) {
   const range = h("input", {type: "range", min, max, step, oninput: () => set(Number(range.value))});
   const typed = h("input", {type: "number", min, max, step, ariaLabel: `${text}, typed`, onchange: () => {
@@ -86,7 +86,7 @@ const grouped = (number, digits = 0) =>
 
 // --- pixels: RGB pictures into RGBA image data ----------------------------------------------------------------------------------
 
-// Each writes picture `k` of `size` = [w, h] into `image` with its upper left corner at (left, top).
+// Each function writes picture `k` of `size` = [w, h] into `image`, with its upper left corner at (left, top).
 function each(size, k, image, left, top, colour) {
   const [w, hgt] = size, data = image.data, row = 4 * image.width;
   let from = 3 * w * hgt * k;
@@ -138,7 +138,7 @@ class View {
     this.remember(true);
   }
 
-  // --- what the model says ----------------------------------------------------------------------------------------------------
+  // --- messages from the kernel -----------------------------------------------------------------------------------------------
 
   on(name, callback) {
     this.model.on(name, callback);
@@ -221,7 +221,7 @@ class View {
     }
   }
 
-  // --- what the hand does -----------------------------------------------------------------------------------------------------
+  // --- user input -------------------------------------------------------------------------------------------------------------
 
   set(name, value) {
     if (this.state[name] === value) return;
@@ -292,7 +292,7 @@ class View {
       if (key === "y" || event.shiftKey) this.redo();
       else this.undo();
     }
-    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // a key in the view is no shortcut of the notebook
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // keys in the view must not trigger the notebook's shortcuts
   }
 
   async upload(files) {
@@ -558,7 +558,7 @@ class View {
     this.cards.protected.pane.scrollIntoView?.({block: "nearest"});
   }
 
-  // Show one picture of the sheet at once; its own view follows from the kernel.
+  // Show one picture of the sheet at once. Its own view comes later from the kernel.
   cut(k) {
     const part = 3 * this.size[0] * this.size[1], frames = this.frames, one = (bytes) => bytes && bytes.slice(part * k, part * (k + 1));
     this.frames = {...frames, id: `${frames.id}.${k}`, numbers: [frames.numbers[k]], labels: [frames.labels[k]], names: frames.names.slice(k, k + 1),
@@ -583,7 +583,7 @@ class View {
     });
   }
 
-  // The view at the settings, or the last one that was shown until it comes.
+  // The view at the settings or, until it arrives, the last displayed one.
   present_() {
     if (!this.frames) return null;
     const {strength, rate, codec, quality} = this.state;
@@ -798,7 +798,7 @@ class View {
     return found;
   }
 
-  // The mean PSNR of a guess that knows no picture: the mean of all.
+  // The mean PSNR of a guess without any view: the mean of all pictures.
   control() {
     const {original} = this.frames, n = this.count, part = original.length / n, average = new Float32Array(part), errors = new Float32Array(n);
     for (let i = 0; i < original.length; i++) average[i % part] += original[i] / n;
@@ -1090,7 +1090,7 @@ function inside([x, y], polygon) {
   return odd;
 }
 
-// "Run All" scrolls to the last cell. Until the first key, wheel or press the view stays in sight.
+// "Run All" scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
 function keepInSight(root) {
   const kinds = ["wheel", "keydown", "pointerdown"], stop = () => {
     clearInterval(timer);
