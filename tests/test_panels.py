@@ -899,6 +899,16 @@ def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
     assert meta(explorer)["psnr"] is None, "of what another codec leaves it knows nothing"
 
 
+def test_a_perfect_guess_has_a_finite_psnr(explorer: Explorer) -> None:
+    settings = replace(explorer.settings(), codec="png", strength=0.0)
+    captured, _ = explorer.compute(settings)
+    perfect = pipeline.Attack(lambda _: captured.original, 1, 1, 0.0)
+    explorer.pipeline.attacks[settings.codec, settings.graded, settings.rate] = perfect
+    _, seen = explorer.compute(settings)
+    assert seen.psnr is not None
+    assert seen.psnr.tolist() == [pipeline.MOST_PSNR]
+
+
 def test_views_are_kept_side_by_side_and_shown_again(explorer: Explorer) -> None:
     explorer.apply(pictures=[4], strength=0.5)
     assert explorer.wait()

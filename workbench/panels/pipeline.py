@@ -34,6 +34,7 @@ from .settings import Settings
 __all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen", "View", "pairs_there", "variants_there"]
 
 TOP = 5
+MOST_PSNR = 100.0  # dB, of a guess that equals the original: JSON has no infinity
 PART = 64  # pictures that are classified at once
 SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
 CHUNK = 32  # of them in one step; a waiting request is handled between two steps
@@ -305,7 +306,7 @@ class Pipeline:
             target=target[which],
             auxiliary=auxiliary[which],
             guess=guess,
-            psnr=None if guess is None else metrics.psnr(captured.original, guess[which]),
+            psnr=None if guess is None else metrics.psnr(captured.original, guess[which]).clamp(max=MOST_PSNR),
             milliseconds={name: clock.milliseconds[name] or 0.0 for name in ("compression", "decompression", "classifier")},
         )
 
