@@ -16,7 +16,7 @@ same bytes come out of every machine. It ends on a word of 32 bits: `_shorten` f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,12 @@ class LatentCoder:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self._channels = [_channel(row, int(n)) for row, n in zip(tables.cdf, tables.length, strict=True)]
+        frequencies = [np.diff(row[:n]).astype(np.int64) for row, n in zip(tables.cdf, tables.length.tolist(), strict=True)]
+        self._last = np.array([len(each) - 1 for each in frequencies], np.int64)  # stands for the symbols beyond a table
+        self._models = [_model(each.clip(min=1)) if len(each) > 1 else None for each in frequencies]
+        self._symbol_bits = np.zeros((len(frequencies), int(self._last.max(initial=0)) + 1))  # of each channel's symbols
+        for row, each in zip(self._symbol_bits, frequencies, strict=True):
+            row[: len(each)] = PRECISION - np.log2(each.clip(min=1))
         patterns = tables.patterns
         self._shape = patterns.shape[1:]
         self._flat = patterns.reshape(len(patterns), -1) if len(patterns) else np.zeros((0, 0), np.int32)
@@ -80,9 +85,9 @@ class LatentCoder:
         hashes = self._flat.astype(np.int64) @ self._mix
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
-        frequencies = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
-        self._pattern_bits = PRECISION + np.log2(1 / frequencies) if len(patterns) else np.zeros(1)
-        self._pattern_model = _model(frequencies) if len(patterns) else None
+        shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
+        self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
+        self._pattern_model = _model(shares) if len(patterns) else None
         # A channel is silent where every pattern has zero throughout: exceptions say once whether they are silent there too.
         self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else np.arange(len(tables.cdf))
         self._quiet = np.setdiff1d(np.arange(len(tables.cdf)), self._loud)
@@ -104,31 +109,20 @@ class LatentCoder:
                 encoder.encode(strange.astype(np.int32), _STRANGE)
             self._put(encoder, others, self._loud)
             self._put(encoder, others[strange], self._quiet)
-        stream = encoder.get_compressed().astype(">u4").tobytes()
-
-        def decodes(short: bytes) -> bool:
-            try:
-                read, rest = self._read(short, len(index), size)
-            except PayloadError:
-                return False
-            return np.array_equal(read, index) and np.array_equal(rest, others)
-
-        return _shorten(stream, decodes)
+        return _shorten(encoder)
 
     def _put(self, encoder: Any, symbols: Integers, channels: NDArray[np.int64]) -> None:
         if not len(symbols):
             return
-        beyond: list[Integers] = []
-        for channel in channels:
-            model, last = self._channels[channel]
-            values = symbols[:, channel].ravel()
-            place = values.astype(np.int64) - int(self.tables.offset[channel])
-            outside = (place < 0) | (place >= last)
-            if model is not None:
-                encoder.encode(np.where(outside, last, place).astype(np.int32), model)
-            beyond.append(values[outside])
-        rest = np.concatenate([np.zeros(0, np.int32), *beyond]).view(np.uint32)
-        if len(rest):
+        values = symbols[:, channels].swapaxes(0, 1).reshape(len(channels), -1)
+        last = self._last[channels, None]
+        place = values.astype(np.int64) - self.tables.offset[channels, None]
+        outside = (place < 0) | (place >= last)
+        for channel, row in zip(channels, np.where(outside, last, place).astype(np.int32), strict=True):
+            if (model := self._models[channel]) is not None:
+                encoder.encode(row, model)
+        if outside.any():
+            rest = values[outside].view(np.uint32)
             encoder.encode((rest % HALF).astype(np.int32), _HALVES)
             encoder.encode((rest // HALF).astype(np.int32), _HALVES)
 
@@ -174,7 +168,7 @@ class LatentCoder:
         outside = np.zeros((len(channels), count), bool)
         values = np.zeros((len(channels), count), np.int32)
         for place, channel in enumerate(channels):
-            model, last = self._channels[channel]
+            model, last = self._models[channel], self._last[channel]
             read = np.full(count, last, np.int32) if model is None else decoder.decode(model, count)
             outside[place] = read == last
             values[place] = read + self.tables.offset[channel]
@@ -205,40 +199,39 @@ class LatentCoder:
             strange = (symbols[others][:, self._quiet] != 0).any(axis=(1, 2, 3))
             out[others] += np.where(strange, 8.0, np.log2(256 / 255)) if len(self._quiet) else 0.0
             for channels, rows in ((self._loud, others), (self._quiet, others[strange])):
-                for channel in channels:
-                    out[rows] += self._channel_bits(int(channel), symbols[rows, channel])
+                out[rows] += self._channel_bits(symbols[rows][:, channels], channels)
         return out
 
-    def _channel_bits(self, channel: int, values: Integers) -> NDArray[np.float64]:
-        _, last = self._channels[channel]
-        index = values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(np.int64) - int(self.tables.offset[channel])
-        outside = (index < 0) | (index >= last)
-        frequency = np.diff(self.tables.cdf[channel, : last + 2]).clip(min=1)
-        bits = PRECISION - np.log2(frequency[np.where(outside, last, index)]) + 32.0 * outside
-        return bits.sum(1)  # type: ignore[no-any-return]
+    def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bits of symbols N x C x h x w of C channels, coded one by one (N)."""
+        last = self._last[channels, None, None]
+        place = symbols.astype(np.int64) - self.tables.offset[channels, None, None]
+        outside = (place < 0) | (place >= last)
+        bits = self._symbol_bits[channels[:, None, None], np.where(outside, last, place)] + 32.0 * outside
+        return bits.sum((1, 2, 3))  # type: ignore[no-any-return]
 
     def _fits(self, size: Sequence[int]) -> bool:
         return len(self._flat) > 0 and tuple(size) == tuple(self._shape[1:])
 
 
-def _shorten(stream: bytes, decodes: Callable[[bytes], bool]) -> bytes:
-    """Return the fewest bytes that decode alike, where missing ones count as zero: a prefix, or one plus a last bit."""
-    number = int.from_bytes(stream, "big")
+def _shorten(encoder: Any) -> bytes:
+    """Return the fewest bytes that decode alike, where missing ones count as zero: a prefix, or one plus a last bit.
+
+    A range coder's stream is a number in an interval, of which every other number decodes alike. The encoder knows the interval
+    behind the words that it has written: 64 bits of its lower end, and its width.
+    """
+    stream = encoder.get_compressed().astype(">u4").tobytes()
+    words, (lower, width) = encoder.pos()
+    bits = 32 * words + 64
+    number = int.from_bytes(stream, "big") << (bits - 8 * len(stream))
+    low = (number >> 64 << 64) + lower
+    low -= (1 << 64) if low > number else 0  # the last word written takes a carry
     for length in range(max(0, len(stream) - 12), len(stream)):
-        cut = number >> 8 * (len(stream) - length)
-        for candidate in (cut, cut + 1):
-            if candidate >> 8 * length == 0:
-                short = candidate.to_bytes(length, "big")
-                if not short.endswith(b"\0") and decodes(short):
-                    return short
+        unit = bits - 8 * length
+        for candidate in (number >> unit, (number >> unit) + 1):
+            if low <= candidate << unit < low + width and candidate >> 8 * length == 0 and (candidate & 255 or not length):
+                return candidate.to_bytes(length, "big")
     return stream
-
-
-def _channel(cdf: Integers, length: int) -> tuple[Any, int]:
-    """Return the model of a channel's symbols and the number of the one that stands for those beyond."""
-    frequencies = np.diff(cdf[:length]).astype(np.int64)
-    last = len(frequencies) - 1
-    return (_model(frequencies.clip(min=1)), last) if last else (None, 0)
 
 
 def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from . import _compat
+from . import _compat, rates
 from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
 from .pictures import check_images
 
 with _compat.spared():
+    from compressai.entropy_models import EntropyBottleneckVbr
     from compressai.models import FactorizedPrior
 
 __all__ = [
@@ -192,15 +193,30 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     One that was trained on rate and accuracy knows more (see `choose`): `reader` (C x (M h w + 1)), a linear layer that reads
     the class from the latents before they are quantised, and `answers` (K x C), what the target says of each pattern.
+
+    With `stops` it is one network for many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024): at stop s latents are
+    quantised in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of each stop.
+    Stop 0 sends the first `LABEL_CHANNELS` alone, as patterns; `stop_cdf`, `stop_offset` and `stop_length` are the tables of
+    the others. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
     pattern_counts: Tensor
     reader: Tensor
     answers: Tensor
+    stop_cdf: Tensor
+    stop_offset: Tensor
+    stop_length: Tensor
 
-    def __init__(self, N: int = 128, M: int = 192) -> None:
+    def __init__(self, N: int = 128, M: int = 192, stops: int = 0) -> None:
         super().__init__(N, M)
+        self.stops = stops
+        if stops:
+            self.entropy_bottleneck = EntropyBottleneckVbr(M)
+            self.Gain = nn.Parameter(rates.gains(stops), requires_grad=False)
+            self.register_buffer("stop_cdf", torch.zeros(0, dtype=torch.int32))
+            self.register_buffer("stop_offset", torch.zeros(0, M, dtype=torch.int32))
+            self.register_buffer("stop_length", torch.zeros(0, M, dtype=torch.int32))
         self.register_buffer("patterns", torch.zeros(0, M, 1, 1, dtype=torch.int8))
         self.register_buffer("pattern_counts", torch.ones(1, dtype=torch.int64))
         self.register_buffer("reader", torch.zeros(0, 0))
@@ -211,9 +227,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         bottleneck = self.entropy_bottleneck
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
-        for table in ("patterns", "pattern_counts", "reader", "answers"):
-            if table in state_dict:  # its size follows from training, its numbers may have been kept in fewer bits
-                setattr(self, table, getattr(self, table).new_empty(state_dict[table].shape))
+        names = ("patterns", "pattern_counts", "reader", "answers")
+        sized = [(self, "", name) for name in (*names, "stop_cdf", "stop_offset", "stop_length")]
+        if self.stops:  # of a density of variable steps CompressAI resizes nothing
+            sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
+        for module, prefix, table in sized:
+            if prefix + table in state_dict:  # its size follows from training, its numbers may have been kept in fewer bits
+                setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
@@ -226,21 +246,58 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
                 )
         return loaded
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
+    def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
         """Return `x_hat` (not clamped) and `likelihoods["y"]`; quantisation is noise in training mode."""
         check_images(images)
-        out: dict[str, Any] = super().forward(_pad(images))
+        out: dict[str, Any]
+        if self.stops:
+            y_hat, likelihoods = self.entropy_bottleneck(self.sent(self.g_a(_pad(images)), stop), qs=self.step(stop))
+            out = {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}}
+        else:
+            out = super().forward(_pad(images))
         out["x_hat"] = out["x_hat"][..., : images.shape[-2], : images.shape[-1]]
         return out
 
-    def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the quantised latents less their medians, whole numbers N x M x H/16 x W/16.
+    def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
+        """Make the integer tables, with `force` anew, of every stop."""
+        if not self.stops:
+            return bool(super().update(*args, force=force, **options))
+        if len(self.stop_offset) and not force:
+            return False
+        self.stop_cdf, self.stop_offset, self.stop_length = rates.stop_tables(self.entropy_bottleneck, self.Gain)
+        return True
 
-        Rounded, as in the paper, or, where the compressor has a reader for latents of this size, the patterns of `choose`.
+    def tables(self, stop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the integer tables of a stop: cumulative frequencies M x L, offsets M, lengths M. Empty before `update`."""
+        bottleneck = self.entropy_bottleneck
+        if stop == 0:
+            return bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length
+        sizes = (self.M * self.stop_length.amax(1)).tolist()
+        cdf = self.stop_cdf.split(sizes)[stop - 1].view(self.M, -1)
+        return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
+
+    def step(self, stop: int = 0) -> Tensor:
+        """Return the quantisation step at a stop, a number."""
+        return 1 / self.Gain[stop] if self.stops else self.medians.new_ones(())
+
+    def sent(self, y: Tensor, stop: int) -> Tensor:
+        """Return those of the latents N x M x h x w that a stop sends; the others are zero."""
+        if not self.stops or stop:
+            return y
+        return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
+
+    def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
+        """Return the quantised latents of images, whole numbers N x M x H/16 x W/16 (see `quantise`)."""
+        return self.quantise(self.latents(images), stop, rate_weight)
+
+    def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
+        """Return latents less their medians as whole numbers of the stop's step.
+
+        Rounded, as in the paper, or, at stop 0 of a compressor that has a reader for latents of this size, the patterns of
+        `choose`.
         """
-        y = self.latents(images)
-        if not len(self.reader) or y.shape[1:] != self.patterns.shape[1:]:
-            return y.round().to(torch.int32)
+        if stop or not len(self.reader) or y.shape[1:] != self.patterns.shape[1:]:
+            return (self.sent(y, stop) / self.step(stop)).round().to(torch.int32)
         return self.patterns[self.choose(y, rate_weight)].to(torch.int32)
 
     def latents(self, images: Tensor) -> Tensor:
@@ -265,9 +322,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
-    def reconstruct(self, symbols: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the images of `size` (H, W), not clamped, of `symbols`."""
-        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) + self.medians)
+    def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
+        """Return the images of `size` (H, W), not clamped, of `symbols` at a stop."""
+        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.step(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
     @property
@@ -277,9 +334,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Return the rounded latents, entropy-coded, one string an image. CompressAI's coder: 8, 12, 16 ... bytes each."""
+        """Return the latents rounded at stop 0, one string an image. CompressAI's coder: 8, 12, 16 ... bytes each."""
         check_images(images)
-        coded: list[bytes] = self.compress(_pad(images))["strings"][0]
+        coded: list[bytes]
+        if self.stops:
+            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=self.step())
+        else:
+            coded = self.compress(_pad(images))["strings"][0]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
@@ -290,8 +351,16 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         latent = tuple(-(-side // MULTIPLE) for side in size)
         behind = bytes(BEHIND * len(self.medians) * latent[0] * latent[1])
         parts = [strings[start : start + AT_ONCE["cpu"]] for start in range(0, len(strings), AT_ONCE["cpu"])]
-        decoded = torch.cat([self.decompress([[each + behind for each in part]], latent)["x_hat"] for part in parts])
+        decoded = torch.cat([self._decoded([each + behind for each in part], latent) for part in parts])
         return decoded[..., : size[0], : size[1]]
+
+    def _decoded(self, strings: list[bytes], latent: tuple[int, ...]) -> Tensor:
+        images: Tensor
+        if self.stops:
+            images = self.g_s(self.entropy_bottleneck.decompress(strings, latent, qs=self.step())).clamp(0, 1)
+        else:
+            images = self.decompress([strings], latent)["x_hat"]
+        return images
 
 
 class Unset(TorchFunctionMode):
@@ -305,7 +374,8 @@ class Unset(TorchFunctionMode):
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind: `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M)."""
+    """Build a network by its kind: `classifier` (name, num_classes, head, width), `generator` (width),
+    `compressor` (N, M, stops)."""
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,
         "generator": PerturbationGenerator,

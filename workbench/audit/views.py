@@ -29,7 +29,7 @@ from ..codecs import CompressAI, Neural
 from ..data import Dataset
 from ..errors import DataError, unknown
 from ..inference import computes_in_16_bits, prepare_pair
-from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
+from ..models import NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
 from ..pictures import to_float, to_uint8
 from ..system import Client, Cloud, Edge, codec_for
 from ..weights import Pair
@@ -205,8 +205,7 @@ class Observer:
     def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
         """Return what a payload says: the latents of a neural codec; of another the pictures that it decodes to."""
         if isinstance(self.codec, Neural):
-            shape = (len(coded), self.codec.compressor.M, *(-(-side // MULTIPLE) for side in self.codec.size))
-            return torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(shape).float()
+            return self.codec.latents(coded).float()
         if isinstance(self.codec, CompressAI):  # a string for each image, in their order
             with torch.inference_mode():
                 return in_parts(self.codec.compressor.latents, protected).round()
