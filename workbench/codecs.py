@@ -28,7 +28,7 @@ from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
 from .pictures import Limits, check_images, to_float, to_uint8
 from .quiet import QUIET
-from .rates import rates_of, stop_of
+from .rates import LABEL_CHANNELS, rates_of, stop_of
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -285,10 +285,10 @@ class Neural(_NeuralCodec):
     def _coder(self, stop: int) -> LatentCoder:
         if stop not in self._coders:
             compressor = self.compressor
-            known = (compressor.patterns, compressor.pattern_counts) if stop == 0 else (compressor.patterns[:0], torch.ones(1))
-            tables = (*compressor.tables(stop), known[0])
+            patterns = compressor.patterns[:, : LABEL_CHANNELS if stop else None]
+            tables = (*compressor.tables(stop), patterns)
             cdf, offset, length, patterns = (table.cpu().numpy().astype(np.int32) for table in tables)
-            self._coders[stop] = LatentCoder(Tables(cdf, offset, length, patterns, known[1].cpu().numpy().astype(np.int64)))
+            self._coders[stop] = LatentCoder(Tables(cdf, offset, length, patterns, compressor.pattern_counts.cpu().numpy()))
         return self._coders[stop]
 
     def encode(self, images: Tensor) -> bytes:

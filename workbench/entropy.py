@@ -3,7 +3,8 @@
 ::
 
     symbols (N x M x h x w) ->  pattern of each image  ---------------------------------------.
-                                   `-> no known pattern: its latents, channel by channel -------> range coder -> shortest tail
+                            |      `-> no known pattern: its latents, channel by channel -------> range coder -> shortest tail
+                            `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
 Near one bit a latent, most images have latents that others had before: a handful of patterns stand for a class each. Their
@@ -40,8 +41,9 @@ class Tables:
     """The integers that both ends share; they ship with the weights.
 
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
-    for what lies beyond. `patterns` K x M x h x w are the commonest latents, `counts` K + 1 how often each came, and, last, any
-    other. Where K is 0, or images have another size than the patterns, all latents are coded one by one.
+    for what lies beyond. `patterns` K x P x h x w are the commonest latents of the first P channels, `counts` K + 1 how often
+    each came, and, last, any other. Where K is 0, or images have another size than the patterns, all latents are coded one by
+    one. Channels beyond P always are.
     """
 
     cdf: Integers
@@ -89,17 +91,19 @@ class LatentCoder:
         self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
         self._pattern_model = _model(shares) if len(patterns) else None
         # A channel is silent where every pattern has zero throughout: exceptions say once whether they are silent there too.
-        self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else np.arange(len(tables.cdf))
-        self._quiet = np.setdiff1d(np.arange(len(tables.cdf)), self._loud)
+        covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
+        self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
+        self._quiet = np.setdiff1d(covered, self._loud)
+        self._free = np.arange(len(covered), len(tables.cdf))  # which no pattern covers
 
     # --- encoding ----------------------------------------------------------------------------------------------------------
 
     def encode(self, symbols: Integers) -> bytes:
         """Return the stream of symbols N x M x h x w, N at least 1."""
         index = self.index(symbols)
-        return self._encode(index, symbols[index == len(self._flat)], symbols.shape[2:])
+        return self._encode(index, symbols[index == len(self._flat)], symbols, symbols.shape[2:])
 
-    def _encode(self, index: NDArray[np.int64], others: Integers, size: Sequence[int]) -> bytes:
+    def _encode(self, index: NDArray[np.int64], others: Integers, symbols: Integers, size: Sequence[int]) -> bytes:
         encoder = constriction.stream.queue.RangeEncoder()
         if self._fits(size):
             encoder.encode(index.astype(np.int32), self._pattern_model)
@@ -109,10 +113,11 @@ class LatentCoder:
                 encoder.encode(strange.astype(np.int32), _STRANGE)
             self._put(encoder, others, self._loud)
             self._put(encoder, others[strange], self._quiet)
+        self._put(encoder, symbols, self._free)
         return _shorten(encoder)
 
     def _put(self, encoder: Any, symbols: Integers, channels: NDArray[np.int64]) -> None:
-        if not len(symbols):
+        if not len(symbols) or not len(channels):
             return
         values = symbols[:, channels].swapaxes(0, 1).reshape(len(channels), -1)
         last = self._last[channels, None]
@@ -133,18 +138,21 @@ class LatentCoder:
 
         Raises PayloadError unless `encode` would make this very stream of them.
         """
-        index, others = self._read(stream, n, tuple(size))
+        index, others, symbols = self._read(stream, n, tuple(size))
         known = len(self._flat)
-        if (self.index(others) != known).any() or self._encode(index, others, tuple(size)) != stream:
+        if (self.index(others) != known).any() or self._encode(index, others, symbols, tuple(size)) != stream:
             raise PayloadError(f"payload holds a stream of {len(stream)} bytes that no encoder makes of {n} images")
+        if len(self._free):
+            return symbols, np.arange(n)
         used, inverse = np.unique(index[index < known], return_inverse=True)
         which = np.empty(n, np.int64)
         which[index < known] = inverse
         which[index == known] = len(used) + np.arange(len(others))
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
-    def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers]:
-        """Return the number of each image's pattern, and the symbols of those images that have none."""
+    def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
+        """Return the number of each image's pattern, the symbols of those images that have none, and, where patterns do not
+        cover all channels, those of all images."""
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:
@@ -155,13 +163,20 @@ class LatentCoder:
                 strange = decoder.decode(_STRANGE, len(others)) if len(self._quiet) else np.zeros(len(others), np.int32)
                 self._take(decoder, others, np.arange(len(others)), self._loud)
                 self._take(decoder, others, np.flatnonzero(strange), self._quiet)
+            symbols = np.zeros((n if len(self._free) else 0, *others.shape[1:]), np.int32)
+            self._take(decoder, symbols, np.arange(len(symbols)), self._free)
         except (ValueError, AssertionError, OverflowError) as error:
             raise PayloadError(f"payload holds a stream of {len(stream)} bytes that cannot be decoded") from error
-        return index.astype(np.int64), others
+        if len(symbols):
+            covered = len(self.tables.cdf) - len(self._free)
+            symbols[index < known, :covered] = self.tables.patterns[index[index < known]]
+            others[:, covered:] = symbols[index == known, covered:]
+            symbols[index == known] = others
+        return index.astype(np.int64), others, symbols
 
     def _take(self, decoder: Any, symbols: Integers, rows: NDArray[np.int64], channels: NDArray[np.int64]) -> None:
         """Fill the `channels` of the `rows` of symbols."""
-        if not len(rows):
+        if not len(rows) or not len(channels):
             return
         shape = (len(rows), *symbols.shape[2:])
         count = int(np.prod(shape))
@@ -184,7 +199,7 @@ class LatentCoder:
         known = len(self._flat)
         if not len(symbols) or not self._fits(symbols.shape[2:]):
             return np.full(len(symbols), known, np.int64)
-        flat = symbols.reshape(len(symbols), -1)
+        flat = symbols[:, : self._shape[0]].reshape(len(symbols), -1)
         place = np.searchsorted(self._hashes, flat.astype(np.int64) @ self._mix).clip(max=known - 1)
         found = self._order[place]
         return np.where((self._flat[found] == flat).all(1), found, known)
@@ -200,7 +215,7 @@ class LatentCoder:
             out[others] += np.where(strange, 8.0, np.log2(256 / 255)) if len(self._quiet) else 0.0
             for channels, rows in ((self._loud, others), (self._quiet, others[strange])):
                 out[rows] += self._channel_bits(symbols[rows][:, channels], channels)
-        return out
+        return out + self._channel_bits(symbols[:, self._free], self._free)
 
     def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the bits of symbols N x C x h x w of C channels, coded one by one (N)."""

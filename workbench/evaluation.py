@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from . import legibility, metrics
 from .cifar10 import OFFICIAL
 from .classifiers import Classifier
-from .codecs import Codec, CompressAI, Jpeg, Png
+from .codecs import Codec, CompressAI, Jpeg, Neural, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
@@ -170,6 +170,7 @@ class Evaluation:
             "codec": describe(codec),
             "client": describe(self.client.jpeg),
             "strength": strength,
+            **({"rate": codec.rate} if isinstance(codec, Neural) else {}),
             "batch": self.batch,
             **self.origin(),
         }
@@ -306,10 +307,12 @@ def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def describe(codec: Codec) -> str:
-    """Name a codec with its options: `jpeg q89 4:4:4`."""
+    """Name a codec with its options: `jpeg q89 4:4:4`, `neural rate 0.4`."""
     match codec:
         case Jpeg():
             return f"jpeg q{codec.quality} {codec.subsampling}"
+        case Neural() if codec.rate:
+            return f"neural rate {codec.rate:g}"
         case _ if getattr(codec, "lossless", None):
             return f"{codec.name} lossless"
         case _ if hasattr(codec, "quality"):

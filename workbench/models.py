@@ -196,8 +196,8 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     With `stops` it is one network for many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024): at stop s latents are
     quantised in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of each stop.
-    Stop 0 sends the first `LABEL_CHANNELS` alone, as patterns; `stop_cdf`, `stop_offset` and `stop_length` are the tables of
-    the others. Without stops the step is 1 and the rate 0.
+    The first `LABEL_CHANNELS` are the label: always in steps of stop 0, which sends nothing else, and as patterns. `stop_cdf`,
+    `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
@@ -251,7 +251,10 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         check_images(images)
         out: dict[str, Any]
         if self.stops:
-            y_hat, likelihoods = self.entropy_bottleneck(self.sent(self.g_a(_pad(images)), stop), qs=self.step(stop))
+            y = self.sent(self.g_a(_pad(images)), stop)
+            coded = (self.entropy_bottleneck(y, qs=1 / self.Gain[each]) for each in (0, stop))
+            label = slice(rates.LABEL_CHANNELS)
+            y_hat, likelihoods = (torch.cat([first[:, label], rest[:, label.stop :]], 1) for first, rest in zip(*coded, strict=True))
             out = {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}}
         else:
             out = super().forward(_pad(images))
@@ -276,9 +279,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         cdf = self.stop_cdf.split(sizes)[stop - 1].view(self.M, -1)
         return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
 
-    def step(self, stop: int = 0) -> Tensor:
-        """Return the quantisation step at a stop, a number."""
-        return 1 / self.Gain[stop] if self.stops else self.medians.new_ones(())
+    def steps(self, stop: int = 0) -> Tensor:
+        """Return the quantisation step of each channel at a stop: M x 1 x 1."""
+        steps = torch.ones_like(self.medians)
+        if self.stops:
+            steps /= self.Gain[stop]
+            steps[: rates.LABEL_CHANNELS] = 1 / self.Gain[0]
+        return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
         """Return those of the latents N x M x h x w that a stop sends; the others are zero."""
@@ -293,12 +300,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
         """Return latents less their medians as whole numbers of the stop's step.
 
-        Rounded, as in the paper, or, at stop 0 of a compressor that has a reader for latents of this size, the patterns of
-        `choose`.
+        Rounded, as in the paper; the label, of a compressor that has a reader for latents of this size, as `choose` has it.
         """
-        if stop or not len(self.reader) or y.shape[1:] != self.patterns.shape[1:]:
-            return (self.sent(y, stop) / self.step(stop)).round().to(torch.int32)
-        return self.patterns[self.choose(y, rate_weight)].to(torch.int32)
+        symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
+        if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
+            label = slice(rates.LABEL_CHANNELS if self.stops else None)
+            symbols[:, label] = self.patterns[self.choose(y, rate_weight)][:, label].to(torch.int32)
+        return symbols
 
     def latents(self, images: Tensor) -> Tensor:
         """Return the latents less their medians, before they are quantised: N x M x H/16 x W/16."""
@@ -324,7 +332,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
         """Return the images of `size` (H, W), not clamped, of `symbols` at a stop."""
-        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.step(stop) + self.medians)
+        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
     @property
@@ -338,7 +346,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         check_images(images)
         coded: list[bytes]
         if self.stops:
-            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=self.step())
+            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0])
         else:
             coded = self.compress(_pad(images))["strings"][0]
         return coded
@@ -357,7 +365,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     def _decoded(self, strings: list[bytes], latent: tuple[int, ...]) -> Tensor:
         images: Tensor
         if self.stops:
-            images = self.g_s(self.entropy_bottleneck.decompress(strings, latent, qs=self.step())).clamp(0, 1)
+            images = self.g_s(self.entropy_bottleneck.decompress(strings, latent, qs=1 / self.Gain[0])).clamp(0, 1)
         else:
             images = self.decompress([strings], latent)["x_hat"]
         return images

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .errors import UsageError
 
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
 
 STOPS = 11  # of a compressor that is trained here: rates 0, 0.1, ... 1
-LABEL_CHANNELS = 4  # channels that stop 0 sends: a label is a few bits, and hundreds of latents cost more than those
-COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; stop 0 has the coarse one, too
+LABEL_CHANNELS = 4  # the label's: a label is a few bits, and hundreds of latents cost more than those
+COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels keep the coarse one
 
 
 def gains(stops: int) -> Tensor:
@@ -40,9 +41,9 @@ def rates_of(stops: int) -> tuple[float, ...]:
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
-def check_rate(rate: float) -> None:
-    """Raise UsageError for a rate that is not from 0 to 1."""
-    if not 0.0 <= rate <= 1.0:
+def check_rate(rate: float | None) -> None:
+    """Raise UsageError for a rate that is not from 0 to 1. None is no rate of one's own."""
+    if rate is not None and not 0.0 <= rate <= 1.0:
         raise UsageError(f"rate must be between 0 (the fewest bits) and 1 (the most), got {rate!r}")
 
 
@@ -60,16 +61,21 @@ def stop_tables(bottleneck: EntropyBottleneckVbr, gain: Tensor) -> tuple[Tensor,
     """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
 
     The tables are CompressAI's: cumulative frequencies, flattened (M x L of each stop, L the longest of its lengths), offsets
-    and lengths (S - 1 x M). At stop 0 channels other than the first `LABEL_CHANNELS` have zero as their only symbol.
+    and lengths (S - 1 x M). The label's channels have stop 0's at every stop. At stop 0 the others have zero as only symbol.
     """
-    cdf, offset, length = [], [], []
-    for stop in range(len(gain) - 1, -1, -1):
-        bottleneck.update_variable(force=True, qs=1 / gain[stop])
-        cdf.insert(0, bottleneck._quantized_cdf.flatten())
-        offset.insert(0, bottleneck._offset)
-        length.insert(0, bottleneck._cdf_length)
+    made = []
+    for value in gain:
+        bottleneck.update_variable(force=True, qs=1 / value)
+        made.append((bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length))
+    first, label, cdfs = made[0], slice(LABEL_CHANNELS), []
+    for cdf, offset, length in made[1:]:
+        offset[label], length[label] = first[1][label], first[2][label]
+        width = int(length.max())
+        rows = [F.pad(each, (0, max(0, width - each.shape[1])))[:, :width] for each in (first[0], cdf)]
+        cdfs.append(torch.cat([rows[0][label], rows[1][label.stop :]]))
     silent = slice(LABEL_CHANNELS, None)
-    bottleneck._quantized_cdf[silent] = 0
-    bottleneck._quantized_cdf[silent, 1:3] = bottleneck._quantized_cdf.new_tensor([(1 << 16) - 1, 1 << 16])
-    bottleneck._offset[silent], bottleneck._cdf_length[silent] = 0, 3
-    return torch.cat(cdf[1:]), torch.stack(offset[1:]), torch.stack(length[1:])
+    first[0][silent], first[1][silent], first[2][silent] = 0, 0, 3
+    first[0][silent, 1:3] = first[0].new_tensor([(1 << 16) - 1, 1 << 16])
+    bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length = first
+    _, offsets, lengths = zip(*made[1:], strict=True)
+    return torch.cat([cdf.flatten() for cdf in cdfs]), torch.stack(offsets), torch.stack(lengths)

@@ -51,7 +51,7 @@ POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker 
 
 
 class Audit:
-    """What attackers recover of the test images of a data set, from a pair with a codec, at a strength.
+    """What attackers recover of the test images of a data set, from a pair with a codec, at a strength and a rate.
 
     `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds and learns from `pairs` of a
     `source` (None: the effort's, as far as the training split has so many). Figures are means over images and seeds. A `judge`
@@ -65,6 +65,7 @@ class Audit:
         *,
         codec: str = "neural",
         strength: float = 1.0,
+        rate: float | None = None,
         n: int = 1000,
         seeds: int = 3,
         effort: Effort = EFFORTS["quick"],
@@ -89,7 +90,8 @@ class Audit:
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        self.observer = Observer(pair, codec, self._size, strength, device)
+        self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
+        self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
         self.best_rows: dict[str, dict[str, Any]] = {}  # of `result`, by view
         self.effort_curve: list[dict[str, Any]] = []
@@ -104,8 +106,9 @@ class Audit:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return the same observer at another strength, or with another codec and its `options`."""
+        """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
         at = self.strength if strength is None else strength
+        options = (self._options if codec in (None, self.codec) else {}) | options
         return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
@@ -457,6 +460,7 @@ class Audit:
             "converged": self.converged,
             "codec": describe(self.observer.codec),
             "strength": self.strength,
+            **self._options,
             "noise": self.pair.generator.noise,
             **origin(self.pair, self.dataset, self.device),
         }

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .common import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+from .common import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +50,7 @@ def add(commands: Commands) -> None:
         choices=("float32", "bfloat16"),
         help="of services: in which all sides compute (float32)",
     )
+    add_rate(made)
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -67,9 +68,11 @@ def services(options: argparse.Namespace) -> int:
     from ..system import System
 
     dataset = read_dataset(options)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision)
+    rate: dict[str, float] = {} if options.rate is None else {"rate": options.rate}
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision, **rate)
+    device = pick_device(options.device)
     system = System.load(
-        dataset.family, options.target, options.auxiliary, device=pick_device(options.device), precision=options.precision
+        dataset.family, options.target, options.auxiliary, device=device, precision=options.precision, **rate
     )
     images = to_float(dataset.test.head(options.limit or 1024).images)
     named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
@@ -180,7 +183,13 @@ def models(options: argparse.Namespace) -> int:
     pair = weights.load_pair(dataset.family, options.target, options.auxiliary)
     images = to_float(dataset.test.head(options.limit).images)
     result = bench_models(
-        pair, images, batches=options.batches, rounds=options.rounds or 15, device=pick_device(options.device), progress=True
+        pair,
+        images,
+        batches=options.batches,
+        rounds=options.rounds or 15,
+        device=pick_device(options.device),
+        progress=True,
+        rate=options.rate or 0.0,
     )
     result |= {"dataset": dataset.title}
     if options.json:

@@ -68,6 +68,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         help="compressor: the paper's, or with the target's cross-entropy",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
+    made.add_argument(
+        "--rate", type=float, metavar="R", help="compressor: learn this one rate, 0 to 1 (default: all rates in one network)"
+    )
     made.add_argument("--variant", default="", metavar="NAME", help="keep a generator or compressor under a name of its own")
     made.add_argument(
         "--generator-variant",
@@ -92,6 +95,8 @@ def train(options: argparse.Namespace) -> int:
     for option, value in asked.items():
         if value is not None and options.what != "generator":
             raise UsageError(f"{option} {value} goes with `train generator`, not with a {options.what}")
+    if options.rate is not None and options.what != "compressor":
+        raise UsageError(f"--rate {options.rate:g} goes with `train compressor`, not with a {options.what}")
     if options.epochs is not None:
         if options.what == "pair":
             raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
@@ -127,7 +132,7 @@ def train(options: argparse.Namespace) -> int:
             dataset, options.target, options.auxiliary, generator_loss=generator, compressor_loss=compressor, **variants, **run
         )
     else:
-        variants = {"variant": options.variant, "generator_variant": options.generator_variant}
+        variants = {"variant": options.variant, "generator_variant": options.generator_variant, "rate": options.rate}
         trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
     for manifest in (each for each in trained if each.file and training.rank() == 0):
         print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")

@@ -93,8 +93,9 @@ class EdgeService(Service):
     """Protects pictures and has the cloud recognise them.
 
     `target` is the SHA-256 of the classifier that the generator was trained for: another cloud's answers are refused. Requests
-    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent. `agent`: of the guest that the
-    edge runs in, if it runs in one; `budget` is the memory for decoding large pictures.
+    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent. So are requests of a higher rate
+    than `most_rate` (None: the codec's own), for with the rate grows what the cloud sees of the picture. `agent`: of the guest
+    that the edge runs in, if it runs in one; `budget` is the memory for decoding large pictures.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -113,6 +114,7 @@ class EdgeService(Service):
         capacity: int = 1024,
         wait_s: float = 0.002,
         least_strength: float = 1.0,
+        most_rate: float | None = None,
         roles: tuple[Role, ...] = ("client",),
         agent: Agent | None = None,
         budget: MemoryBudget | None = None,
@@ -126,6 +128,7 @@ class EdgeService(Service):
         self._lanes = lanes
         self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
+        self.most_rate = getattr(edge.codec, "rate", 0.0) if most_rate is None else most_rate
         self._decoder = PictureDecoder(edge, size, LARGE, max(1, (os.cpu_count() or 2) // 2), budget)
         self._answers = Once[Found]()
         self._watch: asyncio.Task[None] | None = None
@@ -227,7 +230,9 @@ class EdgeService(Service):
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
             raise ProtocolError("the input must be one tensor 'image' of BYTES, a JPEG or PNG file an element")
-        found = await self._recognised(image.data, number(request.parameters, "strength", 1.0), call, deadline)
+        strength = number(request.parameters, "strength", 1.0)
+        rate = number(request.parameters, "rate", 0.0) if "rate" in request.parameters else None
+        found = await self._recognised(image.data, strength, rate, call, deadline)
         told = {"payload_bytes": found.payload}
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
 
@@ -238,8 +243,8 @@ class EdgeService(Service):
         if len(call.id) > MAX_ID:
             raise ProtocolError(f"the header X-Request-Id may have at most {MAX_ID} characters")
         deadline, asked = self.deadline(form.number(http, "timeout")), asks_to_see(form.text(http, "show"), len(form.files))
-        strength = form.number(http, "strength")
-        found = await self._recognised(form.files, 1.0 if strength is None else strength, call, deadline, asked)
+        strength, rate = form.number(http, "strength"), form.number(http, "rate")
+        found = await self._recognised(form.files, 1.0 if strength is None else strength, rate, call, deadline, asked)
         best = found.scores.argmax(1)
         results = [
             {"label": self.classes[index], "class": int(index), "scores": [round(float(score), 6) for score in scores]}
@@ -251,7 +256,7 @@ class EdgeService(Service):
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
-        self, files: Sequence[bytes], strength: float, call: Call, deadline: float, see: bool = False
+        self, files: Sequence[bytes], strength: float, rate: float | None, call: Call, deadline: float, see: bool = False
     ) -> Found:
         """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
         if not 0 < len(files) <= self._batcher.most:
@@ -259,20 +264,25 @@ class EdgeService(Service):
         check_strength(strength)
         if strength < self.least_strength:
             raise UsageError(f"this edge protects at a strength of {self.least_strength:g} or more, got {strength:g}")
-        call.images = len(files)
-        asked = itertools.chain((repr((strength, see)).encode(),), files)
-        found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, strength, deadline, see))
+        self.edge.codec.at(rate)  # raises for a rate that there is not
+        if rate is not None and rate > self.most_rate:
+            raise UsageError(f"this edge sends at a rate of {self.most_rate:g} or less, got {rate:g}")
+        call.images, kind = len(files), (strength, rate)
+        asked = itertools.chain((repr((*kind, see)).encode(),), files)
+        found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, kind, deadline, see))
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, see: bool) -> Found:
+    async def _submit(
+        self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool
+    ) -> Found:
         work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
-        found = await self._batcher.submit(work, len(files), strength, deadline)
+        found = await self._batcher.submit(work, len(files), kind, deadline)
         if work.large:  # told from its header on the lane: decoded beside, then once more
             await self._decode(work, deadline)
-            found = await self._batcher.submit(work, len(files), strength, deadline)
+            found = await self._batcher.submit(work, len(files), kind, deadline)
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: Found, place: Place, deadline: float) -> Found:
@@ -307,7 +317,8 @@ class EdgeService(Service):
         if not whole:
             return b"", clock
         images = whole[0] if len(whole) == 1 else torch.cat(whole)
-        return self.edge.protect(images, jobs[0].kind, clock), clock
+        strength, rate = jobs[0].kind
+        return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
         """Decode small pictures together, which takes half the time; what is beyond small is marked as large."""

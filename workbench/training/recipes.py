@@ -17,6 +17,7 @@ from ..data import Dataset, Split
 from ..errors import UsageError, unknown
 from ..models import NeuralCompressor, PerturbationGenerator, channels_last
 from ..pictures import load_pictures, to_float
+from ..rates import STOPS, rates_of, stop_of
 from ..storage import data_root, require_writable
 from ..system import Client
 from ..weights import Manifest
@@ -26,6 +27,7 @@ from .compression import CompressorLoss, CompressorObjective, JointObjective
 from .loop import Settings, fit, rank, wait_for_all
 from .objectives import ClassifierObjective, Objective
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
+from .variable_rate import VariableRateObjective
 
 __all__ = [
     "ENCODER",
@@ -73,6 +75,7 @@ MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
+LATENTS = 192  # channels of a variable-rate compressor of any width: at rate 1 they are to hold a picture
 TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
 UNREADABLE = {"eye_weight": 12.0, "recovery_weight": 10.0}  # with less a digit's strokes stay in sight, with SSIM near zero
 LOSSES = {  # what each preset means where the caller does not say
@@ -162,9 +165,14 @@ def train_compressor(
     variant: str = "",
     generator_variant: str = "",
     epochs: int | None = None,
+    rate: float | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`."""
+    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`.
+
+    By rate and accuracy it is one network for all rates and strengths, or for one `rate` where that is given; by rate and
+    distortion one for strength 1 and for one rate, as in the paper.
+    """
     settings, loss = _preset(preset, "compressor", epochs), loss or LOSSES[preset][1]
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
@@ -175,11 +183,22 @@ def train_compressor(
         auxiliary_model, third = _classifier(dataset, auxiliary)
         depends["auxiliary"] = third.sha256
     torch.manual_seed(seed_step(seed, -1))
-    compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
-    objective = CompressorObjective(compressor, channels_last(generator), target_model, loss, auxiliary_model)
+    generator = channels_last(generator)
+    losses = asdict(loss)
     if loss.kind == "rate-accuracy":
+        compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
+        only = None if rate is None else stop_of(rate, STOPS)
+        objective: CompressorObjective = VariableRateObjective(
+            compressor, generator, target_model, loss, auxiliary_model, only
+        )
         objective.initialise(to_float(dataset.train.images[:256]))
-    return _train(objective, dataset, [name], preset, settings, seed, asdict(loss), depends, **run)[0]
+        losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
+    elif rate is not None:
+        raise UsageError(f"a compressor of rate and distortion has one rate, given by the weight of its loss, got rate {rate:g}")
+    else:
+        compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
+        objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)
+    return _train(objective, dataset, [name], preset, settings, seed, losses, depends, **run)[0]
 
 
 def train_joint(
