@@ -294,9 +294,7 @@ class Neural(_NeuralCodec):
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         with torch.inference_mode():
-            symbols = in_parts(
-                lambda part: self.compressor.symbols(part, self.rate_weight, self.stop), self._checked(images)
-            )
+            symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight, self.stop), self._checked(images))
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:

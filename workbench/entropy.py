@@ -235,7 +235,7 @@ def _shorten(encoder: Any) -> bytes:
     A range coder's stream is a number in an interval, of which every other number decodes alike. The encoder knows the interval
     behind the words that it has written: 64 bits of its lower end, and its width.
     """
-    stream = encoder.get_compressed().astype(">u4").tobytes()
+    stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()
     bits = 32 * words + 64
     number = int.from_bytes(stream, "big") << (bits - 8 * len(stream))
@@ -245,7 +245,7 @@ def _shorten(encoder: Any) -> bytes:
         unit = bits - 8 * length
         for candidate in (number >> unit, (number >> unit) + 1):
             if low <= candidate << unit < low + width and candidate >> 8 * length == 0 and (candidate & 255 or not length):
-                return candidate.to_bytes(length, "big")
+                return int(candidate).to_bytes(length, "big")
     return stream
 
 

@@ -80,7 +80,7 @@ class Grid:
                 pair = ("--target", target, "--auxiliary", auxiliary)
                 train = [] if trained else [("train", "generator", *pair, *common)]
                 limit = () if self.limit is None else ("--limit", str(self.limit))
-                codec = ("--codec", "png")
+                codec: tuple[str, ...] = ("--codec", "png")
                 if self.rate is not None:
                     codec = ("--codec", "neural", "--rate", f"{self.rate:g}")
                     train += [] if self._trained(target, auxiliary, True) else [("train", "compressor", *pair, *common)]

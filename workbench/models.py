@@ -254,7 +254,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
             y = self.sent(self.g_a(_pad(images)), stop)
             coded = (self.entropy_bottleneck(y, qs=1 / self.Gain[each]) for each in (0, stop))
             label = slice(rates.LABEL_CHANNELS)
-            y_hat, likelihoods = (torch.cat([first[:, label], rest[:, label.stop :]], 1) for first, rest in zip(*coded, strict=True))
+            y_hat, likelihoods = (
+                torch.cat([first[:, label], rest[:, label.stop :]], 1) for first, rest in zip(*coded, strict=True)
+            )
             out = {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}}
         else:
             out = super().forward(_pad(images))
@@ -276,7 +278,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         if stop == 0:
             return bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length
         sizes = (self.M * self.stop_length.amax(1)).tolist()
-        cdf = self.stop_cdf.split(sizes)[stop - 1].view(self.M, -1)
+        cdf = torch.split(self.stop_cdf, sizes)[stop - 1].view(self.M, -1)
         return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
 
     def steps(self, stop: int = 0) -> Tensor:

@@ -107,11 +107,11 @@ def bench_models(
 ) -> dict[str, Any]:
     """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size; return one JSON object.
 
-    Milliseconds are an image's, the median over rounds with the least and the most; `ratio` is the papers' way over the side,
-    of each round its own. `agreement` holds for each side, over all `images`, the largest difference between its protected
-    images and those of the plain networks under the same codec (`neural` at a `rate`; the papers' has one rate), of a value between 0 and 1, and how many labels differ (the
-    papers' way rounds the latents, and so has other labels). Raises UsageError where there are fewer images than the largest
-    batch.
+    `rate` is that of the codec `neural`; the papers' way has one rate. Milliseconds are an image's, the median over rounds
+    with the least and the most; `ratio` is the papers' way over the side, of each round its own. `agreement` holds for each
+    side, over all `images`, the largest difference between its protected images and those of the plain networks under the
+    same codec, of a value between 0 and 1, and how many labels differ (the papers' way rounds the latents, and so has other
+    labels). Raises UsageError where there are fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")

@@ -105,7 +105,7 @@ def audit(options: argparse.Namespace) -> int:
         dataset,
         codec=options.codec,
         strength=options.strength,
-        **rate,
+        rate=rate,
         n=options.limit,
         seeds=options.seeds,
         effort=EFFORTS[options.effort],

@@ -68,21 +68,18 @@ def services(options: argparse.Namespace) -> int:
     from ..system import System
 
     dataset = read_dataset(options)
-    rate: dict[str, float] = {} if options.rate is None else {"rate": options.rate}
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision, **rate)
-    device = pick_device(options.device)
-    system = System.load(
-        dataset.family, options.target, options.auxiliary, device=device, precision=options.precision, **rate
-    )
+    named: Any = {"precision": options.precision} | ({} if options.rate is None else {"rate": options.rate})
+    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, **named)
+    system = System.load(dataset.family, options.target, options.auxiliary, device=pick_device(options.device), **named)
     images = to_float(dataset.test.head(options.limit or 1024).images)
-    named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
+    data = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
     if options.hostile:
-        return hostile(options, stage, system, images, (*named, "--device", options.device))
+        return hostile(options, stage, system, images, (*data, "--device", options.device))
     result = bench_services(
         stage,
         system,
         images,
-        data=(*named, "--device", options.device),
+        data=(*data, "--device", options.device),
         seconds=options.seconds,
         rounds=options.rounds or 5,
         requests=options.requests,

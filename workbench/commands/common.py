@@ -65,23 +65,24 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
 def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") -> None:
     """Declare the option of a rate."""
     made.add_argument(
-        "--rate", type=float, metavar="R", help=f"{whose}: 0 (the fewest bits, the class) to 1 (the most, the picture); default: 0"
+        "--rate",
+        type=float,
+        metavar="R",
+        help=f"{whose}: 0 (the fewest bits, the class) to 1 (the most, the picture); default: 0",
     )
 
 
-def read_rate(options: argparse.Namespace) -> dict[str, float]:
-    """Return the rate as an option of the codec that `options` name, if one is given.
+def read_rate(options: argparse.Namespace) -> float | None:
+    """Return the rate that the options name, None if they name none.
 
     Raises UsageError for a rate that cannot be, or another codec than neural.
     """
     from ..rates import check_rate
 
     check_rate(options.rate)
-    if options.rate is None:
-        return {}
-    if options.codec != "neural":
+    if options.rate is not None and options.codec != "neural":
         raise UsageError(f"--rate {options.rate:g} goes with --codec neural, not {options.codec}")
-    return {"rate": options.rate}
+    return None if options.rate is None else float(options.rate)
 
 
 def read_dataset(options: argparse.Namespace) -> Dataset:

@@ -56,7 +56,8 @@ def evaluate(options: argparse.Namespace) -> int:
     from .. import system
     from ..evaluation import Evaluation
 
-    chosen: dict[str, Any] = {**read_rate(options)}
+    rate = read_rate(options)
+    chosen: dict[str, Any] = {} if rate is None else {"rate": rate}
     dataset = read_dataset(options)
     pair = read_pair(options, dataset)
     if options.quality is not None:

@@ -229,10 +229,17 @@ def _service(options: argparse.Namespace) -> Service:
     shared: dict[str, Any] = {"token": _token(options), "plain": options.plain_http, "deadline_s": options.deadline}
     device = pick_device(options.device)
     codec = options.codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
-    rate = read_rate(options)
+    rate = read_rate(options) or 0.0
     dataset = load(options.dataset, options.data_dir)
     stage = Stage(
-        dataset.family, dataset.classes, options.target, options.auxiliary, codec, device, precision=options.precision, **rate
+        dataset.family,
+        dataset.classes,
+        options.target,
+        options.auxiliary,
+        codec,
+        device,
+        precision=options.precision,
+        rate=rate,
     )
     if options.precision == "bfloat16" and not computes_in_16_bits(device):
         logging.getLogger("workbench.services").warning(

@@ -273,9 +273,7 @@ class EdgeService(Service):
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _submit(
-        self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool
-    ) -> Found:
+    async def _submit(self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool) -> Found:
         work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)

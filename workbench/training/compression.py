@@ -151,7 +151,7 @@ class CompressorObjective(Objective):
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
         if not chooses or not len(patterns):
             return {}
-        size = tuple(MULTIPLE * side for side in y.shape[2:])
+        size = (MULTIPLE * y.shape[2], MULTIPLE * y.shape[3])
         decoded = [compressor.reconstruct(part, size).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
         compressor.answers = torch.cat([self.target(part).softmax(1) for part in decoded])
         compressor.reader = fit_reader(compressor.sent(y, 0).flatten(1), labels, self.target.num_classes)

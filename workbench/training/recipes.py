@@ -188,13 +188,13 @@ def train_compressor(
     if loss.kind == "rate-accuracy":
         compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
         only = None if rate is None else stop_of(rate, STOPS)
-        objective: CompressorObjective = VariableRateObjective(
-            compressor, generator, target_model, loss, auxiliary_model, only
-        )
+        objective: CompressorObjective = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
         objective.initialise(to_float(dataset.train.images[:256]))
         losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
     elif rate is not None:
-        raise UsageError(f"a compressor of rate and distortion has one rate, given by the weight of its loss, got rate {rate:g}")
+        raise UsageError(
+            f"a compressor of rate and distortion has one rate, given by the weight of its loss, got rate {rate:g}"
+        )
     else:
         compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
         objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)
