@@ -169,7 +169,8 @@ class LatentCoder:
             raise PayloadError(f"payload holds a stream of {len(stream)} bytes that cannot be decoded") from error
         if len(symbols):
             covered = len(self.tables.cdf) - len(self._free)
-            symbols[index < known, :covered] = self.tables.patterns[index[index < known]]
+            if self._fits(size):
+                symbols[index < known, :covered] = self.tables.patterns[index[index < known]]
             others[:, covered:] = symbols[index == known, covered:]
             symbols[index == known] = others
         return index.astype(np.int64), others, symbols
