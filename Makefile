@@ -1,31 +1,47 @@
-# One environment in .venv, made once; every target below uses it.
+# One environment in .venv, from locks. `make setup` takes what users need; the targets for developers add what only tests need.
 PYTHON  ?= python3
+UV      ?= $(shell command -v uv)
 DATASET ?= digits
 DATA_DIR ?=
 ARGS    ?=
 
 BIN   := .venv/bin
 STAMP := .venv/.installed
+TESTS := .venv/.tests
+PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
-.PHONY: help setup reproduce test lab app check audit format lock clean
+LOCKS   := workbench/deployment/locks
+INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile)
+LOCKED  := $(INSTALL) --no-deps --only-binary :all: --require-hashes
+
+.PHONY: help setup reproduce test test-all lab app check audit format lock clean
 
 help:           ## this list
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-setup: $(STAMP) ## the virtual environment, once
+setup: $(STAMP) ## the virtual environment, once, by uv if it is there, else by pip   [UV= for pip]
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(LOCKS)/base.txt $(LOCKS)/build.txt locks/extras.txt locks/versions.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$$(sed -nE 's/^ *"(torch==[^"]+)".*/\1/p' pyproject.toml)"
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --constraint locks/versions.txt torch
+	$(LOCKED) -r $(LOCKS)/base.txt -r $(LOCKS)/build.txt -r locks/extras.txt
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(TESTS): $(STAMP) locks/tests.txt
+	$(LOCKED) -r locks/tests.txt
 	@touch $@
 
 reproduce: $(STAMP) ## train, run every notebook, write the report   [DATASET=digits|cifar10 DATA_DIR=...]
 	$(BIN)/workbench reproduce --dataset "$(DATASET)" $(if $(DATA_DIR),--data-dir "$(DATA_DIR)") $(ARGS)
 
-test: $(STAMP)  ## the tests   [ARGS="-k codecs"]
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(ARGS)
+test: $(TESTS)  ## the tests of every part, in minutes   [ARGS="-k codecs"]
+	$(PYTEST) -m "not system and not timing" $(ARGS)
+
+test-all: $(TESTS) ## what `make test` leaves out: whole systems, then what measures time, alone
+	$(PYTEST) -m "system and not timing" $(ARGS) || [ $$? -eq 5 ]
+	$(PYTEST) -n 0 -m timing $(ARGS) || [ $$? -eq 5 ]
 
 lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 	$(BIN)/jupyter lab notebooks/explore.ipynb
@@ -33,7 +49,7 @@ lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
 app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
 	$(BIN)/python -m workbench.panels.app $(ARGS)
 
-check: $(STAMP) ## format, lint, types, stripped notebooks, words, results pages
+check: $(TESTS) ## format, lint, types, stripped notebooks, words, results pages
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -41,15 +57,15 @@ check: $(STAMP) ## format, lint, types, stripped notebooks, words, results pages
 	$(BIN)/python tests/words.py
 	$(BIN)/workbench results --check
 
-audit: $(STAMP) ## published advisories against what is installed (needs the package index)
+audit: $(TESTS) ## published advisories against what is installed (needs the package index)
 	WORKBENCH_AUDIT=1 $(BIN)/python -m pytest -rs tests/test_dependencies.py
 
-format: $(STAMP) ## format the code, strip the notebooks
+format: $(TESTS) ## format the code, strip the notebooks
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/nbstripout notebooks/*.ipynb
 
-lock: $(STAMP)  ## the locked packages of hosts and images, anew (needs uv)
+lock: $(TESTS)  ## renew the locks (needs uv)
 	$(BIN)/python tests/lock.py
 
 clean:          ## remove the environment (data/ stays)

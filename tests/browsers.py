@@ -1,7 +1,8 @@
-"""A real browser, and JupyterLab in it: started, watched for what must not happen, and looked at."""
+"""A real browser, and JupyterLab in it: start them, and watch for errors and requests to other hosts."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -26,6 +28,8 @@ __all__ = [
     "BYTES",
     "FLAGS",
     "TOKEN",
+    "Lab",
+    "Parked",
     "accessible",
     "chromium_path",
     "ended",
@@ -47,7 +51,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-# The picture on the screen, byte for byte: its address is a blob of the page's own.
+# The bytes of the displayed picture: its URL is a blob of the page.
 BYTES = """async (image) => {
     const buffer = await (await fetch(image.src)).arrayBuffer();
     return Array.from(new Uint8Array(buffer)).map((byte) => byte.toString(16).padStart(2, "0")).join("");
@@ -56,7 +60,7 @@ Found = TypeVar("Found")
 
 
 def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Found:
-    """Look again and again until there is something; fail with `what` where there is nothing in time."""
+    """Call `look` until it returns a value. Fail with `what` if there is none in time."""
     deadline = time.monotonic() + seconds
     while True:
         found = look()
@@ -68,7 +72,7 @@ def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Fou
 
 
 def chromium_path() -> str:
-    """Return the browser's path; without one the test is skipped, or fails where `$WORKBENCH_REQUIRE_BROWSER` is set."""
+    """Return the browser's path. Without a browser the test is skipped, or fails if `$WORKBENCH_REQUIRE_BROWSER` is set."""
     path = shutil.which("chromium") or shutil.which("chromium-browser")
     if path is None:
         reason = "no chromium on this machine: apt-get install chromium"
@@ -91,8 +95,38 @@ def launched(chromium: str, *flags: str) -> Iterator[Browser]:
             browser.close()
 
 
+@dataclass(frozen=True)
+class Parked:
+    """A browser for many tests. Playwright's event loop counts as running only in a test that uses it: others run loops of their own."""
+
+    browser: Browser
+    loop: asyncio.AbstractEventLoop
+
+    @classmethod
+    @contextlib.contextmanager
+    def launched(cls, chromium: str) -> Iterator[Parked]:
+        """Start the browser, parked."""
+        with launched(chromium) as browser:
+            loop = asyncio.get_running_loop()  # Playwright's, which it leaves set in this thread
+            asyncio._set_running_loop(None)
+            try:
+                yield cls(browser, loop)
+            finally:
+                asyncio._set_running_loop(loop)
+
+    @contextlib.contextmanager
+    def used(self) -> Iterator[Browser]:
+        """Give the browser, which works until the context is left."""
+        before = asyncio._get_running_loop()
+        asyncio._set_running_loop(self.loop)
+        try:
+            yield self.browser
+        finally:
+            asyncio._set_running_loop(before)
+
+
 def watched(page: Page, found: list[str]) -> Page:
-    """Note each error on the console and each request to another host."""
+    """Record each error on the console and each request to another host."""
 
     def asked(request: Any) -> None:
         address = urlsplit(request.url)
@@ -106,9 +140,30 @@ def watched(page: Page, found: list[str]) -> Page:
     return page
 
 
+@dataclass(frozen=True)
+class Lab:
+    """A JupyterLab for many tests: its address, the folder that it shows, and where its settings lie."""
+
+    url: str
+    folder: Path
+    settings: Path
+
+    def clear(self) -> None:
+        """End all kernels, and put back the settings with which it started."""
+        headers = {"Authorization": f"token {TOKEN}"}
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}api/sessions", headers=headers), timeout=20) as answer:
+            sessions = json.load(answer)
+        for session in sessions:
+            address = f"{self.url}api/sessions/{session['id']}"
+            with urllib.request.urlopen(urllib.request.Request(address, headers=headers, method="DELETE"), timeout=60):
+                pass
+        for path in self.settings.rglob("themes.jupyterlab-settings"):
+            path.unlink()
+
+
 @contextlib.contextmanager
 def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Start a JupyterLab on a folder, its settings under `place`, which asks nothing of any other machine; give its address."""
+    """Start a JupyterLab on a folder, with its settings under `place` and without network access. Yield its URL."""
     names = (
         "JUPYTER_CONFIG_DIR",
         "JUPYTER_DATA_DIR",
@@ -151,7 +206,7 @@ def jupyterlab(folder: Path, place: Path, environment: dict[str, str] | None = N
 
 
 def ended(process: subprocess.Popen[bytes]) -> None:
-    """End a process."""
+    """Terminate a process and wait for it."""
     process.terminate()
     try:
         process.wait(timeout=20)
@@ -161,7 +216,7 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 
 
 def notebook(name: str, folder: Path, more: str = "", kept: str = "") -> Path:
-    """Write one of the notebooks to a folder, its parameters followed by `more`; return its path there."""
+    """Copy a notebook to a folder, with `more` after its parameters, and return the copy's path."""
     read = nbformat.read(NOTEBOOKS / f"{name}.ipynb", as_version=4)
     (cell,) = [cell for cell in read.cells if "parameters" in cell.metadata.get("tags", [])]
     cell.source += f"\n{more}"
@@ -177,23 +232,23 @@ def open_notebook(page: Page, lab: str, name: str, mode: str = "lab") -> None:
 
 
 def run_all(page: Page) -> None:
-    """Run all cells by the menu."""
+    """Run all cells with the menu."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
 
 
 def saved(page: Page, path: Path) -> Sequence[Any] | None:
-    """Save the notebook and return its code cells once the last was executed."""
+    """Save the notebook, and return its code cells once the last was executed, else None."""
     page.keyboard.press("Control+s")
     try:
         cells = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     except nbformat.reader.NotJSONError:
-        return None  # it is being written
+        return None  # the file is being written
     return cells if cells[-1].execution_count is not None else None
 
 
 def accessible(page: Page, part: str) -> None:
-    """Check a part of a page with axe-core: no finding is serious."""
+    """Check a part of a page with axe-core. Fail for a serious finding."""
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, part).response["violations"]
@@ -202,7 +257,7 @@ def accessible(page: Page, part: str) -> None:
 
 
 def screenshot(page: Page, folder: Path, name: str) -> None:
-    """Keep what is on the screen, and a copy in `$WORKBENCH_SCREENSHOTS` where that is set."""
+    """Save a screenshot, and copy it to `$WORKBENCH_SCREENSHOTS` if that is set."""
     path = folder / f"{name}.png"
     page.screenshot(path=path)
     if wanted := os.environ.get("WORKBENCH_SCREENSHOTS"):

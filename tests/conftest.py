@@ -1,4 +1,4 @@
-"""What the tests share: a data folder of their own, tiny networks under real names, the JPEG copy of CIFAR-10 where it is."""
+"""Fixtures for all tests: separate data folders, tiny networks under real names, the JPEG copy of CIFAR-10 if present."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.codecs import Neural
-from workbench.data import Dataset, Split, load
+from workbench.data import Dataset, load
 from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.rates import LABEL_CHANNELS
@@ -23,13 +24,13 @@ from workbench.weights import Manifest, Pair
 import browsers  # isort: skip
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, BrowserContext, Page
 
-# What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start and interrupt.
+# Processes that a shell starts in the background ignore Ctrl-C, and so would their children, which tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-torch.set_num_threads(1)  # beside other processes on few cores, more threads wait for each other
+torch.set_num_threads(1)  # with other processes on few cores, more threads wait for each other
 
-TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
+PROFILE: dict[str, Any] = {"viewport": {"width": 1440, "height": 1000}, "accept_downloads": True}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,21 +39,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--cycles", type=int, default=2, help="how often a deployment is launched and stopped in a row (default: 2)"
     )
     parser.addoption("--mutations", type=int, default=300, help="mutated requests for the guest's policy (default: 300)")
-    parser.addoption("--regenerate", action="store_true", help="write the golden figures anew instead of comparing with them")
+    parser.addoption("--regenerate", action="store_true", help="write the golden figures instead of comparing with them")
 
 
 @pytest.fixture(scope="session")
 def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder with an untrained pair for digits: real architectures of the smallest width, seeded, in real files."""
+    """A data folder with an untrained pair for digits: real architectures, narrow and seeded, in real files."""
     root = tmp_path_factory.mktemp("data")
     store = root / "runs" / "weights"
     torch.manual_seed(0)
     kept: dict[str, Manifest] = {}
     for role, name in (("target", TARGET), ("auxiliary", AUXILIARY)):
-        module = Classifier(name)
-        # Untrained networks answer nearly the same to every image: spread their logits so that labels differ.
+        module = Classifier(name, width=WIDTH[name])
+        # Untrained networks return nearly the same logits for every image. Spread them, so that labels differ.
         list(module.network.modules())[-1].weight.data.mul_(50)
         kept[role] = weights.save(module, _manifest(name, module), store)
+    torch.manual_seed(0)  # whatever the classifiers drew: this generator changes pictures visibly
     generator = PerturbationGenerator(width=4)
     depends = {role: manifest.sha256 for role, manifest in kept.items()}
     kept["generator"] = weights.save(generator, _manifest(weights.generator_name(TARGET, AUXILIARY), generator, depends), store)
@@ -92,39 +94,22 @@ def pair(tiny_data: Path) -> Pair:
 
 @pytest.fixture(scope="session")
 def digits() -> Dataset:
-    """The embedded data set."""
     return load("digits")
 
 
 @pytest.fixture(scope="session")
 def networks(tiny_root: Path, digits: Dataset) -> Pair:
-    """The tiny pair, its target fitted to some digits, so that its labels mean something."""
+    """The tiny pair, with its target fitted to some digits, so that its labels are meaningful."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         pair = weights.load_pair("digits", TARGET, AUXILIARY)
-    fit(pair.target, digits.train.head(128))
+    fit(pair.target, digits.train)
     return pair
-
-
-def fit(classifier: Classifier, split: Split) -> None:
-    """Fit the last layer in closed form, ridge regression on the untrained layers below: then labels mean something."""
-    last = list(classifier.network.modules())[-1]
-    features: list[torch.Tensor] = []
-    hook = last.register_forward_hook(lambda _, inputs, __: features.append(inputs[0].double()))
-    with torch.no_grad():
-        classifier(to_float(split.images))
-        hook.remove()
-        x = features[0] - features[0].mean(0)
-        kernel = x @ x.T
-        wanted = 10 * (torch.nn.functional.one_hot(split.labels, 10) - 0.1).double()
-        weight = x.T @ torch.linalg.solve(kernel + 1e-3 * kernel.trace() / len(x) * torch.eye(len(x)), wanted)
-        last.weight.copy_(weight.T)
-        last.bias.copy_(-features[0].mean(0) @ weight)
 
 
 @pytest.fixture(scope="session")
 def neural() -> Neural:
-    """An untrained neural codec whose latents spread over many symbols, so that images differ once they are decoded."""
+    """An untrained neural codec whose latents spread over many symbols, so that decoded images differ."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -153,7 +138,7 @@ def variable() -> Neural:
 
 @pytest.fixture(scope="session")
 def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The JPEG copy of CIFAR-10's test set, unpacked; skips where `$WORKBENCH_SHARED` does not name the folder that holds it."""
+    """The unpacked JPEG copy of CIFAR-10's test set. Skips unless `$WORKBENCH_SHARED` names the folder that has it."""
     import tarfile
 
     shared = os.environ.get("WORKBENCH_SHARED", "")
@@ -171,27 +156,72 @@ def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The browser's path."""
     return browsers.chromium_path()
 
 
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Browser]:
-    """A headless browser."""
-    with browsers.launched(chromium) as made:
+@pytest.fixture(scope="session")
+def parked(chromium: str) -> Iterator[browsers.Parked]:
+    """One headless browser for all tests of this process."""
+    with browsers.Parked.launched(chromium) as made:
         yield made
 
 
 @pytest.fixture
-def noted() -> list[str]:
-    """What the pages of a test must not do, where they did it."""
-    return []
+def browser(parked: browsers.Parked) -> Iterator[Browser]:
+    """The browser, for a test that makes contexts of its own."""
+    with parked.used() as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def jupyter(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[browsers.Lab]:
+    """One JupyterLab for all tests of this process; its kernels' weights are the tiny pair's."""
+    folder, places = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("places")
+    own = {"WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
+    with browsers.jupyterlab(folder, places, own) as url:
+        yield browsers.Lab(url, folder, places)
+
+
+@pytest.fixture(scope="module")
+def lab(jupyter: browsers.Lab) -> Iterator[str]:
+    """The address of the JupyterLab; a module's kernels end with it."""
+    yield jupyter.url
+    jupyter.clear()
 
 
 @pytest.fixture
-def page(browser: Browser, noted: list[str]) -> Iterator[Page]:
-    """An empty page, which is watched: at the end no error was on its console, and no other host was asked."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
+def lab_folder(jupyter: browsers.Lab) -> Path:
+    """The folder that the JupyterLab shows, one for all tests: each has a notebook of another name in it."""
+    return jupyter.folder
+
+
+@pytest.fixture
+def noted() -> list[str]:
+    """Forbidden events on the pages of a test, in order."""
+    return []
+
+
+@pytest.fixture(scope="session")
+def tabs(parked: browsers.Parked) -> Iterator[BrowserContext]:
+    """One profile for all pages of the shared JupyterLab, whose scripts it keeps: each test gets a tab."""
+    with parked.used() as browser:
+        context = browser.new_context(**PROFILE)
+    yield context
+    with parked.used():
+        context.close()
+
+
+@pytest.fixture
+def page(request: pytest.FixtureRequest, browser: Browser, noted: list[str]) -> Iterator[Page]:
+    """An empty page under watch: its console stays free of errors, and it sends no request to another host.
+
+    A page of the shared JupyterLab is a tab of its profile. Any other page has a profile of its own.
+    """
+    shared = "jupyter" in request.fixturenames
+    context = request.getfixturevalue("tabs") if shared else browser.new_context(**PROFILE)
     yield browsers.watched(context.new_page(), noted)
-    context.close()
+    for each in context.pages if shared else []:
+        each.close()
+    if not shared:
+        context.close()
     assert not noted

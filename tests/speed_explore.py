@@ -1,13 +1,13 @@
-"""How fast `explore` follows a hand, measured in a real browser: from the event to the painted pixels.
+"""The latency of `explore` in a real browser, from the input event to the painted pixels.
 
     python tests/speed_explore.py --out data/results/explore-speed.json
 
-JupyterLab, the shipped pair, the pristine samples. A step is a key on the strength's slider, the next one once its view is
-painted; a drag moves the mouse over the slider and back, at 60 events a second where the page takes so many (each waits until
-the page has taken the last one). A view is painted when the browser has presented the last of its pictures, by the browser's own
-clock (Element Timing); an event counts from its own time stamp. What moves keys and mouse asks the browser for nothing else, for
-Playwright's watching of each message halves the views. The first paint is counted from the click on "Run All Cells", as soon
-as the kernel is idle and when a person has read for a while.
+JupyterLab with the shipped pair and the pristine samples. A step is a key on the strength's slider. The next one follows after
+its view was painted. A drag moves the mouse over the slider and back, with at most 60 events a second (each waits until the
+page has processed the last one). A view is painted when the browser has presented the last of its pictures, by the browser's
+own clock (Element Timing). An event counts from its own time stamp. Keys and mouse are sent without Playwright, because its
+observation of each message halves the number of views. The first paint is counted from the click on "Run All Cells": once as
+soon as the kernel is idle, and once after a pause for reading.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from workbench.weights import load_pair
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# Notes which event asked for which value, and when a view with it was presented; both in the page's own milliseconds.
+# Records the event that requested each value, and the time at which its view was presented, in the page's milliseconds.
 WATCH = """() => {
     const root = document.querySelector('.pmc2-explore'), readout = root.querySelector('.pmc2-strength .widget-readout');
     const seen = window.seen = {asked: [], painted: []};
@@ -73,7 +73,7 @@ PLACES = """() => ['.noUi-base', '[role=slider]'].map((each) => {
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure and write the result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the figures go, as JSON")
     parser.add_argument("--steps", type=int, default=300, help="single steps (default: 300)")
@@ -132,7 +132,7 @@ def main() -> None:
 
 
 def first_paint(page: Page) -> dict[str, float]:
-    """Run all cells; return the seconds until the controls, the original, and the whole view were painted."""
+    """Run all cells. Return the seconds until the controls, the original, and the whole view were painted."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     item = page.get_by_role("menuitem", name="Run All Cells", exact=True)
     item.wait_for()
@@ -158,14 +158,14 @@ def shut_down(page: Page, lab: str) -> None:
 
 
 def crossing(page: Page) -> dict[str, str]:
-    """Return what JupyterLab wants to see of a page that changes something."""
+    """Return the headers that JupyterLab requires for requests that change something."""
     cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     return {"X-XSRFToken": cookies.get("_xsrf", "")}
 
 
 @contextlib.contextmanager
 def running(chromium: str, profile: Path) -> Iterator[str]:
-    """Start a headless browser that stays when Playwright goes; give its address."""
+    """Start a headless browser that survives Playwright, and yield its address."""
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
@@ -179,7 +179,7 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
 
 
 class Hand:
-    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol, and nothing beside."""
+    """Keys and a mouse for JupyterLab's page in a running browser, over the browser's own protocol."""
 
     def __init__(self, address: str, lab: str) -> None:
         with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:
@@ -194,7 +194,7 @@ class Hand:
         self._socket.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command; return its result once the browser has done it."""
+        """Send a command of the protocol, and return its result."""
         self._sent += 1
         self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
@@ -204,14 +204,13 @@ class Hand:
         return dict(answer["result"])
 
     def evaluate(self, function: str) -> Any:
-        """Return what a function returns in the page."""
+        """Return a JavaScript function's result in the page."""
         answer = self.send("Runtime.evaluate", expression=f"({function})()", returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             sys.exit(f"the page failed: {answer['exceptionDetails']}")
         return answer["result"].get("value")
 
     def press(self, key: str, code: int) -> None:
-        """Press a key."""
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
@@ -234,14 +233,14 @@ def single_steps(hand: Hand, count: int) -> list[float]:
         )
     asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
     if [value for value, _ in asked] != [value for value, _ in painted]:
-        sys.exit(f"a step was not painted as it was asked for: {asked[:5]}…, {painted[:5]}…")
+        sys.exit(f"the painted steps differ from the requested ones: {asked[:5]}…, {painted[:5]}…")
     return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
 
 
 def dragged(hand: Hand, count: int) -> dict[str, Any]:
-    """Drag over the slider and back, each time for another picture; return the ages of all views and of those shown anew.
+    """Drag over the slider and back, each time for another picture. Return the ages of all views and of the shown ones.
 
-    A view's age is from the last event that asked for its strength. Beside them, events and views a second.
+    A view's age counts from the last event that requested its strength. The result also has events and views a second.
     """
     ages: dict[str, list[float]] = {"drags": [], "drags_anew": [], "drags_again": []}
     events, views, passed = 0, 0, 0.0
@@ -271,7 +270,7 @@ def dragged(hand: Hand, count: int) -> dict[str, Any]:
 
 
 def next_picture(hand: Hand) -> None:
-    """Show the next picture at full strength, and forget what was seen."""
+    """Show the next picture at full strength, and reset the recorded events."""
     index = "document.querySelector('.pmc2-explore .pmc2-numbers').dataset.index"
     before = hand.evaluate(
         f"() => (document.querySelector('.pmc2-index [role=slider]').focus({{preventScroll: true}}), {index})"
@@ -290,7 +289,7 @@ def quantiles(values: list[float]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return the middle and the ends of a few values."""
+    """Return the median, the least and the greatest of a few values."""
     return {
         "n": len(values),
         "median": round(statistics.median(values), 2),

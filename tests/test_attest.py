@@ -1,4 +1,4 @@
-"""Attestation: real reports and chains, every refusal by its name, flipped bits, VLEK and Turin forms, and parsers."""
+"""Attestation: real reports and chains, each refusal by its name, flipped bits, VLEK and Turin forms, and parsers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snp import (
+
+from tests.support.snp import (
     CHIP,
     HOST_DATA,
     MEASUREMENT,
@@ -40,7 +41,6 @@ from snp import (
     text,
     written,
 )
-
 from workbench.attest import (
     ARKS,
     DEFAULT_PRODUCTS,
@@ -69,7 +69,7 @@ few = settings(max_examples=150, deadline=None, database=None, suppress_health_c
 
 @dataclasses.dataclass(frozen=True)
 class Vector:
-    """A real report, the certificates that prove it, and the policy that it fits."""
+    """A real report, the certificates that prove it, and a matching policy."""
 
     report: bytes
     chain: dict[str, bytes]
@@ -87,7 +87,7 @@ class Vector:
 
 @pytest.fixture(scope="session")
 def published() -> Path:
-    """The folder of published reports and AMD's certificates; skips where `$WORKBENCH_SHARED` does not name what holds it."""
+    """The folder of published reports and AMD's certificates. Skips unless `$WORKBENCH_SHARED` names a folder that has it."""
     shared = os.environ.get("WORKBENCH_SHARED", "")
     folder = Path(shared) / "data" / "snp"
     if not shared or not folder.is_dir():
@@ -139,7 +139,7 @@ def test_the_agents_own_json_is_read_with_a_policy_from_a_file(
     assert verify(text, Policy.read(tmp_path / "policy.toml"), vector.data).product == GENOA
 
 
-def test_a_real_report_is_not_of_another_question_guest_or_firmware(vectors: dict[str, Vector]) -> None:
+def test_a_real_report_fits_no_other_nonce_guest_or_firmware(vectors: dict[str, Vector]) -> None:
     for vector in vectors.values():
         for change, check in (
             ({"measurements": ("00" * 48,)}, "measurement"),
@@ -169,7 +169,7 @@ def test_the_built_in_authorities_are_amds(published: Path, product: str) -> Non
         assert signed_by(pem, names[f"ARK-{product}"], "")
 
 
-def test_amds_built_in_authorities_complete_evidence_that_brings_none(published: Path, vectors: dict[str, Vector]) -> None:
+def test_amds_built_in_authorities_complete_the_evidence(published: Path, vectors: dict[str, Vector]) -> None:
     evidence = json.loads((published / "evidence-genoa.json").read_bytes())
     assert len(evidence["cert_chain"]) == 1
     for policy in (vectors[GENOA].policy, dataclasses.replace(vectors[GENOA].policy, products=DEFAULT_PRODUCTS)):
@@ -196,7 +196,7 @@ def flipped(data: bytes, bit: int) -> bytes:
 
 
 def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[list[tuple[str, int]], int]:
-    """The parts and bits that may be flipped unnoticed, one at a time, among those that are named, and how many were tried."""
+    """Return the (part, bit) pairs whose flip was not noticed, and the number of flips that were tried."""
     parts, free, tried = {"report": vector.report, **vector.chain}, [], 0
     for what, content in parts.items():
         for bit in bits(what, content):
@@ -209,15 +209,15 @@ def taken(vector: Vector, bits: Callable[[str, bytes], Iterable[int]]) -> tuple[
 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
-def test_no_single_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
+def test_no_signed_bit_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
     rng = random.Random(product)
     free, tried = taken(vectors[product], lambda _, content: rng.sample(range(8 * len(content)), FLIPS // 8))
     assert (free, tried) == ([], FLIPS // 2)
 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
-def test_no_unsigned_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
-    """Around a certificate's signature its algorithm's name and its length in bits, around a report's what is reserved."""
+def test_no_unsigned_bit_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
+    """Unsigned are the algorithm's name and the length in bits of a certificate's signature, and a report's reserved bytes."""
 
     def unsigned(what: str, content: bytes) -> range:
         if what == "report":
@@ -234,7 +234,7 @@ def test_no_unsigned_bit_of_a_report_or_a_certificate_can_be_flipped(vectors: di
 
 
 @pytest.mark.parametrize(("product", "provider"), [(TURIN, ""), (GENOA, PROVIDER), (TURIN, PROVIDER)])
-def test_no_single_bit_of_the_turin_and_vlek_forms_can_be_flipped(product: str, provider: str) -> None:
+def test_no_bit_of_the_turin_and_vlek_forms_can_be_flipped(product: str, provider: str) -> None:
     ours = processor(product, provider)
     chain = dict(zip(("leaf", "issuer", "ARK"), ours.chain, strict=True))
     rng = random.Random(product + provider)
@@ -243,7 +243,7 @@ def test_no_single_bit_of_the_turin_and_vlek_forms_can_be_flipped(product: str, 
     assert (free, tried) == ([], 400)
 
 
-# --- what is taken, of a processor of our own ------------------------------------------------------------------------------
+# --- accepted evidence of a processor of our own ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("product", "version"), [(MILAN, 2), (MILAN, 3), (GENOA, 2), (GENOA, 5), (TURIN, 3), (TURIN, 5)])
@@ -269,7 +269,7 @@ def test_a_verdict_is_a_table_of_its_checks() -> None:
     assert verdict.warnings == ()
 
 
-def test_any_initdata_is_taken_where_none_is_asked_for_and_the_table_says_so() -> None:
+def test_any_initdata_passes_unless_one_is_required() -> None:
     ours = processor()
     verdict = verify(ours.report(DATA, host_data=bytes(32)), ours.policy(initdata="any"), DATA)
     assert re.search(r"initdata +any +00000000", str(verdict))
@@ -294,7 +294,7 @@ def test_what_a_policy_allows_is_taken_and_told() -> None:
     assert "allow_expired" in str(late)
 
 
-def test_the_vcek_of_this_processor_and_firmware_is_chosen_among_several() -> None:
+def test_the_matching_vcek_is_chosen_among_several() -> None:
     ours, ask = processor(), key("ask")
     others = []
     for tcb, chip in ((TCB | {"snp": 21}, CHIP), (TCB, bytes(64))):
@@ -310,11 +310,11 @@ def test_shorter_runtime_data_is_padded_and_longer_is_refused() -> None:
         verify(ours.report(b"short"), ours.policy(), bytes(65))
 
 
-def test_runtime_data_is_the_hash_of_nonce_and_key_in_hexadecimal() -> None:
+def test_runtime_data_is_the_hexadecimal_hash_of_nonce_and_key() -> None:
     assert runtime_data(b"ab", b"c") == b"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
 
 
-def test_the_key_of_a_tls_certificate_is_its_subject_public_key_info() -> None:
+def test_a_tls_certificates_key_is_its_subject_public_key_info() -> None:
     made = processor().vcek
     key = made.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     assert key_of(made.public_bytes(Encoding.DER)) == key
@@ -326,7 +326,7 @@ def test_the_key_of_a_tls_certificate_is_its_subject_public_key_info() -> None:
 
 
 def vcek(issuer: str = "SEV-Milan", curve: bool = True, words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VCEK of our processor, but for what is told."""
+    """Return the VCEK of our processor, with the given changes."""
     said = own_words(MILAN, TCB, CHIP) | (words or {})
     said = {suffix: value for suffix, value in said.items() if value}
     made = certificate(
@@ -355,7 +355,7 @@ def ark(**options: Any) -> bytes:
 
 
 def chained(**parts: bytes) -> Policy:
-    """The policy of our processor with other certificates; an ARK of one's own is pinned, too."""
+    """Return a policy for our processor with other certificates. A given ARK is pinned, too."""
     ours = processor()
     chain = dict(zip(("vcek", "ask", "ark"), ours.chain, strict=True)) | parts
     pin = x509.load_der_x509_certificate(chain["ark"]).fingerprint(hashes.SHA256()).hex() if chain["ark"] else "00" * 32
@@ -366,13 +366,13 @@ PKCS1, SHA256 = (padding.PKCS1v15(), hashes.SHA384()), (padding.PSS(padding.MGF1
 SALT = (padding.PSS(padding.MGF1(hashes.SHA384()), 32), hashes.SHA384())
 OLD = {"days": (-200, -100)}
 
-# The check that refuses, what is told of the report, and the policy.
+# The check that refuses, the report's changes, and the policy.
 REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("report format", {"version": 1}, {}),
     ("report format", {"version": 6}, {}),
     *(("report format", {f"at_{offset:#x}": 1}, {}) for offset in (0x4C, 0x4F, 0x18B, 0x19F, 0x1EB, 0x1EF, 0x1F8, 0x207, 0x208, 0x29F)),
     ("report format", {"version": 5, "at_0x208": 1}, {}),
-    ("report format", {"version": 2}, {}),  # with the CPUID that is there from version 3 on
+    ("report format", {"version": 2}, {}),  # with the CPUID, which exists from version 3 on
     ("report format", {"at_0x183": 1}, {}),
     ("signature algorithm", {"algorithm": 2}, {}),
     *(("signing key", {"key_info": number << 2}, {}) for number in range(1, 8)),
@@ -401,7 +401,7 @@ REPORTS: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("validity of the ARK", {}, {"at": NOW - timedelta(days=101)}),
 ]  # fmt: skip
 
-# The same of certificates.
+# The same for certificates.
 CHAINS: list[tuple[str, Callable[[], dict[str, bytes]]]] = [
     ("VCEK", lambda: {"vcek": b""}),
     ("ASK", lambda: {"ask": b""}),
@@ -465,7 +465,7 @@ def test_every_check_of_a_verdict_has_a_refusal_here() -> None:
     assert not refused & elsewhere
 
 
-def test_a_root_that_is_not_pinned_is_refused_with_both_fingerprints() -> None:
+def test_an_unpinned_root_is_refused_with_both_fingerprints() -> None:
     ours = processor()
     text = refusal(ours.report(DATA), ours.policy(arks={}), "ARK pin")
     assert ARKS[MILAN] in text
@@ -478,7 +478,7 @@ FMC = TCB | {"fmc": 1}
 
 
 def turin(words: dict[str, bytes], **changes: Any) -> tuple[bytes, Policy]:
-    """A Turin's report, and a policy with its VCEK, but for these extensions (b"": left out)."""
+    """Return a Turin's report, and a policy with its VCEK. `words` replaces extensions (b"": left out)."""
     ours = processor(TURIN)
     said = {suffix: value for suffix, value in (own_words(TURIN, FMC, CHIP) | words).items() if value}
     public, signer = ours.signer.public_key(), key("ask")
@@ -541,7 +541,7 @@ def test_a_product_is_known_by_its_family_and_model(product: str, family: int, m
 
 
 def vlek(words: dict[str, bytes] | None = None, **options: Any) -> bytes:
-    """The VLEK of our provider, but for these extensions (b"": left out)."""
+    """Return the VLEK of our provider. `words` replaces extensions (b"": left out)."""
     said = own_words(GENOA, TCB, provider=PROVIDER) | (words or {})
     issuer, signer = options.pop("issuer", "SEV-VLEK-Genoa"), options.pop("signer", key("asvk"))
     public = curve_key("vlek", options.pop("curve", True)).public_key()
@@ -635,7 +635,7 @@ def test_every_check_of_a_vleks_verdict_has_a_refusal_here() -> None:
     assert {name for name in names if "VLEK" in name or "ASVK" in name or name == "provider"} <= {row[0] for row in VLEKS}
 
 
-def test_the_vlek_of_this_provider_and_firmware_is_chosen_among_several() -> None:
+def test_the_matching_vlek_is_chosen_among_several() -> None:
     ours = processor(GENOA, PROVIDER)
     others = vlek({"3.3": integer(21)}), vlek({"5": text("CN=another")}), processor(GENOA).chain[0]
     verify(ours.report(DATA), ours.policy(chain=(*others, *ours.chain)), DATA)
@@ -738,7 +738,7 @@ def sample(data: bytes = DATA) -> dict[str, Any]:
     return {"svn": "1", "report_data": base64.b64encode(data).decode()}
 
 
-def test_sample_evidence_is_taken_by_a_policy_of_its_kind_and_proves_nothing() -> None:
+def test_sample_evidence_needs_its_policy_and_proves_nothing() -> None:
     verdict = verify(sample(), Policy(kind="sample"), DATA)
     assert not verdict.proves
     assert "PROVES NOTHING" in str(verdict)
@@ -771,7 +771,7 @@ def test_a_sample_that_is_not_in_base_64_is_refused(text: str) -> None:
 
 
 def edited(template: str) -> str:
-    """A template with what its user must fill in; as it is, it is refused for each."""
+    """Return a template with the values that its user must fill in. Without them it is refused."""
     return template.replace('initdata = "..."', f'initdata = "{"11" * 32}"').replace("snp = 0", "snp = 8")
 
 
@@ -801,7 +801,7 @@ MEASURED = f'measurements = ["{MEASUREMENT.hex()}"]\n'
 DIGEST = f'initdata = "{HOST_DATA.hex()}"\n'
 GOOD = MEASURED + DIGEST + 'minimum_tcb = "any"\n'
 FULL = "[minimum_tcb]\nboot_loader = 3\ntee = 0\nsnp = 8\nmicrocode = 1\n"
-OPEN = MEASURED + DIGEST  # to which a table can still be added
+OPEN = MEASURED + DIGEST  # a table can still be appended
 
 
 @pytest.mark.parametrize(
@@ -866,7 +866,7 @@ def test_a_policy_that_cannot_be_is_refused_in_a_line(tmp_path: Path, text: str,
     assert "\n" not in str(caught.value)
 
 
-def test_any_initdata_and_any_firmware_are_accepted_on_request_alone(tmp_path: Path) -> None:
+def test_any_initdata_and_firmware_pass_only_on_request(tmp_path: Path) -> None:
     ours = processor()
     (tmp_path / "policy.toml").write_text(MEASURED + 'initdata = "any"\nminimum_tcb = "any"\n')
     asked = Policy.read(tmp_path / "policy.toml")
@@ -900,7 +900,7 @@ def test_a_chain_is_read_from_pem_and_der_beside_the_policy(tmp_path: Path) -> N
     assert verify(ours.report(DATA), policy, DATA).product == MILAN
 
 
-def test_another_root_is_trusted_under_the_fingerprint_that_the_policy_gives() -> None:
+def test_another_root_is_trusted_by_the_policys_fingerprint() -> None:
     ours = processor(TURIN)
     verdict = verify(ours.report(DATA), ours.policy(minimum_tcb=Tcb(fmc=1)), DATA)
     assert "fmc 1" in verdict.summary
@@ -920,7 +920,7 @@ def test_genoa_and_turin_are_the_default_and_milan_must_be_named() -> None:
 PAGE = (Path(__file__).parent.parent / "docs" / "attestation.md").read_text(encoding="utf-8")
 
 
-def test_the_pages_example_is_a_policy_and_its_table_names_every_key(tmp_path: Path) -> None:
+def test_the_pages_example_is_a_policy_with_every_key_listed(tmp_path: Path) -> None:
     (example,) = re.findall(r"```toml\n(.+?)```", PAGE, re.DOTALL)
     (tmp_path / "policy.toml").write_text(example)
     policy = Policy.read(tmp_path / "policy.toml")

@@ -1,4 +1,4 @@
-"""The benchmark of edge and cloud: both sides measured on the same images, in turns, and held against each other."""
+"""The benchmark of edge and cloud: both sides are measured on the same images, in turns, and compared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from workbench.bench.models import STEPS, bench_models
+from workbench.bench.model_speed import STEPS, bench_models
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float
@@ -37,7 +37,7 @@ def test_both_sides_are_timed_step_by_step_and_agree(pair: Pair, digits: Dataset
 
 
 def test_a_generator_that_is_not_the_same_is_noticed(pair: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.bench import models as bench
+    from workbench.bench import model_speed as bench
 
     def other(pair: Pair, device: object, precision: str) -> Pair:
         made = prepare(pair, device, precision)

@@ -1,4 +1,4 @@
-"""The container: what was packed comes out, and nothing else is ever taken for it."""
+"""The container: unpacking returns the packed strings, and rejects everything else."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ def test_what_was_packed_comes_out(strings: list[bytes], key: bytes) -> None:
 
 
 @given(n=st.integers(1, 600), length=st.integers(0, 40), filler=st.randoms(use_true_random=False))
-def test_strings_of_one_length_come_out_and_share_a_header_of_at_most_8_bytes(
-    n: int, length: int, filler: random.Random
-) -> None:
+def test_equal_lengths_share_a_header_of_at_most_8_bytes(n: int, length: int, filler: random.Random) -> None:
     strings = [filler.randbytes(length) for _ in range(n)]
     payload = pack(strings, KEY)
     assert unpack(payload, KEY) == strings
@@ -50,7 +48,7 @@ def test_the_overhead_is_what_the_layout_says(strings: list[bytes], overhead: in
     assert len(pack(strings, KEY)) == sum(map(len, strings)) + overhead
 
 
-def test_the_same_strings_make_the_same_payload_and_another_key_another() -> None:
+def test_a_payload_is_determined_by_strings_and_key() -> None:
     assert pack(BATCHES["many lengths"], KEY) == pack(list(BATCHES["many lengths"]), KEY)
     assert pack(BATCHES["many lengths"], KEY) != pack(BATCHES["many lengths"], b"jpeg")
 
@@ -106,7 +104,7 @@ def test_random_bytes_are_refused_and_nothing_else_happens() -> None:
     for number in range(5000):
         junk = source.randbytes(source.randrange(64))
         if number % 2:
-            junk = bytes([0x10 | number // 2 % 4]) + junk  # a first byte that a payload may have, and one it may not
+            junk = bytes([0x10 | number // 2 % 4]) + junk  # a valid first byte, or an invalid one
         with pytest.raises(PayloadError):
             unpack(junk, KEY)
 

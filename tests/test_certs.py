@@ -1,4 +1,4 @@
-"""Development certificates, held against real TLS: who is believed, who is refused."""
+"""Development certificates under real TLS: which peers are trusted, and which are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from tests.authority import BOTH, sign
+from tests.support.authority import BOTH, sign
 from workbench.certs import ROLES, SERVER, Role, folder_of, issue, role_of
 from workbench.errors import UsageError, WorkbenchError
 
@@ -29,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> tuple[bytes | None, str | None]:
-    """Return the certificate that the server was shown, and its protocol, after a handshake and a byte each way."""
+    """Shake hands and send a byte each way. Return the certificate that the server received, and its protocol."""
     near, far = socket.socketpair()
     result: list[tuple[bytes | None, str | None]] = []
 
@@ -78,7 +78,7 @@ def test_both_ends_are_known_to_each_other(made: Path, server: Role, client: Rol
     assert role_of(shown) == client
 
 
-def test_another_name_a_foreign_authority_and_no_certificate_are_refused(made: Path, tmp_path: Path) -> None:
+def test_wrong_names_authorities_and_no_certificate_are_refused(made: Path, tmp_path: Path) -> None:
     issue(tmp_path)
     with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'elsewhere'"):
         shake(serving(made, "cloud"), calling(made, "edge"), "elsewhere")
@@ -185,7 +185,7 @@ def test_edge_and_cloud_have_names_of_their_own(tmp_path: Path) -> None:
     assert names_of(tmp_path / "edge/edge.pem") == {"edge.example", "192.0.2.7"}
     assert names_of(tmp_path / "cloud/cloud.pem") == {"cloud.example"}
     assert names_of(tmp_path / "client/client.pem") == set()
-    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'edge.example'"):  # what a browser would find
+    with pytest.raises(ssl.SSLCertVerificationError, match="not valid for 'edge.example'"):  # as in a browser
         shake(serving(tmp_path, "cloud", asks=False), calling(tmp_path, None), "edge.example")
 
 
@@ -198,7 +198,7 @@ def test_edge_and_cloud_have_names_of_their_own(tmp_path: Path) -> None:
         (["edge.example"], "edge.example", "localhost"),
     ],
 )
-def test_a_name_of_any_kind_passes_the_constraints_of_its_authority(
+def test_names_of_every_kind_pass_their_authoritys_constraints(
     tmp_path: Path, names: list[str], reached: str, elsewhere: str
 ) -> None:
     issue(tmp_path, names)
@@ -226,7 +226,7 @@ def test_a_name_that_edge_and_cloud_would_share_is_refused(tmp_path: Path, edge:
     assert not (tmp_path / "new").exists()
 
 
-def test_an_authority_signs_the_names_that_it_was_made_for_and_no_others(tmp_path: Path) -> None:
+def test_an_authority_signs_only_the_names_it_was_made_for(tmp_path: Path) -> None:
     issue(tmp_path, ["*.site.example", "192.0.2.7"])
     authority = x509.load_pem_x509_certificate((tmp_path / "ca.pem").read_bytes())
     constraints = authority.extensions.get_extension_for_class(x509.NameConstraints)
@@ -243,9 +243,7 @@ def test_an_authority_signs_the_names_that_it_was_made_for_and_no_others(tmp_pat
 @pytest.mark.parametrize(
     "hosts", [["bank.example"], ["localhost", "bank.example"], ["192.0.2.9"], ["2001:db8::1"], ["notlocalhost"]]
 )
-def test_what_the_stolen_key_of_an_authority_signs_beyond_its_names_is_believed_by_nobody(
-    made: Path, tmp_path: Path, hosts: list[str]
-) -> None:
+def test_a_stolen_authority_key_is_limited_to_its_names(made: Path, tmp_path: Path, hosts: list[str]) -> None:
     sign(made, tmp_path / "edge", "edge", uris=["urn:pmc2:edge"], hosts=hosts)
     (tmp_path / "ca.pem").write_bytes((made / "ca.pem").read_bytes())
     with pytest.raises(ssl.SSLCertVerificationError, match="permitted subtree violation"):
@@ -253,7 +251,7 @@ def test_what_the_stolen_key_of_an_authority_signs_beyond_its_names_is_believed_
 
 
 def test_an_authority_without_constraints_signs_nothing(made: Path, tmp_path: Path) -> None:
-    """As one of an older version, moved into today's folders by hand."""
+    """An authority of an older version, moved into today's folders manually."""
     issue(tmp_path)
     key = serialization.load_pem_private_key((tmp_path / "authority/ca.key").read_bytes(), None)
     assert isinstance(key, ec.EllipticCurvePrivateKey)
@@ -267,7 +265,7 @@ def test_an_authority_without_constraints_signs_nothing(made: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("others", [["ca"], ["ca", "edge", "cloud", "client"], ["edge", "cloud"]])
-def test_a_folder_with_the_keys_of_several_roles_names_the_way_out(made: Path, tmp_path: Path, others: list[str]) -> None:
+def test_a_folder_with_keys_of_several_roles_is_refused(made: Path, tmp_path: Path, others: list[str]) -> None:
     for name in others:
         source = made / ("authority" if name == "ca" else name) / f"{name}.key"
         (tmp_path / f"{name}.key").write_bytes(source.read_bytes())

@@ -1,4 +1,4 @@
-"""The public baseline's checkpoints brought in, and refused where they would do more than hold tensors."""
+"""The public baseline's checkpoints are imported, and refused if they contain more than tensors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.support import networks
+from tests.support.networks import PAIR, PAIR_NAME, generator, pictures, same
 from workbench import models, weights
 from workbench.__main__ import main
 from workbench.checkpoints import import_checkpoint
 from workbench.classifiers import Classifier
 from workbench.errors import WeightsError
 
-from test_weights import PAIR, PAIR_NAME, classifier, generator, pictures, same  # isort: skip
+
+def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
+    """A classifier of the width that public checkpoints have."""
+    return networks.classifier(seed, name, width=1)
 
 
-def test_a_state_dict_of_the_classifiers_project_becomes_a_classifier_with_the_same_answers(
-    empty_data: Path, tmp_path: Path
-) -> None:
+def test_a_public_state_dict_becomes_the_same_classifier(empty_data: Path, tmp_path: Path) -> None:
     original = classifier()
     torch.save(original.network.state_dict(), tmp_path / "mobilenet_v2.pt")
     (imported,) = import_checkpoint(tmp_path / "mobilenet_v2.pt")
@@ -46,7 +49,7 @@ def test_a_state_dict_of_the_classifiers_project_becomes_a_classifier_with_the_s
     assert torch.equal(loaded(pictures()), original(pictures()))
 
 
-def test_a_classifier_of_other_classes_is_recognised_by_its_shapes(empty_data: Path, tmp_path: Path) -> None:
+def test_the_number_of_classes_is_recognised_by_shapes(empty_data: Path, tmp_path: Path) -> None:
     torch.save(Classifier("mobilenet_v2", 7).network.state_dict(), tmp_path / "seven.pt")
     (imported,) = import_checkpoint(tmp_path / "seven.pt", family="pets")
     assert imported.spec == {"name": "mobilenet_v2", "num_classes": 7}
@@ -67,7 +70,7 @@ def prefixed(prefix: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
 
 def inside(state: dict[str, Any], part: str) -> dict[str, Any]:
-    """Names as torch.compile or DataParallel writes them if a network's own part is wrapped."""
+    """Return the names that torch.compile or DataParallel writes if a network's own part is wrapped."""
     return {key.replace("features.", f"features.{part}."): value for key, value in state.items()}
 
 
@@ -86,7 +89,7 @@ WRITTEN: dict[str, tuple[Callable[[dict[str, Any]], Any], list[str]]] = {
     "module. inside": (lambda state: inside(state, "module"), ["prefix 'module.' removed"]),
     "_orig_mod. inside": (lambda state: inside(state, "_orig_mod"), ["prefix '_orig_mod.' removed"]),
     "sorted and module.": (lambda state: dict(sorted(prefixed("module.")(state).items())), ["prefix 'module.' removed"]),
-    "beside a normalisation": (
+    "next to a normalisation": (
         lambda state: {**MEAN, **prefixed("model.")(state)},
         ["prefix 'model.' removed, 2 other tensors were not read"],
     ),
@@ -127,9 +130,7 @@ def test_a_classifier_is_recognised_however_its_file_was_written(how: str, empty
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg13_bn", "densenet121"])
-def test_the_number_of_classes_is_that_of_the_last_layer_whatever_the_order(
-    name: str, empty_data: Path, tmp_path: Path
-) -> None:
+def test_the_number_of_classes_is_that_of_the_last_layer(name: str, empty_data: Path, tmp_path: Path) -> None:
     with models.Unset():
         state = Classifier(name, 7, "linear" if name == "vgg13_bn" else "public").network.state_dict()
     state = {key: torch.zeros_like(value) for key, value in sorted(state.items())}
@@ -147,9 +148,7 @@ def test_a_safetensors_file_is_read(empty_data: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_a_value_that_is_not_finite_is_refused_with_its_tensors_name(
-    value: float, prefix: str, empty_data: Path, tmp_path: Path
-) -> None:
+def test_a_value_that_is_not_finite_names_its_tensor(value: float, prefix: str, empty_data: Path, tmp_path: Path) -> None:
     state = classifier().network.state_dict()
     state["features.1.conv.1.weight"].view(-1)[3] = value
     torch.save(prefixed(prefix)(state), tmp_path / "x.pt")
@@ -217,16 +216,16 @@ Save = Callable[[Path, dict[str, Any]], None]
 
 
 class AttributeDict(dict[str, Any]):
-    """As Lightning keeps hyper-parameters."""
+    """The class in which Lightning stores hyper-parameters."""
 
 
 class ModelCheckpoint:
-    """As Lightning names the callback whose state a checkpoint carries."""
+    """The name of Lightning's callback whose state a checkpoint contains."""
 
 
 @pytest.fixture
 def lightning() -> Save:
-    """Save a checkpoint as Lightning does, its classes under Lightning's names, which are gone again when it is read."""
+    """Save a checkpoint like Lightning, with classes under Lightning's names that no longer exist when it is read."""
     homes = {
         AttributeDict: "pytorch_lightning.utilities.parsing",
         ModelCheckpoint: "pytorch_lightning.callbacks.model_checkpoint",
@@ -248,7 +247,7 @@ def lightning() -> Save:
 
 
 def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, Any]:
-    """What Lightning saves of the baseline's training."""
+    """Return Lightning's checkpoint of the baseline's training."""
     return {
         "epoch": 99,
         "global_step": 19_500,
@@ -267,7 +266,7 @@ def checkpoint(hyper_parameters: Any, **networks: torch.nn.Module) -> dict[str, 
 HYPER_PARAMETERS = {"model_A": "mobilenet_v2", "model_B": "resnet18", "learning_rate": 5e-3, "gpu_id": "0", "max_epochs": 100}
 
 
-def test_a_lightning_checkpoint_becomes_a_pair_with_the_same_answers(lightning: Save, empty_data: Path, tmp_path: Path) -> None:
+def test_a_lightning_checkpoint_becomes_the_same_pair(lightning: Save, empty_data: Path, tmp_path: Path) -> None:
     target, auxiliary, attack = classifier(1), classifier(2, "resnet18"), generator(3)
     networks = {"model_A": target.network, "model_B": auxiliary.network, "attack_model": attack.unet}
     lightning(tmp_path / "epoch=99.ckpt", checkpoint(AttributeDict(HYPER_PARAMETERS), **networks))
@@ -310,7 +309,7 @@ def test_a_generator_alone_needs_to_be_told_its_models(empty_data: Path, tmp_pat
     assert (imported.name, imported.family, imported.depends) == ("resnet18-X-vgg13_bn", "digits", {})
 
 
-def test_a_checkpoint_whose_model_is_another_than_it_says_is_refused(empty_data: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_than_declared_is_refused(empty_data: Path, tmp_path: Path) -> None:
     content = checkpoint({}, model_A=classifier().network, attack_model=generator().unet) | {"callbacks": {}}
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(WeightsError, match="holds a mobilenet_v2 as target, not a resnet18"):
@@ -340,7 +339,7 @@ def test_of_a_checkpoint_that_fits_in_part_nothing_is_kept(empty_data: Path, tmp
 
 
 class Trap:
-    """Pickles into a call of the shell."""
+    """An object whose unpickling would run a shell command."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung
@@ -349,8 +348,8 @@ class Trap:
         return os.system, (f"touch {shlex.quote(str(self.sprung))}",)
 
 
-@pytest.mark.parametrize("how", ["torch.save", "pickle", "beside tensors"])
-def test_a_pickle_that_would_run_a_command_is_refused_and_runs_nothing(empty_data: Path, tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["torch.save", "pickle", "next to tensors"])
+def test_a_pickle_that_would_run_a_command_runs_nothing(empty_data: Path, tmp_path: Path, how: str) -> None:
     path, sprung = tmp_path / "model.pt", tmp_path / "sprung"
     if how == "pickle":
         path.write_bytes(pickle.dumps(Trap(sprung)))

@@ -1,4 +1,4 @@
-"""Every codec under the one contract, and each by what is its own."""
+"""The contract of every codec, and the tests of each codec alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from workbench.weights import Pair
 
 
 def spread(seed: int) -> NeuralCompressor:
-    """An untrained compressor whose latents spread over many symbols, so that each image has a string of its own."""
+    """Return an untrained compressor whose latents spread over many symbols, so that each image has a different string."""
     torch.manual_seed(seed)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -119,7 +119,7 @@ def test_sizes_and_the_header_add_up_to_the_payload(coder: Codec, images: torch.
         header = len(payload) - sum(sizes)
         assert len(sizes) == n
         if coder.name == "neural":
-            assert 5 - 0.5 < header < (7 if n == 1 else 8)  # the information in the latents; the stream is whole bytes
+            assert 5 - 0.5 < header < (7 if n == 1 else 8)  # the information in the latents, rounded up to whole bytes
         else:
             assert header == 5 if n == 1 else 6 < header <= 6 + 6 + 2 * n
 
@@ -145,7 +145,7 @@ def test_another_codecs_payload_is_refused(
 ) -> None:
     payload = made[other].encode(images[:2])
     if BASE[other] == BASE[name]:
-        assert coder.decode(payload).shape == (2, 3, 32, 32)  # any decoder of a format reads it, whatever the options
+        assert coder.decode(payload).shape == (2, 3, 32, 32)  # decoders of a format ignore the encoder's options
         return
     for refuse in (coder.decode, coder.sizes):
         with pytest.raises(PayloadError, match="another codec|for this codec"):
@@ -167,7 +167,7 @@ def test_a_damaged_payload_is_refused(coder: Codec, images: torch.Tensor, n: int
 
 
 def png_claiming(side: int) -> bytes:
-    """A PNG of a few bytes whose header claims a square of a side."""
+    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -202,7 +202,7 @@ def test_values_outside_0_to_1_are_clamped(kind: type[Png | Jpeg | WebP]) -> Non
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_payload_with_the_right_tag_and_wrong_content_is_refused(kind: type[Png | Jpeg | WebP]) -> None:
+def test_a_payload_with_wrong_content_is_refused(kind: type[Png | Jpeg | WebP]) -> None:
     coder = kind()
     whole = coder.encode_each(torch.rand(1, 3, 16, 16))[0]
     other = file("PNG" if coder.format != "PNG" else "JPEG")
@@ -225,7 +225,7 @@ def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None
         Png().decode(bitstream.pack([png_claiming(side)], Png().key))
 
 
-def test_a_small_payload_that_claims_more_than_memory_holds_is_refused() -> None:
+def test_a_small_payload_that_claims_too_much_is_refused() -> None:
     blank = io.BytesIO()
     Image.new("RGB", (4096, 4096)).save(blank, "PNG")
     with pytest.raises(PayloadError):
@@ -266,7 +266,7 @@ def test_jpeg_keeps_full_colour_and_webp_has_its_quality(images: torch.Tensor) -
 # --- neural ----------------------------------------------------------------------------------------------------------------
 
 
-def test_compressai_strings_are_whole_words_of_4_bytes_at_least_two(made: dict[str, Codec], images: torch.Tensor) -> None:
+def test_compressai_strings_are_at_least_two_words_of_4_bytes(made: dict[str, Codec], images: torch.Tensor) -> None:
     coder = made["compressai"]
     assert isinstance(coder, CompressAI)
     strings = coder.encode_each(images)
@@ -285,7 +285,7 @@ def test_neural_decodes_to_its_compressors_own_rounded_forward(
     assert expected.std(0).mean() > 0.01
 
 
-def test_the_pairs_own_compressor_codes_under_the_hash_of_its_weights(pair: Pair, images: torch.Tensor) -> None:
+def test_the_pairs_codec_is_keyed_by_its_weights_hash(pair: Pair, images: torch.Tensor) -> None:
     coder = codec_for(pair, "neural")
     assert isinstance(coder, Neural)
     assert coder.identity == pair.manifests["compressor"].sha256
@@ -293,9 +293,7 @@ def test_the_pairs_own_compressor_codes_under_the_hash_of_its_weights(pair: Pair
 
 
 @pytest.mark.parametrize("kind", [Neural, CompressAI])
-def test_neural_refuses_payloads_of_other_weights_and_of_another_size(
-    images: torch.Tensor, kind: type[Neural | CompressAI]
-) -> None:
+def test_neural_refuses_payloads_of_other_weights_or_size(images: torch.Tensor, kind: type[Neural | CompressAI]) -> None:
     ours, wide = kind(spread(0), "ours"), kind(spread(0), "ours", size=(32, 48))
     payload = ours.encode(images)
     for other in (kind(spread(1), "theirs"), wide):
@@ -317,14 +315,14 @@ def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Code
 
 
 def learnt(images: torch.Tensor) -> Neural:
-    """A codec whose compressor knows the latents of the first three images as patterns."""
+    """Return a codec whose compressor has the latents of the first three images as patterns."""
     compressor = spread(0)
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
     return Neural(compressor, "ours")
 
 
-def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: torch.Tensor) -> None:
+def test_known_latents_cost_bits_equal_ones_are_decoded_once(images: torch.Tensor) -> None:
     coder = learnt(images)
     batch = images[[0, 1, 0, 2, 1, 0, 0, 0]]
     payload = coder.encode(batch)
@@ -338,7 +336,7 @@ def test_known_latents_cost_bits_and_equal_ones_are_reconstructed_once(images: t
 
 
 def choosing(images: torch.Tensor) -> NeuralCompressor:
-    """A compressor that knows three patterns, and by their first latents which class an image is of."""
+    """Return a compressor with three patterns, whose reader predicts the class from the first latents."""
     compressor = learnt(images).compressor
     y = compressor.patterns.flatten(1).float()
     compressor.reader = torch.cat([10 * y, -5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number
@@ -394,7 +392,7 @@ def test_latents_that_overflow_the_decoder_are_refused(images: torch.Tensor) -> 
         payload = bitstream.pack_stream(coder.coder.encode(latents), 2, coder.key)
         with torch.no_grad():
             if coder.compressor.reconstruct(torch.from_numpy(latents), (32, 32)).isfinite().all():
-                coder.compressor.g_s[-1].weight.mul_(float("inf"))  # whatever overflows, it is the picture that is judged
+                coder.compressor.g_s[-1].weight.mul_(float("inf"))  # an overflow anywhere must show in the picture
         with pytest.raises(PayloadError, match="decode to no picture"):
             coder.decode(payload)
 
@@ -408,7 +406,7 @@ def test_hostile_payloads_are_decoded_or_refused(images: torch.Tensor, request: 
         for _ in range(source.randrange(1, 4)):
             payload[source.randrange(len(payload))] = source.randrange(256)
         del payload[source.randrange(1, len(payload) + 1) if number % 3 == 0 else len(payload) :]
-        if number % 2:  # under a right tag, as whoever knows the key makes one
+        if number % 2:  # with a valid tag, as an attacker that knows the key could make it
             payload = bytearray(bitstream.pack_stream(bytes(payload[6:]), source.choice([1, 3, 6, 200]), coder.key))
         try:
             coded, which = coder.unpack(bytes(payload))

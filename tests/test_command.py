@@ -1,4 +1,4 @@
-"""The command `workbench` as a person calls it: its help, its output, its one-line errors, what survives Ctrl-C."""
+"""The command `workbench` as a user calls it: its help, its output, its one-line errors, and its behaviour on Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET, WIDTH
 from workbench import __version__, runs, weights
 from workbench.__main__ import main
 from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, privacy_report
 from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
-from workbench.training import Settings, recipes
-
-from conftest import AUXILIARY, TARGET  # isort: skip
+from workbench.training import TrainingSettings, recipes
 
 COMMANDS = (
     "train",
@@ -40,19 +39,20 @@ COMMANDS = (
     "recognize",
     "results",
 )
+TITLES = tuple(Classifier(name, width=WIDTH[name]).title for name in (TARGET, AUXILIARY))
 PAIR = ("--target", TARGET, "--auxiliary", AUXILIARY)
 KEYS = ("n", "original_accuracy", "target_accuracy", "auxiliary_accuracy", "ssim", "s1_bytes", "s2_bytes", "codec", "dataset")
 
 
 def workbench(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the real command in a process of its own."""
+    """Run the real command in a separate process."""
     return subprocess.run(
         [sys.executable, "-m", "workbench", *arguments], capture_output=True, text=True, timeout=120, check=False, **options
     )
 
 
 def fails_in_one_line(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    """Run the command here, and return its exit status and the one line that it may say on standard error."""
+    """Run the command in this process. Return its exit status and its only line on standard error."""
     capsys.readouterr()
     status = main(arguments)
     out, err = capsys.readouterr()
@@ -157,7 +157,7 @@ def test_evaluate_says_the_same_to_people(tiny_data: Path, capsys: pytest.Captur
     result = json.loads(capsys.readouterr().out)
     assert main(["evaluate", *PAIR, "--limit", "4", "--codec", "png"]) == 0
     text = capsys.readouterr().out
-    assert f"{TARGET} protected against {AUXILIARY}, png, strength 1" in text
+    assert "{} protected against {}, png, strength 1".format(*TITLES) in text
     assert f"{100 * result['target_accuracy']['value']:.2f} %" in text
     assert f"{result['s2_bytes']['value']:.3f} [" in text
 
@@ -212,7 +212,7 @@ def test_a_gpu_that_is_not_there_is_one_line(
 
 
 def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], bool]) -> tuple[int, bytes, str]:
-    """Start the command, press Ctrl-C once it has said what `ready` waits for; return its status and what it said."""
+    """Start the command, and send Ctrl-C once `ready` accepts its output. Return its status and its outputs."""
     process = subprocess.Popen(
         [sys.executable, "-m", "workbench", *arguments],
         stdout=subprocess.PIPE,
@@ -238,7 +238,6 @@ def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], b
 
 @pytest.fixture
 def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Efforts of seconds."""
     for name in EFFORTS:
         monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
 
@@ -307,7 +306,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--strength", "1.5"), 2, "strength must be between 0"),
-        (("--pairs", "100000"), 1, "100000 pairs were asked for, the training split of scikit-learn digits has 697"),
+        (("--pairs", "100000"), 1, "100000 pairs were requested, the training split of scikit-learn digits has 697"),
         (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
         (("--generator-variant", "other"), 1, f"no weights '{TARGET}-X-{AUXILIARY}@other'"),
@@ -331,7 +330,7 @@ def test_a_wrong_call_of_audit_exits_with_two(arguments: tuple[str, ...], capsys
     assert "usage: workbench audit" in capsys.readouterr().err
 
 
-def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tiny_data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_while_auditing_keeps_the_old_file(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text("before")
     command = (*AUDIT, "--json", "--output", str(tmp_path / "audit.json"))
     status, out, text = interrupted(command, tiny_data, lambda said: b"audit:" in said)
@@ -346,8 +345,8 @@ def test_ctrl_c_while_auditing_leaves_no_half_file_and_the_old_one_as_it_was(tin
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Presets of a single step of eight images."""
-    tiny = Settings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2)
+    """Replace all presets by one training step with eight images."""
+    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, classifier_width=4)
     presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
     monkeypatch.setattr(recipes, "PRESETS", presets)
 
@@ -385,7 +384,7 @@ def test_what_cannot_be_trained_is_one_line(
     assert code == status
 
 
-def test_a_data_folder_that_cannot_be_written_is_one_line_before_any_training(
+def test_an_unwritable_data_folder_is_one_line_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_presets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()
@@ -461,7 +460,8 @@ def test_ctrl_c_while_training_keeps_the_best_and_says_so(empty_data: Path) -> N
 # --- reproduce -------------------------------------------------------------------------------------------------------------
 
 
-def test_reproduce_that_was_interrupted_is_resumed_to_its_report_and_then_has_nothing_left_to_do(
+@pytest.mark.system
+def test_an_interrupted_reproduce_is_resumed_to_its_report(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def stop(*_: Any, **__: Any) -> None:
@@ -555,7 +555,7 @@ def test_weights_are_imported_for_a_data_set_that_exists(
         (("--target", "resnet81"), 2, "unknown classifier 'resnet81'"),
     ],
 )
-def test_what_cannot_be_reproduced_is_one_line_and_leaves_no_run_behind(
+def test_what_cannot_be_reproduced_is_one_line_and_no_run(
     arguments: tuple[str, ...], status: int, message: str, empty_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, line = fails_in_one_line(capsys, "reproduce", *arguments)
@@ -601,7 +601,7 @@ def test_models_says_of_a_damaged_manifest_which_file_it_is(empty_data: Path, ca
     path.parent.mkdir(parents=True)
     path.write_text("{")
     torch.manual_seed(0)
-    classifier = Classifier(AUXILIARY)
+    classifier = Classifier(AUXILIARY, width=WIDTH[AUXILIARY])
     spec = weights.describe(classifier)[1]
     weights.save(classifier, weights.Manifest(AUXILIARY, "digits", "classifier", spec, "untrained", 0))
     for arguments in (["models"], ["models", "--json"]):

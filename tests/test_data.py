@@ -1,10 +1,8 @@
-"""Pictures in: data sets and their splits, a person's own pictures of any kind, and files that are no pictures at all."""
+"""Reading pictures: data sets and their splits, a user's own pictures of any kind, and files that are no pictures."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import pickle
 import re
 import struct
 import time
@@ -20,37 +18,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tests.support.datasets import NOISE, RNG, encode, pixels, save_class_folders, save_official, shuffled
 from workbench import cifar10
 from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load
 from workbench.errors import DataError, UsageError
 from workbench.pictures import load_pictures, open_picture, to_float, to_uint8
 
-RNG = np.random.default_rng(0)
-NOISE = Image.fromarray(RNG.integers(0, 256, (40, 56, 3), dtype=np.uint8))
 NOISE_32 = Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8))
-
-
-def encode(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def pixels(data: bytes | str | Path, size: int | None = None) -> np.ndarray:
-    return np.asarray(open_picture(data, size))
-
-
-def shuffled(n: int) -> torch.Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(0))
-
-
-def save_class_folders(root: Path, counts: dict[str, int], level: int = 0) -> None:
-    """One PNG for each image, whose grey level tells them all apart."""
-    levels = itertools.count(level)
-    for name, count in counts.items():
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            Image.new("RGB", (40, 40), (next(levels),) * 3).save(root / name / f"{index:03d}.png")
 
 
 # --- data sets -------------------------------------------------------------------------------------------------------------
@@ -62,7 +36,7 @@ def test_an_unknown_data_set_is_refused_with_the_nearest_name() -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_a_data_folder_that_does_not_exist_is_a_data_error_whatever_the_data_set(name: str, tmp_path: Path) -> None:
+def test_a_missing_data_folder_is_a_data_error(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere' does not exist"):
         load(name, tmp_path / "nowhere")
 
@@ -79,7 +53,7 @@ def test_digits_are_uint8_colour_images_with_labels(digits: Dataset, split: str,
     assert torch.equal(part.images[:, 0], part.images[:, 2])
 
 
-def test_digits_splits_are_disjoint_complete_and_in_the_seeded_order(digits: Dataset) -> None:
+def test_digits_splits_are_disjoint_complete_and_seeded(digits: Dataset) -> None:
     source = load_digits()
     splits = (digits.train, digits.validation, digits.test)
     labels = torch.cat([split.labels for split in splits])
@@ -117,7 +91,7 @@ def packaged(prefix: str) -> list[Path]:
     return sorted(Path(origin).parent.glob(f"data/{prefix}_*"))
 
 
-def test_the_samples_are_the_twenty_pristine_images_with_the_labels_of_their_names() -> None:
+def test_the_samples_are_twenty_images_labelled_by_name() -> None:
     samples = load("samples")
     files = packaged("cifar10")
     assert len(samples.test) == len(files) == 20
@@ -127,7 +101,7 @@ def test_the_samples_are_the_twenty_pristine_images_with_the_labels_of_their_nam
     assert (samples.classes, samples.family) == (CIFAR10_CLASSES, "cifar10")
 
 
-def test_the_imagenet_samples_are_cut_square_and_named_after_their_classes() -> None:
+def test_the_imagenet_samples_are_square_and_named() -> None:
     samples = load("samples-imagenet")
     expected = [f"ImageNet {int(path.stem.split('_')[2])}" for path in packaged("imagenet")]
     assert samples.test.images.shape == (20, 3, 32, 32)
@@ -135,7 +109,7 @@ def test_the_imagenet_samples_are_cut_square_and_named_after_their_classes() -> 
     assert len(samples.classes) == len(set(expected))
 
 
-def test_the_photographs_are_those_of_imagenet_that_show_a_class_of_cifar10() -> None:
+def test_the_photographs_show_classes_of_cifar10() -> None:
     photographs, imagenet = load("samples-photographs"), load("samples-imagenet")
     assert (photographs.classes, photographs.family) == (CIFAR10_CLASSES, "cifar10")
     named = [CIFAR10_CLASSES[label] for label in photographs.test.labels]
@@ -154,7 +128,7 @@ def test_the_samples_have_a_test_split_only(name: str, split: str) -> None:
 # --- folders ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_classes_is_split_into_tenths_that_are_disjoint(tmp_path: Path) -> None:
+def test_a_folder_of_classes_is_split_into_disjoint_tenths(tmp_path: Path) -> None:
     save_class_folders(tmp_path / "pets", {"cat": 12, "dog": 8})
     (tmp_path / "pets" / "cat" / "notes.txt").write_text("no image")
     (tmp_path / "pets" / ".cache").mkdir()
@@ -168,7 +142,7 @@ def test_a_folder_of_classes_is_split_into_tenths_that_are_disjoint(tmp_path: Pa
         assert torch.equal(split.labels, (split.images[:, 0, 0, 0] >= 12).long())
 
 
-def test_a_folder_with_train_and_test_keeps_them_apart_and_halves_the_test(tmp_path: Path) -> None:
+def test_a_folder_with_train_and_test_halves_the_test(tmp_path: Path) -> None:
     save_class_folders(tmp_path / "train", {"cat": 3, "dog": 4})
     save_class_folders(tmp_path / "test", {"cat": 4, "dog": 6}, level=100)
     pets = load("folder", tmp_path)
@@ -180,7 +154,7 @@ def test_a_folder_with_train_and_test_keeps_them_apart_and_halves_the_test(tmp_p
     assert torch.equal(pets.test.labels, (pets.test.images[:, 0, 0, 0] >= 104).long())
 
 
-def test_folders_of_one_name_share_weights_only_where_their_classes_are_the_same(tmp_path: Path) -> None:
+def test_folders_share_weights_only_with_equal_classes(tmp_path: Path) -> None:
     families = []
     for place, classes in (("a", ("cat", "dog")), ("b", ("cat", "dog")), ("c", ("cow", "dog")), ("cifar10", ("x", "y"))):
         folder = tmp_path / place / "pets of mine"
@@ -223,7 +197,7 @@ def test_a_broken_picture_among_many_is_named(tmp_path: Path) -> None:
 # --- CIFAR-10 --------------------------------------------------------------------------------------------------------------
 
 
-def test_the_jpeg_copy_is_halved_by_the_papers_permutation_and_says_what_it_is(cifar10_jpeg: Path) -> None:
+def test_the_jpeg_copy_is_halved_by_the_papers_permutation(cifar10_jpeg: Path) -> None:
     cifar = load("cifar10", cifar10_jpeg)
     assert cifar.title == "CIFAR-10 (JPEG q75 copy)"
     assert (cifar.family, cifar.classes) == ("cifar10", CIFAR10_CLASSES)
@@ -272,28 +246,8 @@ def test_a_folder_that_holds_no_cifar10_is_a_data_error(tmp_path: Path) -> None:
         load("cifar10", tmp_path)
 
 
-def save_official(root: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The official layout with four images a file, its hashes unknown to torchvision; return the test images."""
-    from torchvision.datasets import CIFAR10
-
-    rng = np.random.default_rng(1)
-    folder = root / "cifar-10-batches-py"
-    folder.mkdir()
-    names = ["data_batch_1", "data_batch_2", "test_batch"]
-    for number, name in enumerate(names):
-        rows = rng.integers(0, 256, (4, 3072), dtype=np.uint8)
-        (folder / name).write_bytes(pickle.dumps({"data": rows, "labels": [number, 1, 2, 9]}))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CIFAR10_CLASSES)}))
-    monkeypatch.setattr(CIFAR10, "train_list", [[name, None] for name in names[:2]])
-    monkeypatch.setattr(CIFAR10, "test_list", [[names[2], None]])
-    monkeypatch.setattr(CIFAR10, "meta", {**CIFAR10.meta, "md5": None})
-    return rows.reshape(4, 3, 32, 32)
-
-
 @pytest.mark.parametrize("inside", ["", "cifar-10-batches-py"])
-def test_the_official_layout_is_read_from_its_folder_and_from_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
-) -> None:
+def test_the_official_layout_is_read_from_both_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str) -> None:
     rows = save_official(tmp_path, monkeypatch)
     cifar = load("cifar10", tmp_path / inside)
     assert cifar.title == "CIFAR-10"
@@ -305,9 +259,7 @@ def test_the_official_layout_is_read_from_its_folder_and_from_above(
     assert cifar.test.labels.tolist() == torch.tensor([2, 1, 2, 9])[test].tolist()
 
 
-def test_without_a_network_cifar10_is_one_line_that_names_the_way_out(
-    empty_data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_network_cifar10_is_one_line(empty_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
     monkeypatch.setattr(CIFAR10, "url", "http://127.0.0.1:9/x.tar.gz")
@@ -326,7 +278,7 @@ def test_without_a_network_cifar10_is_one_line_that_names_the_way_out(
 UPRIGHT = Image.new("RGB", (48, 32), "red")
 UPRIGHT.paste("blue", (0, 0, 24, 16))
 UPRIGHT.paste("white", (24, 16, 48, 32))
-STORED = {  # how a camera stores the upright picture under each EXIF orientation
+STORED = {  # the stored form of the upright picture for each EXIF orientation
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -429,7 +381,7 @@ def test_a_large_jpeg_is_scaled_like_the_same_large_png() -> None:
     assert np.abs(jpeg - png).mean() < 3
 
 
-def test_a_picture_of_the_asked_size_passes_unchanged_and_without_a_size_any_does() -> None:
+def test_a_picture_of_the_requested_size_passes_unchanged() -> None:
     assert np.array_equal(pixels(encode(NOISE_32), 32), np.asarray(NOISE_32))
     assert np.array_equal(pixels(encode(NOISE), None), np.asarray(NOISE))
 
@@ -480,7 +432,7 @@ def test_every_level_survives_the_way_to_float_and_back() -> None:
 
 
 def png_claiming(width: int, height: int) -> bytes:
-    """A PNG file of a few bytes whose header claims a size."""
+    """Return a PNG of a few bytes whose header claims `width` x `height` pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -490,14 +442,14 @@ def png_claiming(width: int, height: int) -> bytes:
 
 
 def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:
-    """A JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
+    """Return a JPEG whose EXIF directory holds entries of (tag, type, count, four bytes of value)."""
     directory = b"".join(struct.pack("<HHI", tag, kind, count) + value for tag, kind, count, value in entries)
     exif = b"Exif\0\0II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + directory + b"\0\0\0\0"
     return encode(UPRIGHT, "JPEG", exif=exif)
 
 
 def refused(data: bytes | Path, size: int | None = 32) -> str:
-    """Return the one line that refuses a file; fail for any other exception, a long wait or a second line."""
+    """Return the one-line error for a file. Fail for any other exception, a long wait or a second line."""
     start = time.monotonic()
     with pytest.raises(DataError) as caught:
         open_picture(data, size)
@@ -507,7 +459,7 @@ def refused(data: bytes | Path, size: int | None = 32) -> str:
 
 
 def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
-    """Return the pixels of a picture, or None where it is refused as it should be."""
+    """Return the pixels of a picture, or None if it is refused with a DataError."""
     try:
         return pixels(data, size)
     except DataError:
@@ -525,7 +477,7 @@ def read_or_refused(data: bytes, size: int | None = None) -> np.ndarray | None:
     ],
     ids=["png 50,000 squared", "png 12,000 squared", "png one line", "gif", "bmp"],
 )
-def test_a_header_that_claims_too_many_pixels_is_refused_before_anything_is_decoded(data: bytes) -> None:
+def test_a_header_with_too_many_pixels_is_refused_undecoded(data: bytes) -> None:
     assert "120,000,000" in refused(data)
 
 
@@ -560,7 +512,7 @@ def test_a_name_with_line_breaks_or_a_null_stays_one_line() -> None:
     assert "cannot be read" in refused(Path("no\0such.jpg"))
 
 
-def test_a_file_of_another_kind_that_pillow_could_read_is_refused(tmp_path: Path) -> None:
+def test_other_formats_that_pillow_reads_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "drawing.ppm"
     path.write_bytes(encode(NOISE, "PPM"))
     assert "known format" in refused(path)

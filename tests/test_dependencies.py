@@ -1,4 +1,4 @@
-"""What parses bytes from outside is declared at versions without published advisories, and `make audit` says when one comes."""
+"""Packages that parse foreign bytes are declared at versions without published advisories. `make audit` finds new ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from packaging.version import Version
 ROOT = Path(__file__).resolve().parent.parent
 AUDIT_S = 600
 
-# The packages that read what others send, the first version without a published fault, and the latest advisory before it.
+# Packages that parse foreign bytes, the first version without a published fault, and the latest advisory before it.
 FIXED = {
     "python-multipart": ("0.0.31", "GHSA-v9pg-7xvm-68hf"),
     "starlette": ("1.3.1", "GHSA-82w8-qh3p-5jfq"),

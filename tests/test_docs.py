@@ -1,4 +1,4 @@
-"""README and docs keep their promises: commands parse, code runs, links resolve, pages open with what a reader can do after them."""
+"""README and docs are correct: commands parse, code runs, links resolve, pages open with what the reader can do after them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
 
 class Command(NamedTuple):
-    """A command of a page: its words, and whether it stands in running text, where `workbench launch` alone is a name."""
+    """A command on a page: its words, and whether it stands in running text, where a command's name may stand alone."""
 
     page: Path
     line: int
@@ -61,7 +61,7 @@ def fences(page: Path, *languages: str) -> Iterator[tuple[int, str]]:
 def commands() -> Iterator[Command]:
     for page in PAGES:
         for first, block in fences(page, *SHELLS):
-            joined = block.replace("\\\n", " ")  # a line that ends in a backslash goes on
+            joined = block.replace("\\\n", " ")  # a backslash at its end continues a line
             for number, line in enumerate(joined.splitlines(), first):
                 for part in re.split(r"&&|;", line):
                     if words := shlex.split(part, comments=True):
@@ -78,7 +78,7 @@ COMMANDS = list(commands())
 
 
 def parsed(words: list[str]) -> tuple[Any, str]:
-    """Parse arguments by the real parser; return the options (None for an error or --help), and what the parser printed."""
+    """Parse arguments with the real parser. Return the options (None for an error or --help), and the parser's output."""
     printed = io.StringIO()
     with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
         try:
@@ -88,7 +88,7 @@ def parsed(words: list[str]) -> tuple[Any, str]:
 
 
 def names() -> dict[str, Any]:
-    """The subcommands and their parsers."""
+    """Return the subcommands and their parsers."""
     (choices,) = (action.choices for action in _parser()._actions if isinstance(action.choices, dict))
     return dict(choices)
 
@@ -241,7 +241,7 @@ def test_the_readme_s_example_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def slugs(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     found = set()
     for heading in re.findall(r"^#+ +(.*)", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE):
         found.add(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-"))
@@ -295,7 +295,7 @@ def test_tables_are_narrow_and_headings_frequent(page: Path) -> None:
         assert len(part.splitlines()) <= 60, part[:200]
 
 
-# --- the files that a project of this kind has -------------------------------------------------------------------------------
+# --- files that a project of this kind is expected to have --------------------------------------------------------------------
 
 
 def test_one_version_everywhere() -> None:

@@ -1,4 +1,4 @@
-"""What a picture costs the phone: the model against figures worked out by hand, the phone's stages, sensors over real files."""
+"""The energy of a picture on the phone: the model against hand-computed figures, the phone's stages, sensors on real files."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench import energy as bench
-from workbench.bench.energy import (
+from workbench.bench.energy_measurement import CpuClock, Phone, one_thread, powers, watts
+from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
     RANGES,
     SCENARIOS,
     Assumptions,
-    CpuClock,
     Measured,
-    Phone,
     energy,
     share,
+    shares,
     student,
-    watts,
 )
 from workbench.bench.sensors import Battery, Rapl, find_sensor
 from workbench.codecs import Jpeg, Png
@@ -50,7 +48,7 @@ from workbench.weights import Pair
 
 
 def measured(name: str = "pp") -> Measured:
-    """Two repetitions with round figures."""
+    """Return two repetitions with round figures."""
     parts = {"compression": [0.5, 0.7], "generator": [8.0, 9.0], "sending": [0.5, 0.3]}
     return Measured(name, batch=4, n=8, cpu_ms=parts, ms=[12.0, 12.0], sent=[1000.0, 2000.0], classes=[1] * 8)
 
@@ -59,7 +57,7 @@ def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
     found = energy(measured(), Assumptions(cpu_w=2.0, joules_per_byte=5e-6, wait_w=0.5, slowdown=1.0))
     assert found["cpu_ms"].value == pytest.approx(9.5)
     parts = {part: each.value for part, each in found["parts_mj"].items()}
-    # ms times W is mJ; 5 µJ a byte is 5 mJ a kB; 3 and 2 ms are waited
+    # ms times W is mJ. 5 µJ a byte is 5 mJ a kB. The waiting times are 3 and 2 ms.
     wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "tail": 0.0}
     assert parts == pytest.approx(wanted)
     whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
@@ -83,7 +81,7 @@ def test_a_slower_phone_takes_longer_at_the_same_power() -> None:
     assert "3 times as slow" in slow["source"]
 
 
-def test_measured_power_goes_before_the_assumed_and_the_result_says_so() -> None:
+def test_measured_power_replaces_assumed_power() -> None:
     assumed = Assumptions(cpu_w=100.0, joules_per_byte=0.0, wait_w=0.0, slowdown=1.0)
     found = energy(measured(), assumed, [4.0, 6.0], "measured RAPL, this machine's processor")
     assert found["mj"].value == pytest.approx((9 * 4 + 10 * 6) / 2)
@@ -97,7 +95,7 @@ def test_measured_power_goes_before_the_assumed_and_the_result_says_so() -> None
     assert most == pytest.approx(9.5 * 5.0 * RANGES["slowdown"][1] + radio + waiting), "the core's power is not assumed"
 
 
-def test_the_range_over_what_is_assumed_comes_first_and_holds_the_figure_itself() -> None:
+def test_the_range_over_assumptions_holds_the_figure() -> None:
     assumed = Assumptions()
     found = energy(measured(), assumed)
     assert next(iter(found)) == "range_mj"
@@ -124,9 +122,9 @@ def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
     assert "0.4 J of tail after a request" in energy(one, tail)["source"]
 
 
-def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangement() -> None:
+def test_the_lte_tail_dominates_a_single_picture() -> None:
     light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
-    found = bench.shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
+    found = shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
     assert list(found["scenarios"]) == list(SCENARIOS)
     stream, wifi, lte = found["scenarios"].values()
     assert stream < wifi < 1
@@ -135,7 +133,7 @@ def test_after_a_single_picture_on_lte_the_tail_is_nearly_all_in_every_arrangeme
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
     both = {name: measured(name) for name in ("none", "pp", "pmc2")}
-    found = bench.shares(both, Assumptions(), {})
+    found = shares(both, Assumptions(), {})
     assert found["pmc2"]["over_none"].low < 1 < found["pmc2"]["over_none"].high
     assert "over_none" not in found["none"]
 
@@ -168,11 +166,11 @@ def test_a_share_has_the_interval_of_both_its_figures() -> None:
     assert both.high - both.value == pytest.approx(0.5 * 0.2 * 2**0.5)
 
 
-def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None:
+def test_the_baselines_shares_range_over_all_assumptions() -> None:
     light = Measured("pmc2", 4, 8, {"compression": [0.5, 0.5], "generator": [0.0, 0.0], "sending": [0.5, 0.5]}, [5.0, 5.0])
     light.sent = [500.0, 500.0]
     both = {"pp": measured(), "pmc2": light}
-    found = bench.shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
+    found = shares(both, Assumptions(cpu_w=2.0, joules_per_byte=4e-6, wait_w=0.0, slowdown=1.0), {})
     assert set(found) == {"pmc2"}
     assert found["pmc2"]["share"].value == pytest.approx((2.0 + 2.0) / (19.0 + 6.0))
     assert next(iter(found["pmc2"])) == "range", "before the interval of the noise"
@@ -181,9 +179,9 @@ def test_the_shares_of_the_baseline_range_over_all_that_may_be_assumed() -> None
         for w, b, s, p in itertools.product(*(RANGES[name][:2] for name in ("cpu_w", "joules_per_byte", "slowdown", "wait_w")))
     ]
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
-    told = bench.shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
+    told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
     assert told["share"].value == pytest.approx(4.0 / 76.0)
-    assert told["range"][0] == pytest.approx(4.0 / 76.0), "where nothing is assumed of the core"
+    assert told["range"][0] == pytest.approx(4.0 / 76.0), "without an assumption about the core"
 
 
 def test_the_papers_figures_agree_with_what_it_says_of_them() -> None:
@@ -245,7 +243,7 @@ def test_a_clock_of_cpu_time_counts_all_threads_and_no_waiting() -> None:
     assert clock.milliseconds["compression"] < 100
 
 
-def test_a_phone_of_no_arrangement_or_with_the_wrong_parts_is_refused(pair: Pair) -> None:
+def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
     with pytest.raises(UsageError, match="unknown arrangement 'pmc': did you mean 'pmc2'"):
         Phone("pmc", Client())
     with pytest.raises(UsageError, match="'pp' has a generator on the phone"):
@@ -295,7 +293,7 @@ def test_a_counter_that_wraps_around_goes_on_counting(tmp_path: Path) -> None:
 
 @contextmanager
 def no_root() -> Iterator[None]:
-    """Nobody's rights meanwhile, where the tests run as root: root may read what nobody may."""
+    """Drop root's rights inside the context, because root can read every file."""
     before = os.geteuid()
     if before == 0:
         os.seteuid(65534)
@@ -305,7 +303,7 @@ def no_root() -> Iterator[None]:
         os.seteuid(before)
 
 
-def test_counters_that_may_not_be_read_are_reported_with_the_way_out() -> None:
+def test_unreadable_counters_are_reported_with_the_way_out() -> None:
     root = Path(tempfile.mkdtemp(prefix="workbench-"))
     try:
         root.chmod(0o755)
@@ -330,7 +328,8 @@ def test_a_counter_that_holds_no_number_is_named(tmp_path: Path, content: str) -
         Rapl(tmp_path / "powercap")
 
 
-def test_a_battery_that_tells_its_power_is_read_while_the_work_lasts(tmp_path: Path) -> None:
+@pytest.mark.timing
+def test_a_battery_with_power_is_read_during_the_work(tmp_path: Path) -> None:
     at = battery(tmp_path, power_now=4_000_000, energy_now=50_000_000)
     with Battery(tmp_path / "power_supply").reading() as reading:
         write(at, power_now=8_000_000)
@@ -356,7 +355,7 @@ def test_a_battery_without_power_tells_by_what_is_left(
     assert reading.joules == pytest.approx(joules)
 
 
-def test_a_current_that_is_negative_while_discharging_is_still_taken(tmp_path: Path) -> None:
+def test_a_negative_discharge_current_counts_as_positive(tmp_path: Path) -> None:
     battery(tmp_path, power_now=-3_000_000)
     with Battery(tmp_path / "power_supply").reading() as reading:
         pass
@@ -386,7 +385,7 @@ def test_a_battery_that_is_plugged_in_meanwhile_is_noticed(tmp_path: Path) -> No
         write(at, status="Charging")
 
 
-def test_the_processor_goes_before_the_battery_and_each_may_be_asked_for(tmp_path: Path) -> None:
+def test_the_processors_sensor_goes_before_the_battery(tmp_path: Path) -> None:
     package(tmp_path)
     battery(tmp_path, power_now=1)
     assert isinstance(find_sensor("auto", tmp_path)[0], Rapl)
@@ -398,14 +397,14 @@ def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
     sensor, reasons = find_sensor("auto", tmp_path)
     assert sensor is None
     assert [reason.split(" at ")[0] for reason in reasons] == ["no RAPL counters of a processor", "no battery"]
-    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes what there is"):
+    with pytest.raises(UsageError, match="source 'battery' cannot be used: no battery at .*'auto' takes an available one"):
         find_sensor("battery", tmp_path)
     with pytest.raises(UsageError, match="unknown source of energy 'rpal': did you mean 'rapl'"):
         find_sensor("rpal", tmp_path)
 
 
 class Machine:
-    """A processor whose counter is a real file: so many W at rest, and more for each second of CPU time."""
+    """A processor with a real counter file: a constant power at rest, and more for each second of CPU time."""
 
     def __init__(self, root: Path, rest_w: float, core_w: float) -> None:
         self.zone, self.rest_w, self.core_w = package(root), rest_w, core_w
@@ -416,7 +415,7 @@ class Machine:
         self.joules += self.rest_w * (now - self.at) + self.core_w * (cpu - self.cpu)
         self.at, self.cpu = now, cpu
         write(self.zone, told=round(1e6 * self.joules))
-        (self.zone / "told").replace(self.zone / "energy_uj")  # whoever reads it meanwhile reads a number
+        (self.zone / "told").replace(self.zone / "energy_uj")  # renamed, so that a concurrent reader always reads a number
 
     def work(self) -> None:
         until = time.process_time() + 0.02
@@ -427,7 +426,7 @@ class Machine:
     def sleep(self, seconds: float) -> None:
         self.tell()
         time.sleep(seconds)
-        self.cpu = time.process_time()  # what rest itself computes is none of the work's
+        self.cpu = time.process_time()  # the CPU time of `rest` itself does not count as work
         self.tell()
 
 
@@ -437,6 +436,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Rapl, "windows", 3)
 
 
+@pytest.mark.timing
 @pytest.mark.usefixtures("short")
 def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) -> None:
     machine = Machine(tmp_path, rest_w=5.0, core_w=12.0)
@@ -446,31 +446,27 @@ def test_what_is_taken_at_rest_is_no_part_of_a_busy_cores_power(tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("short")
-def test_a_machine_that_takes_no_more_at_work_than_at_rest_gives_no_power(tmp_path: Path) -> None:
+def test_a_machine_with_equal_power_at_rest_gives_no_power(tmp_path: Path) -> None:
     package(tmp_path)
     with pytest.raises(RunError, match=r"measured RAPL readings are no higher at work than at rest \(0.00 W\): end what else"):
         watts(Rapl(tmp_path / "powercap"), lambda: sum(range(1000)))
 
 
 @pytest.mark.usefixtures("short")
-def test_a_sensor_that_tells_nothing_is_left_out_and_said_unless_it_was_asked_for(
-    phones: dict[str, Phone], digits: Dataset, tmp_path: Path
-) -> None:
+def test_a_silent_sensor_is_left_out_unless_requested(phones: dict[str, Phone], digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:4])
     package(tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "auto", tmp_path)
+    power, sees, reasons = powers(phones, images, "auto", tmp_path)
     assert (power, sees) == ({}, "")
     assert "no higher at work than at rest" in reasons[-1]
     with pytest.raises(RunError, match="no higher at work than at rest"):
-        bench.powers(phones, images, "rapl", tmp_path)
-    power, sees, reasons = bench.powers(phones, images, "estimate", tmp_path)
+        powers(phones, images, "rapl", tmp_path)
+    power, sees, reasons = powers(phones, images, "estimate", tmp_path)
     assert (power, sees, reasons) == ({}, "", [])
 
 
 @pytest.mark.usefixtures("short")
-def test_the_same_work_is_measured_once_and_the_generators_for_itself(
-    phones: dict[str, Phone], digits: Dataset, tmp_path: Path
-) -> None:
+def test_the_same_work_is_measured_once(phones: dict[str, Phone], digits: Dataset, tmp_path: Path) -> None:
     machine, done = Machine(tmp_path, rest_w=0.0, core_w=20.0), threading.Event()
 
     def telling() -> None:
@@ -480,7 +476,7 @@ def test_the_same_work_is_measured_once_and_the_generators_for_itself(
     clerk = threading.Thread(target=telling)
     clerk.start()
     try:
-        power, sees, _ = bench.powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
+        power, sees, _ = powers(phones, to_float(digits.test.images[:4]), "rapl", tmp_path)
     finally:
         done.set()
         clerk.join()
@@ -490,11 +486,11 @@ def test_the_same_work_is_measured_once_and_the_generators_for_itself(
     assert sees == "measured RAPL, this machine's processor"
 
 
-def test_torch_computes_on_one_thread_meanwhile_and_on_as_many_as_before_afterwards() -> None:
+def test_torch_uses_one_thread_during_a_measurement() -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with bench.one_thread():
+        with one_thread():
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 2
     finally:

@@ -1,4 +1,4 @@
-"""The batch's entropy coder: lossless on whatever latents come, near their information, deaf to any other bytes."""
+"""The batch's entropy coder: lossless for any latents, close to their information, and strict on any other bytes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ M, SIZE = 12, (2, 2)
 
 
 def tables(patterns: Integers | None = None, counts: np.ndarray[tuple[int], np.dtype[np.int64]] | None = None) -> Tables:
-    """CompressAI's own integer tables of an untrained entropy model, and the patterns given."""
+    """CompressAI's own integer tables of an untrained entropy model, with the given patterns."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=M)
     compressor.update(force=True, update_quantiles=True)
@@ -34,14 +34,14 @@ def tables(patterns: Integers | None = None, counts: np.ndarray[tuple[int], np.d
 
 
 def sources() -> Integers:
-    """Latents as a trained compressor has them: 10 usual ones on four loud channels, each image one of them or near it."""
+    """Latents like a trained compressor's: 10 common patterns on four active channels, and images equal or close to them."""
     generator = np.random.default_rng(0)
     usual = np.zeros((10, M, *SIZE), np.int32)
     usual[:, :4] = generator.integers(-2, 3, (10, 4, *SIZE))
     symbols = usual[generator.choice(10, 400, p=np.arange(1, 11) / 55)]
     for row in generator.choice(400, 60, replace=False):
         symbols[row, generator.integers(4), generator.integers(2), generator.integers(2)] += generator.integers(-3, 4)
-    symbols[7, 9, 0, 0] = 1  # a quiet channel speaks once
+    symbols[7, 9, 0, 0] = 1  # one value in a silent channel
     return symbols
 
 
@@ -75,7 +75,7 @@ def test_any_latents_of_32_bits_come_back(
 @settings(max_examples=200, deadline=None)
 @given(rows=st.lists(st.integers(0, len(SYMBOLS) - 1), min_size=1, max_size=300))
 @pytest.mark.parametrize("name", CODERS)
-def test_batches_of_usual_latents_come_back_near_their_information(name: str, rows: list[int]) -> None:
+def test_usual_latents_cost_little_more_than_their_information(name: str, rows: list[int]) -> None:
     coder, symbols = CODERS[name], SYMBOLS[rows]
     assert np.array_equal(restored(coder, symbols), symbols)
     excess = 8 * len(coder.encode(symbols)) - coder.bits(symbols).sum()
@@ -103,7 +103,7 @@ def test_a_single_pattern_costs_nothing_at_all() -> None:
     assert np.array_equal(restored(coder, silent), silent)
 
 
-def test_latents_of_another_size_than_the_patterns_are_coded_one_by_one() -> None:
+def test_latents_of_another_size_are_coded_one_by_one() -> None:
     other = np.ones((3, M, 2, 3), np.int32)
     assert (CODERS["patterns"].index(other) == len(CODERS["patterns"].tables.patterns)).all()
     assert np.array_equal(restored(CODERS["patterns"], other), other)
@@ -128,14 +128,14 @@ def test_encoding_again_gives_the_same_bytes(coder: LatentCoder) -> None:
 # --- what is learnt --------------------------------------------------------------------------------------------------------
 
 
-def test_patterns_are_those_that_came_more_than_once_commonest_first() -> None:
+def test_patterns_are_the_repeated_ones_commonest_first() -> None:
     rows = np.repeat(np.arange(4, dtype=np.int32), [5, 1, 3, 1])[:, None, None, None]
     patterns, counts = learn_patterns(rows)
     assert patterns.ravel().tolist() == [0, 2]
-    assert counts.tolist() == [5, 3, 3]  # two came once, and one more for what never came
+    assert counts.tolist() == [5, 3, 3]  # two patterns occurred once, and one is added for unseen patterns
 
 
-def test_no_more_patterns_are_kept_than_asked_for_nor_any_beyond_8_bits() -> None:
+def test_patterns_are_limited_in_number_and_to_8_bits() -> None:
     rows = np.repeat(np.array([200, 3, 4], np.int32), 2)[:, None, None, None]
     patterns, counts = learn_patterns(rows, at_most=1)
     assert patterns.ravel().tolist() == [3]

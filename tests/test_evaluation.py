@@ -1,4 +1,4 @@
-"""A pair measured: what a result carries, the shapes of the tables, and golden figures of the tiny pair."""
+"""The evaluation of a pair: the fields of a result, the shapes of the tables, and golden figures of the tiny pair."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.support.pair import fit
 from workbench import weights
 from workbench.cifar10 import OFFICIAL
 from workbench.codecs import Codec, Jpeg, Png, WebP, codec
@@ -24,8 +25,6 @@ from workbench.metrics import Estimate, ssim
 from workbench.pictures import to_float
 from workbench.system import Client, System, codec_for
 from workbench.weights import Pair
-
-from conftest import fit  # isort: skip
 
 GOLDEN = Path(__file__).parent / "golden" / "evaluation.json"
 LIMIT = 48
@@ -38,7 +37,7 @@ def networks(tiny_root: Path, digits: Dataset) -> Iterator[Pair]:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         pair = weights.load_pair("digits", "resnet18", "mobilenet_v2")
         for classifier in (pair.target, pair.auxiliary):
-            fit(classifier, digits.train.head(128))
+            fit(classifier, digits.train)
         yield pair
 
 
@@ -80,15 +79,15 @@ def test_a_result_carries_its_figures_and_their_origin(
 
 
 def chosen(pair: Pair, role: str, manifest: dict[str, Any], dataset: Dataset) -> dict[str, Any]:
-    """Return what `selection` reports if a pair's weights of one role had this data and division."""
+    """Return the result of `selection` if the weights of one role had this data and division."""
     manifests = {role: replace(pair.manifests[role], **manifest)}
     return selection(Pair(pair.target, pair.auxiliary, pair.generator, None, manifests), dataset)
 
 
-def test_a_result_names_its_division_and_the_test_images_that_chose_the_weights(networks: Pair, digits: Dataset) -> None:
+def test_a_result_names_its_division_and_selection(networks: Pair, digits: Dataset) -> None:
     samples = load("samples")
     own = {"data": digits.title, "training": {"division": digits.division}}
-    before = {"data": digits.title, "training": {}}  # from before manifests named the division
+    before = {"data": digits.title, "training": {}}  # an old manifest without a division
     for manifest in (own, before):
         found = chosen(networks, "target", manifest, digits)
         assert found == {"division": digits.division, "chosen_on": {"target": 0}, "selection": ""}
@@ -120,9 +119,7 @@ def test_a_result_is_the_system_run_on_the_same_images(
     assert results["png"]["s2_bytes"]["value"] * LIMIT == pytest.approx(answer.s2_bytes)
 
 
-def test_similarity_compares_the_protected_images_with_the_clients(
-    results: dict[str, dict[str, Any]], evaluation: Evaluation
-) -> None:
+def test_similarity_compares_protected_and_client_images(results: dict[str, dict[str, Any]], evaluation: Evaluation) -> None:
     with torch.inference_mode():
         expected = float(ssim(evaluation.images, evaluation.protected()).mean())
     assert [result["ssim"]["value"] for result in results.values()] == pytest.approx([expected] * len(results), abs=1e-6)
@@ -133,7 +130,7 @@ def test_the_tiny_classifiers_recognise_most_digits(evaluation: Evaluation) -> N
     assert all(accuracy.value > 0.6 for accuracy in evaluation.original_accuracy.values())
 
 
-def test_strength_0_measures_the_originals_as_the_edge_received_them(evaluation: Evaluation) -> None:
+def test_strength_0_measures_the_originals_at_the_edge(evaluation: Evaluation) -> None:
     result = evaluation.result(Png(), strength=0.0)
     assert result["strength"] == 0
     assert result["target_accuracy"] == result["protected_accuracy"]
@@ -148,7 +145,7 @@ def test_a_strength_out_of_range_is_refused(evaluation: Evaluation, strength: fl
         evaluation.protected(strength)
 
 
-# --- what is measured on ---------------------------------------------------------------------------------------------------
+# --- the measured images ---------------------------------------------------------------------------------------------------
 
 
 def test_limit_takes_the_first_images_and_none_takes_all(networks: Pair, digits: Dataset) -> None:
@@ -200,7 +197,7 @@ def test_what_is_transmitted_adds_up_to_the_payloads(evaluation: Evaluation) -> 
         assert len(sizes) == LIMIT
 
 
-def test_table_1_has_regular_and_perturbed_images_as_png_and_jpeg(evaluation: Evaluation) -> None:
+def test_table_1_has_regular_and_perturbed_png_and_jpeg(evaluation: Evaluation) -> None:
     rows = evaluation.table1(Jpeg())
     assert [row["row"] for row in rows] == list(PAPER["table1"])
     assert all(isinstance(row[key], Estimate) and row[key].n == LIMIT for row in rows for key in ("bytes", "accuracy"))
@@ -208,9 +205,7 @@ def test_table_1_has_regular_and_perturbed_images_as_png_and_jpeg(evaluation: Ev
     assert rows[1]["bytes"].value < rows[0]["bytes"].value
 
 
-def test_table_2_has_both_models_before_and_after_and_the_similarity(
-    evaluation: Evaluation, results: dict[str, dict[str, Any]]
-) -> None:
+def test_table_2_has_both_models_and_the_similarity(evaluation: Evaluation, results: dict[str, dict[str, Any]]) -> None:
     row = evaluation.table2()
     assert set(row) == {
         "original",
@@ -281,13 +276,13 @@ def test_the_tiny_pair_reaches_its_golden_figures(results: dict[str, dict[str, A
             assert figures[name][key] == pytest.approx(value, **TOLERANCES[key]), (name, key)
 
 
-def test_part_of_the_images_can_be_sent_when_there_are_more_than_one_batch(networks: Pair, digits: Dataset) -> None:
+def test_part_of_the_images_of_several_batches_can_be_sent(networks: Pair, digits: Dataset) -> None:
     whole = Evaluation(networks, digits, limit=12, batch=4)
     sizes, decoded = whole.transmit(whole.images[[1, 5, 7]], Png())
     assert len(sizes) == len(decoded) == 3
 
 
-def test_the_pairs_other_compressors_are_measured_over_the_weights_of_their_losses(
+def test_the_pairs_other_compressors_are_measured(
     networks: Pair, digits: Dataset, tmp_path: Path, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "data"
@@ -311,7 +306,7 @@ def test_the_pairs_other_compressors_are_measured_over_the_weights_of_their_loss
     assert all(row["target"] == expected for rows in curves.values() for row in rows)
 
 
-def test_in_sixteen_bits_the_figures_are_nearly_the_same_and_say_so(networks: Pair, digits: Dataset) -> None:
+def test_in_sixteen_bits_the_figures_are_nearly_the_same(networks: Pair, digits: Dataset) -> None:
     narrow = Evaluation(networks, digits, limit=LIMIT, precision="bfloat16").result(Png())
     wide = Evaluation(networks, digits, limit=LIMIT).result(Png())
     assert (narrow["precision"], wide["precision"]) == ("bfloat16", "float32")

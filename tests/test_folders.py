@@ -1,4 +1,4 @@
-"""Folders as people have them: what is read, what is passed over and counted, and which line each mistake ends in."""
+"""Users' folders: which files are read, which are skipped and counted, and the error line for each mistake."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.datasets import save_class_folders, save_official, shuffled
 from workbench import cifar10, folders
 from workbench.data import CIFAR10_CLASSES, load
 from workbench.errors import DataError
 from workbench.folders import SUFFIXES
 from workbench.panels.sources import from_folder
 from workbench.pictures import ANY
-
-from test_data import save_class_folders, save_official, shuffled  # isort: skip
 
 
 def save(path: Path, level: int = 0, kind: str = "PNG") -> None:
@@ -67,7 +66,7 @@ def test_every_suffix_that_pillow_knows_of_these_formats_is_read() -> None:
         ("2024/06/a.png", "PNG"),
     ],
 )
-def test_a_picture_is_read_whatever_its_suffixs_case_and_however_deep(
+def test_pictures_are_read_with_any_suffix_case_at_any_depth(
     pets: Path, name: str, kind: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(pets / "cat" / name, 200, kind)
@@ -79,9 +78,7 @@ def test_a_picture_is_read_whatever_its_suffixs_case_and_however_deep(
     "name",
     ["cat/._000.png", "._cat/000.png", "__MACOSX/cat/._000.png", "__MACOSX/cat/x.png", ".git/x.png", "cat/.thumbs/x.png"],
 )
-def test_what_file_managers_leave_is_passed_over_like_dot_folders(
-    pets: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_files_of_file_managers_are_ignored_like_dot_folders(pets: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     (pets / name).parent.mkdir(parents=True, exist_ok=True)
     (pets / name).write_bytes(b"\0\5\26\7 no picture")
     for each in (".DS_Store", "Thumbs.db", "desktop.ini", "cat/.DS_Store", "cat/Thumbs.db", "dog/thumbs.DB"):
@@ -147,9 +144,7 @@ def grey(split: Any) -> list[int]:
 
 
 @pytest.mark.parametrize("held_out", ["val", "valid", "validation", "dev", "Val"])
-def test_without_test_the_validation_folder_is_halved_and_that_is_said(
-    tmp_path: Path, held_out: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_test_folder_validation_is_halved(tmp_path: Path, held_out: str, capsys: pytest.CaptureFixture[str]) -> None:
     save_splits(tmp_path, train=3, **{held_out: 5})
     pets = load("folder", tmp_path)
     assert grey(pets.train) == list(range(6))
@@ -206,7 +201,7 @@ def test_a_class_that_another_split_lacks_is_named(tmp_path: Path, split: str, n
     if (split, name) == ("val", "cifar10"):
         assert "1 folders that are no split" in " ".join(load(name, tmp_path).notes)
         return
-    # The classes are train/'s: what train/ has more is missing in the other.
+    # train/ defines the classes: its additional classes are missing in the other split.
     missing = "'.*test/c'; every class" if (split, name) == ("train", "folder") else f"'.*{split}/c' holds images of a class"
     with pytest.raises(DataError, match=missing):
         load(name, tmp_path)
@@ -250,7 +245,7 @@ def test_a_folder_that_changed_divides_under_another_name(pets: Path) -> None:
 
 
 def pack(root: Path, archive: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    """Pack the batches under `root` as the published archive is, with more members, and remove the folder."""
+    """Pack the batches under `root` like the published archive, with additional members, and remove the folder."""
     with tarfile.open(archive, f"w:{archive.suffix[1:].replace('tar', '').replace('tgz', 'gz')}") as tar:
         tar.add(root / cifar10.BATCHES, cifar10.BATCHES)
         for info, content in members:
@@ -323,12 +318,12 @@ def test_a_file_that_is_no_archive_is_said_to_be_one(tmp_path: Path) -> None:
         load("cifar10", tmp_path / "cifar.zip")
 
 
-# --- CIFAR-10: which half a picture is in ----------------------------------------------------------------------------------
+# --- CIFAR-10: the half of a picture ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> torch.Tensor:
-    """Twelve pictures in the place of the 10,000 published ones."""
+    """Twelve pictures in place of the 10,000 published ones."""
     images = torch.randint(0, 256, (12, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
     places = {key: rank for rank, key in enumerate(np.array(cifar10.keys(images), object)[shuffled(12).numpy()])}
     monkeypatch.setattr(cifar10, "_ranks", lambda: places)
@@ -366,7 +361,7 @@ def test_other_pictures_are_halved_by_position_as_before(published: torch.Tensor
 
 
 def test_all_layouts_agree_on_the_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """torchvision's batches, and class folders of the same pictures as PNGs: the same test images in the same order."""
+    """torchvision's batches and class folders of the same pictures as PNGs have the same test images in the same order."""
     rows = torch.from_numpy(save_official(tmp_path, monkeypatch))
     places = {key: rank for rank, key in enumerate(np.array(cifar10.keys(rows), object)[shuffled(4).numpy()])}
     monkeypatch.setattr(cifar10, "_ranks", lambda: places)
@@ -387,7 +382,7 @@ def test_all_layouts_agree_on_the_halves(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_thirteen_of_the_samples_are_validation_images() -> None:
-    """The hashes that ship, on real pictures: foolbox's are numbers 0 to 19 of the published order."""
+    """The shipped hashes on real pictures: foolbox's are numbers 0 to 19 of the published order."""
     validation = shuffled(10_000)[5000:]
     samples = load("samples")
     expected = [number in set(validation.tolist()) for number in range(20)]

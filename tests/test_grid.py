@@ -1,4 +1,4 @@
-"""The grid of pairs: what is missing is trained and measured, each job in a process of its own; nothing is done twice."""
+"""The grid of pairs: missing networks are trained, pairs are measured in a process each, and nothing is done twice."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench import grid as module
 from workbench import weights
 from workbench.__main__ import main
 from workbench.errors import RunError
 from workbench.grid import Grid
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 NAME = f"{TARGET}-X-{AUXILIARY}"
 DATA = ("--dataset", "digits")
@@ -24,7 +23,7 @@ DATA = ("--dataset", "digits")
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder, to be changed."""
+    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
@@ -32,7 +31,7 @@ def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """What would be run, and nothing is: trainings take minutes."""
+    """Record the commands of jobs instead of running them, since trainings take minutes."""
     seen: list[list[str]] = []
 
     def note(jobs: list[tuple[str, ...]], environment: dict[str, str]) -> tuple[str, str]:
@@ -72,14 +71,14 @@ def test_what_is_missing_is_trained_before_it_is_measured(own_data: Path, comman
     assert evaluate[0] == "evaluate"
 
 
-def test_a_preset_whose_generators_start_from_an_encoder_trains_it_first(own_data: Path, commands: list[list[str]]) -> None:
+def test_a_preset_with_an_encoder_trains_it_first(own_data: Path, commands: list[list[str]]) -> None:
     (own_data / "runs" / "weights" / "digits" / f"{NAME}.json").unlink()
     with pytest.raises(RunError, match=r"1 jobs failed.*encoder: not run$"):
         Grid("digits", DATA, (TARGET,), (AUXILIARY,), preset="hours").run()
     assert [command[:2] for command in commands] == [["train", "encoder"]], "and no generator without it"
 
 
-def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Path, commands: list[list[str]]) -> None:
+def test_classifiers_come_first_and_pairs_without_are_skipped(own_data: Path, commands: list[list[str]]) -> None:
     with pytest.raises(RunError, match=rf"3 jobs failed.*densenet121: not run; encoder: not run; {NAME}: not run$"):
         Grid("digits", DATA, (TARGET, "densenet121"), (AUXILIARY,), limit=6).run()
     assert commands[0][:4] == ["train", "classifier", "--target", "densenet121"]
@@ -87,7 +86,7 @@ def test_classifiers_come_first_and_pairs_without_them_are_left_out(own_data: Pa
     assert all("densenet121" not in command for command in commands[1:])
 
 
-def test_a_result_of_other_weights_or_of_other_images_is_measured_again(own_data: Path, commands: list[list[str]]) -> None:
+def test_a_result_of_other_weights_or_images_is_repeated(own_data: Path, commands: list[list[str]]) -> None:
     grid = Grid("digits", DATA, (TARGET,), (AUXILIARY,), limit=6)
     sha = weights.load_pair("digits", TARGET, AUXILIARY, compressor=False).sha256()
     for result in (

@@ -1,4 +1,4 @@
-"""Networks made for inference: the same function, the same labels, in fewer operations."""
+"""Networks prepared for inference: the same function and the same labels in fewer operations."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def trained(network: Network) -> Network:
-    """Give batch norms the statistics that training would."""
+    """Set the statistics of batch norms as after training."""
     generator = torch.Generator().manual_seed(0)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -32,15 +32,15 @@ def trained(network: Network) -> Network:
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
-def test_a_classifier_gives_the_same_logits_with_its_batch_norms_folded(name: str, digits: Dataset) -> None:
+def test_folded_batch_norms_give_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
     fast = prepare(plain)
     norms = [sum(isinstance(module, nn.BatchNorm2d) for module in each.modules()) for each in (plain, fast)]
     with torch.inference_mode():
         expected = plain(images)
         torch.testing.assert_close(fast(images), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's come before their convolutions
+    assert norms[1] == (62 if name == "densenet121" else 0)  # densenet's norms precede their convolutions
     assert norms[0] > norms[1]
 
 
@@ -57,18 +57,18 @@ def test_a_generator_gives_the_same_images(size: tuple[int, int], strength: floa
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(capfd: pytest.CaptureFixture[str]) -> None:
+def test_weights_are_laid_out_once_for_all_batch_sizes(capfd: pytest.CaptureFixture[str]) -> None:
     made, before = prepare(PerturbationGenerator()), torch.get_num_threads()
 
     def reordered(threads: int, n: int) -> list[str]:
-        """Return what oneDNN says that it reorders of the weights for n images."""
+        """Return oneDNN's log lines about reordered weights for n images."""
         torch.set_num_threads(threads)
         with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
             made(images[:n])
         said = capfd.readouterr().out
         assert said.count(",exec,cpu,convolution") == 19
         lines = [line for line in said.splitlines() if ",exec,cpu,reorder" in line]
-        return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the others are of images
+        return [line for line in lines if not line.split(",")[-2].startswith(f"{n}x")]  # the other lines are about images
 
     images = torch.rand(16, 3, 32, 32)
     with torch.inference_mode():
@@ -82,7 +82,7 @@ def test_weights_are_laid_out_once_however_many_images_and_threads_there_are(cap
 
 
 def quiet(channels: int) -> NeuralCompressor:
-    """A compressor of which only the first channels speak."""
+    """Return a compressor in which only the first channels are active."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
     compressor.g_a[-1].weight.mul_(300)
@@ -94,7 +94,7 @@ def quiet(channels: int) -> NeuralCompressor:
 
 
 @pytest.mark.parametrize("channels", [0, 4, 12])
-def test_a_compressor_gives_the_same_latents_and_images_without_its_silent_channels(channels: int) -> None:
+def test_a_compressor_without_silent_channels_is_the_same(channels: int) -> None:
     plain = quiet(channels)
     fast, images = prepare(plain), torch.rand(5, 3, 32, 32)
     with torch.inference_mode():
@@ -126,7 +126,7 @@ def test_payloads_pass_between_plain_and_prepared(kind: type[Neural | CompressAI
     assert (fast.decode(payload) - plain.decode(payload)).abs().max() < 1e-4
 
 
-def test_a_pair_is_prepared_whole_and_the_original_stays_as_it_was(pair: Pair, digits: Dataset) -> None:
+def test_a_pair_is_prepared_and_the_original_is_unchanged(pair: Pair, digits: Dataset) -> None:
     before = {key: value.clone() for key, value in pair.target.state_dict().items()}
     fast = prepare_pair(pair)
     images = to_float(digits.test.images[:16])
@@ -184,7 +184,7 @@ def test_a_prepared_network_stays_as_it_is(pair: Pair, precision: str) -> None:
 @pytest.mark.parametrize("name", ["resnet18", "densenet121", "googlenet", "mobilenet_v2", "vgg13_bn"])
 def test_sixteen_bits_give_nearly_the_same_logits(name: str, digits: Dataset) -> None:
     torch.manual_seed(0)
-    plain, images = trained(Classifier(name)), to_float(digits.test.images[:4])
+    plain, images = trained(Classifier(name, width=4)), to_float(digits.test.images[:4])
     with torch.inference_mode():
         expected, found = plain(images), prepare(plain, precision="bfloat16")(images)
     assert found.dtype is torch.float32

@@ -1,4 +1,4 @@
-"""What the workbench adds to a Jupyter server, in a real one, with a real kernel behind a real WebSocket."""
+"""The workbench's additions to a Jupyter server, in a real one with a real kernel behind a real WebSocket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from workbench.panels.app import config
 from workbench.panels.lab import COMPUTING, at_once
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
-# A server as the environment's own configuration makes it; says whether the page's side of a kernel's connection delays.
+# A server with the environment's own configuration. It prints whether TCP_NODELAY is set on the connection to the page.
 SERVER = """
 import asyncio, json, socket, sys
 from jupyter_server.serverapp import ServerApp
@@ -46,9 +46,7 @@ asyncio.run(main())
 @pytest.mark.parametrize(
     ("more", "expected"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
 )
-def test_what_a_kernel_says_goes_out_at_once_in_a_server_of_this_environment(
-    more: list[str], expected: bool, tmp_path: Path
-) -> None:
+def test_a_kernels_messages_go_out_at_once(more: list[str], expected: bool, tmp_path: Path) -> None:
     places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
     done = subprocess.run(
         [sys.executable, "-c", SERVER, f"--ServerApp.root_dir={tmp_path}", *more],
@@ -90,9 +88,7 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
 
 
 @pytest.mark.parametrize(("source", "expected"), [("from workbench.panels import Explorer", True), ("import workbench", False)])
-def test_a_kernel_of_this_environment_imports_what_its_notebook_s_panel_needs(
-    source: str, expected: bool, tmp_path: Path
-) -> None:
+def test_a_kernel_preloads_what_its_notebooks_panel_needs(source: str, expected: bool, tmp_path: Path) -> None:
     notebook = tmp_path / "a.ipynb"
     notebook.write_text(json.dumps({"cells": [{"cell_type": "code", "source": [source]}]}))
     assert computing({"JPY_SESSION_NAME": str(notebook)}) is expected
@@ -104,7 +100,7 @@ def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_p
 
 
 def computing(environment: dict[str, str]) -> bool:
-    """Return whether a kernel comes to know what panels compute with, though no cell asks for it."""
+    """Return whether a kernel learns the panels' settings for computing, although no cell requests them."""
     code = "import sys, threading; from workbench.panels import lab"
     waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
     manager, client = start_new_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})

@@ -1,4 +1,4 @@
-"""Legibility: what the eye reads and SSIM over all channels does not see must be found; noise must not be."""
+"""Legibility: features that the eye reads and SSIM over all channels misses must be found. Noise must not be."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def luma(images: Tensor) -> Tensor:
 
 
 def opposite_colours(images: Tensor) -> Tensor:
-    """The picture as the difference of red and green, which cancel in luma."""
+    """Return the picture as opposite changes of red and green, which cancel in luma."""
     grey = luma(images)
     return torch.stack([0.5 + 0.6 * (grey - 0.5), 0.5 - 0.6 * 0.299 / 0.587 * (grey - 0.5), torch.full_like(grey, 0.5)], 1)
 
 
 def checkerboard(images: Tensor) -> Tensor:
-    """The picture under a checkerboard of full contrast."""
+    """Return the picture under a checkerboard of full contrast."""
     board = (torch.arange(32)[:, None] + torch.arange(32)) % 2
     return (0.5 * luma(images) + 0.5 * board)[:, None].expand_as(images)
 
@@ -61,7 +61,7 @@ def test_a_look_that_all_pictures_share_is_not_read(images: Tensor) -> None:
     assert legibility(images[1:], same[1:]).abs().max() < 1e-5
 
 
-def test_the_correlation_is_the_largest_over_26_mixes_computed_one_by_one(images: Tensor) -> None:
+def test_the_correlation_is_the_largest_over_26_mixes(images: Tensor) -> None:
     shown = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(2))
 
     def blur(picture: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Launch measurements: vectors that virtee publishes, an independent digest over pages, a policy, and every error in a line."""
+"""Launch measurements: virtee's published vectors, an independent digest over pages, a policy, and one line for each error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from snp import processor
 
+from tests.support.snp import processor
 from workbench.__main__ import _parser, main
 from workbench.attest import verify
-from workbench.attest.measure import Boot, measure
+from workbench.attest.measurement import Boot, measure
 
 # A published OVMF (edk2-stable202405, AmdSevX64): the digest over its last 4 KiB, and the facts of its metadata that are measured.
 PAGES = "086e2e9149ebf45abdc3445fba5b2da8270bdbb04094d7a2c37faaa4b24af3aa16aff8c374c2a55c467a50da6d466b74"
@@ -42,7 +42,7 @@ VECTORS: list[tuple[int, int, bool, str, str]] = [
 
 
 def firmware(sections: Sequence[tuple[int, int, int]] = SECTIONS, pages: int = 1) -> bytes:
-    """An OVMF of our own that is nothing but the table at its end: GUIDs with the reset address, the hash table, the sections."""
+    """Return a minimal OVMF with only the table at its end: GUIDs with the reset address, the hash table, the sections."""
 
     def entry(name: str, data: bytes) -> bytes:
         return data + (len(data) + 18).to_bytes(2, "little") + uuid.UUID(name).bytes_le
@@ -53,7 +53,7 @@ def firmware(sections: Sequence[tuple[int, int, int]] = SECTIONS, pages: int = 1
     metadata = b"ASEV" + numbers(16 + 12 * len(sections), 1, len(sections), *(value for row in sections for value in row))
     table = entry("00f771de-1a7e-4fcb-890e-68c77e2fb44e", numbers(RESET))
     table += entry("7255371f-3a3b-4b04-927b-1da6efa8d454", numbers(HASHES, 0x400))
-    table += entry("dc886566-984a-4798-a75e-5585a7bf67cc", numbers(2048))  # where the metadata starts, from the end
+    table += entry("dc886566-984a-4798-a75e-5585a7bf67cc", numbers(2048))  # the offset of the metadata from the end
     footer = (len(table) + 18).to_bytes(2, "little") + uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
     end = table + footer + bytes(32)
     return bytes(4096 * pages - 2048) + metadata + bytes(2048 - len(metadata) - len(end)) + end
@@ -88,7 +88,10 @@ def test_linux_from_6_8_on_and_katas_vcpu_are_the_defaults(files: Path) -> None:
 
 
 def digest_of_pages(firmware: bytes) -> str:
-    """AMD 56860, PAGE_INFO: the digest before, of the page, the length, a normal page, no permissions, its address below 4 GiB."""
+    """Return AMD 56860's PAGE_INFO digest.
+
+    Its fields: previous digest, page, length, a normal page, no permissions, an address below 4 GiB.
+    """
     digest, start = bytes(48), (1 << 32) - len(firmware)
     for offset in range(0, len(firmware), 4096):
         page = hashlib.sha384(firmware[offset : offset + 4096]).digest()
@@ -154,7 +157,7 @@ def test_a_policy_with_the_measurement_accepts_the_guests_report(files: Path, ca
 
 
 def line(capsys: pytest.CaptureFixture[str], *command: str) -> str:
-    """The one line that a command ends with, its status not 0."""
+    """Return the one line with which a command fails."""
     assert main(command) != 0
     out, err = capsys.readouterr()
     assert out == ""
@@ -198,7 +201,7 @@ def test_what_cannot_be_measured_is_refused_in_a_line(
     assert reason in line(capsys, *command)
 
 
-def test_a_firmware_without_sevs_table_is_refused_without_a_kernel_too(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_firmware_without_sevs_table_is_always_refused(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "ovmf.fd").write_bytes(bytes(8192))
     assert "Can't find SEV_ES_RESET_BLOCK_GUID entry" in line(capsys, *options(files, "--vcpus", "1", kernel=False))
 

@@ -1,4 +1,4 @@
-"""What is measured, against known values and against formulas written out once more."""
+"""The metrics against known values, and against independent implementations of their formulas."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_wilson_gives_the_known_intervals(successes: int, n: int, low: float, hi
 
 
 @given(st.integers(1, 100_000).flatmap(lambda n: st.tuples(st.just(n) | st.just(0) | st.integers(0, n), st.just(n))))
-def test_a_proportion_lies_in_its_interval_and_both_between_0_and_1(counts: tuple[int, int]) -> None:
+def test_a_proportion_lies_in_its_interval_within_0_and_1(counts: tuple[int, int]) -> None:
     estimate = wilson(*counts)
     assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
     assert estimate.low < estimate.high
@@ -57,7 +57,7 @@ def test_failures_have_the_mirrored_interval_of_successes(counts: tuple[int, int
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_bounds_are_the_proportions_that_a_score_test_at_95_percent_just_allows(counts: tuple[int, int]) -> None:
+def test_the_bounds_are_those_of_a_score_test_at_95_percent(counts: tuple[int, int]) -> None:
     successes, n = counts
     estimate = wilson(successes, n)
     for bound in (estimate.low, estimate.high):
@@ -98,7 +98,7 @@ def test_a_percentile_has_the_interval_of_its_order_statistics(percent: float, l
     assert (found.low, found.high, found.n) == (pytest.approx(low, abs=2), pytest.approx(high, abs=2), 1000)
 
 
-def test_a_percentile_of_one_value_is_that_value_and_of_none_refused() -> None:
+def test_a_percentile_of_one_value_is_it_of_none_is_refused() -> None:
     assert (percentile([3.0], 95).low, percentile([3.0], 95).value) == (3.0, 3.0)
     for values, percent in (([], 50), ([1.0], 0), ([1.0], 100)):
         with pytest.raises(UsageError, match="a percentile needs"):
@@ -115,7 +115,7 @@ def test_an_estimate_reads_as_json_and_as_text() -> None:
 # --- accuracy --------------------------------------------------------------------------------------------------------------
 
 
-def test_accuracy_counts_the_rows_whose_largest_score_is_at_the_label() -> None:
+def test_accuracy_counts_rows_with_the_top_score_at_the_label() -> None:
     scores = torch.tensor([[0.1, 0.9, 0.0], [5.0, -1.0, 2.0], [0.0, 0.0, 1.0], [-3.0, -2.0, -1.0]])
     assert accuracy(scores, torch.tensor([1, 0, 1, 2])) == wilson(3, 4)
 
@@ -131,7 +131,7 @@ def test_accuracy_refuses_shapes_that_do_not_match(digits: Dataset) -> None:
 
 
 def direct_ssim(x: np.ndarray, y: np.ndarray) -> float:
-    """Wang et al. 2004 written out: an 11 x 11 Gaussian window of sigma 1.5 wherever it fits, the mean over channels."""
+    """Wang et al. 2004, implemented independently: an 11 x 11 Gaussian window of sigma 1.5, no padding, the mean over channels."""
     axis = np.arange(11) - 5
     line = np.exp(-(axis**2) / (2 * 1.5**2))
     window = np.outer(line, line) / line.sum() ** 2
@@ -160,7 +160,7 @@ def test_ssim_is_the_formula_of_the_paper(images: torch.Tensor, change: str) -> 
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 32, 32), (2, 1, 11, 40), (1, 3, 96, 64)])
-def test_ssim_is_a_library_s_to_the_last_digits_and_so_is_its_gradient(shape: tuple[int, ...]) -> None:
+def test_ssim_and_its_gradient_equal_a_librarys(shape: tuple[int, ...]) -> None:
     from pytorch_msssim import ssim as reference
 
     made = torch.Generator().manual_seed(0)
@@ -187,7 +187,7 @@ def test_ssim_can_be_learnt_by_after_it_was_only_looked_at(images: torch.Tensor)
     assert torch.equal(value.detach(), expected)
 
 
-def test_ssim_keeps_its_precision_where_networks_compute_in_bfloat16(images: torch.Tensor) -> None:
+def test_ssim_keeps_its_precision_under_bfloat16(images: torch.Tensor) -> None:
     y = (images + 0.01).clamp(0, 1)
     with torch.autocast("cpu", torch.bfloat16):
         rough = ssim(images, y)
@@ -195,7 +195,7 @@ def test_ssim_keeps_its_precision_where_networks_compute_in_bfloat16(images: tor
     torch.testing.assert_close(rough, ssim(images, y))
 
 
-def test_ssim_of_an_image_with_itself_is_1_and_of_its_negative_below_0(images: torch.Tensor) -> None:
+def test_ssim_with_itself_is_1_and_with_its_negative_below_0(images: torch.Tensor) -> None:
     assert ssim(images, images).tolist() == pytest.approx([1.0] * 4, abs=1e-5)
     assert (ssim(images, 1 - images) < 0).all()
 
@@ -247,7 +247,7 @@ def test_the_labels_bound_is_what_the_channel_of_errors_needs() -> None:
     assert label_bits(1.0, 10) == pytest.approx(math.log2(10))
     assert label_bits(0.1, 10) == label_bits(0.03, 10) == 0
     assert label_bits(0.904, 10) == pytest.approx(2.56, abs=0.005)  # the paper's accuracy
-    # Mutual information of a uniform label and its answer, right in 3 of 4 cases, else any of the others.
+    # Mutual information of a uniform label and an answer that is right in 3 of 4 cases, else any other label.
     joint = np.full((4, 4), 0.25 / 3 / 4)
     np.fill_diagonal(joint, 0.75 / 4)
     information = float((joint * np.log2(joint / np.outer(joint.sum(1), joint.sum(0)))).sum())

@@ -1,4 +1,4 @@
-"""The networks: their shapes, their sizes, the baseline's names, and the generator written out once more."""
+"""The networks: their shapes, their sizes, the baseline's names, and an independent implementation of the generator."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def lively(width: int = 4) -> PerturbationGenerator:
-    """A generator with statistics of its own in every batch norm, whose output reaches both bounds of the clamp."""
+    """Return a generator with distinct statistics in every batch norm, whose output reaches both bounds of the clamp."""
     torch.manual_seed(0)
     generator = PerturbationGenerator(width).eval()
     for module in generator.modules():
@@ -34,7 +34,7 @@ def lively(width: int = 4) -> PerturbationGenerator:
     return generator.requires_grad_(False)
 
 
-# --- what is loaded and drawn -----------------------------------------------------------------------------------------------
+# --- loading, and random numbers --------------------------------------------------------------------------------------------
 
 
 SPARED = """
@@ -70,7 +70,7 @@ def within():
     return known.innermost_fn and 0.0
 
 with ThreadPoolExecutor() as pool:
-    with _compat.spared():
+    with _compat.stub_unused_imports():
         asked = [pool.submit(each) for each in (named, whole, within)]
         assert not wait(asked, 0.5).done
         try:
@@ -84,7 +84,7 @@ with ThreadPoolExecutor() as pool:
 
 
 @pytest.mark.parametrize("script", [SPARED, MEANWHILE], ids=["later", "meanwhile, in another thread"])
-def test_what_the_networks_do_not_use_is_not_loaded_and_is_there_for_whoever_asks(script: str) -> None:
+def test_unused_imports_are_not_loaded_but_available(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -97,7 +97,7 @@ def test_what_the_networks_do_not_use_is_not_loaded_and_is_there_for_whoever_ask
         ("compressor", {}),
     ],
 )
-def test_a_network_that_is_built_to_be_loaded_draws_nothing_and_is_else_the_same(kind: str, spec: dict[str, Any]) -> None:
+def test_a_network_built_for_loading_draws_no_numbers(kind: str, spec: dict[str, Any]) -> None:
     whole, before = build(kind, **spec), torch.get_rng_state()
     with models.Unset():
         bare = build(kind, **spec)
@@ -114,7 +114,7 @@ def test_a_network_that_is_built_to_be_loaded_draws_nothing_and_is_else_the_same
 # --- the generator ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_unet_of_the_paper_has_its_parameters_and_the_baselines_names() -> None:
+def test_the_papers_unet_has_its_parameters_and_names() -> None:
     shapes = {key: tuple(value.shape) for key, value in UNet().state_dict().items()}
     assert parameters(PerturbationGenerator()) == 7_766_051
     expected = {
@@ -130,7 +130,7 @@ def test_the_unet_of_the_paper_has_its_parameters_and_the_baselines_names() -> N
 
 
 def reference(generator: PerturbationGenerator, images: torch.Tensor) -> torch.Tensor:
-    """The baseline's U-Net by its tensors: normalise, add, clamp each channel in normalised space, denormalise."""
+    """Compute the baseline's U-Net from its tensors: normalise, add, clamp each channel in normalised space, denormalise."""
     tensors = dict(generator.unet.state_dict())
     mean, std = torch.tensor(MEAN)[:, None, None], torch.tensor(STD)[:, None, None]
 
@@ -157,7 +157,7 @@ def reference(generator: PerturbationGenerator, images: torch.Tensor) -> torch.T
     return protected * std + mean
 
 
-def test_the_generator_is_the_baselines_which_clamps_in_normalised_space() -> None:
+def test_the_generator_equals_the_baselines() -> None:
     generator, images = lively(), pictures(3, 3, 32, 32)
     protected = generator(images)
     assert torch.allclose(protected, reference(generator, images), atol=1e-5)
@@ -173,7 +173,7 @@ def test_protected_images_stay_between_0_and_1(strength: float) -> None:
     assert protected.max() <= 1
 
 
-def test_strength_0_is_the_original_and_strength_is_linear_between() -> None:
+def test_strength_is_linear_from_the_original() -> None:
     generator, images = lively(), pictures(2, 3, 32, 32)
     protected = generator(images)
     assert torch.equal(generator(images, 0.0), images)
@@ -203,7 +203,7 @@ def test_a_strength_outside_0_to_1_is_refused(strength: float) -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (20, 24)])
-def test_without_a_random_component_the_generator_is_bit_for_bit_what_it_was(size: tuple[int, int]) -> None:
+def test_without_a_random_component_the_generator_is_exact(size: tuple[int, int]) -> None:
     generator, images = lively(), pictures(2, 3, *size)
     plain = PerturbationGenerator(4, noise=0.0).eval()
     plain.load_state_dict(generator.state_dict())
@@ -217,7 +217,7 @@ def test_without_a_random_component_the_generator_is_bit_for_bit_what_it_was(siz
 
 
 def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
-    """The random component of a generator that leaves grey as it is, so that nothing is clamped."""
+    """Return the random component of a generator that leaves grey unchanged, so that nothing is clamped."""
     generator.noise = noise
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()
@@ -226,7 +226,7 @@ def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> tor
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_the_random_component_is_normal_with_the_deviation_that_was_asked_for(training: bool) -> None:
+def test_the_random_component_has_the_requested_deviation(training: bool) -> None:
     torch.manual_seed(0)
     drawn = noise_of(lively().train(training), 0.05)
     assert drawn.mean().item() == pytest.approx(0, abs=6 * 0.05 / len(drawn) ** 0.5)
@@ -237,7 +237,7 @@ def test_the_random_component_is_normal_with_the_deviation_that_was_asked_for(tr
     assert likeness.abs().max() < 0.12, "each image has its own"
 
 
-def test_what_the_edge_draws_no_seed_foretells_and_what_training_draws_its_seed_does() -> None:
+def test_a_seed_fixes_training_noise_but_not_the_edges() -> None:
     for training, same in ((False, False), (True, True)):
         drawn = []
         for _ in range(2):
@@ -248,7 +248,7 @@ def test_what_the_edge_draws_no_seed_foretells_and_what_training_draws_its_seed_
         assert all(torch.equal(drawn[0], each) == same for each in drawn[1:])
 
 
-def test_the_random_component_is_in_what_strength_leaves_of_the_perturbation() -> None:
+def test_strength_scales_the_random_component() -> None:
     generator, images = lively(), torch.full((8, 3, 32, 32), 0.5)
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()
@@ -296,7 +296,7 @@ WRONG = {
 @pytest.mark.parametrize("wrong", WRONG)
 def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
     compressor = NeuralCompressor(8, 12).eval()
-    for network in (lively(), Classifier("mobilenet_v2"), compressor, compressor.strings):
+    for network in (lively(), Classifier("mobilenet_v2", width=8), compressor, compressor.strings):
         with pytest.raises(UsageError, match="expected float images N x 3 x H x W"):
             network(WRONG[wrong])
 
@@ -305,7 +305,7 @@ def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
 
 
 def trained_like() -> NeuralCompressor:
-    """A compressor whose latents spread over many symbols, its tables updated."""
+    """Return a compressor whose latents spread over many symbols, with updated tables."""
     torch.manual_seed(0)
     compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
     compressor.g_a[-1].weight.mul_(300)
@@ -318,7 +318,7 @@ def test_the_compressor_of_the_paper_has_its_parameters() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
-def test_the_compressor_keeps_the_shape_and_codes_every_16_by_16_block(size: tuple[int, int]) -> None:
+def test_the_compressor_codes_every_16_by_16_block(size: tuple[int, int]) -> None:
     compressor, images = trained_like(), pictures(2, 3, *size)
     out = compressor(images)
     assert out["x_hat"].shape == images.shape
@@ -329,7 +329,7 @@ def test_the_compressor_keeps_the_shape_and_codes_every_16_by_16_block(size: tup
     assert not torch.allclose(decoded[0], decoded[1], atol=0.01)
 
 
-def test_a_compressor_takes_the_tables_of_another_with_its_weights() -> None:
+def test_a_compressor_takes_tables_with_its_weights() -> None:
     compressor, fresh = trained_like(), NeuralCompressor(8, 12).eval()
     fresh.load_state_dict(compressor.state_dict())
     images = pictures(2, 3, 32, 32)

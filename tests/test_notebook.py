@@ -1,4 +1,4 @@
-"""What a notebook needs and leaves: results, tables and figures on disk at once, parameters checked in a real IPython shell."""
+"""The helper of notebooks: results, tables and figures saved at once, parameters checked in a real IPython shell."""
 
 from __future__ import annotations
 
@@ -18,18 +18,17 @@ import torch
 from nbclient import NotebookClient
 from PIL import Image
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.data import Dataset
 from workbench.errors import StorageError, UsageError, WeightsError
 from workbench.metrics import mean, wilson
 from workbench.notebook import Notebook, column_kinds, default_output, format_cell, plain
 from workbench.weights import Pair
 
-from conftest import AUXILIARY, TARGET  # isort: skip
-
 
 @pytest.fixture(autouse=True)
 def memory_figures() -> Iterator[None]:
-    """Figures drawn to memory; matplotlib as before afterwards."""
+    """Draw figures to memory, and restore matplotlib afterwards."""
     with plt.rc_context():
         plt.switch_backend("Agg")
         yield
@@ -55,7 +54,7 @@ def test_a_notebook_leaves_its_parameters_before_it_has_a_result(tmp_path: Path)
     assert (kept["notebook"], kept["results"], kept["tables"], kept["figures"]) == ("test", [], [], [])
 
 
-def test_a_result_is_on_disk_at_once_as_plain_json_with_its_origin(tmp_path: Path) -> None:
+def test_a_result_is_on_disk_at_once_with_its_origin(tmp_path: Path) -> None:
     nb = Notebook("test", output_dir=str(tmp_path))
     nb.result(
         "first", {"accuracy": wilson(9, 10), "bytes": [np.float64(2.5), torch.tensor(3)]}, {"seed": 0, "dataset": "digits"}
@@ -90,9 +89,9 @@ def test_a_table_is_kept_and_shown_with_estimates_in_percent(tmp_path: Path) -> 
     assert "50.00 [40.38, 59.62]" in shown.data
 
 
-def test_in_a_table_figures_stand_at_the_right_and_words_at_the_left_where_they_may_wrap(tmp_path: Path) -> None:
+def test_tables_align_figures_right_and_words_left(tmp_path: Path) -> None:
     rows = [["PMC²", "the label", "pairs and their classes", -1.5, "—", ""], ["2 of them", "2 pairs", "", 3, "1.0 x", "—"]]
-    columns = ["arrangement", "attacker", "he has", "gain", "share", "rest"]
+    columns = ["arrangement", "attacker", "knowledge", "gain", "share", "rest"]
     assert column_kinds([[format_cell(cell) for cell in row] for row in rows], 6) == ["word", "word", "words", *3 * ["figure"]]
     shown = Notebook("test", output_dir=str(tmp_path)).table("t", columns, rows)
     wanted = [*3 * ["left"], *3 * ["right"]]
@@ -183,7 +182,7 @@ CALL = (
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Any]:
-    """An IPython shell of the test's own, without history on disk."""
+    """A separate IPython shell without history on disk."""
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
@@ -197,7 +196,7 @@ def shell(tmp_path: Path) -> Iterator[Any]:
 
 
 def run_cells(shell: Any, tmp_path: Path, injected: str) -> BaseException | None:
-    """Run a notebook's cells as papermill leaves them: the parameters, those injected, the Notebook."""
+    """Run a notebook's cells in papermill's form: the parameters, the injected ones, the Notebook."""
     for cell in (DECLARED, f"# Parameters\n{injected}\n"):
         shell.run_cell(cell, store_history=True).raise_error()
     result = shell.run_cell(CALL.format(str(tmp_path / "out")), store_history=True)
@@ -220,7 +219,7 @@ def run_cells(shell: Any, tmp_path: Path, injected: str) -> BaseException | None
         ("fast = 1", "parameter 'fast' must be of type bool, got 1"),
     ],
 )
-def test_a_parameter_that_is_unknown_or_of_another_type_is_refused(
+def test_an_unknown_or_mistyped_parameter_is_refused(
     shell: Any, tmp_path: Path, injected: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     error = run_cells(shell, tmp_path, injected)
@@ -240,17 +239,17 @@ def test_parameters_of_their_types_are_taken(
     assert (tmp_path / "out" / "test.json").is_file()
 
 
-# --- where results go ------------------------------------------------------------------------------------------------------
+# --- the folder of results -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("session", ["", "/home/me/explore.ipynb"], ids=["no server", "a server's variable"])
 @pytest.mark.parametrize("injected", ["limit = 3", ""], ids=["injected", "not injected"])
-def test_results_go_where_papermill_runs_if_it_injected_parameters_whatever_the_environment_says(
+def test_papermills_folder_wins_over_the_environment(
     shell: Any, tmp_path: Path, empty_data: Path, monkeypatch: pytest.MonkeyPatch, injected: str, session: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
-    if session:  # inherited where papermill or nbconvert is started in a notebook
+    if session:  # inherited if papermill or nbconvert is started in a notebook
         monkeypatch.setenv("JPY_SESSION_NAME", session)
     shell.run_cell("limit: int = 0", store_history=True).raise_error()
     if injected:
@@ -271,7 +270,7 @@ def test_a_script_writes_to_the_interactive_folder(empty_data: Path, tmp_path: P
 def test_in_a_real_kernel_results_follow_the_injected_cell(
     how: str, empty_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """papermill in a notebook, which inherits its variable; the executor of `nbconvert --execute` without a server."""
+    """Once with papermill in a notebook, which inherits its variable, and once with the executor of `nbconvert --execute`."""
     cell = nbformat.v4.new_code_cell
     parameters = cell("limit: int = 0", metadata={"tags": ["parameters"]})
     notebook = nbformat.v4.new_notebook(

@@ -9,13 +9,11 @@ import json
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 import sys
 import threading
 import time
 import weakref
-import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -28,6 +26,8 @@ import torch
 from jupyter_client.manager import start_new_kernel
 from PIL import Image
 
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.uploads import awkward, png
 from workbench import plots, weights
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
@@ -39,8 +39,6 @@ from workbench.panels.pipeline import pairs_there, variants_there
 from workbench.panels.settings import PLACES, Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 NAMES = ("original", "protected", "cloud", "residual")
 PAIR = f"{TARGET}-X-{AUXILIARY}"
@@ -76,7 +74,7 @@ def shown(explorer: Explorer) -> dict[str, bytes]:
 
 
 def card(explorer: Explorer, name: str) -> str:
-    """A card's markup."""
+    """Return the markup of a card."""
     return str(explorer.controls.view.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
 
 
@@ -99,17 +97,11 @@ def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
 
 
 def uploaded(*files: tuple[str, bytes]) -> tuple[dict[str, Any], ...]:
-    """What a FileUpload holds once a person has chosen files."""
+    """Return the value of a FileUpload after a user has chosen files."""
     return tuple(
         {"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": datetime.now(UTC)}
         for name, content in files
     )
-
-
-def png(colour: Any, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> bytes:
-    buffer = io.BytesIO()
-    Image.new(mode, size, colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def said(explorer: Explorer) -> str:
@@ -143,7 +135,7 @@ def test_strength_changes_all_but_the_original(explorer: Explorer) -> None:
     assert 'data-strength="0.4"' in explorer.controls.view.value
 
 
-def test_at_strength_zero_the_protected_picture_is_what_the_edge_received(explorer: Explorer, digits: Dataset) -> None:
+def test_at_strength_0_the_protected_picture_is_the_edges(explorer: Explorer, digits: Dataset) -> None:
     explorer.controls.strength.value = 0.0
     assert explorer.wait()
     (file,) = Client().capture(digits.test.images[:1].float() / 255)
@@ -197,7 +189,7 @@ def test_each_pixel_is_a_square_of_whole_pixels_of_the_screen(explorer: Explorer
     assert pixels(shown(explorer)["protected"]).shape == (32, 32, 3)
 
 
-def test_the_divider_uncovers_the_original_beneath_without_a_new_picture(explorer: Explorer) -> None:
+def test_the_divider_uncovers_the_original(explorer: Explorer) -> None:
     before = shown(explorer)
     explorer.controls.divider.value = 0.3
     assert "inset(0 0 0 30%)" in explorer.controls.divided.value
@@ -227,9 +219,7 @@ def sent(slider: Any, value: float, page: str = "a", name: str = "a1") -> None:
     slider._handle_msg({"header": {"session": page, "msg_id": name}, "content": {"data": data}})
 
 
-def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_pages_follow_a_slider_once_it_rests(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     slider, said = explorer.controls.strength, list[Any]()
     monkeypatch.setattr(messages, "_echo", lambda slider, header: said.append((header["msg_id"], slider.value)))
     for page, name, value in (("a", "a1", 0.5), ("a", "a2", 0.4), ("b", "b1", 0.3)):
@@ -241,9 +231,7 @@ def test_a_slider_s_move_is_said_to_other_pages_once_the_hand_rests(
     assert len(said) == 2, "said already"
 
 
-def test_a_page_may_send_the_next_value_once_the_view_of_the_last_is_out(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_value_may_come_once_the_last_view_is_out(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.panels.explore.PATIENCE_S", 60.0)  # however busy the machine is
     assert explorer.wait()
     for value in (0.5, 0.4, 0.3):
@@ -399,9 +387,7 @@ def test_a_view_that_was_shown_before_is_not_computed_again(
     assert not alone.compute(settings, images[0], 3).ran, "the picture before it is remembered, too"
 
 
-def test_a_payload_that_came_before_is_neither_decoded_nor_recognised_again(
-    explorer: Explorer, alone: pipeline.Pipeline, digits: Dataset
-) -> None:
+def test_a_repeated_payload_is_not_decoded_again(explorer: Explorer, alone: pipeline.Pipeline, digits: Dataset) -> None:
     settings, picture = replace(explorer.settings(), codec="jpeg", quality=71), digits.test.images[0]
     first = alone.compute(settings, picture, 3)
     again = alone.compute(settings, picture, 4)
@@ -438,7 +424,7 @@ def views(explorer: Explorer, index: int) -> set[float]:
     return {key[1].strength for key in known if key[0] == "view" and key[1].index == index}
 
 
-def test_while_the_hand_rests_the_views_of_all_strengths_are_made_ahead(explorer: Explorer) -> None:
+def test_views_of_all_strengths_are_made_ahead_at_rest(explorer: Explorer) -> None:
     explorer.controls.index.value = 4
     assert explorer.worker.wait(lambda: len(views(explorer, 4)) == PLACES, 60)
     for strength in (0.29, 0.57, 0.98):
@@ -501,14 +487,14 @@ def glance(limit: int = 0, picture: int = 0, folder: str = "") -> str:
 
 
 @pytest.mark.parametrize("number", [0, 19])
-def test_the_first_picture_is_there_with_the_controls_and_stays_as_it_is(number: int) -> None:
+def test_the_first_picture_comes_with_the_controls(number: int) -> None:
     controls, images = layout.Controls(PAIR, "", 1.0, "png", 89), load("samples").test.images
     controls.bring({"original": pins.png(images[number].permute(1, 2, 0).contiguous().numpy())}, (32, 32))
     assert glance(picture=number) == controls.view.value
 
 
 @pytest.mark.parametrize("options", [{"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}])
-def test_a_picture_that_is_not_there_is_not_shown_with_the_controls(options: dict[str, Any]) -> None:
+def test_a_missing_picture_does_not_come_with_the_controls(options: dict[str, Any]) -> None:
     assert "<img" not in glance(**options)
 
 
@@ -525,7 +511,7 @@ def test_the_newest_setting_wins(explorer: Explorer) -> None:
     assert shown(explorer) == now
 
 
-def test_moving_a_control_returns_at_once_and_settings_do_not_queue(explorer: Explorer) -> None:
+def test_moving_a_control_returns_at_once_without_a_queue(explorer: Explorer) -> None:
     computed: list[float] = []
     real, gate = explorer.compute, threading.Event()
 
@@ -546,7 +532,7 @@ def test_moving_a_control_returns_at_once_and_settings_do_not_queue(explorer: Ex
     assert len(computed) <= 2, "what was overtaken is never computed"
 
 
-def test_a_hand_that_moves_while_the_program_sets_controls_is_heard(explorer: Explorer) -> None:
+def test_moves_during_programmatic_updates_are_heard(explorer: Explorer) -> None:
     setting, go_on = threading.Event(), threading.Event()
     real = explorer.controls.offer_codecs
 
@@ -565,9 +551,7 @@ def test_a_hand_that_moves_while_the_program_sets_controls_is_heard(explorer: Ex
     assert explorer.view.settings.strength == 0.25
 
 
-def test_what_fails_while_computing_is_said_and_the_next_setting_is_shown(
-    explorer: Explorer, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_failed_computation_is_reported_and_the_next_shown(explorer: Explorer, capsys: pytest.CaptureFixture[str]) -> None:
     real, before = explorer.compute, shown(explorer)
 
     def fail(settings: Settings, *_: Any) -> Any:
@@ -662,7 +646,7 @@ def test_the_least_hidden_come_first(explorer: Explorer) -> None:
 # --- pictures of one's own -----------------------------------------------------------------------------------------------
 
 
-def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explorer: Explorer) -> None:
+def test_uploaded_pictures_are_shown_and_replaced(explorer: Explorer) -> None:
     explorer.controls.upload.value = uploaded(
         ("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 3))), ("c.png", png(9, mode="L"))
     )
@@ -680,37 +664,6 @@ def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explore
     explorer.controls.source.value = DIGITS
     assert explorer.wait()
     assert explorer.controls.index.max == 11
-
-
-def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def awkward() -> list[tuple[str, bytes]]:
-    """Ten files such as people have."""
-    cmyk, animated, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
-    Image.new("CMYK", (64, 64), (10, 80, 20, 0)).save(cmyk, "JPEG")
-    frames = [Image.new("P", (32, 32), k) for k in range(3)]
-    frames[0].save(animated, "GIF", save_all=True, append_images=frames[1:])
-    Image.fromarray(np.full((40, 40), 40_000, np.uint16)).save(sixteen, "PNG")
-    return [
-        ("grey.png", png(90, mode="L")),
-        ("see through.png", png((10, 200, 30, 128), mode="RGBA")),
-        ("cmyk.jpg", cmyk.getvalue()),
-        ("wide.png", png((5, 6, 7), (2000, 8))),
-        ("one pixel.png", png((250, 0, 0), (1, 1))),
-        ("sixteen bits.png", sixteen.getvalue()),
-        ("moving.gif", animated.getvalue()),
-        ("truncated.png", png((1, 1, 1), (300, 300))[:100]),
-        ("bomb.png", bomb()),
-        ("<img src=x onerror=alert(1)>.png", b"no picture at all"),
-    ]
 
 
 def test_of_ten_awkward_files_each_is_shown_or_its_fault_is_said(explorer: Explorer) -> None:
@@ -806,7 +759,7 @@ def test_a_parameter_that_names_nothing_is_said_and_raised(
 # --- what takes longer -----------------------------------------------------------------------------------------------------
 
 
-def test_the_curves_are_measured_while_the_hand_rests_and_a_line_follows_it(explorer: Explorer) -> None:
+def test_curves_are_measured_at_rest_and_a_line_follows(explorer: Explorer) -> None:
     assert explorer.rest()
     controls = explorer.controls
     assert controls.curves.layout.display == "block"
@@ -837,9 +790,7 @@ def test_drawing_opens_no_figure_that_a_notebook_would_show(explorer: Explorer) 
     assert list(plt.get_fignums()) == before, "pyplot's figures belong to the cells"
 
 
-def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
-    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs, "ATTACK", (64, 256))
     explorer.controls.codec.value = "png"
     assert explorer.rest()
@@ -885,7 +836,7 @@ def exported(explorer: Explorer, kind: str) -> str:
     return said(explorer)
 
 
-def test_the_figure_is_exported_as_png_and_svg_with_what_is_pinned(explorer: Explorer, tmp_path: Path) -> None:
+def test_the_figure_is_exported_with_the_pinned_views(explorer: Explorer, tmp_path: Path) -> None:
     assert "explore.png" in exported(explorer, "figure (PNG)")
     alone = pixels((tmp_path / "out" / "explore.png").read_bytes()).shape
     explorer.controls.pin.click()

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.trainings import few
 from workbench import weights
 from workbench.data import load
 from workbench.errors import RunError
@@ -28,22 +29,8 @@ TARGET, AUXILIARY = "mobilenet_v2", "resnet18"
 SECONDS = 200
 
 
-def few(place: Path) -> Path:
-    """Write class folders with 30 digits of two classes; return where they are."""
-    root = place / "few"
-    split = load("digits").train
-    for label in (0, 1):
-        folder = root / str(label)
-        folder.mkdir(parents=True)
-        chosen = split.images[split.labels == label][:15]
-        for number, pixels in enumerate(chosen.permute(0, 2, 3, 1).numpy()):
-            Image.fromarray(pixels).save(folder / f"{number:02}.png")
-    return root
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders with few digits."""
     return few(tmp_path_factory.mktemp("pictures"))
 
 
@@ -57,7 +44,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def trainers() -> Iterator[Callable[..., Trainer]]:
-    """A function that makes trainers of the small data set; all are closed afterwards."""
+    """Yield a function that makes trainers of the small data set. All are closed afterwards."""
     made: list[Trainer] = []
 
     def make(folder: Path, **options: Any) -> Trainer:
@@ -91,8 +78,9 @@ def words(trainer: Trainer) -> str:
 # --- trained, live ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(400)
-def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_run_without_interrupt(
+def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     folder: Path, own: Path, trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trainer = trainers(folder, name="resumed")
@@ -123,7 +111,7 @@ def test_interrupted_and_resumed_by_its_buttons_it_ends_with_the_weights_of_a_ru
 
 
 def validated(trainer: Trainer) -> dict[str, list[tuple[int, dict[str, float]]]]:
-    """Return by network the validation figures of each epoch (those of single training steps are taken every tenth)."""
+    """Return by network the validation figures of each epoch. Figures of single training steps appear every tenth step."""
     return {label: [(entry["step"], entry["validation"]) for entry in history] for label, history in trainer.histories.items()}
 
 
@@ -133,7 +121,7 @@ def family(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Trainer, list[str], Path]]:
-    """A trainer that has trained all, what its line said meanwhile, and its data folder."""
+    """A trainer after a complete training, the lines of its status meanwhile, and its data folder."""
     root = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WORKBENCH_DATA", str(root))
@@ -148,6 +136,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         trainer.close()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(300)
 def test_every_state_is_said_in_a_line(trained: tuple[Trainer, list[str], Path]) -> None:
     trainer, said, _ = trained
@@ -160,6 +149,7 @@ def test_every_state_is_said_in_a_line(trained: tuple[Trainer, list[str], Path])
     assert (trainer.progress.value, trainer.progress.max) == (1, 1)
 
 
+@pytest.mark.system
 def test_the_curves_are_those_that_are_kept_with_the_weights(trained: tuple[Trainer, list[str], Path]) -> None:
     trainer, _, root = trained
     kept = {}
@@ -176,6 +166,7 @@ def test_the_curves_are_those_that_are_kept_with_the_weights(trained: tuple[Trai
     assert trainer.curves.layout.display == ""
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_what_exists_is_shown_and_not_trained_again(
     folder: Path, trained: tuple[Trainer, list[str], Path], trainers: Callable[..., Trainer], monkeypatch: pytest.MonkeyPatch
@@ -193,6 +184,7 @@ def test_what_exists_is_shown_and_not_trained_again(
 # --- ends ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_another_of_its_name_takes_its_place_and_interrupts_it(
     folder: Path, own: Path, trainers: Callable[..., Trainer]
@@ -206,10 +198,9 @@ def test_another_of_its_name_takes_its_place_and_interrupts_it(
         second.wait()
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
-def test_a_process_that_is_killed_is_said_and_what_it_had_is_gone_on_from(
-    folder: Path, own: Path, trainers: Callable[..., Trainer]
-) -> None:
+def test_a_killed_process_is_reported_and_resumed(folder: Path, own: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(folder, name="killed")
     until(lambda: trainer.totals, trainer)
     assert trainer._process is not None
@@ -232,9 +223,10 @@ def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers
         trainer.wait(SECONDS)
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> None:
-    """The asker is killed outright: the process sees the end of its input, and stops with a checkpoint."""
+    """The parent process is killed outright. The training sees the end of its input, and stops with a checkpoint."""
     script = (
         "import sys, time; from workbench.panels import Trainer\n"
         f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"
@@ -260,10 +252,9 @@ def alive(process: int) -> bool:
         return False
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
-def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
-    folder: Path, own: Path, trainers: Callable[..., Trainer]
-) -> None:
+def test_stopping_an_awaiting_cell_interrupts_the_training(folder: Path, own: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(folder, name="awaited")
 
     async def cell() -> None:
@@ -280,9 +271,10 @@ def test_a_cell_that_awaits_it_and_is_stopped_interrupts_the_training(
         asyncio.run(trainer.trained())
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own: Path) -> None:
-    """Ctrl-C comes once it trains, seconds after the waiting began."""
+    """Ctrl-C arrives during the training, seconds after the waiting began."""
     script = (
         "import os, signal, sys, threading, time; from workbench.panels import Trainer\n"
         f"t = Trainer('folder', {TARGET!r}, {AUXILIARY!r}, data_dir=sys.argv[1], device='cpu')\n"
@@ -297,6 +289,7 @@ def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own
 # --- what the process says -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.timeout(200)
 def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Path) -> None:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
@@ -352,7 +345,8 @@ def test_lines_that_come_in_parts_are_told_once_they_are_whole() -> None:
     ]
 
 
-def test_the_process_is_stopped_by_an_interrupt_whatever_its_shell_ignores(folder: Path, own: Path) -> None:
+@pytest.mark.system
+def test_an_interrupt_stops_the_process_under_any_shell(folder: Path, own: Path) -> None:
     asked = {"dataset": "folder", "data_dir": str(folder), "target": TARGET, "auxiliary": AUXILIARY, "preset": "quick"}
     asked |= {"seed": 0, "compressor": False, "device": "cpu"}
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

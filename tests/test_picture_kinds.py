@@ -1,4 +1,4 @@
-"""Every kind of picture against values computed by hand: samples of 1 to 32 bits, alpha, palettes, eight orientations."""
+"""Every kind of picture against hand-computed values: samples of 1 to 32 bits, alpha, palettes, eight orientations."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.picture_files import chunk, png, tiff
 from workbench.errors import DataError
 from workbench.pictures import open_picture
 
-from picture_files import chunk, png, tiff  # isort: skip
-
-W = 255  # white, and what lies under transparency
+W = 255  # white, also the background of transparent pixels
 
 
 def levels(content: bytes) -> list[Any]:
-    """The first row as grey levels, or as colours if any pixel is coloured."""
+    """Return the first row as grey levels, or as colours if any pixel is coloured."""
     row = np.asarray(open_picture(content, None))[0].tolist()
     return [pixel[0] for pixel in row] if all(len(set(pixel)) == 1 for pixel in row) else [tuple(pixel) for pixel in row]
 
@@ -120,7 +119,7 @@ for order, name in (("<", "little"), (">", "big")):
         ),
     }
     TIFFS |= {f"{kind}, {name}-endian": value for kind, value in both.items()}
-TIFFS |= {  # Pillow reads these of one byte order alone
+TIFFS |= {  # Pillow reads these in one byte order only
     "16 bits, white is 0": (tiff(3, 1, 16, pack("<3H", 0, 32896, 65535), 0), [W, 127, 0]),
     "32 bits, unsigned": (tiff(4, 1, 32, pack("<4I", 0, 1 << 30, 1 << 31, (1 << 32) - 1)), [0, 64, 128, W]),
     "32 bits, all black": (tiff(2, 1, 32, bytes(8)), [0, 0]),
@@ -156,7 +155,7 @@ def test_a_tiff_that_is_not_read_is_said_to_be_one(content: bytes) -> None:
         open_picture(content, None)
 
 
-# --- what other encoders keep: of flat pictures, so that the values are known ------------------------------------------------
+# --- other encoders, with flat pictures, so that the values are known --------------------------------------------------------
 
 
 def saved(picture: Image.Image, kind: str, **options: Any) -> bytes:
@@ -181,7 +180,7 @@ def see_through_gif() -> bytes:
     return saved(picture, "GIF", transparency=0)
 
 
-FLAT: dict[str, tuple[bytes, tuple[int, int, int], int]] = {  # file, colour, how far the codec may be off
+FLAT: dict[str, tuple[bytes, tuple[int, int, int], int]] = {  # file, colour, tolerance of the codec
     "JPEG, grey": (saved(flat("L", 77), "JPEG"), (77, 77, 77), 1),
     "JPEG, colour": (saved(flat("RGB", (200, 100, 50)), "JPEG", quality=100), (200, 100, 50), 2),
     "JPEG, CMYK": (saved(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=100), (255, 0, 0), 2),
@@ -220,8 +219,8 @@ def test_a_gifs_transparent_colour_lies_on_white() -> None:
 
 # --- orientation -----------------------------------------------------------------------------------------------------------
 
-# The upright picture is 1 2 3 / 4 5 6; below, how it is stored under each orientation (EXIF 2.3, tag 274: which side of the
-# upright picture the first row and the first column are).
+# The upright picture is 1 2 3 / 4 5 6. Below is its stored form for each orientation (EXIF 2.3, tag 274). The comments name the
+# side of the upright picture that the first row and the first column show.
 STORED = {
     1: [[1, 2, 3], [4, 5, 6]],  # top, left
     2: [[3, 2, 1], [6, 5, 4]],  # top, right

@@ -1,4 +1,4 @@
-"""The figures: they render as PNG and SVG without a warning, say what their axes are, and draw what they are given."""
+"""The figures: they render as PNG and SVG without a warning, label their axes, and draw the given data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workbench.plots.labels import label_points
 
 @pytest.fixture(autouse=True)
 def own_style() -> Iterator[None]:
-    """The workbench's style on the backend that draws to memory; everything as before afterwards."""
+    """The workbench's style on the backend that draws to memory. Everything is restored afterwards."""
     with mpl.rc_context():
         mpl.use("Agg")
         plots.use_style()
@@ -62,7 +62,7 @@ ENERGY: dict[str, dict[str, object]] = {
 
 
 def attacked(point: object, psnr: float, bits: float = 8.0, right: int = 80) -> dict[str, object]:
-    """A row as the curves of an audit have it."""
+    """Return a row in the form of an audit's curves."""
     figures = {"psnr": mean([psnr - 1, psnr + 1]), "ssim": mean([psnr / 40, psnr / 30]), "bits": mean([bits, bits])}
     return {"point": point, "answered": wilson(right, 100), "over": psnr - 13, **figures}
 
@@ -158,7 +158,7 @@ def test_strength_curves_draw_percent_intervals_and_chance() -> None:
     assert size.get_ylim()[1] > max(row["bytes"].high for row in CURVE), "nothing lies on the frame, be it a flat line"
 
 
-def test_learning_is_drawn_as_far_as_it_goes_and_the_epoch_that_is_kept_is_marked() -> None:
+def test_learning_curves_mark_the_epoch_that_is_kept() -> None:
     accuracy, empty, loss, _ = plots.learning_curves(
         {"target": LEARNT, "generator": []}, {"target": 8}, {"target": 91.6}, ""
     ).axes
@@ -182,7 +182,7 @@ def test_the_papers_energy_stands_on_an_axis_of_its_own() -> None:
     assert ours.get_ylim()[0] > ours.get_ylim()[1], "the first is on top"
 
 
-def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> None:
+def test_bytes_are_on_a_log_scale_with_codecs_in_order() -> None:
     reversed_rows = CURVE[::-1]
     quality, rate = plots.accuracy_bytes({"JPEG": reversed_rows}, "digits", {"neural": CURVE[0]}).axes
     assert (quality.get_xscale(), rate.get_xscale()) == ("linear", "log")
@@ -192,19 +192,19 @@ def test_bytes_are_on_a_log_scale_and_codecs_stand_in_order_of_their_bytes() -> 
 
 
 @pytest.mark.parametrize("n", [3, 6, 8, 10, 32, 480, 500])
-def test_a_point_where_nothing_or_everything_is_recognised_can_be_drawn(n: int) -> None:
+def test_points_of_no_or_full_accuracy_can_be_drawn(n: int) -> None:
     points = {name: {"target": wilson(right, n), "bytes": mean([8.0, 12.0])} for name, right in (("none", 0), ("all", n))}
     assert plots.accuracy_bytes({"JPEG": CURVE}, "digits", points).axes
 
 
-def test_a_heatmap_writes_its_figures_and_leaves_blank_what_was_not_run() -> None:
+def test_a_heatmap_writes_its_figures_and_leaves_gaps_blank() -> None:
     axis = plots.heatmap({("a", "b"): wilson(9, 10), ("b", "a"): wilson(1, 10)}, ["a", "b"], ["a", "b"], "title").axes[0]
     assert sorted(text.get_text() for text in axis.texts) == ["10.0", "90.0"]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b"]
     assert np.isnan(np.asarray(axis.get_images()[0].get_array().filled(np.nan))).sum() == 2  # type: ignore[union-attr]
 
 
-def test_a_gallery_of_uneven_rows_has_a_column_for_the_longest_and_pictures_only_where_there_are_some() -> None:
+def test_a_gallery_of_uneven_rows_fits_the_longest() -> None:
     figure = plots.gallery({"original": PICTURES, "protected": PICTURES[:2]}, ["a", "b", "c", "d"])
     axes = np.array(figure.axes).reshape(2, 4)
     shown = np.array([[len(axis.get_images()) for axis in line] for line in axes])
@@ -216,7 +216,7 @@ def test_a_gallery_of_uneven_rows_has_a_column_for_the_longest_and_pictures_only
     )
 
 
-def test_training_curves_show_accuracy_in_percent_and_what_each_network_is_about() -> None:
+def test_training_curves_show_accuracy_and_each_networks_figure() -> None:
     figure = plots.training_curves({"generator": HISTORY, "compressor": BITS})
     top, bottom = np.array(figure.axes).reshape(2, 2)
     np.testing.assert_allclose(top[0].get_lines()[0].get_ydata(), [10, 20, 30])
@@ -228,7 +228,7 @@ def test_training_curves_show_accuracy_in_percent_and_what_each_network_is_about
     assert bottom[1].get_yscale() == "log"
 
 
-def test_the_residual_is_mid_grey_where_equal_and_signed_elsewhere() -> None:
+def test_the_residual_is_grey_where_equal_and_signed_elsewhere() -> None:
     x = torch.full((3, 4, 4), 0.4)
     assert torch.equal(residual(x, x), torch.full_like(x, 0.5))
     torch.testing.assert_close(residual(x, x + 0.2), torch.full_like(x, 0.6))
@@ -238,7 +238,7 @@ def test_the_residual_is_mid_grey_where_equal_and_signed_elsewhere() -> None:
     assert residual(torch.ones(1), torch.zeros(1), gain=9).item() == 0
 
 
-def test_an_attack_stands_beside_the_control_with_its_interval_and_the_threshold() -> None:
+def test_an_attack_is_drawn_with_control_interval_and_threshold() -> None:
     figure = plots.attack_curves(STRENGTHS, CONTROL, LEVELS, "digits")
     psnr, ssim, accuracy = figure.axes
     lines = {line.get_label(): line for line in psnr.get_lines()}
@@ -259,7 +259,7 @@ def test_an_attack_stands_beside_the_control_with_its_interval_and_the_threshold
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(lines)
 
 
-def test_attacks_over_bits_stand_in_order_of_bits_and_every_point_is_named_on_every_axis() -> None:
+def test_attacks_over_bits_are_ordered_and_all_points_named() -> None:
     axes = plots.attack_rates(RATES, CONTROL, LEVELS, "digits").axes
     for axis in axes:
         assert axis.get_xscale() == "log"
@@ -269,7 +269,7 @@ def test_attacks_over_bits_stand_in_order_of_bits_and_every_point_is_named_on_ev
     np.testing.assert_allclose(axes[2].get_lines()[0].get_ydata(), [97, 98, 98])
 
 
-def test_attacks_over_pairs_have_a_line_for_each_source_and_a_tick_for_each_number() -> None:
+def test_attacks_over_pairs_have_a_line_for_each_source() -> None:
     psnr, _ = plots.attack_pairs(PAIRS, CONTROL, LEVELS, "digits").axes
     drawn = {line.get_label(): list(line.get_ydata()) for line in psnr.get_lines()}
     assert drawn["the same data"] == pytest.approx([16, 18])
@@ -288,7 +288,7 @@ def test_the_front_is_what_no_other_point_betters_in_all_three() -> None:
     assert plots.front([]) == []
 
 
-def test_the_pareto_figure_rings_the_front_and_tells_generators_apart_by_their_markers() -> None:
+def test_the_pareto_figure_rings_the_front() -> None:
     own = [{**row, "variant": ""} for row in RATES]
     other = [{**attacked("neural", 12, 3.4, 95), "variant": "private"}]
     figure = plots.pareto([*own, *other], "digits")
@@ -326,7 +326,7 @@ def test_where_there_is_no_point_nothing_is_named() -> None:
     assert not axis.texts
 
 
-def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_the_right() -> None:
+def test_guesses_are_drawn_below_originals_from_best_to_worst() -> None:
     wrong = torch.tensor([0.3, 0.0, 0.1, 0.2])[:, None, None, None]
     images = PICTURES / 2
     figure = plots.reconstructions(images, {"inversion": images + wrong}, "digits, n = 4", 2)
@@ -345,7 +345,7 @@ def test_guesses_stand_below_their_originals_the_best_at_the_left_the_worst_at_t
     assert plots.reconstructions(images, {"one": images}, "", 9).axes[0].get_title() == "best 4"
 
 
-def test_the_whole_stands_at_the_end_of_its_components_with_its_interval() -> None:
+def test_the_total_ends_its_components_with_its_interval() -> None:
     whole = Estimate(60.0, 58.0, 63.0, 9)
     axis = plots.components({"PMC²": PARTS}, {"PMC²": whole}, "ms an image", "a title").axes[0]
     ends = axis.collections[0].get_segments()[0][:, 0]

@@ -1,4 +1,4 @@
-"""Processes that a batch starts, and the Ctrl-C that ends them."""
+"""Processes that a batch starts, and Ctrl-C that ends them."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ STUBBORN = [
 @pytest.mark.parametrize(
     ("said", "heard"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "None")]
 )
-def test_torch_s_threads_do_not_look_for_work_for_long_unless_that_is_asked_for(
-    entry: str, said: dict[str, str], heard: str, tmp_path: Path
-) -> None:
+def test_torchs_threads_do_not_spin_unless_requested(entry: str, said: dict[str, str], heard: str, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     told = "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
     code = f"import os, sys, workbench.__main__; {entry}; {told}"
@@ -63,7 +61,7 @@ def test_results_come_as_they_are_done_and_ctrl_c_between_them() -> None:
         next(as_done([Future[int]()], interrupted))
 
 
-def test_what_is_stopped_ends_and_nothing_starts_until_a_new_batch_does() -> None:
+def test_after_a_stop_nothing_starts_until_a_new_batch() -> None:
     children = Children()
     with children.start(WAITS) as process:
         assert process.stdout is not None

@@ -1,4 +1,4 @@
-"""The wire protocol: round trips, the unmodified client of the field, and bytes from anyone."""
+"""The wire protocol: round trips, an unmodified third-party client, and hostile bytes."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def test_twice_the_same_name_is_refused() -> None:
     entry = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}
     with pytest.raises(ProtocolError, match="'x' comes twice"):
         read_request(json.dumps({"inputs": [entry, entry]}).encode())
-    with pytest.raises(ProtocolError, match="asked for twice"):
+    with pytest.raises(ProtocolError, match="requested twice"):
         read_request(json.dumps({"inputs": [entry], "outputs": [{"name": "y"}, {"name": "y"}]}).encode())
 
 

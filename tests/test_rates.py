@@ -191,7 +191,7 @@ def test_one_file_keeps_the_tables_of_all_stops(
     kind, spec = weights.describe(compressor)
     assert spec == {"N": 8, "M": 12, "stops": STOPS}
     weights.save(compressor, Manifest("c", "digits", kind, spec, "untrained", 0), half=half)
-    loaded, manifest = weights.load("c", "digits", "compressor")
+    loaded, _ = weights.load("c", "digits", "compressor")
     assert isinstance(loaded, NeuralCompressor)
     for stop in range(STOPS):
         assert all(torch.equal(a, b) for a, b in zip(loaded.tables(stop), compressor.tables(stop), strict=True))

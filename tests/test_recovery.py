@@ -1,4 +1,4 @@
-"""The attacker in closed form finds what SSIM and the eye's measures miss, and nothing where there is nothing."""
+"""The closed-form attacker finds what SSIM and legibility miss, and finds nothing in pure noise."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ N, CLASSES = 48, 4
 
 @pytest.fixture(scope="module")
 def images() -> Tensor:
-    """Smooth random pictures, which have nothing to do with their labels."""
+    """Smooth random pictures, independent of their labels."""
     coarse = torch.rand(N, 1, 6, 6, generator=torch.Generator().manual_seed(0)).expand(N, 3, 6, 6)
     return torch.nn.functional.interpolate(coarse, 32, mode="bicubic", align_corners=True).clamp(0, 1)
 
@@ -36,7 +36,7 @@ def share(protected: Tensor, images: Tensor, labels: Tensor) -> float:
 
 
 def loud_where_bright(images: Tensor) -> Tensor:
-    """Noise whose contrast follows the picture: no colour mix correlates with it."""
+    """Noise whose contrast follows the picture, so that no colour mix correlates with it."""
     return 0.5 + images * (noise(tuple(images.shape)).round() - 0.5)
 
 
@@ -59,7 +59,7 @@ def test_nothing_is_recovered_from_noise_or_from_the_label(images: Tensor, label
     assert share(patterns[labels], images, labels) < 0.06
 
 
-def test_pictures_that_the_label_tells_apart_leave_nothing_to_recover(labels: Tensor) -> None:
+def test_pictures_that_the_label_determines_leave_nothing(labels: Tensor) -> None:
     patterns = noise((CLASSES, 3, 32, 32))[labels]
     assert share(patterns, patterns, labels) < 1e-3
 

@@ -1,4 +1,4 @@
-"""The results pages: made from data/results, checked for every kind of difference, and read without torch."""
+"""The results pages: generated from data/results, checked for every kind of difference, and read without torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PAGE, TEMPLATE = "docs/results/energy.md", "docs/results/templates/energy.md.j2"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what the pages are made from and of the pages."""
+    """A copy of the pages and of their sources."""
     for folder in ("docs/results", "data/results"):
         shutil.copytree(ROOT / folder, tmp_path / folder)
     shutil.copy(ROOT / "README.md", tmp_path)
@@ -29,7 +29,7 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def check(capsys: pytest.CaptureFixture[str], root: Path) -> tuple[int, list[str]]:
-    """Run `workbench results --check` here; return its status and its lines."""
+    """Run `workbench results --check` in this process, and return its status and its lines."""
     status = main(["results", "--check", "--root", str(root)])
     out, err = capsys.readouterr()
     assert out == ""

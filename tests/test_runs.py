@@ -1,4 +1,4 @@
-"""Batches of notebooks: planned, executed in processes of their own, resumed, interrupted, collected into one report."""
+"""Batches of notebooks: planned, executed in separate processes, resumed, interrupted, collected into one report."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import pytest
 
 from workbench import runs
 from workbench.errors import RunError, StorageError, UsageError
+from workbench.processes import cores
 from workbench.runs import Task
 
 PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg==")
@@ -52,7 +53,7 @@ ABOUT: dict[str, Any] = {
 
 
 def make(folder: Path, name: str, *cells: str, parameters: str = PARAMETERS) -> Path:
-    """Write a real notebook that counts how often it runs, then does what `cells` say."""
+    """Write a real notebook that counts its runs and then runs `cells`."""
     notebook = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -73,7 +74,7 @@ def count(output: Path, name: str) -> int:
 
 
 def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
-    """Look again and again until something holds; False where it does not in time."""
+    """Poll `holds` until it is true. Return False if it is not in time."""
     deadline = time.monotonic() + seconds
     while not holds():
         if time.monotonic() > deadline:
@@ -127,7 +128,7 @@ def test_plain_values_are_taken(value: object, tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch that was executed: what was asked for, what came back, and what lay in the status files then."""
+    """An executed batch: its tasks, the returned statuses, and the status files at that time."""
 
     tasks: list[Task]
     statuses: list[dict[str, Any]]
@@ -143,7 +144,7 @@ class Batch:
 
 @pytest.fixture(scope="module")
 def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
-    """Three notebooks executed once: one that keeps results, one that fails, one that tells what it was started with."""
+    """Three notebooks, executed once: one that saves results, one that fails, one that reports its environment."""
     folder, output = tmp_path_factory.mktemp("notebooks"), tmp_path_factory.mktemp("run")
     tell = "import os\nprint(x, *(os.environ.get(name) for name in ('OMP_NUM_THREADS', 'WORKBENCH_DATA', 'JPY_SESSION_NAME')))"
     made = [
@@ -165,7 +166,7 @@ def report(batch: Batch) -> Path:
 
 
 def test_a_notebook_that_fails_does_not_stop_the_others(batch: Batch) -> None:
-    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the order they were asked for"
+    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the requested order"
     assert [status["status"] for status in batch.statuses] == ["done", "failed", "done"]
     assert all(status["seconds"] > 0 for status in batch.statuses)
     assert [status["parameters"] for status in batch.statuses] == [each.parameters for each in batch.tasks]
@@ -179,7 +180,7 @@ def test_a_failure_names_its_error_and_keeps_its_traceback(batch: Batch) -> None
     assert "\x1b" not in bad["traceback"], "a terminal's colours are no text"
 
 
-def test_the_executed_notebook_lies_in_the_runs_folder_and_the_source_is_not_written_to(batch: Batch) -> None:
+def test_the_executed_notebook_is_in_the_runs_folder(batch: Batch) -> None:
     executed = nbformat.read(batch.output / "told.ipynb", as_version=4)
     assert executed.cells[-1]["outputs"][0]["text"] == f"1 3 {Path(batch.tasks[2].notebook).parent} None\n", (
         "its parameter, its threads, the data folder, and no lab's session"
@@ -188,7 +189,7 @@ def test_the_executed_notebook_lies_in_the_runs_folder_and_the_source_is_not_wri
     assert not any(cell.get("outputs") for cell in source.cells)
 
 
-def test_resuming_runs_only_what_failed_what_was_cut_off_and_what_is_asked_for_otherwise(batch: Batch, report: Path) -> None:
+def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Path) -> None:
     assert batch.counts() == [1, 1, 1]
     (batch.output / "mended").touch()
     tasks = [*batch.tasks[:2], replace(batch.tasks[2], parameters={**batch.tasks[2].parameters, "x": 2})]
@@ -203,7 +204,7 @@ def test_resuming_runs_only_what_failed_what_was_cut_off_and_what_is_asked_for_o
     assert batch.counts() == [1, 2, 3]
 
 
-def test_a_kernel_or_a_process_that_is_killed_and_a_notebook_that_is_not_there_are_failed_statuses(tmp_path: Path) -> None:
+def test_killed_kernels_and_missing_notebooks_are_failures(tmp_path: Path) -> None:
     tasks = [
         task(make(tmp_path, "kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "run"),
         task(make(tmp_path, "process", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)"), tmp_path / "run"),
@@ -230,7 +231,7 @@ def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) 
     waves = [[task.name for task in wave] for wave in runs._waves(tasks)]
     assert waves[0] == [name for name in runs.NOTEBOOKS if name not in runs.ALONE]
     assert waves[1:] == [[name] for name in runs.ALONE]
-    assert {task.threads for task in tasks if task.name in runs.ALONE} == {runs.cores()}
+    assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
 
 
@@ -250,7 +251,7 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_ends_the_notebooks_that_run_and_keeps_what_was_done(tmp_path: Path) -> None:
+def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "run"
     endless = "import os, time\nPath(output_dir, f'{os.getppid()}-{os.getpid()}.pids').touch()\ntime.sleep(600)"
     paths = [make(tmp_path, "quick"), make(tmp_path, "endless", endless)]
@@ -276,7 +277,7 @@ def test_ctrl_c_ends_the_notebooks_that_run_and_keeps_what_was_done(tmp_path: Pa
 
 
 class References(HTMLParser):
-    """Collects what a page refers to, and its text."""
+    """A parser that collects a page's references and its text."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -343,7 +344,7 @@ def test_the_main_table_is_the_one_that_is_marked(report: Path, tmp_path: Path) 
     assert runs.main_table(tmp_path)["rows"] == []
 
 
-def test_each_run_has_a_folder_of_its_own_and_latest_points_at_one(empty_data: Path) -> None:
+def test_each_run_has_a_folder_and_latest_points_at_one(empty_data: Path) -> None:
     first, second = runs.new_directory(), runs.new_directory()
     assert first != second
     assert first.parent == second.parent == empty_data / "runs"

@@ -1,4 +1,4 @@
-"""All or nothing: what stands in a file after a write that failed, was refused or was killed."""
+"""Atomic writes: the content of a file after a write that failed, was refused or was killed."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_folder_in_place_of_the_file_is_a_storage_error(tmp_path: Path) -> Non
     assert names(tmp_path) == ["kept.txt"]
 
 
-def test_a_folder_proves_writable_and_keeps_no_trace_of_the_proof(tmp_path: Path) -> None:
+def test_a_folder_is_tested_for_writing_without_a_trace(tmp_path: Path) -> None:
     require_writable(tmp_path / "a" / "b")
     assert names(tmp_path / "a" / "b") == []
     (tmp_path / "file").write_text("")
@@ -174,7 +174,7 @@ with replacing(Path(sys.argv[1])) as temporary, temporary.open("wb") as file:
 """
 
 
-def test_a_writer_killed_in_the_middle_leaves_the_old_file_and_no_obstacle(tmp_path: Path) -> None:
+def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "figures.json"
     write_json(path, {"n": 1})
     command = [sys.executable, "-c", WRITER, str(path)]

@@ -1,4 +1,4 @@
-"""Standard streams as shells leave them: closed, full, of a narrow encoding; a pipe in place of a file."""
+"""Standard streams in every state that shells cause: closed, full, with a narrow encoding. Also a pipe in place of a file."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.datasets import NOISE, encode, pixels
+from tests.support.networks import classifier
 from workbench.__main__ import main
 from workbench.attest import Policy
 from workbench.checkpoints import import_checkpoint
@@ -20,10 +22,7 @@ from workbench.errors import DataError, WorkbenchError
 from workbench.pictures import Limits, load_pictures, open_picture, read_picture
 from workbench.storage import data_root
 
-from test_data import NOISE, encode, pixels  # isort: skip
-from test_weights import classifier  # isort: skip
-
-# One interpreter forks a child for each row: its streams are set up as a shell would, by descriptors and PYTHONIOENCODING.
+# One interpreter forks a child for each row, and sets up its streams like a shell: by descriptors and PYTHONIOENCODING.
 ROWS = """
 import io, os, sys
 import workbench.__main__ as entry
@@ -99,7 +98,7 @@ CASES = [  # stdout, stderr, stdin, encoding, arguments, exit status
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, str]]:
-    """Exit status, output and errors of each case."""
+    """The exit status, output and errors of each case."""
     folder = tmp_path_factory.mktemp("streams")
     lines = "\n".join(repr(case[:5]) for case in CASES)
     environment = {**os.environ, "WORKBENCH_DATA": str(folder / "data")}
@@ -116,7 +115,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[int, str, s
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: " ".join(map(str, case[:5])))
-def test_the_exit_status_is_that_of_the_work_whatever_the_streams_are(
+def test_the_exit_status_does_not_depend_on_the_streams(
     case: tuple[str, str, str, str, list[str], int], ran: dict[str, tuple[int, str, str]]
 ) -> None:
     out, err, _, encoding, arguments, expected = case
@@ -134,7 +133,7 @@ def test_the_exit_status_is_that_of_the_work_whatever_the_streams_are(
         assert r"no\x1b[31m such\udcff\u202e file.pt" in line
 
 
-def test_words_of_the_command_line_are_quoted_without_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_line_words_are_quoted_without_control_codes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["models", "\x1b[2J\x07"])
     errors = capsys.readouterr().err
@@ -146,7 +145,7 @@ def test_words_of_the_command_line_are_quoted_without_control_characters(capsys:
 
 
 def pipe_with(content: bytes, folder: Path) -> Path:
-    """A named pipe through which `content` passes once, as `<(cat FILE)` gives it."""
+    """Return a named pipe that delivers `content` once, like `<(cat FILE)`."""
     path = folder / "pipe"
     os.mkfifo(path)
     threading.Thread(target=path.write_bytes, args=(content,), daemon=True).start()
@@ -194,10 +193,10 @@ def test_a_checkpoint_may_come_through_a_pipe(empty_data: Path, tmp_path: Path) 
     assert again.training["imported_sha256"] == imported.training["imported_sha256"]
 
 
-# --- what else the program assumed of the world ------------------------------------------------------------------------------
+# --- other assumptions about the environment ---------------------------------------------------------------------------------
 
 
-def test_a_home_directory_that_there_is_not_is_a_path_that_does_not_exist(
+def test_a_missing_home_directory_is_a_missing_path(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", "--dataset", "folder", "--data-dir", "~no-such-user/x"]) == 1
@@ -222,7 +221,7 @@ def test_a_name_with_a_null_byte_is_one_line() -> None:
 
 
 def test_a_plan_and_a_policy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
-    """As some editors on Windows write UTF-8."""
+    """Some editors on Windows write UTF-8 in this way."""
     for read in (Deployment.read, Policy.read):
         path = tmp_path / "x.toml"
         path.write_bytes(b"unknown = 1\n")

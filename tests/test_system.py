@@ -1,4 +1,4 @@
-"""Client, edge and cloud joined: every arrangement and every codec under the one contract, and what may leave the edge."""
+"""Client, edge and cloud joined: every arrangement and every codec under one contract, and the data that leave the edge."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def system(name: str, networks: Pair, neural: Neural) -> System:
 
 
 def received(system: System, images: torch.Tensor) -> torch.Tensor:
-    """The images as the part that protects them has them."""
+    """Return the images as the protecting part receives them."""
     return images if system.client is None else system.edge.receive(system.client.capture(images))
 
 
@@ -62,9 +62,7 @@ def test_scores_are_probabilities_for_each_image(system: System, images: torch.T
     assert torch.equal(answer.labels, answer.scores.argmax(1))
 
 
-def test_the_bytes_of_each_hop_are_counted_and_the_baseline_has_one_hop(
-    name: str, system: System, images: torch.Tensor
-) -> None:
+def test_the_bytes_of_each_hop_are_counted(name: str, system: System, images: torch.Tensor) -> None:
     answer = system.recognise(images)
     assert answer.s2_bytes == len(system.edge.protect(received(system, images)))
     assert (answer.s1_bytes is None) == (name == "baseline PP")
@@ -100,7 +98,7 @@ def test_the_same_images_give_the_same_answer_and_are_left_alone(system: System,
     assert torch.equal(images, before)
 
 
-def test_what_leaves_the_edge_is_the_payload_that_the_cloud_answers_to(system: System, images: torch.Tensor) -> None:
+def test_the_edge_sends_the_payload_that_the_cloud_answers(system: System, images: torch.Tensor) -> None:
     payload = system.edge.protect(received(system, images))
     assert type(payload) is bytes
     assert torch.equal(system.cloud.recognise(payload), system.recognise(images).scores)
@@ -149,7 +147,7 @@ def test_a_strength_out_of_range_is_refused(system: System, images: torch.Tensor
 # --- the parts -------------------------------------------------------------------------------------------------------------
 
 
-def test_unprotected_png_without_a_client_is_the_classifier_alone(networks: Pair, digits: Dataset) -> None:
+def test_unprotected_png_is_the_classifier_alone(networks: Pair, digits: Dataset) -> None:
     images = to_float(digits.test.images[:32])
     system = System(None, Edge(networks.generator, Png()), Cloud(Png(), networks.target))
     answer = system.recognise(images, strength=0.0)
@@ -223,7 +221,7 @@ def test_a_large_batch_passes_through_the_networks_in_parts(
     assert torch.allclose(parts.scores, whole.scores, atol=1e-5)
 
 
-# --- what the cloud remembers ----------------------------------------------------------------------------------------------
+# --- the cloud's cache -----------------------------------------------------------------------------------------------------
 
 
 def test_a_code_seen_before_is_answered_without_the_model(
@@ -247,7 +245,7 @@ def test_a_code_seen_before_is_answered_without_the_model(
 
 def test_the_cloud_keeps_the_newest_answers_only(networks: Pair, neural: Neural, images: torch.Tensor) -> None:
     class Doubled(nn.Module):
-        """The target in 64 bits, which answers alike whatever stands beside an image."""
+        """The target in 64 bits, whose scores do not depend on the other images of a batch."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""Foreign text is safe to print: nothing in it moves the cursor, changes the order of characters or hides."""
+"""Foreign text is safe to print: no character moves the cursor, changes the order of characters, or hides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights kept and found, and refused where they do not fit."""
+"""Weights are saved and found, and refused if they do not fit."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.support.networks import PAIR, PAIR_NAME, classifier, generator, manifest, pictures, same
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.errors import UsageError, WeightsError
@@ -20,33 +21,9 @@ from workbench.models import NeuralCompressor, PerturbationGenerator, build
 from workbench.weights import Manifest, Pair, describe
 
 
-def generator(seed: int = 0) -> PerturbationGenerator:
-    torch.manual_seed(seed)
-    return PerturbationGenerator(width=2).eval()
-
-
-def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
-    torch.manual_seed(seed)
-    return Classifier(name).eval()
-
-
-def manifest(module: torch.nn.Module, name: str, family: str = "digits", **fields: Any) -> Manifest:
-    kind, spec = describe(module)
-    return Manifest(name, family, kind, spec, data="untrained", seed=0, **fields)
-
-
-def pictures(n: int = 2) -> torch.Tensor:
-    return torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def same(one: torch.nn.Module, other: torch.nn.Module) -> bool:
-    first, second = one.state_dict(), other.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 @pytest.fixture
 def kept(empty_data: Path) -> Path:
-    """The manifest of a generator named `g`, saved among the weights trained here."""
+    """Save a generator named `g` among the weights trained here, and return its manifest's path."""
     weights.save(generator(), manifest(generator(), "g"))
     return empty_data / "runs" / "weights" / "digits" / "g.json"
 
@@ -55,7 +32,7 @@ def rewrite(path: Path, **fields: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
 
-# --- kept and found --------------------------------------------------------------------------------------------------------
+# --- saved and found -------------------------------------------------------------------------------------------------------
 
 
 def test_a_network_comes_back_frozen_with_its_manifest(empty_data: Path) -> None:
@@ -87,7 +64,7 @@ def test_a_classifier_is_stored_under_the_baselines_names(empty_data: Path) -> N
     assert torch.equal(loaded(pictures()), classifier()(pictures()))
 
 
-def test_a_generators_random_component_comes_back_and_one_without_says_nothing_of_it(empty_data: Path) -> None:
+def test_a_generators_random_component_is_kept(empty_data: Path) -> None:
     plain, noisy = generator(), generator()
     noisy.noise = 0.2
     saved = [weights.save(module, manifest(module, name)) for name, module in (("plain", plain), ("noisy", noisy))]
@@ -102,7 +79,7 @@ def test_a_generators_random_component_comes_back_and_one_without_says_nothing_o
 
 
 @pytest.mark.parametrize("noise", [-1, 1.5])
-def test_a_manifest_with_a_random_component_that_cannot_be_is_refused(noise: float, kept: Path) -> None:
+def test_a_manifest_with_an_impossible_noise_is_refused(noise: float, kept: Path) -> None:
     rewrite(kept, spec={"width": 2, "noise": noise})
     assert f"standard deviation must be between 0 and 1, got {noise}" in refused()
 
@@ -143,7 +120,7 @@ def test_a_compressor_comes_back_with_what_it_takes_to_choose(empty_data: Path) 
             weights.load("c", "digits", "compressor")
 
 
-def test_saving_again_replaces_the_old_tensors_and_leaves_other_names_alone(kept: Path) -> None:
+def test_saving_again_replaces_the_tensors_of_its_name_alone(kept: Path) -> None:
     weights.save(generator(5), manifest(generator(), "g@other"))
     before = {path.name for path in kept.parent.iterdir()}
     old = json.loads(kept.read_text())["file"]
@@ -155,7 +132,7 @@ def test_saving_again_replaces_the_old_tensors_and_leaves_other_names_alone(kept
     assert same(weights.load("g@other", "digits", "generator")[0], generator(5))
 
 
-def test_a_save_that_stopped_before_the_manifest_leaves_the_old_network(kept: Path) -> None:
+def test_a_save_without_its_manifest_leaves_the_old_network(kept: Path) -> None:
     (kept.parent / "g.0a1b2c3d.safetensors").write_bytes(safetensors.torch.save(generator(1).unet.state_dict()))
     (kept.parent / ".g.json.x1y2.tmp").write_text('{"name": "g"')
     assert same(weights.load("g", "digits", "generator")[0], generator())
@@ -227,7 +204,7 @@ def test_another_network_has_no_description() -> None:
 
 
 def refused(name: str = "g", kind: str = "generator") -> str:
-    """Return the one line with which weights are refused."""
+    """Return the one-line error for refused weights."""
     with pytest.raises(WeightsError) as caught:
         weights.load(name, "digits", kind)
     assert "\n" not in str(caught.value)
@@ -258,7 +235,7 @@ def test_tensors_cut_short_or_gone_are_refused(kept: Path) -> None:
 
 
 @pytest.mark.parametrize("blob", [b"", b"no tensors at all", b"\xff" * 64], ids=["empty", "text", "a boundless header"])
-def test_a_file_that_holds_no_tensors_is_refused_though_its_hash_fits(kept: Path, blob: bytes) -> None:
+def test_a_file_without_tensors_is_refused_despite_its_hash(kept: Path, blob: bytes) -> None:
     kept.with_name(json.loads(kept.read_text())["file"]).write_bytes(blob)
     rewrite(kept, sha256=hashlib.sha256(blob).hexdigest())
     refused()
@@ -283,7 +260,7 @@ def test_a_manifest_of_bytes_that_are_no_text_is_refused(kept: Path) -> None:
 def test_a_manifest_names_only_a_safetensors_file_beside_it(kept: Path, file: str) -> None:
     (kept.parent.parent / "g.safetensors").write_bytes(b"")
     rewrite(kept, file=file)
-    assert f"names the file {file!r}, which is not a safetensors file beside it" in refused()
+    assert f"names the file {file!r}, which is not a safetensors file next to it" in refused()
 
 
 @pytest.mark.parametrize(
@@ -315,7 +292,7 @@ def test_weights_of_another_kind_are_refused(kept: Path) -> None:
     assert refused(kind="compressor") == "weights 'g' are those of a generator, not of a compressor"
 
 
-def test_a_manifest_of_another_width_names_the_tensor_that_does_not_fit(kept: Path) -> None:
+def test_a_manifest_of_another_width_names_the_tensor(kept: Path) -> None:
     rewrite(kept, spec={"width": 4})
     assert "tensor 'd1.f.1.f.0.bias' is (4,), the network needs (8,)" in refused()
 
@@ -343,13 +320,10 @@ def test_a_tensor_that_does_not_fit_is_named(change: Any, message: str) -> None:
 
 # --- pairs -----------------------------------------------------------------------------------------------------------------
 
-PAIR = ("mobilenet_v2", "mobilenet_v2")
-PAIR_NAME = "mobilenet_v2-X-mobilenet_v2"
-
 
 @pytest.fixture
 def tiny_pair(empty_data: Path) -> dict[str, Manifest]:
-    """A pair whose target is its auxiliary too, with generator and compressor, saved."""
+    """A saved pair with generator and compressor, whose target is also its auxiliary."""
     target = weights.save(classifier(), manifest(classifier(), "mobilenet_v2"))
     depends = {"target": target.sha256, "auxiliary": target.sha256}
     kept = weights.save(generator(), manifest(generator(), PAIR_NAME, depends=depends))
@@ -424,7 +398,7 @@ def test_what_is_no_pair_is_refused(name: str) -> None:
         weights.pair_of(name)
 
 
-# --- what ships ------------------------------------------------------------------------------------------------------------
+# --- shipped weights -------------------------------------------------------------------------------------------------------
 
 
 def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
@@ -437,10 +411,10 @@ def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
     shipped = weights.load_pair("digits", pair.target.name, pair.auxiliary.name)
     assert [manifest.name for manifest in made] == [manifest.name for manifest in shipped.manifests.values()]
     images = torch.rand(4, 3, 32, 32)
-    for manifest, path in weights.listing():
-        assert path.stat().st_size < 0.7 * size[manifest.name]  # tables of integers and names stay
-        assert manifest.training["kept_in"] == "float16"
-        assert manifest.sha256 != before[manifest.name].sha256
+    for kept, path in weights.listing():
+        assert path.stat().st_size < 0.7 * size[kept.name]  # integer tables and names do not shrink
+        assert kept.training["kept_in"] == "float16"
+        assert kept.sha256 != before[kept.name].sha256
     assert all(parameter.dtype == torch.float32 for parameter in shipped.generator.parameters())
     with torch.no_grad():
         assert (shipped.generator(images) - pair.generator(images)).abs().max() < 5e-3

@@ -1,4 +1,4 @@
-"""The check of the project's prose: which phrases it finds, where it looks, and that its list of exceptions only shrinks."""
+"""The check of the project's prose: the phrases that it finds, the text that it reads, and the shrinking list of exceptions."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ import words  # isort: skip
         "A row — with dashes — is hard to read.",
         "First this; then that; and so on.",
         "Read again: the slider.",
+        "The status is -1 where nothing is known.",
+        "Delete what there is.",
+        "Take note of the port.",
+        "Poll it now and then.",
     ],
 )
 def test_a_banned_phrase_is_found(text: str) -> None:
@@ -52,13 +56,43 @@ def test_plain_english_and_code_pass(text: str) -> None:
     assert list(words.findings(text)) == []
 
 
+FORMS = {
+    "def read_plan(path): 'Read the plan.'": "'Read the plan.' repeats the name: delete it",
+    "class Token:\n def header(self): 'Return the headers.'": "'Return the headers.' repeats the name: delete it",
+    "def size(): 'What it holds.'": "'What' opens a docstring: begin with a verb or a noun",
+    "class Row: 'Whose it is.'": "'Whose' opens a docstring: begin with a verb or a noun",
+    "def size(): 'The bytes of a payload.'": "'The' opens a function's docstring: begin with a verb",
+    f"def size(): 'Return {'very ' * 35}much.'": "'Return very very very': a sentence of 37 words, the most are 35",
+}
+
+
+@pytest.mark.parametrize("source", FORMS)
+def test_a_docstring_of_a_bad_form_is_found(source: str) -> None:
+    assert [what for _, what in words.docstring_findings(source)] == [FORMS[source]]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def read_plan(path): 'Read a plan from TOML.'",
+        "class Token:\n @property\n def length(self): 'The number of characters.'",
+        "class Row: 'A line of the table.'",
+        "def test_size(): 'The header counts, too.'",
+        f"def size(): 'Return it.\\n\\n::\\n\\n    {'word ' * 40}\\n'",
+        "def size(): pass",
+    ],
+)
+def test_a_docstring_of_a_good_form_passes(source: str) -> None:
+    assert list(words.docstring_findings(source)) == []
+
+
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
 
 def places(path: Path) -> list[int]:
-    """The lines of a file on which the check finds something."""
+    """Return the lines of a file with findings."""
     return sorted({first + number - 1 for first, text in words.prose_of(path) for number, _ in words.findings(text)})
 
 

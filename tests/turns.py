@@ -1,7 +1,7 @@
-"""What this tree's services cost next to another tree's, in turns: `python tests/turns.py OTHER_TREE --dataset cifar10 ...`.
+"""Compare the speed of two trees' services in turns: `python tests/turns.py OTHER_TREE --dataset cifar10 ...`.
 
-Each turn runs `workbench bench services` in one tree and then in the other; a ratio is taken within a turn. The first tree of a
-turn alternates. `OTHER_TREE` is a checkout, such as one made by `git worktree add ../before COMMIT`.
+Each turn runs `workbench bench services` in one tree and then in the other. A ratio is taken within a turn. The order
+alternates from turn to turn. `OTHER_TREE` is a checkout, such as one made by `git worktree add ../before COMMIT`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent.parent
 
 
 def measured(tree: Path, options: list[str]) -> dict[str, float]:
-    """Return images a second at saturation, by the images of a request, as a tree's own benchmark measures them."""
+    """Return images a second at saturation, by images a request, from a tree's own benchmark."""
     command = [sys.executable, "-m", "workbench", "bench", "services", "--json", "--rounds", "1", "--requests", "20", *options]
     result = subprocess.run(
         command, cwd=tree, env={**os.environ, "PYTHONPATH": str(tree)}, stdout=subprocess.PIPE, text=True, check=True

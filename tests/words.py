@@ -1,4 +1,4 @@
-"""Hold the project's prose to its rules: a short list of phrases that readers had to read twice.
+"""Check the project's prose: banned phrases, docstrings that only repeat a name, and long sentences.
 
     python tests/words.py            check; one line for each finding
     python tests/words.py --prune    remove files without findings from the list of files not yet rewritten
@@ -35,6 +35,10 @@ RULES = {  # in any case, over line ends
     r"\bwho(ever|mever)\b": "name the client, the attacker, the user",
     r"\b(told|(is|are|was|were) (said|asked))\b": "programs report, log, request",
     r"\bthat there (is|are) not\b": "write 'unknown' or 'missing'",
+    r"\bwhere (nothing|none|nobody|no|there (is|are)|it (is|has|does|can|may)|that is)\b": "write 'if'",
+    r"\bwhat (there is|is there)\b": "name the noun",
+    r"\btake note\b": "name the action",
+    r"\b(now and then|time and again|in the midst of)\b": "write 'at intervals', 'repeatedly' or 'during'",
     r"—[^—\n]*—": "use a full stop, not dashes",
     r"^Read again\b": "state what changed",
     r";\s[^.;:!?|{}]*;\s": "one semicolon a sentence",
@@ -48,6 +52,10 @@ PATTERNS = [
     for rules, flag in ((RULES, re.IGNORECASE), (CASED, re.RegexFlag(0)))
     for pattern, way_out in rules.items()
 ]
+LONGEST = 35  # words of a docstring's sentence; the rule is about 25
+OPENINGS = {"what", "who", "whose", "whoever", "where", "give", "gives"}  # of a docstring
+NOUNS = {"a", "an", "the", "its", "one", "two", "whether", "how", "if", "as"}  # a function's docstring opens with a verb
+FILLERS = "a all an and are as at by each every for from in into is it its of on one or return returns that the to with"
 CODE = re.compile(r"`[^`\n]+`|<[^>\n]+>|https?://\S+")
 
 
@@ -58,6 +66,63 @@ def findings(text: str) -> Iterator[tuple[int, str]]:
         for match in pattern.finditer(prose):
             phrase = " ".join(match[0].split())
             yield text.count("\n", 0, match.start()) + 1, f"{phrase!r}: {way_out}"
+
+
+def docstring_findings(text: str) -> Iterator[tuple[int, str]]:
+    """Yield line number and a sentence for each docstring of a Python file that breaks a rule of form."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:  # a notebook's magic
+        return
+    for node, names in _scopes(tree, ()):
+        docstring = ast.get_docstring(node)
+        if docstring:
+            line = node.body[0].lineno
+            yield from ((line, what) for what in _form(node, names, docstring))
+
+
+Scope = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def _scopes(node: ast.AST, names: tuple[str, ...]) -> Iterator[tuple[Scope, tuple[str, ...]]]:
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        names = (*names, node.name)
+    if isinstance(node, Scope):
+        yield node, names
+    for child in ast.iter_child_nodes(node):
+        yield from _scopes(child, names)
+
+
+def _form(node: Scope, names: tuple[str, ...], docstring: str) -> Iterator[str]:
+    opening = re.findall(r"[a-z]+", docstring.lower())[:1]
+    if opening and opening[0] in OPENINGS:
+        yield f"{docstring.split()[0]!r} opens a docstring: begin with a verb or a noun"
+    if opening and opening[0] in NOUNS and _is_plain_function(node):
+        yield f"{docstring.split()[0]!r} opens a function's docstring: begin with a verb"
+    if names and len(docstring.split()) <= 5 and _stems(docstring) <= _known(node, names):
+        yield f"{docstring!r} repeats the name: delete it"
+    for sentence in re.split(r"(?<=[.:;])\s|\n\n", re.sub(r"^( +|.*  |==).*$", "", docstring, flags=re.MULTILINE)):
+        if (count := len(sentence.split())) > LONGEST:
+            yield f"{' '.join(sentence.split()[:4])!r}: a sentence of {count} words, the most are {LONGEST}"
+
+
+def _is_plain_function(node: Scope) -> bool:
+    """Return whether a node is a function, but neither a property, nor a fixture, nor a test, whose docstrings may be nouns."""
+    if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("test_"):
+        return False
+    decorators = " ".join(ast.unparse(each) for each in node.decorator_list)
+    return not re.search(r"property|fixture|contextmanager", decorators)
+
+
+def _stems(text: str) -> set[str]:
+    words = re.findall(r"[a-z]+", re.sub(r"(?<=[a-z])(?=[A-Z])", " ", text).lower())
+    return {re.sub(r"(?<=...)(ies|ing|ied|es|ed|s|e)$", "", word) for word in words if word not in FILLERS.split()}
+
+
+def _known(node: Scope, names: tuple[str, ...]) -> set[str]:
+    """Return the stems of a scope's names and parameters."""
+    parameters = [] if isinstance(node, ast.Module | ast.ClassDef) else [each.arg for each in node.args.args]
+    return _stems(" ".join([*names, *parameters]).replace("_", " "))
 
 
 def prose_of(path: Path) -> Iterator[tuple[int, str]]:
@@ -76,14 +141,22 @@ def prose_of(path: Path) -> Iterator[tuple[int, str]]:
         yield 1, "\n".join(_comment(line) for line in text.splitlines())
 
 
+def findings_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line and the description of each finding in a file."""
+    for first, text in prose_of(path):
+        yield from ((first + number - 1, what) for number, what in findings(text))
+    if path.suffix == ".py":
+        yield from docstring_findings(path.read_text(encoding="utf-8"))
+
+
 def _blank(match: re.Match[str]) -> str:
     return "\n" * match[0].count("\n")
 
 
 def _comment(line: str) -> str:
     """Return the comment of a line of another language, or nothing."""
-    match = re.search(r"(?:^|\s)(?:#|//|/\*|\*|<!--)\s+(.*)", line)
-    return match[1] if match else ""
+    match = re.search(r"(?:^|\s)(?:#|//|/\*|<!--)\s+(.*)|^\s*\*\s+(.*)", line)
+    return (match[1] or match[2]) if match else ""
 
 
 def _python(text: str) -> Iterator[tuple[int, str]]:
@@ -114,9 +187,7 @@ def check(root: Path, names: list[str], not_yet: set[str]) -> list[str]:
     """Return a line for each finding in files that are not listed, and for each listed file that should not be."""
     lines = [f"{name} is in {NOT_YET} and does not exist: run `{RUN} --prune`" for name in sorted(not_yet - set(names))]
     for name in names:
-        found = [
-            f"{name}:{first + number - 1}: {what}" for first, text in prose_of(root / name) for number, what in findings(text)
-        ]
+        found = [f"{name}:{line}: {what}" for line, what in findings_of(root / name)]
         if name not in not_yet:
             lines += sorted(set(found))
         elif not found:
@@ -145,7 +216,7 @@ def main(arguments: list[str]) -> int:
     not_yet.discard("")
     names = files(ROOT)
     if arguments == ["--prune"]:
-        kept = [name for name in sorted(not_yet & set(names)) if any(any(findings(text)) for _, text in prose_of(ROOT / name))]
+        kept = [name for name in sorted(not_yet & set(names)) if any(findings_of(ROOT / name))]
         path.write_text("\n".join([comment, *kept]) + "\n", encoding="utf-8")
         print(f"{len(not_yet) - len(kept)} of {len(not_yet)} removed")
         return 0

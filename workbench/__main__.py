@@ -1,4 +1,4 @@
-"""The `workbench` command: its entry, and what every error of a user's ends in."""
+"""The `workbench` command: its entry point, and the one place where errors become a line for the user."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for an error, 2 for a wrong call, 130 after Ctrl-C."""
+    """Run the command and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     prepare()
     try:
         status = _run(arguments)
-    except SystemExit as ended:  # argparse: --help, --version, a wrong call
+    except SystemExit as ended:  # argparse: --help, --version, wrong usage
         if not flushed() and not ended.code:
             raise SystemExit(1) from None
         raise
@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _require_directory() -> None:
-    """Raise UsageError if the working directory was deleted: libraries that are loaded from there on would abort."""
+    """Raise UsageError if the working directory was deleted. Libraries that are imported later would otherwise abort."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -59,7 +59,7 @@ def _require_directory() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Escapes control characters of what it quotes from the command line."""
+    """An argument parser that escapes control characters in text quoted from the command line."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, "\n") if message else message, file)

@@ -1,17 +1,20 @@
-"""Repairs to be made before torchvision and compressai are imported. Import this module before them, them within `spared`.
+"""Repairs that torchvision and compressai need. Import both only inside `with stub_unused_imports():`.
 
 torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
 torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
 and transforms, which use no compiled operator.
 
-Both import much that the networks do not use, and that takes as long as torch itself: torch's compiler for one decorator of a
-detection operator, torch_geometric, pandas and scipy's statistics for point clouds' data sets and a quantile.
+Both packages import modules that the networks never use, and that takes as long as importing torch: torch's compiler for one
+decorator of a detection operator, torch_geometric, pandas, and scipy's statistics for data sets of point clouds and a quantile.
+
+Both repairs depend on private details, so they are made for the tested versions only (`TESTED`). With other versions the
+imports take longer, and nothing else changes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.metadata
 import sys
 import threading
 from collections.abc import Iterator
@@ -21,14 +24,22 @@ from typing import Any
 import torch
 from torch import library
 
-__all__ = ["spared"]
+__all__ = ["stub_unused_imports", "tested"]
 
-if torch.version.cuda is None:
+TESTED = {"torchvision": ("0.26.", "0.28."), "compressai": ("1.2.",)}  # 0.26: on machines with a GPU
+
+
+def tested(*packages: str) -> bool:
+    """Return whether the installed versions of packages are among the tested ones."""
+    return all(importlib.metadata.version(name).startswith(TESTED[name]) for name in packages)
+
+
+if torch.version.cuda is None and tested("torchvision"):
     _library = library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]  # kept: it owns them
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 
-# What is asked for and not used, and the names that must be in it.
+# Modules that are imported but not used, and the names that they must have.
 _UNUSED: dict[str, dict[str, Any]] = {
     "torch._dynamo": {},
     "torch._dynamo.utils": {"is_compile_supported": lambda _: False},
@@ -41,7 +52,7 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """Stands for a module as long as what is imported asks for it. For other threads, and later, it is that module."""
+    """A stand-in for a module during an import. Other threads, and later imports, get the real module."""
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         super().__init__(name)
@@ -57,11 +68,14 @@ class _Empty(ModuleType):
 
 
 @contextlib.contextmanager
-def spared() -> Iterator[None]:
-    """Spare what is imported within what it does not use: empty modules stand there, and go again.
+def stub_unused_imports() -> Iterator[None]:
+    """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
 
-    Whoever asks for one of them later gets the module itself; one that is there already stays.
+    A later import of such a module gets the real one. A module that is already loaded stays.
     """
+    if not tested(*TESTED):
+        yield
+        return
     empty: dict[str, _Empty] = {}
     for name, contents in _UNUSED.items():
         if name not in sys.modules:

@@ -1,4 +1,4 @@
-"""What crosses to the cloud: a batch in one versioned, length-checked, tagged container.
+"""The payload to the cloud: a batch in one versioned, length-checked, tagged container.
 
 ::
 
@@ -11,10 +11,10 @@
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
     bytes         the strings, one after another, or the stream
 
-The tag says that these bytes are whole and meant for this codec with these weights; without it a stream of other weights would
-decode to labels, and CompressAI's decoder reads what it is given without bounds. Four bytes let one foreign or damaged payload
-in 4 billion pass, which costs a wrong label and no more: its key is no secret, and whom the bytes come from is the transport's
-question. Overhead with a stream, tag excluded: 1 byte for one image, 3 for 256, 4 for the most; with strings of two lengths 38.
+The tag shows that the bytes are complete, and made for this codec with these weights. Without it, a stream of other weights
+would decode to wrong labels, and CompressAI's decoder would read beyond its input. One in 4 billion damaged or foreign payloads
+passes a tag of four bytes, and then costs a wrong label. The key is no secret: the transport authenticates the sender.
+Overhead without the tag: with a stream 1 byte for one image, 3 for 256, at most 4; with strings of two lengths 38.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload that holds `strings` (1 to 65,535 of them), tagged for the codec whose `key` this is."""
+    """Return the payload that holds `strings` (1 to 65,535 of them), tagged with the codec's `key`."""
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
     lengths = [len(string) for string in strings]
@@ -65,7 +65,7 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return how many images a payload claims to hold; 1 for bytes that are no payload, which `unpack` refuses."""
+    """Return the number of images that a payload claims to hold; 1 for bytes that are no payload, which `unpack` refuses."""
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:
@@ -77,8 +77,8 @@ def claimed_images(payload: bytes) -> int:
 def unpack(payload: bytes, key: bytes) -> list[bytes]:
     """Return the strings of a payload, checked against `key`.
 
-    Raises PayloadError for anything that `pack` with this key did not make: another version, a length that does not add up,
-    damage, another codec or other weights.
+    Raises PayloadError for any bytes that `pack` with this key did not produce: another version, inconsistent lengths, damage,
+    another codec or other weights.
     """
     _, lengths, body, _ = _open(payload, key, (SINGLE, EQUAL, VARIED))
     ends = np.cumsum(lengths).tolist()
@@ -86,16 +86,16 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return the stream of a payload, the number of its images and the stop of its rate.
-
-    Raises PayloadError for anything that `pack_stream` with this key did not make.
-    """
+    """Return the stream of a payload, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 
 
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
-    """Return the number of images, the lengths of their strings, the body, and the stop, checked against the tag."""
+    """Return the number of images, the lengths of their strings, the body, and the stop.
+
+    Raises PayloadError if the tag does not match.
+    """
     if len(payload) > MAX_PAYLOAD:
         raise PayloadError(f"payload of {len(payload)} bytes is larger than {MAX_PAYLOAD >> 20} MiB")
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in layouts:
@@ -134,7 +134,7 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in as few bits as tell them apart: an entropy coder's are a few multiples of its word."""
+    """Pack lengths in the fewest bits that distinguish them. An entropy coder's lengths are a few multiples of its word."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

@@ -1,19 +1,19 @@
-"""Development certificates: an authority of one's own and, signed by it, certificates for edge, cloud and client.
+"""Development certificates: a local authority and, signed by it, certificates for edge, cloud and client.
 
 ::
 
-    FOLDER/ca.pem                         what clients and phones trust
+    FOLDER/ca.pem                         the authority's certificate, which clients and phones trust
     FOLDER/authority/ca.key               stays on this machine: nothing is served from here, nothing here is copied
     FOLDER/edge/    ca.pem edge.pem edge.key        serves clients; is the cloud's only client
     FOLDER/cloud/   ca.pem cloud.pem cloud.key      serves the edge
     FOLDER/client/  ca.pem client.pem client.key    a phone
 
-A host gets the folder of its role and no other. ECDSA on P-256; keys are readable by their owner alone.
+A host gets the folder of its role and no other. Keys are ECDSA on P-256 and readable by their owner alone.
 
-Edge and cloud must not pass for each other, though one authority signs both. Every connection of the workbench demands the
-role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check names alone, so
-edge and cloud share no name beyond this machine's own. The authority can sign the names that it was made for and no others
-(critical NameConstraints): a phone that trusts it trusts it for those.
+One authority signs edge and cloud, but neither must be able to impersonate the other. So every connection of the workbench
+checks the role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only
+names, so edge and cloud share no names except loopback. The authority can sign only the names that it was made for (critical
+NameConstraints), and a phone that trusts it trusts it only for those.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 USES = {"edge": [SERVER, CLIENT], "cloud": [SERVER], "client": [CLIENT]}
-SKEW = timedelta(minutes=5)  # that a machine's clock may be behind
+SKEW = timedelta(minutes=5)  # how far another machine's clock may be behind
 Names = Sequence[x509.GeneralName]
 
 
@@ -52,13 +52,13 @@ def issue(
     *,
     cloud_names: Sequence[str] = LOCAL,
 ) -> list[Path]:
-    """Write an authority, unless one is there, and a new certificate with its key for each role; return the files written.
+    """Write an authority, unless one exists, and a new certificate with its key for each role. Return the written files.
 
-    `names` are the host names and addresses of the edge, `cloud_names` those of the cloud: they may share loopback names alone.
-    `days`, at most 825, is how long the certificates hold (the authority: ten times as long, ten years at most). Called again
-    it renews them under the same authority, so that what trusts it goes on. Raises UsageError for a name or a number that
-    cannot be, for an unknown role, and for an authority that is unreadable, has expired or may not sign these names. Nothing
-    is written then.
+    `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
+    `days`, at most 825, is how long the certificates are valid (the authority: ten times as long, ten years at most). A second
+    call renews the certificates under the same authority, so clients need no change. Raises UsageError for an invalid name or
+    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. Nothing is
+    written in that case.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
@@ -86,10 +86,10 @@ def issue(
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role that a certificate (DER) gives its owner, or None if it gives none or several.
+    """Return the role in a certificate (DER), or None if it has none or several.
 
-    With `use` (`SERVER` or `CLIENT`) the certificate must state this extended key usage, or the role is None. The signature
-    and the dates are checked by TLS, not here.
+    With `use` (`SERVER` or `CLIENT`) the certificate must have this extended key usage, or the role is None. TLS checks the
+    signature and the dates, this function does not.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -105,7 +105,7 @@ def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Rol
 
 
 def folder_of(folder: Path, role: Role | None) -> Path:
-    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it is that role's; for None, `folder`.
+    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it is that role's. For None, return `folder`.
 
     Raises UsageError for a folder with the keys of several roles, as versions before 0.2 made them.
     """
@@ -114,7 +114,7 @@ def folder_of(folder: Path, role: Role | None) -> Path:
 
 
 def _check_layout(folder: Path) -> None:
-    """Raise UsageError if keys of several owners lie in one folder: all of them would reach every host."""
+    """Raise UsageError if one folder has the keys of several owners, because every host would get all of them."""
     keys = [name for name in ("ca", *ROLES) if (folder / f"{name}.key").exists()]
     if len(keys) > 1 or "ca" in keys:
         raise UsageError(
@@ -154,7 +154,7 @@ def _host(name: str) -> x509.GeneralName:
 
 
 def _check_apart(edge: Names, cloud: Names) -> None:
-    """Raise UsageError for a name that edge and cloud would share, unless it means this machine itself."""
+    """Raise UsageError for a name that edge and cloud would share, except a loopback name."""
     for mine in edge:
         for theirs in cloud:
             if _overlap(mine, theirs) and not _is_loopback(mine):
@@ -176,7 +176,7 @@ def _overlap(one: x509.GeneralName, other: x509.GeneralName) -> bool:
 
 
 def _plain(address: x509.IPAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address, an IPv4 one in IPv6's notation as itself."""
+    """Return an address; an IPv4-mapped IPv6 address becomes the IPv4 one."""
     value = address.value
     assert isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address)
     return getattr(value, "ipv4_mapped", None) or value
@@ -187,7 +187,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    """Return what an authority may sign: these names. Hosts and addresses always occur: a kind left out would be free."""
+    """Return constraints to these names. Both host names and addresses are listed, because an absent kind is unconstrained."""
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):
@@ -224,7 +224,7 @@ def _permits(subtree: x509.GeneralName, host: x509.GeneralName) -> bool:
 def _authority(
     folder: Path, hosts: Names, days: int, now: datetime
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
-    """Return the folder's authority and its key, and whether they are new."""
+    """Return the folder's authority, its key, and whether they are new."""
     paths = folder / "ca.pem", folder / "authority" / "ca.key"
     if not any(path.exists() for path in paths):
         key = ec.generate_private_key(ec.SECP256R1())

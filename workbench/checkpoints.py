@@ -1,4 +1,4 @@
-"""Checkpoints of the public baseline brought in: classifiers and generators that others trained, kept as weights of ours."""
+"""Import checkpoints of the public baseline: classifiers and generators from other trainings, converted to our format."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ OPTIONAL = "num_batches_tracked"
 
 
 def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "", auxiliary: str = "") -> list[Manifest]:
-    """Convert a checkpoint of the public baseline to safetensors and return the manifests of what it held.
+    """Convert a checkpoint of the public baseline to safetensors, and return the manifests of its networks.
 
-    A state dict of huyvnphan/PyTorch_CIFAR10 gives one classifier, recognised by its shapes. A Lightning checkpoint of
-    hwsel/ProtectivePerturbation gives the generator (`attack_model.*`), and the two classifiers where it carries them
-    (`model_A.*`, `model_B.*`); target and auxiliary are read from its hyper-parameters unless given.
+    A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its shapes. A Lightning checkpoint of
+    hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers (`model_A.*`,
+    `model_B.*`). Target and auxiliary are read from its hyper-parameters unless given.
 
     Wrappers (`net`, `model`, `state_dict`, nested) are opened and prefixes (`module.`, `_orig_mod.`, `model.`) removed, which
-    the manifest notes. Only tensors and plain values are unpickled. A file that asks for more, fits none, or holds a value that
-    is not finite is refused (WeightsError).
+    the manifest records. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other
+    objects, fits no network, or has a value that is not finite.
     """
     path = Path(path)
     content = read_state_dict(path)
@@ -57,7 +57,7 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     _fill(network, generator, path)
     saved = [
         _keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks
-    ]  # all fit: keep them
+    ]  # all networks fit, so save them
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]
@@ -65,13 +65,13 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
-    """Return the tensors of one of the baseline's networks under their own names."""
+    """Return the tensors of one of the baseline's networks, with the role's prefix removed."""
     inner = {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
     return within(inner)[0]
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict fits, whatever the order of its keys, and a note on tensors left out.
+    """Return the classifier that a state dict fits, in any order of its keys, and a note on tensors left out.
 
     If the state dict does not fit as a whole, each part of it under one prefix is tried. Raises WeightsError if no part fits,
     or several do.
@@ -92,7 +92,7 @@ def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
 
 
 def _fit(state: dict[str, Tensor]) -> Classifier | None:
-    """Return a new classifier whose tensors have the names and shapes of a state dict, None if there is none."""
+    """Return a new classifier with the tensor names and shapes of a state dict, or None if no classifier matches."""
     for classifier in _named_alike(state):
         own = weights.state_dict(classifier)
         if all(value.shape == state[key].shape for key, value in own.items() if key in state):
@@ -101,7 +101,7 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield classifiers with the tensors' names of a state dict, and as many classes as its last layer has outputs."""
+    """Yield classifiers with the tensor names of a state dict, and as many classes as its last layer has outputs."""
     given = {key for key in state if not key.endswith(OPTIONAL)}
     for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
         own = _names(name, head)
@@ -119,7 +119,7 @@ def _names(name: str, head: str) -> tuple[str, ...]:
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Return which tensor of a classifier with the same names has another shape, such as ImageNet's first layer."""
+    """Describe the first tensor whose shape differs from a classifier with the same names, such as ImageNet's first layer."""
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():
             if key in state and value.shape != state[key].shape:
@@ -133,13 +133,16 @@ def _filled(classifier: Classifier, state: dict[str, Tensor], path: Path) -> Cla
 
 
 def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
-    """Copy tensors into a network. Raises WeightsError for one that is missing, of another shape or kind, or not finite."""
+    """Copy tensors into a network.
+
+    Raises WeightsError for a tensor that is missing, has another shape or kind, or is not finite.
+    """
     own = weights.state_dict(network)
     for key, value in own.items():
         if key in state and value.is_floating_point() != state[key].is_floating_point():
             raise WeightsError(f"{path}: tensor {key!r} holds {state[key].dtype}, the network needs {value.dtype}")
     require_finite(state, own, str(path))
-    counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # missing in files of old versions of torch
+    counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # files of old versions of torch lack them
     weights.load_state(network, {**counters, **state}, str(path))
 
 

@@ -134,7 +134,7 @@ def read_official(root: Path, train: bool) -> tuple[Tensor, Tensor]:
 
 
 def _torchvision() -> Any:
-    with _compat.spared():
+    with _compat.stub_unused_imports():
         from torchvision.datasets import CIFAR10
     return CIFAR10
 

@@ -1,7 +1,7 @@
 """The eight recognition models of the papers: torchvision's networks in CIFAR-10 form.
 
-They are those of the public PyTorch_CIFAR10 project: stems of stride 1, no early pooling where that project has none, no
-auxiliary heads. The names of all parameters are that project's, so that its checkpoints load.
+They follow the public PyTorch_CIFAR10 project: stems of stride 1, no early pooling if that project has none, no auxiliary
+heads. All parameters have that project's names, so that its checkpoints load.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from . import _compat
 from .errors import UsageError, unknown
 from .pictures import check_images
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from torchvision import models as vision
     from torchvision.models.googlenet import BasicConv2d as GoogLeNetConv
     from torchvision.models.inception import BasicConv2d as InceptionConv
@@ -26,15 +26,17 @@ __all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "WIDTHS", "Classifi
 
 # CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-LEAST = 32  # the sides that every classifier takes; the VGGs halve them five times
+LEAST = 32  # pixels: the least side of an image, since the VGGs halve it five times
 
 
 def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
     def build_vgg(num_classes: int) -> nn.Module:
-        with torch.device("meta"):  # the first linear layer alone would be 103 M numbers that are thrown away
+        with torch.device("meta"):  # the first linear layer alone would allocate 103 M numbers in vain
             network: Any = constructor(num_classes=num_classes, init_weights=False)
         network.classifier[0] = nn.Linear(512, 4096, device="meta")
-        network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))  # as `to_empty`, which loads sympy first
+        network._apply(
+            lambda meta: torch.empty(meta.shape, dtype=meta.dtype)
+        )  # like `to_empty`, which would import sympy first
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
@@ -106,11 +108,11 @@ CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # by the number of class
     "inception_v3": _inception_v3,
 }
 CLASSIFIER_NAMES = tuple(CLASSIFIERS)
-WIDTHS = (1, 2, 4, 8)  # by which all eight networks' numbers of channels can be divided
+WIDTHS = (1, 2, 4, 8)  # common divisors of the numbers of channels of all eight networks
 
 
 def _narrow(network: nn.Module, width: int) -> nn.Module:
-    """Rebuild every layer with its channels divided by `width`; the image's 3 and the number of classes stay."""
+    """Rebuild every layer with its channels divided by `width`. The image's 3 channels and the number of classes stay."""
     named = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
     ]
@@ -139,17 +141,18 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the heads that a classifier can be built with, that of the public checkpoints first."""
+    """Return the heads that a classifier supports, the public checkpoints' head first."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
 class Classifier(nn.Module):
     """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
 
-    `name` is one of `CLASSIFIERS`; images with a side below 32 pixels are padded with their border. `head` `public` is the form
-    of the public checkpoints; the VGGs have another, `linear`: one layer in place of three, a third of the parameters
-    (vgg13_bn: 9.4 M for 28.3 M). `width` divides the channels of every layer: 1 is the papers' and the only one whose public
-    checkpoints load; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name, head or width.
+    `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
+    has the form of the public checkpoints. The VGGs also support `linear`: one layer in place of three, a third of the
+    parameters (vgg13_bn: 9.4 M instead of 28.3 M). `width` divides the channels of every layer: 1 is the papers' width, and the
+    only one whose public checkpoints load; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name,
+    head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
@@ -176,11 +179,10 @@ class Classifier(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name, with the width where it is not the papers': `resnet18 (1/8 width)`."""
+        """The name, followed by the width if it is not the papers': `resnet18 (1/8 width)`."""
         return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits, N x K."""
         check_images(images)
         bottom, right = (max(0, LEAST - side) for side in images.shape[-2:])
         if bottom or right:

@@ -1,14 +1,15 @@
-"""The client of the services: pictures to an edge over HTTPS, labels back; in arrangement PP, protected PNG to a cloud.
+"""The client of the services: sends pictures to an edge over HTTPS; in arrangement PP, protected PNG to a cloud.
 
 ::
 
-    with Client("https://127.0.0.1:8443", certs="data/certs") as client:
-        answer = client.recognise(images)          as System.recognise, in process
-        answer = client.recognise_files([jpeg])    files as a phone has them
+    with HttpsClient("https://127.0.0.1:8443", certs="data/certs") as client:
+        answer = client.recognise(images)          like System.recognise, in process
+        answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncClient` is the same with `async with` and `await`; `Client` runs one on a thread of its own, so that notebooks can use it.
-A connection is kept and reused; what the service refuses for lack of room, or loses, is sent again until the deadline, under an
-id that makes a repeat harmless. Many images go in batches side by side, and come back in their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one on a thread of its own, for notebooks.
+Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again
+until the deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep
+their order.
 """
 
 from __future__ import annotations
@@ -42,21 +43,21 @@ from .services.trust import Token, client_context
 from .system import Client as Phone
 from .system import Edge, Recognition, Stopwatch
 
-__all__ = ["AsyncClient", "Client"]
+__all__ = ["AsyncHttpsClient", "HttpsClient"]
 
 Result = TypeVar("Result")
 EDGE = ("generator", "compression", "edge_other", "network_edge_cloud", "decompression", "classifier", "cloud_other")
 CLOUD = ("decompression", "classifier", "cloud_other")
 
 
-class AsyncClient:
-    """Speaks with the edge at `url`; with `protects`, an edge of one's own, with the cloud there (arrangement PP).
+class AsyncHttpsClient:
+    """A client of the edge at `url` or, with `protects` (a local edge), of the cloud there (arrangement PP).
 
-    `certs` is a folder made by `workbench certs`: its authority is trusted, its client certificate shown, unless a `token` is.
-    An answer may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are sent, at most
-    `at_once` side by side; `quality` and `subsampling` are of the JPEG that a phone would send. What `policy` (or its file)
-    asks, the edge's evidence must prove on every new connection before a picture leaves on it, or AttestationError is raised;
-    `verdict` is what it has proved.
+    `certs` is a folder made by `workbench certs`. Its authority is trusted, and its client certificate is shown unless a
+    `token` is given. A request may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are
+    sent, at most `at_once` in parallel. `quality` and `subsampling` are those of the phone's JPEG. If a `policy` (or its file)
+    is given, the edge's evidence must satisfy it on every new connection before a picture is sent, or AttestationError is
+    raised. `verdict` is the latest verdict.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class AsyncClient:
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
         self._model: tuple[str, tuple[str, ...]] | None = None
         self.verdict: Verdict | None = None
-        self._connecting_s = 0.0  # which is no part of any picture's time
+        self._connecting_s = 0.0  # time spent connecting, not charged to any picture
 
     def _admission(self, policy: Policy | str | Path | None) -> Admission | None:
         if policy is None:
@@ -107,14 +108,14 @@ class AsyncClient:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._connection.url!r})"
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> AsyncHttpsClient:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes; asked once."""
+        """Return the name of the service's model and its classes. They are requested once."""
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
@@ -132,7 +133,7 @@ class AsyncClient:
     async def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does.
+        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`.
 
         `rate` is that of the edge's neural codec; None: the edge's own.
         """
@@ -144,7 +145,7 @@ class AsyncClient:
     async def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
+        """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
         if self._protects is not None:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
@@ -154,7 +155,7 @@ class AsyncClient:
         return await self._all(len(files), progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
-        """Send slices of n images, some side by side; return the answers as one, in order."""
+        """Send slices of n images, some in parallel, and return one result in the images' order."""
         free, began = asyncio.Semaphore(self.at_once), time.perf_counter() - self._connecting_s
         with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
 
@@ -193,7 +194,7 @@ class AsyncClient:
         return Recognition(scores, sum(map(len, files)), float(told.get("payload_bytes", 0)), clock.milliseconds)
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
-        """Return scores, what else the service says, and the milliseconds until all of it was here."""
+        """Return the scores, the response's parameters, and the milliseconds until the response was complete."""
         deadline = self._deadline()
         model, classes = await self.model(deadline)
         start = time.perf_counter()
@@ -209,19 +210,19 @@ class AsyncClient:
         return asyncio.get_running_loop().time() + self.deadline_s
 
 
-class Client:
-    """`AsyncClient` without `await`: the same arguments; it connects when it is first used, and `close` ends it."""
+class HttpsClient:
+    """`AsyncHttpsClient` without `await`, with the same arguments. It connects on first use, and `close` disconnects it."""
 
     def __init__(self, url: str, **options: Any) -> None:
-        self._inner = AsyncClient(url, **options)
+        self._inner = AsyncHttpsClient(url, **options)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._starting = threading.Lock()
         self._end: Callable[[], Any] = lambda: None
 
     def __repr__(self) -> str:
-        return f"Client({self._inner._connection.url!r})"
+        return f"HttpsClient({self._inner._connection.url!r})"
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> HttpsClient:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -229,7 +230,7 @@ class Client:
 
     @property
     def verdict(self) -> Verdict | None:
-        """What the edge's evidence has proved, on the latest connection; None before the first, and without a policy."""
+        """The verdict on the latest connection's evidence. None before the first connection, and without a policy."""
         return self._inner.verdict
 
     @property
@@ -240,23 +241,23 @@ class Client:
     def recognise(
         self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the system, as `System.recognise` does."""
+        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`."""
         return self._timed(self._inner.recognise, images, strength, progress, rate)
 
     def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files as they are; the edge cuts them to squares of its size."""
+        """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
         return self._timed(self._inner.recognise_files, files, strength, progress, rate)
 
     def close(self) -> None:
-        """Disconnect; a later call connects anew, and one that still waits ends with a ServiceError."""
+        """Disconnect. Calls in progress end with a ServiceError, and a later call connects again."""
         with self._starting:
             self._end()
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        """Run what recognises, and charge the ways to the loop and back to what the phone does besides."""
+        """Run a recognition, and charge the switch to the event loop's thread and back to the phone's other work."""
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -282,12 +283,12 @@ class Client:
         except CancelledError:
             raise ServiceError(f"the client of {self._inner._connection.url} was closed before the answer was there") from None
         except BaseException:
-            call.cancel()  # Ctrl-C: what was asked is no longer wanted
+            call.cancel()  # Ctrl-C: nobody waits for the result any more
             raise
 
 
 def new_loop() -> asyncio.AbstractEventLoop:
-    """Return an event loop, the fastest there is."""
+    """Return a new event loop: uvloop's, or asyncio's own on Windows."""
     if sys.platform == "win32":
         return asyncio.new_event_loop()
     import uvloop
@@ -300,7 +301,7 @@ def _until_stopped(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncClient) -> None:
+def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: AsyncHttpsClient) -> None:
     async def end() -> None:
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
@@ -310,24 +311,24 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
         loop.stop()
 
     asyncio.run_coroutine_threadsafe(end(), loop)
-    if threading.current_thread() is not thread:  # the garbage collector runs in any, and that one must not wait for itself
+    if threading.current_thread() is not thread:  # the garbage collector may run in `thread`, which cannot join itself
         thread.join()
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Charge what passed since `began` and no component accounts for to what the phone does besides."""
+    """Charge the time since `began` that no component accounts for to the phone's other work."""
     counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
     _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer
 
 
 def _charge(answer: Recognition, seconds: float) -> None:
-    """Add to the paper's "others on edge/mobile"."""
+    """Add seconds to the paper's component "others on edge/mobile"."""
     answer.milliseconds["edge_other"] = (answer.milliseconds["edge_other"] or 0.0) + 1e3 * seconds
 
 
 def _joined(parts: Sequence[Recognition]) -> Recognition:
-    """Return the answers of parts as one: times and bytes added."""
+    """Return the results of several batches as one, with times and bytes added."""
     times: dict[str, float | None] = {}
     for part in parts:
         for name, value in part.milliseconds.items():

@@ -26,9 +26,9 @@ from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
-from .pictures import Limits, check_images, to_float, to_uint8
-from .quiet import QUIET
+from .pictures import Limits, check_images, encode, to_float, to_uint8
 from .rates import LABEL_CHANNELS, rates_of, stop_of
+from .warning_filter import suppress_warnings
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
@@ -129,11 +129,11 @@ class _FileCodec(_StringCodec):
         """Return one file for each image."""
         pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()
         options = self.options()
-        return [_save(image, self.format, options) for image in pixels]
+        return [encode(image, self.format, **options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
         """Return the images; PayloadError where a file is damaged or their sizes differ."""
-        with QUIET:  # of bombs and odd metadata; sizes are judged before anything is decoded
+        with suppress_warnings():  # of bombs and odd metadata; sizes are judged before anything is decoded
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:
@@ -367,9 +367,3 @@ def _pictures(images: Tensor) -> Tensor:
     if not images.isfinite().all():
         raise PayloadError("payload holds latents that decode to no picture")
     return images.clamp(0, 1)
-
-
-def _save(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str, options: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format, **options)
-    return buffer.getvalue()

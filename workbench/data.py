@@ -50,17 +50,17 @@ class Split:
         return len(self.labels)
 
     def head(self, n: int | None) -> Split:
-        """Return the first `n` images, or all where `n` is None."""
+        """Return the first `n` images, or all if `n` is None."""
         return self if n is None else Split(self.images[:n], self.labels[:n])
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A named data set whose splits are read when they are first asked for.
+    """A named data set. Its splits are read on first access.
 
-    `family` names the data set whose weights serve this one (the pristine samples are recognised by CIFAR-10 weights);
-    `title` is the name that figures carry; `mirror` says whether a mirrored image keeps its label; `notes` are lines about what
-    was passed over or assumed while its files were read.
+    `family` names the data set whose weights serve this one (CIFAR-10's weights recognise the pristine samples). `title` is the
+    name in figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
+    assumptions made while reading.
     """
 
     name: str
@@ -74,28 +74,28 @@ class Dataset:
 
     @cached_property
     def train(self) -> Split:
-        """The images that networks are fitted on."""
+        """The images for training."""
         return self._read("train")
 
     @cached_property
     def validation(self) -> Split:
-        """The images that the best checkpoint is chosen on."""
+        """The images for choosing the best checkpoint."""
         return self._read("validation")
 
     @cached_property
     def test(self) -> Split:
-        """The images that figures are measured on."""
+        """The images for measurements."""
         return self._read("test")
 
     @cached_property
     def division(self) -> str:
-        """The name of the division into validation and test: equal names mean that the same images are in each."""
+        """The name of the division into validation and test. Equal names mean equal splits."""
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Count the test images that are among the validation images of a `division`, None if that cannot be told.
+        """Count the test images that are validation images of a `division`, or return None if that is unknown.
 
-        Weights chosen on these images would be measured on what chose them.
+        A measurement on images that also chose the weights would be biased.
         """
         if division in (self.division, self.title) and not self.name.startswith("samples"):
             return 0
@@ -108,19 +108,19 @@ class Dataset:
 def load(name: str = "digits", data_dir: str | Path | None = None) -> Dataset:
     """Return a data set by name.
 
-    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 brought to 3 x 32 x 32; 697 / 100 / 1,000: as many to
-      measure on as an audit asks for. Needs no file.
+    - `digits`: scikit-learn's 1,797 handwritten digits, 8 x 8 scaled to 3 x 32 x 32, split 697 / 100 / 1,000. The test split
+      is as large as an audit requires. Needs no file.
     - `cifar10`: 50,000 / 5,000 / 5,000, the official test set halved by torch's generator seeded 0 (PP, section 5), each
       picture by its content. Read from `data_dir` (torchvision's layout, its archive `cifar-10-python.tar.gz`, or `train/` and
       `test/` with class folders), else downloaded to `data/datasets`.
-    - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only), of which 13 are in the half that
-      is the validation split of `cifar10`; `samples-imagenet`: 20 ImageNet pictures from the same place, cut square and scaled
+    - `samples`: 20 pristine CIFAR-10 test images from the foolbox package (test split only), 13 of which are in the validation
+      split of `cifar10`; `samples-imagenet`: 20 ImageNet pictures from the same package, cut square and scaled
       to 32 x 32; `samples-photographs`: the 7 of these that show a class of CIFAR-10.
     - `folder`: any `data_dir` of class folders, with or without `train/`, `test/` and `val/` above them.
 
-    What is passed over is reported in one line on stderr, and kept in `notes`.
+    Skipped files are reported in one line on stderr, and kept in `notes`.
 
-    Raises UsageError for an unknown name, DataError when files are missing or cannot be read.
+    Raises UsageError for an unknown name, and DataError for missing or unreadable files.
     """
     if name not in DATASETS:
         raise unknown("data set", name, DATASETS)
@@ -190,7 +190,7 @@ def _cifar10(directory: Path | None) -> Dataset:
 
 
 def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
-    """Return `read` with a memory: validation and test come from one reading of the same files."""
+    """Return `read` with a cache, so that validation and test come from one reading of the same files."""
     cache: dict[str, Split] = {}
     lock = threading.Lock()
 
@@ -204,7 +204,7 @@ def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
 
 
 def _describe_copy(first: Path) -> str:
-    """Name the coding of a copy of a data set after its first file: `JPEG q75`, `PNG`."""
+    """Name the encoding of a copy of a data set by its first file: `JPEG q75`, `PNG`."""
     open_picture(first)  # raises the error that names it, if it is damaged
     with Image.open(first) as picture:
         tables = getattr(picture, "quantization", None)
@@ -319,7 +319,7 @@ def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
 
 def _say(line: str, notes: list[str]) -> None:
     notes.append(line)
-    if line not in _REPORTED:  # explore opens the same folder several times
+    if line not in _REPORTED:  # explore opens the same folder repeatedly
         _REPORTED.add(line)
         complain(line)
 

@@ -1,4 +1,4 @@
-"""The latents of a batch as one entropy-coded stream: the usual ones as whole patterns, the others latent by latent.
+"""Entropy coding of a batch's latents in one stream: common latents as whole patterns, others latent by latent.
 
 ::
 
@@ -7,12 +7,12 @@
                             `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
-Near one bit a latent, most images have latents that others had before: a handful of patterns stand for a class each. Their
-joint distribution, a table of integers that ships with the weights, needs fewer bits than any product of the channels' own, and
-a pattern that came twice in a batch is decoded once. Latents that always stay at their median cost nothing, in bytes or time.
+Near one bit a latent, most images have latents that occurred before: there are only a few patterns for each class. Their joint
+distribution, a table of integers that ships with the weights, needs fewer bits than any product of the channels' distributions.
+A pattern that occurs twice in a batch is decoded once. Latents that always equal their median cost neither bytes nor time.
 
-The range coder is constriction's; every probability it is given is an integer of the tables over a power of two, so that the
-same bytes come out of every machine. It ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
+The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine
+produces the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ Integers = NDArray[np.int32]
 
 PRECISION = 16  # bits of a probability, as in CompressAI's tables
 MAX_PATTERNS = 1024
-HALF = 1 << 16  # a symbol beyond its table is two uniform halves of 32 bits
+HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 32 bits
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The integers that both ends share; they ship with the weights.
+    """The integer tables that both ends share. They ship with the weights.
 
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
-    for what lies beyond. `patterns` K x P x h x w are the commonest latents of the first P channels, `counts` K + 1 how often
-    each came, and, last, any other. Where K is 0, or images have another size than the patterns, all latents are coded one by
-    one. Channels beyond P always are.
+    for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
+    says how often each occurred, with all other patterns last. If K is 0, or images have another size than the patterns, all
+    latents are coded one by one. Channels beyond P always are.
     """
 
     cdf: Integers
@@ -54,15 +54,15 @@ class Tables:
 
 
 def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
-    """Return the patterns that came `least` times or more among symbols N x M x h x w, commonest first, and their counts.
+    """Return the patterns that occurred `least` times or more among symbols N x M x h x w, commonest first, and their counts.
 
-    The last count is that of all others, and one. Of what came more than once these are the patterns that came once, which is
-    also how many new ones are to be expected of as many further images (Good 1953).
+    The last count is for all other patterns: their occurrences plus one. With `least` 2 this is the number of patterns that
+    occurred once, which estimates how many new patterns as many further images would contain (Good 1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    small = (np.abs(rows) < 1 << 7).all(1)  # they are kept in 8 bits
+    small = (np.abs(rows) < 1 << 7).all(1)  # patterns are stored in 8 bits
     order = order[(counts >= least)[order] & small[order]][:at_most]
     kept = counts[order].astype(np.int64)
     patterns = rows[order].reshape(-1, *symbols.shape[1:]).astype(np.int32)
@@ -70,7 +70,7 @@ def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 
 
 
 class LatentCoder:
-    """Codes batches of latents by a model's tables. Lossless for whole numbers of 32 bits."""
+    """Codes batches of latents with a model's tables. Lossless for integers of 32 bits."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -90,7 +90,7 @@ class LatentCoder:
         shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
         self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
         self._pattern_model = _model(shares) if len(patterns) else None
-        # A channel is silent where every pattern has zero throughout: exceptions say once whether they are silent there too.
+        # A channel is silent if it is zero in every pattern. Other images store once whether they are silent there, too.
         covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
         self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
         self._quiet = np.setdiff1d(covered, self._loud)
@@ -99,7 +99,7 @@ class LatentCoder:
     # --- encoding ----------------------------------------------------------------------------------------------------------
 
     def encode(self, symbols: Integers) -> bytes:
-        """Return the stream of symbols N x M x h x w, N at least 1."""
+        """Return the stream of symbols N x M x h x w, with N at least 1."""
         index = self.index(symbols)
         return self._encode(index, symbols[index == len(self._flat)], symbols, symbols.shape[2:])
 
@@ -134,9 +134,9 @@ class LatentCoder:
     # --- decoding ----------------------------------------------------------------------------------------------------------
 
     def decode(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[Integers, NDArray[np.int64]]:
-        """Return the distinct symbols U x M x h x w of a stream, and for each of its `n` images which of them are its own.
+        """Return the distinct symbols U x M x h x w of a stream, and for each of its `n` images the index of its symbols.
 
-        Raises PayloadError unless `encode` would make this very stream of them.
+        Raises PayloadError unless `encode` would produce exactly this stream.
         """
         index, others, symbols = self._read(stream, n, tuple(size))
         known = len(self._flat)
@@ -151,8 +151,10 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return the number of each image's pattern, the symbols of those images that have none, and, where patterns do not
-        cover all channels, those of all images."""
+        """Return the number of each image's pattern, the symbols of the images without a pattern, and those of all images.
+
+        The last are empty if patterns cover all channels.
+        """
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:
@@ -176,7 +178,7 @@ class LatentCoder:
         return index.astype(np.int64), others, symbols
 
     def _take(self, decoder: Any, symbols: Integers, rows: NDArray[np.int64], channels: NDArray[np.int64]) -> None:
-        """Fill the `channels` of the `rows` of symbols."""
+        """Decode the `channels` of the given `rows` into `symbols`."""
         if not len(rows) or not len(channels):
             return
         shape = (len(rows), *symbols.shape[2:])
@@ -196,7 +198,7 @@ class LatentCoder:
     # --- both --------------------------------------------------------------------------------------------------------------
 
     def index(self, symbols: Integers) -> NDArray[np.int64]:
-        """Return the number of each image's pattern; K where it has none."""
+        """Return the number of each image's pattern, or K if it has none."""
         known = len(self._flat)
         if not len(symbols) or not self._fits(symbols.shape[2:]):
             return np.full(len(symbols), known, np.int64)
@@ -206,7 +208,7 @@ class LatentCoder:
         return np.where((self._flat[found] == flat).all(1), found, known)
 
     def bits(self, symbols: Integers) -> NDArray[np.float64]:
-        """Return the information in each image's symbols by the tables, in bits: what the stream costs but for its end."""
+        """Return the information in each image's symbols by the tables, in bits: the stream's length without its end."""
         index = self.index(symbols)
         known = len(self._flat)
         out = self._pattern_bits[index] if self._fits(symbols.shape[2:]) else np.zeros(len(symbols))
@@ -231,10 +233,10 @@ class LatentCoder:
 
 
 def _shorten(encoder: Any) -> bytes:
-    """Return the fewest bytes that decode alike, where missing ones count as zero: a prefix, or one plus a last bit.
+    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero: a prefix, rounded down or up.
 
-    A range coder's stream is a number in an interval, of which every other number decodes alike. The encoder knows the interval
-    behind the words that it has written: 64 bits of its lower end, and its width.
+    A range coder's stream is a number, and all numbers of one interval decode to the same symbols. The encoder holds that
+    interval: the 64 bits of its lower end that follow the words written so far, and its width.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()
@@ -251,7 +253,7 @@ def _shorten(encoder: Any) -> bytes:
 
 
 def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Scale counts to whole numbers of at least 1 that add up to 2^PRECISION, in integers throughout."""
+    """Scale counts to integers of at least 1 that add up to 2^PRECISION, with integer arithmetic only."""
     total = 1 << PRECISION
     scaled: NDArray[np.int64] = np.maximum(1, counts * (total - len(counts)) // counts.sum())
     scaled[int(np.argmax(scaled))] += total - int(scaled.sum())

@@ -1,21 +1,21 @@
-"""The error tree: everything the workbench raises on purpose.
+"""The error tree: every exception that the workbench raises on purpose.
 
 ::
 
     WorkbenchError            one line for a user: the offending value, and the way out
     ├── UsageError            an unknown name, a value out of range, a wrong shape
-    ├── DataError             a picture or a data set that cannot be read
+    ├── DataError             an unreadable picture or data set
     ├── WeightsError          weights that are missing, corrupted or made for something else
-    ├── PayloadError          bytes that are not a payload of this codec
-    ├── ProtocolError         a request or a response that is not of the protocol
-    ├── ServiceError          a service that cannot be reached or trusted, or that refuses
-    ├── RemoteError           a machine that cannot be reached, trusted or used, or a stage there that does not run
-    ├── AttestationError      evidence that does not prove what was asked of it
-    ├── StorageError          a disk that is full, a folder that cannot be written
+    ├── PayloadError          bytes that are no payload of this codec
+    ├── ProtocolError         a request or a response that violates the protocol
+    ├── ServiceError          a service that is unreachable or untrusted, or that refuses
+    ├── RemoteError           a machine that is unreachable, untrusted or unusable, or a stage there that does not run
+    ├── AttestationError      evidence that does not satisfy the policy
+    ├── StorageError          a full disk, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
-A message names no pixel, key or token. It often quotes a file's name or another machine, so that its text escapes control
-characters (`terminal.printable`), wherever it is shown. The command prints it in one line, without a traceback.
+A message names no pixel, key or token. It often quotes a file's name or another machine. Therefore its text escapes control
+characters (`terminal.printable`). The command prints it in one line, without a traceback.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ __all__ = [
 
 
 class WorkbenchError(Exception):
-    """Raised when the workbench cannot go on, for a reason its user can act on."""
+    """Raised when the workbench cannot continue, for a reason that its user can act on."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n")
 
 
 class UsageError(WorkbenchError, ValueError):
-    """Raised when an argument is not one the called function takes."""
+    """Raised when an argument is not valid for the called function."""
 
 
 class DataError(WorkbenchError):
-    """Raised when a picture or a data set cannot be read."""
+    """Raised when a picture or a data set is unreadable."""
 
 
 class WeightsError(WorkbenchError):
@@ -61,15 +61,15 @@ class WeightsError(WorkbenchError):
 
 
 class PayloadError(WorkbenchError):
-    """Raised when bytes are not a payload of the codec that was asked to decode them."""
+    """Raised when bytes are no payload of the codec that decodes them."""
 
 
 class ProtocolError(WorkbenchError):
-    """Raised when a request or a response is not of the protocol."""
+    """Raised when a request or a response violates the protocol."""
 
 
 class ServiceError(WorkbenchError):
-    """Raised when a service cannot be reached or trusted, or refuses; `status` is the HTTP status that says so."""
+    """Raised when a service is unreachable or untrusted, or refuses. `status` is the HTTP status for it."""
 
     def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -77,15 +77,15 @@ class ServiceError(WorkbenchError):
 
 
 class RemoteError(WorkbenchError):
-    """Raised when a machine cannot be reached, trusted or used, or a stage there does not run."""
+    """Raised when a machine is unreachable, untrusted or unusable, or a stage there does not run."""
 
 
 class AttestationError(WorkbenchError):
-    """Raised when evidence does not prove what was asked of it: names the check, what was expected and what was found."""
+    """Raised when evidence does not satisfy the policy. The message has the check, the expected and the actual value."""
 
 
 class StorageError(WorkbenchError):
-    """Raised when a result cannot be written; what stood there before still does."""
+    """Raised when a result cannot be written. An older result in its place is unchanged."""
 
 
 class RunError(WorkbenchError):
@@ -93,7 +93,7 @@ class RunError(WorkbenchError):
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among `choices`, with the nearest one suggested."""
+    """Return the error for a name that is not among `choices`. It suggests the nearest one."""
     names = sorted(choices)
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,7 +1,7 @@
-"""How good it is: one pair measured on one data set, as rows of the papers' tables, each figure with its origin.
+"""Measure one pair on one data set, as rows of the papers' tables, with the origin of each figure.
 
-What all rows share (the clients' JPEGs, the protected images) is computed once. A result is one JSON object: values with n and
-confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
+The data that all rows share (the clients' JPEGs, the protected images) are computed once. A result is one JSON object: values
+with n and confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -33,12 +32,13 @@ from .models import check_strength
 from .paper import PAPER
 from .pictures import to_float
 from .processes import processor_name
+from .rows import distinct
 from .system import Client, Cloud, Edge, codec_for
 from .weights import Manifest, Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
 
-# How much of the original the protected image shows, by figure (see `metrics.ssim` and `legibility`).
+# Figures of how much of the original the protected image shows (see `metrics.ssim` and `legibility`).
 SEEN = (
     "ssim",
     "abs_ssim",
@@ -51,10 +51,10 @@ SEEN = (
 
 
 class Evaluation:
-    """A pair on the test images of a data set.
+    """The evaluation of a pair on the test images of a data set.
 
-    `limit` takes the first images only; `client` is the phone (JPEG quality 90, 4:4:4 unless given); images pass in batches of
-    `batch`, which is also the number that shares one payload; generator and classifiers compute in `precision` (see
+    `limit` takes the first images only. `client` is the phone (JPEG quality 90, 4:4:4 unless given). `batch` is the number of
+    images that are computed together and share one payload. Generator and classifiers compute in `precision` (see
     `inference.prepare`).
     """
 
@@ -87,7 +87,7 @@ class Evaluation:
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
-        """S1 of each image in bytes, and the images as the edge received them."""
+        """The bytes of S1 for each image, and the images as received by the edge."""
         files = self.client.capture(self.images)
         return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
 
@@ -98,13 +98,13 @@ class Evaluation:
         return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
 
     def protected(self, strength: float = 1.0) -> Tensor:
-        """Return the test images as protected by the edge, N x 3 x H x W on the CPU."""
+        """Return the edge's protected test images, N x 3 x H x W on the CPU."""
         check_strength(strength)
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on images that correspond to the test images; equal images are classified once."""
-        first, which = _distinct(images)
+        """Return a classifier's accuracy on images that correspond to the test images. Equal images are classified once."""
+        first, which = distinct(images)
         scores = []
         with torch.inference_mode():
             for rows in self._batches(len(first), f"classifying with {classifier.name}"):
@@ -114,7 +114,7 @@ class Evaluation:
 
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
-        """Accuracy of target and auxiliary on the originals, before any JPEG."""
+        """The accuracy of target and auxiliary on the originals, before any JPEG."""
         return {
             "target": self.accuracy(self.pair.target, self.images),
             "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
@@ -128,7 +128,7 @@ class Evaluation:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
-        """Return each image's share of its payload in bytes, header included, and the images as decoded at the cloud."""
+        """Return each image's share of its payload in bytes, header included, and the cloud's decoded images."""
         codec = codec.to(self.device)
         cloud = Cloud(codec, self.pair.target, self.device)
         sizes: list[float] = []
@@ -144,9 +144,9 @@ class Evaluation:
     def result(self, codec: Codec, strength: float = 1.0) -> dict[str, Any]:
         """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
 
-        `target_accuracy` and `auxiliary_accuracy` are those at the cloud, on decoded images; `protected_accuracy` is the
-        target's on what the edge hands to the codec; `ssim` and the other figures of likeness (`SEEN`) compare the protected
-        image with the one the client holds.
+        `target_accuracy` and `auxiliary_accuracy` are measured at the cloud, on decoded images. `protected_accuracy` is the
+        target's accuracy on the codec's input. `ssim` and the other figures of likeness (`SEEN`) compare the protected image
+        with the client's original.
         """
         s1, _ = self._captured
         protected = self.protected(strength)
@@ -176,7 +176,7 @@ class Evaluation:
         }
 
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
-        """Return the rows of Table 1: regular and perturbed images, as PNG and as JPEG; the target's accuracy on them."""
+        """Return the rows of Table 1: the target's accuracy on regular and perturbed images, as PNG and as JPEG."""
         rows = []
         for kind, images in (("regular", self.images), ("perturbed", self.protected())):
             for codec in (Png(), jpeg):
@@ -188,7 +188,7 @@ class Evaluation:
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
         """Return the row of Table 2: target and auxiliary on originals and on protected images, and the figures in `SEEN`.
 
-        `legibility` needs two images or more, and is absent for one.
+        `legibility` needs at least two images, and is absent for one.
         """
         if strength not in self._table2:
             protected = self.protected(strength)
@@ -220,9 +220,9 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes along a parameter: `codec` and `strength` say what each point stands for.
+        """Measure accuracy, SSIM and bytes along a parameter. `codec` and `strength` map a point to its codec and its strength.
 
-        Without `auxiliary` the auxiliary model is left out.
+        With `auxiliary` False the auxiliary model is not measured.
         """
         rows = []
         for point in points:
@@ -238,7 +238,7 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure the pair's other compressors: by their loss, rows of `curve` over lambda, the weight of its second term."""
+        """Measure the pair's other compressors: for each loss, rows of `curve` over lambda, the weight of its second term."""
         target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
         found: dict[str, dict[float, Codec]] = {}
         for variant in compressor_variants(self.pair):
@@ -253,12 +253,11 @@ class Evaluation:
         }
 
     def origin(self) -> dict[str, Any]:
-        """Return what a figure must carry: data, seed, weights, device, versions, commit."""
         return origin(self.pair, self.dataset, self.device, self.precision)
 
 
 def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, Any]:
-    """Return what a figure must carry: data, seed, weights, device, versions, commit."""
+    """Return the origin that a figure must carry: data, seed, weights, device, versions, commit."""
     manifests = pair.manifests
     return {
         "dataset": dataset.title,
@@ -278,7 +277,7 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
 def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
     """Return the division into validation and test, and how many test images also chose each network's weights.
 
-    `chosen_on` is None for a network if that cannot be told. `selection` is one line, empty if no test image chose the weights.
+    `chosen_on` is None for a network if that is unknown. `selection` is one line, empty if no test image chose the weights.
     """
     chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
     some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
@@ -290,20 +289,9 @@ def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
 
 
 def _division(manifest: Manifest) -> str:
-    """Return the division that a manifest names. Manifests from before it was kept name their data set alone."""
+    """Return the division that a manifest names. Older manifests do not record it and only name their data set."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
-
-
-def _distinct(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the number of the first image of each content, and for each image which of those it equals, bit by bit."""
-    rows = images.flatten(1).contiguous().view(torch.int32).numpy()
-    mix = np.random.default_rng(0).integers(1, 1 << 62, rows.shape[1], np.int64)
-    hashes = np.concatenate([part.astype(np.int64) @ mix for part in np.array_split(rows, -(-len(rows) // 512))])
-    _, first, which = np.unique(hashes, return_index=True, return_inverse=True)
-    if not np.array_equal(rows[first[which]], rows):  # two contents of one hash: each image for itself
-        first = which = np.arange(len(rows))
-    return torch.from_numpy(first), torch.from_numpy(which)
 
 
 def describe(codec: Codec) -> str:
@@ -341,7 +329,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the checkout's commit, `+` appended where files differ from it; None outside a checkout."""
+    """Return the checkout's commit, with `+` appended if files differ from it, or None outside a checkout."""
     command = [
         "git",
         "-C",

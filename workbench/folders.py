@@ -1,12 +1,12 @@
-"""Folders of pictures: which files are read, how classes and splits lie in folders, and what is passed over.
+"""Folders of pictures: which files are read, how folders define classes and splits, and which entries are skipped.
 
 ::
 
     DIR/<class>/**/picture            one folder for each class, with folders inside
     DIR/train, DIR/test[, DIR/val]    the same class folders in each (or training, testing; valid, validation, dev)
 
-Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) count for nothing. Everything else that is not read
-is counted, so that a caller can report it.
+Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are ignored. Every other skipped entry is counted, so
+that a caller can report it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "valida
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The pictures of each class under `root`, and a count of each kind of entry that is passed over."""
+    """The pictures of each class under `root`, and a count of each kind of skipped entry."""
 
     root: Path
     files: tuple[list[Path], ...]
@@ -53,12 +53,15 @@ class ClassFolders:
 
     @property
     def labels(self) -> list[int]:
-        """The class of each of `paths`."""
+        """The class index of each of `paths`."""
         return [label for label, paths in enumerate(self.files) for _ in paths]
 
     @staticmethod
     def scan(root: Path, classes: Sequence[str]) -> ClassFolders:
-        """Find the pictures of `classes`. Raises DataError for a class without pictures and for pictures of another class."""
+        """Find the pictures of `classes`.
+
+        Raises DataError for a class without pictures, and for pictures of an unknown class.
+        """
         files = []
         passed: Counter[str] = Counter()
         for name in classes:
@@ -81,7 +84,7 @@ class ClassFolders:
 
 
 def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the pictures under a folder in the order of their paths, links followed, and a count of all other files."""
+    """Return the pictures under a folder, sorted by path, with links followed, and a count of all other files."""
     pictures: list[Path] = []
     others: Counter[str] = Counter()
     entered: set[str] = set()
@@ -94,7 +97,7 @@ def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
         for path in (Path(folder, name) for name in files if not _of_system(name)):
             if path.suffix.lower() not in SUFFIXES:
                 others[path.suffix.lower() or "files without a suffix"] += 1
-            elif path.is_file() or not path.exists():  # reading a broken link raises the error that names it
+            elif path.is_file() or not path.exists():  # a broken link: reading it raises an error with its name
                 pictures.append(path)
             else:  # a pipe, a socket or a device: opening one could wait forever
                 others["special files"] += 1
@@ -102,7 +105,7 @@ def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
 
 
 def passed_over(root: Path, passed: Counter[str]) -> str:
-    """Return one line that counts what is passed over under `root`, or an empty string."""
+    """Return one line that counts the skipped entries under `root`, or an empty string."""
     if not passed:
         return ""
     counts = ", ".join(f"{count} {kind}" for kind, count in passed.most_common())
@@ -110,14 +113,14 @@ def passed_over(root: Path, passed: Counter[str]) -> str:
 
 
 def visible_folders(root: Path) -> list[Path]:
-    """Return the folders in `root` by name, without those of file managers and hidden ones."""
+    """Return the folders in `root` by name, without hidden ones and those of file managers."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not _of_system(path.name))
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Return the folders that hold the splits `train`, `validation` and `test`, none if `root` holds class folders.
+    """Return the folders of the splits `train`, `validation` and `test`, or none if `root` holds class folders.
 
-    The count is of other entries next to them. Raises DataError if splits are incomplete or a split has two folders.
+    The count is of other entries next to them. Raises DataError if a split is missing or has two folders.
     """
     folders = visible_folders(root)
     splits: dict[str, Path] = {}
@@ -129,7 +132,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
             splits[split] = matching[0]
     if not ("train" in splits and len(splits) > 1):
         nested = [folder.name for folder in splits.values() if visible_folders(folder)]
-        if not nested:  # plain classes that happen to be called so, or no such folder
+        if not nested:  # classes with the name of a split, or no such folder
             return {}, Counter()
         missing = "test/ (or val/)" if "train" in splits else "train/"
         raise DataError(

@@ -2,12 +2,12 @@
 
 ::
 
-    data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, as it comes
-                                grid.json                       all of them, with the cost measured and that of all 64
+    data/runs/grid/<data set>/  <target>-X-<auxiliary>.json     what `workbench evaluate` prints for the pair, once measured
+                                grid.json                       all pairs, with the measured cost and the cost of all 64
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
-Each job is a process of its own on an Executor: this machine, or Dask workers with a GPU each that see the same files. What is
-done is not done again: weights that fit are kept, and results that were measured with them.
+Each job is a process on an Executor: this machine, or Dask workers with a GPU each that see the same files. Existing weights
+that fit are reused, and so are results that were measured with them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,7 @@ from . import plots, weights
 from .classifiers import CLASSIFIER_NAMES
 from .errors import RunError, WeightsError
 from .metrics import Estimate
-from .processes import Children, as_done, interrupts
-from .runs import cores
+from .processes import Children, cores, run_jobs
 from .storage import data_root, replacing, write_json
 from .training import ENCODER, PRESETS
 
@@ -51,18 +50,19 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder of the results."""
         return data_root() / "runs" / "grid" / self.family
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs, target first."""
+        """All pairs as (target, auxiliary)."""
         return [(target, auxiliary) for target in self.targets for auxiliary in self.auxiliaries]
 
     def run(self, executor: Executor | None = None) -> dict[str, Any]:
-        """Train what is missing, measure, and return what `grid.json` holds. A job that fails does not stop the others.
+        """Train missing networks, measure all pairs, and return the content of `grid.json`.
 
-        Raises RunError when jobs failed, naming them, after all others were done. Ctrl-C ends what runs; it can be resumed.
+        A failed job does not stop the others: RunError names the failed jobs after all others have ended. Ctrl-C stops running
+        jobs, and a later call resumes.
         """
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
@@ -93,39 +93,26 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, keep what pairs print, and return the reasons of those that failed."""
-        workers = max(1, min(len(jobs), cores()))
-        pool = executor or ThreadPoolExecutor(max_workers=workers)
-        environment = {"WORKBENCH_DATA": str(data_root())} | (
-            {"OMP_NUM_THREADS": str(cores() // workers)} if executor is None else {}
-        )
+        """Run jobs, keep the output of pairs, and return the reason of each failure."""
+        environment = {"WORKBENCH_DATA": str(data_root())}
+        if executor is None:
+            environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
         failed: dict[str, str] = {}
-        futures: dict[Future[tuple[str, str]], str] = {}
-        bar = tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True)
-        _children.restart()
-        try:
-            with interrupts() as interrupted:
-                futures = {pool.submit(_run, commands, environment): name for name, commands in jobs.items()}
-                for future in as_done(futures, interrupted):
-                    name = futures[future]
-                    try:
-                        out, error = future.result()
-                    except Exception as lost:  # a lost worker: whatever the executor raises
-                        out, error = "", f"{type(lost).__name__}: {lost}"
-                    if error:
-                        failed[name] = error
-                    elif out:
-                        write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
-                    bar.update()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            _children.stop(signal.SIGINT, patience=30)  # a training keeps its checkpoint
-            raise
-        finally:
-            bar.close()
-            if executor is None:
-                pool.shutdown()
+
+        def done(name: str, outcome: tuple[str, str] | Exception) -> None:
+            if isinstance(outcome, Exception):  # a lost worker: whatever the executor raises
+                outcome = "", f"{type(outcome).__name__}: {outcome}"
+            out, error = outcome
+            if error:
+                failed[name] = error
+            elif out:
+                write_json(self.folder / f"{name}.json", {**json.loads(out), "limit": self.limit})
+            bar.update()
+
+        with tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True) as bar:
+            arguments = {name: (commands, environment) for name, commands in jobs.items()}
+            # SIGINT and 30 s: a training writes its checkpoint
+            run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
     def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> bool:
@@ -136,7 +123,7 @@ class Grid:
         return _complete(weights.generator_name(target, auxiliary), self)
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's result if it was measured with the weights that are there, on as many images, at the rate."""
+        """Return the pair's result if it was measured with the present weights, at this rate, on as many images, else None."""
         path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
         if not path.is_file() or not self._trained(target, auxiliary, coded):
             return None
@@ -189,7 +176,7 @@ _children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
-    """Run `workbench` commands one after another; return what the last one printed, and the first error's last line."""
+    """Run `workbench` commands one after another. Return the last one's output, and the first error's last line."""
     out = ""
     for command in commands:
         with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:

@@ -1,12 +1,12 @@
-"""The networks as edge and cloud run them: the same function in fewer operations.
+"""Prepare networks for inference: the same function in fewer operations.
 
-    batch norms folded into the convolutions before them; activations and additions fused into them; weights laid out once as
-    each convolution wants them; channels_last; the compressor's silent channels left out, its normalisation's parameters
-    computed once
+Batch norms are folded into the preceding convolutions, activations and additions are fused into them, and their weights are
+stored in the layout that each convolution prefers. The memory layout is channels_last. In the compressor, silent channels are
+removed and the parameters of its normalisation are computed once.
 
-Exact to rounding: images within 1e-3, labels the same (tested). `bfloat16` convolves in 16 bits: half the time, and a label in
-some hundreds may change; the compressor's decoder stays in 32 bits. What is prepared can no longer be trained, saved, or moved
-to another device.
+Exact up to rounding: images within 1e-3, equal labels (tested). `bfloat16` convolves in 16 bits: half the time, and about one
+label in several hundred may change. The compressor's decoder stays in 32 bits. A prepared network cannot be trained, saved or
+moved to another device.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .errors import UsageError, unknown
 from .models import NeuralCompressor, PerturbationGenerator, channels_last
 from .weights import Pair
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.layers import GDN
 
 __all__ = ["PRECISIONS", "computes_in_16_bits", "prepare", "prepare_pair"]
@@ -40,9 +40,9 @@ _TRACING = threading.Lock()
 
 
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
-    """Return a copy of a generator, a classifier or a compressor, made for inference on a device; the original stays.
+    """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device.
 
-    What was prepared already is returned as it is. Raises UsageError for a precision that is not among `PRECISIONS`.
+    A network that is already prepared is returned itself. Raises UsageError for a precision outside `PRECISIONS`.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -66,7 +66,7 @@ def prepare(network: Network, device: str | torch.device | None = None, precisio
 
 
 def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision: str = "float32") -> Pair:
-    """Return a pair whose networks are made for inference on a device."""
+    """Return a pair whose networks are prepared for inference on a device."""
     return replace(
         pair,
         target=prepare(pair.target, device, precision),
@@ -77,21 +77,21 @@ def prepare_pair(pair: Pair, device: str | torch.device | None = None, precision
 
 
 def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
-    """Return whether a device has bfloat16 that is faster than 32 bits."""
+    """Return whether bfloat16 is faster than 32 bits on a device."""
     return torch.device(device).type != "cpu" or any(
         torch.cpu.get_capabilities().get(each) for each in ("avx512_bf16", "amx_bf16")
     )
 
 
 class _Tracer(fx.Tracer):
-    """Records what one thread calls. While it does, torch hands it what every other calls, too: that is let through."""
+    """Records the calls of one thread. torch.fx patches all threads' calls, so those of other threads are passed through."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of this thread, and run one of another."""
+        """Record a call of this thread, or run a call of another thread."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -104,11 +104,11 @@ def _traced(network: nn.Module) -> fx.GraphModule:
     return fx.GraphModule(tracer.root, graph, type(network).__name__)
 
 
-# --- what holds on every device --------------------------------------------------------------------------------------------
+# --- on every device -------------------------------------------------------------------------------------------------------
 
 
 def _fold(network: nn.Module) -> fx.GraphModule:
-    """Fold every batch norm that follows a convolution, and nothing else does, into that convolution."""
+    """Fold each batch norm into the preceding convolution, if nothing else uses that convolution's output."""
     traced = _traced(network)
     modules: dict[str, Any] = dict(traced.named_modules())
     for node in traced.graph.nodes:
@@ -127,14 +127,14 @@ def _fold(network: nn.Module) -> fx.GraphModule:
 
 
 def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
-    """Return whether oneDNN convolves on a device in such numbers."""
+    """Return whether oneDNN supports convolutions on a device in this data type."""
     if where.type != "cpu" or not torch._C._has_mkldnn:
         return False
     return numbers is torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
-    """Return a folded network that computes in `numbers`, between images and answers in 32 bits."""
+    """Return a folded network that computes in `numbers`, with inputs and outputs in 32 bits."""
     if _fuses(where, numbers):
         _fuse(network, numbers)
     else:
@@ -155,7 +155,7 @@ class _Narrow(nn.Module):
 
 
 class _Norm(nn.Module):
-    """A GDN or its inverse, whose parameters are no longer reparametrised at every call."""
+    """A GDN or its inverse with precomputed parameters."""
 
     def __init__(self, gdn: GDN) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class _Norm(nn.Module):
 
 
 class _Spread(nn.Module):
-    """The last layer of g_a for the channels that speak; the others are zero."""
+    """The last layer of g_a for the active channels; the others are zero."""
 
     def __init__(self, layer: nn.Conv2d, loud: Tensor) -> None:
         super().__init__()
@@ -189,7 +189,7 @@ class _Spread(nn.Module):
 
 
 class _Gather(nn.Module):
-    """The first layer of g_s for the channels that speak."""
+    """The first layer of g_s for the active channels."""
 
     def __init__(self, layer: nn.ConvTranspose2d, loud: Tensor) -> None:
         super().__init__()
@@ -204,7 +204,7 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Leave out what always is zero: channels whose last weights are, and whose median is."""
+    """Remove the channels that are always zero: those with zero weights in the last layer and a zero median."""
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -217,16 +217,16 @@ def _lighten(compressor: NeuralCompressor) -> None:
                 part[index] = _Norm(layer).to(medians.device)
 
 
-# --- what holds on a CPU ---------------------------------------------------------------------------------------------------
+# --- on a CPU --------------------------------------------------------------------------------------------------------------
 
 
 class _Convolution(nn.Module):
-    """A convolution, an addition and an activation as one call of oneDNN, its weights laid out as oneDNN wants them.
+    """A convolution, an addition and an activation as one call of oneDNN, with the weights in oneDNN's preferred layout.
 
-    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution itself. These are
-    the operators that torch.compile ends in on a CPU; called by hand they need no compiler and no warming up. Which layout is
-    wanted hangs on the processor, and may on the input's size and the number of threads, too: one is kept for all that want it.
-    Given another, oneDNN would bring it into the one it wants at every call (on AVX2 that takes up to ten times as long).
+    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. The operators used
+    here are the ones that torch.compile generates for CPUs. Called directly they need neither compiler nor warm-up. The
+    preferred layout depends on the processor, and may depend on the input's size and the number of threads. One copy is kept
+    for each layout. With another layout, oneDNN would reorder the weights at every call (on AVX2 up to ten times as slow).
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
@@ -235,11 +235,11 @@ class _Convolution(nn.Module):
         padding, extra, stride, dilation = map(list, (layer.padding, layer.output_padding, layer.stride, layer.dilation))
         self.shape = (padding, extra, stride, dilation) if self.transposed else (padding, stride, dilation)
         self.groups = layer.groups
-        # Neither parameters nor buffers: no `.to` may touch what oneDNN has laid out.
+        # Neither parameters nor buffers, because `.to` must not touch weights in oneDNN's layout.
         self.weight: Tensor = layer.weight.detach().to(numbers).contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach().to(numbers)
         self.activation, self.scalars = "none", list[float]()
-        self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # by an input's size and the number of threads
+        self._laid_out: dict[tuple[torch.Size, int], Tensor] = {}  # by the input's size and the number of threads
         self._layouts: dict[bytes, Tensor] = {}
 
     def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
@@ -256,7 +256,7 @@ class _Convolution(nn.Module):
         return call(x, weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
 
     def _lay_out(self, size: torch.Size) -> Tensor:
-        """Return the weights as inputs of a size want them."""
+        """Return the weights in the preferred layout for inputs of a given size."""
         run = torch.ops.mkldnn
         reorder = run._reorder_convolution_transpose_weight if self.transposed else run._reorder_convolution_weight
         made = reorder(self.weight, *self.shape, self.groups, size)
@@ -266,7 +266,7 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Put a `_Convolution` in the place of each convolution and of what alone follows it."""
+    """Replace each convolution, and the operations that alone follow it, by a `_Convolution`."""
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -303,7 +303,7 @@ def _absorb(network: fx.GraphModule, node: fx.Node, follower: fx.Node) -> None:
 
 
 def _activation(node: fx.Node, modules: dict[str, Any]) -> tuple[str, list[float]] | None:
-    """Return the name and the numbers by which oneDNN knows an activation; None for what is none."""
+    """Return oneDNN's name and parameters of an activation, or None for any other node."""
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(layer, nn.ReLU) or node.target in (F.relu, torch.relu):
         return "relu", []

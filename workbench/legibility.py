@@ -1,8 +1,8 @@
-"""Measure what an eye could read in a protected picture: SSIM by colour channel and edge, and the best correlated colour mix.
+"""Measure how readable a protected picture is to the eye: SSIM by colour channel and edges, and the best correlated colour mix.
 
-SSIM over all channels misses what a person sees: a fine checkerboard or opposite colours bring it to zero while the picture
-stays legible. These figures look at single channels, at edges and at mixes of colours instead. They bound what a glance
-reveals, not what a trained attacker gets (see `audit`).
+SSIM over all channels misses details that a person sees: a fine checkerboard or opposite colours bring it to zero, although the
+picture stays legible. These figures use single channels, edges and mixes of colours instead. They bound what a glance
+reveals, not what a trained attacker recovers (see `audit`).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = ["CHANNELS", "LIMITS", "correlations", "legibility", "similarities"]
 CHANNELS = ("luma", "red", "green", "blue", "sobel")
 LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}  # noise alone has 0.04 of Sobel
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-OTHERS = 4  # other pictures that each picture is compared with
+OTHERS = 4  # the number of other pictures that each picture is compared with
 
 
 def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
     """Return |SSIM| by view of the picture, each N values: luma, red, green, blue and the Sobel magnitude of luma.
 
-    `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. Each value is the larger of |SSIM| with the
-    protected picture and with its inverse, of luma, red, green and blue; inversion leaves edges as they are.
+    `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. For luma, red, green and blue the value is the
+    larger of |SSIM| with the protected picture and with its inverse. Edges do not change under inversion.
     """
     (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
     likeness, inverse = ssim_by_channel(channels, protected_channels)
@@ -38,10 +38,10 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
 
 
 def correlations(images: Tensor, protected: Tensor) -> Tensor:
-    """Return how well a colour mix of each protected picture follows its original: N values from 0 to 1.
+    """Return the correlation of each original with the best colour mix of its protected picture: N values in [0, 1].
 
     The value is the largest Pearson correlation of the blurred luma of the original with the blurred mix, over the 26 mixes of
-    red, green and blue with weights -1, 0 and 1; the blur is the mean over 3 x 3 pixels. A flat picture has 0.
+    red, green and blue with weights -1, 0 and 1. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
     """
     if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(
@@ -56,10 +56,10 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
 
 
 def legibility(images: Tensor, protected: Tensor) -> Tensor:
-    """Return how much better each picture's own protected version follows it than those of other pictures: N values.
+    """Return how much better each picture correlates with its own protected version than with those of other pictures (N).
 
-    Other pictures give what chance and the look of the data set give: zero says that a glance tells nothing of the picture.
-    Needs at least two pictures.
+    Other pictures show the level of chance for this data set. Zero means that a glance reveals nothing of the picture. Raises
+    UsageError for fewer than two pictures.
     """
     if len(images) < 2:
         raise UsageError(

@@ -1,8 +1,9 @@
-"""What is measured: accuracy, SSIM, PSNR, sizes; every figure with n and a 95 % confidence interval."""
+"""Metrics: accuracy, SSIM, PSNR, sizes. Every figure has n and a 95 % confidence interval."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +16,18 @@ from torch import Tensor
 from . import _compat  # noqa: F401  (before anything that imports torchvision)
 from .errors import UsageError
 
-__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "ssim", "ssim_by_channel", "wilson"]
+__all__ = ["Estimate", "accuracy", "label_bits", "mean", "percentile", "psnr", "spread", "ssim", "ssim_by_channel", "wilson"]
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # the papers' window (PP, section 4)
-SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, of a range of 1
+SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values in [0, 1]
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A figure: its value, the bounds of its 95 % confidence interval, and the number of images behind it.
 
-    `std` is the spread over images (standard deviation) where that says something: bytes, SSIM.
+    `std` is the standard deviation over images, for figures such as bytes and SSIM, else None.
     """
 
     value: float
@@ -36,7 +37,7 @@ class Estimate:
     std: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values; `std` only where it is known."""
+        """Return the fields as plain JSON values, `std` only if it is known."""
         fields = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
         return fields if self.std is None else {**fields, "std": self.std}
 
@@ -48,8 +49,13 @@ class Estimate:
         return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]" if spec else str(self)
 
 
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the least and the most of repeated measurements."""
+    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
+
+
 def wilson(successes: int, n: int) -> Estimate:
-    """Return a proportion with its Wilson score interval (Wilson 1927), which stays sensible near 0 and 1."""
+    """Return a proportion with its Wilson score interval (Wilson 1927), which stays valid near 0 and 1."""
     if not 0 <= successes <= n or n == 0:
         raise UsageError(f"a proportion needs 0 <= successes <= n and n > 0, got {successes} of {n}")
     p, z2 = successes / n, _Z * _Z
@@ -70,7 +76,7 @@ def mean(values: Tensor | Sequence[float]) -> Estimate:
 
 
 def percentile(values: Sequence[float] | np.ndarray[Any, Any], percent: float) -> Estimate:
-    """Return a percentile with the interval that order statistics give it (binomial, normal approximation of the ranks)."""
+    """Return a percentile with its interval from order statistics (binomial, normal approximation of the ranks)."""
     x = np.sort(np.asarray(values, dtype=np.float64))
     if x.size == 0 or not 0 < percent < 100:
         raise UsageError(f"a percentile needs at least one value and a share from 0 to 100, got {x.size} and {percent}")
@@ -88,10 +94,10 @@ def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
 
 
 def label_bits(share: float, classes: int) -> float:
-    """Return the fewest bits an image with which one of `classes` equally likely labels is told right in `share` of all cases.
+    """Return the least bits an image that transmit one of `classes` equally likely labels correctly in `share` of all cases.
 
     The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3):
-    log2 K - H(D) - D log2(K - 1). No codec of any kind lies below it, whatever it sends. 0 from chance downwards.
+    log2 K - H(D) - D log2(K - 1). No codec can need fewer bits. The result is 0 for a share at or below chance.
     """
     wrong = 1 - share
     if not 0 <= wrong <= 1 or classes < 2:
@@ -103,11 +109,11 @@ def label_bits(share: float, classes: int) -> float:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Return the structural similarity of each pair of images, from -1 to 1 (N values).
+    """Return the structural similarity of each pair of images, in [-1, 1] (N values).
 
-    `x` and `y` are N x C x H x W in [0, 1], H and W at least 11: an 11 x 11 Gaussian window of sigma 1.5 is laid only where it
-    fits, as in the papers (Wang et al. 2004; PP, section 4). Differentiable. A value near zero says that nothing of the
-    local structure agrees; a negative one that contrast is inverted, which a person can still read.
+    `x` and `y` are N x C x H x W in [0, 1], H and W at least 11. An 11 x 11 Gaussian window of sigma 1.5 is applied without
+    padding, as in the papers (Wang et al. 2004; PP, section 4). Differentiable. A value near zero means that the local
+    structures are unrelated. A negative value means inverted contrast, which a person can still read.
     """
     return ssim_by_channel(x, y)[0].mean(1)
 
@@ -119,8 +125,8 @@ def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
             f"SSIM compares N x C x H x W images of one shape, H and W at least {SSIM_WINDOW}, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
-    with torch.autocast(x.device.type, enabled=False):  # variances are small differences
-        maps = torch.cat([x, y, x * x, y * y, x * y], 1)  # in one go: one after another takes thrice as long
+    with torch.autocast(x.device.type, enabled=False):  # variances are small differences of large numbers
+        maps = torch.cat([x, y, x * x, y * y, x * y], 1)  # in one call: five calls take three times as long
         place = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
         window = torch.softmax(-(place**2) / (2 * SSIM_SIGMA**2), 0).expand(maps.shape[1], 1, 1, -1)
         local = F.conv2d(F.conv2d(maps, window, groups=len(window)), window.mT, groups=len(window))
@@ -136,7 +142,7 @@ def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def psnr(x: Tensor, y: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each pair of images in [0, 1], in dB (N values; infinite where equal)."""
+    """Return the peak signal-to-noise ratio of each pair of images in [0, 1], in dB (N values; infinite for equal images)."""
     if x.shape != y.shape or x.ndim != 4:
         raise UsageError(f"PSNR compares N x C x H x W images of one shape, got {tuple(x.shape)} and {tuple(y.shape)}")
     return -10 * torch.log10((x - y).square().mean(dim=(1, 2, 3)))

@@ -1,7 +1,7 @@
-"""The networks: the perturbation generator (U-Net), the neural compressor, and what all kinds share; `build` makes each.
+"""The networks: the perturbation generator (U-Net) and the neural compressor, their shared helpers, and `build` for all kinds.
 
-All take images in [0, 1], N x 3 x H x W, and normalise inside. Module names and shapes below `unet` and `network` are those of
-the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
+All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. Module names and shapes below `unet` and `network`
+are those of the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
 from .pictures import check_images
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneckVbr
     from compressai.models import FactorizedPrior
 
@@ -37,11 +37,11 @@ __all__ = [
 
 Network = TypeVar("Network", bound=nn.Module)
 MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
-RATE_WEIGHT = 0.002  # of a bit, where the compressor chooses what it sends, in chances that the target errs
-# Images that pass through a network together, however many a batch has. On a CPU what a layer makes of 64 stays in the
-# caches, which is worth a tenth of the U-Net's time and a quarter of the encoder's.
+RATE_WEIGHT = 0.002  # the cost of one bit in `choose`, as a probability of a target error
+# Images that pass through a network together, however large a batch is. On a CPU the activations of 64 images stay in the
+# caches, which saves a tenth of the U-Net's time and a quarter of the encoder's.
 AT_ONCE = {"cpu": 64, "cuda": 1024}
-BEHIND = 64  # bytes for each latent, more than one can take of zeros
+BEHIND = 64  # zero bytes for each latent: more than the decoder can read
 
 
 # --- the perturbation generator --------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """The paper's five-level U-Net, without its final addition: normalised images -> the additive perturbation.
+    """The paper's five-level U-Net without its final addition: from normalised images to the additive perturbation.
 
     ::
 
@@ -137,11 +137,11 @@ class UNet(nn.Module):
 class PerturbationGenerator(nn.Module):
     """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(x + U-Net(x) + noise * n).
 
-    Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cut again.
+    Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cropped again.
     `strength` a in [0, 1]: 0 is the original, 1 the paper's protected image. `width` 32 is the paper's (7.77 M parameters).
-    `noise` is the standard deviation of the random component n, drawn anew for each image; 0, the paper's, is none. Outside
-    of training n comes from the operating system's generator: who could foretell it could subtract it.
-    Source: PP, section 4; PMC², section 3.
+    `noise` is the standard deviation of the random component n, drawn separately for each image. 0, the paper's value, means
+    none. Outside of training n comes from the operating system's generator, because an attacker that predicts n could subtract
+    it. Source: PP, section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -157,7 +157,7 @@ class PerturbationGenerator(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the protected images, in [0, 1], of the shape of `images`."""
+        """Return the protected images, in [0, 1], with the shape of `images`."""
         check_images(images)
         check_strength(strength)
         if strength == 0.0:
@@ -171,7 +171,7 @@ class PerturbationGenerator(nn.Module):
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def features(self, images: Tensor) -> Tensor:
-        """Return what the U-Net's deepest level finds in images: N x 16 width x H/16 x W/16."""
+        """Return the features of the U-Net's deepest level: N x 16 width x H/16 x W/16."""
         check_images(images)
         return self.unet.contract((_pad(images) - self.mean) / self.std)[-1]
 
@@ -187,17 +187,18 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         x -> g_a -> y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
                           `-> entropy model -> likelihoods
 
-    The paper's (PMC², section 3.3) is N = 128, M = 192: 2,998,147 parameters. Images in [0, 1]; sides that are no multiple of
-    16 are padded by reflection, and `x_hat` is cut again. Beside CompressAI's integer tables it keeps those of the commonest
-    latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
+    The paper's (PMC², section 3.3) is N = 128, M = 192: 2,998,147 parameters. Images are in [0, 1]. Sides that are no multiple
+    of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has those of the
+    commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
-    One that was trained on rate and accuracy knows more (see `choose`): `reader` (C x (M h w + 1)), a linear layer that reads
-    the class from the latents before they are quantised, and `answers` (K x C), what the target says of each pattern.
+    A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
+    layer that predicts the class from the latents before quantisation, and `answers` (K x C), the target's output for each
+    pattern.
 
-    With `stops` it is one network for many rates, as in CompressAI's `models.vbr` (Kamisli et al. 2024): at stop s latents are
-    quantised in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of each stop.
-    The first `LABEL_CHANNELS` are the label: always in steps of stop 0, which sends nothing else, and as patterns. `stop_cdf`,
-    `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
+    With `stops` it is one network for many rates, like CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s quantises the
+    latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of every stop.
+    The first `LABEL_CHANNELS` carry the label, always in steps of stop 0 and as patterns. Stop 0 sends them alone.
+    `stop_cdf`, `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
@@ -223,16 +224,16 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         self.register_buffer("answers", torch.zeros(0, 0))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights with their integer tables, whose sizes follow from training; CompressAI resizes only empty ones."""
+        """Load weights with their integer tables, whose sizes depend on the training. CompressAI resizes only empty tables."""
         bottleneck = self.entropy_bottleneck
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
         names = ("patterns", "pattern_counts", "reader", "answers")
         sized = [(self, "", name) for name in (*names, "stop_cdf", "stop_offset", "stop_length")]
-        if self.stops:  # of a density of variable steps CompressAI resizes nothing
+        if self.stops:  # CompressAI does not resize the tables of this density
             sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
         for module, prefix, table in sized:
-            if prefix + table in state_dict:  # its size follows from training, its numbers may have been kept in fewer bits
+            if prefix + table in state_dict:  # its size depends on the training, and it may be stored in fewer bits
                 setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
@@ -247,7 +248,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]`; quantisation is noise in training mode."""
+        """Return `x_hat` (not clamped) and `likelihoods["y"]`; in training mode, quantisation is replaced by noise."""
         check_images(images)
         out: dict[str, Any]
         if self.stops:
@@ -264,7 +265,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return out
 
     def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
-        """Make the integer tables, with `force` anew, of every stop."""
+        """Compute the integer tables of every stop; existing ones only with `force`."""
         if not self.stops:
             return bool(super().update(*args, force=force, **options))
         if len(self.stop_offset) and not force:
@@ -290,19 +291,20 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return those of the latents N x M x h x w that a stop sends; the others are zero."""
+        """Return latents N x M x h x w with zeros for the channels that a stop does not send."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return the quantised latents of images, whole numbers N x M x H/16 x W/16 (see `quantise`)."""
+        """Return the quantised latents of images, integers N x M x H/16 x W/16 (see `quantise`)."""
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents less their medians as whole numbers of the stop's step.
+        """Return latents (minus their medians) in steps of a stop, as integers.
 
-        Rounded, as in the paper; the label, of a compressor that has a reader for latents of this size, as `choose` has it.
+        They are rounded, as in the paper. If the compressor has a reader for latents of this size, the label's are the patterns
+        of `choose`.
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -311,40 +313,40 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return symbols
 
     def latents(self, images: Tensor) -> Tensor:
-        """Return the latents less their medians, before they are quantised: N x M x H/16 x W/16."""
+        """Return the latents minus their medians, before quantisation: N x M x H/16 x W/16."""
         check_images(images)
         y: Tensor = self.g_a(_pad(images))
         return y - self.medians
 
     def choose(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return for each of N latents the pattern that costs least: the chance that the target errs + rate_weight * bits.
+        """Return for each of N latents the pattern of least cost: the probability of a target error + rate_weight * bits.
 
-        Rounding asks which pattern is nearest, and near one bit an image that is often one of another class. This is
-        rate-distortion optimised quantisation with the task's own distortion, rate + accuracy: the reader says how likely each
-        class is, the table `answers` what the target would say of each pattern. The decoder knows nothing of it.
+        Rounding selects the nearest pattern, and near one bit an image that is often a pattern of another class. This is
+        rate-distortion optimised quantisation with the task's own distortion, rate + accuracy. The reader estimates each
+        class's probability, and the table `answers` has the target's output for each pattern. The decoder needs neither.
         """
         return self.costs(y, rate_weight).argmin(1)
 
     def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return what each pattern would cost for each of N latents: N x patterns (see `choose`)."""
+        """Return the cost of each pattern for each of N latents: N x patterns (see `choose`)."""
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Return the images of `size` (H, W), not clamped, of `symbols` at a stop."""
+        """Return the images of `size` (H, W) for the `symbols` of a stop, not clamped."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
     @property
     def medians(self) -> Tensor:
-        """What a symbol of zero stands for: M x 1 x 1."""
+        """The latent value of symbol zero in each channel: M x 1 x 1."""
         medians: Tensor = self.entropy_bottleneck.quantiles[:, 0, 1].detach()
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Return the latents rounded at stop 0, one string an image. CompressAI's coder: 8, 12, 16 ... bytes each."""
+        """Return the latents of stop 0, rounded and entropy-coded by CompressAI: one string an image, 8, 12, 16 ... bytes."""
         check_images(images)
         coded: list[bytes]
         if self.stops:
@@ -354,9 +356,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Return images of `size` (H, W) from strings of `strings`, which must come from this very model.
+        """Return images of `size` (H, W) from strings that this very model's `strings` returned.
 
-        CompressAI's decoder reads on behind the end of a string that is too short, whatever stands there: here it is zeros.
+        CompressAI's decoder reads beyond the end of a string that is too short. Zeros are placed there.
         """
         latent = tuple(-(-side // MULTIPLE) for side in size)
         behind = bytes(BEHIND * len(self.medians) * latent[0] * latent[1])
@@ -374,18 +376,21 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """Within it networks are built without drawing their first weights, which takes half of the time of loading others."""
+    """A context in which networks are built without initial weights. Drawing them takes half the time of loading a network."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return what was to be filled as it is."""
+        """Skip torch's initialisers, and run every other function."""
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind: `classifier` (name, num_classes, head, width), `generator` (width),
-    `compressor` (N, M, stops)."""
+    """Build a network by its kind.
+
+    `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M, stops). Raises UsageError for an
+    unknown kind.
+    """
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,
         "generator": PerturbationGenerator,
@@ -400,12 +405,12 @@ def build(kind: str, **spec: Any) -> nn.Module:
 
 
 def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
-    """Move a network to a device (None: where it is) in the memory layout in which convolutions run fastest."""
+    """Move a network to a device (None: its own) in channels_last layout, in which convolutions run fastest."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Return function(batch), of some rows at a time: what a network keeps of an image is 100 times the image."""
+    """Return function(batch), computed some rows at a time: a network's activations are 100 times as large as its image."""
     at_once = AT_ONCE.get(batch.device.type, max(AT_ONCE.values()))
     if len(batch) <= at_once:
         return function(batch)
@@ -418,15 +423,15 @@ def parameters(module: nn.Module) -> int:
 
 
 def check_strength(strength: float) -> None:
-    """Raise UsageError for a strength of the perturbation that is not from 0 to 1."""
+    """Raise UsageError for a perturbation strength outside [0, 1]."""
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
 
 
 def _unforeseeable(images: Tensor) -> Tensor:
-    """Return standard normal numbers of the shape of `images`, from the operating system's generator.
+    """Return standard normal numbers in the shape of `images`, from the operating system's generator.
 
-    Torch's own starts every process at the same number unless it is told one, and never at one of more than 32 bits.
+    Torch's generator starts every process with the same seed by default, and a seed has at most 32 bits.
     """
     words = torch.frombuffer(bytearray(os.urandom(4 * images.numel())), dtype=torch.int32).to(torch.float64)
     uniform = (words + 0.5) / 2**32  # in (-1/2, 1/2), never at its ends

@@ -1,8 +1,8 @@
-"""What a notebook needs and what it leaves behind: parameters checked, weights found or trained, results and figures kept.
+"""The notebook's helper: checked parameters, weights that are found or trained, and results and figures that are saved.
 
-A notebook opens with one `Notebook(...)` after its parameters cell. Everything it keeps is written at once to
-`<output>/<name>.json` and `<output>/figures/`, so that an interrupted notebook leaves what it had. What is heavy is imported
-where it is needed: the controls of `explore` are there before torch is.
+A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
+`<output>/figures/`, so that an interrupted notebook keeps its results. Heavy modules are imported in the function that needs
+them, so that the controls of `explore` appear before torch is imported.
 """
 
 from __future__ import annotations
@@ -26,18 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Notebook", "column_kinds", "loss_text", "plain"]
 
-spin_briefly()  # what a notebook imports besides may load torch
+spin_briefly()  # the notebook's further imports may load torch
 
 FORMAT = 1
 _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
 
 
 class Notebook:
-    """The notebook `name`, run with `parameters` (all that its parameters cell declares).
+    """The notebook `name`, run with `parameters` (every parameter of its parameters cell).
 
-    Raises UsageError for a parameter that papermill injected and the notebook does not have, and for one of another type.
-    Results go to `output_dir`. If that is empty, they go to the working directory of the papermill that injected parameters,
-    else to `data/runs/interactive`.
+    Raises UsageError for an injected parameter that is unknown or of another type. Results go to `output_dir`. If that is
+    empty, they go to the working directory of the papermill that injected parameters, else to `data/runs/interactive`.
     """
 
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
@@ -55,36 +54,35 @@ class Notebook:
         self._write()
 
     def dataset(self) -> data.Dataset:
-        """Return the data set that the parameters name."""
         from . import data
 
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
-        """Return a pair's networks; what is missing is trained with the preset `quick` first, and said so."""
+        """Return a pair's networks. Missing ones are first trained with the preset `quick`, and the notebook reports it."""
         from . import training, weights
         from .inference import prepare_pair
 
         target, auxiliary = target or self.parameters["target"], auxiliary or self.parameters["auxiliary"]
-        if dataset.family == dataset.name or dataset.name == "folder":  # the samples have nothing to train on
+        if dataset.family == dataset.name or dataset.name == "folder":  # the samples have no training images
             training.ensure(dataset, target, auxiliary, seed=self.parameters.get("seed", 0), compressor=compressor)
         return prepare_pair(weights.load_pair(dataset.family, target, auxiliary, compressor=compressor))
 
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
-        """Return the evaluation of a pair on the test images, as many as the parameter `limit` says (0: all)."""
+        """Return the evaluation of a pair on the first `limit` test images (the parameter; 0: all)."""
         from .evaluation import Evaluation
 
         return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
 
     def result(self, name: str, values: Any, origin: dict[str, Any]) -> None:
-        """Keep a result with its origin (see `Evaluation.origin`)."""
+        """Save a result with its origin (see `Evaluation.origin`)."""
         self._kept["results"].append({"name": name, "values": plain(values), **origin})
         self._write()
 
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "", main: bool = False
     ) -> Any:
-        """Keep a table and return it for display; `main` marks the one that opens the report."""
+        """Save a table and return it for display. `main` marks the table at the top of the report."""
         from IPython.display import HTML
 
         cells = [[format_cell(cell) for cell in row] for row in rows]
@@ -95,7 +93,7 @@ class Notebook:
         )
 
     def figure(self, figure: Any, name: str, caption: str) -> Any:
-        """Keep a matplotlib figure as PNG and SVG with its caption, close it, and return it for display."""
+        """Save a matplotlib figure as PNG and SVG with its caption, close it, and return it for display."""
         import matplotlib.pyplot as plt
         from IPython.display import HTML
 
@@ -108,7 +106,7 @@ class Notebook:
             with replacing(folder / f"{self.name}-{name}.{kind}") as temporary:
                 temporary.write_bytes(image)
         width = round(figure.get_figwidth() * 96)
-        plt.close(figure)  # where it is one of pyplot's, no cell shows it a second time
+        plt.close(figure)  # if it belongs to pyplot, a cell would show it a second time
         self._kept["figures"].append({"file": f"figures/{self.name}-{name}", "caption": caption, "width": width})
         self._write()
         encoded = base64.b64encode(image).decode()
@@ -123,7 +121,7 @@ class Notebook:
 
 
 def loss_text(training: dict[str, Any]) -> str:
-    """Return in a line which loss a manifest's `training` names, with its weights."""
+    """Return a line with the loss in a manifest's `training`, and its weights."""
     loss = training.get("loss", {})
     terms = loss.get("joint", {key: value for key, value in loss.items() if key not in ("start", "before")})
     text = ", ".join(f"{key} {value}" for key, value in terms.items())
@@ -131,9 +129,9 @@ def loss_text(training: dict[str, Any]) -> str:
 
 
 def check_parameters(declared: dict[str, Any]) -> None:
-    """Raise UsageError for an injected parameter that is not among `declared`, or whose type is another.
+    """Raise UsageError for an injected parameter that is not in `declared`, or has another type.
 
-    papermill only warns of unknown parameters; the cell it injects is found among the inputs that this kernel executed.
+    papermill only warns of unknown parameters. Its injected cell is found among the inputs that this kernel executed.
     """
     import ast
 
@@ -160,22 +158,22 @@ def _shell() -> Any:
 
 
 def _injected() -> list[str]:
-    """Return the cells with parameters that papermill injected and this kernel has executed."""
+    """Return the parameter cells that papermill injected and this kernel has executed."""
     shell = _shell()
     return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell.startswith("# Parameters\n")]
 
 
 def default_output() -> Path:
-    """Return where results go without `output_dir`: papermill's working directory if it injected parameters here.
+    """Return the results' folder without `output_dir`: papermill's working directory if it injected parameters here.
 
-    Everything else, JupyterLab, `nbconvert --execute` or a script, writes to `data/runs/interactive`. Environment variables do
-    not tell the two apart, because a papermill that was started in a notebook inherits that notebook's.
+    JupyterLab, `nbconvert --execute` and scripts write to `data/runs/interactive`. Environment variables cannot distinguish
+    these cases, because a papermill that was started in a notebook inherits that notebook's.
     """
     return Path.cwd() if _injected() else data_root() / "runs" / "interactive"
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON knows it: estimates as objects, tuples as lists, numpy and torch numbers as numbers."""
+    """Return a value as plain JSON: estimates as objects, tuples as lists, numpy and torch numbers as numbers."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -188,7 +186,7 @@ def plain(value: Any) -> Any:
 
 
 def format_cell(value: Any) -> str:
-    """Format a table's cell: proportions are given as `Estimate` and shown in percent, bytes as numbers."""
+    """Format a table's cell: an `Estimate` is a proportion, shown in percent."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -196,14 +194,14 @@ def format_cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-_FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # what a figure's cell begins with
+_FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # the beginning of a figure's cell
 LONG = 20  # characters of a cell that may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return of each of a table's `count` columns whether it holds a "figure", a "word" or "words"; the first never figures.
+    """Return for each of a table's `count` columns its kind: "figure", "word" or "words". The first column is never "figure".
 
-    Figures stand at the right, all else at the left; words may wrap.
+    Figures are right-aligned, all else left-aligned. "words" may wrap.
     """
     kinds = []
     for k in range(count):
@@ -223,7 +221,7 @@ _STYLES = {
 
 
 def table_html(title: str, columns: list[str], rows: list[list[str]], note: str) -> str:
-    """Return a table as HTML that is legible on light and dark."""
+    """Return a table as HTML that is legible on light and dark backgrounds."""
     styles = [f"padding:4px 10px;{_STYLES[kind]}" for kind in column_kinds(rows, len(columns))]
     above = "white-space:normal;vertical-align:bottom;border-bottom:1px solid currentColor"
     head = "".join(f'<th style="{style};{above}">{html.escape(name)}</th>' for style, name in zip(styles, columns, strict=True))

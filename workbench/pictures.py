@@ -1,6 +1,6 @@
-"""A person's own pictures in: files of any kind and size as uint8 N x 3 x H x W tensors, judged before they are decoded.
+"""Read pictures: files of any kind and size become uint8 N x 3 x H x W tensors. Limits are checked before decoding.
 
-A single picture is read without torch, which takes seconds to come.
+A single picture is read without torch, whose import takes seconds.
 """
 
 from __future__ import annotations
@@ -17,22 +17,33 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import DataError, UsageError
-from .quiet import QUIET
+from .warning_filter import suppress_warnings
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["ANY", "Limits", "check_images", "load_pictures", "open_picture", "read_picture", "residual", "to_float", "to_uint8"]
+__all__ = [
+    "ANY",
+    "Limits",
+    "check_images",
+    "encode",
+    "load_pictures",
+    "open_picture",
+    "read_picture",
+    "residual",
+    "to_float",
+    "to_uint8",
+]
 
-MAX_TOTAL = 4 << 30  # of one batch, decoded
-THREADS_FROM = 4 << 20  # bytes of files, by the first: below, threads cost more than they save
+MAX_TOTAL = 4 << 30  # bytes of one decoded batch
+THREADS_FROM = 4 << 20  # bytes of files, estimated from the first one: below, threads cost more than they save
 ORIENTATION = 274  # the EXIF tag
-TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # what sets it upright
+TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by EXIF orientation
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # of a JPEG; those left out have no segment
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # JPEG markers that begin a segment
 START, END, SCAN, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
-EXIF, MOST_EXIF = b"Exif\0\0", 16  # segments, which Pillow joins anew with each
-MOST_FILLING = 64 << 10  # bytes between segments, which Pillow passes over one at a time
+EXIF, MOST_EXIF = b"Exif\0\0", 16  # segments: Pillow copies all earlier ones for each further one
+MOST_FILLING = 64 << 10  # bytes between segments, which Pillow skips one at a time
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
 WHITE_IS_ZERO, SIGNED = 0, 2
 ASSOCIATED = {"La": "LA", "RGBa": "RGBA"}  # modes whose values are multiplied by alpha
@@ -41,11 +52,11 @@ TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 @dataclass(frozen=True)
 class Limits:
-    """What is decoded: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other.
+    """Limits of decoding: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other picture.
 
-    A JPEG of one scan may have more pixels, for it is decoded at the smallest scale that suffices; of several, progressive or
-    not, all of it is kept until the last, and `scans` bounds the passes over it, each of which takes as long as all the others.
-    `pieces` bounds the segments of a JPEG and the chunks of a PNG, of which a reader keeps more than they are long.
+    A JPEG with one scan may have more pixels, because it is decoded at the smallest sufficient scale. A JPEG with several scans
+    is held in memory completely until the last. `scans` bounds their number, because each scan costs one pass over the whole
+    picture. `pieces` bounds the segments of a JPEG and the chunks of a PNG, for which a reader stores more than their length.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -57,12 +68,15 @@ class Limits:
 
     @property
     def names(self) -> str:
-        """The formats, as a person writes them."""
+        """The formats as text for a user."""
         *others, last = (name.replace("WEBP", "WebP") for name in self.formats)
         return f"{', '.join(others)} or {last}" if others else last
 
     def scans_of(self, file: bytes, label: str) -> int:
-        """Return how many scans a JPEG has, 0 for any other; DataError for a file, not yet opened, that is beyond them."""
+        """Return the number of scans of a JPEG, 0 for any other file.
+
+        Raises DataError for an unopened file beyond the limits.
+        """
         pieces = scans = exif = 0
         filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
         for marker, start, gap in _pieces(file):
@@ -78,7 +92,7 @@ class Limits:
         return scans
 
     def check(self, picture: Image.Image, scans: int, label: str) -> None:
-        """Raise DataError for a picture, opened and not yet decoded, that is beyond them."""
+        """Raise DataError for an opened but not yet decoded picture beyond the limits."""
         width, height = picture.size
         most = self.jpeg_pixels if scans == 1 else self.pixels
         if width * height > most:
@@ -91,7 +105,7 @@ ANY = Limits()
 def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, limits: Limits = ANY) -> Tensor:
     """Read pictures (paths or files' bytes) into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
 
-    With `size` None they stay as they are and must all be of one size (DataError).
+    With `size` None they are not scaled. Raises DataError if they then differ in size, and for any unreadable picture.
     """
     import torch
 
@@ -112,7 +126,7 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
             raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
         out[index] = pixels
 
-    with QUIET:  # once, around all threads
+    with suppress_warnings():  # once for all threads
         if _length(sources[0]) * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
@@ -123,24 +137,24 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
 
 
 def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY, name: str = "") -> Image.Image:
-    """Read one picture as RGB, upright, cut to its central square and scaled to `size` x `size` (None: as it is).
+    """Read one picture as RGB, upright, cropped to its central square and scaled to `size` x `size` (None: unscaled).
 
-    EXIF orientation is honoured; transparency is laid on white; grey, palette and CMYK pictures become 8-bit RGB; the first
-    frame of an animation counts. A picture that is already `size` x `size` passes through unchanged. White in a grey picture is
-    the largest value of its bits, in one of 32 bits the picture's maximum (floats: 1, or the maximum if that is larger).
+    EXIF orientation is applied. Transparency is laid on white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
+    animation the first frame is read. A picture that is already `size` x `size` is not changed. White in a grey picture is the
+    largest value of its bits. With 32 bits it is the picture's maximum (floats: 1, or the maximum if that is larger).
 
-    `name` is what errors call a picture that is given as bytes. Raises DataError for a file that is missing, not a picture,
-    truncated, or beyond the `limits`: the header is judged before anything is decoded.
+    `name` is the name in error messages of a picture that is given as bytes. Raises DataError for a file that is missing, no
+    picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.
     """
-    with QUIET:  # Pillow warns of bombs and odd metadata; what matters is judged below
+    with suppress_warnings():  # Pillow warns of bombs and odd metadata, our limits are checked below
         return _open(source, size, limits, name)
 
 
 def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
-    """Give each segment of a JPEG, or chunk of a PNG, as their decoders meet them; nothing for other formats.
+    """Yield the segments of a JPEG or the chunks of a PNG in their decoders' order. Other formats yield nothing.
 
-    A piece is its marker (0 for a chunk), the place of its content, and how many bytes of no piece stood before it. What a
-    segment holds, such as a small picture with scans of its own, and what stands behind the end do not count.
+    A piece is its marker (0 for a chunk), the position of its content, and the number of stray bytes before it. Pictures
+    embedded in a segment, and bytes after the end, do not count.
     """
     if file.startswith(PNG):
         position = len(PNG)
@@ -160,7 +174,7 @@ def _length(source: str | Path | bytes) -> int:
 
 
 def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
-    """Return a picture's file, which may be a pipe, in one reading. Raises DataError if it cannot be read or is too large."""
+    """Return the content of a picture's file, which may be a pipe. Raises DataError if it is unreadable or too large."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(limits.file_bytes + 1)
@@ -168,7 +182,7 @@ def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
         raise DataError(f"picture {str(path)!r} does not exist") from error
     except OSError as error:
         raise DataError(f"picture {str(path)!r} cannot be read: {error.strerror}") from error
-    except ValueError as error:  # a null byte in the name
+    except ValueError as error:  # a null byte in the path
         raise DataError(f"picture {str(path)!r} cannot be read: {error}") from error
     _check_length(content, limits, repr(str(path)))
     return content
@@ -189,14 +203,14 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
         with Image.open(io.BytesIO(content), formats=limits.formats) as picture:
             limits.check(picture, scans, label)
             if size is not None:
-                picture.draft("RGB", (2 * size, 2 * size))  # a JPEG is decoded at the smallest scale that still suffices
+                picture.draft("RGB", (2 * size, 2 * size))  # decodes a JPEG at the smallest sufficient scale
             picture.load()
             return _to_square(_turned(_to_rgb(picture, content), _orientation(picture)), size)
     except DataError:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"picture {label} claims too many pixels; at most {limits.pixels:,} are read") from error
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+    except Exception as error:  # Pillow's readers raise exceptions of any kind for damaged files
         reason = " ".join(str(error).split())
         if isinstance(error, UnidentifiedImageError):
             tiff = content.startswith(TIFF) and "TIFF" in limits.formats
@@ -205,13 +219,14 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation that is still to be applied to a loaded picture, 1 if there is none.
+    """Return the EXIF orientation that is still to be applied to a loaded picture, or 1 if there is none.
 
-    Pillow turns a TIFF while it loads it, and removes the tag then. Damaged EXIF does not make a picture unreadable.
+    Pillow applies a TIFF's orientation while loading, and then removes the tag. Damaged EXIF does not make a picture
+    unreadable.
     """
     try:
         value = picture.getexif().get(ORIENTATION, 1)
-    except Exception:  # Pillow's parser raises whatever damaged bytes lead it to
+    except Exception:  # Pillow's parser raises exceptions of any kind for damaged bytes
         return 1
     return value if isinstance(value, int) else 1
 
@@ -237,10 +252,10 @@ def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
 
 
 def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
-    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread; None for every other picture.
+    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread. None for every other picture.
 
     White is the largest value of the samples' bits. For 32-bit integers it is the picture's own maximum, because such files use
-    a small part of their range; for floats it is 1, or the maximum if that is larger. Negative values and NaN are black.
+    a small part of their range. For floats it is 1, or the maximum if that is larger. Negative values and NaN are black.
     """
     tags: dict[int, Any] = getattr(picture, "tag_v2", {})
     bits, kind = _first(tags.get(BITS_PER_SAMPLE, 16)), _first(tags.get(SAMPLE_FORMAT, 1))
@@ -272,7 +287,7 @@ def _first(value: Any) -> int:
 
 
 def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
-    """Return which pixels of a PNG have its transparent colour, if Pillow gives that on another scale than the pixels."""
+    """Return which pixels of a PNG have its transparent colour, if Pillow scales that colour differently from the pixels."""
     colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
     if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
         grey: np.ndarray[Any, Any] = np.array(picture) == colour * (255 // (2**depth - 1))
@@ -302,8 +317,15 @@ def to_uint8(images: Tensor) -> Tensor:
     return images.mul(255).round_().clamp_(0, 255).byte()
 
 
+def encode(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG", **options: Any) -> bytes:
+    """Return uint8 pixels H x W x 3 as a file of a format, with Pillow's options."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format, **options)
+    return buffer.getvalue()
+
+
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
-    """Return the signed difference y - x as an image: mid-grey where equal, `gain` times amplified."""
+    """Return the signed difference y - x, amplified by `gain`, as an image with mid-grey for equal pixels."""
     return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Processes that a batch starts, and the Ctrl-C that ends them: taken between two steps, lost nowhere."""
+"""Processes that a batch starts, Ctrl-C between two steps, and settings of memory and threads."""
 
 from __future__ import annotations
 
@@ -8,17 +8,28 @@ import os
 import platform
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from .errors import RunError
 
-__all__ = ["Children", "as_done", "interrupts", "keep_memory", "processor_name", "spin_briefly"]
+__all__ = [
+    "Children",
+    "allowed_cores",
+    "as_done",
+    "cores",
+    "interrupts",
+    "keep_memory",
+    "processor_name",
+    "run_jobs",
+    "spin_briefly",
+]
 
 Result = TypeVar("Result")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8  # malloc.h
@@ -27,10 +38,11 @@ MALLOC = {M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 <<
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Give an event that the first Ctrl-C sets instead of raising, so that it is taken between two steps; a second one raises.
+    """Yield an event that the first Ctrl-C sets instead of raising. A second Ctrl-C raises.
 
-    A step torn apart would leave batch statistics or an update that the resumed run adds once more, and an exception raised in
-    a finaliser is lost. Only the main thread can be interrupted; elsewhere the event stays unset.
+    So Ctrl-C takes effect between two steps. An interrupted step would leave partial batch statistics, or an update that the
+    resumed run repeats. An exception raised in a finaliser is lost. Only the main thread can be interrupted. In other threads
+    the event stays unset.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -50,6 +62,16 @@ def interrupts() -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, previous)
 
 
+def allowed_cores() -> list[int]:
+    """Return the cores that this process may use, or none where threads cannot be pinned to cores (macOS, Windows)."""
+    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(allowed_cores()) or os.cpu_count() or 1
+
+
 def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     """Return the processor's model name, or its architecture if the system reports no name."""
     with contextlib.suppress(OSError):
@@ -61,10 +83,10 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def keep_memory() -> None:
-    """Have the C library keep what is freed, and all threads share it; call it before there are threads.
+    """Let the C library keep freed memory and share it between all threads. Call it before any thread starts.
 
-    Otherwise the memory of a batch's activations goes back to the system after each batch, and half a gigabyte of pages is
-    faulted in and cleared for the next. Where the C library is not glibc, nothing happens.
+    Otherwise the memory of a batch's activations returns to the system after each batch, and half a gigabyte of pages is
+    faulted in and cleared for the next. Does nothing unless the C library is glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -74,30 +96,30 @@ def keep_memory() -> None:
 
 
 def spin_briefly() -> None:
-    """Have torch's threads look for work for 10,000 turns before they sleep; call it before torch is loaded.
+    """Let torch's idle threads spin for 10,000 turns before they sleep. Call it before torch is loaded.
 
-    That is through a network, but not as long as by themselves (300,000), which takes the processor from whatever else computes
-    beside, and from the thread that is waited for. Whoever sets OMP_WAIT_POLICY or GOMP_SPINCOUNT is left in peace.
+    That bridges the pauses within a network. The default of 300,000 turns takes the processor from other threads, including the
+    one that is waited for. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class Children:
-    """The processes that this one has started: once they are stopped, no other starts until a new batch does."""
+    """The child processes of this process. After `stop` no further process starts until `restart`."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
         self._lock, self._stopped = threading.Lock(), False
 
     def restart(self) -> None:
-        """Let processes start again."""
+        """Allow processes to start again."""
         with self._lock:
             self._stopped = False
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Give a process in a session of its own, its output piped. Raises RunError where all were told to stop."""
+        """Yield a process in a session of its own, with its output piped. Raises RunError after `stop`."""
         with self._lock:
             if self._stopped:
                 raise RunError(f"{command[0]} was not started: the batch is being stopped")
@@ -112,7 +134,10 @@ class Children:
                 self._running.discard(process)
 
     def stop(self, number: int, patience: float = 0.0) -> None:
-        """Send a signal to the sessions of all, and kill those that live on after `patience` seconds, where there is any."""
+        """Send a signal to all sessions.
+
+        If `patience` is above 0, kill the processes that still run after that many seconds.
+        """
         with self._lock:
             self._stopped, running = True, list(self._running)
         for process in running:
@@ -127,9 +152,9 @@ class Children:
 
 
 def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | None = None) -> Iterator[Future[Result]]:
-    """Yield futures as they are done; raise KeyboardInterrupt between two of them where Ctrl-C came (see `interrupts`).
+    """Yield futures as they complete. Raise KeyboardInterrupt between two of them after Ctrl-C (see `interrupts`).
 
-    It never waits without a limit: a signal that comes just before the wait for a lock is heard only when that ends.
+    All waits have a limit, because a signal that arrives just before a wait for a lock is handled only after it.
     """
     pending = set(futures)
     while pending:
@@ -137,3 +162,40 @@ def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | No
         if interrupted is not None and interrupted.is_set():
             raise KeyboardInterrupt
         yield from done
+
+
+def run_jobs(
+    function: Callable[..., Result],
+    jobs: Mapping[str, tuple[Any, ...]],
+    executor: Executor | None,
+    done: Callable[[str, Result | Exception], None],
+    *,
+    children: Children,
+    number: int = signal.SIGTERM,
+    patience: float = 0.0,
+) -> None:
+    """Call a function for each job, and report each result or error by the job's name as it comes.
+
+    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error of `done`, cancels
+    waiting jobs, sends the signal `number` to the children, and raises.
+    """
+    pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
+    futures: dict[Future[Result], str] = {}
+    children.restart()
+    try:
+        with interrupts() as interrupted:
+            futures = {pool.submit(function, *arguments): name for name, arguments in jobs.items()}
+            for future in as_done(futures, interrupted):
+                try:
+                    outcome: Result | Exception = future.result()
+                except Exception as error:
+                    outcome = error
+                done(futures[future], outcome)
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        children.stop(number, patience)
+        raise
+    finally:
+        if executor is None:
+            pool.shutdown()

@@ -1,13 +1,14 @@
-"""What both services speak: the Open Inference Protocol v2 (KServe, Triton) with its binary tensor extension.
+"""The wire format of both services: the Open Inference Protocol v2 (KServe, Triton) with its binary tensor extension.
 
 ::
 
     plain     {"id", "parameters", "inputs": [{"name", "shape", "datatype", "parameters", "data"}], "outputs": [{"name", ...}]}
-    binary    that JSON, of as many bytes as the header Inference-Header-Content-Length says, then the tensors whose parameters
-              have `binary_data_size`, in order, little-endian; an element of BYTES is its length in 4 bytes, then itself
+    binary    that JSON, whose length in bytes is in the header Inference-Header-Content-Length, then the tensors whose
+              parameters have `binary_data_size`, in order, little-endian; an element of BYTES is its length in 4 bytes, then
+              its content
 
-Bytes come from anyone: lengths, counts, shapes and the depth of the JSON are checked before anything is made of them, and what
-is not of this form is one `ProtocolError`. No message holds data.
+The bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are checked before any object is built. Anything
+malformed raises a `ProtocolError`. No message contains data.
 """
 
 from __future__ import annotations
@@ -43,16 +44,16 @@ DATATYPES: dict[str, str] = {
     **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
 }
-MAX_JSON = 1 << 20  # an object of Python's takes up to 30 times its JSON, which is read in one go
+MAX_JSON = 1 << 20  # bytes: Python's objects take up to 30 times the memory of their JSON
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
-MAX_STRINGS = 1 << 16  # elements of BYTES, each of which is an object
-KINDS = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
+MAX_STRINGS = 1 << 16  # elements of BYTES, each of which becomes an object
+DATATYPE_OF = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
 JSON_NUMBERS = (int, float, bool)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor: numbers as an array of its shape, or, where the datatype is BYTES, its elements in row-major order."""
+    """A named tensor: numbers as an array of its shape or, for datatype BYTES, a list of its elements in row-major order."""
 
     name: str
     datatype: str
@@ -61,17 +62,17 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, data: NDArray[Any] | list[bytes]) -> Tensor:
-        """Name an array, or a list of byte strings. Raises ProtocolError for an array of a kind the protocol does not know."""
+        """Make a tensor of an array or a list of byte strings. Raises ProtocolError for an unsupported kind of array."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
-        if data.dtype not in KINDS:
+        if data.dtype not in DATATYPE_OF:
             raise ProtocolError(f"tensor {name!r} of {data.dtype} cannot be sent")
-        return cls(name, KINDS[data.dtype], data.shape, data)
+        return cls(name, DATATYPE_OF[data.dtype], data.shape, data)
 
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request: its inputs by name, which outputs are asked for (none: all), and which of them as binary data."""
+    """An inference request: its inputs, the requested outputs (none: all), and which of them as binary data."""
 
     inputs: dict[str, Tensor]
     id: str = ""
@@ -80,13 +81,13 @@ class Request:
     binary: frozenset[str] | None = frozenset()  # None: all
 
     def wants_binary(self, name: str) -> bool:
-        """Return whether an output is to be sent as binary data."""
+        """Return whether an output was requested as binary data."""
         return self.binary is None or name in self.binary
 
 
 @dataclass(frozen=True)
 class Response:
-    """The answer: the model that gave it, its outputs by name."""
+    """A response: the model's name, and its outputs."""
 
     model: str
     outputs: dict[str, Tensor]
@@ -99,7 +100,7 @@ class Response:
 
 
 def read_request(body: bytes, json_length: str | None = None) -> Request:
-    """Return the request of a body; `json_length` is the header `LENGTH_HEADER`, None where there was none."""
+    """Parse the body of a request. `json_length` is the header `LENGTH_HEADER`, or None without it. Raises ProtocolError."""
     content, rest = _content(body, json_length)
     asked = _entries(content, "outputs", required=False)
     everything = _parameters(content, "the request").get("binary_data_output", False)
@@ -108,14 +109,14 @@ def read_request(body: bytes, json_length: str | None = None) -> Request:
     if not all(isinstance(value, bool) for value in (everything, *chosen.values())):
         raise ProtocolError("binary_data and binary_data_output must be true or false")
     if len(chosen) != len(names):
-        raise ProtocolError("an output is asked for twice")
+        raise ProtocolError("an output is requested twice")
     binary = None if everything and not names else frozenset(name for name, value in chosen.items() if value)
     inputs = _tensors(_entries(content, "inputs"), rest, "input")
     return Request(inputs, _id(content), _parameters(content, "the request"), names, binary)
 
 
 def read_response(body: bytes, json_length: str | None = None) -> Response:
-    """Return the response of a body."""
+    """Parse the body of a response. Raises ProtocolError."""
     content, rest = _content(body, json_length)
     model, version = content.get("model_name", ""), content.get("model_version", "")
     if not (isinstance(model, str) and isinstance(version, str)):
@@ -125,7 +126,7 @@ def read_response(body: bytes, json_length: str | None = None) -> Response:
 
 
 def _content(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """Return the JSON object of a body, and what comes after it."""
+    """Return the JSON object of a body, and the bytes after it."""
     length = len(body)
     if json_length is not None:
         if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 10 and int(json_length) <= len(body)):
@@ -149,7 +150,7 @@ def _refuse(constant: str) -> None:
 _DECODER, _ENCODER = (
     json.JSONDecoder(parse_constant=_refuse),
     json.JSONEncoder(allow_nan=False),
-)  # made once: that is a third of the time
+)  # built once, which saves a third of the time
 
 
 def _entries(content: dict[str, Any], key: str, required: bool = True) -> list[dict[str, Any]]:
@@ -218,7 +219,7 @@ def _tensors(entries: list[dict[str, Any]], rest: memoryview, kind: str) -> dict
 
 
 def _from_json(data: Any, datatype: str, shape: tuple[int, ...], what: str) -> NDArray[Any] | list[bytes]:
-    """Return a tensor written in JSON: a list, flat or nested as its shape."""
+    """Return a tensor from JSON data: a list, flat or nested by its shape."""
     if not isinstance(data, list):
         raise ProtocolError(f"{what} has neither data nor binary_data_size")
     depth = 0
@@ -247,7 +248,7 @@ def _from_json(data: Any, datatype: str, shape: tuple[int, ...], what: str) -> N
 
 
 def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: str) -> NDArray[Any] | list[bytes]:
-    """Return a tensor sent as binary data; numbers are a view of the body."""
+    """Return a tensor from binary data. Numbers are a view of the body."""
     count = math.prod(shape)
     if datatype != "BYTES":
         kind = np.dtype(DATATYPES[datatype])
@@ -278,16 +279,16 @@ def _from_bytes(data: memoryview, datatype: str, shape: tuple[int, ...], what: s
 
 
 def write_request(inputs: Sequence[Tensor], id: str = "", parameters: dict[str, Any] | None = None) -> tuple[bytes, str]:
-    """Return the body of a request, all binary both ways, and its `LENGTH_HEADER`."""
+    """Return the body of a request, binary in both directions, and its `LENGTH_HEADER`."""
     content: dict[str, Any] = {"id": id} if id else {}
     content["parameters"] = {**(parameters or {}), "binary_data_output": True}
     return _written(content, "inputs", inputs, [True] * len(inputs))
 
 
 def write_response(response: Response, request: Request) -> tuple[bytes, str | None]:
-    """Return the body that answers a request, and its `LENGTH_HEADER`, None for plain JSON.
+    """Return the body of a response, and its `LENGTH_HEADER`, or None for plain JSON.
 
-    Only the outputs that were asked for are sent; ProtocolError where one of them is not there.
+    Only the requested outputs are sent. Raises ProtocolError if one of them is missing.
     """
     if missing := [name for name in request.outputs if name not in response.outputs]:
         raise ProtocolError(f"no output {missing[0]!r}; there are {', '.join(response.outputs)}")
@@ -314,7 +315,7 @@ def _written(content: dict[str, Any], key: str, tensors: Sequence[Tensor], binar
     try:
         head = _ENCODER.encode({**content, key: entries}).encode()
     except ValueError as error:
-        raise ProtocolError("a number that is none cannot be sent as JSON: ask for binary data") from error
+        raise ProtocolError("a number that is none cannot be sent as JSON: request binary data") from error
     return b"".join([head, *blobs]), str(len(head))
 
 
@@ -329,5 +330,5 @@ def _to_json(tensor: Tensor) -> list[Any]:
         try:
             return [each.decode("utf-8") for each in tensor.data]
         except UnicodeDecodeError as error:
-            raise ProtocolError(f"{tensor.name!r} is no text: ask for it as binary data") from error
+            raise ProtocolError(f"{tensor.name!r} is no text: request it as binary data") from error
     return tensor.data.ravel().tolist()  # type: ignore[no-any-return]

@@ -45,7 +45,7 @@ from .storage import replacing
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
 
 LOCAL = "local"
-MOST_OUTPUT = 64 << 20  # bytes of a `run`
+MOST_OUTPUT = 64 << 20  # bytes of output of a `run`
 EXEC_S, STALL_S = 30.0, 60.0
 
 
@@ -59,7 +59,7 @@ class Result:
 
 
 class Host(Protocol):
-    """A machine. The first call connects; after a lost connection the next call connects again.
+    """A machine. The first call connects. After a lost connection the next call connects again.
 
     Remote paths that do not start with / or ~ are relative to the user's home, as is `~/`. Every method raises RemoteError, and
     its subclass LostError if the network is at fault.
@@ -68,31 +68,31 @@ class Host(Protocol):
     name: str
 
     def __enter__(self) -> Self:
-        """Enter the context; nothing is connected yet."""
+        """Return the host. The connection is opened by the first call."""
 
     def __exit__(self, *_: object) -> None:
-        """Close."""
+        """Close the host."""
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command in the home folder, once. It is ended when its time is up."""
+        """Run a command in the home folder, once. It is ended after `timeout` seconds."""
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """Give the lines of a command's output, without line ends; closing the iterator ends the command.
+        """Yield the lines of a command's output, without line ends. Closing the iterator ends the command.
 
-        If the command fails, RemoteError has the last line of its standard error.
+        If the command fails, the RemoteError has the last line of its standard error.
         """
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Upload files to `folder`/<sha256>, unless they are there. Return their absolute remote paths, in order."""
+        """Upload files to `folder`/<sha256>, unless they exist there. Return their absolute remote paths, in order."""
 
     def get(self, path: str, target: Path) -> None:
-        """Fetch a file, all or nothing."""
+        """Download a file atomically."""
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Forward a port of this machine's loopback (0: any free one) to a port that the host reaches."""
+        """Forward a port of the local loopback (0: any free one) to a port that the host reaches."""
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward a port of the host's loopback (0: any free one) to an address that this machine reaches."""
+        """Forward a port of the host's loopback (0: any free one) to an address that the local machine reaches."""
 
     def close(self) -> None:
         """End all commands and forwarded ports, and close the connection."""
@@ -104,7 +104,7 @@ def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, k
 
 
 class _Machine(abc.ABC):
-    """What both kinds of hosts share: everything but starting commands and forwarding ports."""
+    """The common part of both kinds of hosts: everything but starting commands and forwarding ports."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,13 +122,12 @@ class _Machine(abc.ABC):
         """Start a command in the home folder."""
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in the home folder. The caller writes its input, and ends it."""
+        """Start a command in the home folder. The caller writes its input, and closes it."""
         work = self._begin(command)
         self._works.add(work)
         return work
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """See `Host`."""
         out = bytearray()
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
@@ -140,18 +139,15 @@ class _Machine(abc.ABC):
             return Result(status, bytes(out), work.errors())
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """See `Host`."""
         with self.start(leased(command, len(input))) as work, Watchdog(timeout, work.end) as dog:
             work.feed(input)
             yield from work.lines()
             self._require(command[0], self._ended(work, dog, command[0], timeout), work.errors())
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """See `Host`."""
         return uploads.put(self, files, _home(folder), progress)
 
     def get(self, path: str, target: Path) -> None:
-        """See `Host`."""
         with (
             replacing(target) as temporary,
             temporary.open("wb") as file,
@@ -165,7 +161,7 @@ class _Machine(abc.ABC):
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command that has to succeed; return its output."""
+        """Run a command and return its output. Raises RemoteError if it fails."""
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
@@ -205,7 +201,6 @@ class _Machine(abc.ABC):
         return forward
 
     def close(self) -> None:
-        """See `Host`."""
         for work in list(self._works):
             work.end()
         for each in self._forwards:
@@ -214,7 +209,7 @@ class _Machine(abc.ABC):
 
 
 class Here(_Machine):
-    """This machine, by the interface of the SSH hosts."""
+    """The local machine, with the interface of the SSH hosts."""
 
     def __init__(self, name: str = LOCAL) -> None:
         super().__init__(name)
@@ -227,18 +222,16 @@ class Here(_Machine):
             raise RemoteError(f"{self.name}: {command[0]} cannot be started ({error.strerror})") from error
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """See `Host`."""
         return self.reverse((host, port), listen)
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """See `Host`."""
         return self._kept(relays.forward(relays.listen(listen, "this machine"), partial(relays.dial, near)))
 
 
 class SshHost(_Machine):
     """A host over SSH: `name` is a Host of the SSH configuration, or user@host:port.
 
-    The configuration is followed as OpenSSH resolves it, but host keys are always verified. `ask` prompts for the passphrases
+    The configuration is resolved by OpenSSH, but host keys are always verified. `ask` prompts for the passphrases
     of encrypted keys. A connection that is silent for `keepalive` seconds is closed.
     """
 
@@ -253,7 +246,7 @@ class SshHost(_Machine):
         self._reverses: dict[int, partial[None]] = {}
 
     def _connection(self) -> SshConnection:
-        """Return the open connection, or a new one that listens on the forwarded ports of the host again."""
+        """Return the open connection, or a new one that listens on all of the host's forwarded ports again."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open
@@ -269,7 +262,7 @@ class SshHost(_Machine):
             return connection
 
     def _channel(self) -> paramiko.Channel:
-        """Open a channel. A connection that was lost since has run nothing yet, so it is opened again, once."""
+        """Open a channel. If the connection was lost, nothing has run yet, so it is opened again, once."""
         connection = self._connection()
         try:
             return connection.session()
@@ -293,7 +286,6 @@ class SshHost(_Machine):
         return ChannelProcess(channel, mark.encode())
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """See `Host`."""
         listener = relays.listen(listen, "this machine")
         try:
             self._connection()
@@ -303,7 +295,6 @@ class SshHost(_Machine):
         return self._kept(relays.forward(listener, lambda: self._connection().dial(host, port)))
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """See `Host`."""
         pairs = relays.RelayedConnections()
         accept = partial(relays.answer, pairs, near)
         port = self._connection().listen(listen, accept)
@@ -318,7 +309,6 @@ class SshHost(_Machine):
         return self._kept(Forward(port, end))
 
     def close(self) -> None:
-        """See `Host`."""
         super().close()
         with self._opening:
             if self._open is not None and self._open.own:
@@ -327,7 +317,7 @@ class SshHost(_Machine):
 
 
 def _home(path: str) -> str:
-    """Return a path relative to the home folder, where commands start."""
+    """Return a path relative to the home folder, in which commands start."""
     if path == "~" or path.startswith("~/"):
         return os.path.normpath(path[2:]) if path[2:] else "."
     if path.startswith("~"):

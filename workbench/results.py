@@ -46,7 +46,7 @@ def pages(root: Path) -> dict[Path, str]:
 
 
 def differing(root: Path, rendered: dict[Path, str]) -> list[str]:
-    """Return one line for each file below `root` that is not as rendered, or that no template makes."""
+    """Return one line for each file below `root` that differs from its rendering, or has no template."""
     lines = []
     for path, text in rendered.items():
         kept = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else None
@@ -67,7 +67,7 @@ def _first_difference(kept: str, text: str) -> int:
 
 
 def _insert(path: Path, text: str) -> str:
-    """Return a file's text with `text` between its markers."""
+    """Return a file's text with `text` between its two markers."""
     whole = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -102,7 +102,7 @@ def _render(environment: jinja2.Environment, name: str) -> str:
 
 
 def _load(root: Path, name: str) -> dict[str, Any]:
-    """Return a result of `data/results` by its name without `.json`."""
+    """Return a result in `data/results` by its name without `.json`."""
     path = root / RESULTS / f"{name}.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def _load(root: Path, name: str) -> dict[str, Any]:
     return value
 
 
-# --- what templates format with ----------------------------------------------------------------------------------------------
+# --- filters for the templates -----------------------------------------------------------------------------------------------
 
 
 def fixed(value: float, digits: int = 2) -> str:
@@ -127,7 +127,7 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def interval(figure: dict[str, float], digits: int = 2, scale: float = 1.0) -> str:
-    """Format an estimate, or a median with its least and most: `13.21 [13.06, 13.37]`; `scale` multiplies all three."""
+    """Format an estimate, or a median with its range: `13.21 [13.06, 13.37]`. `scale` multiplies all three values."""
     keys = ("value", "low", "high") if "value" in figure else ("median", "least", "most")
     middle, low, high = (fixed(scale * figure[key], digits) for key in keys)
     return f"{middle} [{low}, {high}]"
@@ -145,12 +145,12 @@ def spread(figure: dict[str, float], digits: int = 1) -> str:
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result of a run or a notebook that has this name."""
+    """Return the result of a run or a notebook with this name."""
     return picked(run["results"], name=name)
 
 
 def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """Return the first row whose keys have these values."""
+    """Return the first row with the wanted values. Raises UsageError if there is none."""
     for row in rows:
         if all(row.get(key) == value for key, value in wanted.items()):
             return row

@@ -1,15 +1,17 @@
-"""Batches of notebooks: executed in parallel by papermill, each in a process of its own; results collected; the report written.
+"""Batches of notebooks: papermill executes them in parallel, one process each, then results are collected and a report written.
 
 ::
 
-    data/runs/<time>/  batch.json            what was asked for
-                       <name>.ipynb          each notebook as executed, its results in <name>.json, its state in
-                       <name>.status.json figures/              every figure as PNG and SVG; <name>.html, if it writes a page
+    data/runs/<time>/  batch.json            the parameters, notebooks and preset of the run
+                       <name>.ipynb          each executed notebook, with its results in <name>.json
+                       <name>.status.json    its state: done or failed, with the reason
+                       <name>.html           the page that a notebook writes, if any
+                       figures/              every figure as PNG and SVG
                        summary.json          one object for each result
                        report.html           one self-contained page
 
 A batch runs on any `concurrent.futures.Executor`: this machine's threads, each waiting for the process of its notebook, or a
-cluster's workers (`dask_executor`), which must see the same files. What is done is not done twice: `resume`.
+cluster's workers (`dask_executor`), which must see the same files. `resume` skips completed notebooks.
 """
 
 from __future__ import annotations
@@ -20,14 +22,13 @@ import json
 import os
 import platform
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,24 +38,19 @@ from tqdm.auto import tqdm
 
 from .errors import RunError, StorageError, UsageError, unknown
 from .notebook import column_kinds
-from .processes import Children, as_done, interrupts
+from .processes import Children, cores, run_jobs
 from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy")
-ALONE = ("latency", "energy", "deploy")  # these measure time, and have the machine to themselves
+ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Task:
-    """One notebook to execute: where it lies, where its output goes, its parameters, its threads."""
+    """One notebook to execute: its path, its output folder, its parameters and its number of threads."""
 
     notebook: str
     output_dir: str
@@ -68,12 +64,12 @@ class Task:
 
     @property
     def status_file(self) -> Path:
-        """Where the notebook's state is kept."""
+        """The path of the notebook's state."""
         return Path(self.output_dir) / f"{self.name}.status.json"
 
 
 def notebooks_folder() -> Path:
-    """Return the checkout's `notebooks/`; RunError where the package is installed without them."""
+    """Return the checkout's `notebooks/`. Raises RunError if the package is installed without it."""
     folder = Path(__file__).resolve().parent.parent / "notebooks"
     if not folder.is_dir():
         raise RunError(f"no notebooks at {folder}: run from a checkout of the repository")
@@ -81,9 +77,9 @@ def notebooks_folder() -> Path:
 
 
 def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], threads: int = 1) -> list[Task]:
-    """Return the tasks of a batch; parameters that a notebook does not declare are left out of its own, unknown ones raise.
+    """Return the tasks of a batch. A notebook gets only the parameters that it declares.
 
-    A parameter must be declared by at least one of the notebooks, and survive JSON unchanged.
+    A parameter must be declared by at least one of the notebooks, and survive JSON unchanged. Otherwise UsageError is raised.
     """
     import papermill
 
@@ -124,9 +120,9 @@ _children = Children()
 
 
 def execute(task: Task) -> dict[str, Any]:
-    """Execute a notebook in a process of its own and return its status: `done` or `failed`, seconds, the error.
+    """Execute a notebook in its own process, and return its status: `done` or `failed`, seconds, the error.
 
-    Never raises for what the notebook does; the status is also left beside the executed notebook.
+    Errors in the notebook are not raised. The status is also written next to the executed notebook.
     """
     start = time.monotonic()
     environment = {
@@ -151,7 +147,7 @@ def execute(task: Task) -> dict[str, Any]:
 
 
 def _execute_here(task: Task) -> dict[str, Any]:
-    """Execute a notebook in this process: what `python -m workbench.runs` does with the task on its standard input."""
+    """Execute a notebook in this process: the entry of `python -m workbench.runs`, with the task on its standard input."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -161,7 +157,7 @@ def _execute_here(task: Task) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory(prefix="pmc2-") as sockets:
             config = Config()
-            if os.name == "posix":  # parallel kernels race for TCP ports; sockets in a folder of their own cannot
+            if os.name == "posix":  # parallel kernels race for TCP ports, but not for sockets in a folder
                 config.KernelManager.transport = "ipc"
                 config.KernelManager.ip = str(Path(sockets) / "kernel")
             papermill.execute_notebook(
@@ -182,10 +178,10 @@ def _execute_here(task: Task) -> dict[str, Any]:
 
 
 def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
-    """Execute tasks and return their statuses in order; one that fails does not stop the others.
+    """Execute tasks and return their statuses in order. A failed task does not stop the others.
 
-    `resume` skips those that are done already with the same parameters. Without an executor this machine's cores are shared
-    between the notebooks. Ctrl-C stops what runs and raises; what was done stays done.
+    `resume` skips tasks that are done with the same parameters. Without an executor the notebooks share this machine's cores.
+    Ctrl-C stops running notebooks and raises. Completed ones are kept.
     """
     statuses: dict[str, dict[str, Any]] = {}
     if resume:
@@ -194,41 +190,27 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
             if previous and previous["status"] == "done" and previous.get("parameters") == task.parameters:
                 statuses[task.name] = previous
     pending = [task for task in tasks if task.name not in statuses]
-    own = executor is None
-    pool = executor or ThreadPoolExecutor(max_workers=max(1, min(len(pending), cores())))
     bar = tqdm(total=len(tasks), initial=len(statuses), desc="notebooks", unit="notebook", file=sys.stderr, dynamic_ncols=True)
-    futures: dict[Future[dict[str, Any]], Task] = {}
-    _children.restart()
-    try:
-        with interrupts() as interrupted:
-            for wave in _waves(pending):
-                futures = {pool.submit(execute, task): task for task in wave}
-                for future in as_done(futures, interrupted):
-                    task = futures[future]
-                    try:
-                        statuses[task.name] = future.result()
-                    except StorageError:
-                        raise
-                    except Exception as error:  # a lost worker: whatever the executor raises
-                        failure = {"status": "failed", "notebook": task.name, "error": f"{type(error).__name__}: {error}"}
-                        statuses[task.name] = {**failure, "traceback": "", "parameters": task.parameters, "seconds": 0.0}
-                    state = statuses[task.name]
-                    bar.set_postfix_str(f"{task.name} {state['status']} in {state['seconds']:.0f} s")
-                    bar.update()
-    except BaseException:
-        for future in futures:
-            future.cancel()
-        _children.stop(signal.SIGTERM)
-        raise
-    finally:
-        bar.close()
-        if own:
-            pool.shutdown()
+
+    def done(name: str, outcome: dict[str, Any] | Exception) -> None:
+        if isinstance(outcome, StorageError):
+            raise outcome
+        if isinstance(outcome, Exception):  # a lost worker: whatever the executor raises
+            failure = {"status": "failed", "notebook": name, "error": f"{type(outcome).__name__}: {outcome}"}
+            parameters = next(task.parameters for task in pending if task.name == name)
+            outcome = {**failure, "traceback": "", "parameters": parameters, "seconds": 0.0}
+        statuses[name] = outcome
+        bar.set_postfix_str(f"{name} {outcome['status']} in {outcome['seconds']:.0f} s")
+        bar.update()
+
+    with bar:
+        for wave in _waves(pending):
+            run_jobs(execute, {task.name: (task,) for task in wave}, executor, done, children=_children)
     return [statuses[task.name] for task in tasks]
 
 
 def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Return what runs side by side, wave after wave."""
+    """Group the tasks into waves. The tasks of a wave run in parallel."""
     together = [task for task in tasks if task.name not in ALONE]
     return [wave for wave in (together, *([task] for task in tasks if task.name in ALONE)) if wave]
 
@@ -243,9 +225,9 @@ def _read_status(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def dask_executor(scheduler: str) -> Iterator[Executor]:
-    """Give an Executor on a Dask cluster by its scheduler's address (`tcp://host:8786`). Needs the extra `cluster`.
+    """Yield an Executor on a Dask cluster, by its scheduler's address (`tcp://host:8786`). Needs the extra `cluster`.
 
-    Raises RunError when the extra is missing or the scheduler does not answer within ten seconds.
+    Raises RunError if the extra is missing, or if the scheduler does not respond within ten seconds.
     """
     try:
         from distributed import Client
@@ -253,7 +235,7 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     except ImportError as error:
         raise RunError("--scheduler needs Dask: pip install -e '.[cluster]' in the checkout") from error
     try:
-        # Asked first: a Client that never connects cannot be taken down quietly.
+        # Try a plain connection first: a Client that never connects logs errors when it is closed.
         socket.create_connection(get_address_host_port(scheduler), timeout=10).close()
         client = Client(scheduler, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
@@ -286,7 +268,7 @@ def new_directory() -> Path:
 
 
 def point_latest(directory: Path) -> None:
-    """Let `data/runs/latest` point at a run."""
+    """Make `data/runs/latest` a link to a run."""
     link = directory.parent / "latest"
     aside = directory.parent / f".latest.{os.getpid()}"
     try:
@@ -298,14 +280,14 @@ def point_latest(directory: Path) -> None:
 
 
 def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str, Any]) -> Path:
-    """Write `summary.json` and `report.html` from what the notebooks of a run left; return the report's path."""
+    """Write `summary.json` and `report.html` from the results of a run's notebooks, and return the report's path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     notebooks = []
     for status in statuses:
         kept = read_json(directory / f"{status['notebook']}.json")
         figures = [{**figure, "data": _embed(directory / f"{figure['file']}.png")} for figure in kept.get("figures", [])]
-        page = f"{status['notebook']}.html"  # a notebook may leave one of its own
+        page = f"{status['notebook']}.html"  # a notebook may write a page of its own
         page = page if (directory / page).is_file() else ""
         notebooks.append({**kept, **status, "figures": figures, "name": status["notebook"], "page": page})
     results = [{"notebook": each["name"], **result} for each in notebooks for result in each.get("results", [])]
@@ -321,7 +303,7 @@ def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str
 
 
 def main_table(directory: Path) -> dict[str, Any]:
-    """Return the table that a notebook of the run marked as its main one; a table of that shape saying so where none did."""
+    """Return the table that a notebook of the run marked as its main one, or a table that reports its absence."""
     for path in sorted(directory.glob("*.json")):
         for table in read_json(path).get("tables", []):
             if table.get("main"):
@@ -330,7 +312,7 @@ def main_table(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, empty where there is none that can be read."""
+    """Return the object in a JSON file, or an empty one if the file is missing or unreadable."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

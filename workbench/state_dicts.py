@@ -24,17 +24,22 @@ from .errors import WeightsError
 
 __all__ = ["StateDict", "read_state_dict", "require_finite", "within"]
 
-# Under these keys training scripts keep a state dict next to epoch, optimizer and accuracy; earlier ones win.
+# Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, the preferred ones first.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "classifier", "weights")
-NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of the keys of what a training script keeps besides
-TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # components of wrapped names
-ROLES = ("attack_model", "model_A", "model_B")  # of the public baseline's Lightning checkpoints: kept
+NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of the keys of other objects in a training script's checkpoint
+TRANSPARENT = (
+    "module",
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+)  # components that wrappers add to names
+ROLES = ("attack_model", "model_A", "model_B")  # prefixes in the public baseline's Lightning checkpoints, which are kept
 MOST_NESTED = 8
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, the hyper-parameters that are text, and notes on what was unwrapped, removed or left out."""
+    """Tensors by name, the textual hyper-parameters, and notes on what was unwrapped, removed or left out."""
 
     tensors: dict[str, Tensor]
     sha256: str = ""
@@ -43,7 +48,7 @@ class StateDict:
 
 
 class _Inert(dict):  # type: ignore[type-arg]
-    """Stands in for the few classes that the baseline's Lightning checkpoints mention; keeps fields, runs nothing."""
+    """A stand-in for the few classes in the baseline's Lightning checkpoints. It stores fields and runs no code."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -51,7 +56,7 @@ class _Inert(dict):  # type: ignore[type-arg]
 
 
 _KNOWN_GLOBALS: dict[str, type] = {
-    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch fills items into its own few kinds of dict only
+    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch's unpickler sets items only on these
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": _Inert,
     "argparse.Namespace": _Inert,
 }
@@ -60,7 +65,7 @@ _KNOWN_GLOBALS: dict[str, type] = {
 def read_state_dict(path: Path) -> StateDict:
     """Read a checkpoint (torch's or safetensors). Only tensors and plain values are unpickled.
 
-    Raises WeightsError for a file that cannot be read, asks for more than that, or holds no tensors by name.
+    Raises WeightsError for a file that is unreadable, contains other objects, or has no tensors by name.
     """
     file = _read(path)
     content = _load(file, path)
@@ -78,7 +83,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file in one reading: it may be a pipe."""
+    """Return the content of a file in one reading, since it may be a pipe."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -88,18 +93,18 @@ def _read(path: Path) -> bytes:
 def _load(file: bytes, path: Path) -> Any:
     allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
     try:
-        if file[8:9] == b"{":  # the length of a JSON header, then that
+        if file[8:9] == b"{":  # safetensors: the length of a JSON header, then the header
             return safetensors.torch.load(file)
         with torch.serialization.safe_globals(allowed):
             return torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever its zip and pickle readers raise
+    except Exception as error:  # torch's zip and pickle readers raise exceptions of any kind
         text = str(error).partition("WeightsUnpickler error:")[2] or str(error) or type(error).__name__
         reason = text.strip().splitlines()[0]
         raise WeightsError(f"{path} is not a checkpoint of plain tensors ({reason[:160]}); it was not loaded") from error
 
 
 def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Return where the largest state dict lies (`model.net`), the state dict, and the keys of others next to it."""
+    """Return the largest state dict with its path (`model.net`), and the keys of others next to it."""
     own = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     inner: dict[str, tuple[str, dict[str, Tensor], list[str]]] = {}
     for key, value in content.items() if depth < MOST_NESTED else ():
@@ -117,7 +122,7 @@ def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, d
 
 
 def _plain_names(state: StateDict, path: Path) -> StateDict:
-    """Remove what DataParallel, torch.compile and enclosing modules put before and between the names."""
+    """Remove the prefixes that DataParallel, torch.compile and enclosing modules put before and inside the names."""
     removed: list[str] = []
     split = {key: [part for part in key.split(".") if part not in TRANSPARENT] for key in state.tensors}
     if len({tuple(parts) for parts in split.values()}) < len(split):
@@ -133,7 +138,7 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Return tensors without the components with which all of their names begin, and those components (`model.net.`)."""
+    """Remove the components with which all names begin, and return the tensors and those components (`model.net.`)."""
     prefix = ""
     while True:
         first = {name.partition(".")[0] for name in tensors}
@@ -144,7 +149,7 @@ def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor
 
 
 def require_finite(tensors: dict[str, Tensor], names: Iterable[str], label: str) -> None:
-    """Raise WeightsError for the first of `names` whose tensor holds NaN or infinity."""
+    """Raise WeightsError for the first of `names` whose tensor contains NaN or infinity."""
     for name in names:
         if name in tensors and not bool(torch.isfinite(tensors[name]).all()):
             raise WeightsError(f"{label}: tensor {name!r} holds values that are not finite (NaN or infinity); it was not kept")

@@ -1,4 +1,4 @@
-"""Where files live, and how they are written: aside first, then renamed, so that a kill leaves the old file or the new."""
+"""Locations of files, and atomic writes: a temporary file is renamed, so that a kill leaves the old file or the new one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return a path with `~` expanded, unchanged if that user has no home directory here: it then does not exist."""
+    """Return a path with `~` expanded.
+
+    If that user has no home directory here, the path is returned unchanged, and does not exist.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError:
@@ -38,11 +41,11 @@ def expand_user(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Give a temporary path in the folder of `path`, to be written; on leaving, it replaces `path` at once or is removed.
+    """Yield a temporary path in the folder of `path` to write to. On success it replaces `path` atomically, else it is removed.
 
-    Until then it is readable by its owner alone, and then by those of `mode`.
+    The temporary file is readable by its owner alone; the result has permissions `mode`.
 
-    Raises StorageError when the folder cannot be written or the disk is full; `path` is then as it was.
+    Raises StorageError if the folder cannot be written or the disk is full. `path` is then unchanged.
     """
     temporary: Path | None = None
     try:
@@ -64,7 +67,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove what a process of this machine that was killed left beside `path`."""
+    """Remove temporary files of `path` that killed processes of this machine left."""
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
@@ -76,24 +79,24 @@ def _alive(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # there, and another user's
+    except OSError:  # the process exists and belongs to another user
         return True
     return True
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder and raise StorageError unless a file can be written there: before hours of work, not after."""
+    """Make a folder, and raise StorageError unless a file can be written there. Call it before hours of work."""
     with replacing(folder / ".probe") as temporary:
         temporary.write_bytes(b"\0" * 4096)
     (folder / ".probe").unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` as UTF-8, all or nothing."""
+    """Write `text` to `path` as UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` to `path` as indented JSON, all or nothing."""
+    """Write `value` to `path` as indented JSON, atomically."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

@@ -1,8 +1,8 @@
-"""The standard streams of a command, usable whatever the shell made of them: closed, full, or of a narrow encoding.
+r"""The standard streams of a command, made usable in every state: closed, full, or with a narrow encoding.
 
 ==================  ================================================================================
 closed              replaced by /dev/null, so that no file opened later gets its descriptor
-encoding too small  characters that it lacks are written as escapes (`PMC\\xb2`)
+encoding too small  characters that it lacks are written as escapes (`PMC\xb2`)
 control characters  of file names and the like are written as escapes on standard output
 standard output     a full disk or a broken pipe is an error of the command: `flushed` returns False
 standard error      write errors are ignored: the exit status is that of the work
@@ -22,7 +22,9 @@ from .terminal import printable
 __all__ = ["complain", "flushed", "prepare"]
 
 KEPT = "\n\t"
-_WRAPPED: list[io.TextIOWrapper] = []  # collected, one would close the buffer that it shares with sys.__stdout__
+_WRAPPED: list[
+    io.TextIOWrapper
+] = []  # references: a collected wrapper would close the buffer that it shares with sys.__stdout__
 
 
 class _Output(io.TextIOWrapper):
@@ -43,7 +45,7 @@ class _Diagnostics(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Make the process's standard streams usable. Streams that a caller has replaced, such as a test, stay as they are."""
+    """Make the process's standard streams usable. Streams that a caller, such as a test, has replaced are not changed."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -78,14 +80,14 @@ def _to_null(descriptor: int) -> None:
 
 
 def complain(text: object) -> None:
-    """Print one line to standard error, with control characters escaped; errors of writing it are ignored."""
+    """Print one line to standard error, with control characters escaped. Write errors are ignored."""
     if sys.stderr is not None:
         with contextlib.suppress(OSError, ValueError):
             print(printable(text), file=sys.stderr, flush=True)
 
 
 def flushed() -> bool:
-    """Write out standard output; return False, after a line about it, if it cannot be written. What is left is dropped then."""
+    """Flush standard output. If it cannot be written, report it on standard error, drop the rest and return False."""
     try:
         sys.stdout.flush()
     except OSError as error:

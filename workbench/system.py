@@ -33,7 +33,7 @@ from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
 
-# The nine components of Figure 4. In one process nothing crosses a network: those two stay unmeasured (None).
+# The nine components of Figure 4. In one process nothing crosses a network, so its two components stay None.
 COMPONENTS = (
     "client_compression",
     "network_client_edge",
@@ -47,12 +47,12 @@ COMPONENTS = (
 )
 NEURAL = ("neural", "compressai")  # the codecs that need the pair's compressor
 NETWORKS = ("network_client_edge", "network_edge_cloud")
-PART = 256  # images that a cloud decodes and classifies before it looks whether it should go on
-REMEMBERED = 4096  # codes whose answers the cloud keeps; with a code of 3 KB some 13 MB
+PART = 256  # images that a cloud decodes and classifies between two calls of `proceed`
+REMEMBERED = 4096  # codes in the cloud's cache: about 13 MB with codes of 3 KB
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
-    """Build a codec by name for a pair: the neural one from its compressor and the images' `size` (H, W)."""
+    """Build a codec by name for a pair. The neural codec uses the pair's compressor and the images' `size` (H, W)."""
     if name not in NEURAL:
         return codec(name, **options)
     if pair.compressor is None:
@@ -61,14 +61,14 @@ def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options
 
 
 class Stopwatch:
-    """Adds up milliseconds by component; waits for a CUDA device before it reads the clock."""
+    """A stopwatch that adds up milliseconds by component. It waits for a CUDA device before it reads the clock."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
 
     @contextmanager
     def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
-        """Charge the enclosed work to `component`."""
+        """Add the time of the enclosed code to `component`."""
         start = time.perf_counter()
         yield
         if device is not None and device.type == "cuda":
@@ -77,7 +77,7 @@ class Stopwatch:
 
     @property
     def total(self) -> float:
-        """The sum over the measured components, in ms."""
+        """The sum of the measured components, in ms."""
         return sum(value for value in self.milliseconds.values() if value is not None)
 
 
@@ -105,15 +105,15 @@ class Edge:
     def receive(
         self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None, limits: Limits = ANY
     ) -> Tensor:
-        """Return the clients' files as images in [0, 1], cut to squares of `size` (None: as they are, of one size).
+        """Return the clients' files as images in [0, 1], cropped to squares of `size` (None: unscaled, all of one size).
 
-        Raises DataError where one cannot be read, or is beyond the `limits`.
+        Raises DataError for a file that is unreadable or beyond the `limits`.
         """
         with (clock or Stopwatch())("edge_other"):
             return to_float(load_pictures(files, size, limits))
 
     def perturb(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> Tensor:
-        """Return the protected images, in [0, 1]. They stay on the edge: only `protect` sends."""
+        """Return the protected images, in [0, 1]. They stay on the edge: only `protect` returns data for the cloud."""
         with torch.inference_mode(), (clock or Stopwatch())("generator", self.device):
             images = images.to(self.device, memory_format=torch.channels_last)
             return in_parts(lambda part: self.generator(part, strength), images)
@@ -131,9 +131,9 @@ class Edge:
 class Cloud:
     """The untrusted cloud: decodes and classifies with an unmodified recognition model. It never sees an original.
 
-    If the codec lets many images share their code, the answers to the last `remembered` codes are kept: the same bytes mean the
-    same picture. Within a payload each distinct code is decoded once, or with `every` once for each image that has it, as the
-    paper's cloud does.
+    If the codec lets many images share one code, the cloud caches the scores of the last `remembered` codes, because equal
+    bytes mean equal pictures. Within a payload each distinct code is decoded once. With `every` it is decoded once for each
+    image, as in the paper's cloud.
     """
 
     def __init__(
@@ -149,18 +149,18 @@ class Cloud:
         self.classifier = channels_last(classifier.eval(), self.device)
         self.codec, self.remembered = codec, remembered if codec.repeats and not every else 0
         self._answers: dict[bytes, Tensor] = {}
-        self._singles: dict[bytes, Tensor] = {}  # by the whole payload, where it is of one image
-        self._lock = threading.Lock()  # of the answers: a service recognises in several threads
+        self._singles: dict[bytes, Tensor] = {}  # by payload, for payloads of one image
+        self._lock = threading.Lock()  # guards the caches, since a service recognises in several threads
 
     def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
-        """Return the images that the cloud sees, in [0, 1]; PayloadError for bytes that are no payload of its codec."""
+        """Return the decoded images, in [0, 1]. Raises PayloadError for bytes that are no payload of the codec."""
         with (clock or Stopwatch())("decompression", self.device):
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
-        """Return scores N x K: the model's class probabilities, on the CPU. Images with the same latents are seen once.
+        """Return scores N x K: the model's class probabilities, on the CPU. Images with equal latents are classified once.
 
-        `proceed` is called before each part of the images; it raises what shall end the work.
+        `proceed` is called before each part of the images. An exception in it ends the work.
         """
         clock = clock or Stopwatch()
         with clock("decompression"):
@@ -186,7 +186,7 @@ class Cloud:
             return scores
 
     def remember(self, payload: bytes) -> Tensor | None:
-        """Return the scores of a payload of one image that came before, byte by byte the same; None for any other."""
+        """Return the cached scores for the payload of one image, or None if these bytes are not in the cache."""
         return self._singles.get(payload)
 
     def _classify(self, coded: list[bytes], clock: Stopwatch, proceed: Callable[[], None]) -> Tensor:
@@ -201,7 +201,7 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Keep answers; the oldest make room."""
+        """Add scores to a cache, and remove the oldest ones above its limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -210,9 +210,9 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The answer to a batch: scores N x K, the bytes of each hop, and where the time went (ms), all of the whole batch.
+    """The result of a batch: scores N x K, the bytes of each hop, and the time by component (ms), all for the whole batch.
 
-    Of a payload that others share the bytes are its part.
+    For a request that shares a payload with others, the bytes are its share.
     """
 
     scores: Tensor
@@ -228,7 +228,7 @@ class Recognition:
 
 @dataclass(frozen=True)
 class System:
-    """Client, Edge and Cloud joined. Without a client the edge's work happens on the phone itself: the baseline PP."""
+    """Client, Edge and Cloud joined. Without a client, the phone itself does the edge's work: the baseline PP."""
 
     client: Client | None
     edge: Edge
@@ -263,7 +263,7 @@ class System:
         precision: str = "float32",
         **options: Any,
     ) -> System:
-        """Join PMC² from the weights of a pair, found by name; `options` go to the codec. Raises WeightsError."""
+        """Join PMC² with the weights of a pair, found by name. `options` go to the codec. Raises WeightsError."""
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
         return cls.in_process(

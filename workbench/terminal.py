@@ -1,4 +1,4 @@
-"""Foreign text, made safe to print: file names, class names, and the words of other machines."""
+"""Make foreign text safe to print: file names, class names, and output of other machines."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ SPACES = {"Zs"}  # Unicode's space separators print as spaces, though str.isprin
 
 
 def printable(text: object, keep: str = "") -> str:
-    r"""Return `str(text)` with every character that a terminal or a reader could be misled by written as an escape.
+    r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader.
 
-    Escaped, as Python's `repr` writes them (``\x1b``, ``\u202e``): control characters (C0, DEL, C1) and so every escape
-    sequence, line and paragraph separators, formatting characters (bidirectional overrides, zero-width characters), surrogates
-    (undecodable bytes of file names), private and unassigned code points. Everything else, in any script, stays as it is.
-    `keep` names control characters to let through: ``"\n"`` for text of several lines.
+    The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). Escaped are control characters (C0, DEL, C1), and so every
+    escape sequence, line and paragraph separators, formatting characters (bidirectional overrides, zero-width characters),
+    surrogates (undecodable bytes of file names), private and unassigned code points. Everything else, in any script, stays
+    unchanged. `keep` names control characters to keep: ``"\n"`` for text of several lines.
     """
     whole = str(text)
     if whole.isascii() and whole.isprintable():

@@ -1,11 +1,11 @@
-"""Weights kept: safetensors with a manifest (SHA-256, architecture, data, seed, accuracy).
+"""Store weights: safetensors with a manifest (SHA-256, architecture, data, seed, accuracy).
 
 One network is two files in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
 
     resnet18-X-vgg13_bn.json                   the manifest; names the file below and its hash
     resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
 
-The tensors are written first, under a name of their own, then the manifest is replaced: a kill leaves the old pair or the new.
+The tensors are written first, under a new name. Then the manifest is replaced, so a kill leaves the old pair or the new one.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ TABLES = (  # sized by training
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of one set of weights.
+    """The description of one set of weights.
 
-    `name` and `family` (of the data set) say where it lies; `kind` and `spec` build the network; `depends` maps the role of
-    each network it was trained against to that one's SHA-256; `training` holds preset and options. `metrics` were measured on
-    the validation split, which also chose the checkpoint; names that end in `_in_sample` on the images that tables were fitted
-    on. `complete` says whether training ran to its end.
+    `name` and `family` (of the data set) locate it. `kind` and `spec` build the network. `depends` maps the role of each
+    network it was trained against to that network's SHA-256. `training` has preset and options. `metrics` were measured on the
+    validation split, which also chose the checkpoint. Metrics whose names end in `_in_sample` were measured on the images that
+    tables were fitted to. `complete` states whether training ran to its end.
     """
 
     name: str
@@ -83,24 +83,24 @@ class Manifest:
 
 
 def classifier_name(name: str) -> str:
-    """Return the weights' name of a classifier, which is its architecture's."""
+    """Return the name of a classifier's weights, which is its architecture's. Raises UsageError for an unknown one."""
     if name not in CLASSIFIERS:
         Classifier(name)  # raises the error that lists the names
     return name
 
 
 def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
-    """Return the weights' name of a generator, as in the baseline: `target-X-auxiliary`, and `@variant` if there is one."""
+    """Return the name of a generator's weights, as in the baseline: `target-X-auxiliary`, with `@variant` if there is one."""
     return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}" + (f"@{_variant(variant)}" if variant else "")
 
 
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
-    """Return the weights' name of the compressor that belongs to a generator."""
+    """Return the name of the compressor's weights that belong to a generator."""
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
 
 
 def pair_of(name: str) -> tuple[str, str]:
-    """Return target and auxiliary of a pair's name, `target-X-auxiliary`; UsageError for any other text."""
+    """Return target and auxiliary of a pair's name, `target-X-auxiliary`. Raises UsageError for any other text."""
     target, separator, auxiliary = name.partition("-X-")
     if not separator:
         raise UsageError(f"{name!r} is not a pair: write target-X-auxiliary, such as resnet18-X-vgg13_bn")
@@ -112,7 +112,7 @@ def _variant(variant: str) -> str:
 
 
 def _plain(what: str, name: str) -> str:
-    """Return a name that is to be part of a file's, or raise UsageError: it must not lead to another folder."""
+    """Return a name for use in a file name. Raises UsageError if it could lead to another folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UsageError(
             f"{what} {name!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
@@ -121,14 +121,14 @@ def _plain(what: str, name: str) -> str:
 
 
 def roots() -> tuple[Path, Path]:
-    """Return the folders that hold weights, in the order they are searched: trained here, shipped."""
+    """Return the folders of weights in the order of the search: trained here, shipped."""
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
 def find(name: str, family: str) -> Manifest | None:
-    """Return the manifest of weights by name and data set family, or None where there are none.
+    """Return the manifest of weights by name and data set family, or None if there is none.
 
-    Raises WeightsError for a manifest that cannot be read.
+    Raises WeightsError for an unreadable manifest.
     """
     path = _locate(name, family)
     return None if path is None else _read_manifest(path)
@@ -140,7 +140,7 @@ def _locate(name: str, family: str) -> Path | None:
 
 
 def files(name: str, family: str) -> tuple[Path, Path]:
-    """Return where a manifest and its tensors lie. Raises WeightsError where there are none, or the manifest cannot be read."""
+    """Return the paths of a manifest and its tensors. Raises WeightsError if there are none, or the manifest is unreadable."""
     path, manifest = _found(name, family)
     return path, path.with_name(manifest.file)
 
@@ -156,9 +156,9 @@ def _found(name: str, family: str) -> tuple[Path, Manifest]:
 
 
 def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
-    """Yield every manifest with the path of its tensors; what was trained here hides what shipped under the same name.
+    """Yield every manifest with the path of its tensors. Weights trained here hide shipped weights of the same name.
 
-    A manifest that cannot be read raises WeightsError, or is handed to `on_error` and passed over.
+    An unreadable manifest raises WeightsError. With `on_error` the error is passed to it, and the manifest is skipped.
     """
     seen: set[tuple[str, str]] = set()
     for root in roots():
@@ -176,10 +176,11 @@ def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[
 
 
 def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: bool = False) -> Manifest:
-    """Write a network's tensors and its manifest, all or nothing; return the manifest with file name and hash filled in.
+    """Write a network's tensors and its manifest atomically. Return the manifest with file name and hash filled in.
 
-    `root` is `data/runs/weights` unless given; `half` keeps floats in 16 bits, which `load` widens again. Raises StorageError
-    when the disk is full or the folder cannot be written, WeightsError for a value beyond 16 bits or a figure that is none.
+    `root` is `data/runs/weights` unless given. `half` stores floats in 16 bits, which `load` widens again. Raises StorageError
+    if the disk is full or the folder cannot be written, and WeightsError for a value outside 16 bits or a metric that is not
+    finite.
     """
     _plain("data set family", manifest.family)
     tensors = {key: value.detach().cpu().contiguous() for key, value in state_dict(module).items()}
@@ -209,7 +210,7 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
 def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
     """Return a network in eval mode, frozen, with its manifest, after checking the hash of its file.
 
-    Raises WeightsError when there are none by that name, when file and manifest disagree, or when the kind is another.
+    Raises WeightsError if there are none by that name, if file and manifest disagree, or if the kind differs.
     """
     path, manifest = _found(name, family)
     if manifest.kind != kind:
@@ -257,9 +258,9 @@ def load_pair(
     variant: str = "",
     compressor_variant: str = "",
 ) -> Pair:
-    """Load a pair's networks and check that each was trained against the others as they are now.
+    """Load a pair's networks, and check that each was trained against the present version of the others.
 
-    Raises WeightsError for what is missing, corrupted or was made for other weights.
+    Raises WeightsError for networks that are missing, corrupted or made for other weights.
     """
     wanted = {
         "target": (classifier_name(target), "classifier"),
@@ -282,7 +283,7 @@ def load_pair(
 
 
 def compressor_variants(pair: Pair) -> list[str]:
-    """Return the variants under which compressors of a pair's very generator are kept, beside its own."""
+    """Return the variants of compressors for a pair's generator, other than the pair's own."""
     generator = pair.manifests["generator"]
     prefix = f"{generator.name}-compressor@"
     return [
@@ -295,9 +296,9 @@ def compressor_variants(pair: Pair) -> list[str]:
 
 
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
-    """Write a pair's four networks to a folder in the form that ships; return their manifests.
+    """Write a pair's four networks to a folder in the shipped form, and return their manifests.
 
-    Floats are kept in 16 bits unless `half` is False; hashes change with them, and what depends on them is renamed with them.
+    Floats are stored in 16 bits unless `half` is False. The hashes change, and dependent manifests are updated.
     """
     pair = load_pair(family, target, auxiliary)
     made: dict[str, Manifest] = {}
@@ -314,7 +315,7 @@ def state_dict(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
-    """Fill a network from tensors under the public names; raise WeightsError naming the first that does not fit."""
+    """Fill a network from tensors under the public names. Raises WeightsError with the first name that does not fit."""
     own = state_dict(module)
     tables = {key for key in own if key.rpartition(".")[2] in TABLES}
     for key in sorted(own.keys() | state.keys()):
@@ -360,12 +361,12 @@ def _read_manifest(path: Path) -> Manifest:
     if manifest.format != FORMAT:
         raise WeightsError(f"{path} has manifest format {manifest.format}, this workbench reads {FORMAT}")
     if Path(manifest.file).name != manifest.file or not manifest.file.endswith(".safetensors"):
-        raise WeightsError(f"{path} names the file {manifest.file!r}, which is not a safetensors file beside it")
+        raise WeightsError(f"{path} names the file {manifest.file!r}, which is not a safetensors file next to it")
     return manifest
 
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Return the kind and the spec from which `models.build` makes a network of this shape."""
+    """Return the kind and the spec from which `models.build` builds a network of this shape."""
     if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
         spec |= {"head": module.head} if module.head != "public" else {}

@@ -1,4 +1,4 @@
-"""The attackers: each recovers what it should where the case is made for it, and all keep one contract."""
+"""The attackers: each succeeds in a case constructed for it, and all satisfy one contract."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tests.support.audits import TINY, noisy
 from workbench import metrics
 from workbench.audit import ATTACKERS, Attacker, Effort, Observed, Observer, Pairs
 from workbench.audit.attackers import FEW, Inversion, Optimise, Prior, Read, Replay, Retrain, Undo
 from workbench.audit.networks import MeanPictures, learn
+from workbench.audit.reconstruct import observation_error
 from workbench.audit.scores import identified
 from workbench.audit.views import pairs_of
 from workbench.data import Dataset
@@ -20,8 +22,6 @@ from workbench.errors import UsageError
 from workbench.pictures import to_float
 from workbench.training.adversary import class_means
 from workbench.weights import Pair
-
-from .conftest import TINY, noisy
 
 
 def colours(n: int, seed: int = 0) -> Tensor:
@@ -39,7 +39,7 @@ def made(name: str, observer: Observer, seed: int = 0, effort: Effort = TINY) ->
 
 
 def as_trained(attacker: Attacker) -> None:
-    """Let an attacker guess by what it was trained to, even if that is no better than the closed form."""
+    """Make an attacker use its trained result, even if the closed form is better."""
     if isinstance(attacker, Prior | Inversion) and attacker.network is not None:
         attacker.network.share = 1.0
 
@@ -52,7 +52,7 @@ def decibels(guess: Tensor, images: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("name", "view"), [(name, view) for name, kind in ATTACKERS.items() for view in kind.views])
-def test_every_attacker_guesses_what_it_says_from_every_view_that_it_names(
+def test_every_attacker_guesses_what_it_declares_on_every_view(
     name: str, view: str, lively: Pair, digits: Dataset, images: Tensor
 ) -> None:
     observer = Observer(lively)
@@ -142,7 +142,7 @@ def test_undo_sets_polarity_colours_and_contrast_right(hide: object, observer: O
 
 
 def photographs(n: int, seed: int = 0) -> Tensor:
-    """Colour pictures like photographs: a lightness that varies much, and colours that vary a tenth as much."""
+    """Return colour pictures like photographs: the lightness varies strongly, the colours a tenth as much."""
     random = torch.Generator().manual_seed(seed)
     light = F.interpolate(torch.rand(n, 1, 8, 8, generator=random), size=32, mode="bilinear", align_corners=True)
     colour = F.interpolate(torch.rand(n, 3, 5, 5, generator=random), size=32, mode="bilinear", align_corners=True)
@@ -150,7 +150,7 @@ def photographs(n: int, seed: int = 0) -> Tensor:
 
 
 def test_undo_keeps_the_colours_of_two_thousand_pictures(observer: Observer) -> None:
-    """float32's default cut-off drops every direction below a quarter of the largest: the colours."""
+    """float32's default cut-off would drop every direction below a quarter of the largest, and with them the colours."""
     images, unseen = photographs(2000), photographs(20, seed=1)
     attacker = Undo(observer, TINY)
     attacker.fit(Pairs(seen_as("perturbed", images), images, None))
@@ -158,7 +158,7 @@ def test_undo_keeps_the_colours_of_two_thousand_pictures(observer: Observer) -> 
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ATTACKERS.items() if kind.guesses == "picture"])
-def test_at_strength_0_no_attacker_is_worse_than_the_identity_on_colour_pictures(name: str, open_observer: Observer) -> None:
+def test_at_strength_0_no_attacker_is_below_the_identity(name: str, open_observer: Observer) -> None:
     learnt, unseen = photographs(120), photographs(16, seed=1)
     pairs = Pairs(open_observer.observe(learnt, "perturbed"), learnt, None)
     observed = open_observer.observe(unseen, "perturbed")
@@ -168,10 +168,10 @@ def test_at_strength_0_no_attacker_is_worse_than_the_identity_on_colour_pictures
 
 
 @pytest.mark.parametrize("view", ["perturbed", "payload"])
-def test_from_noise_alone_no_trained_attacker_has_less_than_the_mean_picture_of_the_label(
+def test_from_noise_alone_attackers_reach_the_class_mean(
     view: str, observer: Observer, digits: Dataset, images: Tensor
 ) -> None:
-    """What a network memorises of 120 pairs of noise is not used: it would cost decibels on other pictures."""
+    """A network's memory of 120 pairs of noise is not used, because it would cost decibels on other pictures."""
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     random = torch.Generator().manual_seed(0)
     train, labels = to_float(digits.train.images[:120]), digits.train.labels[:120]
@@ -196,7 +196,7 @@ def test_undo_smooths_what_is_noisy_and_evens_what_is_bent(observer: Observer) -
     assert sorted(set(even.flatten().tolist())) == [0.25, 0.75], "equal pixels are equal, wherever they are"
 
 
-def test_where_few_things_are_seen_inversion_is_the_exact_mean_of_each(observer: Observer) -> None:
+def test_with_few_observations_inversion_is_their_exact_mean(observer: Observer) -> None:
     images = colours(3 * FEW + 3)
     kinds = torch.arange(len(images)) % 3
     codes = torch.tensor([[0.0, 1.0], [1.0, 0.0], [5.0, 5.0]])[kinds][:, :, None, None]
@@ -204,11 +204,11 @@ def test_where_few_things_are_seen_inversion_is_the_exact_mean_of_each(observer:
     attacker.fit(Pairs(seen_as("payload", codes), images, None))
     assert attacker.network is None
     guess = attacker.guess(seen_as("payload", torch.tensor([[5.0, 5.0], [0.0, 1.0], [4.0, 4.5]])[:, :, None, None]))
-    for row, kind in enumerate((2, 0, 2)):  # the last was never seen: the nearest that was
+    for row, kind in enumerate((2, 0, 2)):  # the last is unknown, so the nearest known one counts
         torch.testing.assert_close(guess[row], images[kinds == kind].mean(0))
 
 
-def test_from_as_few_pairs_as_there_are_kinds_inversion_learns_a_network(observer: Observer) -> None:
+def test_with_one_pair_a_kind_inversion_learns_a_network(observer: Observer) -> None:
     images = colours(2 * FEW - 1)
     codes = (torch.arange(len(images)) % 2).float()[:, None, None, None].expand(-1, 4, 1, 1)
     attacker = Inversion(observer, replace(TINY, passes=64))
@@ -216,7 +216,7 @@ def test_from_as_few_pairs_as_there_are_kinds_inversion_learns_a_network(observe
     assert attacker.network is not None
 
 
-def test_inversion_recovers_what_is_not_protected_better_than_the_class_tells(
+def test_inversion_of_unprotected_pictures_beats_the_class_mean(
     open_observer: Observer, digits: Dataset, images: Tensor
 ) -> None:
     attacker = Inversion(open_observer, Effort(pairs=400, passes=2400, width=8))
@@ -227,7 +227,7 @@ def test_inversion_recovers_what_is_not_protected_better_than_the_class_tells(
 
 
 def test_inversion_listens_to_the_label(observer: Observer) -> None:
-    """Where nothing is seen but noise, what it is told is all that it can draw."""
+    """If the view is only noise, the label is all the information there is."""
     labels = torch.arange(60) % 2
     images = torch.stack([torch.full((3, 32, 32), 0.2), torch.full((3, 32, 32), 0.8)])[labels]
     noise = torch.rand(60, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -238,7 +238,7 @@ def test_inversion_listens_to_the_label(observer: Observer) -> None:
     assert light - dark > 0.05
 
 
-def test_a_prior_goes_on_from_an_inversion_and_leaves_that_as_it_was(networks: Pair, digits: Dataset, images: Tensor) -> None:
+def test_a_prior_starts_from_an_inversion_and_does_not_change_it(networks: Pair, digits: Dataset, images: Tensor) -> None:
     observer = Observer(noisy(networks, 0.5), "png")  # noise leaves the inversion something to guess
     pairs, observed = pairs_of(observer, digits, "perturbed", 60), observer.observe(images[:8], "perturbed")
     base = Inversion(observer, TINY)
@@ -268,7 +268,7 @@ def test_a_prior_draws_from_codes_that_an_inversion_looked_up(observer: Observer
 
 
 def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
-    """A white box that starts at grey, whatever is seen."""
+    """Return a white box that starts at grey for every observation."""
     base = Inversion(observer, TINY)
     shape = {"perturbed": (3, 32, 32), "payload": (12, 2, 2)}[view]
     base.fit(Pairs(seen_as(view, torch.zeros(2 * FEW, *shape)), torch.full((2 * FEW, 3, 32, 32), 0.5), None))
@@ -276,11 +276,11 @@ def from_grey(observer: Observer, view: str, steps: int) -> Optimise:
 
 
 def errors(attacker: Optimise, observed: Observed) -> list[float]:
-    """What the white box lowers, where it starts and where it ends."""
+    """Return the white box's loss at its start and at its end."""
     assert attacker.base is not None
     guesses = (attacker.base.guess(observed), attacker.guess(observed))
     with torch.no_grad():
-        return [float(attacker._error(each, observed.seen, observed.view)) for each in guesses]
+        return [float(observation_error(attacker.observer, each, observed.seen, observed.view)) for each in guesses]
 
 
 @pytest.mark.parametrize(("view", "codec"), [("perturbed", "png"), ("payload", "compressai"), ("payload", "neural")])
@@ -290,7 +290,7 @@ def test_a_white_box_lowers_its_own_error(view: str, codec: str, lively: Pair, i
     assert end < 0.9 * start
 
 
-def test_a_white_box_finds_a_picture_whose_pattern_is_chosen_among_those_known(lively: Pair, images: Tensor) -> None:
+def test_a_white_box_finds_a_picture_among_known_patterns(lively: Pair, images: Tensor) -> None:
     observer = Observer(lively)
     compressor = observer.compressor
     assert compressor is not None
@@ -303,9 +303,7 @@ def test_a_white_box_finds_a_picture_whose_pattern_is_chosen_among_those_known(l
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.3])
-def test_a_white_box_recovers_a_picture_through_a_generator_that_it_knows(
-    strength: float, networks: Pair, images: Tensor
-) -> None:
+def test_a_white_box_recovers_a_picture_through_the_generator(strength: float, networks: Pair, images: Tensor) -> None:
     observer = Observer(networks, "png", strength=strength)
     attacker, observed = from_grey(observer, "perturbed", 60), observer.observe(images[:6], "perturbed")
     assert attacker.base is not None
@@ -342,7 +340,7 @@ def test_classes_are_not_read_from_pairs_without_any(name: str, open_observer: O
         made(name, open_observer).fit(pairs_of(open_observer, digits, "perturbed", 8, "noise"))
 
 
-# --- which it was ----------------------------------------------------------------------------------------------------------
+# --- identification --------------------------------------------------------------------------------------------------------
 
 
 def named(observer: Observer, images: Tensor, view: str) -> Tensor:
@@ -351,7 +349,7 @@ def named(observer: Observer, images: Tensor, view: str) -> Tensor:
     return identified(attacker.guess(observer.observe(images, view)))
 
 
-def test_who_replays_every_picture_names_it_where_each_looks_different(lively: Pair, images: Tensor) -> None:
+def test_a_replay_names_every_picture_that_looks_different(lively: Pair, images: Tensor) -> None:
     observer = Observer(lively)
     assert torch.equal(named(observer, images, "perturbed"), torch.ones(40))
     first, which = observer.observe(images, "payload").distinct
@@ -359,7 +357,7 @@ def test_who_replays_every_picture_names_it_where_each_looks_different(lively: P
     torch.testing.assert_close(named(observer, images, "payload"), 1 / torch.bincount(which)[which])
 
 
-def test_where_few_codes_cross_he_names_no_more_pictures_than_there_are_codes(observer: Observer, images: Tensor) -> None:
+def test_a_replay_names_no_more_pictures_than_there_are_codes(observer: Observer, images: Tensor) -> None:
     first, which = observer.observe(images, "payload").distinct
     assert 1 <= len(first) < 20
     for view in ("payload", "decoded"):
@@ -368,7 +366,7 @@ def test_where_few_codes_cross_he_names_no_more_pictures_than_there_are_codes(ob
         assert float(found.sum()) == pytest.approx(len(first))
 
 
-def test_who_sends_each_picture_several_times_averages_the_random_component_away(networks: Pair, images: Tensor) -> None:
+def test_several_sends_average_the_random_component_away(networks: Pair, images: Tensor) -> None:
     alike = 0.5 + 0.15 * (images - 0.5)
     observer = Observer(noisy(networks, 0.3), "png")
     observed = observer.observe(alike, "perturbed")
@@ -382,7 +380,7 @@ def test_who_sends_each_picture_several_times_averages_the_random_component_away
     assert Replay(Observer(networks, "png"), replace(TINY, sends=16)).sends == 1, "without noise one send tells all"
 
 
-def test_a_random_component_beats_one_send_among_pictures_that_are_nearly_alike(networks: Pair, images: Tensor) -> None:
+def test_a_random_component_hides_similar_pictures_from_one_send(networks: Pair, images: Tensor) -> None:
     steps = torch.arange(40)[:, None, None, None] / 400
     alike = (0.6 * images[:1] + 0.1 + steps).clamp(0, 1)
     without, drawn = (named(Observer(noisy(networks, noise), "png"), alike, "perturbed").mean() for noise in (0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Attackers side by side: each gets what it gets alone, and where one fails, all end."""
+"""Attackers in parallel: each has the same result as alone, and if one fails, all end."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 import torch
 
+from tests.support.audits import TINY
 from workbench.audit import Audit
 from workbench.audit.crew import Attempt, run_parallel
 from workbench.audit.networks import seeded
@@ -17,8 +18,6 @@ from workbench.audit.scores import Judge
 from workbench.audit.views import KEPT, Kept
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-from .conftest import TINY
 
 CPU = torch.device("cpu")
 
@@ -33,16 +32,17 @@ def two_threads() -> Iterator[None]:
 
 
 class Watched(Audit):
-    """An audit that knows the threads on which its attackers learn."""
+    """An audit that records the threads on which its attackers learn."""
 
-    def _tick(self, images: int) -> None:
+    def tick(self, images: int) -> None:
         self.threads.add((threading.current_thread().name, torch.get_num_threads()))
-        super()._tick(images)
+        super().tick(images)
 
     threads: set[tuple[str, int]]
 
 
-def test_attackers_get_side_by_side_what_they_get_one_after_another(lively: Pair, digits: Dataset) -> None:
+@pytest.mark.system
+def test_attackers_in_parallel_get_what_they_get_in_turn(lively: Pair, digits: Dataset) -> None:
     made = Watched(lively, digits, n=12, seeds=2, effort=TINY, judge=Judge(digits, 64, CPU))
     attempts = [
         Attempt("perturbed", ("undo", "invert", "prior", "read", "retrain", "replay")),
@@ -59,7 +59,7 @@ def test_attackers_get_side_by_side_what_they_get_one_after_another(lively: Pair
             assert torch.get_num_threads() == count
             torch.set_num_threads(1)
     (alone, one), (together, two) = found
-    assert alone == together, "to the bit: the retrained model has dropout, the critic draws as he is made"
+    assert alone == together, "equal bits, although the retrained model has dropout and the critic has random initial weights"
     assert one == {("MainThread", 1)}
     assert two == {("attacker_0", 1), ("attacker_1", 1)}
 

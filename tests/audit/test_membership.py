@@ -1,10 +1,11 @@
-"""Membership by RMIA: the score against figures worked out by hand, the rate at few false positives, and shadow generators."""
+"""Membership by RMIA: scores against hand-computed figures, the rate at few false positives, and shadow generators."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from tests.support.audits import TINY, Counted
 from workbench.audit import Audit, Effort
 from workbench.audit.membership import Shadow, rmia, true_positives
 from workbench.audit.scores import Judge
@@ -12,13 +13,11 @@ from workbench.data import Dataset
 from workbench.errors import DataError, UsageError
 from workbench.weights import Pair
 
-from .conftest import TINY, Counted
-
 CPU = torch.device("cpu")
 EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
 
 
-def test_the_score_is_the_share_of_references_whose_ratio_is_lower() -> None:
+def test_the_score_is_the_share_of_references_with_lower_ratio() -> None:
     # p(x) = (1.3 out + 0.7) / 2: out = 1 gives 1, out = 0.5 gives 0.675
     audited, shadows = torch.tensor([0.9, 0.9, 0.2]), torch.tensor([[1.0, 0.5, 1.0], [1.0, 0.5, 1.0]])
     references, of_references = torch.tensor([0.1, 0.5, 0.9, 1.0]), torch.ones(2, 4)
@@ -26,8 +25,8 @@ def test_the_score_is_the_share_of_references_whose_ratio_is_lower() -> None:
     assert rmia(audited, shadows, references, of_references).tolist() == [0.625, 1.0, 0.25]
 
 
-def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
-    """Confidence alone takes an easy picture for a member; RMIA compares it with generators that did not see it."""
+def test_what_every_generator_is_sure_of_shows_no_membership() -> None:
+    """By confidence alone an easy picture looks like a member. RMIA compares with generators that did not see it."""
     easy, hard = rmia(
         torch.tensor([0.99, 0.7]), torch.tensor([[0.99, 0.2]]), torch.linspace(0.5, 1, 50), torch.full((1, 50), 0.8)
     )
@@ -37,8 +36,8 @@ def test_what_every_generator_is_sure_of_is_no_sign_of_membership() -> None:
 @pytest.mark.parametrize(
     ("others", "expected"),
     [
-        (torch.arange(1000.0), 0.5),  # one false positive of 1,000 is allowed: above 998
-        (torch.arange(999.0), 0.5),  # none: above 998
+        (torch.arange(1000.0), 0.5),  # one false positive in 1,000 is allowed: the threshold is 998
+        (torch.arange(999.0), 0.5),  # none is allowed: the threshold is 998
         (torch.full((2000,), 5.0), 1.0),
     ],
 )
@@ -52,7 +51,7 @@ def test_the_rate_is_that_at_a_thousandth_of_false_positives(others: torch.Tenso
         true_positives(members, others[:0])
 
 
-def test_a_shadows_target_and_auxiliary_see_no_picture_that_its_generator_learns_from(digits: Dataset) -> None:
+def test_a_shadows_classifiers_see_no_picture_of_its_generator(digits: Dataset) -> None:
     own = digits.train.head(90)
     told: list[int] = []
     shadow, again = (Shadow(own, 10, EFFORT, 3, CPU, told.append) for _ in range(2))
@@ -67,10 +66,10 @@ def test_a_shadows_target_and_auxiliary_see_no_picture_that_its_generator_learns
         Shadow(digits.train.head(2), 10, EFFORT, 0, CPU)
 
 
-def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them(networks: Pair, digits: Dataset) -> None:
+def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: Dataset) -> None:
     judge = Judge(digits, 64, CPU)
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
-    found = made.members_by_rmia("perturbed", shadows=2)
+    found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
     assert found["area"].n == 120
     assert found["true_positives"].n == 60
@@ -78,10 +77,10 @@ def test_the_audits_members_are_training_images_and_its_shadows_saw_none_of_them
     whole = Audit(networks, digits, codec="png", n=60, effort=TINY, judge=judge)
     whole.images = torch.zeros(695, 3, 32, 32)
     with pytest.raises(DataError, match="besides the 695 candidates, .* has 2 more: audit fewer images"):
-        whole.members_by_rmia("perturbed")
+        whole.linkage.members_by_rmia("perturbed")
 
 
-def test_the_result_has_it_if_shadows_are_asked_for_and_the_bar_counts_them(networks: Pair, digits: Dataset) -> None:
+def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset) -> None:
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU))
     result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)
     assert set(result["membership_rmia"]) == {"perturbed"}

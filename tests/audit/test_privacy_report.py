@@ -1,4 +1,4 @@
-"""The page for a privacy officer: it says what the result says, in words and signs, and no number of its own."""
+"""The page for a privacy officer: it states the result in words and symbols, and no number of its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def row(view: str, attacker: str, **figures: float) -> dict[str, Any]:
 
 
 def result(perturbed: float = 18.63, decoded: float = 13.41, codec: str = "neural") -> dict[str, Any]:
-    """An audit in which the class's mean image has 13.19 dB, a likeness of 0.147, and names 1.23 % of the pictures."""
+    """Return an audit whose class mean image has 13.19 dB and an SSIM of 0.147, and identifies 1.23 % of the pictures."""
     control = row("control", "class mean", psnr=13.19, ssim=0.147, identified=0.0123)
     controls = [control, row("control", "training image", psnr=10.57, ssim=0.071, identified=0.0119)]
     rows = [
@@ -81,26 +81,26 @@ def test_the_page_says_whether_the_figures_are_a_lower_bound() -> None:
     assert LOWER in words(privacy_report.render(result() | {"converged": False, "effort_curve": curve}))
 
 
-def test_a_figure_below_the_control_is_the_attacks_failure_and_not_a_gain_of_less_than_nothing() -> None:
+def test_a_figure_below_the_control_is_a_failed_attack() -> None:
     text = words(privacy_report.render(result(perturbed=12.5)))
     assert "attack failed: below the control" in text
     assert "−0.69" not in text
 
 
 def words(text: str) -> str:
-    """What a reader sees: no tags, no style, one space between words."""
+    """Return the visible text: no tags, no style, one space between words."""
     body = re.sub(r"<style>.*?</style>|<title>.*?</title>", "", text, flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", "", re.sub(r"</t[dh]>", " ", body))).split())
 
 
 def summary(text: str) -> dict[str, str]:
-    """The lines of the summary, by what is held."""
+    """Return the lines of the summary, by the observer."""
     lines = re.findall(r"<li>(.*?)</li>", text.partition('class="summary"')[2].partition("</ul>")[0], re.DOTALL)
     return {title: words(line) for line in lines for title, _ in privacy_report.VIEWS.values() if title in words(line)}
 
 
 def numbers(value: Any) -> set[str]:
-    """Every number of a result in every form that a page may write it in, and those within its texts."""
+    """Return every number of a result, in each form that the page may use, and the numbers in its texts."""
     if isinstance(value, dict):
         return set().union(*(numbers(each) for each in value.values()))
     if isinstance(value, list):
@@ -113,7 +113,7 @@ def numbers(value: Any) -> set[str]:
     return {form.lstrip("+") for form in forms}
 
 
-def test_the_summary_says_of_each_view_whether_it_holds_in_a_word_and_a_sign() -> None:
+def test_the_summary_states_for_each_view_whether_it_holds() -> None:
     lines = summary(privacy_report.render(result()))
     assert set(lines) == {"the perturbed image", "what the cloud decodes", "the payload"}
     assert lines["the perturbed image"].startswith(FAILS)
@@ -124,7 +124,7 @@ def test_the_summary_says_of_each_view_whether_it_holds_in_a_word_and_a_sign() -
     assert turned["what the cloud decodes"].startswith(FAILS)
 
 
-def test_a_row_fails_where_its_bound_is_broken_and_holds_where_it_is_kept() -> None:
+def test_a_row_holds_or_fails_by_its_bound() -> None:
     text = words(privacy_report.render(result()))
     _, _, table = text.partition("The perturbed image – ")
     table = table.partition("Where it fails")[0]
@@ -133,7 +133,7 @@ def test_a_row_fails_where_its_bound_is_broken_and_holds_where_it_is_kept() -> N
     assert f"invert: 1.3 % [1.2, 1.3] 1.05 [1.02, 1.08] times 1.5 times {HOLDS}" in table
 
 
-def test_where_it_fails_names_every_broken_bound_and_nothing_else() -> None:
+def test_a_failure_names_exactly_the_broken_bounds() -> None:
     fails = words(privacy_report.render(result())).partition("Where it fails")[2].partition("What was tried")[0]
     assert "From the perturbed image: guesses come 5.44 dB closer" in fails
     assert "guesses are 0.364 more alike" in fails
@@ -155,7 +155,7 @@ def test_the_page_has_no_number_that_the_result_has_not() -> None:
     assert {"731", "18.63", "13.19", "3.59", "2917"} <= shown
 
 
-def test_the_payload_that_is_the_perturbed_image_is_said_to_be_so() -> None:
+def test_a_payload_equal_to_the_perturbed_image_is_named() -> None:
     assert "with this codec it stays at the edge" in words(privacy_report.render(result()))
     text = words(privacy_report.render(result(codec="png lossless")))
     assert "with this codec it stays at the edge" not in text

@@ -1,4 +1,4 @@
-"""The audit of a pair: every attacker beside the controls, the verdict, the bound, a bar that ends where it says, one JSON."""
+"""The audit of a pair: every attacker next to the controls, the verdict, the bound, an exact progress bar, one JSON object."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.audits import TINY, Counted, noisy
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
 from workbench.audit.scores import FIGURES, Judge
@@ -23,20 +24,18 @@ from workbench.notebook import plain
 from workbench.pictures import to_float
 from workbench.weights import Pair
 
-from .conftest import TINY, Counted, noisy
-
 N = 24
 
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge of few passes."""
+    """A judge after few passes."""
     return Judge(digits, 320, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
-    """The whole audit of the tiny pair, and its result."""
+    """The complete audit of the tiny pair, and its result."""
     made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
     return made, made.result()
 
@@ -75,9 +74,7 @@ def test_every_row_has_its_figures_with_n_and_interval(audited: tuple[Counted, d
         )
 
 
-def test_the_first_control_is_the_mean_training_image_of_each_pictures_class(
-    audited: tuple[Counted, dict[str, Any]], digits: Dataset
-) -> None:
+def test_the_first_control_is_the_class_mean_training_image(audited: tuple[Counted, dict[str, Any]], digits: Dataset) -> None:
     made, result = audited
     test = digits.test.head(N)
     images, train = to_float(test.images), to_float(digits.train.images)
@@ -90,9 +87,7 @@ def test_the_first_control_is_the_mean_training_image_of_each_pictures_class(
     torch.testing.assert_close(made.guesses["control", "class mean"], guesses)
 
 
-def test_the_second_control_is_a_training_image_of_the_class_by_lot(
-    audited: tuple[Counted, dict[str, Any]], digits: Dataset
-) -> None:
+def test_the_second_control_is_a_random_image_of_the_class(audited: tuple[Counted, dict[str, Any]], digits: Dataset) -> None:
     made, result = audited
     guesses, train = made.guesses["control", "training image"], to_float(digits.train.images)
     distance = torch.cdist(guesses.flatten(1), train.flatten(1), compute_mode="donot_use_mm_for_euclid_dist")
@@ -111,7 +106,7 @@ def test_who_knows_the_label_names_one_of_its_class_by_lot(audited: tuple[Counte
         assert found == pytest.approx(sum(expected) / N)
 
 
-def test_on_the_label_alone_nobody_does_better_than_the_answers_mean_picture(
+def test_on_the_label_alone_nothing_beats_the_class_mean(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:
     _, result = audited
@@ -166,7 +161,7 @@ class Scripted(Audit):
         ((15.0, 15.2, 15.4, 15.6), 4, False),
     ],
 )
-def test_effort_is_doubled_until_the_best_attacker_gains_less_than_a_tenth_of_a_decibel(
+def test_effort_doubles_until_the_gain_is_below_a_tenth_decibel(
     script: tuple[float, ...], efforts: int, converged: bool, networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
     made = Scripted(networks, digits, codec="png", n=4, seeds=1, effort=TINY, judge=judge)
@@ -180,9 +175,7 @@ def test_effort_is_doubled_until_the_best_attacker_gains_less_than_a_tenth_of_a_
     assert made.effort.passes == curve[-1]["effort"]["passes"], "table, verdict and Pareto front go on with it"
 
 
-def test_the_number_at_which_effort_stopped_is_that_of_the_table_and_the_verdict(
-    networks: Pair, digits: Dataset, judge: Judge
-) -> None:
+def test_the_number_where_effort_stopped_is_reported_everywhere(networks: Pair, digits: Dataset, judge: Judge) -> None:
     effort = Effort(pairs=40, passes=64, width=4, steps=2)
     made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
     curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
@@ -196,7 +189,7 @@ def test_the_number_at_which_effort_stopped_is_that_of_the_table_and_the_verdict
         made.converge(("perturbed",), ("replay",))
 
 
-def test_without_converging_the_result_says_that_it_does_not_know(audited: tuple[Counted, dict[str, Any]]) -> None:
+def test_without_converging_the_result_is_marked_unknown(audited: tuple[Counted, dict[str, Any]]) -> None:
     _, result = audited
     assert result["converged"] is None
     assert result["effort_curve"] == []
@@ -206,35 +199,33 @@ def test_without_converging_the_result_says_that_it_does_not_know(audited: tuple
 # --- linking, membership, bound --------------------------------------------------------------------------------------------
 
 
-def test_two_captures_of_an_unprotected_picture_are_linked_and_their_labels_are_not(
-    networks: Pair, digits: Dataset, judge: Judge
-) -> None:
+def test_two_captures_are_linked_but_not_by_their_labels(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(networks, digits, codec="png", strength=0.0, n=60, seeds=1, effort=TINY, judge=judge)
-    assert made.linked("perturbed").low > 0.9
-    assert made.linked("label").value < 0.8
+    assert made.linkage.linked("perturbed").low > 0.9
+    assert made.linkage.linked("label").value < 0.8
 
 
-def test_averaging_over_squares_links_what_noise_hides_pixel_by_pixel(networks: Pair, digits: Dataset, judge: Judge) -> None:
+def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(noisy(networks, 1.0), digits, codec="png", n=60, seeds=1, effort=TINY, judge=judge)
-    second = made.observer.show(made._second_protected, "perturbed").seen
-    by_pixel = made._linked(made.observed("perturbed").seen, second, made.labels, 1).value
-    assert made.pooled("perturbed") > 1
-    assert made.linked("perturbed").value > by_pixel + 0.05
-    assert made.pooled("label") == 1, "a label has no pixels"
+    second = made.observer.show(made.linkage._second_protected, "perturbed").seen
+    by_pixel = made.linkage._linked(made.observed("perturbed").seen, second, made.labels, 1).value
+    assert made.linkage.pooled("perturbed") > 1
+    assert made.linkage.linked("perturbed").value > by_pixel + 0.05
+    assert made.linkage.pooled("label") == 1, "a label has no pixels"
 
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    """The tiny target was fitted to some training images alone: of those it is surer."""
+    """The tiny target was fitted to some training images only, and is more confident on these."""
     fitted = replace_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
-    assert made.members("perturbed").low > 0.5
+    assert made.linkage.members("perturbed").low > 0.5
     same = replace_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
-    assert again.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "of the same pictures nothing is told"
+    assert again.linkage.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
 
 
 def replace_train(dataset: Dataset, train: Split) -> Dataset:
-    """The same data set with another training split."""
+    """Return the same data set with another training split."""
     parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
     return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 
@@ -283,7 +274,7 @@ CONTROL = [row("control", "class mean", psnr=13.0, ssim=0.2, identified=0.01)]
         ("perturbed", {"psnr": 14.6, "ssim": 0.40, "identified": 0.900}, (False, False, False)),
     ],
 )
-def test_the_verdict_is_what_the_best_attacker_has_over_the_control(
+def test_the_verdict_is_the_best_attackers_gain_over_the_control(
     view: str, values: dict[str, float], holds: tuple[bool, ...]
 ) -> None:
     weak = row(view, "weak", psnr=5.0, ssim=-0.3, identified=0.0)
@@ -297,7 +288,7 @@ def test_the_verdict_is_what_the_best_attacker_has_over_the_control(
     assert found["allowed"] == {**ALLOWED, "psnr": ALLOWED_PERTURBED if view == "perturbed" else 0.5}
 
 
-def test_a_threshold_is_judged_on_the_interval_paired_by_picture_and_not_on_the_point() -> None:
+def test_a_threshold_is_judged_on_the_paired_interval() -> None:
     def judged(half: float) -> dict[str, Any]:
         best = row("payload", "strong", psnr=13.45, ssim=0.2, identified=0.01)
         best["over_control"] = {"psnr": figure(0.45, half)}
@@ -322,7 +313,7 @@ def test_the_gain_over_the_control_is_paired_by_picture(audited: tuple[Counted, 
     assert differences.std() > 0
 
 
-def test_each_figure_has_its_own_best_attacker_and_the_payloads_count_for_the_decoded_image() -> None:
+def test_each_figure_has_its_own_best_attacker() -> None:
     rows = [
         row("decoded", "a", psnr=13.0, ssim=0.2, identified=0.01),
         row("payload", "b", psnr=15.0, ssim=0.1, identified=0.0),
@@ -368,7 +359,7 @@ def test_the_bar_ends_at_its_end_whatever_is_asked_for(
     assert made.told == made.total > 0
 
 
-def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
+def test_the_progress_bar_is_on_standard_error_on_request(
     networks: Pair, digits: Dataset, judge: Judge, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = Audit(
@@ -388,13 +379,13 @@ def test_the_bar_is_shown_on_standard_error_where_it_is_asked_for(
     [
         ({"n": 1}, UsageError, "at least 2 images and 1 seed, got 1 and 3"),
         ({"seeds": 0}, UsageError, "at least 2 images and 1 seed, got 1000 and 0"),
-        ({"pairs": 698}, DataError, "698 pairs were asked for, the training split of .* has 697"),
+        ({"pairs": 698}, DataError, "698 pairs were requested, the training split of .* has 697"),
         ({"pairs": 0}, UsageError, "at least 1 pair to learn from, got 0"),
         ({"strength": 2.0}, UsageError, "strength must be between 0 .* got 2"),
         ({"codec": "neurl"}, UsageError, "unknown codec 'neurl': did you mean 'neural'"),
     ],
 )
-def test_what_cannot_be_audited_is_refused_before_anything_is_learnt(
+def test_an_impossible_audit_is_refused_before_any_training(
     how: dict[str, Any], kind: type[Exception], message: str, networks: Pair, digits: Dataset
 ) -> None:
     with pytest.raises(kind, match=message):

@@ -1,4 +1,4 @@
-"""What a guess is worth: every figure by hand, ties included, and intervals that say what is known."""
+"""The scores of a guess: every score by hand, ties included, and honest intervals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SCORES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge that has learnt from 1,600 passes."""
+    """A judge trained with 1,600 passes."""
     return Judge(digits, 1600, torch.device("cpu"))
 
 
-# --- of a picture ----------------------------------------------------------------------------------------------------------
+# --- one picture -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_guess_that_is_wrong_by_a_tenth_everywhere_is_20_db(judge: Judge) -> None:
@@ -76,14 +76,14 @@ def test_a_judge_is_the_same_each_time(digits: Dataset, images: Tensor) -> None:
     assert torch.equal(first.distance(images, images.flip(0)), second.distance(images, images.flip(0)))
 
 
-# --- which it was ----------------------------------------------------------------------------------------------------------
+# --- identification --------------------------------------------------------------------------------------------------------
 
 
 def test_ties_are_broken_by_lot() -> None:
     likeness = torch.tensor(
         [
-            [5.0, 1.0, 0.0, 5.0],  # the right one and another
-            [2.0, 1.0, 0.0, 0.0],  # another
+            [5.0, 1.0, 0.0, 5.0],  # the right one ties with another
+            [2.0, 1.0, 0.0, 0.0],  # a wrong one
             [7.0, 7.0, 7.0, 7.0],  # all alike
             [0.0, 0.0, 0.0, 3.0],  # the right one alone
         ]

@@ -1,4 +1,4 @@
-"""What an attacker holds: each view shows what it says and nothing else; his pairs are his own."""
+"""The attacker's views: each shows what its name says and nothing else. The attacker's pairs are its own pictures."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.support.audits import noisy
 from workbench.audit import SOURCES, VIEWS, Observed, Observer, Pairs
 from workbench.audit.views import KEPT, pairs_of
 from workbench.codecs import Png
@@ -19,8 +20,6 @@ from workbench.errors import DataError, UsageError, WeightsError
 from workbench.pictures import to_float
 from workbench.system import Client, System
 from workbench.weights import Pair
-
-from .conftest import noisy
 
 # --- the views -------------------------------------------------------------------------------------------------------------
 
@@ -54,7 +53,7 @@ def test_the_payload_decodes_to_what_the_cloud_looks_at(codec: str, lively: Pair
 
 
 @pytest.mark.parametrize(("codec", "options"), [("png", {}), ("jpeg", {"quality": 10})])
-def test_the_payload_of_a_codec_for_pictures_says_what_it_decodes_to(
+def test_a_picture_codecs_payload_is_seen_as_its_decoded_image(
     codec: str, options: dict[str, Any], networks: Pair, images: Tensor
 ) -> None:
     observer = Observer(networks, codec, **options)
@@ -85,16 +84,14 @@ def test_what_is_seen_is_a_row_for_each_picture_in_their_order(view: str, lively
     assert torch.equal(all_of_them[torch.tensor([31, 30])].answers, last.answers[:2].flip(0))
 
 
-def test_without_a_random_component_nothing_changes_from_time_to_time_and_with_one_all_does(
-    networks: Pair, images: Tensor
-) -> None:
+def test_views_change_between_sends_only_with_random_component(networks: Pair, images: Tensor) -> None:
     for noise, same in ((0.0, True), (0.3, False)):
         observer = Observer(noisy(networks, noise), "png")
         first, second = (observer.observe(images[:4], "perturbed").seen for _ in range(2))
         assert [torch.equal(*each) for each in zip(first, second, strict=True)] == [same] * 4
 
 
-def test_the_white_box_has_the_generators_weights_and_none_of_its_random_numbers(networks: Pair, images: Tensor) -> None:
+def test_the_white_box_has_weights_but_no_random_numbers(networks: Pair, images: Tensor) -> None:
     pair = noisy(networks, 0.3)
     observer = Observer(pair, "png")
     with torch.inference_mode():
@@ -152,13 +149,11 @@ def test_as_many_kinds_are_seen_as_codes_cross(lively: Pair, images: Tensor) -> 
 
 
 def rows_in(images: Tensor, others: Tensor) -> Tensor:
-    """Whether each of N images is among others (N)."""
+    """Return for each of N images whether it is among `others` (N)."""
     return torch.cdist(images.flatten(1), others.flatten(1), compute_mode="donot_use_mm_for_euclid_dist").min(1).values == 0
 
 
-def test_pairs_of_the_same_data_are_training_images_with_their_labels_and_never_test_images(
-    open_observer: Observer, digits: Dataset
-) -> None:
+def test_pairs_of_the_same_data_are_never_test_images(open_observer: Observer, digits: Dataset) -> None:
     pairs = pairs_of(open_observer, digits, "perturbed", 60)
     train = to_float(digits.train.images)
     assert rows_in(pairs.images, train).all()
@@ -201,17 +196,17 @@ def test_other_photographs_are_cut_anew_for_each_pair(open_observer: Observer, d
     assert (images[:, 0] != images[:, 1]).any(), "in colour"
 
 
-def test_the_views_of_a_tap_share_the_pictures_and_it_keeps_the_last_few(networks: Pair, digits: Dataset) -> None:
+def test_the_views_of_an_observer_share_the_pictures(networks: Pair, digits: Dataset) -> None:
     observer = Observer(noisy(networks, 0.3))
     perturbed, again = (pairs_of(observer, digits, "perturbed", 8) for _ in range(2))
-    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once, whoever looks"
+    assert torch.equal(perturbed.observed.seen, again.observed.seen), "one picture passes the edge once for all observers"
     for seed in range(KEPT + 2):
         pairs_of(observer, digits, "label", 4, seed=seed)
     assert len(observer.quick.kept) == KEPT
 
 
 def test_pairs_that_there_are_not_are_refused(observer: Observer, digits: Dataset) -> None:
-    with pytest.raises(DataError, match=f"698 pairs were asked for, the training split of {digits.title} has 697"):
+    with pytest.raises(DataError, match=f"698 pairs were requested, the training split of {digits.title} has 697"):
         pairs_of(observer, digits, "perturbed", 698)
     with pytest.raises(UsageError, match="unknown source of pairs 'nois': did you mean 'noise'"):
         pairs_of(observer, digits, "perturbed", 4, "nois")

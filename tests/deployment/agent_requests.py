@@ -1,6 +1,7 @@
-"""Requests that a Kata runtime sends to the guest's agent during the life of one edge pod, and the engines that decide them.
+"""The requests of a Kata runtime to the guest's agent during the life of one edge pod, and the engines that decide them.
 
-The shapes were read in kata-containers: the test data of genpolicy, runtime (Go) and runtime-rs, at 3.21.0 and 4.1.0. Differences:
+The formats are those of kata-containers: the test data of genpolicy, runtime (Go) and runtime-rs, at 3.21.0 and 4.1.0.
+Differences:
 
 ============== ====================================== ==============================================================
 field          3.21.0, Go runtime                     4.1.0, Rust runtime
@@ -25,8 +26,8 @@ from typing import Any, Literal
 
 import pytest
 
-from workbench.deployment import guest
-from workbench.deployment.manifests import Container, initdata
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.manifests import Container, initdata
 
 Request = dict[str, Any]
 Version = Literal["3.21.0", "4.1.0"]
@@ -61,7 +62,7 @@ CGROUP_MOUNT = ("/sys/fs/cgroup", "cgroup", "cgroup", ["nosuid", "noexec", "node
 
 @cache
 def policy_of(container: Container) -> str:
-    """Return the policy as the agent gets it, out of the guest's configuration."""
+    """Return the policy from the guest's configuration, in the agent's form."""
     return str(tomllib.loads(initdata(container))["data"]["policy.rego"])
 
 
@@ -83,7 +84,7 @@ def _by_regopy(policy: str, name: str, request: Request) -> bool:
 
 @cache
 def _regopy_bundle(policy: str, name: str) -> tuple[Any, Any]:
-    """Compile a policy once: evaluation takes a tenth of the time of a query that compiles first."""
+    """Compile a policy once. An evaluation alone takes a tenth of the time of a query that compiles first."""
     regopy = pytest.importorskip("regopy", reason="the Rego engine regopy is not installed")
     interpreter = regopy.Interpreter()
     interpreter.add_module("policy.rego", policy)
@@ -95,7 +96,7 @@ def _by_regorus(policy: str, name: str, request: Request) -> bool:
     engine.set_input_json(json.dumps(request))
     try:
         results = engine.eval_query(f"data.agent_policy.{name}")["result"]
-    except RuntimeError:  # the agent answers an evaluation that fails with an error
+    except RuntimeError:  # the agent responds to a failed evaluation with an error
         return False
     if len(results) != 1:
         return False
@@ -116,7 +117,7 @@ def _regorus_engine(policy: str) -> Any:
 
 
 def life(container: Container, version: Version) -> list[tuple[str, Request]]:
-    """Return the requests of a pod's life in their order, each with the name of its message."""
+    """Return the requests of a pod's life in order, each with the name of its message."""
     requests: list[tuple[str, Request]] = [
         ("GuestDetailsRequest", {"mem_block_size": True, "mem_hotplug_probe": True}),
         ("UpdateInterfaceRequest", interface()),
@@ -146,7 +147,7 @@ def life(container: Container, version: Version) -> list[tuple[str, Request]]:
 
 
 def outputs(version: Version) -> list[tuple[str, Request]]:
-    """Return the requests for what a container writes."""
+    """Return the requests that read a container's output."""
     read: list[tuple[str, Request]] = [("ReadStreamRequest", {"container_id": EDGE, "exec_id": EDGE, "len": 32768})]
     if version == "4.1.0":
         read.append(("GetDiagnosticDataRequest", {"log_type": "termination_log", "container_id": EDGE}))
@@ -192,7 +193,7 @@ def copied_file(version: Version, container: str, name: str) -> Request:
 
 
 def certificates(version: Version) -> list[Request]:
-    """Return how a Secret's volume is copied: directories, a generation of files, and links into it."""
+    """Return the requests that copy a Secret's volume: directories, a generation of files, and links into it."""
     folder, generation = f"{SHARED}/{EDGE}-0123456789abcdef-certs", "..2026_11_30_01_37_03.1234567890"
     return [
         _copy(version, folder, 0o43777),
@@ -217,7 +218,7 @@ def _copy(version: Version, path: str, mode: int, data: bytes = b"") -> Request:
 
 
 def pause(version: Version) -> Request:
-    """The sandbox's own container."""
+    """Return the request for the sandbox's own container."""
     annotations = {
         "io.katacontainers.config.hypervisor.kernel_params": "agent.guest_components_rest_api=all",
         "io.katacontainers.pkg.oci.bundle_path": f"{BUNDLES}/{SANDBOX}",
@@ -247,7 +248,7 @@ def pause(version: Version) -> Request:
 
 
 def edge(container: Container, version: Version) -> Request:
-    """The edge's container."""
+    """Return the request for the edge's container."""
     annotations = {
         "io.katacontainers.pkg.oci.bundle_path": f"{BUNDLES}/{EDGE}",
         "io.katacontainers.pkg.oci.container_type": "pod_container",
@@ -368,7 +369,8 @@ def _specification(
 def with_change(request: Request, path: str, value: Any) -> Request:
     """Return a copy with one value changed.
 
-    A step of `path`, split at "/", is a key ("~1" for "/") or an index. "+" appends, "-" in front of the last step removes it.
+    A step of `path`, split at "/", is a key ("~1" for "/") or an index. "+" appends, and "-" in front of the last step removes
+    it.
     """
     request = copy.deepcopy(request)
     *steps, last = path.split("/")

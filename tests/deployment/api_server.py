@@ -1,7 +1,7 @@
-"""A small Kubernetes API server for real kubectl: discovery, server-side apply, lists, watches, logs, deletion.
+"""A small Kubernetes API server for the real kubectl: discovery, server-side apply, lists, watches, logs, deletion.
 
-It checks each object that is applied against the strict schema of the newest Kubernetes that is known, and serves plain HTTP on
-loopback. What it serves is a `Cluster`, in memory.
+It checks each applied object against the strict schema of the newest known Kubernetes, and serves plain HTTP on loopback. Its
+data are a `Cluster`, in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 
 from .cluster import Cluster, Object
 
-KINDS = {  # by plural: group, version, kind, whether it lies in a namespace
+KINDS = {  # by plural: group, version, kind, whether it belongs to a namespace
     "namespaces": ("", "v1", "Namespace", False),
     "pods": ("", "v1", "Pod", True),
     "services": ("", "v1", "Service", True),
@@ -46,11 +46,11 @@ VERBS = [
     "patch",
     "update",
     "watch",
-]  # as the server tells; it knows get (and list), watch, patch, delete
+]  # in the form of discovery; the server supports get (and list), watch, patch, delete
 
 
 class Refused(Exception):  # noqa: N818  (an answer of the server's)
-    """Raised for an answer that is no success."""
+    """Raised for an unsuccessful response."""
 
     def __init__(self, code: int, reason: str, message: str) -> None:
         super().__init__(message)
@@ -58,7 +58,7 @@ class Refused(Exception):  # noqa: N818  (an answer of the server's)
 
 
 class Handler(BaseHTTPRequestHandler):
-    """One connection of kubectl's."""
+    """One connection of kubectl."""
 
     protocol_version = "HTTP/1.1"
     cluster: Cluster
@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _where(self, verb: str) -> tuple[str, str, str, str]:
-        """Return plural, namespace, name and sub-resource of the path, if the user may do this there."""
+        """Return plural, namespace, name and sub-resource of the path. Raises Refused if the user has no permission there."""
         rest = self.parts[2:] if self.parts[0] == "api" else self.parts[3:]
         namespace = ""
         if len(rest) > 2 and rest[0] == "namespaces":
@@ -284,7 +284,7 @@ def resource_of(plural: str) -> Object:
 
 
 def openapi_of(group: str) -> Object:
-    """Say of each kind that a patch of it can be checked by the server: kubectl asks before it relies on that."""
+    """Declare that the server can validate patches of each kind: kubectl queries this first."""
     paths: Object = {}
     for plural, (own, version, kind, namespaced) in KINDS.items():
         if own == group:
@@ -297,7 +297,7 @@ def openapi_of(group: str) -> Object:
 
 @contextlib.contextmanager
 def serving(cluster: Cluster) -> Iterator[str]:
-    """Serve a cluster's API on a port of loopback; give its URL."""
+    """Serve a cluster's API on a loopback port, and yield its URL."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)

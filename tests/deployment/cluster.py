@@ -1,4 +1,7 @@
-"""What a small Kubernetes cluster holds, and how a Deployment on it fares: what `api_server.py` serves to real kubectl."""
+"""The state of a small Kubernetes cluster, and the progress of a Deployment on it.
+
+`api_server.py` serves it to the real kubectl.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Object = dict[str, Any]
 
 
 class Cluster:
-    """What the cluster holds, and how what is deployed on it fares."""
+    """The cluster's objects, and the scenario that a Deployment follows."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str, str], Object] = {}
@@ -21,8 +24,8 @@ class Cluster:
         self.forbidden: set[tuple[str, str]] = set()
         self.logs: dict[str, list[str]] = {"now": ["it serves"], "previous": []}
         self.scenario: Callable[[Cluster, Object], None] = comes_up
-        self.delay = 0.1  # of everything that takes a cluster a while
-        self.holds = False  # pods that were told to go stay
+        self.delay = 0.1  # of every slow step of a cluster
+        self.holds = False  # deleted pods stay
         self.changed = threading.Condition(threading.RLock())
         self.closed = False
         self.release = "v1.37.0"
@@ -60,7 +63,7 @@ class Cluster:
             return copy.deepcopy(self.objects[plural, "" if plural == "namespaces" else namespace, name])
 
     def put(self, plural: str, made: Object) -> Object:
-        """Store an object as it is now, and tell those who watch."""
+        """Store an object's present state, and notify watchers."""
         with self.changed:
             metadata = made["metadata"]
             key = (plural, metadata.get("namespace", ""), metadata["name"])
@@ -84,7 +87,7 @@ class Cluster:
                 self.changed.notify_all()
 
     def apply(self, plural: str, namespace: str, name: str, given: Object) -> tuple[int, Object]:
-        """Apply on the server's side: what is given replaces what was, but for what others have added."""
+        """Apply an object on the server's side: it replaces the old one, except for fields that other managers added."""
         with self.changed:
             known = self.objects.get((plural, namespace, name))
             if known is None:
@@ -137,10 +140,10 @@ class Cluster:
                 self.remove(*each)
             self.remove("deployments", namespace, name)
 
-    # --- what becomes of a Deployment ------------------------------------------------------------------------------------
+    # --- scenarios of a Deployment ---------------------------------------------------------------------------------------
 
     def pod(self, deployment: Object, number: int, status: Object) -> Object:
-        """Put a pod of a Deployment, in a state."""
+        """Store a pod of a Deployment with a given status."""
         template = deployment["spec"]["template"]
         metadata = {
             "name": f"{deployment['metadata']['name']}-{number}",
@@ -159,7 +162,7 @@ class Cluster:
         self.put("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved, **told})
 
     def say(self, deployment: Object, ready: int, conditions: list[Object] | None = None) -> None:
-        """Put a Deployment's status."""
+        """Store a Deployment's status."""
         name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
         found = self.objects.get(("deployments", namespace, name))
         if found is None:
@@ -178,9 +181,9 @@ class Cluster:
 
 
 def equip(cluster: Cluster, boot: str = "", *shims: str) -> None:
-    """Put what Kata's chart 4.1.0 installs: runtime classes, the labels of a node that can run them, its own DaemonSet.
+    """Store what Kata's chart 4.1.0 installs: runtime classes, the labels of a node that can run them, its own DaemonSet.
 
-    `boot` is the identity of the node's boot, by which a machine is known to be that node.
+    `boot` is the boot ID of the node, which identifies a machine as that node.
     """
     shims = shims or ("qemu-snp", "qemu-coco-dev")
     labels = {"katacontainers.io/kata-runtime": "true", "node.kubernetes.io/worker": ""}
@@ -214,7 +217,7 @@ def now() -> str:
 
 
 def inside(state: Object, **more: Any) -> Object:
-    """The status of the one container of a pod."""
+    """Return the status of a pod's only container."""
     status = {"name": "edge", "ready": False, "restartCount": 0, "image": "", "imageID": "", "state": state, **more}
     return {"containerStatuses": [status]}
 
@@ -224,7 +227,7 @@ RUNNING = inside({"running": {"startedAt": "2026-01-01T00:00:00Z"}})
 
 
 def comes_up(cluster: Cluster, deployment: Object) -> None:
-    """Its pods are made, pull, load, and then are ready."""
+    """Play a scenario: the pods are created, pull their image, load, and become ready."""
     wanted = deployment["spec"].get("replicas", 1)
     for number in range(wanted):
         cluster.pod(deployment, number, CREATING)
@@ -244,7 +247,7 @@ def comes_up(cluster: Cluster, deployment: Object) -> None:
 
 
 def stays(status: Object) -> Callable[[Cluster, Object], None]:
-    """A pod that is made, and stays in a state."""
+    """Return a scenario: a pod is created and stays in one state."""
 
     def scenario(cluster: Cluster, deployment: Object) -> None:
         cluster.pod(deployment, 0, status)
@@ -254,12 +257,12 @@ def stays(status: Object) -> Callable[[Cluster, Object], None]:
 
 
 def waits(reason: str, message: str = "", **more: Any) -> Callable[[Cluster, Object], None]:
-    """A pod whose container waits for a reason."""
+    """Return a scenario: a pod's container waits for a reason."""
     return stays(inside({"waiting": {"reason": reason, "message": message}}, **more))
 
 
 def is_refused(message: str) -> Callable[[Cluster, Object], None]:
-    """A Deployment whose pods cannot be made."""
+    """Return a scenario: a Deployment's pods cannot be created."""
 
     def scenario(cluster: Cluster, deployment: Object) -> None:
         failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": message}
@@ -269,7 +272,7 @@ def is_refused(message: str) -> Callable[[Cluster, Object], None]:
 
 
 def cannot_mount(cluster: Cluster, deployment: Object) -> None:
-    """A pod that is scheduled, and never gets its volume."""
+    """Play a scenario: a pod is scheduled, and never gets its volume."""
     pod = cluster.pod(deployment, 0, CREATING)
     cluster.say(deployment, 0)
     cluster.event(pod["metadata"]["name"], "FailedMount", 'MountVolume.SetUp failed for volume "certs" : secret "x" not found')

@@ -15,7 +15,7 @@ __all__ = ["HOSTILE", "Hostile"]
 
 
 class Hostile(NamedTuple):
-    """One request. `base` names the legitimate request, `gain` what the host would get."""
+    """One request. `base` names the legitimate request, `gain` the host's benefit."""
 
     name: str
     base: str
@@ -60,7 +60,7 @@ _ROWS = [
     ("root-writable", "edge", "OCI/Root/Readonly", False, "a root that the process can change"),
     ("root-extra-key", "edge", "OCI/Root/Propagation", "shared", "a field of a future agent"),
     ("pause-root-path", "pause", "OCI/Root/Path", "/", "the guest's own file system for the pause container"),
-    # --- what runs
+    # --- the program
     ("image-other", "edge", "storages/0/source", OTHER_IMAGE, "another image"),
     ("image-tag", "edge", "storages/0/source", "registry.example:5000/pmc2-edge:1", "any image that the registry serves"),
     ("image-pause", "edge", "storages/0/source", "pause", "an image called pause"),

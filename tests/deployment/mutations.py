@@ -1,7 +1,7 @@
-"""Random changes of legitimate requests, and what a request does: an accepted change must do what the original does.
+"""Random changes of legitimate requests, and the effect of a request: an accepted change must have the original's effect.
 
-`unlike` is written from the agent's code (kata-containers 4.1.0, src/agent), independently of the policy. It compares which
-program runs, as which user, on which files and devices, and what the host can read. It leaves out what a host may choose.
+`unlike` is written from the agent's code (kata-containers 4.1.0, src/agent), independently of the policy. It compares the
+program, its user, its files and devices, and what the host can read. It ignores everything that a host may choose.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ KEYS = [
 
 
 def mutated(request: Request, chance: random.Random) -> Request:
-    """Return a copy with one to three random changes, as the agent would write it out."""
+    """Return a copy with one to three random changes, in the agent's own format."""
     mutant = copy.deepcopy(request)
     for _ in range(chance.choice((1, 1, 1, 2, 3))):
         if places := list(_places(mutant)):
@@ -108,7 +108,7 @@ def _add(parent: Any, value: Any, chance: random.Random) -> None:
 
 
 def _other(value: Any, chance: random.Random) -> Any:
-    """Return another value, mostly of the same type: the agent's requests are typed."""
+    """Return a different value, mostly of the same type, because the agent's requests are typed."""
     if isinstance(value, bool):
         return not value
     if isinstance(value, int):
@@ -155,7 +155,7 @@ FREE = [  # path=value pairs that a host may add, remove or change
     r"(timeout|len|nb_cpus|wait|cpu_only|mem_\w+)=(\d+|True)",
     r"file_size=\d{1,7}",
     r"gid=65532",
-    r"data\b.*",  # the content of a network file is the host's
+    r"data\b.*",  # the host chooses the content of a network file
     r"file_mode=3(3024|3056|3060|3152|3184|3188|3200|3204|3206)",
     r"path=/run/kata-containers/shared/containers/[0-9a-f]+-(hosts|hostname|resolv\.conf|termination-log)",
     r"(interface|routes/Routes/\d+|neighbors/ARPNeighbors/\d+)/(name|device)=eth\d+",
@@ -167,7 +167,7 @@ FREE = [  # path=value pairs that a host may add, remove or change
     r"neighbors/ARPNeighbors/\d+/(state=(2|128)|flags=(8|128|136))",
     r"(interface/IPAddresses|routes/Routes|neighbors/ARPNeighbors)/\d+(/toIPAddress)?=object",
 ]
-REMOVABLE = [  # without it a request fails, or has fewer rights: nothing of the host's comes in its place
+REMOVABLE = [  # without these a request fails or has fewer rights, and the host gains nothing
     r"OCI/Mounts/[^=]*=.*",
     r"storages/(?!image_guest_pull)[^=]*=.*",
     r"OCI/Process/User/(UID|GID|AdditionalGids)=65532",
@@ -182,7 +182,7 @@ ADDED = [  # restrictions, and values of the pause container
     r"(dir_mode|signal)=(9|15|448|488|493|16832|16872|16877|2147484096|2147484136|2147484141)",
 ]
 FILE_OPTIONS = {"ro", "rw", "rprivate", "nosuid", "nodev", "noexec"}
-MOUNT_OPTIONS = {  # by destination: what makes no difference to the process
+MOUNT_OPTIONS = {  # by destination: options without effect on the process
     "/etc/hosts": FILE_OPTIONS,
     "/etc/hostname": FILE_OPTIONS,
     "/etc/resolv.conf": FILE_OPTIONS,
@@ -196,7 +196,7 @@ RANDOM_NAME = re.compile(r"-[0-9a-f]{1,16}-(?=(hosts|hostname|resolv\.conf|termi
 
 
 def unlike(mutant: Request, original: Request) -> set[str]:
-    """Return what a mutant does that its original does not, and what it leaves out, as path=value pairs."""
+    """Return the effects that a mutant has or lacks, compared with its original, as path=value pairs."""
     before, after = set(_pairs("", original)), set(_pairs("", mutant))
     gained = {pair for pair in after - before if not _matches(pair, FREE + ADDED)}
     return gained | {pair for pair in before - after if not _matches(pair, FREE + REMOVABLE)}

@@ -1,4 +1,4 @@
-"""The commands of a deployment, as a user calls them: a template, a status before anything runs, errors of one line."""
+"""The commands of a deployment from a user's view: a template, a status before anything runs, errors of one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.__main__ import main
 from workbench.attest import Policy
 from workbench.deployment.plan import TEMPLATE, local_plan
@@ -22,7 +22,7 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan of both stages on this machine, in the folder that one works in."""
+    """A plan of both stages on this machine, in the working directory."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "deployment.toml"
     path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))
@@ -42,11 +42,11 @@ def test_a_template_is_written_once_and_never_over_what_is_there(tmp_path: Path,
     out = capsys.readouterr().out
     assert "name the measurement, the initdata and the oldest firmware, then" in out
     assert "policy = " in out
-    with pytest.raises(UsageError, match="policy.toml: initdata must be"):  # until it is filled in, nothing passes
+    with pytest.raises(UsageError, match="policy.toml: initdata must be"):  # an unfilled template accepts nothing
         Policy.read(tmp_path / "policy.toml")
 
 
-def test_a_status_of_what_was_never_launched_says_so_and_is_not_a_success(plan: Path, capsys: Capture) -> None:
+def test_the_status_of_an_unlaunched_plan_is_no_success(plan: Path, capsys: Capture) -> None:
     assert main(["status", "--json"]) == 1
     rows = json.loads(capsys.readouterr().out)
     assert [(row["stage"], row["state"], row["host"]) for row in rows] == [
@@ -79,7 +79,8 @@ def test_a_mistake_is_one_line(plan: Path, capsys: Capture, arguments: list[str]
     assert "\n" not in said
 
 
-def test_a_picture_goes_to_the_edge_of_the_plan_that_is_here_or_named(plan: Path, capsys: Capture, tmp_path: Path) -> None:
+@pytest.mark.system
+def test_a_picture_goes_to_the_edge_of_the_plan(plan: Path, capsys: Capture, tmp_path: Path) -> None:
     picture = tmp_path / "digit.png"
     Image.new("RGB", (32, 32)).save(picture)
     assert main(["recognize", str(picture)]) == 1
@@ -108,6 +109,7 @@ def test_every_command_has_help_with_an_example(command: str, capsys: Capture) -
     assert f"workbench {command}" in capsys.readouterr().out.partition("examples:")[2]
 
 
+@pytest.mark.system
 def test_ctrl_c_in_a_launch_stops_what_it_started(plan: Path) -> None:
     command = [sys.executable, "-m", "workbench", "launch", str(plan)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as launching:

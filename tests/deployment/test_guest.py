@@ -1,4 +1,4 @@
-"""The container's own command, run as a process: it fetches its certificates from the guest's hub, and answers a cluster's probes."""
+"""The container's own command as a process: it fetches its certificates from the guest's hub, and answers a cluster's probes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.servers import answering, send
+from tests.support.servers import answering, send
 from tests.support.sshd import until
 from workbench.certs import issue
-from workbench.deployment.guest import AGENT, CERTS, PROGRAM, Container
+from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, Container
 
 CONTAINER = Container(
     "registry.example/pmc2-edge@sha256:" + "a" * 64,
@@ -23,9 +23,7 @@ CONTAINER = Container(
 )
 
 
-def test_the_containers_command_fetches_its_key_and_answers_probes_without_a_certificate(
-    tiny_data: Path, tmp_path: Path
-) -> None:
+def test_the_container_fetches_its_key_and_answers_probes(tiny_data: Path, tmp_path: Path) -> None:
     released, folder, port_file = tmp_path / "released", tmp_path / "certs", tmp_path / "port"
     issue(released)
 
@@ -54,7 +52,7 @@ def serve(url: str, folder: Path, port_file: Path, log: Path) -> None:
 
 
 def probed(port_file: Path) -> tuple[int, int] | None:
-    """Ask as a kubelet does, trusting any certificate and showing none; None while nothing answers."""
+    """Send probes like a kubelet's: trust any certificate and show none. Return None while nothing answers."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:

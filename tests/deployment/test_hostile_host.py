@@ -1,4 +1,4 @@
-"""A stage's machine that is not to be trusted: its words, and the folder on it that other users could change."""
+"""A hostile machine for a stage: its output, and a folder on it that other users can change."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.__main__ import main
 from workbench.deployment.ownership import own_folder
 from workbench.deployment.plan import local_plan
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.panels.deploy import DeployPanel
 from workbench.remote import host_of
@@ -43,7 +43,7 @@ HOSTILE = f"""\
 
 @pytest.fixture
 def plan(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A plan whose machine runs a program of its own where python3 is called, and says what it likes."""
+    """A plan whose machine runs a hostile program in place of python3."""
     path, bin = tmp_path / "here.toml", tmp_path / "bin"
     path.write_text(local_plan("digits", TARGET, AUXILIARY, tmp_path / "far"))
     bin.mkdir()
@@ -63,7 +63,7 @@ def test_what_a_hostile_host_says_reaches_no_terminal_raw(
     main([command[0], *command[1:2], str(plan)] if command[0] == "logs" else [command[0], str(plan), *command[1:]])
     out, err = capsys.readouterr()
     shown = out + err
-    ways = (SHOWN, SHOWN.replace("\\", "\\\\"), json.dumps(WORDS)[1:-1])  # the last as the host's own JSON, which launch quotes
+    ways = (SHOWN, SHOWN.replace("\\", "\\\\"), json.dumps(WORDS)[1:-1])  # the last in the host's own JSON, which launch quotes
     assert any(each in shown for each in ways)
     assert not [each for each in shown if not each.isprintable() and each != "\n"]
 
@@ -132,11 +132,11 @@ OWNED: dict[str, Case] = {
 
 
 @pytest.mark.parametrize("kind", [*CASES, *(pytest.param(kind, marks=root) for kind in OWNED)])
-def test_a_folder_that_others_could_change_is_refused_before_anything_is_sent_or_run(tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_others_can_change_is_refused_first(tmp_path: Path, kind: str) -> None:
     build, reason = (CASES | OWNED)[kind]
     folder = build(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    far = FarSide(host_of("local"), str(folder) + ("/" if kind.endswith("slash") else ""))
+    far = RemoteAgent(host_of("local"), str(folder) + ("/" if kind.endswith("slash") else ""))
     for ask in (lambda: far("status", name="x"), lambda: far.send([b"content"]), lambda: list(far.lines("logs", name="x"))):
         with pytest.raises(RemoteError) as caught:
             ask()
@@ -146,9 +146,11 @@ def test_a_folder_that_others_could_change_is_refused_before_anything_is_sent_or
     assert [path for path in made if path.is_file()] == []
 
 
-def test_a_folder_of_ones_own_is_made_and_closed_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ones_own_folder_is_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "tmp", 0o1777)
-    linked(tmp_path / "scratch", tmp_path / "tmp")  # as clusters have it: the path is resolved once and used resolved
+    linked(
+        tmp_path / "scratch", tmp_path / "tmp"
+    )  # common on clusters: the path is resolved once, and the resolved path is used
     host, before = host_of("local"), os.umask(0)
     try:
         place = own_folder(host, str(tmp_path / "scratch" / "mine" / "far"))
@@ -157,7 +159,7 @@ def test_a_folder_of_ones_own_is_made_and_closed_whatever_the_umask(tmp_path: Pa
     assert place == str(tmp_path / "tmp" / "mine" / "far")
     assert stat.S_IMODE(Path(place).stat().st_mode) == stat.S_IMODE(Path(place).parent.stat().st_mode) == 0o700
     assert own_folder(host, place) == place
-    (sha,) = FarSide(host, place).send([b"content"])
+    (sha,) = RemoteAgent(host, place).send([b"content"])
     assert (Path(place) / "store" / sha).read_bytes() == b"content"
     monkeypatch.setenv("HOME", str(tmp_path))
     assert own_folder(host, "~/.pmc2") == own_folder(host, ".pmc2") == str(tmp_path / ".pmc2")

@@ -1,4 +1,4 @@
-"""A deployment on this machine, by the code that launches others: up, asked, killed, up again, and gone without a trace."""
+"""A deployment on this machine, by the code for remote ones: launched, used, killed, launched again, and removed completely."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import AUXILIARY, TARGET
-from tests.services.conftest import until
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.services import until
 from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
-from workbench.deployment.launch import Deployed, Row
+from workbench.deployment.deployed import Deployed, StageRow
 from workbench.deployment.plan import Deployment, local_plan
 from workbench.errors import RemoteError, UsageError
 from workbench.pictures import to_float
@@ -33,7 +33,7 @@ Planned = Callable[..., Path]
 
 @pytest.fixture
 def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) -> Planned:
-    """Write a plan of both stages on this machine, what is kept there in a folder of the test's own."""
+    """Write a plan of both stages on this machine, whose data are in a folder of the test."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def write(edge: str = "", cloud: str = "", name: str = "here") -> Path:
@@ -48,7 +48,7 @@ def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 @contextlib.contextmanager
 def at(path: Path, told: list[str] | None = None) -> Iterator[Deployed]:
-    """The deployment of a plan, taken away at the end."""
+    """Yield the deployment of a plan. It is removed at the end."""
     with Deployed(Deployment.read(path), told=(told if told is not None else []).append) as made:
         try:
             yield made
@@ -60,7 +60,7 @@ def states(made: Deployed) -> list[str]:
     return [row.state for row in made.status()]
 
 
-def row_of(made: Deployed, which: str) -> Row:
+def row_of(made: Deployed, which: str) -> StageRow:
     return next(row for row in made.status() if row.stage == which)
 
 
@@ -69,9 +69,8 @@ def child(made: Deployed, which: str) -> int:
     return int(status["child"])
 
 
-def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_nothing(
-    planned: Planned, digits: Dataset, tmp_path: Path
-) -> None:
+@pytest.mark.system
+def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:100])
     with at(planned(), told := []) as made:
         assert states(made) == ["absent", "absent"]
@@ -90,7 +89,7 @@ def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_no
             os.kill(children[1], signal.SIGKILL)
             until(lambda: row_of(made, "cloud").state == "crashed")
             assert any('"service": "pmc2-cloud"' in line for line in row_of(made, "cloud").last)
-            assert made.launch() == urls  # the edge went on, and found the cloud again where it was
+            assert made.launch() == urls  # the edge kept running, and found the cloud at the same address
             assert child(made, "edge") == children[0]
             assert torch.equal(client.recognise(images).labels, inside.labels)
             os.kill(children[0], signal.SIGKILL)
@@ -108,7 +107,7 @@ def test_a_deployment_is_launched_once_asked_killed_launched_again_and_leaves_no
     assert [path for path in made.folder.parent.iterdir() if "here" in path.name] == []
 
 
-def test_a_port_that_is_taken_stops_the_launch_in_a_line_and_what_it_started(planned: Planned) -> None:
+def test_a_taken_port_ends_the_launch_in_one_line(planned: Planned) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with at(planned(edge=f'listen = "127.0.0.1:{port}"')) as made:
@@ -124,9 +123,7 @@ def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planne
         made.launch()
 
 
-def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_the_launch(
-    planned: Planned, tmp_path: Path
-) -> None:
+def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned, tmp_path: Path) -> None:
     path = planned(cloud='options = ["--remember", "-1"]\n\n[client]\npolicy = "policy.toml"\n')
     with at(path, told := []) as made:
         with pytest.raises(UsageError, match=r"policy\.toml cannot be read"):
@@ -141,13 +138,13 @@ def test_a_policy_that_trusts_milan_is_warned_of_and_one_that_is_missing_ends_th
         assert told[0].startswith("WARNING")
 
 
-def test_a_gpu_that_is_not_there_is_refused_before_anything_is_sent(
+def test_a_missing_gpu_is_refused_before_anything_is_sent(
     planned: Planned, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = planned(cloud='device = "cuda"\n')
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    with at(path) as made, pytest.raises(RemoteError, match="a GPU is asked for"):
+    with at(path) as made, pytest.raises(RemoteError, match="a GPU is requested"):
         made.launch()
 
 
@@ -177,7 +174,7 @@ def test_two_launches_at_once_are_one_and_a_line(planned: Planned) -> None:
         holder.join()
 
 
-def test_certificates_are_kept_and_issued_anew_where_another_name_is_planned(planned: Planned) -> None:
+def test_certificates_are_kept_unless_a_name_changes(planned: Planned) -> None:
     with at(planned()) as made:
         made._certificates()
         before = (made.plan.certs / "edge" / "edge.pem").read_bytes()
@@ -202,7 +199,7 @@ def test_ctrl_c_while_files_are_sent_ends_the_launch_at_once(planned: Planned, o
     def interrupt() -> None:
         assert stuck.wait(60)
         pressed.append(time.monotonic())
-        stopped.set()  # what takes away what was begun goes through
+        stopped.set()  # the cleanup succeeds
         os.kill(os.getpid(), signal.SIGINT)
 
     with serving(key, own_home, spoil) as link:

@@ -1,4 +1,4 @@
-"""Both stages on machines of their own, over real sshd: networks that meet on this side alone, cut, mended, killed, restarted."""
+"""Both stages on separate machines, over real sshd: their networks meet only on this side, and are cut, restored, restarted."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.conftest import AUXILIARY, TARGET
+from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import Ground, command_of, free_port, numbers, until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.pictures import to_float
 from workbench.system import System
@@ -58,22 +58,21 @@ def images(digits: Dataset) -> torch.Tensor:
 
 @pytest.fixture
 def deployed(namespaces: Ground, tmp_path: Path, tiny_data: Path) -> Iterator[Deployed]:
-    """A plan on two machines in networks of their own, taken away at the end."""
+    """A plan on two machines in separate networks. It is removed at the end."""
     with Deployed(plan(tmp_path), namespaces.config()) as made:
         yield made
         made.stop(purge=True)
 
 
 def left(*places: Path) -> list[str]:
-    """The processes, other than sshd, that have to do with some folders."""
+    """Return the processes, other than sshd, that use these folders."""
     words = [str(each) for each in places]
     found = [command_of(pid) for pid in numbers() if pid != os.getpid()]
     return [line for line in found if any(word in line for word in words) and "sshd" not in line.split(" ")[0]]
 
 
-def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and_leave_nothing(
-    deployed: Deployed, namespaces: Ground, images: torch.Tensor
-) -> None:
+@pytest.mark.system
+def test_separate_machines_serve_together_through_faults(deployed: Deployed, namespaces: Ground, images: torch.Tensor) -> None:
     inside = System.load("digits", TARGET, AUXILIARY).recognise(images)
     edge, cloud = namespaces["edge"], namespaces["cloud"]
     reach = [*edge.prefix, sys.executable, "-c", f"import socket; socket.create_connection(('{cloud.address}', 22), 2)"]
@@ -99,14 +98,14 @@ def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and
         asking = threading.Thread(target=lambda: asked.append(same()))
         asking.start()
         asking.join(2)
-        assert asking.is_alive()  # the edge cannot reach the cloud, and asks again
+        assert asking.is_alive()  # the edge cannot reach the cloud, and retries
         cloud.network.mend()
         asking.join(90)
         assert asked == [True]
 
         edge.stop()
         edge.start()
-        assert same()  # by a new connection, on the same ports
+        assert same()  # over a new connection, on the same ports
 
     assert sorted(deployed.stop()) == ["cloud", "edge", "tunnels"]
     until(lambda: left(edge.home, cloud.home, deployed.folder) == [])
@@ -119,6 +118,7 @@ def test_machines_that_do_not_reach_each_other_serve_together_through_faults_and
     assert not deployed.folder.exists()
 
 
+@pytest.mark.system
 def test_launched_and_stopped_again_and_again_nothing_piles_up(
     machines: Ground, tmp_path: Path, tiny_data: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,7 +126,7 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
     seen: list[object] = []
     homes = [machine.home for machine in machines.machines.values()]
     monkeypatch.chdir(tmp_path)
-    config = Path(os.path.relpath(machines.config()))  # as a user gives it, who works in another folder than the tunnels
+    config = Path(os.path.relpath(machines.config()))  # relative to the user's working directory, which is not the tunnels'
     with Deployed(plan(tmp_path), config) as made:
         for _ in range(cycles):
             urls = made.launch()
@@ -134,7 +134,7 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
             for url in urls.values():
                 with socket.socket() as trial:
                     assert trial.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
-            until(lambda: left(*homes, made.folder) == [])  # the shell that asked last ends after its answer
+            until(lambda: left(*homes, made.folder) == [])  # the last shell ends after its response
             kept = [sorted(str(path) for path in (home / ".pmc2").rglob("*")) for home in homes]
             seen.append((kept, sorted(str(path) for path in made.folder.rglob("*"))))
         made.stop(purge=True)
@@ -143,7 +143,8 @@ def test_launched_and_stopped_again_and_again_nothing_piles_up(
     assert not made.folder.exists()
 
 
-def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Deployed, namespaces: Ground) -> None:
+@pytest.mark.system
+def test_a_launch_resumes_an_upload_that_the_network_dropped(deployed: Deployed, namespaces: Ground) -> None:
     network = namespaces["edge"].network
     assert network is not None
     network.slow(2_000_000)
@@ -173,6 +174,7 @@ def test_a_launch_goes_on_where_the_network_dropped_in_mid_upload(deployed: Depl
     assert [row.state for row in deployed.status()] == ["ready", "ready"]
 
 
+@pytest.mark.system
 def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, tmp_path: Path, tiny_data: Path) -> None:
     ports = {which: free_port() for which in ("edge", "cloud")}
     path = tmp_path / "direct.toml"
@@ -193,7 +195,7 @@ def test_stages_that_name_an_address_are_reached_by_tls_alone(machines: Ground, 
 def test_a_port_that_a_dead_session_holds_is_freed(machines: Ground) -> None:
     with machines.host("edge") as host, machines.host("edge") as other:
         port = host.reverse(("127.0.0.1", 1)).port
-        side = FarSide(other, ".pmc2")
+        side = RemoteAgent(other, ".pmc2")
         assert side("free", port=port) is True
         until(lambda: side("free", port=port) is False)
         with socket.socket() as trial:
@@ -221,6 +223,7 @@ def test_a_machine_without_python_is_named_with_the_way_out(
         made.plan.folder.rename(tmp_path / "kept")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("fault", ["no interpreter", "taken port", "unknown host", "no gpu"])
 def test_what_a_machine_lacks_is_one_line_with_its_name(
     machines: Ground, tmp_path: Path, tiny_data: Path, fault: str, monkeypatch: pytest.MonkeyPatch
@@ -237,7 +240,7 @@ def test_what_a_machine_lacks_is_one_line_with_its_name(
     elif fault == "no gpu":
         if torch.cuda.is_available():
             pytest.skip("there is a GPU here")
-        text, words = text.replace('host = "cloud"', 'host = "cloud"\ndevice = "cuda"'), "a GPU is asked for"
+        text, words = text.replace('host = "cloud"', 'host = "cloud"\ndevice = "cuda"'), "a GPU is requested"
     else:
         text, words = text.replace(json.dumps(sys.executable), '"/nowhere/python"', 1), "cannot be run"
     path = tmp_path / "deployment.toml"

@@ -1,4 +1,4 @@
-"""The container's objects against Kubernetes' own schemas: what they hold, what they allow, and what is refused before."""
+"""The container's objects against Kubernetes' own schemas: their content, their permissions, and refusals before an apply."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 import yaml
 from kubernetes_validate.utils import all_versions
 
-from workbench.deployment import guest
-from workbench.deployment.gpu import CloudContainer
-from workbench.deployment.manifests import (
+from tests.support.containers import CERTIFICATES, CLOUD, CONFIDENTIAL, DEVELOPMENT, IMAGE, only, pod, rendered
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.manifests import (
     Container,
     initdata,
     initdata_digest,
@@ -32,34 +32,8 @@ from workbench.deployment.manifests import (
 )
 from workbench.errors import UsageError
 
-IMAGE = "registry.example:5000/pmc2-edge@sha256:" + "a" * 64
-CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": b"the key itself"}
-CONFIDENTIAL = Container(IMAGE, "10.0.0.7:8444", kbs_url="http://10.0.0.9:8080", resource="default/pmc2-edge")
-DEVELOPMENT = Container(IMAGE, "10.0.0.7:8444", runtime="development")
-CLOUD = CloudContainer(
-    IMAGE,
-    name="pmc2-cloud",
-    kbs_url="http://10.0.0.9:8080",
-    resource="default/pmc2-cloud",
-    gpu="nvidia.com/pgpu",
-    memory="32Gi",
-)
 INITDATA = "io.katacontainers.config.hypervisor.cc_init_data"
 VERSIONS = sorted({version for version in all_versions() if int(version.split(".")[1]) >= 28})
-
-
-def rendered(container: Container) -> list[dict[str, Any]]:
-    return render(container, None if container.resource else CERTIFICATES)
-
-
-def only(manifests: list[dict[str, Any]], kind: str) -> dict[str, Any]:
-    (found,) = (each for each in manifests if each["kind"] == kind)
-    return found
-
-
-def pod(container: Container) -> dict[str, Any]:
-    template: dict[str, Any] = only(rendered(container), "Deployment")["spec"]["template"]
-    return template
 
 
 COMBINATIONS = [
@@ -94,7 +68,7 @@ def test_the_combinations_have_every_kind_of_object() -> None:
     }  # fmt: skip
 
 
-def test_the_versions_reach_from_1_28_to_the_newest_that_is_known() -> None:
+def test_the_versions_reach_from_1_28_to_the_newest_known() -> None:
     assert "1.28.0" in VERSIONS
     assert kubernetes_validate.latest_version() in VERSIONS
     assert len(VERSIONS) >= 10
@@ -148,7 +122,7 @@ def test_a_runtime_has_its_class(container: Container, name: str) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_each_implementation_of_kata_has_runtime_classes_of_its_own(container: Container, name: str) -> None:
+def test_each_kata_implementation_has_its_own_runtime_classes(container: Container, name: str) -> None:
     assert pod(container)["spec"]["runtimeClassName"] == runtime_class(container) == name
     assert shim_name(container) == name.removeprefix("kata-")
 
@@ -157,7 +131,7 @@ def test_the_shim_changes_nothing_that_the_evidence_holds() -> None:
     assert initdata_digest(replace(CONFIDENTIAL, shim="rust")) == initdata_digest(CONFIDENTIAL)
 
 
-def test_a_cloud_in_a_guest_gets_a_gpu_its_key_from_the_broker_and_reaches_nothing_else() -> None:
+def test_a_cloud_in_a_guest_gets_a_gpu_and_its_brokers_key() -> None:
     spec = pod(CLOUD)["spec"]
     (cloud,) = spec["containers"]
     assert cloud["name"] == "cloud"
@@ -169,12 +143,12 @@ def test_a_cloud_in_a_guest_gets_a_gpu_its_key_from_the_broker_and_reaches_nothi
     assert "readinessProbe" not in cloud, "a cloud answers nobody without a certificate, the kubelet included"
 
 
-def test_the_image_is_pulled_by_its_digest_and_never_taken_from_the_host() -> None:
+def test_the_image_is_pulled_by_digest_never_from_the_host() -> None:
     edge = pod(CONFIDENTIAL)["spec"]["containers"][0]
     assert (edge["image"], edge["imagePullPolicy"]) == (IMAGE, "Always")
 
 
-def test_the_annotation_is_the_configuration_whose_digest_is_told() -> None:
+def test_the_annotation_is_the_configuration_of_the_digest() -> None:
     annotations = pod(CONFIDENTIAL)["metadata"]["annotations"]
     text = gzip.decompress(base64.b64decode(annotations[INITDATA], validate=True))
     assert text.decode() == initdata(CONFIDENTIAL)
@@ -258,7 +232,7 @@ def test_a_new_manifest_is_a_new_revision() -> None:
 # --- the key -----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_confidential_edge_gets_its_key_from_the_broker_and_no_manifest_holds_one() -> None:
+def test_a_confidential_edges_key_is_in_no_manifest() -> None:
     manifests = rendered(CONFIDENTIAL)
     assert "Secret" not in {each["kind"] for each in manifests}
     command = pod(CONFIDENTIAL)["spec"]["containers"][0]["command"]
@@ -267,7 +241,7 @@ def test_a_confidential_edge_gets_its_key_from_the_broker_and_no_manifest_holds_
         render(CONFIDENTIAL, CERTIFICATES)
 
 
-def test_in_development_certificates_come_in_a_secret_that_says_who_can_read_it() -> None:
+def test_in_development_certificates_come_in_a_marked_secret() -> None:
     manifests = rendered(DEVELOPMENT)
     secret = only(manifests, "Secret")
     assert secret["metadata"]["name"] == "pmc2-edge-readable-by-the-host"
@@ -290,7 +264,7 @@ def test_no_key_is_anywhere_but_in_the_secret(container: Container) -> None:
 
 
 def egress(container: Container) -> list[str]:
-    """What may be reached, in words."""
+    """Return the reachable destinations in words."""
     policy = only(rendered(container), "NetworkPolicy")["spec"]
     assert policy["policyTypes"] == ["Ingress", "Egress"]
     found = []
@@ -329,7 +303,7 @@ DNS = "dns UDP/53,TCP/53"
     ],
     ids=["cloud", "by IPv6", "key broker", "registry", "registry by name", "broker by name"],
 )
-def test_the_edge_reaches_the_cloud_and_what_is_named_and_nothing_else(container: Container, reached: list[str]) -> None:
+def test_the_edge_reaches_the_cloud_and_named_hosts_only(container: Container, reached: list[str]) -> None:
     assert egress(container) == reached
 
 
@@ -338,7 +312,7 @@ def test_anyone_may_come_to_the_edges_port_and_to_no_other() -> None:
 
 
 @pytest.mark.parametrize(("node_port", "kind"), [(0, "ClusterIP"), (30443, "NodePort")])
-def test_the_service_is_inside_the_cluster_unless_a_node_port_is_asked_for(node_port: int, kind: str) -> None:
+def test_the_service_is_internal_without_a_node_port(node_port: int, kind: str) -> None:
     spec = only(rendered(replace(CONFIDENTIAL, node_port=node_port)), "Service")["spec"]
     assert spec["type"] == kind
     assert spec["ports"][0].get("nodePort", 0) == node_port
@@ -355,7 +329,7 @@ def test_where_it_scales_the_autoscaler_has_the_word_on_replicas() -> None:
     assert "HorizontalPodAutoscaler" not in {each["kind"] for each in fixed}
 
 
-def test_every_object_but_the_namespace_has_the_labels_by_which_all_are_found() -> None:
+def test_every_object_but_the_namespace_has_the_common_labels() -> None:
     for container in COMBINATIONS:
         for manifest in rendered(container):
             labels = manifest["metadata"].get("labels", {})
@@ -405,11 +379,11 @@ def test_what_cannot_be_is_refused_in_one_line_that_names_it(wrong: dict[str, An
 # --- the image ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_image_has_the_environment_the_user_and_the_program_that_the_guest_expects() -> None:
+def test_the_image_is_what_the_guest_expects() -> None:
     text = Path(guest.__file__).with_name("Containerfile").read_text(encoding="utf-8").replace("\\\n", " ")
     instructions = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     assert [what for kind, what in instructions if kind == "FROM"] == ["${BASE} AS build", "${BASE}"]
-    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is asked for, and has no default"
+    assert "BASE" in [what for kind, what in instructions if kind == "ARG"], "a base by digest is required, and has no default"
     (environment,) = (what.split() for kind, what in instructions if kind == "ENV")
     assert tuple(environment) == guest.ENVIRONMENT
     assert ["USER", f"{guest.USER}:{guest.USER}"] in instructions

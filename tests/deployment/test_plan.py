@@ -1,4 +1,4 @@
-"""Plans of deployments: what the template says, and what is refused, by its key."""
+"""Plans of deployments: the template's content, and refusals by key."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_the_template_is_a_plan_of_both_stages_on_this_machine(tmp_path: Path) -
     assert plan.policy is None
 
 
-def test_every_default_that_the_template_shows_is_the_one_that_holds(tmp_path: Path) -> None:
+def test_every_default_in_the_template_is_the_actual_one(tmp_path: Path) -> None:
     bare = read(tmp_path, BOTH)
     shown = [line[2:] for line in TEMPLATE.splitlines() if line.startswith(("# dataset", "# target", "# auxiliary", "# codec"))]
     assert len(shown) == 4
@@ -77,7 +77,7 @@ def test_a_container_s_shim_is_its_plan_s(tmp_path: Path) -> None:
     assert read(tmp_path, CONTAINER.replace("replicas", 'shim = "rust"\nreplicas')).container().shim == "rust"
 
 
-def test_a_cloud_with_a_confidential_gpu_is_planned_and_never_launched(
+def test_a_cloud_with_a_confidential_gpu_is_only_planned(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""The guest's policy in a Rego engine: it starts this image with this command, and refuses what would look or reach into it."""
+"""The guest's policy in a Rego engine: it starts this image with this command, and refuses all requests that look inside."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, get_args
 
 import pytest
 
-from workbench.deployment import guest
-from workbench.deployment.manifests import Container, initdata
+from tests.support.containers import CONFIDENTIAL, DEVELOPMENT, IMAGE, pod
+from workbench.deployment.kubernetes import guest
+from workbench.deployment.kubernetes.manifests import Container, initdata
 
 from . import agent_requests
 from .agent_requests import EDGE, ENGINES, SHARED, VERSIONS, Request, Version, life, policy_of, with_change
 from .hostile import HOSTILE, Hostile
 from .mutations import mutated, unlike
-from .test_manifests import CONFIDENTIAL, DEVELOPMENT, IMAGE, pod
 
 
 def decide(container: Container, request: str, asked: dict[str, Any]) -> bool:
-    """Ask a Rego engine whether the agent does this."""
+    """Return the decision of a Rego engine on a request."""
     return agent_requests.decide(policy_of(container), request, asked)
 
 
 def asked_to_create(container: Container) -> dict[str, Any]:
-    """What the host asks of the agent for the edge's container, in the agent's own terms."""
+    """Return the host's request for the edge's container, in the agent's format."""
     shared = "/run/kata-containers/shared/containers/0a1b-2c3d-"
     mounts = [
         {"destination": "/proc", "source": "proc", "type_": "proc"},
@@ -88,7 +88,7 @@ def test_the_guest_refuses_what_looks_or_reaches_into_it(request_: str) -> None:
     assert not decide(CONFIDENTIAL, request_, {"container_id": "0a1b", "process": {"Args": ["sh"]}})
 
 
-def test_what_the_edge_says_is_read_only_where_that_was_asked_for() -> None:
+def test_the_edges_output_is_read_only_on_request() -> None:
     assert not decide(CONFIDENTIAL, "ReadStreamRequest", {})
     assert decide(replace(CONFIDENTIAL, logs=True), "ReadStreamRequest", {})
     assert decide(DEVELOPMENT, "ReadStreamRequest", {})
@@ -96,7 +96,7 @@ def test_what_the_edge_says_is_read_only_where_that_was_asked_for() -> None:
 
 
 def changed(path: str, value: Any) -> dict[str, Any]:
-    """The request for the edge's container with one thing changed: a step of `path` is a key or an index, + appends."""
+    """Return the request for the edge's container with one change. A step of `path` is a key or an index, + appends."""
     asked = asked_to_create(CONFIDENTIAL)
     parent: Any = asked
     *steps, last = path.split(".")
@@ -139,7 +139,7 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("OCI.Annotations", {}),
     ],
 )
-def test_the_guest_starts_nothing_but_this_image_with_this_command(path: str, value: Any) -> None:
+def test_the_guest_starts_only_this_image_with_this_command(path: str, value: Any) -> None:
     assert not decide(CONFIDENTIAL, "CreateContainerRequest", changed(path, value))
 
 
@@ -154,12 +154,12 @@ def test_the_guest_starts_nothing_but_this_image_with_this_command(path: str, va
         ("0a1b-2c3d-certs/edge.key", False),
     ],
 )
-def test_the_host_puts_nothing_into_the_guest_but_what_the_network_needs(path: str, allowed: bool) -> None:
+def test_the_host_adds_only_network_settings_to_the_guest(path: str, allowed: bool) -> None:
     asked = {"path": f"/run/kata-containers/shared/containers/{path}"}
     assert decide(CONFIDENTIAL, "CopyFileRequest", asked) is allowed
 
 
-def test_in_development_the_host_hands_in_the_certificates_and_nothing_else() -> None:
+def test_in_development_the_host_adds_only_certificates() -> None:
     folder = "/run/kata-containers/shared/containers/0a1b-2c3d-certs"
     assert decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/..data/edge.key"})
     assert not decide(DEVELOPMENT, "CopyFileRequest", {"path": f"{folder}/../x"})
@@ -193,11 +193,11 @@ NEIGHBOUR = {"device": "eth0", "toIPAddress": {"address": "10.0.0.1"}}
     ],
 )
 def test_the_guests_loopback_is_its_own(request_: str, asked: dict[str, Any], allowed: bool) -> None:
-    """There keys are handed out: a host that could redirect it would hand out its own."""
+    """Keys are released on that address. A host that redirects it could release its own."""
     assert decide(CONFIDENTIAL, request_, asked) is allowed
 
 
-def test_what_is_put_in_place_of_the_policy_is_what_the_guest_gets() -> None:
+def test_a_replaced_policy_is_what_the_guest_gets() -> None:
     own = "package agent_policy\n\ndefault ExecProcessRequest := true\n"
     assert tomllib.loads(initdata(replace(CONFIDENTIAL, policy=own)))["data"]["policy.rego"] == own
 
@@ -208,7 +208,7 @@ def test_the_policy_decides_on_every_request_that_it_names_once() -> None:
     assert len(named) == len(set(named)) >= 30
 
 
-# --- the whole life of a pod, and what a hostile host makes of it ---------------------------------------------------------
+# --- the complete life of a pod, and a hostile host's changes ---------------------------------------------------------------
 
 
 LOGGED = replace(CONFIDENTIAL, logs=True)
@@ -275,7 +275,7 @@ def test_the_agent_refuses(hostile: Hostile, engine: str) -> None:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_unchanged_requests_are_granted(engine: str) -> None:
-    """Without this a policy that refuses everything would pass."""
+    """Without this test, a policy that refuses everything would pass."""
     assert all(agent_requests.decide(policy_of(CONFIDENTIAL), name, request, engine) for name, request in BASES.values())
 
 
@@ -286,21 +286,22 @@ def test_every_other_request_is_refused_whatever_it_asks_for(engine: str) -> Non
     assert not [name for name in REFUSED for request in requests if agent_requests.decide(policy, name, request, engine)]
 
 
-def test_the_policy_decides_each_message_of_the_agent_and_no_other() -> None:
+def test_the_policy_decides_exactly_the_agents_messages() -> None:
     named = re.findall(r"^default (\w+) := (true|false)$", policy_of(CONFIDENTIAL), re.MULTILINE)
     assert sorted(name for name, _ in named) == sorted(REFUSED + GRANTED)
     assert [name for name, granted in named if granted == "true"] == ["DestroySandboxRequest"]
 
 
+@pytest.mark.parametrize("count", [None, pytest.param(5000, marks=pytest.mark.system)], ids=["few", "many"])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_no_mutation_that_is_granted_does_anything_else(engine: str, request: pytest.FixtureRequest) -> None:
+def test_no_mutation_that_is_granted_does_anything_else(engine: str, count: int | None, request: pytest.FixtureRequest) -> None:
     chance = random.Random(20261130)
     originals = [
         pair for version in VERSIONS for pair in life(CONFIDENTIAL, version) if pair[0] != "DestroySandboxRequest" and pair[1]
     ]
     weights = [6 if name == "CreateContainerRequest" else 1 for name, _ in originals]
     granted, wrong = 0, []
-    for _ in range(request.config.getoption("--mutations")):
+    for _ in range(count or request.config.getoption("--mutations")):
         name, original = chance.choices(originals, weights)[0]
         mutant = mutated(original, chance)
         if agent_requests.decide(policy_of(CONFIDENTIAL), name, mutant, engine):
@@ -311,7 +312,7 @@ def test_no_mutation_that_is_granted_does_anything_else(engine: str, request: py
 
 
 def test_the_comparison_of_mutations_sees_each_hostile_request() -> None:
-    """A comparison that is blind to a hostile request would let a mutation of its kind pass."""
+    """If the comparison missed a hostile request, a mutation of that kind would pass."""
     pairs = [(hostile, BASES[hostile.base][1]) for hostile in HOSTILE]
     assert not [hostile for hostile, request in pairs if not unlike(with_change(request, hostile.path, hostile.value), request)]
 
@@ -320,7 +321,7 @@ def test_each_hostile_request_has_a_name_of_its_own() -> None:
     assert len({hostile.name for hostile in HOSTILE}) == len(HOSTILE) >= 40
 
 
-NEEDLESS = re.compile(  # fields without which a request does nothing, or nothing more
+NEEDLESS = re.compile(  # fields whose removal makes a request harmless
     r"(string_user|sandbox_id|file_type|symlink_target|data|dir_mode)|storages/\d/(fs_group|shared)"
     r"|OCI/(Solaris|Process/(User/Username|OOMScoreAdj|Capabilities/\w+)|Annotations/(?!io\.kubernetes\.cri\.container-type).*"
     r"|Linux/(IntelRdt|(Sysctl|Resources)/.*|Namespaces/(\d/Path|3/Type)))"
@@ -351,13 +352,13 @@ def fields(value: Any, path: str = "") -> list[str]:
     return found
 
 
-def test_the_comparison_of_mutations_leaves_out_what_a_host_may_choose() -> None:
+def test_the_mutation_check_ignores_what_a_host_may_choose() -> None:
     _, request = BASES["edge"]
     assert not unlike(with_change(request, "OCI/Linux/Resources/CPU/Shares", 2), request)
     assert not unlike(with_change(request, "OCI/Mounts/-5", None), request)
 
 
-# --- development: the host hands in the certificates ----------------------------------------------------------------------
+# --- development: the host provides the certificates -------------------------------------------------------------------------
 
 
 FOLDER = f"{SHARED}/{EDGE}-0123456789abcdef-certs"

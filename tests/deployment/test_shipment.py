@@ -1,4 +1,4 @@
-"""What a stage is sent: a wheel that installs, and of the weights its own half."""
+"""A stage's shipment: a wheel that installs, and its own half of the weights."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def plan(tmp_path: Path, tiny_data: Path) -> Deployment:
     return Deployment.read(path)
 
 
-def test_the_wheel_is_the_same_bytes_each_time_and_pip_installs_it(tmp_path: Path) -> None:
+def test_the_wheel_is_reproducible_and_pip_installs_it(tmp_path: Path) -> None:
     first = wheel()
     wheel.cache_clear()
     assert wheel() == first
@@ -51,7 +51,7 @@ def test_the_wheel_is_the_same_bytes_each_time_and_pip_installs_it(tmp_path: Pat
     assert found.stdout.strip() == str(tmp_path / "site" / "workbench" / "__init__.py")
 
 
-def test_the_wheel_says_what_a_stage_needs_and_nothing_of_development() -> None:
+def test_the_wheel_declares_what_a_stage_needs_and_no_more() -> None:
     made = wheel()
     with zipfile.ZipFile(io.BytesIO(made.content)) as archive:
         name = next(each for each in archive.namelist() if each.endswith("METADATA"))
@@ -62,7 +62,7 @@ def test_the_wheel_says_what_a_stage_needs_and_nothing_of_development() -> None:
 
 
 @pytest.mark.parametrize("python", ["3.11.4", "3.11.9", "3.12.3"])
-def test_the_locks_pin_every_package_that_is_needed_by_version_and_hash(python: str) -> None:
+def test_the_locks_pin_every_package_by_version_and_hash(python: str) -> None:
     platform = {
         "python_version": python[:4],
         "python_full_version": python,
@@ -93,7 +93,7 @@ def test_the_locks_pin_every_package_that_is_needed_by_version_and_hash(python: 
 
 
 def test_what_is_installed_here_is_what_is_locked() -> None:
-    """The tests hold for the versions that hosts and images get."""
+    """So the tests are valid for the versions on hosts and in images."""
     text = locks()["base"].decode()
     for line in re.findall(r"^[a-z0-9].*", text, re.MULTILINE):
         asked = Requirement(line.removesuffix("\\"))
@@ -108,7 +108,7 @@ def test_each_stage_is_sent_its_own_half_of_the_weights(plan: Deployment) -> Non
     assert [name for name in edge if "-compressor" in name] != []
 
 
-def test_each_stage_is_given_its_own_certificate_and_none_the_authority_s_key(plan: Deployment) -> None:
+def test_each_stage_gets_its_certificate_none_the_authority_key(plan: Deployment) -> None:
     issue(plan.certs)
     edge, cloud = certificates_of(plan, "edge"), certificates_of(plan, "cloud")
     assert sorted(edge) == ["certs/ca.pem", "certs/edge.key", "certs/edge.pem"]
@@ -117,7 +117,7 @@ def test_each_stage_is_given_its_own_certificate_and_none_the_authority_s_key(pl
     assert authority not in (*edge.values(), *cloud.values())
 
 
-def test_the_program_is_the_same_bytes_each_time_and_needs_nothing_but_python(tmp_path: Path) -> None:
+def test_the_program_is_reproducible_and_needs_only_python(tmp_path: Path) -> None:
     first = program()
     program.cache_clear()
     assert program() == first
@@ -128,7 +128,7 @@ def test_the_program_is_the_same_bytes_each_time_and_needs_nothing_but_python(tm
     assert json.loads(found.stdout)["done"] == {"running": False, "known": False, "port": None}
 
 
-def test_weights_that_are_not_there_are_named_before_anything_is_sent(plan: Deployment, tiny_data: Path) -> None:
+def test_missing_weights_are_named_before_anything_is_sent(plan: Deployment, tiny_data: Path) -> None:
     other = Deployment.read(plan.path)
     object.__setattr__(other.pair, "auxiliary", "vgg13_bn")
     with pytest.raises(WeightsError, match="resnet18-X-vgg13_bn"):

@@ -1,11 +1,11 @@
-"""The services' doors for hostile input: pictures at the edge, payloads at the cloud, requests at both.
+"""The services' entry points for hostile input: pictures at the edge, payloads at the cloud, requests at both.
 
 ::
 
     bytes -> a door makes a request of them -> Service.__call__ (intake, admission, work, errors) -> judged: answered or refused
 
-Every byte string is an input of every door, so that whoever makes them, a seed or a fuzzer, need not know what is inside. Edge
-and clouds have the smallest networks there are; the edge's own cloud is behind a port of loopback.
+Every byte string is an input of every door. So seeds and fuzzers need no knowledge of its content. Edge and clouds have the
+smallest networks. The edge's own cloud listens on a loopback port.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from workbench import bitstream
 from workbench.codecs import Codec, CompressAI, Jpeg, Neural, Png
 from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.protocol import LENGTH_HEADER, Tensor, read_response, write_request
-from workbench.services.app import Service
+from workbench.services.service import Service
 
 from hostile import damaged, mended, odd_json, picture, pictures, repacked, retagged  # isort: skip
 
-if (root := str(Path(__file__).resolve().parent.parent)) not in sys.path:  # as a script
+if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:  # as a script
     sys.path.insert(0, root)
-from services.conftest import cloud_of, edge_of, serving  # isort: skip
+from tests.support.services import cloud_of, edge_of, serving  # isort: skip
 
 __all__ = [
     "DOORS",
@@ -60,13 +60,13 @@ __all__ = [
 
 SIZE, MODEL = 32, "tiny"
 CLASSES = tuple("abcdefghij")
-MOST_S = 10.0  # that one small input may take
+MOST_S = 10.0  # time limit of one small input
 REFUSED = (400, 404, 405, 413)
-EVERY = 50  # knocks, a valid input is among them and must be answered rightly
+EVERY = 50  # one of so many inputs is valid, and must be processed correctly
 
 
 class Finding(AssertionError):  # noqa: N818  (it is not the program that erred)
-    """An input that was neither answered rightly nor refused properly."""
+    """An input that was neither processed correctly nor refused properly."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a service answered."""
+    """The response of a service."""
 
     status: int
     headers: dict[str, str]
@@ -99,7 +99,7 @@ class Answer:
 
 
 class Peak:
-    """The most memory that this process held while the context was open, beyond what it held before, in MiB; Linux only."""
+    """The peak growth of this process's memory inside the context, in MiB. Linux only."""
 
     grown = 0.0
 
@@ -127,7 +127,7 @@ class House:
         self.services, self._loop = services, loop
 
     def ask(self, ask: Ask) -> Answer:
-        """Return the answer to a request."""
+        """Return the response to a request."""
         return self._loop.run_until_complete(_ask(self.services[ask.service], ask))
 
 
@@ -151,14 +151,14 @@ async def _ask(service: Service, ask: Ask) -> Answer:
 
 
 def parts() -> tuple[Any, dict[str, Codec], Any]:
-    """Return the smallest pair, the codecs by name, and the classes, as `cloud_of` and `edge_of` take them."""
+    """Return the smallest pair, the codecs by name, and the classes, for `cloud_of` and `edge_of`."""
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, len(CLASSES))).requires_grad_(False)
     pair: Any = SimpleNamespace(generator=PerturbationGenerator(width=4), target=classifier)
     classifier.name = MODEL  # type: ignore[assignment]
     dataset: Any = SimpleNamespace(classes=CLASSES)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)  # latents of many symbols
+    compressor.g_a[-1].weight.mul_(300)  # latents with many symbols
     compressor.update(force=True, update_quantiles=True)
     codecs: tuple[Codec, ...] = (
         Neural(compressor, "tiny"),
@@ -171,7 +171,7 @@ def parts() -> tuple[Any, dict[str, Codec], Any]:
 
 @contextlib.contextmanager
 def house() -> Iterator[House]:
-    """Give a house, its edge ready."""
+    """Yield a house whose edge is ready."""
     pair, codecs, dataset = parts()
     services: dict[str, Service] = {name: cloud_of(pair, codec, dataset, plain=True) for name, codec in codecs.items()}
     loop = asyncio.new_event_loop()
@@ -200,7 +200,7 @@ def house() -> Iterator[House]:
 
 
 class Door(ABC):
-    """One way in. `knock` sends an input and judges what comes back."""
+    """One entry point. `knock` sends an input and judges the response."""
 
     name: str
 
@@ -213,11 +213,11 @@ class Door(ABC):
 
     @abstractmethod
     def seeds(self) -> list[bytes]:
-        """Return inputs from which hostile ones are made."""
+        """Return valid inputs, from which hostile ones are derived."""
 
     @abstractmethod
     def ask(self, data: bytes) -> Ask:
-        """Return the request that an input is."""
+        """Return the request for an input."""
 
     @abstractmethod
     def mutated(self, source: random.Random) -> bytes:
@@ -225,10 +225,10 @@ class Door(ABC):
 
     @abstractmethod
     def valid(self) -> list[Ask]:
-        """Return requests that are to be answered."""
+        """Return requests that must succeed."""
 
     def knock(self, data: bytes) -> Answer:
-        """Send an input; Finding unless it is answered, or refused in one line, in good time; now and then a valid one, too."""
+        """Send an input. Raises Finding unless it succeeds or is refused in one line, in time. Every `EVERY`-th call also sends a valid one."""
         ask = self.ask(data)
         start = time.perf_counter()
         answer = self.house.ask(ask)
@@ -248,7 +248,7 @@ class Door(ABC):
 
 
 def judge(ask: Ask, answer: Answer) -> None:
-    """Raise Finding unless an answer is one of scores, or a refusal of one line that is the client's fault."""
+    """Raise Finding unless the response has scores, or refuses with one line and blames the client."""
     where = f"{ask.service}{ask.path}: status {answer.status}"
     if answer.status == 200:
         scores = torch.tensor(answer.scores)
@@ -310,7 +310,10 @@ WAYS = 6
 
 
 class ImageDoor(Door):
-    """Files at the edge: alone, in forms, in inference requests, beside a good one. Byte 0 says how, the rest is the file."""
+    """Files at the edge: alone, in forms, in inference requests, next to a valid one.
+
+    Byte 0 selects how, the rest is the file.
+    """
 
     name = "image"
 
@@ -361,7 +364,7 @@ CODECS = ("neural", "compressai", "png", "jpeg")
 
 
 class PayloadDoor(Door):
-    """Payloads at the cloud: byte 0 says at which codec's, and whether under the right tag; the rest is the payload."""
+    """Payloads at the cloud: byte 0 selects the codec, and whether the tag is valid. The rest is the payload."""
 
     name = "payload"
 
@@ -417,7 +420,7 @@ class PayloadDoor(Door):
 
 
 class ProtocolDoor(Door):
-    """Requests at edge and cloud: `e` or `c`, the length header (or nothing), a line's end; the rest is the body."""
+    """Requests at edge and cloud: `e` or `c`, the length header (or nothing), a line end. The rest is the body."""
 
     name = "protocol"
 
@@ -428,7 +431,7 @@ class ProtocolDoor(Door):
         super().__init__(house)
 
     def _whole(self, door: str, plain: bool, source: random.Random) -> tuple[dict[str, Any], bytes]:
-        """Return the JSON of a valid request and the binary data behind it; as plain JSON its content is none."""
+        """Return the JSON and the binary data of a valid request. With `plain` there is no binary data."""
         name, content = self._contents[door]
         entry: dict[str, Any] = {"name": name, "datatype": "BYTES", "shape": [1]}
         data = b""

@@ -1,12 +1,12 @@
-"""Fuzz a door of the services for as long as wanted, with coverage as the guide (atheris) or without.
+"""Fuzz a door of the services for any length of time, guided by coverage (atheris) or not.
 
     python tests/fuzz/fuzz_services.py --door image --runs 200000
     python tests/fuzz/fuzz_services.py --door payload --runs 50000 --engine mutations --seed 7
     python tests/fuzz/fuzz_services.py --door protocol --runs 1000000 --corpus build/protocol
     python tests/fuzz/fuzz_services.py --door image --input tests/fuzz/corpus/image-scans
 
-The exit status is 1 where an input crashes a service, makes it answer 5xx or anything but one line of error, or takes it too
-long; that input is then in the folder `--out`. atheris: pip install -e '.[fuzz]'.
+The exit status is 1 if an input crashes a service, makes it respond with 5xx or more than one line of error, or takes too long.
+That input is then saved in the folder `--out`. atheris: pip install -e '.[fuzz]'.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from doors import Door
 
 INSTRUMENTED = ["workbench", "PIL", "python_multipart", "starlette"]
-MOST = 1 << 14  # bytes of an input that coverage makes
+MOST = 1 << 14  # bytes of a generated input
 TOLD_S = 2.0  # between two lines of progress
 
 
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 class Run:
-    """Knocks at a door, says how it goes, and ends the process at the first finding."""
+    """A fuzzing run: it sends inputs, reports progress, and ends the process at the first finding."""
 
     def __init__(self, door: Door, runs: int, out: Path) -> None:
         self.door, self.runs, self.out = door, runs, out
@@ -111,11 +111,11 @@ class Run:
         self.out.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         print(f"\n{self}\nFINDING {type(error).__name__}: {error}\nthe input is in {path}", file=sys.stderr, flush=True)
-        os._exit(1)  # atheris would save it once more, and ask for no other
+        os._exit(1)  # atheris would save the input a second time
 
 
 def _guided(atheris: Any, door: Door, run: Run, options: argparse.Namespace) -> None:
-    """Have atheris make the inputs, of the seeds, of damage of our own kinds and of what reached new code; it ends the process."""
+    """Let atheris generate inputs from the seeds, our own mutations and inputs that reached new code. It ends the process."""
     corpus = options.corpus or Path(tempfile.mkdtemp(prefix="fuzz-"))
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(door.seeds()):
@@ -130,14 +130,14 @@ def _guided(atheris: Any, door: Door, run: Run, options: argparse.Namespace) -> 
         return mutate(data, most)
 
     given = [f"-runs={options.runs}", f"-seed={options.seed}", f"-max_len={MOST}", "-timeout=60"]
-    given += ["-rss_limit_mb=16384"]  # atheris itself keeps some 10 KB of each input
+    given += ["-rss_limit_mb=16384"]  # atheris itself stores about 10 KB for each input
     given += ["-error_exitcode=1", "-timeout_exitcode=1", f"-artifact_prefix={options.out}/{door.name}-", "-verbosity=0"]
     atheris.Setup([sys.argv[0], *given, "-print_final_stats=0", str(corpus)], run.one, custom_mutator=changed)
     atheris.Fuzz()
 
 
 def _peak() -> int:
-    """The most memory that this process ever held (MiB)."""
+    """Return this process's peak memory (MiB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> (20 if sys.platform == "darwin" else 10)
 
 

@@ -1,4 +1,4 @@
-"""Hostile input, made from valid input by a seed: damaged bytes, damaged pictures, damaged payloads, damaged requests."""
+"""Hostile input, derived from valid input with a seed: damaged bytes, pictures, payloads and requests."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def segment(marker: int, content: bytes) -> bytes:
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
-    """Return a chunk of a PNG, its checksum right."""
+    """Return a chunk of a PNG with its checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 def png(width: int, height: int, rows: bytes, extra: bytes = b"", bits: int = 8, colour: int = 2, behind: bytes = b"") -> bytes:
-    """Return a PNG whose header says what it is told to, of whatever `rows`; `extra` chunks stand before them."""
+    """Return a PNG with the given header, whatever its `rows` are. `extra` chunks precede them."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return PNG + chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9)) + behind + chunk(b"IEND", b"")
 
@@ -52,7 +52,7 @@ def jpeg(image: Image.Image, extra: bytes = b"", **options: Any) -> bytes:
 
 
 def picture(image: Image.Image, format: str, **options: Any) -> bytes:
-    """Return an image as a file."""
+    """Encode an image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()
@@ -60,7 +60,7 @@ def picture(image: Image.Image, format: str, **options: Any) -> bytes:
 
 @functools.cache
 def pictures() -> dict[str, bytes]:
-    """Return a small file of each kind that an edge reads, by its name."""
+    """Return a small file of each kind that an edge reads, by name."""
     ramp = np.arange(32 * 24 * 3, dtype=np.uint32).reshape(24, 32, 3)
     colour = Image.fromarray((ramp * 7 % 256).astype(np.uint8))
     exif = Image.Exif()
@@ -88,7 +88,7 @@ def pictures() -> dict[str, bytes]:
 
 
 def _interlaced() -> bytes:
-    """An 8 x 8 PNG in Adam7's seven passes."""
+    """Return an 8 x 8 PNG in Adam7's seven passes."""
     sizes = ((1, 1), (1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (8, 4))
     rows = b"".join(b"\0" + bytes(range(3 * width)) for width, height in sizes for _ in range(height))
     file = png(8, 8, rows)
@@ -97,7 +97,7 @@ def _interlaced() -> bytes:
 
 
 def mended(file: bytes) -> bytes:
-    """Return a PNG with the checksums of its chunks made right, as far as its lengths go; any other file as it is."""
+    """Return a PNG with corrected checksums of its chunks, as far as its lengths are valid. Other files stay unchanged."""
     if not file.startswith(PNG):
         return file
     out, position = bytearray(PNG), len(PNG)
@@ -111,7 +111,7 @@ def mended(file: bytes) -> bytes:
 
 
 def repacked(file: bytes, source: random.Random) -> bytes:
-    """Return a PNG whose rows were damaged before they were packed, so that the damage reaches the filters behind zlib."""
+    """Return a PNG whose rows were damaged before compression, so that the damage reaches the filters behind zlib."""
     start = file.find(b"IDAT")
     if not file.startswith(PNG) or start < 0:
         return file
@@ -135,7 +135,7 @@ def damaged(whole: bytes, source: random.Random, others: Sequence[bytes] = ()) -
 
 
 def _place(data: bytearray, source: random.Random) -> int:
-    """A place in the data; heads are worth more than what follows them."""
+    """Return a position in the data. Positions in headers are preferred."""
     most = len(data) if source.random() < 0.5 else min(len(data), 64)
     return source.randrange(most) if most else 0
 
@@ -202,7 +202,7 @@ _DAMAGE: tuple[Callable[[bytearray, random.Random, Sequence[bytes]], None], ...]
 
 
 def retagged(payload: bytes, key: bytes) -> bytes:
-    """Return a payload under the tag that fits it, as whoever knows the key makes one, if its header can be read at all."""
+    """Return a payload with a valid tag, as an attacker that knows the key could make it, if its header is readable."""
     if not payload:
         return payload
     layout, position, count = payload[0] & 15, 1, 1
@@ -273,13 +273,13 @@ KEYS = ("id", "inputs", "outputs", "parameters", "name", "shape", "datatype", "d
 
 
 def odd_json(whole: Any, source: random.Random) -> bytes:
-    """Return JSON of a value of which parts were made odd; some of it twice, some far too deep."""
+    """Return the JSON of a value with odd parts: replaced, repeated or far too deep."""
     content = json.loads(json.dumps(whole))
     for _ in range(source.choice((1, 1, 2, 3))):
         content = _odd(content, source)
     text = json.dumps(content)
     way = source.randrange(12)
-    if way == 0 and text.startswith("{"):  # the same keys again
+    if way == 0 and text.startswith("{"):  # repeated keys
         text = text[:-1] + ("," if len(text) > 2 else "") + json.dumps({source.choice(KEYS): source.choice(ODD)})[1:]
     elif way == 1:
         depth = source.choice((10, 500, 5000))
@@ -287,14 +287,14 @@ def odd_json(whole: Any, source: random.Random) -> bytes:
     elif way == 2:
         return damaged(text.encode("utf-8", "replace"), source)
     elif way == 3:
-        text = text.replace("1", "9" * 5000, 1)  # more digits than Python reads
+        text = text.replace("1", "9" * 5000, 1)  # more digits than Python parses
     elif way == 4:
         return text.encode(source.choice(("utf-8", "utf-16", "utf-32", "utf-8-sig")), "replace")
     return text.encode("utf-8", source.choice(("replace", "surrogatepass")))
 
 
 def _odd(content: Any, source: random.Random) -> Any:
-    """Return a value with one part replaced, taken away or added, somewhere in it."""
+    """Return a value with one part replaced, removed or added."""
     if isinstance(content, dict) and content and source.random() < 0.85:
         key = source.choice(list(content))
         way = source.randrange(8)

@@ -1,4 +1,4 @@
-"""The services' OpenAPI documents hold: schemathesis asks what they allow and what they do not (`--payloads` / 20 an operation)."""
+"""The services satisfy their OpenAPI documents: schemathesis sends allowed and forbidden requests (`--payloads` / 20 each)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.services.trust import Token
 
 from doors import parts  # isort: skip
 from hostile import pictures  # isort: skip
-from services.conftest import cloud_of, edge_of, serving  # isort: skip
+from tests.support.services import cloud_of, edge_of, serving
 
 TOKEN = Token(b"a token of the tests")
 KINDS = ("edge", "cloud")
@@ -30,13 +30,13 @@ OPERATIONS = {
     "POST /v2/models/tiny/infer",
     "GET /metrics",
 }
-UNSAID = {"positive_data_acceptance"}  # to a schema a picture is any bytes, and most bytes are no picture
-TOO_LATE = {"not_a_server_error"}  # 504 is what a deadline of microseconds asks for
+UNSAID = {"positive_data_acceptance"}  # in a schema a picture is any bytes, but most bytes are no picture
+TOO_LATE = {"not_a_server_error"}  # 504 is correct for a deadline of microseconds
 
 
 @pytest.fixture(scope="module")
 def documents() -> Iterator[dict[str, Any]]:
-    """The documents of an edge and of a cloud that ask for a token, each at the address where its service is."""
+    """The OpenAPI documents of an edge and of a cloud that require a token, each with its service's address."""
     pair, codecs, dataset = parts()
     png = codecs["png"]
     with (
@@ -49,7 +49,7 @@ def documents() -> Iterator[dict[str, Any]]:
 
 
 def tried(operation: Any, mode: GenerationMode, examples: int) -> dict[int, int]:
-    """Ask an operation and check each answer against the document; return how many there were of each status."""
+    """Send requests to an operation and check each response against the document. Return their number by status."""
     statuses: dict[int, int] = {}
     checks = {check.__name__: check for check in schemathesis.checks.CHECKS.get_all()}
 
@@ -62,13 +62,13 @@ def tried(operation: Any, mode: GenerationMode, examples: int) -> dict[int, int]
         case.validate_response(answer, excluded_checks=[checks[name] for name in left_out], headers=TOKEN.header)
 
     run: Callable[[], None] = asked
-    with contextlib.suppress(Unsatisfiable):  # where nothing is taken there is nothing that is not allowed
+    with contextlib.suppress(Unsatisfiable):  # operations without parameters have no forbidden values
         run()
     return statuses
 
 
-@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the edge does, on its own thread
-@pytest.mark.timeout(36_000)  # as many as are asked for
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the edge uses `random` on its own thread
+@pytest.mark.timeout(36_000)  # the number of requests is an option
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE], ids=["allowed", "not allowed"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_service_does_what_its_document_says(

@@ -1,4 +1,4 @@
-"""A cloud that is the right one and says nonsense: no fault of the edge's, and no client's."""
+"""An authentic cloud with nonsensical responses: the edge reports the cloud's fault, and blames no client."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
 from workbench.protocol import LENGTH_HEADER
-from workbench.services.app import Call
-from workbench.services.batching import Lanes
+from workbench.services.batching import ComputePool
 from workbench.services.cloud import CloudService, cloud_model
+from workbench.services.types import RequestContext
 from workbench.system import Cloud
 
 from doors import MODEL, Ask, House, parts  # isort: skip
 from hostile import pictures  # isort: skip
-from services.conftest import WEIGHTS, edge_of, serving  # isort: skip
+from tests.support.services import WEIGHTS, edge_of, serving
 
 
 class LyingCloud(CloudService):
-    """A cloud whose answers' JSON and tensors go through `lie` before they are sent."""
+    """A cloud that passes the JSON and tensors of its responses through `lie` first."""
 
     lie: Callable[[bytes, bytes], tuple[bytes, bytes]]
 
-    async def _answer(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def _answer(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         answer = await super()._answer(http, body, call)
         length = int(answer.headers[LENGTH_HEADER])
         head, data = self.lie(answer.body[:length], answer.body[length:])
@@ -42,7 +42,7 @@ def lying(lie: Callable[[bytes, bytes], tuple[bytes, bytes]]) -> Iterator[House]
     pair, codecs, dataset = parts()
     cloud = Cloud(codecs["png"], pair.target)
     model = cloud_model(MODEL, WEIGHTS["target"], cloud, dataset.classes)
-    service = LyingCloud(cloud, model, dataset.classes, Lanes(), plain=True)
+    service = LyingCloud(cloud, model, dataset.classes, ComputePool(), plain=True)
     service.ready, service.lie = True, lie
     loop = asyncio.new_event_loop()
     with serving(service, None, "cloud") as served:

@@ -1,4 +1,4 @@
-"""What is small to send and dear to read: each such input costs a bounded time and a bounded memory, which stand beside it."""
+"""Inputs that are small to send and expensive to read: each has a limit of time and memory."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench import bitstream
 from workbench.data import Dataset
 from workbench.errors import PayloadError
 from workbench.pictures import open_picture
 from workbench.protocol import LENGTH_HEADER, Tensor
 from workbench.services.edge import LARGE
-from workbench.services.stages import Stage, cloud_stage
+from workbench.services.loading import StageConfig, cloud_stage
 
-from conftest import AUXILIARY, TARGET  # isort: skip
 from doors import FORM, MODEL, Ask, House, Peak, form, house, infer  # isort: skip
 from hostile import chunk, jpeg, picture, pictures, png, segment  # isort: skip
 
-MOST_S = 20.0  # of any, beside other work; what is read takes a tenth of it, and what had no bound took up to hours
-LIGHT, HEAVY = 100, 500  # MiB beyond the body that is refused at its head, and of what is decoded to the limit
+MOST_S = 20.0  # limit on a busy machine: accepted input takes a tenth of it, without limits it took up to hours
+LIGHT, HEAVY = 100, 500  # MiB in addition to the body: refused by its header, and decoded up to the limit
 KNOWN = "claims|most that are read|a known format|cannot be read"
 
 
@@ -43,7 +43,7 @@ def services() -> Iterator[House]:
 
 
 def flat_png(width: int, height: int, bits: int = 8, colour: int = 0, extra: bytes = b"") -> bytes:
-    """A whole PNG of zeros, packed as well as it can be."""
+    """Return a PNG of zeros, compressed as well as possible."""
     channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
     packer, row = zlib.compressobj(9), bytes(1 + -(-width * channels * bits // 8))
     packed = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -58,21 +58,21 @@ def flat_jpeg(width: int, height: int, mode: str = "L", **options: bool) -> byte
 
 
 def scanned(file: bytes, times: int, component: int = 1) -> bytes:
-    """A JPEG of several components, whose first is sent `times` in scans that say nothing."""
+    """Return a JPEG of several components that sends the first one `times` in empty scans."""
     start = file.rindex(b"\xff\xda")
     scans = [segment(0xDA, bytes([1, number, 0, 0, 63, 0])) for number in [component] * times + [2, 3]]
     return file[:start] + b"".join(scans) + b"\xff\xd9"
 
 
 def refined(file: bytes, scans: int) -> bytes:
-    """A progressive JPEG cut or stretched to a number of scans: its last, again and again."""
+    """Return a progressive JPEG, cut or stretched to a number of scans by repeating the last."""
     last = file.rindex(b"\xff\xda")
     have = file.count(b"\xff\xda")
     return file[:-2] + file[last:-2] * (scans - have) + b"\xff\xd9"
 
 
 def overlapping_exif() -> bytes:
-    """EXIF of which each of 2,700 entries claims the same 32 KB."""
+    """Return EXIF with 2,700 entries that all claim the same 32 KB."""
     entries, size = 2700, 32_000
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", entries)
     return head + b"".join(struct.pack("<HHII", 40_000 + number, 7, size, 10) for number in range(entries)) + bytes(size - 100)
@@ -119,7 +119,7 @@ READ: dict[str, Callable[[], bytes]] = {
 
 
 def ask(services: House, request: Ask) -> tuple[int, str, float]:
-    """Ask within the time that any may take; return status, error (empty: none) and MiB."""
+    """Send a request within the time limit. Return status, error (empty: none) and MiB."""
     start = time.perf_counter()
     with Peak() as peak:
         answer = services.ask(request)
@@ -131,7 +131,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="me
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_picture_beyond_the_limits_is_refused_before_it_costs_anything(name: str, services: House) -> None:
+def test_a_picture_beyond_the_limits_is_refused_at_once(name: str, services: House) -> None:
     file = REFUSED[name]()
     status, error, grown = ask(services, Ask("edge", "/recognize", file))
     assert status == 400
@@ -157,7 +157,7 @@ def test_a_bomb_in_a_form_takes_no_other_picture_with_it(services: House) -> Non
 
 
 def test_scans_are_counted_where_a_decoder_meets_them() -> None:
-    inside = jpeg(small(), segment(0xE1, b"Exif\0\0" + b"\xff\xda" * 50)) + b"\xff\xda" * 50  # a small picture, a film behind
+    inside = jpeg(small(), segment(0xE1, b"Exif\0\0" + b"\xff\xda" * 50)) + b"\xff\xda" * 50  # a small picture, then a film
     assert LARGE.scans_of(inside, "") == 1
     assert open_picture(inside, 32, LARGE).size == (32, 32)
     assert LARGE.scans_of(pictures()["restarts"], "") == 1
@@ -167,7 +167,7 @@ def test_scans_are_counted_where_a_decoder_meets_them() -> None:
 
 def test_a_jpeg_that_others_follow_is_one() -> None:
     both = io.BytesIO()
-    Image.new("RGB", (5_000, 4_000)).save(both, "MPO", save_all=True, append_images=[small()])  # as phones write them
+    Image.new("RGB", (5_000, 4_000)).save(both, "MPO", save_all=True, append_images=[small()])  # phones write such files
     assert Image.open(both).format == "MPO"
     assert open_picture(both.getvalue(), 32, LARGE).size == (32, 32)
 
@@ -196,7 +196,7 @@ def test_an_image_beyond_the_limits_in_a_payload_is_refused(name: str, services:
 
 def test_a_cloud_takes_images_of_its_own_size_alone(tiny_data: Path, digits: Dataset) -> None:
     for codec in ("png", "jpeg", "webp"):
-        cloud, _ = cloud_stage(Stage("digits", digits.classes, TARGET, AUXILIARY, codec))
+        cloud, _ = cloud_stage(StageConfig("digits", digits.classes, TARGET, AUXILIARY, codec))
         payload = cloud.codec.encode(torch.zeros(1, 3, 32, 32))
         assert cloud.recognise(payload).shape == (1, 10)
         larger = cloud.codec.encode(torch.zeros(1, 3, 48, 48))
@@ -204,7 +204,7 @@ def test_a_cloud_takes_images_of_its_own_size_alone(tiny_data: Path, digits: Dat
             cloud.recognise(larger)
 
 
-def test_a_payload_of_ten_bytes_that_claims_65535_images_costs_little(services: House) -> None:
+def test_ten_bytes_that_claim_65535_images_cost_little(services: House) -> None:
     key = services.services["neural"].cloud.codec.key  # type: ignore[attr-defined]
     payload = bitstream.pack_stream(b"\x55\xaa\x12", bitstream.MAX_IMAGES, key)
     status, _, grown = ask(services, infer("neural", Tensor.of("payload", [payload])))
@@ -212,7 +212,7 @@ def test_a_payload_of_ten_bytes_that_claims_65535_images_costs_little(services: 
     assert grown < HEAVY
 
 
-def test_a_string_that_is_too_short_is_read_as_zeros_and_not_as_what_lies_behind_it(services: House) -> None:
+def test_a_string_that_is_too_short_is_read_as_zeros(services: House) -> None:
     codec = services.services["compressai"].cloud.codec  # type: ignore[attr-defined]
     (string,) = codec.encode_each(torch.linspace(0, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     for length in range(8, len(string), 4):
@@ -270,7 +270,7 @@ def test_what_came_too_late_is_not_kept_in_a_queue(name: str, services: House) -
             assert services.ask(late).status == 504
     free.set()
     assert all(task.result(60) for task in tasks)
-    assert peak.grown < 200  # of 600 that came, which the bound of what is being received no longer counts
+    assert peak.grown < 200  # of 600 received MiB, which the limit on bodies in transit no longer counts
 
 
 def test_what_came_too_late_waits_for_no_batch(services: House) -> None:

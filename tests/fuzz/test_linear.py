@@ -1,4 +1,4 @@
-"""Whatever reads bytes from outside takes a time that grows with their number, on families made to be the worst for it."""
+"""Every parser of foreign bytes takes linear time, on families of input that are constructed as its worst case."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from workbench.errors import WorkbenchError
 from workbench.pictures import ANY, open_picture
 from workbench.protocol import read_request, read_response
 from workbench.services.admission import _evidence
-from workbench.services.agent import agent_at
+from workbench.services.attestation_agent import agent_at
 from workbench.services.connection import words_of
 from workbench.services.edge import LARGE
 from workbench.services.forms import form_of
-from workbench.services.http import HttpAnswer, _Kept
+from workbench.services.http import HttpAnswer, PooledConnection
 
 from hostile import chunk, jpeg, picture, png, segment  # isort: skip
 
 MIB = 1 << 20
 SIZES = (4 * MIB, 8 * MIB, 16 * MIB)
-FLOOR_S = 0.25  # below it a time says nothing
-GROWTH = 8.0  # of four times as many bytes: linear is 4, quadratic 16
+FLOOR_S = 0.25  # shorter times are too noisy
+GROWTH = 8.0  # limit for four times as many bytes: linear is 4, quadratic 16
 SEAM = "multipart/form-data; boundary=seam"
 SMALL = Image.new("RGB", (16, 16), (1, 2, 3))
 ROWS = b"".join(b"\0" + b"\1\2\3" * 8 for _ in range(8))
@@ -39,12 +39,12 @@ HEAD = b'--seam\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\
 
 
 def filled(pattern: bytes, before: bytes = b"", behind: bytes = b"") -> Callable[[int], bytes]:
-    """A family: a pattern, again and again."""
+    """Return a family of inputs that repeat a pattern."""
     return lambda n: before + pattern * (n // len(pattern)) + behind
 
 
 def scan_of(pattern: bytes) -> Callable[[int], bytes]:
-    """A JPEG whose one scan is a pattern."""
+    """Return a JPEG whose only scan is a pattern."""
     file = picture(SMALL, "JPEG")
     start = file.index(b"\xff\xda") + 14
     return filled(pattern, file[:start], b"\xff\xd9")
@@ -89,7 +89,7 @@ PICTURES: dict[str, Callable[[int], bytes]] = {
 
 
 def exif_of(n: int) -> bytes:
-    """EXIF with as many entries as there can be, each of which claims most of n bytes."""
+    """Return EXIF with the largest number of entries, each of which claims most of n bytes."""
     entries = 60_000
     head = b"II*\0\x08\0\0\0" + struct.pack("<H", entries)
     return head + b"".join(struct.pack("<HHII", tag, 7, n - 100, 8) for tag in range(1, entries + 1)) + bytes(n)
@@ -157,13 +157,13 @@ STREAMS: dict[str, tuple[bytes, bytes]] = {
 
 
 def quietly(function: Callable[..., object], *arguments: object) -> None:
-    """Call a reader; that it refuses is as good as that it reads."""
+    """Call a parser. A refusal is as good as a result."""
     with contextlib.suppress(WorkbenchError, httptools.HttpParserError):
         function(*arguments)
 
 
 def is_linear(reader: Callable[[bytes], object], family: Callable[[int], bytes]) -> None:
-    """Fail where sixteen mebibytes take more than eight times as long as four."""
+    """Fail if sixteen mebibytes take more than eight times as long as four."""
     took: list[float] = []
     for n in SIZES:
         body = family(n)
@@ -224,7 +224,7 @@ def test_payloads_are_decoded_in_linear_time(name: str) -> None:
 def test_answers_are_read_in_linear_time(first: bytes, rest: bytes) -> None:
     def read(body: bytes) -> None:
         async def run() -> None:
-            kept = _Kept()
+            kept = PooledConnection()
             kept._answer = asyncio.get_running_loop().create_future()
             for at in range(0, len(body), 1 << 12):
                 kept.data_received(body[at : at + (1 << 12)])

@@ -1,11 +1,10 @@
-"""The view of a notebook as a page: Voilà in a process of its own, looked at by a real browser."""
+"""A notebook's view as a page: Voilà in a separate process, viewed by a real browser."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from tests.support.sshd import missing
 from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
 
 from browsers import ended  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -38,7 +38,7 @@ SHOWN = """() => {
 # --- what is run -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_view_is_the_notebooks_code_up_to_it_and_nothing_that_is_kept_afterwards() -> None:
+def test_a_view_is_the_notebooks_code_up_to_it() -> None:
     notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
     before = nbformat.writes(notebook)
     view = view_of(notebook, {"dataset": "digits", "strength": 0.5, "folder": "a 'b'"})
@@ -50,7 +50,7 @@ def test_a_view_is_the_notebooks_code_up_to_it_and_nothing_that_is_kept_afterwar
     assert nbformat.writes(notebook) == before, "the notebook itself stays as it is"
 
 
-def test_a_parameter_that_the_notebook_does_not_have_is_refused_by_its_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_parameter_unknown_to_the_notebook_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     notebook = nbformat.read(NOTEBOOKS / "explore.ipynb", as_version=4)
     with pytest.raises(UsageError, match="unknown parameter 'datset': did you mean 'dataset'"):
         view_of(notebook, {"datset": "digits"})
@@ -88,29 +88,17 @@ def test_without_voila_the_way_out_is_said(capsys: pytest.CaptureFixture[str], m
 # --- the page --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def chromium() -> str:
-    """The browser's path; without it or Voilà the tests are skipped, or fail where `$WORKBENCH_REQUIRE_BROWSER` is set."""
-    path = shutil.which("chromium") or shutil.which("chromium-browser")
-    reason = "" if path else "no chromium on this machine: apt-get install chromium"
-    if importlib.util.find_spec("voila") is None:
-        reason = "no Voilà here: pip install -e '.[app]' in the checkout"
-    if reason and os.environ.get("WORKBENCH_REQUIRE_BROWSER"):
-        pytest.fail(reason)
-    if reason or path is None:
-        pytest.skip(reason)
-    return path
-
-
 def free_port() -> int:
-    """Return a port that nobody has: Voilà takes 0 for its own."""
+    """Return a free port, because Voilà treats 0 as its default port."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
 def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """The address of the page, token included, of the tiny pair; and what the process says."""
+    """The page's URL, token included, for the tiny pair, and the process's log."""
+    if importlib.util.find_spec("voila") is None:
+        missing("WORKBENCH_REQUIRE_BROWSER", "no Voilà here: pip install -e '.[app]' in the checkout")
     folder = tmp_path_factory.mktemp("app")
     log = folder / "said"
     given = {"dataset": "digits", "target": TARGET, "auxiliary": AUXILIARY, "limit": "32"}
@@ -132,7 +120,7 @@ def app(tiny_root: Path, chromium: str, tmp_path_factory: pytest.TempPathFactory
 
 
 def status(url: str) -> int:
-    """Return with which status a URL is answered, wherever it leads."""
+    """Return the HTTP status of a URL, after redirects."""
     try:
         with urllib.request.urlopen(url, timeout=20) as answer:
             return int(answer.status)
@@ -140,6 +128,7 @@ def status(url: str) -> int:
         return error.code
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Path], page: Page, theme: str) -> None:
     url, log = app
@@ -167,6 +156,7 @@ def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Pa
     assert "Traceback" not in log.read_text(errors="replace")
 
 
+@pytest.mark.system
 def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: Page) -> None:
     page.goto(app[0])
     page.wait_for_function(SHOWN)
@@ -178,7 +168,8 @@ def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: P
     page.wait_for_function("before => document.querySelectorAll('.pmc2-stack img')[1].src !== before", arg=before)
 
 
-def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: tuple[str, Path], page: Page) -> None:
+@pytest.mark.system
+def test_nothing_is_shown_without_the_token_and_no_file_at_all(app: tuple[str, Path], page: Page) -> None:
     url, _ = app
     here, _, token = url.partition("?")
     page.goto(here)
@@ -189,6 +180,7 @@ def test_nothing_is_shown_without_the_token_and_no_file_is_served_with_it(app: t
     assert here.startswith("http://127.0.0.1:")
 
 
+@pytest.mark.system
 def test_a_kernel_ends_with_its_page(app: tuple[str, Path], page: Page) -> None:
     page.goto(app[0])
     page.wait_for_function(SHOWN)

@@ -1,4 +1,4 @@
-"""Services measured as real processes: every part of the benchmark, and where the time of a picture goes."""
+"""Services measured as real processes: every part of the benchmark, and the components of a picture's time."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.bench import services
 from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running
+from workbench.bench.link import LINKS
 from workbench.bench.services import bench_services
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float
-from workbench.services.link import LINKS
-from workbench.services.stages import Stage
+from workbench.services.loading import StageConfig
 from workbench.system import COMPONENTS, Cloud, Recognition, System
 from workbench.weights import load_pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
 
 DATA = ("--dataset", "digits")
 
 
 @pytest.fixture
-def stage(digits: Dataset) -> Stage:
-    return Stage("digits", digits.classes, TARGET, AUXILIARY)
+def stage(digits: Dataset) -> StageConfig:
+    return StageConfig("digits", digits.classes, TARGET, AUXILIARY)
 
 
-def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
-    tiny_data: Path, digits: Dataset, stage: Stage, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.timing
+@pytest.mark.system
+def test_the_benchmark_is_complete_and_every_label_is_right(
+    tiny_data: Path, digits: Dataset, stage: StageConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "CLIENTS", (1, 4))
     monkeypatch.setattr(services, "SHARES", (0.5,))
@@ -78,7 +79,7 @@ def test_the_benchmark_measures_all_that_it_says_and_every_label_is_right(
 
 
 def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Measure again where another process had the core between two components; its time is nobody's."""
+    """Measure again if another process used the core between two components, because that time belongs to none."""
     for _ in range(8):
         found = measure()
         if found["covered"] > 0.98:
@@ -86,8 +87,12 @@ def undisturbed(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.timing
+@pytest.mark.system
 @pytest.mark.parametrize("name", ["every", "pp"])
-def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digits: Dataset, stage: Stage, name: str) -> None:
+def test_nine_components_account_for_the_time_of_a_picture(
+    tiny_data: Path, digits: Dataset, stage: StageConfig, name: str
+) -> None:
     images = to_float(digits.test.images[:32])
     with running(name, stage, DATA) as system:
         one = undisturbed(lambda: end_to_end(system.client, images, 20))
@@ -105,7 +110,7 @@ def test_nine_components_account_for_the_time_of_a_picture(tiny_data: Path, digi
 
 
 class Recorded:
-    """A client that notes its turns."""
+    """A client that records its turns."""
 
     def __init__(self, name: str, turns: list[str]) -> None:
         self.name, self.turns = name, turns
@@ -115,7 +120,7 @@ class Recorded:
         return Recognition(images.flatten(1)[:, :10], 100, 8.0, dict.fromkeys(COMPONENTS, 0.0))
 
 
-def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: Dataset) -> None:
+def test_arrangements_take_turns_and_send_equally_many(digits: Dataset) -> None:
     turns: list[str] = []
     clients: Any = {name: Recorded(name, turns) for name in "abc"}
     measured = in_turns(clients, to_float(digits.test.images[:8]), 7, 2, rounds=3)
@@ -125,7 +130,7 @@ def test_arrangements_take_turns_within_one_run_and_each_sends_as_many(digits: D
         in_turns(clients, to_float(digits.test.images[:8]), 2, 1, rounds=3)
 
 
-def test_the_cloud_of_a_fair_comparison_decodes_and_classifies_every_picture(tiny_data: Path, digits: Dataset) -> None:
+def test_the_cloud_of_a_fair_comparison_skips_no_picture(tiny_data: Path, digits: Dataset) -> None:
     pair = load_pair("digits", TARGET, AUXILIARY)
     compressor = copy.deepcopy(pair.compressor)
     assert compressor is not None
@@ -149,7 +154,7 @@ def test_the_cloud_of_a_fair_comparison_decodes_and_classifies_every_picture(tin
     torch.testing.assert_close(classified[True][1], classified[False][1], rtol=0, atol=1e-5)
 
 
-def test_what_cannot_be_measured_is_refused(tiny_data: Path, digits: Dataset, stage: Stage) -> None:
+def test_what_cannot_be_measured_is_refused(tiny_data: Path, digits: Dataset, stage: StageConfig) -> None:
     images = to_float(digits.test.images[:4])
     with pytest.raises(UsageError, match="unknown arrangement 'p2p'"), running("p2p", stage):
         pass

@@ -16,6 +16,8 @@ import pytest
 from workbench import runs
 from workbench.runs import Task
 
+pytestmark = pytest.mark.system
+
 distributed = pytest.importorskip("distributed", reason="the extra `cluster` is not installed")
 
 MEET = """
@@ -56,7 +58,7 @@ Attempts = tuple[str, subprocess.Popen[str]]
 
 @pytest.fixture(scope="module", autouse=True)
 def attempts() -> Iterator[Attempts]:
-    """A process that tries to reach schedulers that are not there, which takes its time; the address where nothing listens."""
+    """A process that tries to reach missing schedulers, which is slow, and the unused address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         closed = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -81,7 +83,7 @@ def executor(address: str) -> Iterator[Executor]:
         yield made
 
 
-def test_two_workers_execute_at_the_same_time_and_what_fails_is_resumed_alone(executor: Executor, tmp_path: Path) -> None:
+def test_two_workers_run_in_parallel_and_failures_are_resumed(executor: Executor, tmp_path: Path) -> None:
     output = tmp_path / "run"
     output.mkdir()
     fail = "assert Path(output_dir, 'mended').exists(), 'not yet'"
@@ -100,7 +102,7 @@ def test_two_workers_execute_at_the_same_time_and_what_fails_is_resumed_alone(ex
     assert again[0] == good, "what was done is not done twice"
 
 
-def test_a_scheduler_that_cannot_be_reached_is_one_run_error_and_nothing_lingers(attempts: Attempts) -> None:
+def test_an_unreachable_scheduler_is_one_run_error(attempts: Attempts) -> None:
     listening_nowhere, process = attempts
     out, err = process.communicate(timeout=60)
     errors = dict(json.loads(line) for line in out.splitlines())
@@ -109,4 +111,4 @@ def test_a_scheduler_that_cannot_be_reached_is_one_run_error_and_nothing_lingers
         assert message.startswith(f"no Dask scheduler answers at {given!r} ("), given
         assert message.endswith("start one with `dask scheduler`")
         assert "\n" not in message
-    assert err == "", "nothing is said when the process ends"
+    assert err == "", "the process ends without output"

@@ -1,4 +1,4 @@
-"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped by hand."""
+"""The notebook `deploy` in JupyterLab: both stages launched, watched and stopped with its buttons."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from workbench.deployment.launch import Deployed
+from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
 
-from browsers import accessible, jupyterlab, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from browsers import accessible, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+pytestmark = pytest.mark.system
+
 
 @pytest.fixture
 def stopped(tiny_data: Path) -> Iterator[None]:
-    """Stops at the end what a notebook has launched and kept."""
+    """Stop a notebook's deployment at the end, and remove its files."""
     yield
     for plan in (tiny_data / "runs" / "interactive").glob("local-*.toml"):
         with Deployed(Deployment.read(plan)) as made:
@@ -28,26 +30,11 @@ def stopped(tiny_data: Path) -> Iterator[None]:
         plan.unlink()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A folder for JupyterLab."""
-    made = tmp_path / "lab"
-    made.mkdir()
-    return made
-
-
-@pytest.fixture
-def lab(folder: Path, tiny_data: Path, tmp_path: Path, chromium: str) -> Iterator[str]:
-    """The address of a JupyterLab of the test's own."""
-    with jupyterlab(folder, tmp_path) as url:
-        yield url
-
-
-def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button(
-    lab: str, page: Page, folder: Path, tmp_path: Path, stopped: None
+def test_buttons_launch_watch_and_stop_both_stages(
+    lab: str, page: Page, lab_folder: Path, tmp_path: Path, stopped: None
 ) -> None:
     pair = f'target, auxiliary, limit = "{TARGET}", "{AUXILIARY}", 32'
-    notebook("deploy", folder, f"{pair}\nrequests, keep = 10, True")
+    notebook("deploy", lab_folder, f"{pair}\nrequests, keep = 10, True")
     open_notebook(page, lab, "deploy.ipynb")
     run_all(page)
     panel = page.locator(".pmc2-deploy table")
@@ -60,7 +47,7 @@ def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button
     wait_for(lambda: states() == ["ready", "ready"], 120, "the stages were not ready")
     page.get_by_role("tab", name="steps").wait_for()
     screenshot(page, tmp_path, "deploy-ready")
-    wait_for(lambda: saved(page, folder / "deploy.ipynb"), 120, "the last cell was not executed")
+    wait_for(lambda: saved(page, lab_folder / "deploy.ipynb"), 120, "the last cell was not executed")
     page.get_by_role("tab", name="log of the edge").click()
     page.locator(".pmc2-deploy pre").get_by_text('"service": "pmc2-edge"').first.wait_for()
     panel.scroll_into_view_if_needed()
@@ -69,5 +56,5 @@ def test_in_the_browser_both_stages_are_launched_watched_and_stopped_by_a_button
     page.locator("button.jupyter-button", has_text="Stop").click()
     wait_for(lambda: states() == ["absent", "absent"], 60, "the stages were not stopped")
     assert page.locator("button.jupyter-button", has_text="Launch").is_enabled()
-    cells = wait_for(lambda: saved(page, folder / "deploy.ipynb"), 60, "the last cell was not executed")
+    cells = wait_for(lambda: saved(page, lab_folder / "deploy.ipynb"), 60, "the last cell was not executed")
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]

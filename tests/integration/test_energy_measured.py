@@ -1,4 +1,4 @@
-"""What a picture costs the phone, measured: real services over TLS, the CPU time of this process."""
+"""The energy of a picture on the phone, measured: real services over TLS, and the CPU time of this process."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.bench.energy import ARRANGEMENTS, Assumptions, Phone, energy, measure
+from tests.support.pair import AUXILIARY, TARGET
+from workbench.bench.energy_measurement import Phone, measure
+from workbench.bench.energy_model import ARRANGEMENTS, Assumptions, energy
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float
-from workbench.services.stages import Stage, edge_stage
+from workbench.services.loading import StageConfig, edge_stage
 from workbench.system import Client, System
 from workbench.weights import Pair
 
-from conftest import AUXILIARY, TARGET  # isort: skip
+pytestmark = pytest.mark.system
 
 
 @pytest.fixture
-def stage(digits: Dataset) -> Stage:
-    return Stage("digits", digits.classes, TARGET, AUXILIARY)
+def stage(digits: Dataset) -> StageConfig:
+    return StageConfig("digits", digits.classes, TARGET, AUXILIARY)
 
 
 @pytest.mark.parametrize("name", ARRANGEMENTS)
-def test_a_phones_cpu_time_is_measured_while_real_services_answer_it(
-    tiny_data: Path, digits: Dataset, pair: Pair, stage: Stage, name: str
+def test_a_phones_cpu_time_is_measured_against_real_services(
+    tiny_data: Path, digits: Dataset, pair: Pair, stage: StageConfig, name: str
 ) -> None:
     images = to_float(digits.test.images[:24])
     phone = Phone(name, Client(), edge_stage(replace(stage, codec="png"))[0] if name == "pp" else None)
@@ -53,7 +55,7 @@ def test_a_phones_cpu_time_is_measured_while_real_services_answer_it(
     assert energy(found, Assumptions())["mj"].value > 0
 
 
-def test_too_few_images_or_repetitions_are_refused_before_anything_starts(digits: Dataset, stage: Stage) -> None:
+def test_too_few_images_or_repetitions_are_refused_first(digits: Dataset, stage: StageConfig) -> None:
     images = to_float(digits.test.images[:4])
     for repetitions, batch in ((1, 4), (2, 5), (2, 0)):
         with pytest.raises(UsageError, match=f"got {repetitions} and {batch}, and there are 4 images"):

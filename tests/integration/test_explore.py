@@ -1,4 +1,4 @@
-"""The notebook `explore` as a person uses it: JupyterLab in a real browser, every control moved by mouse or by keyboard."""
+"""The notebook `explore` from a user's view: JupyterLab in a real browser, every control moved by mouse or by keyboard."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,28 +18,23 @@ from PIL import Image
 
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
-from test_panels import awkward, png  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.uploads import awkward, png
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator, Page
+
+pytestmark = pytest.mark.system
 
 CARDS = ("original", "protected", "cloud", "residual")
 SMALL = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'  # parameters: the tiny pair's
 OVER = "document.querySelector('.pmc2-protected .pmc2-over')"
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def folder(lab_folder: Path) -> Path:
     """JupyterLab's folder."""
-    return tmp_path_factory.mktemp("lab")
-
-
-@pytest.fixture(scope="module")
-def lab(folder: Path, tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[str]:
-    """A JupyterLab whose weights are the tiny pair's."""
-    with browsers.jupyterlab(folder, tmp_path_factory.mktemp("places"), {"WORKBENCH_DATA": str(tiny_root)}) as url:
-        yield url
+    return lab_folder
 
 
 class View:
@@ -49,38 +44,38 @@ class View:
         self.page = page
 
     def of(self, name: str, inner: str = "") -> Locator:
-        """Return a control by the name that it has in the program, or something in it."""
+        """Return a control by its name in the program, or an element inside it."""
         return self.page.locator(f".pmc2-{name} {inner}".strip()).first
 
     def numbers(self, name: str) -> str:
-        """Return what the figures say that they are of."""
+        """Return the heading of the figures."""
         return self.of("numbers").get_attribute(f"data-{name}") or ""
 
     def pictures(self) -> list[str]:
-        """Return the pictures of the cards as they are on the screen, byte for byte."""
+        """Return the bytes of the cards' displayed pictures."""
         cards = [self.page.locator(f".pmc2-{name} .pmc2-stack img").last for name in CARDS]
         return [str(card.evaluate(browsers.BYTES)) for card in cards]
 
     def pixels(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
-        """Return a card's picture."""
+        """Return the pixels of a card's picture, H x W x 3."""
         return np.asarray(Image.open(io.BytesIO(bytes.fromhex(self.pictures()[CARDS.index(name)]))))
 
     def said(self) -> str:
-        """Return the line that says what goes on."""
+        """Return the status line."""
         return self.of("message").inner_text()
 
     def choose(self, name: str, label: str) -> None:
-        """Choose in a drop-down list."""
+        """Choose an option in a drop-down list."""
         self.of(name, "select").select_option(label=label)
 
     def after(self, act: Callable[[], Any], what: str = "another view") -> None:
-        """Do something and wait until what is shown is another view."""
+        """Call `act`, and wait until another view is displayed."""
         before = self.numbers("view")
         act()
         wait_for(lambda: self.numbers("view") != before, 30, f"{what} did not come")
 
     def at(self, name: str) -> float:
-        """Return where a slider stands on the screen."""
+        """Return the displayed value of a slider."""
         return float(self.of(name, "[role=slider]").get_attribute("aria-valuenow") or "nan")
 
     def press(self, name: str, *keys: str) -> None:
@@ -91,7 +86,7 @@ class View:
 
 
 def begin(page: Page, lab: str, folder: Path, name: str = "explore", more: str = "", mode: str = "lab") -> View:
-    """Open the notebook with the tiny pair, run it and wait for the view and its curves."""
+    """Open the notebook with the tiny pair, run it, and wait for the view and its curves."""
     browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder / name}-output"\n{more}', name)
     open_notebook(page, lab, f"{name}.ipynb", mode)
     run_all(page)
@@ -108,7 +103,7 @@ def arrived(page: Page) -> View:
 
 
 def run_again(page: Page) -> View:
-    """Run all cells once more and wait for the view that comes in the place of the one that is there."""
+    """Run all cells again, and wait for the new view."""
     page.evaluate("() => document.querySelector('.pmc2-explore').classList.add('of-before')")
     run_all(page)
     page.locator(".of-before").wait_for(state="detached")
@@ -155,7 +150,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     assert view.pictures()[1] == view.pictures()[2], "PNG is lossless"
     view.after(lambda: view.choose("codec", "neural"))
 
-    # Which picture.
+    # The picture.
     view.after(lambda: view.press("index", "ArrowRight", "ArrowRight"))
     wait_for(lambda: view.numbers("index") == "2", 30, "the third picture did not come")
     assert view.pictures()[0] != first[0]
@@ -169,11 +164,11 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     view.after(lambda: view.choose("show", "all"))
     view.of("random").click()
 
-    # Pair and generator: what is there is offered.
+    # Pair and generator: existing ones are offered.
     assert view.of("pair", "option").all_inner_texts() == [f"{TARGET}-X-{AUXILIARY}"]
     assert view.of("variant", "option").all_inner_texts()[0].startswith("own:")
 
-    # How it is looked at.
+    # Display options.
     shown = view.pictures()
     view.of("toggle").click()
     assert page.evaluate(f"getComputedStyle({OVER}).visibility") == "hidden", "the original beneath is seen"
@@ -207,7 +202,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     card.first.get_by_role("button", name="remove").click()
     wait_for(lambda: card.count() == 1, 30, "the pin was not removed")
 
-    # What is taken away.
+    # Controls that are disabled.
     for kind, ending in (("figure (PNG)", "png"), ("figure (SVG)", "svg"), ("settings (JSON)", "json")):
         view.choose("export-kind", kind)
         view.of("export").click()
@@ -295,7 +290,7 @@ def test_it_lives_through_a_killed_kernel_and_running_all_twice(lab: str, page: 
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Return what a process was started by; nothing where it is gone."""
+    """Return the command line of a process, or nothing after its end."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -313,7 +308,7 @@ def test_two_tabs_show_the_same_and_follow_each_other(lab: str, page: Page, fold
         for key, value in (("Home", "0"), ("End", "1")):
             moved.press("strength", key)
             wait_for(lambda: moved.numbers("strength") == following.numbers("strength") == value, 30, "a tab did not follow")  # noqa: B023
-            # The other's slider is told once the hand rests; until then the same key would change nothing there.
+            # The other slider gets the value when the first one rests. Until then the same key would change nothing there.
             wait_for(lambda: following.at("strength") == float(value), 30, "a tab's slider did not follow")  # noqa: B023
     assert view.pictures() == other.pictures()
 
@@ -330,7 +325,7 @@ def test_no_slider_jumps_back_under_a_hand_that_moves_on(lab: str, page: Page, f
         }"""
     )
     view.press("index", "ArrowRight")
-    view.of("pin").click()  # the kernel hears nothing for 2 s, and meanwhile says what the first move was
+    view.of("pin").click()  # the kernel is busy for 2 s, and meanwhile reports the first move
     view.press("index", "ArrowRight")
     wait_for(lambda: view.numbers("index") == "2", 30, "the second move was not heard")
     stood = page.evaluate("window.stood")
@@ -341,7 +336,7 @@ SIZES = {"1440": (1440, 1000), "1024": (1024, 768), "360": (360, 780)}
 
 
 @pytest.mark.parametrize("theme", ["Light", "Dark"])
-def test_it_is_legible_and_accessible_in_both_themes_and_at_three_widths(
+def test_it_is_accessible_in_both_themes_and_at_three_widths(
     theme: str, lab: str, browser: Browser, folder: Path, tmp_path: Path, noted: list[str]
 ) -> None:
     context = browser.new_context(viewport={"width": 1440, "height": 1000})
@@ -399,9 +394,7 @@ ROOM = """() => {
 }"""
 
 
-def test_a_view_takes_the_room_that_it_needs_and_is_laid_out_by_itself(
-    lab: str, browser: Browser, page: Page, folder: Path
-) -> None:
+def test_a_view_takes_the_room_that_it_needs(lab: str, browser: Browser, page: Page, folder: Path) -> None:
     view = begin(page, lab, folder, "room", mode="doc")
     heights = set()
     for width, zoom, side in ((1440, "fit", 192), (1024, "12×", 384), (1024, "2×", 64), (360, "2×", 64), (360, "fit", 256)):

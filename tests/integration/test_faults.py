@@ -1,11 +1,11 @@
-"""Edge and cloud as processes, under load, and what goes wrong: killed, hung, cut off, shown the wrong certificate, overrun.
+"""Edge and cloud as processes, under load and with faults: killed, hung, disconnected, with wrong certificates, overloaded.
 
 ::
 
     Load (clients that never pause) --> door (a relay) --> edge --> passage (a relay) --> cloud
 
-Each answer is compared with that of the parts joined in this process. Whatever happens to the services, a client that goes on
-asking gets the right answer before its deadline, and is served again within `RECOVERY_S` of the time when it can be.
+Each response is compared with that of the parts joined in this process. Whatever happens to the services, a client that keeps
+sending gets the right response before its deadline, and is served again within `RECOVERY_S` of the end of the fault.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from typing import Any, TypeVar
 import pytest
 import torch
 
-from tests.authority import copy_authority
+from tests.support.authority import copy_authority
+from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
-from workbench.client import AsyncClient
+from workbench.client import AsyncHttpsClient
 from workbench.codecs import Neural
 from workbench.data import Dataset, Split
 from workbench.errors import WorkbenchError
@@ -50,18 +51,18 @@ from workbench.services.trust import client_context
 from workbench.system import Cloud, Edge, System
 from workbench.weights import Manifest
 
-from conftest import AUXILIARY, TARGET, fit  # isort: skip
+pytestmark = pytest.mark.system
 
 BEFORE = datetime.now(UTC) - timedelta(days=2)
 RECOVERY_S = 2.0
-HUNG_S = 2.0  # how long a fault lasts that goes away
+HUNG_S = 2.0  # duration of a temporary fault
 DEADLINE_S = 30.0
 OPTIONS = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY, "--threads", "1")
 Found = TypeVar("Found")
 
 
 def until(look: Callable[[], Found], patience: float = 30.0) -> Found:
-    """Look again and again until there is something, and return it; fail where there is nothing in time."""
+    """Call `look` repeatedly until it returns a value. Fail if there is none in time."""
     deadline = time.monotonic() + patience
     while not (found := look()):
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -82,15 +83,15 @@ class Pictures:
 
 
 def save_networks(root: Path, digits: Dataset) -> None:
-    """Save a pair whose target is fitted to what the cloud sees of some digits: labels differ, and none of them by a hair."""
+    """Save a pair whose target is fitted to the cloud's decoded digits, so that labels differ clearly."""
     store = root / "runs" / "weights"
     torch.manual_seed(0)
     generator = PerturbationGenerator(width=4).eval()
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False).eval()
-    compressor.g_a[-1].weight.mul_(300)  # latents that spread over many symbols: images differ once they are decoded
+    compressor.g_a[-1].weight.mul_(300)  # latents that spread over many symbols, so that decoded images differ
     compressor.update(force=True, update_quantiles=True)
-    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET).eval()
-    train = digits.train.head(128)
+    codec, target = Neural(compressor, identity="fitted"), Classifier(TARGET, width=WIDTH[TARGET]).eval()
+    train = digits.train
     seen = Cloud(codec, target).decode(Edge(generator, codec).protect(to_float(train.images)))
     fit(target, Split((255 * seen).round().to(torch.uint8), train.labels))
 
@@ -101,14 +102,14 @@ def save_networks(root: Path, digits: Dataset) -> None:
         return weights.save(module, manifest, store).sha256
 
     kept = save(TARGET, target)
-    other = save(AUXILIARY, Classifier(AUXILIARY))
+    other = save(AUXILIARY, Classifier(AUXILIARY, width=WIDTH[AUXILIARY]))
     made = save(weights.generator_name(TARGET, AUXILIARY), generator, target=kept, auxiliary=other)
     save(weights.compressor_name(TARGET, AUXILIARY), compressor, target=kept, generator=made)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Iterator[Pictures]:
-    """Digits whose labels are sure; the networks that gave them are in `$WORKBENCH_DATA` of this process and its children."""
+    """Digits with certain labels. Their networks are in `$WORKBENCH_DATA` of this process and its children."""
     root = tmp_path_factory.mktemp("fitted")
     save_networks(root, digits)
     with pytest.MonkeyPatch.context() as patch:
@@ -129,7 +130,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Itera
 
 
 class Relay:
-    """Passes connections on to a port of this machine; it can fall silent without closing any, and drop them."""
+    """A relay to a port of this machine, which can stop passing data without closing, and drop connections."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -141,16 +142,16 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence(self) -> None:
-        """Pass nothing on, in either direction; connections stay open, and new ones are taken."""
+        """Pass no data in either direction. Connections stay open, and new ones are accepted."""
         self._flows.clear()
 
     def heal(self) -> None:
-        """Pass on what is connected from now on; what is there stays as it is."""
+        """Pass the data of new connections. Silenced ones stay silent."""
         self._flows = threading.Event()
         self._flows.set()
 
     def drop(self) -> None:
-        """Close every connection; later ones are passed on."""
+        """Close every connection. Later ones work."""
         before = self._flows
         self.heal()
         for each in list(self._open):
@@ -158,7 +159,7 @@ class Relay:
         before.set()
 
     def close(self) -> None:
-        """Drop all, and take no more."""
+        """Drop all connections, and accept no more."""
         _shut(self._listening)
         self._listening.close()
         self.drop()
@@ -188,7 +189,7 @@ class Relay:
         self._forget(near, far)
 
     def _pass(self, source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
-        """Pass on one way until it ends; what the other end still has to say goes the other way."""
+        """Copy one direction until it ends. The other direction continues."""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 flows.wait()
@@ -213,7 +214,7 @@ def _shut(end: socket.socket, how: int = socket.SHUT_RDWR) -> None:
 
 @dataclass(frozen=True)
 class Answered:
-    """A right answer: by which client, from when to when."""
+    """A right response: its client, its start and its end."""
 
     client: int
     start: float
@@ -221,10 +222,10 @@ class Answered:
 
 
 class Load:
-    """Clients that ask all the time, each on connections of its own.
+    """Clients that send requests without pause, each on its own connections.
 
-    When it ends each client has had its last answer; then no label was wrong, none came after its deadline, and nothing was
-    refused but with the words `refusal` (a pattern).
+    At the end each client has received its last response. Then no label was wrong, no response was late, and every refusal
+    matched the pattern `refusal`.
     """
 
     def __init__(
@@ -233,7 +234,7 @@ class Load:
         self.url, self.certs, self.pictures = url, certs, pictures
         self.clients, self.most, self.refusal = clients, most, refusal
         self.answers: list[Answered] = []
-        self.refusals: list[tuple[int, str]] = []  # which client, with which words
+        self.refusals: list[tuple[int, str]] = []  # client and error
         self.wrong = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._all()), daemon=True)
@@ -260,22 +261,22 @@ class Load:
         assert [words for _, words in self.refusals if not (self.refusal and re.search(self.refusal, words))] == []
 
     def since(self, moment: float) -> list[Answered]:
-        """Return the right answers that came after a moment."""
+        """Return the right responses after a moment."""
         return [answer for answer in self.answers[:] if answer.end > moment]
 
     def everyone(self, moment: float, patience: float = DEADLINE_S) -> None:
-        """Return once each client has had a right answer after a moment."""
+        """Return once each client has had a right response after a moment."""
         until(lambda: len({answer.client for answer in self.since(moment)}) == self.clients, patience)
 
     def refused(self) -> None:
-        """Return once each client is refused, and went on being; fail where one is answered nevertheless."""
+        """Return once each client is refused repeatedly. Fail if one still gets a response."""
         until(lambda: len({client for client, _ in self.refusals}) == self.clients)
         refused, before = time.monotonic(), len(self.refusals)
         until(lambda: len(self.refusals) >= before + 2 * self.clients)
         assert self.since(refused) == []
 
     def recovered(self, ready: float) -> None:
-        """Fail unless there was a right answer soon after the moment when there could be, and one for each client in time."""
+        """Fail unless there is a right response soon after `ready`, and one for each client in time."""
         first = min(answer.end for answer in until(lambda: self.since(ready), DEADLINE_S)) - ready
         self.everyone(ready)
         each = [min(a.end for a in self.since(ready) if a.client == client) - ready for client in range(self.clients)]
@@ -288,7 +289,7 @@ class Load:
 
     async def _one(self, number: int) -> None:
         files, labels = self.pictures.files, self.pictures.labels
-        async with AsyncClient(self.url, certs=self.certs, deadline_s=DEADLINE_S) as client:
+        async with AsyncHttpsClient(self.url, certs=self.certs, deadline_s=DEADLINE_S) as client:
             turn = number
             while not self._stop.is_set():
                 turn += 1
@@ -311,7 +312,7 @@ class Load:
 
 @dataclass
 class Arranged:
-    """Edge and cloud at work, the relays before them, and each one's certificates in a folder of its own."""
+    """Running edge and cloud, the relays before them, and each one's certificates in a separate folder."""
 
     local: Local
     pictures: Pictures
@@ -322,20 +323,20 @@ class Arranged:
 
     @property
     def certs(self) -> Path:
-        """The good certificates; clients use them."""
+        """The valid certificates, which clients use."""
         return self.local.certs
 
     def load(self, **options: Any) -> Load:
-        """Give clients at the door, for a `with`."""
+        """Yield clients of the relay `door`."""
         return Load(self.door.url, self.certs, self.pictures, **options)
 
     def kill(self, *services: Running) -> None:
-        """End processes as a power cut does."""
+        """End processes abruptly, like a power cut."""
         for service in services:
             assert service.stop(signal.SIGKILL) == -signal.SIGKILL
 
     def restart(self, *services: Running) -> float:
-        """Start services on their ports again, beside each other; return the moment when all said that they are ready."""
+        """Start services on their ports again, in parallel. Return the moment at which all reported that they are ready."""
         with ThreadPoolExecutor(len(services)) as pool:
             list(pool.map(Running.restart, services))
         for service in services:
@@ -343,7 +344,7 @@ class Arranged:
         return time.monotonic()
 
     def metric(self, name: str, service: Running | None = None) -> float:
-        """Return a figure that a service (the edge) counts."""
+        """Return the value of a service's metric (default: the edge's)."""
         service = service or self.edge
         context = client_context(self.certs, "edge" if service is self.cloud else "client")
         with urllib.request.urlopen(f"{service.url}/metrics", context=context, timeout=10) as answer:
@@ -351,7 +352,7 @@ class Arranged:
         return float(line.split()[1])
 
     def put(self, folder: Path, role: Role) -> None:
-        """Put the certificate of a role in a folder in the place of that which its service has; return once it is shown."""
+        """Replace a service's certificate by that in a folder. Return once the service shows it."""
         own = self.local.folder / role
         for name in (f"{role}.key", f"{role}.pem"):
             shutil.copy(folder / role / name, own / f"{name}.new")
@@ -361,7 +362,7 @@ class Arranged:
         until(lambda: shown(service.port) == wanted)
 
     def mend(self) -> None:
-        """Make everything whole, whatever a test has left."""
+        """Restore everything after a test."""
         for service in (self.cloud, self.edge):
             if service.process.poll() is None:
                 service.process.send_signal(signal.SIGCONT)
@@ -395,7 +396,9 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
         local = stack.enter_context(Local())
         shutil.rmtree(local.certs)
         elsewhere = {"names": [*LOCAL, "elsewhere.example"], "cloud_names": [*LOCAL, "cloud.elsewhere.example"]}
-        issue(local.certs, days=7, now=BEFORE, **elsewhere)  # an authority that was there when what has expired was made
+        issue(
+            local.certs, days=7, now=BEFORE, **elsewhere
+        )  # an authority that was valid when the expired certificates were issued
         for role in ("cloud", "edge"):
             shutil.copytree(local.certs / role, local.folder / role)
         cloud = local.start("cloud", *OPTIONS, "--certs", str(local.folder / "cloud"), ready=False)
@@ -409,13 +412,13 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
 
 @pytest.fixture
 def system(arranged: Arranged) -> Arranged:
-    """Edge and cloud, whole."""
+    """A working edge and cloud."""
     arranged.mend()
     return arranged
 
 
 def ask_once(url: str, certs: Path, bodies: list[bytes]) -> list[HttpAnswer]:
-    """Return the answers to pictures that are sent side by side, each once."""
+    """Return the responses to pictures that are sent in parallel, once each."""
 
     async def all_of_them() -> list[HttpAnswer]:
         async with Connection(url, lambda: client_context(certs, "client"), attempt_s=DEADLINE_S) as connection:
@@ -461,7 +464,7 @@ def test_a_cloud_that_hangs_for_good_is_killed_and_started_again(system: Arrange
 
 
 @pytest.mark.parametrize("where", ["passage", "door"])
-def test_connections_that_fell_silent_are_made_anew_once_they_break(system: Arranged, where: str) -> None:
+def test_silent_connections_are_replaced_once_they_break(system: Arranged, where: str) -> None:
     relay: Relay = getattr(system, where)
     with system.load() as load:
         relay.silence()
@@ -485,7 +488,7 @@ def test_connections_that_stay_silent_are_found_out(system: Arranged, where: str
 
 
 def test_many_idle_connections_that_are_dead_cost_one_attempt(system: Arranged) -> None:
-    attempt_s, trust = 0.5, lambda: client_context(system.certs, "edge")  # given up before it is in doubt
+    attempt_s, trust = 0.5, lambda: client_context(system.certs, "edge")  # the attempt ends before the connection is probed
 
     async def ask() -> float:
         loop = asyncio.get_running_loop()
@@ -502,7 +505,7 @@ def test_many_idle_connections_that_are_dead_cost_one_attempt(system: Arranged) 
 
 # --- shown the wrong certificate -------------------------------------------------------------------------------------------
 
-WRONG = {  # what may be wrong with a certificate, and the words with which it is refused
+WRONG = {  # the fault of a certificate, and the error that it causes
     "expired": "certificate has expired",
     "of another name": r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'\.",
     "of another authority": "(certificate signature failure|unable to get local issuer certificate)",
@@ -511,7 +514,7 @@ WRONG = {  # what may be wrong with a certificate, and the words with which it i
 
 @pytest.fixture(scope="module")
 def wrong(arranged: Arranged, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of certificates that nobody should trust, by what is wrong with them."""
+    """Folders of untrustworthy certificates, by their fault."""
     folders = {kind: tmp_path_factory.mktemp("wrong") for kind in WRONG}
     for kind in ("expired", "of another name"):
         copy_authority(arranged.certs, folders[kind])
@@ -522,9 +525,7 @@ def wrong(arranged: Arranged, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_cloud_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path], kind: str
-) -> None:
+def test_a_cloud_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged, wrong: dict[str, Path], kind: str) -> None:
     words = f"^{system.door.url}: {system.passage.url} is not to be trusted: {WRONG[kind]}$"
     with system.load(refusal=words) as load:
         system.put(wrong[kind], "cloud")
@@ -535,11 +536,9 @@ def test_a_cloud_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path], kind: str
-) -> None:
+def test_an_edge_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged, wrong: dict[str, Path], kind: str) -> None:
     by_clients = f"^{system.door.url} is not to be trusted: {WRONG[kind]}$"
-    by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients hold on to it
+    by_cloud = rf"^{system.door.url}: {system.passage.url} does not trust this end \(\w+\)$"  # while clients retry
     with system.load(refusal=f"{by_clients}|{by_cloud}") as load:
         system.put(wrong[kind], "edge")
         system.door.drop()
@@ -549,9 +548,7 @@ def test_an_edge_whose_certificate_is_wrong_is_refused_until_a_good_one_is_there
         load.recovered(time.monotonic())
 
 
-def test_an_edge_that_starts_with_an_expired_certificate_says_so_and_is_ready_once_a_good_one_is_there(
-    system: Arranged, wrong: dict[str, Path]
-) -> None:
+def test_an_edge_with_an_expired_certificate_recovers(system: Arranged, wrong: dict[str, Path]) -> None:
     with system.load(refusal="is not to be trusted: certificate has expired$") as load:
         system.kill(system.edge)
         told = len(system.edge.log.read_text())
@@ -569,14 +566,14 @@ def test_an_edge_that_starts_with_an_expired_certificate_says_so_and_is_ready_on
 # --- overrun ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_full_queue_refuses_with_a_time_and_those_who_come_again_are_served(system: Arranged) -> None:
+def test_a_full_queue_refuses_with_a_time_and_serves_retries(system: Arranged) -> None:
     certs, clients = str(system.local.folder / "edge"), 12
     files, labels = system.pictures.files[:4], system.pictures.labels[:4]
     edge = system.local.start("edge", *OPTIONS, "--certs", certs, "--cloud", system.passage.url, "--queue", "4", "--batch", "4")
 
     def resume() -> None:
         until(lambda: system.metric('pmc2_requests_total{status="429"}', edge) >= len(files) + clients)
-        time.sleep(HUNG_S)  # long enough for what was accepted to be asked for again, and refused
+        time.sleep(HUNG_S)  # long enough for accepted requests to be repeated, and refused
         system.cloud.process.send_signal(signal.SIGCONT)
 
     try:
@@ -599,17 +596,17 @@ def test_a_full_queue_refuses_with_a_time_and_those_who_come_again_are_served(sy
 
 
 async def ask_three_times(url: str, certs: Path, files: list[bytes], clients: int) -> list[list[int]]:
-    """Return the labels that clients get, side by side, for three pictures each, one after the other."""
+    """Return the labels that parallel clients get for three pictures each, one after another."""
 
     async def one(number: int) -> list[int]:
-        async with AsyncClient(url, certs=certs, deadline_s=DEADLINE_S) as client:
+        async with AsyncHttpsClient(url, certs=certs, deadline_s=DEADLINE_S) as client:
             return [int((await client.recognise_files([files[3 * number + turn]])).labels) for turn in range(3)]
 
     return await asyncio.gather(*(one(number) for number in range(clients)))
 
 
 def label_of(answer: HttpAnswer) -> int:
-    """Return the class that `/recognize` answered with."""
+    """Return the class in a response of `/recognize`."""
     assert answer.status == 200
     (result,) = json.loads(answer.body)["results"]
     return int(result["class"])
@@ -619,7 +616,7 @@ def label_of(answer: HttpAnswer) -> int:
 
 
 def tcp(service: Running) -> socket.socket:
-    """Return a connection to a service on which nothing was said yet."""
+    """Return a connection to a service on which nothing was sent yet."""
     plain = socket.create_connection(("127.0.0.1", service.port), 10)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return plain
@@ -631,11 +628,12 @@ def connected(system: Arranged) -> ssl.SSLSocket:
 
 
 def head(length: int) -> bytes:
-    """Return the head of a request that recognises a picture of so many bytes."""
+    """Return the head of a request with a picture of `length` bytes."""
     return f"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: {length}\r\n\r\n".encode()
 
 
-def test_clients_that_send_a_byte_a_second_hold_nobody_up_and_are_answered_themselves(system: Arranged) -> None:
+@pytest.mark.timing
+def test_clients_that_send_a_byte_a_second_delay_no_others(system: Arranged) -> None:
     slow, files, labels = 8, system.pictures.files, system.pictures.labels
     with system.load() as load, contextlib.ExitStack() as stack:
         connections = [stack.enter_context(connected(system)) for _ in range(slow)]
@@ -655,7 +653,7 @@ def test_clients_that_send_a_byte_a_second_hold_nobody_up_and_are_answered_thems
     assert max(answer.end - answer.start for answer in others) < 2.0, "nobody waited for the last byte"
 
 
-def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: Arranged) -> None:
+def test_many_disconnects_within_a_body_leave_nothing(system: Arranged) -> None:
     file = max(system.pictures.files, key=len)
     with system.load() as load:
         start = time.monotonic()
@@ -663,7 +661,7 @@ def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: 
             connection = connected(system)
             connection.sendall(head(len(file)) + file[: len(file) // 2])
             if number % 2:
-                connection.unwrap()  # says so; the others do not, and what they sent may be lost with them
+                connection.unwrap()  # closes properly; the others do not, and their data may be lost
             connection.close()
         load.everyone(start)
         load.everyone(time.monotonic())
@@ -672,10 +670,10 @@ def test_many_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(system: 
     assert system.metric('pmc2_requests_total{status="400"}') >= 100
 
 
-# --- told to end -----------------------------------------------------------------------------------------------------------
+# --- shutdown --------------------------------------------------------------------------------------------------------------
 
 
-def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arranged) -> None:
+def test_an_edge_that_ends_answers_what_it_accepted(system: Arranged) -> None:
     files, labels = system.pictures.files[:8], system.pictures.labels[:8]
     with system.load(most=1) as load, ThreadPoolExecutor(1) as pool, tcp(system.edge) as plain:
         system.cloud.process.send_signal(signal.SIGSTOP)
@@ -684,7 +682,7 @@ def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arrang
         system.edge.process.send_signal(signal.SIGTERM)
         until(lambda: not listens(system.edge.port))
         assert not asked.done()
-        with pytest.raises(OSError, match="EOF|reset"):  # closed: it had not shown its certificate when the end came
+        with pytest.raises(OSError, match="EOF|reset"):  # closed, because it had not shown its certificate yet
             client_context(system.certs, "client").wrap_socket(plain, server_hostname="127.0.0.1")
         system.cloud.process.send_signal(signal.SIGCONT)
         assert [label_of(answer) for answer in asked.result(DEADLINE_S)] == labels
@@ -692,7 +690,7 @@ def test_an_edge_that_is_told_to_end_answers_what_it_has_accepted(system: Arrang
         load.recovered(system.restart(system.edge))
 
 
-def test_a_cloud_that_is_told_to_end_answers_what_it_has_accepted(system: Arranged) -> None:
+def test_a_cloud_that_ends_answers_what_it_accepted(system: Arranged) -> None:
     torch.manual_seed(1)
     parts = system.pictures.system
     payloads = [parts.edge.protect(torch.rand(64, 3, 32, 32)) for _ in range(8)]
@@ -715,7 +713,7 @@ def test_a_cloud_that_is_told_to_end_answers_what_it_has_accepted(system: Arrang
 
 
 def listens(port: int) -> bool:
-    """Return whether somebody takes connections at a port."""
+    """Return whether a process accepts connections at a port."""
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 5):
         return True
     return False

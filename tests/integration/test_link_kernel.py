@@ -1,4 +1,4 @@
-"""The relay's bandwidth held against the kernel's own: a token bucket (tc tbf) between two network namespaces."""
+"""The relay's bandwidth compared with the kernel's: a token bucket (tc tbf) between two network namespaces."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from workbench.services.link import Kind, Link
+from workbench.bench.link import Kind, Link
+
+pytestmark = pytest.mark.system
 
 RATE = 2_000_000  # bits a second
 SENT = 100_000  # bytes
@@ -36,7 +38,7 @@ def run(*command: str) -> None:
 
 @pytest.fixture
 def far_away() -> Iterator[tuple[str, str]]:
-    """A namespace behind a link of `RATE` that the kernel keeps: its name and its address; skips where there can be none."""
+    """A namespace behind a link that the kernel limits to `RATE`: its name and its address. Skips without namespaces."""
     if not (shutil.which("ip") and shutil.which("tc")):
         if os.environ.get("WORKBENCH_REQUIRE_TC"):
             pytest.fail("WORKBENCH_REQUIRE_TC is set, and there is no ip or no tc")
@@ -62,7 +64,7 @@ def far_away() -> Iterator[tuple[str, str]]:
 
 
 def seconds_to(address: tuple[str, int]) -> float:
-    """Return how long it takes until the other side has all that is sent."""
+    """Return the seconds until the peer has received all data."""
     with socket.create_connection(address, timeout=20) as near:
         near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         start = time.perf_counter()
@@ -72,7 +74,7 @@ def seconds_to(address: tuple[str, int]) -> float:
 
 
 def least_to(address: tuple[str, int]) -> float:
-    """Return the least of three times: what the machine does besides only adds to each."""
+    """Return the least of three times, because other load only adds to each."""
     return min(seconds_to(address) for _ in range(3))
 
 

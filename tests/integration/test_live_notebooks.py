@@ -1,10 +1,8 @@
-"""The notebooks `train` and `effectiveness` as a person uses them: JupyterLab in a real browser, their buttons pressed."""
+"""The notebooks `train` and `effectiveness` from a user's view: JupyterLab in a real browser, with their buttons."""
 
 from __future__ import annotations
 
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,29 +10,28 @@ import pytest
 
 import browsers  # isort: skip
 from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
-from test_panels_train import few  # isort: skip
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.trainings import few
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
 
-NETWORK = "resnet18"  # the one that learns fastest on a CPU
+pytestmark = pytest.mark.system
+
+NETWORK = "resnet18"  # the network that trains fastest on a CPU
 
 
-@pytest.fixture
-def lab(tmp_path: Path, chromium: str) -> Iterator[str]:
-    """A JupyterLab on the folder `lab`, whose weights lie in `data`."""
-    folder = tmp_path / "lab"
-    folder.mkdir()
-    own = {"WORKBENCH_DATA": str(tmp_path / "data"), "OMP_NUM_THREADS": "1"}
-    with browsers.jupyterlab(folder, tmp_path / "places", own) as url:
-        yield url
+def own(data: Path) -> str:
+    """The lines of a parameters cell that give a notebook a data folder of its own."""
+    return f'import os\nos.environ["WORKBENCH_DATA"] = "{data}"\n'
 
 
 @pytest.mark.timeout(400)
-def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str, page: Page, tmp_path: Path) -> None:
-    given = f'dataset, data_dir, target, auxiliary = "folder", "{few(tmp_path)}", "{NETWORK}", "{NETWORK}"'
-    path = browsers.notebook("train", tmp_path / "lab", f'{given}\noutput_dir = "{tmp_path / "output"}"')
+def test_buttons_interrupt_and_resume_a_training(lab: str, page: Page, lab_folder: Path, tmp_path: Path) -> None:
+    given = (
+        f'{own(tmp_path / "data")}dataset, data_dir, target, auxiliary = "folder", "{few(tmp_path)}", "{NETWORK}", "{NETWORK}"'
+    )
+    path = browsers.notebook("train", lab_folder, f'{given}\noutput_dir = "{tmp_path / "output"}"')
     open_notebook(page, lab, "train.ipynb")
     run_all(page)
     said = page.locator(".pmc2-train .pmc2-message")
@@ -42,7 +39,7 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     def button(name: str) -> Locator:
         return page.locator(".pmc2-train button", has_text=name)
 
-    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was told of")
+    wait_for(lambda: said.count() and "validation accuracy" in said.inner_text(), 120, "no epoch was reported")
     curves = page.locator(".pmc2-train .pmc2-figure")
     wait_for(lambda: curves.evaluate("(image) => image.naturalWidth") > 400, 30, "there are no curves")
     before = str(curves.evaluate(browsers.BYTES))
@@ -60,13 +57,12 @@ def test_a_training_is_followed_interrupted_and_resumed_by_its_buttons(lab: str,
     run_all(page)
     cells = wait_for(lambda: browsers.saved(page, path), 120, "the last cell was not executed")
     assert not [output for cell in cells for output in cell.outputs if output.output_type == "error"]
-    assert said.inner_text() == "done: 3 networks are there", "what is there is not trained again"
+    assert said.inner_text() == "done: 3 networks are there", "existing networks are not trained again"
 
 
-def test_a_pair_that_is_pressed_in_the_grid_opens_in_explore(lab: str, page: Page, tiny_root: Path, tmp_path: Path) -> None:
-    shutil.copytree(tiny_root, tmp_path / "data")
+def test_a_pair_that_is_pressed_in_the_grid_opens_in_explore(lab: str, page: Page, lab_folder: Path, tmp_path: Path) -> None:
     given = f'dataset, target, auxiliary, limit = "digits", "{TARGET}", "{AUXILIARY}", 32'
-    browsers.notebook("effectiveness", tmp_path / "lab", f'{given}\noutput_dir = "{tmp_path / "output"}"')
+    browsers.notebook("effectiveness", lab_folder, f'{given}\noutput_dir = "{tmp_path / "output"}"')
     open_notebook(page, lab, "effectiveness.ipynb")
     run_all(page)
     cell = page.locator(".pmc2-pairs button").first

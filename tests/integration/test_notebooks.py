@@ -1,4 +1,4 @@
-"""Every notebook of the repository through papermill and a real kernel, with a tiny pair; what it leaves, in JupyterLab."""
+"""Every notebook through papermill and a real kernel, with a tiny pair, and its saved output in JupyterLab."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,39 +17,41 @@ from PIL import Image
 
 from workbench import runs
 
-import browsers  # isort: skip
 from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
-from conftest import AUXILIARY, TARGET  # isort: skip
+from tests.support.once import filled_once
+from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-READ = ("bandwidth", "latency", "privacy", "energy")  # all that they show is in the file; the others' views need their kernel
-pytestmark = pytest.mark.timeout(300)  # of which a notebook may take 200
+READ = (
+    "bandwidth",
+    "latency",
+    "privacy",
+    "energy",
+)  # their whole output is in the file, while the other notebooks' views need a kernel
+TRUE = "effectiveness"  # the notebook that `make test` runs
+pytestmark = pytest.mark.timeout(300)  # a notebook may take 200 s
 
 
-def papermill(name: str, output: Path, data: Path, **parameters: Any) -> tuple[int, str]:
-    """Run a notebook by papermill's own command, as anyone would; return its exit status and what it said."""
+def papermill(name: str, output: Path, data: Path, **parameters: Any) -> None:
+    """Run a notebook with papermill's own command. Leave its exit status and its output in files."""
     given = [part for key, value in parameters.items() for part in ("-y", json.dumps({key: value}))]
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", str(FOLDER / f"{name}.ipynb"), f"{name}.ipynb", *given]
     environment = {**os.environ, "WORKBENCH_DATA": str(data), "OMP_NUM_THREADS": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
-    with (output / "said").open("wb") as said:
-        process = subprocess.Popen(command, cwd=output, env=environment, stdout=said, stderr=said)
+    with (output / "output.log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=output, env=environment, stdout=log, stderr=log)
         try:
-            status = process.wait(timeout=200)
+            (output / "status").write_text(str(process.wait(timeout=200)))
         finally:
             process.kill()
             process.wait()
-    return status, (output / "said").read_text(encoding="utf-8")
 
 
 class Executed(dict[str, tuple[Path, int, str]]):
-    """Each notebook, and one with a wrong parameter, executed when it is first asked for: folder, exit status, what was said.
-
-    One at a time: two beside the tests of another process take as long, and each of them twice as long.
-    """
+    """Notebooks, and one with a wrong parameter, executed once in all processes, on first access: folder, exit status, output."""
 
     def __init__(self, data: Path, folders: pytest.TempPathFactory) -> None:
         super().__init__()
@@ -65,14 +66,14 @@ class Executed(dict[str, tuple[Path, int, str]]):
 
     def __missing__(self, key: str) -> tuple[Path, int, str]:
         name, given = self._wanted[key]
-        folder = self._folders.mktemp(key)
-        self[key] = folder, *papermill(name, folder, self._data, **given)
+        folder = filled_once(self._folders, f"notebook-{key}", lambda place: papermill(name, place, self._data, **given))
+        self[key] = folder, int((folder / "status").read_text()), (folder / "output.log").read_text(encoding="utf-8")
         return self[key]
 
 
 @pytest.fixture(scope="module")
 def executed(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Executed:
-    """The notebooks, executed when they are asked for."""
+    """The notebooks, executed on first access."""
     return Executed(tiny_root, tmp_path_factory)
 
 
@@ -84,8 +85,10 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
     )
 
 
-@pytest.mark.parametrize("name", runs.NOTEBOOKS)
-def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, executed: Executed) -> None:
+@pytest.mark.parametrize(
+    "name", [each if each == TRUE else pytest.param(each, marks=pytest.mark.system) for each in runs.NOTEBOOKS]
+)
+def test_a_notebook_runs_headlessly_and_leaves_its_results(name: str, executed: Executed) -> None:
     folder, status, said = executed[name]
     assert status == 0, said[-3000:]
     kept = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
@@ -113,21 +116,14 @@ def test_a_notebook_runs_headlessly_and_leaves_results_and_figures(name: str, ex
     assert not [output for output in outputs if output.get("name") == "stderr"], "a notebook that has its weights is silent"
 
 
-@pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[tuple[str, Path]]:
-    """A JupyterLab, and the folder that it shows."""
-    place = tmp_path_factory.mktemp("read")
-    with browsers.jupyterlab(place, tmp_path_factory.mktemp("places")) as url:
-        yield url, place
-
-
+@pytest.mark.system
 @pytest.mark.parametrize("name", READ)
 def test_what_a_batch_left_is_legible_in_jupyterlab(
-    name: str, executed: Executed, lab: tuple[str, Path], page: Page, tmp_path: Path
+    name: str, executed: Executed, lab: str, lab_folder: Path, page: Page, tmp_path: Path
 ) -> None:
     kept = json.loads((executed[name][0] / f"{name}.json").read_text(encoding="utf-8"))
-    shutil.copy(executed[name][0] / f"{name}.ipynb", lab[1])
-    open_notebook(page, lab[0], f"{name}.ipynb", "doc")
+    shutil.copy(executed[name][0] / f"{name}.ipynb", lab_folder)
+    open_notebook(page, lab, f"{name}.ipynb", "doc")
     for number, figure in enumerate(kept["figures"]):
         shown = page.locator(".jp-OutputArea-output img").nth(number)
         shown.scroll_into_view_if_needed()
@@ -146,7 +142,7 @@ def test_what_a_batch_left_is_legible_in_jupyterlab(
     accessible(page, ".jp-Notebook .jp-OutputArea-output")
 
 
-def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed: Executed) -> None:
+def test_an_unknown_parameter_stops_the_notebook(executed: Executed) -> None:
     folder, status, said = executed["wrong"]
     assert status != 0
     assert "unknown parameter 'limitt': did you mean 'limit'?" in said
@@ -154,7 +150,7 @@ def test_a_parameter_that_does_not_exist_stops_the_notebook_by_its_name(executed
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_committed_notebook_has_one_cell_of_typed_parameters_and_all_reach_its_notebook(path: Path) -> None:
+def test_a_notebooks_typed_parameters_all_reach_it(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -178,7 +174,7 @@ def test_a_committed_notebook_has_one_cell_of_typed_parameters_and_all_reach_its
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
-def test_a_committed_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
+def test_a_notebook_defines_nothing_and_holds_no_outputs(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type != "code":

@@ -1,4 +1,4 @@
-"""The phone's page as a person uses it: a real browser with a camera, a real edge and its cloud behind real TLS."""
+"""The phone's page from a user's view: a real browser with a camera, a real edge and its cloud behind real TLS."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from workbench.codecs import Jpeg, Neural
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.services import phone
-from workbench.services.agent import Agent
-from workbench.services.app import Call
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
 from workbench.services.trust import Token
+from workbench.services.types import RequestContext
 from workbench.system import COMPONENTS
 from workbench.weights import Pair
 
 from browsers import launched, screenshot, wait_for  # isort: skip
-from servers import answering, send  # isort: skip
-from services.conftest import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving  # isort: skip
-from snp import PROVIDER, processor  # isort: skip
+from tests.support.servers import answering, send
+from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
+from tests.support.snp import PROVIDER, processor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -50,12 +50,11 @@ SECRET = "a-token-of-this-test"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
 CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 SIZES = ((360, 780), (1024, 768))
-MARK = "48.8584 N 2.2945 E"  # a place, as cameras note it
+MARK = "48.8584 N 2.2945 E"  # a location in a camera's format
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificates."""
     made = tmp_path_factory.mktemp("certs")
     issue(made)
     return made
@@ -63,20 +62,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(networks: Pair, neural: Neural, digits: Dataset, folder: Path) -> Callable[..., AbstractContextManager[Both]]:
-    """Starts an edge and its cloud, with the edge's options."""
+    """Starts an edge with the given options, and its cloud."""
     return functools.partial(both_of, networks, neural, digits, folder)
 
 
 @pytest.fixture(scope="module")
 def both(served: Callable[..., AbstractContextManager[Both]]) -> Iterator[Both]:
-    """An edge that takes a token, and its cloud."""
+    """An edge that accepts a token, and its cloud."""
     with served(token=Token(SECRET.encode())) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: str, folder: Path) -> Iterator[Browser]:
-    """A browser with a camera that trusts the edge's key, and no other without an authority."""
+    """A browser with a camera that trusts the edge's key, and no other key without an authority."""
     certificate = x509.load_pem_x509_certificate((folder / "edge" / "edge.pem").read_bytes())
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     trusted = f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(key).digest()).decode()}"
@@ -86,7 +85,7 @@ def browser(chromium: str, folder: Path) -> Iterator[Browser]:
 
 @dataclass
 class Watched:
-    """What a page has said and asked: lines of its console that are errors, errors, and the hosts of its requests."""
+    """A page's console errors, exceptions, and the hosts of its requests."""
 
     said: list[str] = field(default_factory=list)
     hosts: set[str] = field(default_factory=set)
@@ -107,7 +106,7 @@ def watched() -> Watched:
 
 @pytest.fixture
 def opened(browser: Browser, watched: Watched) -> Iterator[Open]:
-    """Opens a page at a URL, in a profile of its own; at the end none may have complained, or asked anyone but its edge."""
+    """Opens a page at a URL, in a separate profile. At the end the test fails for errors, and for requests to other hosts."""
     urls: set[str] = set()
     with contextlib.ExitStack() as stack:
 
@@ -140,7 +139,7 @@ def admit(page: Page) -> None:
 
 @pytest.fixture
 def page(opened: Open, both: Both) -> Page:
-    """The page, admitted by the token."""
+    """The page, admitted with the token."""
     page = opened(both.edge.url)
     admit(page)
     return page
@@ -163,7 +162,7 @@ def shoot(page: Page) -> None:
 
 
 def pixels(page: Page, name: str) -> np.ndarray[Any, Any]:
-    """Return what a picture on the page shows, H x W x 3. The page's policy lets nobody fetch its blobs, but it may draw them."""
+    """Return the pixels of a picture on the page, H x W x 3. Its policy forbids fetching its blobs, but allows drawing them."""
     told: dict[str, Any] = page.locator(name).evaluate(
         """async (image) => {
             await image.decode();
@@ -182,11 +181,11 @@ def opened_file(file: bytes) -> np.ndarray[Any, Any]:
 
 @pytest.fixture
 def received(both: Both, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """The bodies that arrive at the edge, as they are."""
+    """The received bodies at the edge."""
     bodies: list[bytes] = []
     answer = both.edge.service._direct["/recognize"]
 
-    async def noted(request: HttpRequest, body: bytes, call: Call) -> HttpResponse:
+    async def noted(request: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         bodies.append(body)
         return await answer(request, body, call)
 
@@ -213,7 +212,7 @@ def waiting(page: Page) -> int:
 # --- a picture -------------------------------------------------------------------------------------------------------------
 
 
-def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
+def test_a_camera_picture_is_recognised_and_shown_as_seen(
     page: Page, both: Both, received: list[bytes], digits: Dataset, tmp_path: Path
 ) -> None:
     start_camera(page)
@@ -245,6 +244,7 @@ def test_a_picture_of_the_camera_is_recognised_and_shown_as_the_cloud_saw_it(
     assert page.locator("#shutter").is_disabled()
 
 
+@pytest.mark.system
 def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     page.get_by_role("button", name="Start the camera").focus()
     page.keyboard.press("Enter")
@@ -258,7 +258,8 @@ def test_it_works_by_keyboard_alone_and_says_what_came(page: Page) -> None:
     assert page.evaluate("() => document.activeElement.id") == "shutter", "it stays where it was"
 
 
-def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
+@pytest.mark.system
+def test_chosen_pictures_are_recognised_and_stay_at_hand(
     page: Page, both: Both, received: list[bytes], files: list[bytes], tmp_path: Path
 ) -> None:
     page.get_by_label("Choose pictures").first.set_input_files(cards(files[:5], tmp_path))
@@ -276,11 +277,12 @@ def test_chosen_pictures_are_recognised_one_by_one_and_stay_at_hand(
     assert len(seen) > 1, "each its own"
 
 
+@pytest.mark.system
 def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, received: list[bytes], tmp_path: Path) -> None:
     picture = Image.fromarray(np.indices((120, 90)).sum(0).astype(np.uint8)).convert("RGB")
-    picture.paste((255, 0, 0), (0, 0, 90, 60))  # above
+    picture.paste((255, 0, 0), (0, 0, 90, 60))  # the top in the file
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter: what is above in the file is on the right
+    exif[0x0112] = 6  # rotate by 90 degrees: the top in the file is the right of the picture
     exif[0x010E] = MARK
     path = tmp_path / "noted.jpg"
     picture.save(path, exif=exif)
@@ -296,9 +298,10 @@ def test_what_a_camera_notes_beside_the_picture_does_not_leave(page: Page, recei
     assert red[:, :8].mean() < 0.1
 
 
+@pytest.mark.system
 def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes], tmp_path: Path) -> None:
     page.locator("#settings summary").click()
-    noise = io.BytesIO()  # of a digit most bytes are the file's head
+    noise = io.BytesIO()  # noise, because a digit's file is mostly headers
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(noise, "JPEG", quality=95)
 
     def sent() -> bytes:
@@ -321,6 +324,7 @@ def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes]
     assert page.locator("#seen-caption").inner_text() == "Not asked what the cloud saw"
 
 
+@pytest.mark.system
 def test_what_is_no_picture_is_told_by_its_name(page: Page, tmp_path: Path, files: list[bytes]) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("no picture")
@@ -339,6 +343,7 @@ def set_batch(page: Page, n: int, size: int) -> None:
     page.get_by_label("In one request").fill(str(size))
 
 
+@pytest.mark.system
 def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files: list[bytes], tmp_path: Path) -> None:
     before = measured(both.edge.url, both.certs)
     page.locator("#batch-files").set_input_files(cards(files[:7], tmp_path))
@@ -364,6 +369,7 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     assert re.fullmatch(r"\d+ % before, \d+ % after(, charging)?|this browser does not tell its level", told["Battery"])
 
 
+@pytest.mark.system
 def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[bytes], tmp_path: Path) -> None:
     page.locator("#batch-files").set_input_files(cards(files[:2], tmp_path))
     set_batch(page, 5000, 8)
@@ -381,6 +387,7 @@ def test_a_test_that_is_cancelled_tells_what_was_done(page: Page, files: list[by
     page.locator("#batch-said", has_text="Done: 8 of 8 pictures").wait_for()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("n", "size", "why"), [("0", "8", "Pictures in all is"), ("8", "257", "In one request is"), ("", "8", "nothing")]
 )
@@ -394,6 +401,7 @@ def test_a_test_that_cannot_be_is_refused_in_words(
     page.locator("#batch-said", has_text=why).wait_for()
 
 
+@pytest.mark.system
 def test_an_edge_that_has_no_room_is_asked_again(
     served: Callable[..., AbstractContextManager[Both]],
     folder: Path,
@@ -420,7 +428,8 @@ def test_an_edge_that_has_no_room_is_asked_again(
     watched.said.clear()
 
 
-def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
+@pytest.mark.system
+def test_a_refused_picture_keeps_the_last_result(
     served: Callable[..., AbstractContextManager[Both]], opened: Open, watched: Watched, files: list[bytes], tmp_path: Path
 ) -> None:
     with served(token=Token(SECRET.encode()), intake=Intake(2000)) as both:
@@ -447,6 +456,7 @@ def test_a_picture_that_is_refused_leaves_the_last_result_and_says_why(
 # --- without the edge ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watched: Watched) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     page.context.set_offline(True)
@@ -460,7 +470,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
         wait_for(lambda n=n: waiting(page) == n, 10, f"{n} pictures did not wait")
     assert page.locator("#label").inner_text() == "No picture yet"
     page.context.set_offline(False)
-    admit(page)  # the token went with the page's memory
+    admit(page)  # a reload loses the token
     page.locator("#strip li").nth(1).wait_for()
     assert waiting(page) == 0
     assert page.locator("#offline").is_hidden()
@@ -468,6 +478,7 @@ def test_offline_it_opens_keeps_pictures_and_sends_them_later(page: Page, watche
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     page.wait_for_function("() => navigator.serviceWorker.controller !== null")
     start_camera(page)
@@ -485,7 +496,8 @@ def test_only_the_pages_own_files_are_kept(page: Page, both: Both) -> None:
     assert page.evaluate("() => [localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
-def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
+@pytest.mark.system
+def test_pictures_wait_until_an_absent_edge_is_back(
     networks: Pair, neural: Neural, digits: Dataset, folder: Path, opened: Open, watched: Watched
 ) -> None:
     token = Token(SECRET.encode())
@@ -510,6 +522,7 @@ def test_pictures_wait_for_an_edge_that_is_gone_and_go_to_it_when_it_is_back(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_the_page_that_is_kept_is_never_an_old_one(
     networks: Pair,
     neural: Neural,
@@ -549,7 +562,8 @@ def test_the_page_that_is_kept_is_never_an_old_one(
 # --- who may ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: Open, both: Both) -> None:
+@pytest.mark.system
+def test_a_wrong_token_is_named_a_right_one_kept_on_request(opened: Open, both: Both) -> None:
     page = opened(both.edge.url)
     state(page, "asks")
     field = page.get_by_label("Token of this edge")
@@ -572,11 +586,12 @@ def test_a_wrong_token_is_told_and_the_right_one_is_kept_only_if_wanted(opened: 
     assert SECRET not in page.content()
 
 
+@pytest.mark.system
 def test_a_browsers_certificate_is_enough(
     served: Callable[..., AbstractContextManager[Both]], folder: Path, opened: Open, watched: Watched
 ) -> None:
     with served() as both:
-        # Playwright shows the certificate from a proxy of its own, with a key that this browser does not know the edge by.
+        # Playwright shows the certificate through its own proxy, whose key this browser does not trust.
         shown = {
             "origin": both.edge.url,
             "certPath": folder / "client" / "client.pem",
@@ -594,6 +609,7 @@ def test_a_browsers_certificate_is_enough(
     watched.said.clear()
 
 
+@pytest.mark.system
 def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neural, digits: Dataset, opened: Open) -> None:
     with (
         serving(cloud_of(networks, neural, digits, plain=True), None, "cloud") as cloud,
@@ -611,6 +627,7 @@ def test_without_tls_the_page_works_on_this_machine(networks: Pair, neural: Neur
 # --- what the edge runs on -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("kind", "claim", "words"),
     [
@@ -646,7 +663,9 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         send(handler, 500 if kind == "broken" else 200, told if isinstance(told, bytes) else json.dumps(told).encode())
 
     with answering(answer) as agent, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
-        service = edge_of(networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=Agent(agent))
+        service = edge_of(
+            networks, neural, digits, cloud.url, folder, token=Token(SECRET.encode()), agent=AttestationAgent(agent)
+        )
         with serving(service, folder, "edge", demand=False) as edge:
             page = opened(edge.url)
             state(page, "asks")
@@ -673,7 +692,8 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
         watched.said.clear()
 
 
-def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) -> None:
+@pytest.mark.system
+def test_the_page_recognises_a_milan_by_report_or_certificate(page: Page) -> None:
     old = {"version": 2, "cpuid": bytes(3)}  # before version 3 no report has the CPUID
     cases = [
         ("Milan", processor("Milan").evidence()),
@@ -690,6 +710,7 @@ def test_the_page_names_a_milan_by_its_report_or_its_certificates(page: Page) ->
     assert page.evaluate(script, [evidence for _, evidence in cases]) == [product for product, _ in cases]
 
 
+@pytest.mark.system
 def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
     page.locator("#attested", has_text="Not attested").wait_for()
     assert "no attestation agent" in page.locator("#attested-why").inner_text()
@@ -698,6 +719,7 @@ def test_an_edge_without_an_agent_is_not_attested(page: Page) -> None:
 # --- for everyone ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_the_page_can_be_used_by_everyone(

@@ -1,1 +1,1 @@
-"""Tests of the services; a package, so that its `conftest` stands beside the other, and not in its place."""
+"""Tests of the services. A package, so that its `conftest` is loaded in addition to the other one."""

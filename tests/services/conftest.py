@@ -1,42 +1,20 @@
-"""What the services' tests share: edge and cloud of tiny networks behind real TLS, each on a thread of the test's own process."""
+"""Fixtures of the services' tests: certificates, pictures as a phone sends them, and all that is logged."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import json
 import logging
 import shutil
-import socket
-import ssl
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.authority import copy_authority
-from workbench.certs import ROLES, Role, issue
-from workbench.codecs import Codec, Jpeg
+from tests.support.authority import copy_authority
+from tests.support.services import Log
+from workbench.certs import ROLES, issue
+from workbench.codecs import Jpeg
 from workbench.data import Dataset
 from workbench.pictures import to_float
-from workbench.services.app import Service
-from workbench.services.batching import Lanes
-from workbench.services.cloud import CloudService, cloud_model
-from workbench.services.connection import Connection
-from workbench.services.edge import EdgeService, edge_model
-from workbench.services.server import ConnectionQuota, Listener, Timeouts, Tls, server_of
-from workbench.services.trust import client_context, server_context
-from workbench.system import Cloud, Edge
-from workbench.weights import Pair
 
 
 @pytest.fixture(scope="session")
@@ -49,7 +27,7 @@ def certs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Certificates of one authority, good and otherwise: expired, for another host, of a stranger who trusts the authority."""
+    """Certificates of one authority, valid and invalid: expired, for another host, of another authority."""
     root = tmp_path_factory.mktemp("folders")
     kinds = {name: root / name for name in ("good", "expired", "elsewhere", "foreign", "stranger")}
     hosts = {
@@ -75,231 +53,10 @@ def files(digits: Dataset) -> list[bytes]:
     return Jpeg().encode_each(to_float(digits.test.images[:60]))
 
 
-@dataclass
-class Served:
-    """A service at work on a thread, its URL, and the server that can be told to end."""
-
-    service: Service
-    url: str
-    server: uvicorn.Server
-    thread: threading.Thread
-    timeouts: Timeouts = field(default_factory=Timeouts)
-    quota: ConnectionQuota = field(default_factory=ConnectionQuota)
-
-    def end(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(60)
-        assert not self.thread.is_alive()
-
-
-@contextlib.contextmanager
-def serving(
-    service: Service,
-    certs: Path | None,
-    role: Role,
-    demand: bool = True,
-    ready: bool = True,
-    port: int = 0,
-    quota: ConnectionQuota | None = None,
-) -> Iterator[Served]:
-    """Serve on a port of loopback, without TLS where `certs` is None; wait until the service is ready, or listens."""
-    listener = Listener.open(f"127.0.0.1:{port}")
-    tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
-    quota, timeouts = ConnectionQuota() if quota is None else quota, Timeouts()
-    server = server_of(service, listener, tls, quota, timeouts)
-    thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
-    thread.start()
-    scheme = "http" if certs is None else "https"
-    served = Served(service, f"{scheme}://127.0.0.1:{listener.port}", server, thread, timeouts, quota)
-    until(lambda: server.started and (service.ready or not ready))
-    try:
-        yield served
-    finally:
-        served.end()
-
-
-def until(condition: Callable[[], Any], patience: float = 30.0) -> None:
-    """Return once a condition holds; fail where it does not in time."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
-
-
-WEIGHTS = {"generator": "a" * 64, "target": "b" * 64}
-
-
-def cloud_of(pair: Pair, codec: Codec, dataset: Dataset, **options: Any) -> CloudService:
-    """A cloud's service of a pair, ready."""
-    cloud = Cloud(codec, pair.target)
-    model = cloud_model(pair.target.name, WEIGHTS["target"], cloud, dataset.classes)
-    service = CloudService(cloud, model, dataset.classes, Lanes(), **options)
-    service.ready = True
-    return service
-
-
-def edge_of(pair: Pair, codec: Codec, dataset: Dataset, url: str, certs: Path | None, **options: Any) -> EdgeService:
-    """An edge's service of a pair, whose cloud is at `url`."""
-    trust = None if certs is None else lambda: client_context(certs, "edge", "cloud")
-    model = edge_model(pair.target.name, WEIGHTS["generator"], dataset.classes, codec.name)
-    cloud = Connection(url, trust, attempt_s=5.0, plain=certs is None)
-    target = options.pop("target", WEIGHTS["target"])
-    return EdgeService(Edge(pair.generator, codec), model, dataset.classes, cloud, target, Lanes(), **options)
-
-
-@dataclass(frozen=True)
-class Both:
-    """Edge and cloud at work, and the certificates to reach them with."""
-
-    edge: Served
-    cloud: Served
-    certs: Path
-
-
-@contextlib.contextmanager
-def both_of(pair: Pair, codec: Codec, dataset: Dataset, certs: Path, **options: Any) -> Iterator[Both]:
-    """Serve a cloud and its edge; `options` go to the edge."""
-    with contextlib.ExitStack() as stack:
-        cloud = stack.enter_context(serving(cloud_of(pair, codec, dataset), certs, "cloud"))
-        edge = stack.enter_context(
-            serving(edge_of(pair, codec, dataset, cloud.url, certs, **options), certs, "edge", demand="token" not in options)
-        )
-        yield Both(edge, cloud, certs)
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What a service answered."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes = field(repr=False)
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-def ask(
-    url: str,
-    path: str,
-    body: bytes | None = None,
-    certs: Path | None = None,
-    role: Role | None = "client",
-    headers: Mapping[str, str] | None = None,
-    method: str | None = None,
-) -> Answered:
-    """Send one request on a connection of its own, with Python's client, and a certificate of that role."""
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    connection: http.client.HTTPConnection
-    if certs is None:
-        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
-    else:
-        connection = http.client.HTTPSConnection(parts.hostname, parts.port, timeout=60, context=client_context(certs, role))
-    with contextlib.closing(connection):
-        connection.request(method or ("GET" if body is None else "POST"), path, body, dict(headers or {}))
-        response = connection.getresponse()
-        return Answered(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
-
-
-@contextlib.contextmanager
-def connected_to(
-    url: str, certs: Path | None = None, role: Role | None = "client", source: str = "", buffer: int = 0
-) -> Iterator[socket.socket]:
-    """A connection on which anything can be said: over TLS with `certs`, from the address `source`, with a small `buffer`."""
-    parts = urlsplit(url)
-    assert parts.hostname is not None
-    with socket.socket() as plain:
-        plain.settimeout(30)
-        if buffer:
-            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-        if source:
-            plain.bind((source, 0))
-        plain.connect((parts.hostname, parts.port))
-        if certs is None:
-            yield plain
-            return
-        with client_context(certs, role).wrap_socket(plain, server_hostname=parts.hostname) as connection:
-            yield connection
-
-
-def is_cut(connection: socket.socket, patience: float = 10.0) -> float:
-    """Read until the other end closes, and return for how many seconds; fail where it does not in time."""
-    start = time.monotonic()
-    with contextlib.suppress(ConnectionError, ssl.SSLError):
-        while time.monotonic() - start < patience:
-            connection.settimeout(max(0.01, start + patience - time.monotonic()))
-            if not connection.recv(1 << 16):
-                return time.monotonic() - start
-    passed = time.monotonic() - start
-    assert passed < patience, f"still open after {patience} s"
-    return passed
-
-
-def form_of(files: list[bytes]) -> tuple[bytes, dict[str, str]]:
-    """Return a form (multipart) of files, and the header that says so."""
-    boundary = "between-two-pictures"
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="picture"; filename="{index}.jpg"\r\n'
-        "Content-Type: image/jpeg\r\n\r\n".encode()
-        + file
-        + b"\r\n"
-        for index, file in enumerate(files)
-    ]
-    return b"".join(parts) + f"--{boundary}--\r\n".encode(), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-
-
-def measured(url: str, certs: Path, role: Role = "client") -> dict[str, float]:
-    """Return the samples of a service's metrics, by name and, where they have labels, the values of these."""
-    answer = ask(url, "/metrics", certs=certs, role=role)
-    assert answer.status == 200
-    families = text_string_to_metric_families(answer.body.decode())
-    return {" ".join([sample.name, *sample.labels.values()]): sample.value for family in families for sample in family.samples}
-
-
-class Log:
-    """The records of the package's loggers, as they are handed to handlers."""
-
-    def __init__(self, caplog: pytest.LogCaptureFixture) -> None:
-        self._caplog = caplog
-
-    def lines(self, service: str = "pmc2-edge") -> list[dict[str, Any]]:
-        """Return the lines of a service, one a request."""
-        found = [json.loads(each.getMessage()) for each in self.records("workbench.access") if each.levelno == logging.INFO]
-        return [line for line in found if line["service"] == service]
-
-    def records(self, name: str) -> list[logging.LogRecord]:
-        """Return the records of a logger."""
-        return [record for record in list(self._caplog.records) if record.name == name]
-
-    @property
-    def text(self) -> str:
-        """Everything that was logged, by anything, tracebacks included."""
-        return self._caplog.text
-
-
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> Log:
-    """All that is logged during a test, at the finest level."""
+    """Everything that is logged during a test, at the finest level."""
     caplog.set_level(logging.DEBUG)
     for name in ("workbench.access", "workbench.services"):
         caplog.set_level(logging.DEBUG, name)
     return Log(caplog)
-
-
-@contextlib.contextmanager
-def occupied(*pools: Executor) -> Iterator[None]:
-    """Keep the threads of pools busy, so that what is given to them waits until the context is left."""
-    gate = threading.Event()
-    try:
-        for pool in pools:
-            started = threading.Semaphore(0)
-            width: int = pool._max_workers  # type: ignore[attr-defined]
-            for _ in range(width):
-                pool.submit(lambda begun=started: (begun.release(), gate.wait(60)))
-            for _ in range(width):
-                assert started.acquire(timeout=30)
-        yield
-    finally:
-        gate.set()

@@ -1,4 +1,4 @@
-"""What a service writes of its requests: one line each, which tells what is worth knowing and nothing of what was in them."""
+"""The access log: one line for each request, with useful facts and nothing of its content."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import Both, Log, ask, both_of, edge_of, form_of, serving, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.trust import Token
 from workbench.weights import Pair
-
-from .conftest import Both, Log, ask, both_of, edge_of, form_of, serving, until
 
 SECRET = "correct-horse-battery-staple"
 NAMES = tuple(f"species-{name}" for name in "abcdefghij")
@@ -29,7 +28,7 @@ KEYS = ["at", "service", "status", "id", "by", "model", "images", "bytes_in", "b
 
 @pytest.fixture(scope="module")
 def named(digits: Dataset) -> Dataset:
-    """Digits by names that occur nowhere else."""
+    """Digits with class names that occur nowhere else."""
     return dataclasses.replace(digits, classes=NAMES)
 
 
@@ -101,7 +100,7 @@ def test_nothing_that_is_logged_tells_what_was_in_a_request(
 
 
 def traces(file: bytes) -> list[str]:
-    """Return how pieces of a file would look in text."""
+    """Return how parts of a file would appear in text."""
     pieces = [file[start : start + 24] for start in (0, len(file) // 2 // 3 * 3, (len(file) - 24) // 3 * 3)]
     return [
         *(piece.hex() for piece in pieces),
@@ -112,7 +111,7 @@ def traces(file: bytes) -> list[str]:
 
 
 class Broken(Png):
-    """A codec with a fault of ours, whose error quotes what it was given."""
+    """A codec with an internal fault, whose error quotes its input."""
 
     def encode_each(self, images: torch.Tensor) -> list[bytes]:
         raise RuntimeError(QUOTE)

@@ -1,4 +1,4 @@
-"""Answers that are none: whatever is at the other end, a client ends with one error, and with the connection."""
+"""Invalid responses: whatever the peer sends, a client raises one error, and closes the connection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from workbench.client import new_loop
 from workbench.errors import ProtocolError, ServiceError
 from workbench.protocol import Tensor
 from workbench.services.connection import Connection, infer, metadata
-from workbench.services.http import HttpConnections, _Kept
+from workbench.services.http import HttpConnections, PooledConnection
 from workbench.services.trust import client_context, server_context
 
 
@@ -31,14 +31,14 @@ OK = http(200, b"{}")
 
 @dataclass
 class Heard:
-    """What a server was told."""
+    """The connections and requests that a server received."""
 
     connections: int = 0
     requests: int = 0
 
 
 def against(said: bytes, talk: Callable[[int], Awaitable[object]], hang_up: bool = True) -> Heard:
-    """Run `talk` with the port of a server that says the same to every request; return what it was told."""
+    """Run `talk` with the port of a server that sends the same response to every request. Return what the server received."""
     heard = Heard()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -88,7 +88,7 @@ def test_what_is_no_answer_is_a_lost_connection(said: bytes) -> None:
         assert not connections._idle
         await connections.close()
 
-    assert against(said, talk).connections == 2  # a connection that failed is not used again
+    assert against(said, talk).connections == 2  # a failed connection is not reused
 
 
 def test_a_connection_is_kept_and_used_again() -> None:
@@ -116,7 +116,7 @@ def test_an_answer_that_nobody_asked_for_ends_the_connection(said: bytes) -> Non
     async def talk(port: int) -> None:
         connections = HttpConnections("127.0.0.1", port)
         for _ in range(2):
-            with contextlib.suppress(ConnectionError):  # where the rest came with the answer
+            with contextlib.suppress(ConnectionError):  # if the rest arrived with the response
                 assert (await connections.request("GET", "/", b"", {}, None)).body == b"{}"
         await connections.close()
 
@@ -137,18 +137,18 @@ def test_a_request_that_was_given_up_leaves_no_connection_behind() -> None:
 
 @pytest.mark.parametrize("new", [asyncio.new_event_loop, new_loop], ids=["asyncio", "uvloop"])
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_loop(
+def test_an_abandoned_new_connection_ends_before_its_loop(
     tls: bool, new: Callable[[], asyncio.AbstractEventLoop], certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = _Kept.connection_made
+    made = PooledConnection.connection_made
 
     def serve(listening: socket.socket) -> None:
         peer = listening.accept()[0]
         peer.settimeout(10)
-        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the end may come before the server's side is made
+        with contextlib.suppress(ConnectionError, ssl.SSLError):  # the client may close before the server's handshake ends
             if tls:
                 peer = server_context(certs, "cloud", True).wrap_socket(peer, server_side=True)
-                peer = socket.socket(fileno=peer.detach())  # from here on no good-bye of TLS is answered
+                peer = socket.socket(fileno=peer.detach())  # from here on close_notify gets no reply
                 peer.settimeout(10)
             with peer:
                 while peer.recv(4096):
@@ -159,11 +159,11 @@ def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_l
         context = client_context(certs, "edge") if tls else None
         task = asyncio.create_task(connections.request("GET", "/", b"", {}, context))
 
-        def given_up(kept: _Kept, transport: asyncio.BaseTransport) -> None:
+        def given_up(kept: PooledConnection, transport: asyncio.BaseTransport) -> None:
             made(kept, transport)
             task.cancel()
 
-        monkeypatch.setattr(_Kept, "connection_made", given_up)
+        monkeypatch.setattr(PooledConnection, "connection_made", given_up)
         with pytest.raises(asyncio.CancelledError):
             await task
         async with asyncio.timeout(30):
@@ -174,7 +174,7 @@ def test_a_connection_that_is_given_up_when_it_is_just_made_is_gone_before_its_l
         served = pool.submit(serve, listening)
         with asyncio.Runner(loop_factory=new) as runner:
             runner.run(main(listening.getsockname()[1]))
-        served.result()  # it has seen the end
+        served.result()  # the server has seen the end
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_what_refuses_or_is_another_service_is_told_in_a_line(said: bytes, reaso
             assert reason in str(caught.value)
             assert "\n" not in str(caught.value)
 
-    assert against(said, talk).requests == 1  # and is not asked again
+    assert against(said, talk).requests == 1  # and the request is not repeated
 
 
 def test_an_answer_that_is_not_of_the_protocol_is_refused() -> None:
@@ -216,6 +216,6 @@ def test_what_has_no_room_is_asked_again_until_the_deadline(status: int) -> None
                 await metadata(connection, deadline=asyncio.get_running_loop().time() + 0.5)
             assert caught.value.status == status
             with pytest.raises(ServiceError, match="no room"):
-                await metadata(connection)  # without a deadline: once
+                await metadata(connection)  # without a deadline: one attempt
 
     assert 4 <= against(said, talk, hang_up=False).requests <= 25  # the pauses grow

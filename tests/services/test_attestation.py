@@ -1,6 +1,6 @@
-"""Attestation on the wire: a picture leaves only on connections whose TLS key a guest's evidence is bound to.
+"""Attestation on the wire: a picture leaves only on connections whose TLS key is bound to a guest's evidence.
 
-The guest's agent is HTTP on loopback; its evidence is signed by a processor of the tests' own, anew for every question.
+The guest's agent is HTTP on loopback. A simulated processor signs its evidence, separately for every request.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import jsonschema
 import pytest
@@ -27,93 +27,27 @@ import torch
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from schemathesis.specs.openapi.definitions import OPENAPI_31
-from snp import processor
 
-from tests.authority import copy_authority
-from tests.servers import accepting
+from tests.support.authority import copy_authority
+from tests.support.guests import NONCE, OURS, POLICY, WHERE, Guest, guest_of
+from tests.support.servers import accepting
+from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
 from workbench.__main__ import main
 from workbench.attest import WARNINGS, Policy, key_of, runtime_data, verify
 from workbench.certs import issue
-from workbench.client import AsyncClient, Client
+from workbench.client import AsyncHttpsClient, HttpsClient
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import AttestationError, ServiceError, UsageError
 from workbench.pictures import to_float
-from workbench.services import agent as agents
-from workbench.services.agent import Agent
+from workbench.services import attestation_agent as agents
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.edge import EdgeService
 from workbench.services.trust import client_context, server_context
 from workbench.system import Edge
 from workbench.weights import Pair
 
-from .conftest import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
-
-NONCE = "ab" * 32
-WHERE = f"/attestation?nonce={NONCE}"
 N = 20
-OURS = processor()
-
-Give = Callable[[bytes], Any]
-
-
-class Guest:
-    """A guest's attestation agent. `give` makes evidence, an object or bytes, of runtime data; `status` and `waits` are its ways."""
-
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
-        self.give: Give = OURS.evidence
-        self.status = 200
-        self.waits: Callable[[], Any] = lambda: None
-        self.at_once, self.most_at_once = 0, 0
-        self._lock = threading.Lock()
-        guest = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                guest.answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        parts = urlsplit(handler.path)
-        (data,) = parse_qs(parts.query, strict_parsing=True)["runtime_data"]
-        with self._lock:
-            self.asked.append(data.encode())
-            self.at_once += 1
-            self.most_at_once = max(self.at_once, self.most_at_once)
-        try:
-            self.waits()
-            given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
-            body = given if isinstance(given, bytes) else json.dumps(given).encode()
-        finally:
-            with self._lock:  # before the answer leaves: whoever has it may let the next one ask
-                self.at_once -= 1
-        with contextlib.suppress(OSError):
-            handler.send_response(self.status)
-            handler.send_header("Content-Length", str(len(body)))
-            handler.end_headers()
-            handler.wfile.write(body)
-
-    def end(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
-
-
-@contextlib.contextmanager
-def guest_of() -> Iterator[Guest]:
-    guest = Guest()
-    try:
-        yield guest
-    finally:
-        guest.end()
 
 
 @pytest.fixture
@@ -130,8 +64,7 @@ def cloud(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def edge(networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest) -> Iterator[Served]:
-    """An edge in a guest."""
-    with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=Agent(guest.url)), certs, "edge") as edge:
+    with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url)), certs, "edge") as edge:
         yield edge
 
 
@@ -140,16 +73,13 @@ def images(digits: Dataset) -> torch.Tensor:
     return to_float(digits.test.images[:N])
 
 
-POLICY = OURS.policy(chain=())
-
-
 def shown(certs: Path) -> bytes:
-    """The key that the edge of a folder shows, read from its file."""
+    """Return the public key of an edge's certificate, read from its file."""
     return key_of(x509.load_pem_x509_certificate((certs / "edge" / "edge.pem").read_bytes()).public_bytes(Encoding.DER))
 
 
-def refused(client: Client, images: torch.Tensor, check: str) -> str:
-    """Why no picture was recognised: at once, in a line."""
+def refused(client: HttpsClient, images: torch.Tensor, check: str) -> str:
+    """Return the one-line error with which no picture was recognised."""
     start = time.monotonic()
     with pytest.raises(AttestationError, match=f"^attestation: {check}: expected .+, found ") as caught:
         client.recognise(images)
@@ -162,7 +92,7 @@ def refused(client: Client, images: torch.Tensor, check: str) -> str:
 
 
 def test_pictures_are_recognised_by_an_attested_edge(edge: Served, certs: Path, guest: Guest, images: torch.Tensor) -> None:
-    with Client(edge.url, certs=certs) as plain, Client(edge.url, certs=certs, policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs) as plain, HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
         expected = plain.recognise(images)
         assert not guest.asked
         assert plain.verdict is None
@@ -191,10 +121,10 @@ def test_every_nonce_is_its_own_question_and_nothing_is_kept(edge: Served, certs
     assert len(set(guest.asked)) == 3
 
 
-def test_every_connection_is_attested_before_a_picture_leaves_on_it(
+def test_every_connection_is_attested_before_its_first_picture(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor
 ) -> None:
-    with Client(edge.url, certs=certs, policy=POLICY, batch=1, at_once=6) as client:
+    with HttpsClient(edge.url, certs=certs, policy=POLICY, batch=1, at_once=6) as client:
         client.recognise(images)
         opened = len(guest.asked)
         assert 1 <= opened <= 6
@@ -209,7 +139,7 @@ def test_it_is_the_same_with_await_and_a_policy_from_a_file(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor, tmp_path: Path
 ) -> None:
     async def recognised() -> bool:
-        async with AsyncClient(edge.url, certs=certs, policy=policy_file(tmp_path)) as client:
+        async with AsyncHttpsClient(edge.url, certs=certs, policy=policy_file(tmp_path)) as client:
             await client.recognise(images)
             return client.verdict is not None and client.verdict.proves
 
@@ -218,7 +148,7 @@ def test_it_is_the_same_with_await_and_a_policy_from_a_file(
 
 
 def policy_file(folder: Path, measurement: str = POLICY.measurements[0]) -> Path:
-    """A policy in a file, that our processor fits."""
+    """Write a policy that accepts the simulated processor."""
     (folder / "ark.der").write_bytes(OURS.ark.public_bytes(Encoding.DER))
     lines = [f'initdata = "{POLICY.initdata}"', 'minimum_tcb = "any"']
     lines += [f'measurements = ["{measurement}"]', 'products = ["Milan"]', 'chain = ["ark.der"]', "at = 2026-06-01T00:00:00Z"]
@@ -229,12 +159,12 @@ def policy_file(folder: Path, measurement: str = POLICY.measurements[0]) -> Path
 def test_a_guest_that_is_another_gets_no_picture(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor, logged: Log
 ) -> None:
-    with Client(edge.url, certs=certs, policy=OURS.policy(measurements=("00" * 48,))) as client:
+    with HttpsClient(edge.url, certs=certs, policy=OURS.policy(measurements=("00" * 48,))) as client:
         refused(client, images, "measurement")
         assert client.verdict is None
         assert len(guest.asked) == 1, "it is not asked again"
-        until(lambda: not edge.server.server_state.connections)  # while the client lives
-    assert not logged.lines(), "nothing was asked for but evidence"
+        until(lambda: not edge.server.server_state.connections)  # while the client is still open
+    assert not logged.lines(), "only evidence was requested"
 
 
 def test_sample_evidence_is_taken_by_a_policy_for_it_alone(
@@ -243,24 +173,24 @@ def test_sample_evidence_is_taken_by_a_policy_for_it_alone(
     import base64
 
     guest.give = lambda data: {"svn": "1", "report_data": base64.b64encode(data).decode()}
-    with Client(edge.url, certs=certs, policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
         assert "proves nothing" in refused(client, images, "kind")
-    with Client(edge.url, certs=certs, policy=Policy(kind="sample")) as client:
+    with HttpsClient(edge.url, certs=certs, policy=Policy(kind="sample")) as client:
         client.recognise(images)
         assert client.verdict is not None
         assert not client.verdict.proves
 
 
-def test_a_request_goes_on_where_it_was_let_in_though_a_further_connection_is_refused(
+def test_a_request_survives_a_further_refused_connection(
     edge: Served, certs: Path, guest: Guest, images: torch.Tensor, logged: Log
 ) -> None:
-    with Client(edge.url, certs=certs, policy=POLICY) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with HttpsClient(edge.url, certs=certs, policy=POLICY) as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         client.recognise(images[:1])
         guest.give = lambda data: OURS.evidence(data, vmpl=1)
         assert isinstance(edge.service, EdgeService)
         with occupied(edge.service._lanes.pool):
             answer = pool.submit(client.recognise, images[:1])
-            until(lambda: len(guest.asked) > 1)  # after a while without an answer it is asked whether the connection is dead
+            until(lambda: len(guest.asked) > 1)  # after some time without a response the client probes the connection
         assert answer.result(30).scores.shape == (1, 10)
         client.close()
         refused(client, images, "VMPL")
@@ -279,7 +209,7 @@ def test_evidence_that_was_given_before_is_refused(edge: Served, certs: Path, gu
         return first[0]
 
     guest.give = replayed
-    with Client(edge.url, certs=certs, policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
         client.recognise(images)
         client.close()
         refused(client, images, "freshness")
@@ -287,7 +217,7 @@ def test_evidence_that_was_given_before_is_refused(edge: Served, certs: Path, gu
 
 @contextlib.contextmanager
 def between(certs: Path, url: str) -> Iterator[str]:
-    """One who stands between, with a certificate that the client trusts, and passes on all that is said; its URL."""
+    """Relay all traffic as a man in the middle with a certificate that the client trusts. Yields the URL."""
     server, client = server_context(certs, "edge"), client_context(certs, "client")
 
     def pump(source: ssl.SSLSocket, target: ssl.SSLSocket) -> None:
@@ -319,20 +249,20 @@ def test_who_stands_between_with_another_key_is_found_out(
     issue(other)
     assert shown(other) != shown(certs)
     with between(other, edge.url) as url:
-        with Client(url, certs=certs) as client:
-            client.recognise(images)  # TLS alone does not notice
-        with Client(url, certs=certs, policy=POLICY) as client:
+        with HttpsClient(url, certs=certs) as client:
+            client.recognise(images)  # TLS alone detects nothing
+        with HttpsClient(url, certs=certs, policy=POLICY) as client:
             refused(client, images, "freshness")
-    with between(certs, edge.url) as url, Client(url, certs=certs, policy=POLICY) as client:
-        client.recognise(images)  # the key itself is what counts: who has it is the edge
+    with between(certs, edge.url) as url, HttpsClient(url, certs=certs, policy=POLICY) as client:
+        client.recognise(images)  # only the key counts: its holder is the edge
 
 
-def test_the_key_is_the_one_of_the_connection_when_certificates_rotate(
+def test_the_attested_key_is_the_connections_own(
     networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest, images: torch.Tensor, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(certs, tmp_path / "certs")
-    service = edge_of(networks, Png(), digits, cloud.url, folder, agent=Agent(guest.url))
-    with serving(service, folder, "edge") as edge, Client(edge.url, certs=folder, policy=POLICY) as client:
+    service = edge_of(networks, Png(), digits, cloud.url, folder, agent=AttestationAgent(guest.url))
+    with serving(service, folder, "edge") as edge, HttpsClient(edge.url, certs=folder, policy=POLICY) as client:
         before = shown(folder)
         client.recognise(images)
         context = client_context(folder, "client")
@@ -342,7 +272,7 @@ def test_the_key_is_the_one_of_the_connection_when_certificates_rotate(
         assert shown(folder) != before
         until(lambda: now_shown(edge.url, context) == shown(folder))
         asked = len(guest.asked)
-        with pytest.raises(ConnectionError):  # a connection that was made under the old certificate is closed
+        with pytest.raises(ConnectionError):  # connections with the old certificate are closed
             asked_on(kept, guest)
         assert len(guest.asked) == asked
         kept.close()
@@ -361,7 +291,7 @@ def http_connection(url: str, context: ssl.SSLContext) -> Any:
 
 
 def asked_on(connection: Any, guest: Guest, close: bool = False) -> bytes:
-    """What the agent is asked when the edge is asked on a connection."""
+    """Return the agent's received query after a request to the edge on a connection."""
     connection.request("GET", WHERE)
     assert connection.getresponse().read()
     if close:
@@ -397,7 +327,7 @@ def test_an_edge_without_an_agent_says_so(
             ask(edge.url, WHERE, certs=certs), 404
         )
         assert "/attestation" not in ask(edge.url, "/openapi.json", certs=certs).json["paths"]
-        with Client(edge.url, certs=certs, policy=POLICY) as client:
+        with HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
             assert "found status 404: this edge has no attestation agent" in refused(client, images, "evidence")
 
 
@@ -416,7 +346,7 @@ def test_an_agent_that_has_no_evidence_is_believed(edge: Served, certs: Path, gu
     guest.status = 500
     guest.give = lambda _: b"secret words of an agent"
     assert failed(ask(edge.url, WHERE, certs=certs), 502) == "the attestation agent has no evidence (status 500)"
-    with Client(edge.url, certs=certs, policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
         refused(client, images, "evidence")
 
 
@@ -425,10 +355,10 @@ def test_an_agent_that_is_slow_is_asked_once_and_waited_for(
 ) -> None:
     gate = threading.Event()
     guest.waits = lambda: gate.wait(30)
-    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=Agent(guest.url))
+    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url))
     with (
         serving(service, certs, "edge") as edge,
-        Client(edge.url, certs=certs, policy=POLICY) as client,
+        HttpsClient(edge.url, certs=certs, policy=POLICY) as client,
         concurrent.futures.ThreadPoolExecutor(1) as pool,
     ):
         answer = pool.submit(client.recognise, images)
@@ -445,24 +375,24 @@ def test_an_agent_that_is_too_slow_is_given_up(
 ) -> None:
     gate = threading.Event()
     guest.waits = lambda: gate.wait(30)
-    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=Agent(guest.url, patience_s=0.2))
+    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url, patience_s=0.2))
     with serving(service, certs, "edge") as edge:
         assert "did not answer in 0.2 s" in failed(ask(edge.url, WHERE, certs=certs), 504)
         gate.set()
 
 
-def test_an_agent_that_comes_late_is_waited_for_until_the_deadline(
+def test_a_late_agent_is_awaited_until_the_deadline(
     networks: Pair, digits: Dataset, cloud: Served, certs: Path, images: torch.Tensor
 ) -> None:
     with guest_of() as gone:
         pass
-    with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=Agent(gone.url)), certs, "edge") as edge:
+    with serving(edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(gone.url)), certs, "edge") as edge:
         assert "the attestation agent gives no answer" in failed(ask(edge.url, WHERE, certs=certs), 503)
-        with Client(edge.url, certs=certs, policy=POLICY, deadline_s=0.5) as client, pytest.raises(ServiceError) as caught:
+        with HttpsClient(edge.url, certs=certs, policy=POLICY, deadline_s=0.5) as client, pytest.raises(ServiceError) as caught:
             client.recognise(images)
         assert "no evidence for now: the attestation agent gives no answer" in str(caught.value)
-        with guest_of() as guest, Client(edge.url, certs=certs, policy=POLICY) as client:
-            assert isinstance(edge.service.agent, Agent)  # type: ignore[attr-defined]
+        with guest_of() as guest, HttpsClient(edge.url, certs=certs, policy=POLICY) as client:
+            assert isinstance(edge.service.agent, AttestationAgent)  # type: ignore[attr-defined]
             edge.service.agent.port = int(guest.url.rpartition(":")[2])  # type: ignore[attr-defined]
             client.recognise(images)
 
@@ -472,10 +402,10 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest) -> None:
     guest.waits = lambda: gate.wait(30)
 
     async def asked() -> list[Any]:
-        agent = Agent(guest.url)
+        agent = AttestationAgent(guest.url)
         tasks = [asyncio.create_task(agent.evidence(b"%064x" % i)) for i in range(agents.MOST_WAITING + 1)]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.to_thread(until, lambda: guest.at_once >= agents.AT_ONCE)  # before any is answered
+        await asyncio.to_thread(until, lambda: guest.at_once >= agents.AT_ONCE)  # before the first response
         gate.set()
         return await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -493,7 +423,7 @@ def test_more_questions_than_may_wait_are_refused(guest: Guest) -> None:
 )  # fmt: skip
 def test_an_agent_is_on_loopback(url: str) -> None:
     with pytest.raises(UsageError, match="is no attestation agent of this guest: write http://127.0.0.1:8006") as caught:
-        Agent(url)
+        AttestationAgent(url)
     assert "hush" not in str(caught.value)
 
 
@@ -533,7 +463,7 @@ def test_an_edge_that_answers_with_no_evidence_gets_no_picture(certs: Path, imag
     with Hostile(("127.0.0.1", 0), Handler) as hostile:
         thread = threading.Thread(target=hostile.serve_forever, args=(0.02,), daemon=True)
         thread.start()
-        with Client(f"https://127.0.0.1:{hostile.server_address[1]}", certs=certs, policy=POLICY) as client:
+        with HttpsClient(f"https://127.0.0.1:{hostile.server_address[1]}", certs=certs, policy=POLICY) as client:
             refused(client, images, "evidence")
         hostile.shutdown()
         thread.join(10)
@@ -559,7 +489,7 @@ def test_a_question_of_another_form_is_refused(edge: Served, certs: Path, guest:
 def test_who_may_not_ask_for_pictures_may_not_ask_for_evidence(
     networks: Pair, digits: Dataset, cloud: Served, certs: Path, guest: Guest
 ) -> None:
-    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=Agent(guest.url))
+    service = edge_of(networks, Png(), digits, cloud.url, certs, agent=AttestationAgent(guest.url))
     with serving(service, certs, "edge", demand=False) as edge:
         failed(ask(edge.url, WHERE, certs=certs, role="edge"), 403)
         failed(ask(edge.url, WHERE, certs=certs, role=None), 401)
@@ -570,11 +500,13 @@ def test_who_may_not_ask_for_pictures_may_not_ask_for_evidence(
 def test_plain_http_has_no_key_to_bind_evidence_to(networks: Pair, digits: Dataset, guest: Guest) -> None:
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
-        serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True, agent=Agent(guest.url)), None, "edge") as edge,
+        serving(
+            edge_of(networks, Png(), digits, cloud.url, None, plain=True, agent=AttestationAgent(guest.url)), None, "edge"
+        ) as edge,
     ):
         assert "plain HTTP has no TLS key" in failed(ask(edge.url, WHERE), 404)
         with pytest.raises(UsageError, match="plain HTTP has no key to bind evidence to; leave it out"):
-            Client(edge.url, plain=True, policy=POLICY)
+            HttpsClient(edge.url, plain=True, policy=POLICY)
     assert not guest.asked
 
 
@@ -595,9 +527,9 @@ def test_the_document_describes_the_question(edge: Served, certs: Path) -> None:
 
 def test_a_policy_is_for_an_edge(networks: Pair, certs: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="a cloud has no evidence of its own; leave it out"):
-        Client("https://127.0.0.1:1", certs=certs, protects=Edge(networks.generator, Png()), policy=POLICY)
+        HttpsClient("https://127.0.0.1:1", certs=certs, protects=Edge(networks.generator, Png()), policy=POLICY)
     with pytest.raises(UsageError, match="policy.toml cannot be read"):
-        Client("https://127.0.0.1:1", certs=certs, policy=tmp_path / "policy.toml")
+        HttpsClient("https://127.0.0.1:1", certs=certs, policy=tmp_path / "policy.toml")
 
 
 # --- the commands ----------------------------------------------------------------------------------------------------------
@@ -646,7 +578,7 @@ def test_the_command_says_in_a_line_what_is_not_proved(
         (("cloud", "--certs", "{certs}", "--attestation-agent", "http://127.0.0.1:1"), "is for an edge with --certs"),
     ],
 )  # fmt: skip
-def test_an_agent_that_cannot_be_is_refused_before_anything_starts(
+def test_an_impossible_agent_is_refused_first(
     certs: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], reason: str
 ) -> None:
     assert main(["serve", *(each.format(certs=certs) for each in options), "--listen", "127.0.0.1:0"]) != 0

@@ -1,4 +1,4 @@
-"""Requests joined to micro-batches: what goes together, what is refused, and that nobody waits for a neighbour."""
+"""Requests joined to micro-batches: which ones are joined, which are refused, and that no request waits for another's work."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied, until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
-from workbench.services.batching import BATCHES, EVEN, TASKS, Batcher, Job, Lanes
+from workbench.services.batching import BATCH_MULTIPLE, BATCHES, TASKS, Batcher, ComputePool, Job
 from workbench.services.cloud import CloudService
 from workbench.services.edge import EdgeService
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of, form_of, measured, occupied, until
 
 FAR = 1e9  # loop time
 MOST = 16
@@ -50,7 +49,7 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 
 class Scene:
-    """Requests to an edge whose lane is held, from threads of their own."""
+    """Requests from separate threads to an edge whose lane is held."""
 
     def __init__(self, both: Both, pool: ThreadPoolExecutor) -> None:
         assert isinstance(both.edge.service, EdgeService)
@@ -59,7 +58,7 @@ class Scene:
         self.before = measured(both.cloud.url, both.certs, "edge")
 
     def send(self, file: bytes, wait: bool = True, **headers: str) -> Future[Answered]:
-        """Send a picture; return once it is in the queue."""
+        """Send a picture, and return once it is in the queue."""
         waiting = self.edge.waiting
         named = {f"X-{name}": value for name, value in headers.items()}
         answer = self.pool.submit(ask, self.both.edge.url, "/recognize", file, self.both.certs, headers=named)
@@ -68,7 +67,7 @@ class Scene:
         return answer
 
     def payloads(self, name: str = "pmc2_requests_total 200") -> int:
-        """Return how many payloads the cloud has answered since the start."""
+        """Return the number of payloads that the cloud has processed since the start."""
         now = measured(self.both.cloud.url, self.both.certs, "edge")
         return int(now.get(name, 0) - self.before.get(name, 0))
 
@@ -92,7 +91,7 @@ def scores(answer: Answered) -> list[float]:
 
 
 def photograph(width: int, height: int) -> bytes:
-    """A picture of noise, which no format makes small."""
+    """Return a picture of noise, which no format compresses well."""
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=80)
@@ -106,7 +105,7 @@ def test_requests_that_wait_together_cross_in_one_payload(scene: Scene, files: l
     with occupied(scene.lanes):
         answers = [scene.send(file) for file in files[:6]]
     together = [scores(answer.result()) for answer in answers]
-    assert scene.payloads() == 2  # the first was on its way to the lane already
+    assert scene.payloads() == 2  # the first had already started
     assert scene.payloads("pmc2_images_total") == 6
     for file, row in zip(files, together, strict=False):
         assert scores(scene.send(file, wait=False).result()) == pytest.approx(row, abs=1e-5)
@@ -190,7 +189,7 @@ def test_the_cloud_bounds_what_waits(scene: Scene, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("kind", ["long", "wide"])
 def test_a_large_picture_holds_no_small_one_up(scene: Scene, files: list[bytes], kind: str) -> None:
     buffer = io.BytesIO()
-    Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes: only its header says that it is large
+    Image.new("RGB", (2000, 1500), "teal").save(buffer, "PNG")  # few bytes, but large dimensions in its header
     large = photograph(700, 500) if kind == "long" else buffer.getvalue()
     assert (len(large) > 16 << 10) == (kind == "long")
     with occupied(scene.edge._decoder.pool):
@@ -218,9 +217,9 @@ def test_a_large_picture_that_is_too_late_leaves_no_trace(scene: Scene) -> None:
 
 
 class Joined:
-    """A batcher that gives each job its own work back, and keeps which were computed together."""
+    """A batcher that returns each job's own work, and records which jobs were computed together."""
 
-    def __init__(self, lanes: Lanes, **options: Any) -> None:
+    def __init__(self, lanes: ComputePool, **options: Any) -> None:
         self.batches: list[list[Any]] = []
         self.gate = threading.Event()
         self.gate.set()
@@ -251,13 +250,13 @@ class Joined:
 
 
 @pytest.fixture
-def lanes() -> Iterator[Lanes]:
-    lanes = Lanes()
+def lanes() -> Iterator[ComputePool]:
+    lanes = ComputePool()
     yield lanes
     lanes.close()
 
 
-def test_what_arrives_in_one_breath_is_joined(lanes: Lanes) -> None:
+def test_what_arrives_in_one_breath_is_joined(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         assert await asyncio.gather(*map(joined.submit, "abc")) == ["a", "b", "c"]
@@ -267,7 +266,7 @@ def test_what_arrives_in_one_breath_is_joined(lanes: Lanes) -> None:
     asyncio.run(main())
 
 
-def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: Lanes) -> None:
+def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes, most=5)
         joined.gate.clear()
@@ -277,7 +276,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: Lanes) -> 
         await asyncio.sleep(0)
         joined.gate.set()
         assert await asyncio.gather(first, *rest) == ["a", "b", "c", "d", "e"]
-        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest leads; whoever fits beside it comes along
+        assert joined.batches == [["a"], ["b", "e"], ["c"], ["d"]]  # the oldest job leads, and fitting ones join it
 
     asyncio.run(main())
 
@@ -297,7 +296,7 @@ def test_what_arrives_while_the_lane_is_busy_is_the_next_batch(lanes: Lanes) -> 
         ([16, 4, 4, 1], [24, 1]),
     ],
 )
-def test_a_large_batch_has_a_multiple_of_eight_images_where_it_can(lanes: Lanes, sizes: list[int], batches: list[int]) -> None:
+def test_a_large_batch_is_a_multiple_of_eight_if_possible(lanes: ComputePool, sizes: list[int], batches: list[int]) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         joined.gate.clear()
@@ -312,7 +311,7 @@ def test_a_large_batch_has_a_multiple_of_eight_images_where_it_can(lanes: Lanes,
     asyncio.run(main())
 
 
-def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: Lanes) -> None:
+def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes, wait_s=60.0)
         joined.batcher.arriving = 2
@@ -331,10 +330,10 @@ def test_a_batch_waits_for_what_is_known_to_be_arriving(lanes: Lanes) -> None:
     asyncio.run(main())
 
 
-def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: Lanes) -> None:
+def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes, wait_s=0.02, most=3)
-        joined.batcher.arriving = 1  # and never here
+        joined.batcher.arriving = 1  # a request that never arrives
         async with asyncio.timeout(30):
             assert await joined.submit("a") == "a"
         joined.batcher.wait_s = 60.0
@@ -344,7 +343,7 @@ def test_it_does_not_wait_for_long_nor_when_it_is_full(lanes: Lanes) -> None:
     asyncio.run(main())
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: Lanes) -> None:
+def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes, capacity=4)
         joined.gate.clear()
@@ -361,7 +360,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_again(lanes: Lanes) -> None:
     asyncio.run(main())
 
 
-def test_what_nobody_waits_for_falls_out(lanes: Lanes) -> None:
+def test_what_nobody_waits_for_falls_out(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         joined.gate.clear()
@@ -382,7 +381,7 @@ def test_what_nobody_waits_for_falls_out(lanes: Lanes) -> None:
     asyncio.run(main())
 
 
-def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: Lanes) -> None:
+def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         task = joined.submit("a")
@@ -396,7 +395,7 @@ def test_a_batch_whose_jobs_all_went_away_is_not_computed(lanes: Lanes) -> None:
 
 
 @pytest.mark.parametrize(("work", "kind"), [("broken", ValueError), ("lost", ServiceError)])
-def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: Lanes, work: str, kind: type[Exception]) -> None:
+def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: ComputePool, work: str, kind: type[Exception]) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         other = joined.submit("other", kind=0.5)
@@ -410,34 +409,34 @@ def test_a_batch_that_fails_fails_its_own_jobs_alone(lanes: Lanes, work: str, ki
 
 
 def placed(count: int, threads: int, split: bool = False) -> list[set[int]]:
-    """Return the cores to which each thread keeps that lanes start with."""
+    """Return the cores of each thread of new lanes."""
     others = set(TASKS.iterdir())
-    lanes = Lanes(count, threads, split)
+    lanes = ComputePool(count, threads, split)
     lanes.warm(lambda _: torch.zeros(threads << 15).add_(1))
     found = [os.sched_getaffinity(int(each.name)) for each in set(TASKS.iterdir()) - others]
     lanes.close()
     return found
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are told their cores on Linux alone")
-def test_the_threads_of_one_lane_that_has_all_cores_keep_to_one_each() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="threads can be pinned on Linux only")
+def test_the_threads_of_a_whole_lane_are_pinned_to_a_core_each() -> None:
     cores = os.sched_getaffinity(0)
     found = placed(1, len(cores))
     assert sorted(found, key=min) == [{core} for core in sorted(cores)]
-    assert os.sched_getaffinity(0) == cores, "what is no lane goes where there is room"
+    assert os.sched_getaffinity(0) == cores, "other threads may use all cores"
     for count, threads in ((2, len(cores)), (1, len(cores) + 1)):
         assert all(each == cores for each in placed(count, threads, split=True))
 
 
 CORES = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
-several = pytest.mark.skipif(CORES < 2, reason="a lane is split where there are several cores, on Linux")
-ENOUGH, PLENTY = EVEN * (CORES + 1), 1 << 24  # images, on any number of cores
+several = pytest.mark.skipif(CORES < 2, reason="a lane is only split with several cores, on Linux")
+ENOUGH, PLENTY = BATCH_MULTIPLE * (CORES + 1), 1 << 24  # images, on any number of cores
 
 
 class Placed(Joined):
-    """It keeps the kind of lane, too, on which each batch was computed, and fails where two kinds compute at once."""
+    """A batcher that also records the kind of lane of each batch, and fails if both kinds compute at once."""
 
-    def __init__(self, lanes: Lanes, **options: Any) -> None:
+    def __init__(self, lanes: ComputePool, **options: Any) -> None:
         super().__init__(lanes, **options)
         self.kinds: list[str] = []
         self._lock, self._at_once = threading.Lock(), Counter[str]()
@@ -451,7 +450,7 @@ class Placed(Joined):
             assert sum(count > 0 for count in self._at_once.values()) == 1
             self.most_at_once = max(self.most_at_once, self._at_once[kind])
         try:
-            time.sleep(0.001)  # so that others arrive
+            time.sleep(0.001)  # lets other jobs arrive
             return super().compute(jobs)
         finally:
             with self._lock:
@@ -459,14 +458,14 @@ class Placed(Joined):
 
 
 @pytest.fixture
-def split() -> Iterator[Lanes]:
-    lanes = Lanes(1, CORES, split=True)
+def split() -> Iterator[ComputePool]:
+    lanes = ComputePool(1, CORES, split=True)
     yield lanes
     lanes.close()
 
 
 @several
-def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(split: Lanes) -> None:
+def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         assert await asyncio.gather(*map(joined.submit, range(ENOUGH - 1))) == list(range(ENOUGH - 1))
@@ -478,14 +477,16 @@ def test_few_images_have_the_whole_lane_and_of_many_each_core_has_its_share(spli
         joined.gate.set()
         assert await asyncio.gather(*answers) == list(range(ENOUGH))
         assert joined.kinds[before:] == ["part"] * (CORES + 1)
-        assert [len(batch) for batch in joined.batches[before:]] == [EVEN] * (CORES + 1)  # one is on its way back meanwhile
+        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (
+            CORES + 1
+        )  # one batch is in transit meanwhile
         assert joined.most_at_once == CORES
 
     asyncio.run(main())
 
 
 @several
-def test_few_requests_have_the_whole_lane_however_many_their_images(split: Lanes) -> None:
+def test_few_requests_use_the_whole_lane(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         await asyncio.gather(*(joined.submit(number, 2 * ENOUGH) for number in range(CORES - 1)))
@@ -497,7 +498,7 @@ def test_few_requests_have_the_whole_lane_however_many_their_images(split: Lanes
 
 
 @several
-def test_a_lane_and_its_parts_take_turns(split: Lanes) -> None:
+def test_a_lane_and_its_parts_take_turns(split: ComputePool) -> None:
     async def main() -> None:
         joined = Placed(split, capacity=PLENTY)
         for count in (1, 4 * ENOUGH, 3, 2 * ENOUGH, 1):
@@ -513,15 +514,15 @@ def test_a_lane_and_its_parts_take_turns(split: Lanes) -> None:
 
 
 @several
-def test_a_lane_is_warmed_for_few_images_and_its_parts_for_many(split: Lanes) -> None:
+def test_a_lane_is_warmed_for_few_images_and_its_parts_for_many(split: ComputePool) -> None:
     warmed = set[tuple[str, int]]()
     split.warm(lambda n: warmed.add((threading.current_thread().name.split("_")[0], n)))
-    assert warmed == {("lane", n) for n in BATCHES if n < ENOUGH} | {("part", n) for n in BATCHES if n >= EVEN}
+    assert warmed == {("lane", n) for n in BATCHES if n < ENOUGH} | {("part", n) for n in BATCHES if n >= BATCH_MULTIPLE}
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (11, [*range(1, 9)]), (16, [*range(1, 9), 16]), (256, [*BATCHES])])
 def test_it_is_warmed_for_no_larger_batches_than_there_will_be(most: int, sizes: list[int]) -> None:
-    lanes, warmed = Lanes(1), list[int]()
+    lanes, warmed = ComputePool(1), list[int]()
     lanes.warm(warmed.append, most)
     lanes.close()
     assert warmed == sizes
@@ -534,7 +535,7 @@ def test_the_parts_of_a_lane_keep_to_a_core_each() -> None:
 
 
 def test_lanes_compute_side_by_side() -> None:
-    lanes, together = Lanes(2), threading.Barrier(2, timeout=30)
+    lanes, together = ComputePool(2), threading.Barrier(2, timeout=30)
 
     class Meeting(Joined):
         def compute(self, jobs: Sequence[Job[Any]]) -> list[Any]:
@@ -549,7 +550,7 @@ def test_lanes_compute_side_by_side() -> None:
     lanes.close()
 
 
-def test_closing_waits_for_what_runs(lanes: Lanes) -> None:
+def test_closing_waits_for_what_runs(lanes: ComputePool) -> None:
     async def main() -> None:
         joined = Joined(lanes)
         joined.gate.clear()
@@ -566,13 +567,13 @@ def test_closing_waits_for_what_runs(lanes: Lanes) -> None:
 
 
 def test_warming_runs_on_every_lane() -> None:
-    lanes, threads = Lanes(3), set[int]()
+    lanes, threads = ComputePool(3), set[int]()
     lanes.warm(lambda _: threads.add(threading.get_ident()))
     lanes.close()
     assert len(threads) == 3
 
 
-def test_any_mix_is_answered_each_its_own(lanes: Lanes) -> None:
+def test_any_mix_is_answered_each_its_own(lanes: ComputePool) -> None:
     draw = random.Random(0)
     sizes, kinds = [draw.randint(1, 6) for _ in range(300)], [draw.choice([0.5, 1.0]) for _ in range(300)]
 

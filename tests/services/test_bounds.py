@@ -1,4 +1,4 @@
-"""What a service does not wait for, does not hold, and does not drop: bodies, heads, and requests while it ends."""
+"""Limits of a service: it does not wait for slow bodies and heads, holds bounded memory, and finishes requests when it ends."""
 
 from __future__ import annotations
 
@@ -13,6 +13,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    Served,
+    ask,
+    both_of,
+    cloud_of,
+    edge_of,
+    form_of,
+    occupied,
+    serving,
+    until,
+)
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -21,8 +35,6 @@ from workbench.services.intake import Intake
 from workbench.services.server import Listener, address
 from workbench.services.trust import client_context
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, Served, ask, both_of, cloud_of, edge_of, form_of, occupied, serving, until
 
 MOST, BUDGET, PATIENCE_S = 20_000, 30_000, 0.5
 
@@ -36,7 +48,7 @@ def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
 
 @contextlib.contextmanager
 def connected(both: Both) -> Iterator[ssl.SSLSocket]:
-    """A connection to the edge on which anything can be said."""
+    """Yield a raw connection to the edge."""
     port = int(both.edge.url.rpartition(":")[2])
     with (
         socket.create_connection(("127.0.0.1", port), 30) as plain,
@@ -50,7 +62,7 @@ def head(length: int, path: str = "/recognize", more: str = "") -> bytes:
 
 
 def answered(connection: ssl.SSLSocket) -> Answered | None:
-    """Return the next answer; None where the connection was cut."""
+    """Return the next response, or None if the connection was closed."""
     response = http.client.HTTPResponse(connection)
     try:
         response.begin()
@@ -76,7 +88,7 @@ def still_works(both: Both, file: bytes) -> None:
 def test_a_body_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> None:
     answer = ask(both.edge.url, "/recognize", bytes(MOST + 1), both.certs)
     assert (answer.status, answer.json) == (413, {"error": f"a body may have at most {MOST} bytes"})
-    assert ask(both.edge.url, "/recognize", bytes(MOST), both.certs).status == 400  # as long as may be, and no picture
+    assert ask(both.edge.url, "/recognize", bytes(MOST), both.certs).status == 400  # of the largest length, and no picture
     still_works(both, files[0])
 
 
@@ -127,7 +139,7 @@ def test_bodies_are_bounded_together(both: Both, files: list[bytes]) -> None:
         assert refused is not None
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
         first.sendall(bytes(1))
-        assert status(first) == 400  # it arrived, and is no picture
+        assert status(first) == 400  # it arrived completely, and is no picture
     still_works(both, files[0])
 
 
@@ -149,7 +161,7 @@ def test_a_body_that_goes_on_after_its_answer_is_cut_off(
 
 
 def dribbled(connection: ssl.SSLSocket, patience: float = 30.0) -> float:
-    """Send a byte now and then until the other end is gone, or patience is; return for how long (s)."""
+    """Send a byte at intervals until the peer closes, or `patience` seconds have passed. Return the seconds."""
     start = time.monotonic()
     connection.settimeout(0.02)
     while (passed := time.monotonic() - start) < patience:
@@ -226,13 +238,13 @@ def test_what_is_no_http_is_refused(both: Both, files: list[bytes], said: bytes)
     still_works(both, files[0])
 
 
-def test_a_second_request_before_the_first_is_answered_ends_the_connection(both: Both, files: list[bytes]) -> None:
+def test_pipelining_a_second_request_ends_the_connection(both: Both, files: list[bytes]) -> None:
     live = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
     for said in (head(len(files[0])) + files[0] + live, live * 2):
         with connected(both) as connection:
             connection.sendall(said)
             assert answered(connection) is None
-    with connected(both) as connection:  # each after the answer before it
+    with connected(both) as connection:  # each after the previous response
         for _ in range(3):
             connection.sendall(live)
             assert status(connection) == 200
@@ -268,7 +280,7 @@ def test_what_was_accepted_before_the_end_is_answered(
 
 
 def closed(served: Served) -> bool:
-    """Whether a service takes no connection any more."""
+    """Return whether a service refuses connections."""
     try:
         socket.create_connection(("127.0.0.1", int(served.url.rpartition(":")[2])), 5).close()
     except ConnectionRefusedError:
@@ -280,7 +292,7 @@ def test_a_service_that_waits_for_nobody_ends_at_once(networks: Pair, digits: Da
     with contextlib.ExitStack() as stack:
         cloud = stack.enter_context(serving(cloud_of(networks, Png(), digits), certs, "cloud"))
         edge = stack.enter_context(serving(edge_of(networks, Png(), digits, cloud.url, certs), certs, "edge"))
-        with connected(Both(edge, cloud, certs)) as connection:  # that says nothing more
+        with connected(Both(edge, cloud, certs)) as connection:  # that sends nothing more
             connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: edge\r\n\r\n")
             assert status(connection) == 200
             edge.end()

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.client import Client
+from tests.support.services import both_of, cloud_of, serving
+from workbench.client import HttpsClient
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -19,17 +20,15 @@ from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Edge, System
 from workbench.weights import Pair
 
-from .conftest import both_of, cloud_of, serving
-
 NETWORKS = ("network_client_edge", "network_edge_cloud")
 ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way in ("in process", "over HTTPS")]
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """A system of one of the arrangements, and one of the same parts in this process, to compare with."""
+    """A system of one arrangement, and a system of the same parts in this process for comparison."""
 
-    system: System | Client
+    system: System | HttpsClient
     way: str
     what: str
     reference: System
@@ -47,13 +46,13 @@ def arranged(
             reference = System.baseline(networks.generator, networks.target)
         else:
             reference = System.in_process(networks.generator, codec, networks.target)
-        system: System | Client = reference
+        system: System | HttpsClient = reference
         if way == "over HTTPS" and what == "PP":
             cloud = stack.enter_context(serving(cloud_of(networks, codec, digits, roles=("client",)), certs, "cloud"))
-            system = stack.enter_context(Client(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
+            system = stack.enter_context(HttpsClient(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
         elif way == "over HTTPS":
             both = stack.enter_context(both_of(networks, codec, digits, certs, least_strength=0.0))
-            system = stack.enter_context(Client(both.edge.url, certs=certs))
+            system = stack.enter_context(HttpsClient(both.edge.url, certs=certs))
         yield Arranged(system, way, what, reference)
 
 
@@ -104,10 +103,8 @@ def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.
     torch.testing.assert_close(torch.cat(answers), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("batch", [1, 7, 256])
-def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
-    networks: Pair, digits: Dataset, certs: Path, batch: int
-) -> None:
+@pytest.mark.parametrize("batch", [*(pytest.param(batch, marks=pytest.mark.system) for batch in (1, 7)), 256])
+def test_a_thousand_labels_are_right_under_32_clients(networks: Pair, digits: Dataset, certs: Path, batch: int) -> None:
     images = to_float(torch.cat([digits.train.images, digits.test.images])[:1000])
     assert len(images) == 1000
     reference = System.in_process(networks.generator, Png(), networks.target)
@@ -116,7 +113,7 @@ def test_a_thousand_labels_are_those_in_process_under_32_clients_at_once(
     parts = images.split(batch)
     with (
         both_of(networks, Png(), digits, certs, capacity=8192) as both,
-        Client(both.edge.url, certs=certs, deadline_s=120) as client,
+        HttpsClient(both.edge.url, certs=certs, deadline_s=120) as client,
         concurrent.futures.ThreadPoolExecutor(32) as pool,
     ):
         answers = list(pool.map(lambda part: client.recognise(part).labels, parts))

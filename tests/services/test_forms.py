@@ -1,4 +1,4 @@
-"""Plain requests as curl, browsers and programs send them: forms with pictures and parameters, and bodies in a coding."""
+"""Plain requests in the forms of curl, browsers and programs: forms with pictures and parameters, and encoded bodies."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Answered, Both, ask, both_of
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ProtocolError
 from workbench.services.forms import PARAMETERS, form_of
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, ask, both_of
 
 FORM = {"Content-Type": "multipart/form-data; boundary=seam"}
 PICTURE = 'Content-Disposition: form-data; name="file"; filename="x.jpg"\r\nContent-Type: image/jpeg'

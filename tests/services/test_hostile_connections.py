@@ -1,4 +1,4 @@
-"""Connections that only cost: before TLS, before a credential, and after an answer. Each is bounded, and others are served."""
+"""Connections that only cost resources: before TLS, without a credential, and after a response. Others are still served."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Served, ask, cloud_of, connected_to, edge_of, is_cut, measured, serving, until
 from workbench.bench.hostile import Probes, attacked
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -21,8 +22,6 @@ from workbench.services import quota as quota_module
 from workbench.services.quota import ConnectionQuota, address_key
 from workbench.services.trust import Token
 from workbench.weights import Pair
-
-from .conftest import Served, ask, cloud_of, connected_to, edge_of, is_cut, measured, serving, until
 
 SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
@@ -32,7 +31,7 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Li
 
 @pytest.fixture(scope="module")
 def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that takes tokens: TLS lets everybody in."""
+    """An edge that accepts tokens, so that TLS accepts every client."""
     with (
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
         serving(
@@ -44,7 +43,7 @@ def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
 
 @pytest.fixture
 def hasty(edge: Served, monkeypatch: pytest.MonkeyPatch) -> Served:
-    """The same edge, whose patience is short."""
+    """The same edge with short time limits."""
     for name, seconds in (("handshake", 0.5), ("head", 0.5), ("answer", 0.5), ("stranger_idle", 0.5), ("idle", 0.5)):
         monkeypatch.setattr(edge.timeouts, name, seconds)
     return edge
@@ -90,6 +89,7 @@ def test_plain_http_is_told_what_the_port_speaks(edge: Served, said: bytes) -> N
         assert (answer.status, answer.read()) == (400, b'{"error": "this port speaks HTTPS: write https:// in the URL"}')
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize(
     "said", [b"", b"\x16", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(90)], ids=["0", "1", "100"]
 )
@@ -107,7 +107,7 @@ def test_the_time_of_a_handshake_is_bounded(hasty: Served, said: bytes, dribbles
 
 
 def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> None:
-    """Send a byte now and then."""
+    """Send a byte at intervals, until `stop` is set."""
     with contextlib.suppress(OSError):
         while not stop.wait(0.05):
             connection.sendall(byte)
@@ -117,7 +117,7 @@ def dribble(connection: socket.socket, stop: threading.Event, byte: bytes) -> No
 
 
 def endless(first: bytes, rest: bytes) -> Callable[[socket.socket], None]:
-    """Send something, then something else without end."""
+    """Return an attack that sends `first`, then `rest` without end."""
 
     def attack(connection: socket.socket) -> None:
         connection.sendall(first)
@@ -156,14 +156,14 @@ def test_what_never_ends_is_cut_off_at_once(
     edge: Served, certs: Path, attack: Callable[[socket.socket], None], role: str | None
 ) -> None:
     with connected_to(edge.url, certs, role) as connection:  # type: ignore[arg-type]
-        with contextlib.suppress(OSError):  # reset or broken pipe, as it comes
+        with contextlib.suppress(OSError):  # a reset or a broken pipe
             attack(connection)
         is_cut(connection, 1.0)
     until(lambda: len(edge.quota) == 0, 5.0)
     assert is_alive(edge, certs)
 
 
-def test_bytes_that_are_no_body_are_counted_over_the_whole_request(edge: Served, certs: Path) -> None:
+def test_overhead_bytes_are_counted_over_the_whole_request(edge: Served, certs: Path) -> None:
     with connected_to(edge.url, certs) as connection, contextlib.suppress(OSError):
         connection.sendall(CHUNKED)
         sent = 0
@@ -171,7 +171,7 @@ def test_bytes_that_are_no_body_are_counted_over_the_whole_request(edge: Served,
             connection.sendall(b"1;" + b"x" * 90 + b"\r\nx\r\n")
             sent += 97
         is_cut(connection)
-    assert 30_000 < sent < 900_000  # 32 KiB, and what was on its way
+    assert 30_000 < sent < 900_000  # 32 KiB, and the bytes in transit
 
 
 def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, files: list[bytes]) -> None:
@@ -181,7 +181,7 @@ def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, fil
         connection.sendall(CHUNKED + b"".join(b"%x\r\n%b\r\n" % (len(part), part) for part in parts) + b"0\r\n\r\n")
         answer = http.client.HTTPResponse(connection)
         answer.begin()
-        assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read whole, and no picture
+        assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read completely, and no picture
 
 
 def test_a_request_with_too_many_headers_is_told_so(edge: Served, certs: Path) -> None:
@@ -199,6 +199,7 @@ def test_of_transfer_codings_chunked_alone_is_read(edge: Served, certs: Path, co
         is_cut(connection)
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("said", [b"\r\n", b"\n", b"\r\n\r\n", b"G", b""], ids=repr)
 def test_what_follows_an_answer_does_not_keep_a_connection(hasty: Served, certs: Path, said: bytes) -> None:
     with connected_to(hasty.url, certs) as connection:
@@ -229,7 +230,7 @@ def test_a_peer_that_reads_nothing_is_cut_off(hasty: Served, certs: Path, role: 
     assert is_alive(hasty, certs)
 
 
-def test_a_body_that_its_service_does_not_read_is_dropped_with_its_connection(edge: Served, certs: Path) -> None:
+def test_an_unread_body_is_dropped_with_its_connection(edge: Served, certs: Path) -> None:
     with connected_to(edge.url, certs, None) as connection:
         connection.sendall(b"POST /recognize HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n" + bytes(100_000))
         answer = http.client.HTTPResponse(connection)
@@ -249,7 +250,7 @@ def test_no_other_protocol_is_spoken(edge: Served, certs: Path, upgrade: str) ->
 
 @contextlib.contextmanager
 def counted(networks: Pair, digits: Dataset, certs: Path, quota: ConnectionQuota) -> Iterator[Served]:
-    """A service, not ready, with few places; TLS lets everybody in."""
+    """A service, not ready, with few places. TLS accepts every client."""
     token = Token(SECRET.encode())
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=token)
     with serving(service, certs, "edge", demand=False, ready=False, quota=quota) as served:
@@ -264,7 +265,8 @@ def asked_on(connection: socket.socket, path: str = "/v2/health/live") -> int:
     return answer.status
 
 
-def test_strangers_make_room_for_each_other_and_not_at_the_cost_of_others(
+@pytest.mark.timing
+def test_strangers_displace_only_strangers(
     networks: Pair, digits: Dataset, certs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(quota_module, "GRACE_S", 0.2)
@@ -277,7 +279,7 @@ def test_strangers_make_room_for_each_other_and_not_at_the_cost_of_others(
         strangers = [stack.enter_context(connected_to(edge.url)) for _ in range(4)]
         until(lambda: len(quota) == 6)
         with connected_to(edge.url) as early:
-            assert is_cut(early) < 0.2  # those before it have not had their time
+            assert is_cut(early) < 0.2  # the earlier ones are still within their grace period
         time.sleep(0.2)
         for _ in range(10):
             assert is_alive(edge, certs)
@@ -330,7 +332,8 @@ def test_addresses_are_counted_as_what_one_host_can_have(peer: object, key: str)
     assert address_key(peer) == key
 
 
-def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
+@pytest.mark.timing
+def test_four_kinds_of_attack_leave_memory_and_health_alone(edge: Served, certs: Path, files: list[bytes]) -> None:
     """A short version of `workbench bench services --hostile 10000 --seconds 120`."""
     import asyncio
 
@@ -357,6 +360,7 @@ def test_the_four_kinds_of_attack_leave_memory_latency_and_health_alone(edge: Se
     with attacked(edge.url, certs / "ca.pem", 200, (0.5, 1.0)) as attack:
         for client in clients:
             client.start()
+        until(lambda: sum(each._handshaken and not each.proven for each in list(edge.server.server_state.connections)) > 20)
         asyncio.run(probe())
         stop.set()
         for client in clients:

@@ -1,4 +1,4 @@
-"""What leaves the edge: 1,000 requests, read in plain at the edge's own send, hold payloads and protocol, and nothing else."""
+"""The data that leave the edge: the plain text of 1,000 requests at the edge's own send has only payloads and protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.client import Client
+from tests.support.services import both_of
+from workbench.client import HttpsClient
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_float, to_uint8
@@ -18,8 +19,6 @@ from workbench.protocol import read_request
 from workbench.services import http
 from workbench.system import Client as Phone
 from workbench.weights import Pair
-
-from .conftest import both_of
 
 N = 1000
 CLASSES = tuple(f"handwritten {number}" for number in range(10))
@@ -38,20 +37,21 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bytes]]:
-    """Every request that this process writes into a TLS connection, with the port that it goes to."""
+    """Every request that this process writes to a TLS connection, with its destination port."""
     written: list[tuple[int, bytes]] = []
-    send = http._Kept.exchange
+    send = http.PooledConnection.exchange
 
-    async def noted(kept: http._Kept, request: bytes) -> http.HttpAnswer:
+    async def noted(kept: http.PooledConnection, request: bytes) -> http.HttpAnswer:
         assert kept.transport is not None
         assert kept.transport.get_extra_info("ssl_object") is not None
         written.append((kept.transport.get_extra_info("peername")[1], request))
         return await send(kept, request)
 
-    monkeypatch.setattr(http._Kept, "exchange", noted)
+    monkeypatch.setattr(http.PooledConnection, "exchange", noted)
     return written
 
 
+@pytest.mark.system
 def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     networks: Pair, codec: Codec, digits: Dataset, certs: Path, sent: list[tuple[int, bytes]]
 ) -> None:
@@ -59,7 +59,7 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
     pictures = digits.test.images[:N]
     images = to_float(pictures)
     originals = Phone().capture(images)
-    with both_of(networks, codec, named, certs) as both, Client(both.edge.url, certs=certs) as client:
+    with both_of(networks, codec, named, certs) as both, HttpsClient(both.edge.url, certs=certs) as client:
         edge = both.edge.service.edge  # type: ignore[attr-defined]
         labels = torch.cat([client.recognise_files([file]).labels for file in originals])
     assert labels.unique().numel() > 2, "the answers differ, so that they could be seen"

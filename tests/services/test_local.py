@@ -1,4 +1,4 @@
-"""Edge and cloud as processes: the real commands, from certificates to labels, and how they end."""
+"""Edge and cloud as processes: the real commands, from certificates to labels, and their end."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.pair import AUXILIARY, TARGET
+from tests.support.services import until
 from workbench.__main__ import main
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.pictures import to_float
+from workbench.services.loading import StageConfig, edge_stage
 from workbench.services.local import Local, Running
-from workbench.services.stages import Stage, edge_stage
 from workbench.system import System
 from workbench.weights import load_pair
-
-from conftest import AUXILIARY, TARGET  # isort: skip
-
-from .conftest import until
 
 PAIR = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY)
 ONE = ("--threads", "1", "--device", "cpu")
@@ -34,7 +32,7 @@ ONE = ("--threads", "1", "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def local(tiny_root: Path) -> Iterator[Local]:
-    """What starts services with the tiny weights."""
+    """Starts services with the tiny weights."""
     with pytest.MonkeyPatch.context() as patch, Local() as local:
         patch.setenv("WORKBENCH_DATA", str(tiny_root))
         patch.delenv("WORKBENCH_TOKEN", raising=False)
@@ -43,7 +41,7 @@ def local(tiny_root: Path) -> Iterator[Local]:
 
 @pytest.fixture(scope="module")
 def edge(local: Local) -> Running:
-    """An edge before its cloud; they start side by side, the edge waits."""
+    """An edge that is started before its cloud, and waits for it."""
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, ready=False)
     local.await_ready(edge)
@@ -52,7 +50,7 @@ def edge(local: Local) -> Running:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> list[Path]:
-    """Two digits in files of their own, JPEG and PNG."""
+    """Two digits in separate files, JPEG and PNG."""
     folder, images = tmp_path_factory.mktemp("pictures"), to_float(digits.test.images[:2])
     paths = [folder / "three.jpg", folder / "five.png"]
     for path, files in zip(paths, (Jpeg().encode_each(images[:1]), Png().encode_each(images[1:])), strict=True):
@@ -67,14 +65,15 @@ def port_file(service: Running) -> Path:
 def test_labels_are_those_of_the_weights_in_this_process(local: Local, edge: Running, digits: Dataset) -> None:
     images = to_float(digits.test.images[:20])
     expected = System.load("digits", TARGET, AUXILIARY).recognise(images)
-    with Client(edge.url, certs=local.certs, batch=8) as client:
+    with HttpsClient(edge.url, certs=local.certs, batch=8) as client:
         answer = client.recognise(images)
         assert client.classes == tuple(digits.classes)
     torch.testing.assert_close(answer.scores, expected.scores, rtol=1e-4, atol=1e-5)
     assert answer.s1_bytes == expected.s1_bytes
 
 
-def test_edge_and_cloud_may_differ_in_precision_and_each_answers_as_it_does_in_process(local: Local, digits: Dataset) -> None:
+@pytest.mark.system
+def test_edge_and_cloud_may_differ_in_precision(local: Local, digits: Dataset) -> None:
     images = to_float(digits.test.images[:32])
     narrow, wide = (System.load("digits", TARGET, AUXILIARY, precision=each) for each in ("bfloat16", "float32"))
     files = narrow.client.capture(images) if narrow.client is not None else []
@@ -84,16 +83,20 @@ def test_edge_and_cloud_may_differ_in_precision_and_each_answers_as_it_does_in_p
     edge = local.start("edge", *PAIR, *ONE, "--cloud", cloud.url, "--precision", "bfloat16", ready=False)
     local.await_ready(edge)
     for batch in (1, 7, 32):
-        with Client(edge.url, certs=local.certs, batch=batch) as client:
+        with HttpsClient(edge.url, certs=local.certs, batch=batch) as client:
             torch.testing.assert_close(client.recognise(images).scores, wide.cloud.recognise(payload), rtol=1e-4, atol=1e-5)
 
 
 def test_a_service_says_its_port_and_logs_a_line_a_request(local: Local, edge: Running, digits: Dataset) -> None:
     assert port_file(edge).read_text() == f"{edge.port}\n"
-    with Client(edge.url, certs=local.certs) as client:
+    with HttpsClient(edge.url, certs=local.certs) as client:
         client.recognise(to_float(digits.test.images[:2]))
-    lines = [line for line in edge.log.read_text().splitlines() if line.startswith("{")]
-    assert json.loads(lines[-1])["images"] == 2
+
+    def last() -> int:
+        lines = [line for line in edge.log.read_text().rpartition("\n")[0].splitlines() if line.startswith("{")]
+        return int(json.loads(lines[-1]).get("images", 0))
+
+    until(lambda: last() == 2)  # the line is written once the answer is out
     assert f"pmc2-edge listens on {edge.url}" in edge.log.read_text()
 
 
@@ -147,6 +150,7 @@ def test_the_command_says_in_one_line_what_is_wrong(
     assert reason in line
 
 
+@pytest.mark.system
 def test_a_phone_that_protects_asks_the_cloud_itself(
     local: Local, pictures: list[Path], digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -157,8 +161,8 @@ def test_a_phone_that_protects_asks_the_cloud_itself(
     assert (told["n"], told["arrangement"], told["s1_bytes"]) == (2, "pp", None)
 
     images = to_float(digits.test.images[:4])
-    phone, _, _ = edge_stage(Stage("digits", digits.classes, TARGET, AUXILIARY, "png"))
-    with Client(cloud.url, certs=local.certs, protects=phone) as client:
+    phone, _, _ = edge_stage(StageConfig("digits", digits.classes, TARGET, AUXILIARY, "png"))
+    with HttpsClient(cloud.url, certs=local.certs, protects=phone) as client:
         answer = client.recognise(images)
     pair = load_pair("digits", TARGET, AUXILIARY)
     expected = System.baseline(pair.generator, pair.target).recognise(images)
@@ -167,6 +171,7 @@ def test_a_phone_that_protects_asks_the_cloud_itself(
     assert not port_file(cloud).exists()
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_service_that_is_told_to_end_while_it_loads_does(local: Local, number: signal.Signals) -> None:
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
@@ -176,6 +181,7 @@ def test_a_service_that_is_told_to_end_while_it_loads_does(local: Local, number:
     assert "Traceback" not in cloud.log.read_text()
 
 
+@pytest.mark.system
 def test_a_port_that_is_taken_is_said(local: Local) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -186,6 +192,7 @@ def test_a_port_that_is_taken_is_said(local: Local) -> None:
             local.start("cloud", *PAIR, port=port)
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
@@ -202,6 +209,7 @@ def test_a_service_that_cannot_start_says_why(local: Local, options: tuple[str, 
     assert not list(local.folder.glob(f"cloud-{len(local.services) - 1}.port"))
 
 
+@pytest.mark.system
 def test_what_was_started_ends_with_its_folder(tiny_data: Path) -> None:
     with Local() as local:
         cloud = local.start("cloud", *PAIR, *ONE, ready=False)

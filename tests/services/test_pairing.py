@@ -1,4 +1,4 @@
-"""Edge and cloud of different weights or codecs: neither computes for the other."""
+"""Edge and cloud with different weights or codecs: neither computes for the other."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import WeightsError, WorkbenchError
@@ -17,18 +18,16 @@ from workbench.models import NeuralCompressor
 from workbench.pictures import to_float
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.cloud import key_id
-from workbench.services.stages import Stage, cloud_stage, edge_stage
+from workbench.services.loading import StageConfig, cloud_stage, edge_stage
 from workbench.system import Edge
 from workbench.weights import Pair
-
-from .conftest import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
 
 INFER = "/v2/models/resnet18/infer"
 
 
 @pytest.fixture(scope="module")
 def other() -> Neural:
-    """A neural codec of other weights than the fixture `neural` has."""
+    """A neural codec with other weights than the fixture `neural`."""
     torch.manual_seed(1)
     compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
     compressor.update(force=True, update_quantiles=True)
@@ -121,7 +120,7 @@ def test_an_edge_waits_for_its_cloud(networks: Pair, neural: Neural, digits: Dat
         assert ask(served.url, "/recognize", files[0], certs).status == 200
 
 
-def test_a_cloud_that_became_another_while_the_edge_ran_is_refused(
+def test_a_cloud_that_changed_while_the_edge_ran_is_refused(
     networks: Pair, neural: Neural, digits: Dataset, certs: Path, files: list[bytes]
 ) -> None:
     with contextlib.ExitStack() as stack:
@@ -146,7 +145,7 @@ def test_codecs_are_known_by_all_that_their_decoder_must_know(neural: Neural, ot
 
 def test_stages_of_one_pair_agree(tiny_data: Path, digits: Dataset) -> None:
     for codec in ("png", "neural"):
-        stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2", codec)
+        stage = StageConfig("digits", digits.classes, "resnet18", "mobilenet_v2", codec)
         edge, generator, target = edge_stage(stage)
         cloud, version = cloud_stage(stage)
         assert target == version != generator
@@ -154,7 +153,7 @@ def test_stages_of_one_pair_agree(tiny_data: Path, digits: Dataset) -> None:
 
 
 def test_a_stage_whose_weights_are_missing_says_so(empty_data: Path, digits: Dataset) -> None:
-    stage = Stage("digits", digits.classes, "resnet18", "mobilenet_v2")
+    stage = StageConfig("digits", digits.classes, "resnet18", "mobilenet_v2")
     for make in (edge_stage, cloud_stage):
         with pytest.raises(WeightsError, match="digits") as caught:
             make(stage)

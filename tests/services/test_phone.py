@@ -1,4 +1,4 @@
-"""The phone's page: who is given its files and under which headers, which pages may send, and what the cloud saw."""
+"""The phone's page: who gets its files and with which headers, which pages may send, and the cloud's view."""
 
 from __future__ import annotations
 
@@ -17,19 +17,32 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.services import (
+    Answered,
+    Both,
+    Log,
+    ask,
+    both_of,
+    cloud_of,
+    edge_of,
+    form_of,
+    measured,
+    occupied,
+    serving,
+    until,
+)
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_uint8
 from workbench.protocol import read_request
 from workbench.services import edge as edge_module
 from workbench.services import http
-from workbench.services.agent import Agent
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.intake import Intake
-from workbench.services.phone import HEADERS, KINDS, MOST_SHOWN, POLICY, STATIC, Place, Seen, see
+from workbench.services.phone import HEADERS, MEDIA_TYPES, POLICY, STATIC, CloudView, PayloadSlice, decode_view
 from workbench.services.trust import Token
+from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, ask, both_of, cloud_of, edge_of, form_of, measured, occupied, serving, until
 
 SECRET = "correct-horse-battery-staple"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
@@ -45,13 +58,13 @@ def codec(request: pytest.FixtureRequest, neural: Neural) -> Codec:
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    """An edge that takes a token or a certificate, and bodies of at most 200,000 bytes."""
+    """An edge that accepts a token or a certificate, and bodies of at most 200,000 bytes."""
     with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode()), intake=Intake(200_000)) as both:
         yield both
 
 
 def stranger(both: Both, path: str, method: str = "GET", **headers: str) -> Answered:
-    """Ask the edge without certificate or token."""
+    """Send a request to the edge without certificate or token."""
     return ask(both.edge.url, path, None, both.certs, None, headers, method)
 
 
@@ -64,7 +77,7 @@ def test_a_file_is_given_to_everyone_under_strict_headers(both: Both, name: str)
     answer = stranger(both, path)
     assert answer.status == 200
     assert answer.body == (STATIC / name).read_bytes()
-    assert answer.headers["content-type"] == KINDS[Path(name).suffix]
+    assert answer.headers["content-type"] == MEDIA_TYPES[Path(name).suffix]
     assert {header: answer.headers[header.lower()] for header in HEADERS} == HEADERS
     assert not [header for header in answer.headers if header.startswith("access-control-")]
     head = stranger(both, path, "HEAD")
@@ -90,7 +103,7 @@ def test_a_file_that_a_browser_has_is_not_sent_again(both: Both, path: str) -> N
     assert stranger(both, path, **{"If-None-Match": f'{mark[:-2]}"'}).status == 200
 
 
-def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_would_stop() -> None:
+def test_the_page_keeps_to_its_own_host_and_content_policy() -> None:
     for name in FILES:
         text = (STATIC / name).read_text(encoding="utf-8")
         assert set(re.findall(r"\b(?:https?|wss?|data):[^\s\"')]+", text)) <= {"http://www.w3.org/2000/svg"}, name
@@ -102,7 +115,7 @@ def test_the_page_asks_nobody_else_and_holds_no_code_or_style_that_its_policy_wo
     assert set(re.findall(r'(?:href|src)="([^"]+)"', page)) <= set(PATHS)
 
 
-def test_the_service_worker_keeps_the_pages_files_all_of_them_and_nothing_else() -> None:
+def test_the_service_worker_keeps_exactly_the_pages_files() -> None:
     text = (STATIC / "worker.js").read_text(encoding="utf-8")
     found = re.search(r"const FILES = \[(.*?)\];", text, re.DOTALL)
     assert found is not None
@@ -137,7 +150,7 @@ def test_a_cloud_has_no_page(both: Both) -> None:
         assert ask(both.cloud.url, path, None, both.certs, "edge").status == 404
 
 
-# --- what the page is told -------------------------------------------------------------------------------------------------
+# --- the page's status request -----------------------------------------------------------------------------------------------
 
 
 def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digits: Dataset) -> None:
@@ -164,7 +177,7 @@ def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digit
 
 
 def test_the_page_is_told_of_an_agent_and_of_missing_tls(networks: Pair, digits: Dataset, both: Both) -> None:
-    guest = edge_of(networks, Png(), digits, both.cloud.url, both.certs, agent=Agent())
+    guest = edge_of(networks, Png(), digits, both.cloud.url, both.certs, agent=AttestationAgent())
     with serving(guest, both.certs, "edge") as served:
         told = ask(served.url, "/page.json", None, both.certs).json
         assert (told["attestation"], told["token"]) == ("agent", False)
@@ -236,9 +249,7 @@ def test_the_edges_own_page_can(both: Both, files: list[bytes], site: dict[str, 
         assert ask(both.edge.url, "/recognize", files[0], both.certs, headers=site | origin).status == 200
 
 
-def test_without_tls_a_name_that_was_made_to_lead_here_is_another_site(
-    networks: Pair, digits: Dataset, files: list[bytes]
-) -> None:
+def test_without_tls_a_rebound_name_is_another_site(networks: Pair, digits: Dataset, files: list[bytes]) -> None:
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
         serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True), None, "edge") as edge,
@@ -266,7 +277,7 @@ def test_a_form_that_is_too_long_is_refused(both: Both, files: list[bytes]) -> N
 
 
 def pixels(answer: Answered) -> np.ndarray[Any, Any]:
-    """Return the pictures in an answer, N x H x W x 3."""
+    """Return the pictures in a response, N x H x W x 3."""
     files = [base64.b64decode(text, validate=True) for text in answer.json["cloud_picture"]]
     assert all(file.startswith(b"\x89PNG") for file in files)
     return np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
@@ -276,15 +287,15 @@ def pixels(answer: Answered) -> np.ndarray[Any, Any]:
 def payloads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """The payloads that this process sends to a cloud."""
     sent: list[bytes] = []
-    send = http._Kept.exchange
+    send = http.PooledConnection.exchange
 
-    async def noted(kept: http._Kept, request: bytes) -> http.HttpAnswer:
+    async def noted(kept: http.PooledConnection, request: bytes) -> http.HttpAnswer:
         head, _, body = request.partition(b"\r\n\r\n")
         if length := re.search(rb"Inference-Header-Content-Length: (\d+)", head):
             sent.append(read_request(body, length[1].decode()).inputs["payload"].data[0])
         return await send(kept, request)
 
-    monkeypatch.setattr(http._Kept, "exchange", noted)
+    monkeypatch.setattr(http.PooledConnection, "exchange", noted)
     return sent
 
 
@@ -328,11 +339,11 @@ def test_nothing_is_decoded_or_told_unless_asked_for(both: Both, files: list[byt
     before = measured(both.edge.url, both.certs).get("pmc2_milliseconds_count shown", 0)
     threads: list[str] = []
 
-    def noted(codec: Codec, place: Place) -> Seen:
+    def noted(codec: Codec, place: PayloadSlice) -> CloudView:
         threads.append(threading.current_thread().name)
-        return see(codec, place)
+        return decode_view(codec, place)
 
-    monkeypatch.setattr(edge_module, "see", noted)
+    monkeypatch.setattr(edge_module, "decode_view", noted)
     silent = ask(both.edge.url, "/recognize", files[0], both.certs)
     assert silent.status == 200
     assert threads == []
@@ -348,11 +359,11 @@ def test_nothing_is_decoded_or_told_unless_asked_for(both: Both, files: list[byt
 def test_the_time_that_showing_takes_is_charged_to_no_component(
     both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slow(codec: Codec, place: Place) -> Seen:
+    def slow(codec: Codec, place: PayloadSlice) -> CloudView:
         assert threading.Event().wait(1) is False
-        return see(codec, place)
+        return decode_view(codec, place)
 
-    monkeypatch.setattr(edge_module, "see", slow)
+    monkeypatch.setattr(edge_module, "decode_view", slow)
     times = ask(both.edge.url, "/recognize", files[0], both.certs, headers=SHOW).json["milliseconds"]
     assert times["shown"] >= 1000
     assert sum(value for name, value in times.items() if name != "shown") < 1000
@@ -384,11 +395,11 @@ def test_a_repeat_is_shown_the_same_and_only_where_it_asks(both: Both, files: li
 def test_a_deadline_holds_while_the_picture_is_decoded(both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     gate = threading.Event()
 
-    def stuck(codec: Codec, place: Place) -> Seen:
+    def stuck(codec: Codec, place: PayloadSlice) -> CloudView:
         gate.wait(30)
-        return see(codec, place)
+        return decode_view(codec, place)
 
-    monkeypatch.setattr(edge_module, "see", stuck)
+    monkeypatch.setattr(edge_module, "decode_view", stuck)
     try:
         late = ask(both.edge.url, "/recognize", files[0], both.certs, headers=SHOW | {"X-Timeout": "0.5"})
     finally:
@@ -405,6 +416,6 @@ def test_no_picture_is_logged(both: Both, files: list[bytes], logged: Log) -> No
     assert line["bytes_out"] == len(answer.body)
     (picture,) = answer.json["cloud_picture"]
     assert not any(picture[start : start + 24] in logged.text for start in range(0, len(picture) - 24, 24))
-    shown = [repr(Place(b"payload", 0, 1)), repr(Seen((b"picture",)))]
+    shown = [repr(PayloadSlice(b"payload", 0, 1)), repr(CloudView((b"picture",)))]
     assert not any(word in text for word in ("payload=", "b'p", "picture'") for text in shown)
     assert len(json.dumps(line)) < 1000

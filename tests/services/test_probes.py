@@ -1,4 +1,4 @@
-"""A cluster's probes show no certificate: what an edge that lets them in answers, and what it keeps to those who show one."""
+"""A cluster's probes show no certificate: what an edge returns to them, and what it only returns with a certificate."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.services import Served, ask, cloud_of, edge_of, serving
 from workbench.codecs import Neural
 from workbench.data import Dataset
 from workbench.weights import Pair
-
-from .conftest import Served, ask, cloud_of, edge_of, serving
 
 
 @pytest.fixture(scope="module")

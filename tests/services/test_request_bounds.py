@@ -1,4 +1,4 @@
-"""Bounds of a request, not of a picture: pixels and memory at the edge, images at the cloud, and what is given up in between."""
+"""Limits of a request as a whole: pixels and memory at the edge, images at the cloud, and cancelled work."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.support.services import Answered, Both, Log, ask, both_of, form_of, until
 from workbench import bitstream
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
@@ -25,8 +26,6 @@ from workbench.services.decoding import Cancelled, MemoryBudget, PictureDecoder
 from workbench.services.edge import LARGE
 from workbench.system import Edge
 from workbench.weights import Pair
-
-from .conftest import Answered, Both, Log, ask, both_of, form_of, until
 
 INFER = "/v2/models/resnet18/infer"
 
@@ -47,7 +46,7 @@ def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> by
 
 
 @pytest.mark.parametrize(("mode", "n"), [("1", 256), ("RGBA", 9), ("1", 5)])
-def test_the_pixels_of_a_request_are_summed_before_any_is_decoded(both: Both, mode: str, n: int) -> None:
+def test_a_requests_pixels_are_summed_before_decoding(both: Both, mode: str, n: int) -> None:
     body, headers = form_of([flat(4096, mode)] * n)
     start = time.monotonic()
     answer = ask(both.edge.url, "/recognize", body, both.certs, headers=headers)
@@ -83,7 +82,7 @@ def test_a_batch_of_photographs_is_still_read(both: Both) -> None:
 
 
 class _Slow(Edge):
-    """An edge that counts how many pictures are decoded at once, and holds each until it is let go."""
+    """An edge that counts pictures that are decoded at once, and blocks each until it is released."""
 
     def __init__(self, networks: Pair) -> None:
         assert isinstance(networks.generator, PerturbationGenerator)
@@ -153,7 +152,7 @@ def test_what_nobody_waits_for_is_not_decoded_any_further(networks: Pair) -> Non
     assert edge.begun == 1
 
 
-def test_pictures_come_in_their_order_and_one_that_cannot_be_read_refuses_all(networks: Pair, files: list[bytes]) -> None:
+def test_pictures_keep_their_order_an_unreadable_one_refuses_all(networks: Pair, files: list[bytes]) -> None:
     edge = Edge(networks.generator, Png())
     decoder = PictureDecoder(edge, 32, LARGE, 3)
 
@@ -176,7 +175,7 @@ def payload_of(both: Both, payload: bytes, timeout_us: int = 0) -> Answered:
 
 
 @pytest.mark.parametrize("n", [cloud_module.MOST_IMAGES + 1, bitstream.MAX_IMAGES])
-def test_the_images_of_a_payload_are_bounded_before_it_is_unpacked(both: Both, n: int) -> None:
+def test_a_payloads_images_are_bounded_before_unpacking(both: Both, n: int) -> None:
     payload = bitstream.pack([flat(32)] * n, b"PNG")
     start = time.monotonic()
     answer = payload_of(both, payload)

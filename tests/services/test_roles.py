@@ -1,4 +1,4 @@
-"""Who passes for whom: every pair of a connection and a certificate's role, on real TLS."""
+"""Impersonation: every pair of a connection and a certificate's role, on real TLS."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ from queue import Queue
 import pytest
 import torch
 
-from tests.authority import sign
-from tests.servers import accepting
+from tests.support.authority import sign
+from tests.support.servers import accepting
+from tests.support.services import Served, cloud_of, edge_of, serving
 from workbench import certs as certificates
 from workbench.certs import ROLES, Role
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Png
 from workbench.commands.serve import _warn_of_other_keys
 from workbench.data import Dataset
@@ -33,10 +34,8 @@ from workbench.services.trust import Token, client_context, server_context
 from workbench.system import Edge
 from workbench.weights import Pair
 
-from .conftest import Served, cloud_of, edge_of, serving
-
 SECRET = "correct-horse-battery-staple"
-FORGED = {  # by the same authority, and of no role that serves
+FORGED = {  # by the same authority, without a role of a service
     "no role": {"uris": ()},
     "two roles": {"uris": ("urn:pmc2:edge", "urn:pmc2:cloud")},
     "another word": {"uris": ("urn:pmc2:Edge", "urn:pmc2:edge2", "pmc2:edge")},
@@ -50,7 +49,7 @@ REFUSALS = ("for the edge alone", "for the cloud alone", "unsuitable certificate
 
 @pytest.fixture(scope="module")
 def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """Certificates that a server can show, each with its key: of every role, and forged ones."""
+    """Certificates with keys that a server can show: of every role, and forged ones."""
     root = tmp_path_factory.mktemp("shown")
     kinds = {str(role): (certs / role, str(role)) for role in ROLES}
     for kind, options in FORGED.items():
@@ -61,7 +60,7 @@ def shown(certs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, tu
 
 @contextlib.contextmanager
 def impostor(folder: Path, name: str) -> Iterator[tuple[str, Queue[bytes]]]:
-    """Serve TLS with a certificate; give the URL and, for each connection, what the client has sent after the handshake."""
+    """Serve TLS with a certificate. Yield the URL and a queue of the bytes that each client sent after the handshake."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
     context.load_verify_locations(folder / "ca.pem")
@@ -83,7 +82,7 @@ KINDS = [*ROLES, *FORGED, "client with a server's names"]
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("connection", ["client", "client with a token", "phone that protects", "edge", "readiness"])
-def test_a_connection_takes_the_service_of_its_role_and_sends_no_other_a_byte(
+def test_a_connection_sends_a_service_of_another_role_nothing(
     networks: Pair,
     digits: Dataset,
     certs: Path,
@@ -99,13 +98,13 @@ def test_a_connection_takes_the_service_of_its_role_and_sends_no_other_a_byte(
         if connection == "edge":
             asyncio.run(asked(edge_of(networks, codec, digits, url, certs).cloud))
         elif connection == "phone that protects":
-            with Client(url, certs=certs, protects=Edge(networks.generator, codec), deadline_s=1.0) as client:
+            with HttpsClient(url, certs=certs, protects=Edge(networks.generator, codec), deadline_s=1.0) as client:
                 client.recognise(torch.rand(1, 3, 32, 32))
         elif connection == "readiness":
             urllib.request.urlopen(f"{url}/v2/health/ready", context=client_context(certs, "client", "edge"), timeout=5)
         else:
             token = Token(SECRET.encode()) if "token" in connection else None
-            with Client(url, certs=certs, token=token, deadline_s=1.0) as client:
+            with HttpsClient(url, certs=certs, token=token, deadline_s=1.0) as client:
                 client.recognise_files(files[:1])
 
     with impostor(*shown[kind]) as (url, received):
@@ -146,7 +145,7 @@ def test_a_service_answers_the_role_of_its_clients_alone(
     folder, name = shown[kind]
     context = client_context(certs, None)
     context.load_cert_chain(folder / f"{name}.pem", folder / f"{name}.key")
-    status = 0  # refused by TLS
+    status = 0  # refused in the handshake
     try:
         with urllib.request.urlopen(f"{services[service].url}/v2/models/resnet18", context=context, timeout=10) as answer:
             status = answer.status
@@ -197,7 +196,7 @@ def test_an_old_folder_is_refused_with_the_way_out(certs: Path, tmp_path: Path) 
     ("part", "listen", "warned"),
     [("", "0.0.0.0:8443", True), ("", "127.0.0.1:0", False), ("", None, False), ("cloud", "0.0.0.0:8443", False)],
 )
-def test_a_service_for_other_machines_warns_of_the_keys_of_others(
+def test_a_public_service_warns_of_the_keys_of_other_roles(
     certs: Path, caplog: pytest.LogCaptureFixture, part: str, listen: str | None, warned: bool
 ) -> None:
     with caplog.at_level(logging.WARNING, "workbench.services"):

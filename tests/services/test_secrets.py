@@ -1,4 +1,4 @@
-"""What a key broker releases, over a real small HTTP server in place of the guest's data hub: fetched whole, or not at all."""
+"""Secrets from a key broker, over a real small HTTP server as the guest's data hub: fetched completely, or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import Answer, answering, send
+from tests.support.servers import Answer, answering, send
 from workbench.__main__ import main
 from workbench.errors import ServiceError, UsageError
 from workbench.services.secrets import MOST, fetch
@@ -21,7 +21,7 @@ RESOURCE = "default/pmc2-edge"
 
 
 def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
-    """A hub that releases the files of a folder."""
+    """Return a hub that releases the files of a folder."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         if asked is not None:
@@ -31,7 +31,7 @@ def releasing(certs: Path, asked: list[str] | None = None) -> Answer:
     return answer
 
 
-def test_what_is_released_is_written_for_its_owner_alone_and_serves(certs: Path, tmp_path: Path) -> None:
+def test_a_released_key_is_private_to_its_owner_and_serves(certs: Path, tmp_path: Path) -> None:
     asked: list[str] = []
     folder = tmp_path / "run" / "certs"
     with answering(releasing(certs, asked)) as url:
@@ -110,7 +110,7 @@ def test_what_is_no_certificate_is_refused(tmp_path: Path, content: bytes, lengt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_certificate_that_breaks_off_is_not_taken_for_a_whole_one(certs: Path, tmp_path: Path) -> None:
+def test_a_truncated_certificate_is_refused(certs: Path, tmp_path: Path) -> None:
     content = (certs / "ca.pem").read_bytes()
     with (
         answering(lambda handler: send(handler, 200, content[:100], len(content))) as url,

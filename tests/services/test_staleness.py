@@ -1,4 +1,4 @@
-"""Kept connections end with the certificates that they were made under, at both ends; tokens go where they are meant to go."""
+"""Kept connections end together with their certificates, at both ends. Tokens are sent only to their service."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.guests import NONCE, POLICY, WHERE, Guest, guest_of
+from tests.support.services import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
 from workbench.certs import issue
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Png
 from workbench.commands import serve as serve_command
 from workbench.data import Dataset
 from workbench.errors import ServiceError
 from workbench.services import connection as connection_module
-from workbench.services.agent import Agent
+from workbench.services.attestation_agent import AttestationAgent
 from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.weights import Pair
-
-from .conftest import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
-from .test_attestation import NONCE, POLICY, WHERE, Guest, guest_of
 
 SECRET = "a-token-of-the-tests-a-token"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -42,7 +41,7 @@ def own(tmp_path: Path) -> Path:
 
 
 def replace_authority(folder: Path) -> None:
-    """Issue everything again, under another authority."""
+    """Issue all certificates again, with another authority."""
     for name in ("ca.pem", "ca.key"):
         for path in folder.rglob(name):
             path.unlink()
@@ -62,14 +61,12 @@ def asked_on(connection: socket.socket) -> int:
 
 @pytest.mark.parametrize("what", ["edge", "cloud"])
 @pytest.mark.parametrize("how", ["another authority", "the same authority"])
-def test_kept_connections_end_with_the_certificates_they_were_made_under(
-    networks: Pair, digits: Dataset, own: Path, what: str, how: str
-) -> None:
+def test_kept_connections_end_with_their_certificates(networks: Pair, digits: Dataset, own: Path, what: str, how: str) -> None:
     with both_of(networks, Png(), digits, own) as both, contextlib.ExitStack() as stack:
         url, role = (both.edge.url, "client") if what == "edge" else (both.cloud.url, "edge")
         idle, half = (stack.enter_context(connected_to(url, own, role)) for _ in range(2))  # type: ignore[arg-type]
         assert [asked_on(idle), asked_on(half)] == [200, 200]
-        half.sendall(METRICS[:10])  # a head that is not whole when the certificates change
+        half.sendall(METRICS[:10])  # a head that is incomplete when the certificates change
         time.sleep(0.05)
         replace_authority(own) if how == "another authority" else issue(own)
         assert is_cut(idle) < 5.0
@@ -120,11 +117,11 @@ def test_a_connection_ends_when_its_clients_certificate_does(networks: Pair, dig
 def test_a_client_notices_that_its_certificates_were_replaced(
     networks: Pair, digits: Dataset, own: Path, tmp_path: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "LOOK_S", 0.0)
+    monkeypatch.setattr(connection_module, "CERTIFICATE_POLL_S", 0.0)
     clients = shutil.copytree(own, tmp_path / "clients")
-    with both_of(networks, Png(), digits, own) as both, Client(both.edge.url, certs=clients, deadline_s=3.0) as client:
+    with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=clients, deadline_s=3.0) as client:
         client.recognise_files(files[:1])
-        replace_authority(clients)  # of the client alone: the edge is one of an authority that it trusts no more
+        replace_authority(clients)  # only the client's: it no longer trusts the edge's authority
         with pytest.raises(ServiceError, match="is not to be trusted"):
             client.recognise_files(files[:1])
         shutil.rmtree(clients)
@@ -135,8 +132,8 @@ def test_a_client_notices_that_its_certificates_were_replaced(
 def test_certificates_that_do_not_fit_are_not_taken(
     networks: Pair, digits: Dataset, own: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection_module, "LOOK_S", 0.0)
-    with both_of(networks, Png(), digits, own) as both, Client(both.edge.url, certs=own, deadline_s=5.0) as client:
+    monkeypatch.setattr(connection_module, "CERTIFICATE_POLL_S", 0.0)
+    with both_of(networks, Png(), digits, own) as both, HttpsClient(both.edge.url, certs=own, deadline_s=5.0) as client:
         client.recognise_files(files[:1])
         (key,) = own.rglob("client.key")
         whole = key.read_bytes()
@@ -180,7 +177,7 @@ def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
 
 
 class Hostile:
-    """A service that answers every connection with the same bytes, again and again, over real TLS."""
+    """A service that sends the same bytes on every connection, repeatedly, over real TLS."""
 
     def __init__(self, certs: Path, first: bytes, rest: bytes) -> None:
         self.first, self.rest, self.sent, self.context = first, rest, 0, server_context(certs, "cloud")
@@ -226,7 +223,7 @@ def test_an_answer_that_never_ends_is_given_up_at_once(certs: Path, first: bytes
     start = time.monotonic()
     asyncio.run(run())
     assert time.monotonic() - start < 5.0
-    assert hostile.sent < 16 << 20  # what buffers hold
+    assert hostile.sent < 16 << 20  # at most what buffers hold
     hostile.listener.close()
 
 
@@ -240,7 +237,7 @@ def attested(networks: Pair, digits: Dataset, certs: Path) -> Iterator[tuple[Ser
         guest_of() as guest,
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
         serving(
-            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode()), agent=Agent(guest.url)),
+            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode()), agent=AttestationAgent(guest.url)),
             certs,
             "edge",
             demand=False,
@@ -262,7 +259,7 @@ def test_a_token_leaves_after_the_evidence_alone(
         await plain(self, scope, receive, send)  # type: ignore[arg-type]
 
     monkeypatch.setattr(type(edge.service), "__call__", spied)
-    with Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=POLICY) as client:
+    with HttpsClient(edge.url, certs=certs, token=Token(SECRET.encode()), policy=POLICY) as client:
         client.recognise_files(files[:1])
     assert seen[0] == ("/attestation", False)
     assert len(seen) > 1
@@ -287,7 +284,7 @@ def test_a_guest_that_proves_nothing_never_sees_the_token(
     monkeypatch.setattr(type(edge.service), "__call__", spied)
     strict = dataclasses.replace(POLICY, measurements=("f" * 96,))
     with (
-        Client(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client,
+        HttpsClient(edge.url, certs=certs, token=Token(SECRET.encode()), policy=strict) as client,
         pytest.raises(AttestationError),
     ):
         client.recognise_files(files[:1])
@@ -303,7 +300,7 @@ def test_evidence_without_a_credential_has_a_share_of_the_queue(attested: tuple[
     assert ask(edge.url, WHERE, certs=certs, role="edge").status == 403
 
     async def run() -> None:
-        agent = Agent(guest.url)
+        agent = AttestationAgent(guest.url)
         ask_one = lambda who: agent.evidence(b"%064x" % 7, who)  # noqa: E731
         tasks = [asyncio.create_task(ask_one("192.0.2.1")) for _ in range(5)]
         tasks += [asyncio.create_task(ask_one("192.0.2.2")), asyncio.create_task(ask_one(None))]

@@ -1,4 +1,4 @@
-"""Who may speak with whom: roles, tokens, certificates that do not hold, and certificates that rotate under a running service."""
+"""Trust: roles, tokens, invalid certificates, and certificates that rotate under a running service."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.support.services import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
 from workbench.__main__ import main
 from workbench.certs import ROLES, Role, issue
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Codec, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
@@ -26,8 +27,6 @@ from workbench.services.connection import Connection
 from workbench.services.server import Listener, server_of
 from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
 from workbench.weights import Pair
-
-from .conftest import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
 
 SECRET = "correct-horse-battery-staple"
 NOWHERE = "https://127.0.0.1:1"  # nothing listens there
@@ -37,23 +36,23 @@ CODEC = Png()
 
 @pytest.fixture(scope="module")
 def both(networks: Pair, digits: Dataset, folders: dict[str, Path]) -> Iterator[Both]:
-    """Edge and cloud that ask for certificates."""
+    """Edge and cloud that demand certificates."""
     with both_of(networks, CODEC, digits, folders["good"]) as both:
         yield both
 
 
 @pytest.fixture(scope="module")
 def open_edge(networks: Pair, digits: Dataset, both: Both, folders: dict[str, Path]) -> Iterator[Served]:
-    """A second edge before the same cloud, which takes a token in place of a certificate."""
+    """A second edge with the same cloud, which accepts a token in place of a certificate."""
     edge = edge_of(networks, CODEC, digits, both.cloud.url, folders["good"], token=Token(SECRET.encode()))
     with serving(edge, folders["good"], "edge", demand=False) as served:
         yield served
 
 
 def refusal(url: str, certs: Path, token: Token | None = None) -> ServiceError:
-    """Return why a client of a long patience gets no answer; it has it long before that is at an end."""
+    """Return the error of a client with a long deadline. It must come long before the deadline."""
     start = time.monotonic()
-    with Client(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
+    with HttpsClient(url, certs=certs, token=token, deadline_s=PATIENCE_S) as client, pytest.raises(ServiceError) as caught:
         client.classes  # noqa: B018
     assert time.monotonic() - start < PATIENCE_S / 2
     assert "\n" not in str(caught.value)
@@ -78,7 +77,7 @@ def fingerprint(certs: Path, role: Role) -> str:
 @pytest.mark.parametrize("role", ["client", "cloud"])
 @pytest.mark.parametrize("path", ["/v2/models/resnet18", "/metrics", "/v2/models/resnet18/infer"])
 def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> None:
-    if role == "cloud":  # its certificate is a server's alone: TLS itself refuses it
+    if role == "cloud":  # its certificate is for servers only, so TLS refuses it
         with pytest.raises((ssl.SSLError, ConnectionError)):
             ask(both.cloud.url, path, b"{}" if path.endswith("infer") else None, both.certs, role)
         return
@@ -131,7 +130,7 @@ def test_beside_a_token_certificates_still_hold(open_edge: Served, both: Both, f
 
 
 def test_a_client_shows_its_token(open_edge: Served, both: Both, files: list[bytes]) -> None:
-    with Client(open_edge.url, certs=both.certs, token=Token(SECRET.encode())) as client:
+    with HttpsClient(open_edge.url, certs=both.certs, token=Token(SECRET.encode())) as client:
         assert client.recognise_files(files[:2]).scores.shape == (2, 10)
     error = refusal(open_edge.url, both.certs, Token(b"another-token-altogether"))
     assert error.status == 401
@@ -164,7 +163,7 @@ def test_a_token_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 def test_no_repr_error_or_log_shows_a_token(open_edge: Served, both: Both, files: list[bytes], logged: Log) -> None:
     token, wrong = Token(SECRET.encode()), Token(b"another-token-altogether")
-    with Client(open_edge.url, certs=both.certs, token=token) as client:
+    with HttpsClient(open_edge.url, certs=both.certs, token=token) as client:
         client.recognise_files(files[:1])
         shown = [repr(token), str(token), repr(client), repr(vars(client)), repr(vars(client._inner))]
     error = refusal(open_edge.url, both.certs, wrong)
@@ -186,7 +185,7 @@ ALERTS = {"expired": "CERTIFICATE_EXPIRED", "stranger": "UNKNOWN_CA"}
 
 
 @pytest.mark.parametrize("kind", WHY)
-def test_a_client_refuses_an_edge_whose_certificate_does_not_hold(
+def test_a_client_refuses_an_edge_with_a_bad_certificate(
     networks: Pair, digits: Dataset, folders: dict[str, Path], kind: str
 ) -> None:
     edge = edge_of(networks, CODEC, digits, NOWHERE, folders["good"])
@@ -198,7 +197,7 @@ def test_a_client_refuses_an_edge_whose_certificate_does_not_hold(
 
 
 @pytest.mark.parametrize("kind", ALERTS)
-def test_an_edge_refuses_a_client_whose_certificate_does_not_hold(both: Both, folders: dict[str, Path], kind: str) -> None:
+def test_an_edge_refuses_a_client_with_a_bad_certificate(both: Both, folders: dict[str, Path], kind: str) -> None:
     error = refusal(both.edge.url, folders[kind])
     assert error.status == 502
     assert f"{both.edge.url} does not trust this end (" in str(error)
@@ -289,7 +288,7 @@ def test_a_key_that_does_not_fit_is_refused_without_showing_it(certs: Path, tmp_
 
 @pytest.fixture
 def rotated(tmp_path: Path, networks: Pair, digits: Dataset) -> Iterator[tuple[Both, Path]]:
-    """Edge and cloud whose folder got another authority while they ran; and the folder as it was."""
+    """Edge and cloud whose folder got another authority while they ran, and a copy of the old folder."""
     folder, before = tmp_path / "certs", tmp_path / "before"
     issue(folder)
     shutil.copytree(folder, before)
@@ -316,14 +315,14 @@ def test_certificates_rotate_under_a_running_service(rotated: tuple[Both, Path],
     assert logged.lines("pmc2-cloud")[-1]["by"] == f"edge {fingerprint(both.certs, 'edge')}"
     assert fingerprint(both.certs, "edge") != fingerprint(before, "edge")
     for served in (both.edge, both.cloud):
-        with pytest.raises(ssl.SSLCertVerificationError):  # what is shown now, the old authority has not signed
+        with pytest.raises(ssl.SSLCertVerificationError):  # the old authority has not signed the new certificate
             ask(served.url, "/v2/health/live", certs=before)
 
 
 def test_an_authority_that_was_replaced_lets_nobody_in(rotated: tuple[Both, Path]) -> None:
     both, before = rotated
     for role in ROLES:
-        shutil.copy(both.certs / "ca.pem", before / role)  # it trusts the new one, and shows what the old one has signed
+        shutil.copy(both.certs / "ca.pem", before / role)  # it trusts the new authority, and shows a certificate of the old one
     assert not gets_in(both.edge.url, before, "client")
     assert not gets_in(both.cloud.url, before, "edge")
 
@@ -336,7 +335,7 @@ def test_files_in_the_midst_of_a_renewal_are_looked_at_again(
     shutil.copytree(folder, later)
     issue(later)
     with both_of(networks, CODEC, digits, folder) as both:
-        shutil.copy(later / "cloud" / "cloud.key", folder / "cloud")  # does not fit the certificate that is still there
+        shutil.copy(later / "cloud" / "cloud.key", folder / "cloud")  # does not match the certificate that is still there
         until(lambda: "the certificate of cloud was not renewed" in logged.text)
         assert gets_in(both.cloud.url, folder, "edge")
         shutil.copy(later / "cloud" / "cloud.pem", folder / "cloud")
@@ -377,8 +376,8 @@ def test_a_service_that_ends_leaves_signals_as_they_were(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("url", "plain"), [("http://127.0.0.1:1", False), ("http://192.0.2.1:1", True), ("http://edge", True)])
 def test_plain_http_is_spoken_on_loopback_and_on_request_alone(certs: Path, url: str, plain: bool) -> None:
-    with pytest.raises(UsageError, match="is plain HTTP, which is spoken on this machine alone"):
-        Client(url, certs=certs, plain=plain)
+    with pytest.raises(UsageError, match="is plain HTTP, which is only used on this machine"):
+        HttpsClient(url, certs=certs, plain=plain)
     with pytest.raises(UsageError, match="is plain HTTP"):
         Connection(url, None, plain=plain)
 
@@ -388,7 +387,7 @@ def test_plain_http_works_where_it_is_asked_for(networks: Pair, neural: Codec, d
         cloud = stack.enter_context(serving(cloud_of(networks, neural, digits, plain=True), None, "cloud"))
         edge = edge_of(networks, neural, digits, cloud.url, None, plain=True)
         served = stack.enter_context(serving(edge, None, "edge"))
-        with Client(served.url, plain=True) as client:
+        with HttpsClient(served.url, plain=True) as client:
             assert client.recognise_files(files[:3]).scores.shape == (3, 10)
 
 

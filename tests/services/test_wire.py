@@ -1,4 +1,4 @@
-"""What is on the wire: the Open Inference Protocol to its own client, unmodified, and the plain way in for curl and phones."""
+"""The wire format: the Open Inference Protocol with its own unmodified client, and plain requests for curl and phones."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 import tritonclient.http as triton
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
+from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
 from workbench import __version__
 from workbench.certs import Role
 from workbench.codecs import Neural, Png
@@ -22,8 +23,6 @@ from workbench.pictures import to_float
 from workbench.services.trust import client_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
-
-from .conftest import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
 
 MODEL = "resnet18"
 INFER = f"/v2/models/{MODEL}/infer"
@@ -53,7 +52,7 @@ def served(both: Both, what: str) -> Served:
 
 @pytest.fixture(scope="module")
 def clients(both: Both) -> Iterator[dict[str, triton.InferenceServerClient]]:
-    """tritonclient's own client of each service, with the certificate that the service asks for."""
+    """tritonclient's own client for each service, with the required certificate."""
     made = {what: triton_client(served(both, what).url, both, role) for what, role in SERVICES.items()}
     yield made
     for client in made.values():

@@ -1,4 +1,4 @@
-"""One table of configurations through OpenSSH's client and through `Host`, against one sshd: in with both, or out alike."""
+"""One table of configurations, through OpenSSH's client and through `Host`, against one sshd: both connect, or both fail."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ PATIENCE_S = 60.0
 
 
 class Row(NamedTuple):
-    """Lines of one configuration, below `Host box`, and how a connection by it has to end."""
+    """Lines of a configuration below `Host box`, and the expected result of a connection with it."""
 
     title: str
     lines: str
     end: str = "in"
-    known: str = "{known_line}"  # what the known_hosts file of this row holds
+    known: str = "{known_line}"  # the content of this row's known_hosts file
     name: str = "box"
     key: bool = True  # whether IdentityFile {key} is added
     before: str = ""  # lines above `Host box`
 
 
-# {dir} holds keys and files; {rel} is {dir} as seen from the home folder in passwd; {bare} is the host's public key.
+# {dir} holds keys and files, {rel} is {dir} relative to the home folder in passwd, {bare} is the host's public key.
 TABLE = [
     Row("nothing special", ""),
     Row("a comment after HostName", "HostName 127.0.0.1  # my box"),
@@ -206,7 +206,7 @@ HOST = {
 
 
 class Box(NamedTuple):
-    """The sshd of the table, and what its rows may name."""
+    """The sshd of the table, and the words that rows may use."""
 
     folder: Path
     words: dict[str, str]
@@ -241,7 +241,7 @@ def box(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(autouse=True)
 def environment(box: Box, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The home folder of passwd, where OpenSSH looks whatever HOME says, and the variables that rows name."""
+    """The home folder in passwd, which OpenSSH uses regardless of HOME, and the variables that rows use."""
     monkeypatch.setenv("HOME", pwd.getpwuid(os.getuid()).pw_dir)
     monkeypatch.setenv("WB_TEST_KEYS", str(box.folder))
     monkeypatch.setenv("WB_TEST_AGENT", box.words["agent"])
@@ -249,7 +249,7 @@ def environment(box: Box, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _keys(folder: Path, authority: Path) -> list[Path]:
-    """Make keys of many formats; return those whose public half is to be authorised."""
+    """Make keys of many formats, and return those whose public half is to be authorised."""
     rsa, ecdsa = keygen(folder / "rsa", kind="rsa"), keygen(folder / "ecdsa", kind="ecdsa")
     encodings = {"pkcs8": serialization.PrivateFormat.PKCS8, "pem": serialization.PrivateFormat.TraditionalOpenSSL}
     for source, name, form in [
@@ -275,7 +275,7 @@ def _keys(folder: Path, authority: Path) -> list[Path]:
 
 
 def _files(folder: Path, machine: Machine, home: Path) -> dict[str, str]:
-    """Make the files that rows name; return the words of the rows."""
+    """Make the files that rows name, and return the words of the rows."""
     host, user = socket.gethostname(), getpass.getuser()
     bare = " ".join(public(machine.folder / "host_key").split()[:2])
     connection = hashlib.sha1(f"{host}{LOOPBACK}{machine.port}{user}".encode()).hexdigest()
@@ -320,7 +320,7 @@ def _write(path: Path, content: bytes, mode: int = 0o600) -> None:
 
 
 def _hashed(folder: Path, line: str) -> str:
-    """Hash a line of known_hosts as OpenSSH does."""
+    """Hash a line of known_hosts like OpenSSH."""
     path = folder / "to_hash"
     path.write_text(line)
     subprocess.run(["ssh-keygen", "-H", "-f", str(path)], check=True, capture_output=True, timeout=30)
@@ -329,7 +329,7 @@ def _hashed(folder: Path, line: str) -> str:
 
 @contextlib.contextmanager
 def _agent(address: Path, *keys: Path) -> Iterator[str]:
-    """A real ssh-agent that holds keys; their private halves are sealed afterwards."""
+    """Start a real ssh-agent with keys. Their private key files are encrypted afterwards."""
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as process:
         try:
             until(address.exists)
@@ -352,7 +352,7 @@ def _ssh_add(agent: str, *arguments: str) -> None:
 
 
 def _written(row: Row, number: int, box: Box) -> tuple[Path, str]:
-    """Write a row's configuration; return it, and the name to connect to."""
+    """Write a row's configuration. Return its path, and the name to connect to."""
     file = box.folder / f"known-{number}"
     words = {**box.words, "file": str(file)}
     file.write_bytes(row.known.format(**words).encode())

@@ -1,4 +1,4 @@
-"""Configuration outside the table of `test_as_openssh.py`: another home, no OpenSSH, and advice that works as it is given."""
+"""Configuration outside the table of `test_as_openssh.py`: another home, no OpenSSH, and advice that works when followed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workbench.ssh.host_keys import check_host_key
 
 @pytest.fixture
 def at_home(machines: Ground, own_home: Path) -> Path:
-    """A ~/.ssh of the test's own, in $HOME, which is not the home folder that passwd names."""
+    """A ~/.ssh in $HOME for this test, different from the home folder in passwd."""
     folder = own_home / ".ssh"
     folder.mkdir(mode=0o700)
     shutil.copy(machines["edge"].key, folder / "id_ed25519")
@@ -48,7 +48,7 @@ BLOCK = "Host edge\n  HostName 127.0.0.1  # my box\n  Port {port} # high\n  Iden
 
 @pytest.fixture(params=["with OpenSSH", "without OpenSSH"])
 def reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to read a configuration."""
+    """Both ways of reading a configuration."""
     if request.param == "without OpenSSH":
         monkeypatch.setattr(configuration.shutil, "which", lambda _: None)
 
@@ -115,7 +115,7 @@ def test_a_program_of_match_that_hangs_is_one_line(own_home: Path, monkeypatch: 
     assert "did not end within 0.5 s: does a Match exec" in refusal("x", own_home / "c")
 
 
-# The line for a host that is not trusted
+# The error line for an untrusted host
 
 
 @pytest.mark.parametrize("nowhere", ["/dev/null", "none", "/dev/null /dev/null"])
@@ -127,7 +127,7 @@ def test_a_file_that_keeps_no_key_is_named_instead_of_written_to(nowhere: str, m
     assert ">>" not in said
 
 
-def test_the_way_to_accept_a_key_works_where_there_is_no_folder_yet(machines: Ground, own_home: Path) -> None:
+def test_the_way_to_accept_a_key_works_without_a_folder(machines: Ground, own_home: Path) -> None:
     edge = machines["edge"]
     (own_home / "c").write_text(f"Host edge\n HostName {LOOPBACK}\n Port {edge.port}\n IdentityFile {edge.key}\n")
     path = own_home / "a folder" / "known_hosts"
@@ -153,7 +153,7 @@ def test_an_authority_is_named_in_the_refusal(machines: Ground, own_home: Path) 
 
 @pytest.fixture
 def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
-    """A host that is known by one file, and its key."""
+    """A host that one file knows, and its key."""
     key = paramiko.ECDSAKey.generate()
     known = tmp_path / "known"
     known.write_text(f"box.example {key.get_name()} {key.get_base64()}\n")
@@ -161,9 +161,7 @@ def address(tmp_path: Path) -> tuple[Address, paramiko.PKey]:
     return replace(made, known_files=(known,)), key
 
 
-def test_a_binary_list_of_revoked_keys_is_refused_and_not_passed_over(
-    address: tuple[Address, paramiko.PKey], tmp_path: Path
-) -> None:
+def test_a_binary_list_of_revoked_keys_is_refused(address: tuple[Address, paramiko.PKey], tmp_path: Path) -> None:
     at, key = address
     check_host_key(at, key)
     other = keygen(tmp_path / "other")
@@ -173,7 +171,7 @@ def test_a_binary_list_of_revoked_keys_is_refused_and_not_passed_over(
         check_host_key(replace(at, revoked=(revoked,)), key)
 
 
-def test_with_check_host_ip_another_key_of_its_address_is_refused(address: tuple[Address, paramiko.PKey]) -> None:
+def test_with_check_host_ip_a_changed_address_key_is_refused(address: tuple[Address, paramiko.PKey]) -> None:
     at, key = address
     checked = replace(at, check_ip=True)
     check_host_key(checked, key, "192.0.2.7")
@@ -196,7 +194,7 @@ def test_kinds_of_known_keys_are_asked_for_first(address: tuple[Address, paramik
 # Keys
 
 
-def test_a_key_that_cannot_be_read_is_told_from_one_that_is_absent(machines: Ground, own_home: Path) -> None:
+def test_an_unreadable_key_is_distinguished_from_an_absent_one(machines: Ground, own_home: Path) -> None:
     dsa = own_home / "dsa"
     private = "-----BEGIN DSA PRIVATE KEY-----\nMAA=\n-----END DSA PRIVATE KEY-----\n"
     dsa.write_text(private)

@@ -1,4 +1,4 @@
-"""Every login shell runs the same commands: sshd hands a command to the user's own shell, whatever that is and prints."""
+"""Every login shell runs the same commands: sshd passes a command to the user's own shell, whatever that prints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.sshd import Ground, Machine, keygen, missing, public
-from workbench.deployment.stages import FarSide
+from workbench.deployment.stages import RemoteAgent
 from workbench.errors import RemoteError
 from workbench.remote import SshHost
 from workbench.ssh.login_shell import MarkedOutput, command_line
@@ -54,7 +54,7 @@ GREETING = "echo 'Welcome to the machine!'; echo 'stty: not a terminal' >&2"
 
 
 class Shell(NamedTuple):
-    """A login shell: its command line, and the startup file that it reads for a command."""
+    """A login shell: its command line, and the startup file that it reads before a command."""
 
     words: str
     startup: str = ""
@@ -64,7 +64,7 @@ class Shell(NamedTuple):
 SHELLS = {
     **{name: Shell(name) for name in ("sh", "bash", "dash", "zsh", "fish", "tcsh", "csh")},
     "busybox": Shell("busybox sh"),
-    "bash greets": Shell("bash", ".bashrc"),  # by BASH_ENV, as where bash is built to read it for sshd
+    "bash greets": Shell("bash", ".bashrc"),  # by BASH_ENV, like a bash that is built to read it under sshd
     "zsh greets": Shell("zsh", ".zshenv"),
     "fish greets": Shell("fish", ".config/fish/config.fish"),
     "tcsh greets": Shell("tcsh", ".tcshrc", "echo 'Welcome to the machine!'; printf 'no line end'"),
@@ -76,7 +76,7 @@ AGREEING = [name for name in SHELLS if name.split()[-1] not in ("ends", "fails")
 
 @pytest.fixture(scope="module")
 def shells(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    """One sshd: each key has a login shell and a home folder of its own, and sshd's own way to start it."""
+    """One sshd where each key has its own login shell and home folder."""
     folder = tmp_path_factory.mktemp("shells")
     machine = Machine("shells", folder / "sshd", machines["edge"].key, options={"ForceCommand": "none"})
     machine.start()
@@ -102,7 +102,7 @@ def shells(machines: Ground, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextlib.contextmanager
 def login(shells: Ground, name: str) -> Iterator[SshHost]:
-    """The machine as a user of one shell sees it."""
+    """Yield the host for the user of one shell."""
     if shutil.which(SHELLS[name].words.split()[0]) is None:
         missing("WORKBENCH_REQUIRE_SSHD", f"there is no {SHELLS[name].words.split()[0]}: install Debian's package of that name")
     key = shells.folder / f"key{list(SHELLS).index(name)}"
@@ -111,7 +111,7 @@ def login(shells: Ground, name: str) -> Iterator[SshHost]:
 
 
 @pytest.mark.parametrize("name", AGREEING)
-def test_run_stream_put_get_and_launch_agree_in_every_login_shell(name: str, shells: Ground, tmp_path: Path) -> None:
+def test_all_operations_agree_in_every_login_shell(name: str, shells: Ground, tmp_path: Path) -> None:
     with login(shells, name) as host:
         show = (
             "import os, sys; sys.stdout.buffer.write(b'|'.join(map(os.fsencode, sys.argv[1:]))); print('err', file=sys.stderr)"
@@ -124,7 +124,7 @@ def test_run_stream_put_get_and_launch_agree_in_every_login_shell(name: str, she
         assert Path(path).is_relative_to(shells.folder / name)
         host.get("~/" + os.path.relpath(path, shells.folder / name), tmp_path / "back")
         assert (tmp_path / "back").read_bytes() == content
-        far = FarSide(host, "pmc2")
+        far = RemoteAgent(host, "pmc2")
         asked = {"command": ["-c", STAGE, "{port}", "{home}/port"], "environ": {}, "files": {}, "texts": {"note": "a\nb!"}}
         state = far("start", name="stage", port=0, environment={"python": sys.executable, "path": ""}, **asked)
         assert state["running"]

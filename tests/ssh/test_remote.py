@@ -1,4 +1,4 @@
-"""One contract for every machine, here and over SSH: commands, streams, files and ports, with real shells and a real sshd."""
+"""One contract for every machine, local and over SSH: commands, streams, files and ports, with real shells and a real sshd."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from workbench.ssh.uploads import TAKE
 
 
 class Kind:
-    """A machine under test, its home folder as this process sees it."""
+    """A machine under test, and its home folder as seen from this process."""
 
     def __init__(self, host: Host, home: Path) -> None:
         self.host, self.home = host, home
@@ -59,12 +59,12 @@ def host(kind: Kind) -> Host:
 
 @pytest.fixture
 def mark() -> str:
-    """A word that no other process has in its command line."""
+    """A unique word in the command line of a test's processes."""
     return f"4{os.getpid()}{time.monotonic_ns() % 10**6}"
 
 
 def running(mark: str) -> list[int]:
-    """The sleepers with that word: not the shells that started them."""
+    """Return the sleeping processes with that word, without the shells that started them."""
     return [pid for pid in numbers() if command_of(pid).startswith(f"sleep {mark}")]
 
 
@@ -99,7 +99,7 @@ def test_input_arrives_whole_and_ends(host: Host) -> None:
     assert host.run(["cat"]).out == b"", "without input it ends at once"
 
 
-def test_more_on_both_outputs_than_any_buffer_holds_stops_nothing(host: Host) -> None:
+def test_output_beyond_any_buffer_blocks_nothing(host: Host) -> None:
     both = "head -c 3000000 /dev/zero >&2; head -c 3000000 /dev/zero; head -c 3000000 /dev/zero >&2"
     result = host.run(["sh", "-c", both], input=b"x" * 300_000)
     assert (len(result.out), len(result.err)) == (3_000_000, 6_000_000)
@@ -128,7 +128,7 @@ def test_one_that_closes_its_input_early_goes_on(host: Host) -> None:
 
 def test_what_a_command_leaves_in_the_background_lives_on(host: Host, mark: str) -> None:
     host.run(["sh", "-c", f"nohup sleep {mark} >/dev/null 2>&1 </dev/null &"])
-    until(lambda: running(mark))  # it may still be a shell
+    until(lambda: running(mark))  # the process may still be a shell
     host.run(["true"])
     (pid,) = running(mark)
     os.kill(pid, 9)
@@ -263,7 +263,7 @@ def _part(kind: Kind, data: bytes, there: bytes) -> Path:
 
 
 def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the bytes that the far side's shell is given, as they are written to it."""
+    """Count the bytes that are written to the remote shell."""
     from workbench.ssh.remote_process import ChannelProcess, LocalProcess
 
     counted: list[int] = []
@@ -271,7 +271,7 @@ def _counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         write = each.write
 
         def counting(self: object, data: bytes, write: Callable[..., None] = write) -> None:
-            if len(data) > 65:  # not the digests, which are requested
+            if len(data) > 65:  # not the list of digests
                 counted.append(len(data))
             write(self, data)
 
@@ -304,13 +304,13 @@ def test_two_who_send_the_same_at_once_do_not_spoil_each_other(kind: Kind, machi
     assert found.read_bytes() == content.read_bytes()
 
 
-def test_what_a_rival_begins_while_a_file_is_checked_does_not_take_its_place(tmp_path: Path) -> None:
+def test_a_rival_upload_during_a_check_does_not_replace_it(tmp_path: Path) -> None:
     content = os.urandom(100_000)
     digest = hashlib.sha256(content).hexdigest()
     store, tools = tmp_path / "store", tmp_path / "tools"
     store.mkdir()
     tools.mkdir()
-    slow = tools / "sha256sum"  # says what it found once the test lets it
+    slow = tools / "sha256sum"  # prints its result when the test allows it
     slow.write_text(
         f"#!/bin/sh\nfound=$({shutil.which('sha256sum')})\ntouch '{tools}/found'\n"
         f"while [ ! -e '{tools}/go' ]; do sleep 0.01; done\necho \"$found\"\n"
@@ -324,7 +324,7 @@ def test_what_a_rival_begins_while_a_file_is_checked_does_not_take_its_place(tmp
         sender.stdin.close()
         until(lambda: (tools / "found").exists())
         part, whole = store / f"{digest}.part", store / digest
-        part.rename(whole)  # one has just finished, and another, which knew of the part, goes on behind its end
+        part.rename(whole)  # one sender has just finished, while another, which knew the part, continues after its end
         part.touch()
         (tools / "go").touch()
         assert sender.wait(30) == 0
@@ -435,7 +435,7 @@ def test_a_file_is_fetched_whole_or_not_at_all(kind: Kind, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["fetched"]
 
 
-def test_a_file_that_cannot_be_written_here_is_this_machines_error(host: Host, tmp_path: Path) -> None:
+def test_a_local_file_that_cannot_be_written_is_a_local_error(host: Host, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
         host.get("/etc/hostname", tmp_path / "file" / "below")
@@ -445,7 +445,7 @@ def test_a_file_that_cannot_be_written_here_is_this_machines_error(host: Host, t
 
 
 class Service:
-    """Sends back what it is sent, in capitals, once the sender has ended."""
+    """A service that returns the received text in capitals, once the sender has ended."""
 
     def __init__(self) -> None:
         self.listener = socket.create_server((LOOPBACK, 0))
@@ -478,11 +478,11 @@ def service() -> Iterator[Service]:
 
 
 def shout(port: int, data: bytes) -> bytes:
-    """Send, end, and return all that is answered."""
+    """Send, shut down the sending direction, and return the whole response."""
     with socket.create_connection((LOOPBACK, port), timeout=30) as near:
 
         def send() -> None:
-            with contextlib.suppress(OSError):  # the answer says it
+            with contextlib.suppress(OSError):  # the assertion below checks it
                 near.sendall(data)
                 near.shutdown(socket.SHUT_WR)
 
@@ -524,7 +524,7 @@ def test_closing_a_port_ends_what_goes_through_it(host: Host, service: Service, 
 
 
 @pytest.mark.parametrize("way", ["forward", "reverse"])
-def test_a_port_of_ones_choice_is_had_and_one_that_is_taken_is_one_line(host: Host, service: Service, way: str) -> None:
+def test_a_chosen_port_is_used_and_a_taken_one_is_one_line(host: Host, service: Service, way: str) -> None:
     def make(port: int) -> relays.Forward:
         return (
             host.forward(service.port, listen=port) if way == "forward" else host.reverse((LOOPBACK, service.port), listen=port)
@@ -543,7 +543,7 @@ def test_a_port_of_ones_choice_is_had_and_one_that_is_taken_is_one_line(host: Ho
 @pytest.mark.parametrize("way", ["forward", "reverse"])
 def test_where_nothing_answers_the_client_is_hung_up_on(host: Host, service: Service, way: str) -> None:
     with socket.socket() as held:
-        held.bind((LOOPBACK, 0))  # nobody listens there, and nobody else can
+        held.bind((LOOPBACK, 0))  # reserves a port without listening
         nothing = held.getsockname()[1]
         made = host.forward(nothing) if way == "forward" else host.reverse((LOOPBACK, nothing))
         with made, contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -564,7 +564,7 @@ def test_a_reader_that_is_slow_holds_its_writer_back(host: Host) -> None:
 
 
 @pytest.mark.parametrize("shell", ["dash", "bash", "busybox"])
-def test_another_shell_and_no_more_programs_than_posix_and_python_will_do(
+def test_any_shell_with_posix_programs_and_python_suffices(
     shell: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mark: str, own_home: Path
 ) -> None:
     folder = tmp_path / "bin"
@@ -596,12 +596,12 @@ def test_a_command_ends_with_the_process_that_started_it(mark: str) -> None:
         assert process.stdout is not None
         try:
             assert b"up" in process.stdout.readline()
-            until(lambda: bool(running(mark)))  # the shell says up before it starts the command
+            until(lambda: bool(running(mark)))  # the shell prints "up" before it starts the command
         finally:
             process.kill()
     until(lambda: not running(mark))
 
 
-def test_local_is_this_machine_and_any_other_name_is_reached_over_ssh() -> None:
+def test_local_is_this_machine_and_other_names_go_over_ssh() -> None:
     assert isinstance(host_of("local"), Here)
     assert isinstance(host_of("gpu-box"), SshHost)

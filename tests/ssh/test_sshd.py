@@ -1,4 +1,4 @@
-"""SSH with a real OpenSSH server: trust in hosts, keys that are let in, the line for a refusal, what a broken network leaves."""
+"""SSH with a real OpenSSH server: host keys, user keys, the error line of a refusal, and broken networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KEY = paramiko.ECDSAKey.generate()
 
 
 def refused(host: Host, message: str) -> str:
-    """Ask for something, expect one line that matches, and return it."""
+    """Run a command, expect one error line that matches, and return it."""
     with host, pytest.raises(RemoteError, match=message) as caught:
         host.run(["true"])
     assert "\n" not in str(caught.value)
@@ -47,10 +47,10 @@ def one(config: Path, name: str = "edge", **options: object) -> SshHost:
     return SshHost(name, config=config, **options)  # type: ignore[arg-type]
 
 
-# Whom one trusts
+# Host keys
 
 
-def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_way_to_accept_it(machines: Ground, own_home: Path) -> None:
+def test_an_unknown_host_key_is_refused_with_its_fingerprint(machines: Ground, own_home: Path) -> None:
     edge = machines["edge"]
     said = refused(one(machines.config(known="")), "is unknown")
     shown = subprocess.run(["ssh-keygen", "-lf", str(edge.folder / "host_key.pub")], check=True, capture_output=True, text=True)
@@ -62,7 +62,7 @@ def test_an_unknown_host_key_is_refused_with_its_fingerprint_and_the_way_to_acce
         assert host.run(["echo", "accepted"]).out == b"accepted\n"
 
 
-def test_a_changed_host_key_is_refused_with_its_line_and_the_way_to_remove_it(machines: Ground, own_home: Path) -> None:
+def test_a_changed_host_key_is_refused_with_its_line(machines: Ground, own_home: Path) -> None:
     edge, cloud = machines["edge"], machines["cloud"]
     other = edge.known.split()[0] + " " + public(cloud.folder / "host_key")
     config = machines.config(known=f"# a comment\n{other}\n")
@@ -73,7 +73,7 @@ def test_a_changed_host_key_is_refused_with_its_line_and_the_way_to_remove_it(ma
     refused(one(config), "is unknown")
 
 
-def test_a_key_of_another_kind_than_the_known_one_counts_as_changed(machines: Ground, tmp_path: Path) -> None:
+def test_a_key_of_another_kind_counts_as_changed(machines: Ground, tmp_path: Path) -> None:
     other = machines["edge"].known.split()[0] + " " + public(keygen(tmp_path / "other", kind="ecdsa"))
     refused(one(machines.config(known=other)), "has changed")
 
@@ -123,7 +123,7 @@ def test_no_line_of_known_hosts_is_more_than_ignored(text: str, tmp_path_factory
         check_host_key(address, KEY)
 
 
-# Who is let in
+# User keys
 
 
 def test_a_wrong_user_is_not_let_in(machines: Ground) -> None:
@@ -198,7 +198,7 @@ def test_an_encrypted_key_without_a_terminal_says_what_to_do(
 
 @pytest.fixture
 def agent(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A real ssh-agent, empty."""
+    """A real ssh-agent without keys."""
     address = tmp_path_factory.mktemp("agent") / "socket"
     with subprocess.Popen(["ssh-agent", "-D", "-a", str(address)], stdout=subprocess.DEVNULL) as process:
         until(address.exists)
@@ -222,7 +222,7 @@ def test_a_banner_is_passed_over(sshd: Make, tmp_path: Path) -> None:
         assert (host.run(["echo", "x"]).out, host.run(["true"]).err) == (b"x\n", b"")
 
 
-# Where it is
+# Addresses
 
 
 def test_the_configuration_is_followed(machines: Ground, own_home: Path) -> None:
@@ -277,14 +277,14 @@ def test_a_port_that_refuses_is_one_line(own_home: Path) -> None:
     refused(SshHost(f"{LOOPBACK}:{port}"), rf"{LOOPBACK} port {port} refuses connections: does sshd run there")
 
 
-def test_an_address_that_does_not_answer_is_given_up_within_its_time(own_home: Path) -> None:
+def test_an_address_that_does_not_answer_times_out(own_home: Path) -> None:
     (own_home / "c").write_text("ConnectTimeout 1\n")
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind((LOOPBACK, 0))
         listener.listen(0)
         port = listener.getsockname()[1]
-        for _ in range(2):  # the queue is full with these: what comes next is dropped, as a firewall does
+        for _ in range(2):  # these fill the queue, so further connections are dropped like at a firewall
             near = stack.enter_context(socket.socket())
             near.setblocking(False)
             near.connect_ex((LOOPBACK, port))
@@ -465,7 +465,7 @@ def test_an_upload_whose_server_restarts_is_gone_on_with(sshd: Make, tmp_path: P
         thread.start()
         until(lambda: part.exists() and part.stat().st_size > 4 << 20)
         ground["own"].stop()
-        assert part.exists(), "it was stopped in the midst of it"
+        assert part.exists(), "it was stopped during the upload"
         ground["own"].start()
         thread.join(60)
     assert sent == [[str(part.with_suffix(""))]]
@@ -473,7 +473,7 @@ def test_an_upload_whose_server_restarts_is_gone_on_with(sshd: Make, tmp_path: P
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
-def test_a_child_that_was_forked_does_not_disturb_its_parents_connection(machines: Ground) -> None:
+def test_a_forked_child_leaves_its_parents_connection_alone(machines: Ground) -> None:
     with machines.host("edge") as host:
         assert host.run(["true"]).status == 0
         child = os.fork()
@@ -499,7 +499,7 @@ def faulty(port: int, key: Path, own_home: Path, **options: object) -> SshHost:
     return SshHost(f"{LOOPBACK}:{port}", config=path, **options)  # type: ignore[arg-type]
 
 
-def test_a_server_without_sftp_and_without_sessions_of_its_own_will_do(tmp_path: Path, own_home: Path) -> None:
+def test_a_server_without_sftp_and_spare_sessions_suffices(tmp_path: Path, own_home: Path) -> None:
     key = keygen(tmp_path / "key")
     with serving(key, tmp_path) as link, faulty(link.port, key, own_home) as host:
         assert host.run(["cat"], input=b"in").out == b"in"
@@ -524,7 +524,7 @@ def test_a_byte_that_flips_on_the_far_side_is_found(tmp_path: Path, own_home: Pa
     assert list((tmp_path / "store").iterdir()) == []
 
 
-def test_a_server_that_runs_a_command_and_says_nothing_is_timed_out(tmp_path: Path, own_home: Path) -> None:
+def test_a_server_that_runs_a_command_silently_times_out(tmp_path: Path, own_home: Path) -> None:
     key = keygen(tmp_path / "key")
     with (
         serving(key, tmp_path, stalls=True) as link,
@@ -582,9 +582,7 @@ def test_ctrl_c_ends_an_upload_that_nobody_takes(tmp_path: Path, own_home: Path)
         gate.set()
 
 
-def test_ctrl_c_between_the_first_file_and_the_second_ends_the_first(
-    tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ctrl_c_between_two_files_ends_the_first(tmp_path: Path, own_home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key = keygen(tmp_path / "key")
     stuck, gate = threading.Event(), threading.Event()
     submit = ThreadPoolExecutor.submit
@@ -611,9 +609,7 @@ def test_ctrl_c_between_the_first_file_and_the_second_ends_the_first(
         gate.set()
 
 
-def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
-    machines: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_remote_port_that_is_silent_leaves_the_connection(machines: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("workbench.ssh.connections.CHANNEL_S", 0.5)
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
@@ -633,10 +629,10 @@ def test_a_port_over_there_that_does_not_answer_leaves_the_connection_alone(
         assert host._open is connection
 
 
-# Networks of their own
+# Separate networks
 
 
-def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each_other(namespaces: Ground) -> None:
+def test_machines_in_separate_networks_do_not_reach_each_other(namespaces: Ground) -> None:
     edge, cloud = namespaces["edge"], namespaces["cloud"]
     reach = "import socket, sys; socket.create_connection((sys.argv[1], 22), 2)"
     with namespaces.host("edge") as here, namespaces.host("cloud") as there:
@@ -650,7 +646,7 @@ def test_two_machines_in_networks_of_their_own_are_reached_and_do_not_reach_each
             assert here.run(["python3", "-c", script]).out == b"b'SSH-'\n", "through this machine they do"
 
 
-def test_an_address_that_swallows_everything_is_given_up_within_its_time(namespaces: Ground) -> None:
+def test_an_address_that_swallows_everything_times_out(namespaces: Ground) -> None:
     edge = namespaces["edge"].network
     assert edge is not None
     edge.cut()
@@ -661,7 +657,7 @@ def test_an_address_that_swallows_everything_is_given_up_within_its_time(namespa
     assert time.monotonic() - began < 10
 
 
-def test_an_upload_whose_network_goes_and_comes_back_sends_only_the_rest(namespaces: Ground, tmp_path: Path) -> None:
+def test_an_upload_over_a_returning_network_sends_the_rest(namespaces: Ground, tmp_path: Path) -> None:
     content = tmp_path / "content"
     content.write_bytes(os.urandom(12 << 20))
     size, digest = content.stat().st_size, hashlib.sha256(content.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""Network namespaces that lead to this one and not to each other: machines in different networks, for as long as a test wants."""
+"""Network namespaces that can reach this one but not each other: machines in different networks for a test."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Network:
 
     @property
     def far(self) -> str:
-        """The end of the link in the namespace."""
+        """The name of the link's end inside the namespace."""
         return f"{self.near}f"
 
     @property
     def inside(self) -> list[str]:
-        """What a command line begins with that is to run there."""
+        """The prefix of a command line that runs inside."""
         return ["ip", "netns", "exec", self.name]
 
     def cut(self) -> None:
-        """Take the link down; what is sent then is lost without a word."""
+        """Take the link down. Packets are then lost silently."""
         ip("-n", self.name, "link", "set", self.far, "down")
 
     def mend(self) -> None:
@@ -44,11 +44,11 @@ class Network:
 
     @property
     def sent(self) -> int:
-        """The bytes that have gone there, headers included."""
+        """The number of bytes sent into the namespace, headers included."""
         return int(Path(f"/sys/class/net/{self.near}/statistics/tx_bytes").read_text())
 
     def slow(self, bits_per_s: int) -> None:
-        """Let no more go there than so much."""
+        """Limit the rate of traffic into the namespace."""
         limit = ["tbf", "rate", f"{bits_per_s}bit", "burst", "16kb", "limit", "200000"]
         subprocess.run(
             ["tc", "qdisc", "replace", "dev", self.near, "root", *limit], check=True, capture_output=True, timeout=10
@@ -61,7 +61,7 @@ def ip(*command: str) -> None:
 
 
 def unavailable(reason: str) -> None:
-    """Skip, or fail where there have to be namespaces."""
+    """Skip without namespaces, or fail if they are required."""
     if os.environ.get("WORKBENCH_REQUIRE_NETNS"):
         pytest.fail(f"WORKBENCH_REQUIRE_NETNS is set, and {reason}")
     pytest.skip(reason)
@@ -69,7 +69,7 @@ def unavailable(reason: str) -> None:
 
 @contextlib.contextmanager
 def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
-    """Give a namespace for each name, with a link to this one and no way to any other; all are removed afterwards."""
+    """Yield a namespace for each name, with a link to this one and no way to any other; all are removed afterwards."""
     if not shutil.which("ip"):
         unavailable("there is no ip: install Debian's iproute2")
     if os.geteuid() != 0:
@@ -81,11 +81,11 @@ def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
         yield made
     finally:
         for network in made.values():
-            ip("netns", "del", network.name)  # and the link, which is half in it
+            ip("netns", "del", network.name)  # removes the link, too
 
 
 def _network(index: int, name: str) -> Network:
-    count = next(COUNT)  # a link goes some time after its namespace: none has the name or the address of the one before
+    count = next(COUNT)  # the kernel removes a link some time after its namespace, so names and addresses are never reused
     mark = (os.getpid() + 97 * count) % 16384
     block = f"10.{214 + index}.{mark // 64}"
     gate, address = (f"{block}.{mark % 64 * 4 + host}" for host in (1, 2))

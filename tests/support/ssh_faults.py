@@ -1,4 +1,4 @@
-"""An SSH server in this process, for faults that OpenSSH cannot be made to show; its commands are real processes."""
+"""An SSH server in this process, for faults that OpenSSH never shows. Its commands are real processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Server(paramiko.ServerInterface):
-    """Lets everybody in, and runs their commands in a home folder; it knows no SFTP."""
+    """A server that accepts every user and runs commands in a home folder. It has no SFTP."""
 
     def __init__(self, home: Path, spoil: Callable[[bytes], bytes], stalls: bool) -> None:
         self.home, self.spoil, self.stalls = home, spoil, stalls
@@ -79,7 +79,7 @@ def _copy(
 
 
 class Link:
-    """A listener whose accepted connections are wrapped, and can be cut or frozen."""
+    """A listener whose accepted connections can be cut or frozen."""
 
     def __init__(self, key: Path, home: Path, spoil: Callable[[bytes], bytes], stalls: bool) -> None:
         self._key = paramiko.Ed25519Key.from_private_key_file(str(key))
@@ -117,7 +117,7 @@ class Link:
 
 @contextlib.contextmanager
 def serving(key: Path, home: Path, spoil: Callable[[bytes], bytes] = lambda data: data, stalls: bool = False) -> Iterator[Link]:
-    """Serve on a port of loopback; `spoil` changes what commands are given, `stalls` runs none."""
+    """Serve on a loopback port. `spoil` changes the input of commands, and with `stalls` no command runs."""
     link = Link(key, home, spoil, stalls)
     try:
         yield link
@@ -127,7 +127,7 @@ def serving(key: Path, home: Path, spoil: Callable[[bytes], bytes] = lambda data
 
 @contextlib.contextmanager
 def silent(says: bytes = b"") -> Iterator[int]:
-    """A port that accepts, says something or nothing, and then nothing more."""
+    """A port that accepts connections, sends `says`, and then nothing more."""
     kept: list[socket.socket] = []
     with socket.create_server((LOOPBACK, 0)) as listener:
 

@@ -1,4 +1,4 @@
-"""What the deployment's tests share: machines that are real OpenSSH servers on loopback, and a home that is nobody's."""
+"""Machines for tests: real OpenSSH servers on loopback, and a separate home folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LOOPBACK = "127.0.0.1"
 
 @pytest.fixture(autouse=True)
 def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A home of the test's own: no ~/.ssh and no agent of the developer's takes part."""
+    """A separate home folder, so that the developer's ~/.ssh and agent take no part."""
     home = tmp_path_factory.mktemp("home")
     monkeypatch.setenv("HOME", str(home))
     for name in ("SSH_AUTH_SOCK", "SSH_AGENT_PID", "SSH_ASKPASS"):
@@ -36,14 +36,14 @@ def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
 
 
 def missing(variable: str, reason: str) -> None:
-    """Skip with a reason, or fail where the variable says that this must not be skipped."""
+    """Skip with a reason, or fail if the environment variable forbids it."""
     if os.environ.get(variable):
         pytest.fail(f"{variable} is set, and {reason}")
     pytest.skip(reason)
 
 
 def until(condition: Callable[[], Any], patience: float = 20.0) -> None:
-    """Return once a condition holds; fail where it does not in time."""
+    """Return once a condition holds. Fail if it does not in time."""
     deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -51,30 +51,30 @@ def until(condition: Callable[[], Any], patience: float = 20.0) -> None:
 
 
 def free_port() -> int:
-    """A port of loopback that nothing listens on."""
+    """Return a loopback port on which nothing listens."""
     with socket.create_server((LOOPBACK, 0)) as listener:
         return int(listener.getsockname()[1])
 
 
 def keygen(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
-    """Make a key pair with OpenSSH's own program."""
+    """Make a key pair with OpenSSH's ssh-keygen."""
     command = ["ssh-keygen", "-q", "-t", kind, "-N", passphrase, "-f", str(path), "-C", path.name, "-a", "1"]
     subprocess.run([*command, *(["-b", "2048"] if kind == "rsa" else [])], check=True, capture_output=True, timeout=30)
     return path
 
 
 def public(path: Path) -> str:
-    """The public half of a key."""
+    """Return the public half of a key."""
     return Path(f"{path}.pub").read_text().strip()
 
 
 @dataclass
 class Machine:
-    """A machine: an sshd with a host key, a home folder and processes of its own."""
+    """A machine: an sshd with its own host key, home folder and processes."""
 
     name: str
     folder: Path
-    key: Path  # of the user
+    key: Path  # the user's key
     port: int = 0
     address: str = LOOPBACK
     prefix: Sequence[str] = ()  # such as ip netns exec
@@ -85,22 +85,22 @@ class Machine:
 
     @property
     def home(self) -> Path:
-        """The folder that commands start in."""
+        """The folder in which commands start."""
         return self.folder / "home"
 
     @property
     def known(self) -> str:
-        """Its line of known_hosts."""
+        """The machine's line of known_hosts."""
         where = self.address if self.port == 22 else f"[{self.address}]:{self.port}"
         return f"{where} {public(self.folder / 'host_key')}\n"
 
     @property
     def log(self) -> str:
-        """What its sshd has said."""
+        """The log of its sshd."""
         return (self.folder / "log").read_text(errors="replace")
 
     def start(self) -> Machine:
-        """Start its sshd, on the port it had before, and wait until it listens."""
+        """Start its sshd on the same port as before, and wait until it listens."""
         self.home.mkdir(parents=True, exist_ok=True)
         if not (self.folder / "host_key").exists():
             keygen(self.folder / "host_key", kind=self.host_key)
@@ -132,14 +132,14 @@ class Machine:
             "MaxStartups": "100",
             "LogLevel": "VERBOSE",
             "Subsystem": "sftp internal-sftp",
-            "SetEnv": f"HOME={self.home}",  # whose start-up files the login shell reads
+            "SetEnv": f"HOME={self.home}",  # the login shell reads this folder's startup files
             "ForceCommand": inside,
             **self.options,
         }
         return "".join(f"{name} {value}\n" for name, value in options.items())
 
     def stop(self) -> None:
-        """End its sshd, and every connection to it."""
+        """Stop its sshd and all of its connections."""
         if self.process is None:
             return
         pids = [*offspring(self.process.pid), self.process.pid]
@@ -152,7 +152,7 @@ class Machine:
             log.write("=== stopped\n")
 
     def block(self, **options: str) -> str:
-        """Its part of an SSH configuration."""
+        """Return the machine's block of an SSH configuration."""
         given = {
             "HostName": self.address,
             "Port": str(self.port),
@@ -165,38 +165,38 @@ class Machine:
         return "".join([f"Host {self.name}\n", *(f"    {name} {value}\n" for name, value in given.items())])
 
     def processes(self, word: str) -> list[int]:
-        """The processes below its sshd, and processes that these left behind, whose command line has a word."""
+        """Return the processes below its sshd, and those left behind, whose command line contains `word`."""
         return [pid for pid in numbers() if word in command_of(pid) and pid != os.getpid()]
 
 
 def numbers() -> list[int]:
-    """All processes."""
+    """Return the ids of all processes."""
     return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
 
 
 def command_of(pid: int) -> str:
-    """The command line of a process; nothing where it is gone."""
+    """Return the command line of a process, or "" after its end."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
 
 
 def parent(pid: int) -> int:
-    """The parent of a process; 0 where it is gone."""
+    """Return the parent of a process, or 0 after its end."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     return 0
 
 
 def offspring(pid: int) -> list[int]:
-    """The sshd processes below one."""
+    """Return the sshd processes below a process."""
     children = [each for each in numbers() if parent(each) == pid and "sshd" in command_of(each)]
     return [found for child in children for found in (*offspring(child), child)]
 
 
 @dataclass(frozen=True)
 class Ground:
-    """Machines, and a configuration by which they are reached."""
+    """Machines, and a configuration for connecting to them."""
 
     folder: Path
     machines: dict[str, Machine]
@@ -205,7 +205,7 @@ class Ground:
         return self.machines[name]
 
     def config(self, known: str | None = None, more: str = "", **options: str) -> Path:
-        """Write a configuration of all machines, whose keys are known unless others are given; return its path."""
+        """Write a configuration of all machines, and return its path. Their keys are known unless `known` is given."""
         folder = Path(os.environ["HOME"])
         hosts = folder / "known_hosts"
         hosts.write_text("".join(each.known for each in self.machines.values()) if known is None else known)
@@ -215,12 +215,12 @@ class Ground:
         return path
 
     def host(self, name: str, **options: Any) -> SshHost:
-        """One of the machines, over SSH."""
+        """Return one of the machines, over SSH."""
         return SshHost(name, config=self.config(), **options)
 
 
 def need_sshd() -> None:
-    """Skip where there is no OpenSSH server, or fail where there has to be."""
+    """Skip without an OpenSSH server, or fail if one is required."""
     if not (shutil.which("sshd") or Path("/usr/sbin/sshd").exists()) or not shutil.which("ssh-keygen"):
         missing("WORKBENCH_REQUIRE_SSHD", "there is no sshd: install Debian's openssh-server")
     if os.geteuid() == 0:
@@ -245,7 +245,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
 
 @pytest.fixture
 def sshd(machines: Ground, tmp_path: Path) -> Iterator[Callable[..., Ground]]:
-    """Makes a machine of a test's own, which it may restart or configure; they all end with the test."""
+    """Makes machines for one test, which may restart or configure them. All end with the test."""
     made: list[Machine] = []
 
     def make(name: str = "own", host_key: str = "ed25519", **options: str) -> Ground:
@@ -262,7 +262,7 @@ def sshd(machines: Ground, tmp_path: Path) -> Iterator[Callable[..., Ground]]:
 
 @pytest.fixture
 def namespaces(tmp_path: Path) -> Iterator[Ground]:
-    """Two machines, edge and cloud, in networks that lead to this one and not to each other."""
+    """Two machines, edge and cloud, in networks that can reach this one but not each other."""
     need_sshd()
     key = keygen(tmp_path / "id_ed25519")
     with netns.networks(("edge", "cloud")) as found:

@@ -13,10 +13,10 @@ AMD's revocation lists are not read, since they need a network. `minimum_tcb` ex
 """
 
 from .certificates import key_of
+from .checks import Check, Verdict
 from .policy import ANY, Policy
 from .products import ARKS, DEFAULT_PRODUCTS, PRODUCTS, WARNINGS
 from .report import Report, Tcb
-from .verdict import Check, Verdict
 from .verify import MOST_EVIDENCE, runtime_data, verify
 
 __all__ = [

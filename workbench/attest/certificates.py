@@ -1,4 +1,4 @@
-"""X.509 certificates as AMD issues them: reading them, and checking one signature or one validity period.
+"""Read X.509 certificates as AMD issues them, and check one signature or one validity period.
 
 ::
 
@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 
-from ..quiet import QUIET
+from ..warning_filter import suppress_warnings
 from .report import refusal
 
 __all__ = ["MOST_BYTES", "common_name", "extension", "fingerprint", "is_valid_at", "key_of", "load", "readable", "signed_by"]
@@ -43,17 +43,17 @@ _UNREADABLE = (
 def readable(name: str) -> Iterator[None]:
     """Raise AttestationError, with the certificate's name, if `cryptography` cannot parse what the block reads.
 
-    Its warnings are suppressed: every VCEK has the serial number zero, and damaged certificates cause many more.
+    Warnings are suppressed: every VCEK has the serial number zero, and damaged certificates cause many more.
     """
     try:
-        with QUIET:
+        with suppress_warnings():
             yield
     except _UNREADABLE as error:
         raise refusal(name, "a certificate that can be read", type(error).__name__) from None
 
 
 def load(der: bytes, name: str = "certificate") -> x509.Certificate:
-    """Return a certificate (DER). Raises AttestationError if the bytes are no certificate, or too many."""
+    """Parse a certificate (DER). Raises AttestationError if the bytes are no certificate, or more than `MOST_BYTES`."""
     if len(der) > MOST_BYTES:
         raise refusal(name, f"at most {MOST_BYTES} bytes", len(der))
     with readable(name):
@@ -73,7 +73,7 @@ def key_of(certificate: bytes) -> bytes:
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value of one of AMD's extensions, or None."""
+    """Return the value of one of AMD's extensions, or None if it is absent."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value
@@ -81,13 +81,13 @@ def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> byte
 
 
 def common_name(name: x509.Name) -> str:
-    """Return the only common name in a subject or issuer; "" if there is none, or more than one."""
+    """Return the common name of a subject or issuer, or "" unless there is exactly one."""
     values = [attribute.value for attribute in name.get_attributes_for_oid(NameOID.COMMON_NAME)]
     return values[0] if len(values) == 1 and isinstance(values[0], str) else ""
 
 
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> bool:
-    """Return whether `issuer`, an authority with an RSA key of 4096 bits, signed a certificate as AMD does."""
+    """Return whether `issuer` signed the certificate in AMD's way: RSA-PSS with SHA-384 and a key of 4096 bits."""
     with readable(name):
         scheme, key = certificate.signature_algorithm_parameters, issuer.public_key()
         if not (
@@ -101,11 +101,11 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
             and issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
             and certificate.public_bytes(Encoding.DER).endswith(
                 b"\0" + certificate.signature
-            )  # a whole number of bytes, which no signature covers
+            )  # zero unused bits: no signature covers this byte
         ):
             return False
         with contextlib.suppress(InvalidSignature):
-            certificate.verify_directly_issued_by(issuer)  # names and algorithms, too
+            certificate.verify_directly_issued_by(issuer)  # checks names and algorithms, too
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""The three certificates behind a report: the signing key's own, the authority that issued it, and AMD's pinned root."""
+"""The three certificates behind a report: the signing key's, its issuer's, and AMD's pinned root."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Chain", "find_chain"]
 class Chain:
     """The certificates behind a report, and the product of the pinned root.
 
-    key: "VCEK" or "VLEK", which `leaf` certifies.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    key: "VCEK" or "VLEK", certified by `leaf`.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
     """
 
     key: SigningKey
@@ -32,7 +32,7 @@ class Chain:
     product: str
 
     def __iter__(self) -> Iterator[tuple[str, x509.Certificate, str, x509.Certificate]]:
-        """Yield name, certificate, issuer's name and issuer, from the root on."""
+        """Yield name, certificate, issuer's name and issuer, starting at the root."""
         middle = INTERMEDIATES[self.key]
         yield "ARK", self.ark, "ARK", self.ark
         yield middle, self.issuer, "ARK", self.ark
@@ -65,18 +65,18 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
 
 
 def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
-    """Return whether a certificate, of several, is for the report's firmware and its processor or provider."""
+    """Return whether one of several certificates matches the report's firmware and its processor or provider."""
     with contextlib.suppress(AttestationError):
         if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
             return False
         if key == "VLEK":
             return provider_of(leaf) == policy.provider
-        return not any(report.chip) or chip_of(leaf) == report.chip  # a host may mask it
+        return not any(report.chip) or chip_of(leaf) == report.chip  # a host may mask the processor's number
     return False
 
 
 def _issuer(certificate: x509.Certificate, name: str, known: Sequence[x509.Certificate]) -> x509.Certificate:
-    """Return the authority that issued a certificate; of several with its name the one that signed it."""
+    """Return the authority that issued a certificate. If several have its name, return the one that signed it."""
     named = [candidate for candidate in known if candidate.subject == certificate.issuer]
     if not named:
         raise refusal(name, "AMD's certificate, in the evidence or in the policy's `chain`", "none")

@@ -45,7 +45,7 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 
 
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
-    """Return the firmware versions that a certificate is for. Raises AttestationError if one is missing."""
+    """Return the firmware versions in a certificate. Raises AttestationError if one is missing."""
     versions: dict[str, int] = {}
     with readable(key):
         for name, suffix in VERSIONS.items():
@@ -59,18 +59,18 @@ def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
 
 
 def _is_small_integer(der: bytes) -> bool:
-    """Return whether an INTEGER (DER) is from 0 to 255."""
+    """Return whether an INTEGER (DER) is in the range 0 to 255."""
     return (len(der) == 3 and der[:2] == b"\2\1" and der[2] < 0x80) or (
         len(der) == 4 and der[:3] == b"\2\2\0" and der[3] >= 0x80
     )
 
 
 def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
-    """Return the processor's number, padded to 64 bytes as reports have it; of any product if `product` is empty."""
+    """Return the processor's number, padded to the report's 64 bytes. An empty `product` accepts every product's encoding."""
     with readable("VCEK"):
         value = extension(vcek, CHIP_ID) or b""
     if len(value) in (TURIN_CHIP + 2, CHIP + 2) and value[:2] == bytes((4, len(value) - 2)):
-        value = value[2:]  # within an OCTET STRING
+        value = value[2:]  # inside an OCTET STRING
     sizes = (TURIN_CHIP, CHIP) if not product else (TURIN_CHIP,) if product == "Turin" else (CHIP,)
     if len(value) not in sizes:
         raise refusal("chip id", f"{' or '.join(map(str, sizes))} bytes in the VCEK", f"{len(value)} bytes")
@@ -78,17 +78,17 @@ def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
 
 
 def name_of(leaf: x509.Certificate, key: SigningKey) -> str:
-    """Return the product's name in a certificate, such as "Milan-B0"; "" if there is none."""
+    """Return the product's name in a certificate, such as "Milan-B0", or "" if it is absent."""
     return _text(leaf, PRODUCT_NAME, key)[:32]
 
 
 def provider_of(vlek: x509.Certificate) -> str:
-    """Return the cloud provider in a VLEK, such as "CN=cc-us-east-2.amazonaws.com"; "" if there is none."""
+    """Return the cloud provider in a VLEK, such as "CN=cc-us-east-2.amazonaws.com", or "" if it is absent."""
     return _text(vlek, PROVIDER, "VLEK")
 
 
 def _text(leaf: x509.Certificate, oid: x509.ObjectIdentifier, key: SigningKey) -> str:
-    """Return an IA5String of at most 127 bytes; "" for anything else. Unprintable characters become "?"."""
+    """Return an IA5String of at most 127 bytes, or "" for anything else. Unprintable characters become "?"."""
     with readable(key):
         value = extension(leaf, oid) or b""
     if len(value) < 2 or value[0] != 0x16 or value[1] != len(value) - 2 or value[1] >= 0x80:

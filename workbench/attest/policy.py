@@ -1,4 +1,4 @@
-"""The client's policy: what evidence must prove before a picture leaves. In code, or in a small TOML file."""
+"""The client's policy: what evidence must prove before a picture leaves. Written in code, or in a small TOML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .report import Tcb
 
 __all__ = ["Policy"]
 
-KINDS = ("snp", "sample")
+EVIDENCE_KINDS = ("snp", "sample")
 ANY = "any"
 TCB_PARTS = ("boot_loader", "tee", "snp", "microcode")
 SIGNING_KEYS = ("VCEK", "VLEK")
@@ -27,34 +27,34 @@ MOST_FILE = 1 << 20  # bytes of a policy, and of a file of certificates
 MOST_CERTIFICATES = 32
 
 TEMPLATE = """\
-# What the edge's evidence must prove before a picture leaves this machine.  Every key; those with a # show their default.
+# What the edge's evidence must prove before a picture leaves this machine. All keys; a leading # marks a default.
 #   workbench recognize cat.png --certs data/certs --policy policy.toml
 
-kind = "snp"                   # AMD SEV-SNP; "sample": what the runtime for development says, WHICH PROVES NOTHING
+kind = "snp"                   # AMD SEV-SNP; "sample": evidence of the runtime for development, WHICH PROVES NOTHING
 
-measurements = [               # SHA-384 of the guest at its start: kernel, agent and their parameters; one of these
+measurements = [               # accepted SHA-384 of the guest at its start: kernel, agent and their parameters
   "000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
 ]
 initdata = "..."               # SHA-256 of the guest's initdata (the report's HOST_DATA), as `workbench launch` names it: the
-                               # agent's policy and the image. "any" trusts every image and policy that the host may choose
+                               # agent's policy and the image. "any" trusts every image and policy that the host chooses
 
-# products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named: software alone can forge its evidence
+# products = ["Genoa", "Turin"]  # trusted processors; "Milan" must be named, because software alone can forge its evidence
 # signing_key = "VCEK"         # "VLEK": the key that AMD issues to a cloud provider, which its hosts share; needs `provider`
 # provider = ""                # the VLEK's csp_id, such as "CN=cc-us-east-2.amazonaws.com"
 # chain = []                   # certificates, PEM or DER files relative to this one: the processor's VCEK (or the VLEK) if the
                                # evidence lacks it, and other authorities than AMD's ARK, ASK and ASVK, which are built in
 # debug = false                # allow a guest whose memory its host may read
-# vmpl = 0                     # the privilege level that asks for the report, 0 to 3
-# masked_chip_id = false       # allow a host that does not say which of its processors it is
-# allow_expired = false        # take certificates that do not hold (any more)
-# at = 2026-01-31T12:00:00Z    # the time at which they must hold; default: now
+# vmpl = 0                     # the privilege level that requested the report, 0 to 3
+# masked_chip_id = false       # allow a host that hides its processor's number
+# allow_expired = false        # accept certificates that are not valid (any more)
+# at = 2026-01-31T12:00:00Z    # the time at which they must be valid; default: now
 
 [minimum_tcb]                  # the oldest firmware that is trusted, from AMD's security bulletins; all zero is refused, and
 boot_loader = 0                # minimum_tcb = "any" (in place of this table, above it) trusts firmware with published faults
 tee = 0
 snp = 0
 microcode = 0
-# fmc = 0                      # of Turin alone
+# fmc = 0                      # of Turin only
 
 # [arks]                       # SHA-256 of a product's root certificate (ARK), in place of the built-in one
 # Turin = "..."
@@ -65,19 +65,19 @@ microcode = 0
 class Policy:
     """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts it,
-        and all other fields must keep their defaults.
-    measurements: of the guest at its start, SHA-384 in hexadecimal; one of these, at least one is given.
-    initdata: SHA-256 of the guest's initdata, in hexadecimal, or "any"; required.
-    products: trusted processors, by the name of their generation; Milan only if it is named, and `warnings` has the reason.
+    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts
+        sample evidence, and with it all other fields must keep their defaults.
+    measurements: accepted launch measurements of the guest, SHA-384 in hexadecimal; at least one.
+    initdata: SHA-256 of the guest's initdata in hexadecimal, or "any"; required.
+    products: trusted processors by generation. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
-    provider: the VLEK's provider, exactly as its certificate's csp_id has it; with a VLEK only, and required there.
-    chain: certificates (DER) in addition to those of the evidence. Without any authority in either, AMD's own are used.
-    minimum_tcb: the oldest firmware that is trusted, or "any"; required.
-    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report.
+    provider: the csp_id in the VLEK's certificate, exactly; required with a VLEK, and only allowed there.
+    chain: certificates (DER) in addition to those of the evidence. If neither contains an authority, AMD's own are used.
+    minimum_tcb: the oldest trusted firmware, or "any"; required.
+    debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
     allow_expired: accept certificates that are not valid at the time `at` (None: now).
-    arks: SHA-256 of root certificates, in hexadecimal, by product, in place of the built-in ones.
+    arks: SHA-256 of root certificates in hexadecimal, by product; they replace the built-in ones.
     """
 
     kind: str = "snp"
@@ -96,8 +96,8 @@ class Policy:
     arks: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise unknown("kind of evidence", self.kind, KINDS)
+        if self.kind not in EVIDENCE_KINDS:
+            raise unknown("kind of evidence", self.kind, EVIDENCE_KINDS)
         if self.kind == "sample":
             self._check_sample()
             return
@@ -121,7 +121,7 @@ class Policy:
                 raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
 
     def _check_required(self) -> None:
-        """Refuse a policy that leaves out what a hostile host could choose; each can be given up in a word, and only so."""
+        """Refuse a policy without a field that protects against a hostile host. "any" switches a field off explicitly."""
         if not self.initdata:
             raise UsageError(
                 "a policy needs initdata: the measurement alone accepts every image and agent's policy that the host chooses. "
@@ -161,13 +161,13 @@ class Policy:
 
     @property
     def pins(self) -> dict[str, str]:
-        """The fingerprints of the root certificates that are trusted, by product."""
+        """The fingerprints of the trusted root certificates, by product."""
         known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
         return {name: known[name] for name in self.products}
 
     @property
     def oldest_tcb(self) -> Tcb:
-        """The oldest firmware that is trusted: zero for any."""
+        """The oldest trusted firmware. All versions are zero for "any"."""
         return self.minimum_tcb if isinstance(self.minimum_tcb, Tcb) else Tcb()
 
     @property
@@ -177,12 +177,12 @@ class Policy:
 
     @staticmethod
     def template() -> str:
-        """Return a commented policy file with every key."""
+        """Return a policy file with every key and a comment on each."""
         return TEMPLATE
 
     @classmethod
     def read(cls, path: Path) -> Policy:
-        """Read a policy from a TOML file. Raises UsageError, with the file's name, if it is not valid."""
+        """Read a policy from a TOML file. Raises UsageError, with the file's name, for an invalid policy."""
         try:
             content = tomllib.loads(_bytes(path).decode("utf-8-sig"))
         except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
@@ -202,7 +202,7 @@ def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[s
 
 
 def _value(path: Path, name: str, value: Any) -> Any:
-    """Return a key's value as the dataclass has it."""
+    """Convert a key's TOML value to the dataclass's type. Raises UsageError for another type."""
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
         return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts

@@ -1,4 +1,4 @@
-"""AMD's SEV-SNP products: their root certificates, the processors that belong to them, and known breaks."""
+"""AMD's SEV-SNP products: their root certificates, their processors, and known breaks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARKS = {  # SHA-256 of AMD's root certificates
     "Turin": "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
 }
 PRODUCTS = tuple(ARKS)
-WARNINGS: Mapping[str, str] = {  # products that a policy must name, and the reason, as one sentence
+WARNINGS: Mapping[str, str] = {  # products that a policy must name explicitly, and the reason, one sentence
     "Milan": "Milan's evidence can be forged by software alone (arXiv 2605.12990: root seed of its VCEKs extracted), "
     "so it proves little: use Genoa or Turin",
 }
@@ -36,11 +36,11 @@ def product_of(cpuid: tuple[int, int, int]) -> str:
 
 @functools.cache
 def authorities() -> tuple[bytes, ...]:
-    """Return AMD's ARK, ASK and ASVK (DER) of every product, as AMD's key distribution service publishes them."""
+    """Return AMD's ARK, ASK and ASVK (DER) of every product, as published by AMD's key distribution service."""
     return tuple(der_blocks(Path(__file__).with_name("amd.pem").read_bytes()))
 
 
 def der_blocks(pem: bytes) -> list[bytes]:
-    """Return the certificates (DER) of a PEM file. Raises ValueError for a block that is not base 64."""
+    """Return the certificates (DER) in a PEM file. Raises ValueError for a block that is not base 64."""
     blocks = re.findall(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", pem, re.DOTALL)
     return [b64decode(b"".join(block.split()), validate=True) for block in blocks]

@@ -66,14 +66,14 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return the error of a failed check, as one line of bounded length."""
+    """Return a failed check's error: one line of bounded length."""
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 
 
 @dataclass(frozen=True)
 class Tcb:
-    """The versions of a processor's firmware; `fmc` exists from Turin on."""
+    """The firmware versions of a processor. `fmc` exists from Turin on."""
 
     boot_loader: int = 0
     tee: int = 0
@@ -83,7 +83,7 @@ class Tcb:
 
     @classmethod
     def read(cls, raw: bytes, turin: bool) -> Tcb:
-        """Parse eight bytes; Turin orders them differently. Raises AttestationError if reserved bytes are not zero."""
+        """Parse eight bytes. Turin has another order. Raises AttestationError if reserved bytes are not zero."""
         layout = _TURIN_TCB if turin else _TCB
         if any(byte for index, byte in enumerate(raw) if index not in layout.values()):
             raise refusal("report format", "reserved bytes of a TCB version that are zero", raw.hex())
@@ -94,14 +94,14 @@ class Tcb:
         return f"{fmc}boot loader {self.boot_loader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}"
 
     def reaches(self, least: Tcb) -> bool:
-        """Return whether no version is older than in `least`."""
+        """Return whether every version is at least that of `least`."""
         parts = ("boot_loader", "tee", "snp", "microcode")
         return (self.fmc or 0) >= (least.fmc or 0) and all(getattr(self, part) >= getattr(least, part) for part in parts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A parsed report. `r` and `s` sign the first `SIGNED` bytes of `raw`; the parser does not verify that."""
+    """A parsed report. `r` and `s` sign the first `SIGNED` bytes of `raw`; the parser does not verify them."""
 
     raw: bytes = field(repr=False)
     version: int
@@ -120,7 +120,7 @@ class Report:
 
     @classmethod
     def read(cls, raw: bytes) -> Report:
-        """Parse a report. Raises AttestationError for another length or version, or if reserved bytes are not zero."""
+        """Parse a report. Raises AttestationError for a wrong length or version, or if reserved bytes are not zero."""
         if len(raw) != LENGTH:
             raise refusal("report format", f"{LENGTH} bytes", f"{len(raw)} bytes")
         version = _number(raw, "version")
@@ -148,7 +148,10 @@ class Report:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
-        """Parse the agent's JSON by writing its fields into the bytes of a report. Raises AttestationError."""
+        """Parse the agent's JSON by writing its fields into the bytes of a report.
+
+        Raises AttestationError for invalid fields.
+        """
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):
             raise refusal("report format", "the fields of a report", f"a field {unknown[0]!r:.60}")
@@ -164,7 +167,7 @@ class Report:
 
 
 def _check_reserved(raw: bytes, version: int) -> None:
-    """Refuse reserved bytes that are not zero: those after the signature are not signed."""
+    """Refuse reserved bytes that are not zero. The signature does not cover those after it."""
     ranges = [*_RESERVED, *(where for since, where in _NOT_YET.items() if version < since)]
     coordinates = [(start + 48, start + COORDINATE) for start in (SIGNED, SIGNED + COORDINATE)]  # P-384 has 48 bytes
     for start, end in (*ranges, *coordinates):

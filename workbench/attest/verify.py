@@ -1,9 +1,9 @@
-"""Verification of evidence under a policy: named checks, and a verdict that lists what each of them found.
+"""Verify evidence under a policy: named checks, and a verdict that lists the expected and the actual value of each.
 
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
-    {svn, report_data}         -> report_data alone, and the verdict says that this proves nothing
+    {svn, report_data}         -> report_data alone; the verdict states that this proves nothing
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from ..errors import UsageError
 from .certificates import common_name, extension, fingerprint, is_valid_at, readable, signed_by
 from .chain import Chain, find_chain
+from .checks import Checks, Verdict
 from .endorsement import IDENTITIES, SigningKey, chip_of, name_of, provider_of, public_key, tcb_of
 from .policy import ANY, Policy
 from .products import product_of
 from .report import LENGTH, SIGNED, Report, refusal
-from .verdict import Checks, Verdict
 
 __all__ = ["MOST_EVIDENCE", "runtime_data", "verify"]
 
-MOST_EVIDENCE = 256 << 10  # bytes of JSON; with the whole chain it has 30 thousand
+MOST_EVIDENCE = 256 << 10  # bytes of JSON; evidence with the whole chain has about 30,000
 MOST_CERTIFICATES = 16
 DATA = 64  # bytes of report_data
 
@@ -41,7 +41,7 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data of a nonce and a TLS key (`key_of`): their SHA-256 as 64 hexadecimal digits."""
+    """Return the report_data for a nonce and a TLS key (`key_of`): their SHA-256 as 64 hexadecimal digits."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
@@ -49,7 +49,7 @@ def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: by
     """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON as bytes or parsed.
 
     `runtime_data` has at most 64 bytes, and was sent with the request for evidence. Raises AttestationError for the first check
-    that fails, with its name, the expected and the actual value.
+    that fails, with the check's name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")
@@ -83,7 +83,7 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 
 def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
-    """Return the certificates (DER) of the agent's JSON."""
+    """Return the certificates (DER) in the agent's JSON."""
     entries = [] if cert_chain is None else cert_chain
     if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
         raise refusal("evidence", f"a list `cert_chain` of at most {MOST_CERTIFICATES}", type(entries).__name__)
@@ -97,7 +97,7 @@ def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
 
 
 def _sample(payload: Mapping[str, Any], expected: bytes) -> Verdict:
-    """Check the runtime data of sample evidence, which nobody signed."""
+    """Check the runtime data of sample evidence, which carries no signature."""
     checks = Checks()
     if "svn" not in payload or not isinstance(payload.get("report_data"), str):
         raise refusal("kind", "sample evidence, {svn, report_data}", "other evidence: give a policy of its kind")
@@ -133,7 +133,7 @@ def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: byt
 
 
 def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
-    """The report is signed with the kind of key that the policy names."""
+    """Check that the policy's kind of key signed the report."""
     number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
     name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
     if rest & MASK_CHIP_KEY:
@@ -148,7 +148,7 @@ def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
-    """The ARK is the pinned one and signs itself, each signs the next, and all are valid now."""
+    """Check the pin of the ARK, the three signatures, and that all certificates are valid now."""
     checks.that(True, "ARK pin", policy.pins[chain.product], fingerprint(chain.ark))
     for name, certificate, issuer_name, issuer in chain:
         signed = signed_by(certificate, issuer, name)
@@ -162,7 +162,7 @@ def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
 
 
 def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """The report is of the product and the firmware that the certificate of its key is for."""
+    """Check that the report's product and firmware match the certificate of the signing key."""
     key = chain.key
     with readable(key):
         issuer = common_name(chain.leaf.issuer)
@@ -184,7 +184,7 @@ def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks
 
 
 def _check_processor(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """The report is of the processor in its VCEK, or it masks it and the policy allows that."""
+    """Check that the report names the processor of its VCEK. A masked number passes if the policy allows it."""
     masked = policy.masked_chip_id and not any(report.chip)
     chip = chip_of(chain.leaf, chain.product)
     checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))
@@ -201,7 +201,7 @@ def _check_signature(chain: Chain, report: Report, checks: Checks) -> None:
 
 
 def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
-    """The guest is the one that is asked for, and nobody may look into it or take it elsewhere."""
+    """Check that the guest matches the policy, and that its host can neither debug nor migrate it."""
     flags = report.policy
     checks.that(flags & SINGLE_REQUIRED != 0 and flags <= KNOWN_POLICY, "guest policy", "flags that are known", f"{flags:#x}")
     debug = bool(flags & DEBUG)
@@ -216,6 +216,6 @@ def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _hex(data: bytes, digits: int = 128) -> str:
-    """Return bytes as text where they are one, as the agent's runtime_data is, else in hexadecimal."""
+    """Return bytes as text if they are alphanumeric, like the agent's runtime_data, else in hexadecimal."""
     text = data.rstrip(b"\0")
     return text.decode() if text and text.isalnum() else data.hex()[:digits]

@@ -1,10 +1,10 @@
-"""Every attacker by its name; a new one is a class with `fit` and `guess` and a line in `ATTACKERS`.
+"""The registry of attackers. A new attacker is a class with `fit` and `guess`, and a line in `ATTACKERS`.
 
 ::
 
-    pictures   undo, invert, prior, optimise: see `reconstruct`
+    pictures   undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     classes    read      a classifier of the attacker's own, trained on protected pictures
-               retrain   the auxiliary model, trained on with protected pictures
+               retrain   the auxiliary model, fine-tuned on protected pictures
     which      replay    sends every known picture through the edge, several times, and compares
 """
 
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from ..errors import UsageError
 from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, SmallCNN, learn, run, seeded
+from .priors import DiffusionPrior, LatentPrior
 from .reconstruct import FEW, FromInversion, Inversion, Optimise, Prior, Undo
 from .views import Observed, Pairs
 
@@ -44,7 +45,7 @@ class Read(Attacker):
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
     def make(self) -> nn.Module:
-        """Return the network to train."""
+        """Return the untrained classifier."""
         return SmallCNN(self.observer.pair.target.num_classes)
 
     def fit(self, pairs: Pairs) -> None:
@@ -64,17 +65,17 @@ class Read(Attacker):
         return self.effort.passes, RATE
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the logits."""
+        """Return the logits (N x K)."""
         return run(self.network, self.device, observed.seen)
 
 
 class Retrain(Read):
-    """The auxiliary model, against which the perturbation was made, trained on with protected pictures."""
+    """The auxiliary model, against which the perturbation was optimised, fine-tuned on protected pictures."""
 
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
     def make(self) -> nn.Module:
-        """Return the auxiliary with all parameters trainable, without dropout: it would draw from the shared generator."""
+        """Return the auxiliary with all parameters trainable. Dropout is off, since it would draw from the shared generator."""
         made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():
             if isinstance(layer, nn.Dropout):
@@ -85,24 +86,24 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return a quarter: each pass costs four times as much."""
+        """Return a quarter of the passes, because each pass costs four times as much."""
         return self.effort.passes // 4
 
 
 class Replay(Attacker):
-    """Sends every known picture through the edge `effort.sends` times and finds the mean view nearest to the observation.
+    """Sends every known picture through the edge `effort.sends` times, and returns the mean view nearest to the observation.
 
-    A generator with a random component gives another view at every send; the mean converges to the view without noise.
+    A generator with a random component returns another view at every send. Their mean converges to the view without noise.
     """
 
     name, knows, guesses = "replay", "the pictures among which the observed one is", "which"
 
     def cost(self, n: int) -> int:
-        """Return 0: nothing is trained."""
+        """Return 0, since nothing is trained."""
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Keep the view of each known picture, and the mean over more sends if the generator draws noise."""
+        """Store the view of each known picture, averaged over `sends` sends."""
         mean = pairs.observed.seen.flatten(1)
         for send in range(2, self.sends + 1):
             again = self.observer.observe(pairs.images, pairs.observed.view).seen.flatten(1)
@@ -111,12 +112,13 @@ class Replay(Attacker):
 
     @property
     def sends(self) -> int:
-        """How often each picture is sent: once if every send gives the same view."""
+        """The number of sends of each picture: 1 if every send gives the same view."""
         return self.effort.sends if self.observer.pair.generator.noise else 1
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return minus the distances to the known pictures' mean views."""
+        """Return the negative distances to the known pictures' mean views (N x M)."""
         return -torch.cdist(observed.seen.flatten(1), self.known, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-ATTACKERS: dict[str, type[Attacker]] = {each.name: each for each in (Undo, Inversion, Prior, Optimise, Read, Retrain, Replay)}
+KINDS = (Undo, Inversion, Prior, Optimise, LatentPrior, DiffusionPrior, Read, Retrain, Replay)
+ATTACKERS: dict[str, type[Attacker]] = {each.name: each for each in KINDS}

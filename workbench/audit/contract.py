@@ -1,4 +1,4 @@
-"""The contract of an attacker, and how much effort it spends."""
+"""The interface of an attacker, and its effort."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UsageError
 from .views import VIEWS, Observed, Observer, Pairs
 
-__all__ = ["PICTURE_VIEWS", "Attacker", "Effort"]
+__all__ = ["EFFORTS", "PICTURE_VIEWS", "Attacker", "Effort"]
 
 PICTURE_VIEWS = ("perturbed", "decoded")
 
@@ -21,8 +21,9 @@ PICTURE_VIEWS = ("perturbed", "decoded")
 class Effort:
     """The budget of an attacker.
 
-    `pairs`: pictures that it sent through the edge itself. `passes`: images that pass through one training. `width`: channels
-    of its networks. `steps`: gradient steps a picture of the white box. `sends`: how often `replay` sends each known picture.
+    `pairs`: the number of pictures that it sends through the edge. `passes`: training images of one network, repeats included.
+    `width`: channels of its networks. `steps`: gradient steps of the white box for each picture. `sends`: how often `replay`
+    sends each known picture.
     """
 
     pairs: int
@@ -32,7 +33,7 @@ class Effort:
     sends: int = 16
 
     def of(self, pairs: int) -> Effort:
-        """Return the same effort with another number of pairs, each of which is learnt from at least once."""
+        """Return the same effort with another number of pairs, and at least one pass for each pair."""
         if pairs < 1:
             raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
@@ -43,12 +44,23 @@ class Effort:
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 
 
+# `trial`: seconds, to check that everything runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; a
+# lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
+# them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
+EFFORTS = {
+    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5),
+    "quick": Effort(pairs=5000, passes=8000, width=12, steps=8),
+    "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
+}
+
+
 class Attacker(ABC):
-    """Learns from pairs, then guesses from observations.
+    """An attacker: `fit` learns from pairs, then `guess` reconstructs from observations.
 
     `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` says what the attacker needs. `tick` receives the number of images that passed
-    through a training.
+    the M pictures of the pairs). `knows` states what the attacker needs. `tick` receives the number of images in each training
+    step.
     """
 
     name: ClassVar[str]
@@ -62,12 +74,12 @@ class Attacker(ABC):
 
     @abstractmethod
     def fit(self, pairs: Pairs) -> None:
-        """Learn from pairs."""
+        """Learn from pairs. Raises UsageError for pairs that this attacker cannot use."""
 
     @abstractmethod
     def guess(self, observed: Observed) -> Tensor:
-        """Return the guesses."""
+        """Return one guess for each of the N observations."""
 
     def cost(self, n: int) -> int:
-        """Return how many images `fit` and `guess` of `n` observations report to `tick`."""
+        """Return how many images `fit` and `guess` will report to `tick` for `n` observations."""
         return self.effort.passes

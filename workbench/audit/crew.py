@@ -1,4 +1,4 @@
-"""Attackers in parallel: the networks of one are too small to keep two cores busy."""
+"""Run attackers in parallel. One attacker's networks are too small to keep two cores busy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from .views import Observer
 __all__ = ["Attempt", "run_parallel"]
 
 Result = TypeVar("Result")
-MOST = 4  # at once: each also needs the interpreter lock
+MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers on one view. Those that build on an inversion network share it.
+    """Attackers on one view. All attackers that start from an inversion network share one.
 
-    Unset fields default to the audit's: the source and number of the pairs, the observer, the number of seeds.
+    Unset fields default to the audit's settings: the source and number of the pairs, the observer, the number of seeds.
     """
 
     view: str
@@ -45,10 +45,10 @@ class Attempt:
 
 
 def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
-    """Run all jobs and return their results in order: on a CPU as many at once as it has cores, which they share.
+    """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
 
-    If a job raises, or Ctrl-C is pressed, `stop` is set until all jobs have ended: a running job raises CancelledError at its
-    next `tick`, and no other job starts. The first exception is then raised.
+    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. A running job then raises CancelledError at its next
+    `tick`, and no further job starts. The first exception is raised at the end.
     """
     cores = torch.get_num_threads()
     at_once = min(len(jobs), cores, MOST) if device.type == "cpu" else 1
@@ -67,4 +67,4 @@ def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
             return [each.result() for each in futures]
     finally:
         stop.clear()
-        torch.set_num_threads(cores)  # part of it is the whole process's
+        torch.set_num_threads(cores)  # part of this setting is process-wide

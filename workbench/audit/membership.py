@@ -7,8 +7,8 @@
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-narrow generator with a small target and auxiliary of its own. Each of its networks learns from a third of the attacker's
-pictures, so that its target and its auxiliary did not see the pictures that its generator learnt from.
+narrow generator with its own small target and auxiliary. Its three networks learn from one third each of the attacker's
+pictures. So target and auxiliary have not seen the generator's training pictures.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .networks import SmallCNN, learn, run, seeded
 __all__ = ["FALSE_POSITIVES", "Shadow", "rmia", "true_positives"]
 
 FALSE_POSITIVES = 0.001
-WIDTH = 4  # of a shadow's generator
+WIDTH = 4  # channels of a shadow's generator
 TOWARDS_ONE = 0.3  # the offline form's estimate of p(x) from models that did not see x: ((1 + a) p_out + 1 - a) / 2
 
 
 class Shadow:
-    """A narrow generator with its own target, trained as the audited one on pictures that are the attacker's own."""
+    """A narrow generator with its own target, trained like the audited generator on the attacker's own pictures."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Shadow:
 
     @staticmethod
     def cost(effort: Effort) -> int:
-        """Return how many images pass through one shadow's trainings."""
+        """Return the number of training images of one shadow, repeats included."""
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -87,16 +87,16 @@ def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
-    """Return the RMIA score of N pictures, from 0 to 1.
+    """Return the RMIA score of N pictures, in [0, 1].
 
-    `audited` (N) and `references` (R) are the audited generator's confidences; `shadows` (S x N) and `shadows_of_references`
-    (S x R) those of S shadow generators that saw none of these pictures.
+    `audited` (N) and `references` (R) are the audited generator's confidences. `shadows` (S x N) and `shadows_of_references` (S
+    x R) are the confidences of S shadow generators that saw none of these pictures.
     """
     ratio, others = _ratio(audited, shadows), _ratio(references, shadows_of_references)
     ordered = others.sort().values
     below = torch.searchsorted(ordered, ratio.contiguous(), right=False)
     up_to = torch.searchsorted(ordered, ratio.contiguous(), right=True)
-    return (below + up_to).double() / (2 * len(others))  # ties half
+    return (below + up_to).double() / (2 * len(others))  # a tie counts half
 
 
 def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
@@ -106,9 +106,9 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
 
 
 def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
-    """Return the share of members whose score is above that of all but `false_positives` of the others, with Wilson's interval.
+    """Return the share of members scored above all but a share `false_positives` of the others, with Wilson's interval.
 
-    With fewer others than 1 / `false_positives` no false positive is allowed at all. Raises UsageError without scores.
+    With fewer than 1 / `false_positives` others, no false positive is allowed. Raises UsageError if either side is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")

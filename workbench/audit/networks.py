@@ -1,4 +1,4 @@
-"""The networks of attackers and judge, and the loop that trains them."""
+"""The networks of attackers and of the judge, and their training loop."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
     "solve",
 ]
 
-RATE = 4e-3  # of AdamW, at its peak
+RATE = 4e-3  # peak learning rate of AdamW
 _drawing = threading.Lock()
 
 
@@ -40,7 +40,7 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
     """Return the least-squares solution of x @ solution = wanted, from the normal equations in float64 with a tiny ridge.
 
     `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 drops every direction below
-    1e-7 N of the largest: a quarter of it for the pixels of 2,000 pictures, and with it the colours.
+    1e-7 N of the largest. For the pixels of 2,000 pictures that is a quarter of the directions, and with them the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -50,9 +50,9 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 
 
 class MeanPictures(nn.Module):
-    """The mean picture of an attacker's pairs by the label that the cloud gave them, K x 3 x H x W.
+    """The mean picture of an attacker's pairs for each label that the cloud returned, K x 3 x H x W.
 
-    A label that few pairs have is drawn towards the mean of all pairs, as if `PRIOR` more pairs had that picture.
+    The mean of a rare label is drawn towards the mean of all pairs, as if `PRIOR` more pairs had that picture.
     """
 
     PRIOR = 4
@@ -65,7 +65,6 @@ class MeanPictures(nn.Module):
 
     @classmethod
     def of(cls, pairs: Pairs, classes: int) -> MeanPictures:
-        """Return the means of these pairs."""
         answers, images = pairs.observed.answers, pairs.images
         sums = torch.zeros(classes, *images.shape[1:]).index_add_(0, answers, images)
         counts = torch.bincount(answers, minlength=classes)[:, None, None, None]
@@ -77,9 +76,9 @@ class MeanPictures(nn.Module):
 
 
 class Inverter(nn.Module):
-    """Draws originals from a view, given the label: a closed-form guess plus `share` times a trained residual.
+    """Draws originals from a view and the label: a closed-form guess plus `share` times a trained residual.
 
-    The residual starts at zero, so that an untrained network gives the closed-form guess.
+    The residual starts at zero, so an untrained network returns the closed-form guess.
     """
 
     def __init__(self, means: MeanPictures) -> None:
@@ -96,15 +95,15 @@ class Inverter(nn.Module):
         return guess
 
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return what training adds."""
+        """Return the trained correction of the closed-form guess."""
         raise NotImplementedError
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
-        """Fit the closed-form guess."""
+        """Fit the closed-form guess to pairs of views and originals."""
 
 
 class PictureInverter(Inverter):
-    """From a picture-like view N x 3 x H x W: least squares on its pixels and the label's mean, and a U-Net's residual."""
+    """An inverter of picture-like views N x 3 x H x W: least squares on pixels and the label's mean, and a U-Net's residual."""
 
     def __init__(self, width: int, means: MeanPictures) -> None:
         super().__init__(means)
@@ -115,7 +114,6 @@ class PictureInverter(Inverter):
     matrix: Tensor
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
-        """Fit the matrix of least error."""
         rows = self._pixels(seen, answers).permute(0, 2, 3, 1).flatten(0, 2)
         self.matrix.copy_(solve(rows, images.permute(0, 2, 3, 1).flatten(0, 2)))
 
@@ -124,17 +122,15 @@ class PictureInverter(Inverter):
         return torch.cat([shown, shown.square(), self.means(answers) - 0.5, torch.ones_like(shown[:, :1])], 1)
 
     def base(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the least-squares guesses."""
-        with torch.autocast(seen.device.type, enabled=False):  # 16 bits would cost an unprotected picture its last digits
+        with torch.autocast(seen.device.type, enabled=False):  # 16 bits would round an unprotected picture
             return torch.einsum("nfhw,ft->nthw", self._pixels(seen.float(), answers), self.matrix)
 
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the U-Net's output."""
         return self.unet(with_labels(4 * (seen - 0.5), answers, self.classes))  # type: ignore[no-any-return]
 
 
 class CodeInverter(Inverter):
-    """From a code N x C x h x w of any kind: the label's mean, and the residual of a transposed-convolution decoder."""
+    """An inverter of codes N x C x h x w: the label's mean, and the residual of a transposed-convolution decoder."""
 
     def __init__(self, example: Tensor, width: int, means: MeanPictures, size: int) -> None:
         super().__init__(means)
@@ -157,7 +153,6 @@ class CodeInverter(Inverter):
     spread: Tensor
 
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the decoder's output."""
         code = (seen.flatten(1)[:, self.speaks] - self.middle) / self.spread
         label = F.one_hot(answers, self.classes).to(code)
         grid = self.first(torch.cat([code, label], 1)).view(len(seen), -1, self.side, self.side)
@@ -166,21 +161,21 @@ class CodeInverter(Inverter):
 
 
 def zero_(layer: nn.Conv2d) -> None:
-    """Let a layer return zero until it is trained."""
+    """Set a layer's parameters to zero, so that it returns zero until it is trained."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def inverter(example: Tensor, width: int, means: MeanPictures, size: int) -> Inverter:
-    """Return an untrained network that draws originals of `size` from views like `example`."""
+    """Return an untrained network that draws originals of `size` x `size` pixels from views like `example`."""
     if example.shape[1] == 3 and example.shape[-1] == size:
         return PictureInverter(width, means)
     return CodeInverter(example, width, means, size)
 
 
 class SmallCNN(nn.Module):
-    """A small classifier of five convolutions. It judges reconstructions, or it reads the class from a view."""
+    """A small classifier of five convolutions. It judges reconstructions or reads the class from a view."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
@@ -192,7 +187,7 @@ class SmallCNN(nn.Module):
         self.layers, self.last = nn.Sequential(*layers), nn.Linear(8 * w, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N x 3 x H x W in [0, 1] -> logits N x K."""
+        """Return logits N x K of images N x 3 x H x W in [0, 1]."""
         logits: Tensor = self.last(self.layers(4 * (images - 0.5)).amax((2, 3)))
         return logits
 
@@ -206,16 +201,16 @@ class SmallCNN(nn.Module):
         return activations
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distance of each pair of images in feature space (N): squared, averaged over places, summed over blocks.
+        """Return the distance of each pair of images in feature space (N): squared, averaged over pixels, summed over blocks.
 
-        LPIPS (Zhang et al. 2018) on this network in place of AlexNet, without learnt channel weights.
+        This is LPIPS (Zhang et al. 2018) on this network in place of AlexNet, without learnt channel weights.
         """
         pairs = zip(self.features(x), self.features(y), strict=True)
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
 class Critic(nn.Module):
-    """Tells guesses from originals patch by patch: N x 3 x H x W -> N x 1 x H/8 x W/8 logits (Isola et al. 2017)."""
+    """A patch discriminator of guesses and originals: N x 3 x H x W -> N x 1 x H/8 x W/8 logits (Isola et al. 2017)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -225,14 +220,14 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of being an original."""
+        """Return the logits of each patch being an original."""
         logits: Tensor = self.layers(4 * (images - 0.5))
         return logits
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw the enclosed random numbers, such as initial weights, from this seed; other threads wait."""
+    """Seed torch's global generator inside the context, for example for initial weights. Other threads wait."""
     with _drawing:
         torch.manual_seed(seed)
         yield
@@ -249,9 +244,9 @@ def learn(
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Fit a network to `loss(*rows)` of the tensors in `data`, `passes` images in all: AdamW in one cycle.
+    """Fit a network to `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
 
-    `tick` receives the number of images of each step; their sum is `passes`, even if the last batch is larger.
+    `tick` receives the number of images of each step. Their sum is `passes`, even if the last batch is larger.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]
@@ -259,7 +254,7 @@ def learn(
     batch = min(batch, n)
     total = max(1, math.ceil(passes / batch))
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
-    # Of exactly five steps the warm-up would be none, and torch divides by its length.
+    # With exactly five steps the warm-up would have length zero, by which torch divides.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(6, total + 1), pct_start=0.2)
     random = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -278,9 +273,9 @@ def learn(
 
 
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Compute in 16 bits if the device supports it.
+    """Return a context that computes in 16 bits if the device supports it.
 
-    Autocast's weight cache is off: it belongs to the whole process, and the first thread to finish would clear it.
+    Autocast's weight cache is off, because it is process-wide and the first thread to finish would clear it.
     """
     return (
         torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
@@ -290,7 +285,7 @@ def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def run(network: Callable[..., Tensor], device: torch.device, *inputs: Tensor) -> Tensor:
-    """Return network(*inputs) of many rows, some at a time, without gradients, on the CPU."""
+    """Return network(*inputs) on the CPU, computed in batches without gradients."""
     with torch.inference_mode(), narrow(device):
         rows = torch.arange(len(inputs[0]))
         return in_parts(lambda part: network(*(each[part].to(device) for each in inputs)).float().cpu(), rows)

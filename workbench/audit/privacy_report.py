@@ -1,6 +1,6 @@
-"""One page for a privacy officer: the promise, the attackers, the method, and where the protection fails.
+"""One page for a privacy officer: the promise, the attackers, the method, and the failures of the protection.
 
-Every verdict, number and name on it comes from an audit's result.
+Every verdict, number and name on the page comes from an audit's result.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["fragment", "render", "write"]
 
 Result = Mapping[str, Any]
 
-# Everyday words for a view, and who holds it.
+# Everyday words for a view, and its holder.
 VIEWS = {
     "label": (
         "the answer alone",
@@ -31,6 +31,8 @@ ATTACKS = {
     "invert": "trains a network to turn observations back into pictures, on its own pictures that it sent through the edge",
     "prior": "does the same with a network that also learnt how such pictures look, and draws plausible ones",
     "optimise": "has the weights of the system's own networks and searches for a picture that gives the observation",
+    "latents": "has those weights, and a network that draws such pictures from 64 numbers: searches for the numbers",
+    "diffusion": "has those weights, and a network that turns noise into such pictures: steers it towards the observation",
     "read": "trains a recognition model on observations",
     "retrain": "takes the model that was meant to fail and trains it on until it recognises protected pictures",
     "replay": "has a set of pictures that contains the private one, sends each through the edge, several times if "
@@ -41,7 +43,7 @@ SOURCES = {
     "other": "of other data of the same kind",
     "noise": "of noise that the attackers made",
 }
-# The measures of a guess, their units and digits; of the last the ratio to the control counts.
+# The measures of a guess, their units and digits. The last one is judged by its ratio to the control.
 MEASURES = {
     "psnr": ("closeness of the guess, pixel by pixel", " dB", 2),
     "ssim": ("its likeness in structure (SSIM)", "", 3),
@@ -51,21 +53,21 @@ CONTROLS = {"class mean": "the average picture of its class", "training image": 
 
 
 def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
-    """Write the page to `path`, self-contained, all or nothing; arguments as those of `render`."""
+    """Write the page to `path`, self-contained and atomically. The arguments are those of `render`."""
     write_text(path, render(result, variants))
 
 
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
-    """Return the page as HTML: `result` is an audit's (`Audit.result`) as plain JSON.
+    """Return the page as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are other generators by name, each with what the verdict says of its perturbed view (`over`, `allowed`, `holds`)
-    and how often the target is right on it (`answered`).
+    `variants` are other generators by name: each with the verdict on its perturbed view (`over`, `allowed`, `holds`) and the
+    target's share of correct answers on it (`answered`).
     """
     return _rendered(result, variants, whole=True)
 
 
 def fragment(result: Result, variants: Mapping[str, Result] | None = None) -> str:
-    """Return the page's content with its style, to be shown within another page."""
+    """Return the page's content with its style, to be embedded in another page."""
     return _rendered(result, variants, whole=False)
 
 
@@ -102,12 +104,12 @@ def figure(value: Any, digits: int = 2) -> str:
 
 
 def percent(value: Any) -> str:
-    """Return a proportion as `91.2 % [90.1, 92.2]`, which no line breaks."""
+    """Return a proportion as `91.2 % [90.1, 92.2]`, with no-break spaces."""
     return f"{100 * value['value']:.1f}\u00a0% [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Return a difference with its sign; what rounds to nothing has that of nothing."""
+    """Return a difference with its sign. A difference that rounds to zero gets the sign of zero."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -116,7 +118,7 @@ def _tried(result: Result) -> list[str]:
 
 
 def _view(result: Result, name: str) -> dict[str, Any]:
-    """Return what the page says of one view: whether it holds, and a row for each measure."""
+    """Return the page's data on one view: whether it holds, and a row for each measure."""
     found, (title, holder) = result["verdict"][name], VIEWS[name]
     best, allowed = found["best"], found["allowed"]
     rows = []
@@ -147,12 +149,12 @@ def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
 
 
 def _neural(result: Result) -> bool:
-    """Whether the codec between edge and cloud keeps the perturbed image at the edge."""
+    """Return whether the codec between edge and cloud keeps the perturbed image at the edge."""
     return str(result["codec"]).startswith("neural")
 
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
-    """Return each attacker with a sentence and the views that it had."""
+    """Return each attacker with a sentence and its views."""
     views: dict[str, list[str]] = {}
     knows: dict[str, str] = {}
     for row in result["rows"]:
@@ -165,7 +167,7 @@ def _attacks(result: Result) -> list[dict[str, Any]]:
 
 
 def _effort(result: Result) -> str:
-    """Return in a sentence whether more effort would have gained more."""
+    """Return a sentence on whether more effort would have gained more."""
     if result["converged"]:
         passes = " to ".join(str(each["effort"]["passes"]) for each in (result["effort_curve"][0], result["effort_curve"][-1]))
         return f"Effort was doubled from {passes} training images, until the best attacker gained less than 0.1 dB."
@@ -175,13 +177,13 @@ def _effort(result: Result) -> str:
 
 
 def _learnt(result: Result) -> list[str]:
-    """Return from what attackers learnt, each way once: `2000 pictures of the same data set`."""
+    """Return the attackers' training sources without repeats, such as `2000 pictures of the same data set`."""
     sources = dict.fromkeys((row["pairs"], row["source"]) for row in result["rows"] if row["source"] in SOURCES)
     return [f"{pairs} pictures {SOURCES[source]}" for pairs, source in sources]
 
 
 def _fails(result: Result) -> list[str]:
-    """Return where the protection fails, a sentence each: broken bounds, pictures that can be linked, members that show."""
+    """Return the failures of the protection, one sentence each: broken bounds, linkable pictures, recognisable members."""
     said = []
     for name, found in result["verdict"].items():
         title, over, n = VIEWS[name][0], found["over"], result["n"]

@@ -4,11 +4,11 @@
 
     undo      least squares on pixels: polarity, colours and histogram corrected, noise smoothed
     invert    an inversion network (He et al. 2019, 2020); if few distinct observations occur, the mean picture of each
-    prior     the same network trained on with an adversarial and a feature loss
-    optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, was observed
+    prior     the same network, further trained with an adversarial and a feature loss
+    optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, is the observation
 
-Every guess is a residual over a closed-form guess: the mean picture of the observed label and, if the view is a picture, least
-squares on its pixels. A residual that does not lower the error on held-out pairs is not used.
+Every guess is a closed-form guess plus a residual. The closed-form guess is the mean picture of the observed label and, if the
+view is a picture, least squares on its pixels. A residual that does not lower the error on held-out pairs is not used.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, Critic, Inverter, MeanPictures, inverter, learn, narrow, run, seeded, solve
 from .views import Observed, Observer, Pairs
 
-__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo"]
+__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo", "held_out", "observation_error"]
 
-FEW = 32  # pairs an observation, from which on their mean is a better guess than any network's
-HELD = 0.1  # share of the pairs that judge what was learnt from the others,
-MOST_HELD = 500  # and at most so many
+FEW = 32  # pairs an observation: with at least as many, their mean is a better guess than any network's
+HELD = 0.1  # share of the pairs that are held out to judge what was learnt from the others
+MOST_HELD = 500  # held-out pairs at most
 
 
 def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Return the pairs to learn from and the pairs held out to judge it; a single pair is in both."""
+    """Split pairs into those to learn from and those held out to judge the result. A single pair is in both."""
     held = min(MOST_HELD, max(1, round(HELD * len(pairs))))
     cut = max(1, len(pairs) - held)
     rows = torch.arange(len(pairs))
@@ -42,16 +42,16 @@ def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
 
 
 class Undo(Attacker):
-    """Least squares on pixels: of the view smoothed by each of some widths, with its equalised histogram and the label's mean.
+    """Least squares on pixels of the smoothed view, its equalised histogram and the label's mean.
 
-    One matrix, 10 x 3, corrects a channel's polarity, mixed colours and stretched contrast.
+    One matrix, 10 x 3, corrects a channel's polarity, mixed colours and stretched contrast. Several smoothing widths are tried.
     """
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
 
     def fit(self, pairs: Pairs) -> None:
-        """Choose the width and the matrix of least error."""
+        """Choose the smoothing width and the matrix of least error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
         few = pairs[torch.arange(min(2000, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
@@ -63,14 +63,13 @@ class Undo(Attacker):
         _, self.width, self.matrix = min(fitted, key=lambda each: each[0])
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected pictures."""
         n, _, height, width = observed.seen.shape
         x = self._features(observed, self.width) @ self.matrix
         pictures: Tensor = x.view(n, height, width, 3).permute(0, 3, 1, 2).clamp(0, 1)
         return pictures
 
     def cost(self, n: int) -> int:
-        """Return 0: nothing is trained."""
+        """Return 0, since nothing is trained."""
         return 0
 
     def _features(self, observed: Observed, width: float) -> Tensor:
@@ -89,20 +88,21 @@ class Undo(Attacker):
         flat = seen.flatten(2).contiguous()
         ordered = flat.sort(-1).values.contiguous()
         darker, no_lighter = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
-        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # the share of darker pixels, of equals half
+        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # the share of darker pixels, equal pixels count half
         return torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
 
 
 class Inversion(Attacker):
-    """An inversion network, mean squared error (He et al. 2019); if few distinct observations occur, the mean picture of each.
+    """An inversion network with mean squared error (He et al. 2019).
 
-    The mean of all pictures that share an observation has the least mean squared error of any guess from it.
+    If few distinct observations occur, the guess is the mean of all pictures with the same observation, which minimises the
+    mean squared error.
     """
 
     name, knows = "invert", "pairs"
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the network, or tabulate the means."""
+        """Train the network or, for few distinct observations, tabulate their mean pictures."""
         first, which = pairs.observed.distinct
         self.network: Inverter | None = None
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
@@ -121,14 +121,14 @@ class Inversion(Attacker):
         network.share = self._share(network)
 
     def untrained(self, pairs: Pairs) -> Inverter:
-        """Return a network whose guess, before any training, is the closed-form one."""
+        """Return a network whose guess is the closed-form one until it is trained."""
         with seeded(self.seed):
             network = inverter(pairs.observed.seen[:4096], self.effort.width, self.means, pairs.images.shape[-1])
         network.fit_base(pairs.observed.seen[:2000], pairs.observed.answers[:2000], pairs.images[:2000])
         return network.to(self.device)
 
     def _share(self, network: Inverter) -> float:
-        """Return how much of the network's residual to use: the share of least error on held-out pairs, in [0, 1]."""
+        """Return the factor of the network's residual, in [0, 1], with the least error on held-out pairs."""
         seen, answers, images = self.held.observed.seen, self.held.observed.answers, self.held.images
         base = run(network.base, self.device, seen, answers)
         residual = run(network, self.device, seen, answers) - base
@@ -142,7 +142,6 @@ class Inversion(Attacker):
         self.known = pairs.observed.seen[first].flatten(1)
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the network's pictures, or the mean picture of the nearest known observation."""
         if self.network is None:
             nearest = torch.cdist(observed.seen.flatten(1), self.known).argmin(1)
             pictures: Tensor = self.table[nearest]
@@ -151,7 +150,7 @@ class Inversion(Attacker):
 
 
 class FromInversion(Attacker):
-    """An attacker that continues from a fitted inversion network: `base`, or its own if none is given."""
+    """An attacker that starts from a fitted inversion network: from `base`, or from its own if `base` is None."""
 
     def __init__(
         self,
@@ -165,15 +164,15 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return what follows the inversion, plus the inversion itself if none was given."""
+        """Return the images of `further`, plus those of the inversion itself if no base was given."""
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod
     def further(self, n: int) -> int:
-        """Return how many images pass after the inversion."""
+        """Return the number of images that are processed after the inversion."""
 
     def based(self, pairs: Pairs) -> Inversion:
-        """Return the fitted inversion."""
+        """Return the base inversion, fitted to the pairs if none was given."""
         if self.base is None:
             self.base = Inversion(self.observer, self.effort, self.seed, self.tick)
             self.base.fit(pairs)
@@ -181,27 +180,27 @@ class FromInversion(Attacker):
 
 
 class Prior(FromInversion):
-    """An inversion network with a learnt image prior: it must also pass for an original before a critic.
+    """An inversion network with a learnt image prior: a critic must take its guesses for originals.
 
-    Continues from `Inversion`, for as many passes: absolute error + the critic's features + its judgement (Isola et al. 2017;
-    Wang et al. 2018). Its guesses are sharper and, by mean squared error, mostly worse. If the closed-form guess is better by
-    absolute error and features on held-out pairs, that guess is used.
+    Training continues from `Inversion` for as many passes. The loss is absolute error + the critic's features + its judgement
+    (Isola et al. 2017; Wang et al. 2018). The guesses are sharper and, by mean squared error, mostly worse. If the closed-form
+    guess is better by absolute error and features on held-out pairs, it is used instead.
     """
 
     name, knows = "prior", "pairs"
 
     def further(self, n: int) -> int:
-        """Return the inversion's passes: both run at the same effort."""
+        """Return the inversion's passes, since both run with the same effort."""
         return self.effort.passes
 
     def fit(self, pairs: Pairs) -> None:
-        """Train against a critic that learns too."""
+        """Train against a critic that is trained at the same time."""
         base = self.based(pairs)
         learnt, held = held_out(pairs)
         network, rate = copy.deepcopy(base.network), RATE / 4
         with seeded(self.seed):
             critic = channels_last(Critic(), self.device)
-        if network is None:  # the base only tabulated means
+        if network is None:  # the base has tabulated means and no network
             network, rate = base.untrained(learnt), RATE
         network.share = 1.0
         self.network = network
@@ -238,17 +237,15 @@ class Prior(FromInversion):
         network.share = 1.0 if error(network) <= error(network.base) else 0.0
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the network's pictures."""
         return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
 
 
 class Optimise(FromInversion):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
-    The error on `perturbed` is || G(x) - seen ||^2; on `payload` it is the distance of the latents, or the cross-entropy of the
-    edge's choice of a pattern. Total variation is added, with the weight that is best on held-out pairs. If no weight improves
-    on the start there, the start is the guess. The payload determines the decoded image, so that view needs no attack of its
-    own.
+    See `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight improves
+    on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs no attack
+    of its own.
     """
 
     name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
@@ -257,7 +254,7 @@ class Optimise(FromInversion):
     smooth: float | None = 0.02  # the weight in use; None: no descent
 
     def further(self, n: int) -> int:
-        """Return one image for every gradient step of every picture, those of the tuning included."""
+        """Return one image for every gradient step of every picture, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
 
@@ -272,7 +269,7 @@ class Optimise(FromInversion):
         self.smooth = min(errors, key=lambda weight: errors[weight])
 
     def guess(self, observed: Observed) -> Tensor:
-        """Descend, some pictures at a time."""
+        """Run the gradient descent, in batches of pictures."""
         assert self.base is not None
         starts = self.base.guess(observed)
         if self.smooth is None:
@@ -296,7 +293,7 @@ class Optimise(FromInversion):
             optimizer.zero_grad(set_to_none=True)
             inside = x.clamp(0, 1)
             with narrow(self.device):
-                error = self._error(inside, seen, observed.view)
+                error = observation_error(self.observer, inside, seen, observed.view)
             variation = (x[..., 1:] - x[..., :-1]).abs().mean() + (x[..., 1:, :] - x[..., :-1, :]).abs().mean()
             (error + smooth * variation).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -304,13 +301,19 @@ class Optimise(FromInversion):
             self.tick(len(x))
         return x.detach().clamp(0, 1).cpu()
 
-    def _error(self, x: Tensor, seen: Tensor, view: str) -> Tensor:
-        protected = self.observer.generator(x, self.observer.strength)
-        compressor = self.observer.compressor
-        if view == "perturbed" or compressor is None:
-            return F.mse_loss(protected.float(), seen)
-        y, stop = compressor.latents(protected.float()).float(), getattr(self.observer.codec, "stop", 0)
-        if stop or not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
-            return F.mse_loss(compressor.sent(y, stop) / compressor.steps(stop), seen)
-        wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
-        return F.cross_entropy(-20 * compressor.costs(y), wanted)
+
+def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
+    """Return how far the views of pictures `x` are from what was `seen`, a scalar that is differentiable in `x`.
+
+    On `perturbed` it is the mean squared error. On `payload` it is that of the latents, or the cross-entropy of the edge's
+    choice of a pattern.
+    """
+    protected = observer.generator(x, observer.strength)
+    compressor = observer.compressor
+    if view == "perturbed" or compressor is None:
+        return F.mse_loss(protected.float(), seen)
+    y, stop = compressor.latents(protected.float()).float(), getattr(observer.codec, "stop", 0)
+    if stop or not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
+        return F.mse_loss(compressor.sent(y, stop) / compressor.steps(stop), seen)
+    wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
+    return F.cross_entropy(-20 * compressor.costs(y), wanted)

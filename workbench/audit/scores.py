@@ -1,4 +1,4 @@
-"""What a guess is worth: by pixels, by structure, to a network that no attacker saw, and as a clue to which picture it was."""
+"""Scores of a guess: by pixels, by structure, by a network unknown to the attackers, and by identification of the picture."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from .networks import SmallCNN, learn, run
 
 __all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
 
-# What is measured of every guessed picture; those of which a share is given are proportions.
+# The scores of every guessed picture. Those marked as shares are proportions.
 FIGURES = ("psnr", "ssim", "abs_ssim", "distance", "judged", "identified")
 SHARES = ("judged", "identified", "read")
-# From where on a reconstruction counts as recognisable (He et al., ACSAC 2019, section 4).
+# The thresholds from which a reconstruction counts as recognisable (He et al., ACSAC 2019, section 4).
 RECOGNISABLE = {"psnr": 10.0, "ssim": 0.3}
 JUDGE_SEED = 1000
 
 
 class Judge:
-    """A small classifier that learnt on original training images and sees nothing but what it judges.
+    """A small classifier, trained on original training images only, that judges reconstructions.
 
-    It stands where LPIPS would (Zhang et al. 2018), whose weights come by download: `distance` is LPIPS's, on this network's
-    features and without learnt weights of channels, so that it compares with itself alone.
+    `distance` is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights. LPIPS's own weights
+    would need a download. So distances compare only with each other, not with published LPIPS.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class Judge:
         learn(self.network, loss, (images, labels), passes, seed=JUDGE_SEED, tick=tick)
 
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return for each picture whether the judge sees its class in it (N of 0 and 1)."""
+        """Return 1 for each picture that the judge assigns to its class, else 0 (N)."""
         return (run(self.network, self.device, images).argmax(1) == labels).float()
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return how different pairs of pictures look to it (N)."""
+        """Return the perceptual distance of each pair of pictures (N)."""
         return run(self.network.distance, self.device, x, y)
 
 
@@ -64,7 +64,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return every figure of N guessed pictures, one value a picture; `identified` among these N originals themselves."""
+    """Return every score of N guessed pictures, one value for each picture. `identified` is relative to the N originals."""
     with torch.inference_mode():
         similarity = metrics.ssim(images, guesses)
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
@@ -79,19 +79,19 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
 
 
 def identified(likeness: Tensor) -> Tensor:
-    """Return the chance that the likeliest of N known pictures is the right one, ties by lot (N x N, the right ones diagonal).
+    """Return the chance that the likeliest of N known pictures is the right one (N). Ties are broken by lot.
 
-    N values.
+    `likeness` is N x N, with the right pictures on its diagonal.
     """
     best = likeness == likeness.max(1, keepdim=True).values
     return best.diagonal().float() / best.sum(1)
 
 
 def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
-    """Return the mean of one figure (N values for each of S seeds) with an interval over images and seeds.
+    """Return the mean of one score (N values for each of S seeds) with an interval over images and seeds.
 
-    Two intervals, their halves added as squares: that of the images' means over seeds (of a `share` Wilson's, which stays
-    sensible near 0 and 1), and that of the S seeds' means by Student's t, for seeds are few.
+    Two half-widths are added in quadrature: that of the images' means over seeds, and that of the S seeds' means by Student's
+    t. For a `share` the first is Wilson's, which stays valid near 0 and 1.
     """
     values = torch.stack([each.double() for each in figures])
     seeds, n = values.shape
@@ -110,9 +110,10 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
 
 
 def area(positive: Tensor, negative: Tensor) -> Estimate:
-    """Return the area under the ROC curve of a score: the chance that a positive has the larger one, ties half.
+    """Return the area under the ROC curve of a score: the chance that a positive has the larger one, where a tie counts half.
 
-    1/2 says that the score tells nothing. The interval is Hanley and McNeil's (1982).
+    An area of 1/2 means that the score has no information. The interval is Hanley and McNeil's (1982). Raises UsageError if
+    either side is empty.
     """
     if not len(positive) or not len(negative):
         raise UsageError(f"an area needs scores on both sides, got {len(positive)} and {len(negative)}")

@@ -1,4 +1,4 @@
-"""The verdict of an audit: for each view, whether the best attackers stay within what is allowed."""
+"""The verdict of an audit: for each view, whether the best attackers stay within the allowed gain."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ from ..metrics import Estimate
 
 __all__ = ["ALLOWED", "ALLOWED_PERTURBED", "verdict"]
 
-# What a protected view may give away beyond the label: gaps to the control, and a ratio.
+# The gain beyond the label that a protected view may allow: differences from the control, and a ratio.
 ALLOWED = {"psnr": 0.5, "ssim": 0.03, "identified": 1.5}
 ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
-NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # gained over the control
+NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # no gain over the control
 
 
 def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return for each view the best attackers, their gain over the control, and whether that is within what is allowed.
+    """Return for each view the best attackers, their gain over the control, and whether that gain is allowed.
 
-    The control is the class's mean image given the true label; for identification, a picture of the class by lot. The decoder
-    is public: a payload gives the decoded image, and the cloud holds both, so that the best attack on either counts for both.
+    The control is the class's mean image given the true label. For identification it is a random picture of the class. The
+    decoder is public, so a payload gives the decoded image, and the cloud holds both. Therefore the best attack on either
+    counts for both.
 
-    `over` is the gain of max(control, attack): every attacker can fall back on the control. `failed` names the measures in
-    which no attacker reached the control; that is the attacks' failure and no evidence of protection. `interval` is the 95 %
+    `over` is the gain of max(control, attack), since every attacker can fall back on the control. `failed` names the measures
+    in which no attacker reached the control. That is the attacks' failure and no evidence of protection. `interval` is the 95 %
     interval of the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`.
-    `over_label` is the gain over attackers who saw nothing but the cloud's answer, if these were tried: the true label
-    flatters the protection whenever the cloud errs.
+    `over_label` is the gain over attackers that saw only the cloud's answer, if these were run. It matters because the true
+    label flatters the protection whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]

@@ -1,13 +1,13 @@
-"""The views that an attacker observes of a picture on its way to the cloud, and the pairs that it learns from.
+"""The attacker's views of a picture on its way to the cloud, and the pairs that attackers learn from.
 
 ::
 
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is what a link without the neural codec carries: PNG, or a codec that does not protect. `decoded` is what the cloud
-classifies. `payload` is what an eavesdropper on the wire reads behind TLS. `label` is what an edge would send that classifies
-the picture itself. Every view includes the label, because the cloud returns it.
+`perturbed` is what a link without the neural codec carries: PNG, or another codec that does not protect. `decoded` is the
+cloud's decoded image. `payload` is the bytes on the wire, behind TLS. `label` is the message of an edge that classifies the
+picture itself. Every view includes the label, because the cloud returns it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..errors import DataError, unknown
 from ..inference import computes_in_16_bits, prepare_pair
 from ..models import NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
 from ..pictures import to_float, to_uint8
+from ..rows import distinct
 from ..system import Client, Cloud, Edge, codec_for
 from ..weights import Pair
 
@@ -39,13 +40,13 @@ __all__ = ["SOURCES", "VIEWS", "Observed", "Observer", "Pairs", "pairs_of"]
 Made = TypeVar("Made")
 VIEWS = ("perturbed", "decoded", "payload", "label")
 SOURCES = ("same", "other", "noise")
-BATCH = 256  # pictures of one payload
-KEPT = 3  # sets of protected pictures that an observer remembers
+BATCH = 256  # pictures in one payload
+KEPT = 3  # sets of protected pictures that an observer caches
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Observed:
-    """What was seen of N pictures: `seen` (N x C x H x W) in the view, and `answers` (N), the labels that the cloud gave."""
+    """Observations of N pictures: `seen` (N x C x H x W) in the view, and `answers` (N), the cloud's labels."""
 
     view: str
     seen: Tensor
@@ -62,21 +63,18 @@ class Observed:
 
     @property
     def pictures(self) -> bool:
-        """Whether what was seen is a picture of the original's size."""
+        """Whether the observations are pictures of the original's size."""
         return self.view in ("perturbed", "decoded")
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The rows of the first of each kind of observation, and for each observation which kind it is (N)."""
-        rows = np.ascontiguousarray(self.seen.flatten(1).numpy()) + 0.0  # -0 is 0, in other bytes
-        whole = rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1])))[:, 0]
-        _, first, which = np.unique(whole, return_index=True, return_inverse=True)
-        return torch.from_numpy(first), torch.from_numpy(which)
+        """The row of each distinct observation's first occurrence, and for each observation the index of its kind (N)."""
+        return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
-    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations, their true labels.
+    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations and true labels.
 
     `labels` is None if the pictures show none of the classes.
     """
@@ -97,7 +95,7 @@ class Pairs:
 
 
 class Kept(Generic[Made]):
-    """A cache of the last few values; a second caller waits while the first computes a value."""
+    """A cache of the last few values. If two callers request a missing value, the second waits for the first."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Future[Made]] = {}
@@ -110,7 +108,7 @@ class Kept(Generic[Made]):
         return iter([each.result() for each in self._made.values()])
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return the cached value of a key; the first caller computes a missing one."""
+        """Return the cached value of a key. A missing value is computed by `make`."""
         with self._lock:
             future = self._made.get(key)
             mine = future is None
@@ -128,15 +126,15 @@ class Kept(Generic[Made]):
         return future.result()
 
     def clear(self) -> None:
-        """Forget all."""
+        """Remove all values."""
         self._made.clear()
 
 
 class Observer:
-    """Everything that can be seen of the pictures that pass through a pair with a codec, at a strength.
+    """An observer of all the data that pass through a pair with a codec, at a strength.
 
-    `options` go to the codec. `like` is another observer on the same pair, with which this one shares networks and what was
-    protected. Raises UsageError for a strength that is not in [0, 1].
+    `options` go to the codec. `like` is another observer on the same pair, whose networks and protected pictures this one
+    shares. Raises UsageError for a strength outside [0, 1].
     """
 
     def __init__(
@@ -164,23 +162,23 @@ class Observer:
 
     @cached_property
     def quick(self) -> Observer:
-        """The same in 16 bits where the device computes in them: for the many pictures that attackers learn from."""
+        """The same observer in 16 bits if the device supports it, for the many pictures that attackers learn from."""
         if not computes_in_16_bits(self.device):
             return self
         like = None if self._like is None else self._like.quick
         return Observer(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
     def protect(self, images: Tensor) -> Tensor:
-        """Return float images N x 3 x H x W as the edge protects them once they have passed the client's JPEG, on the CPU."""
+        """Return the edge's protected images, on the CPU, of float images N x 3 x H x W that pass the client's JPEG first."""
         parts = (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH))
         return torch.cat([self.edge.perturb(part, self.strength).cpu() for part in parts])
 
     def observe(self, images: Tensor, view: str) -> Observed:
-        """Send float images N x 3 x H x W through the system and return what one view shows of them."""
+        """Send float images N x 3 x H x W through the system, and return one view of them."""
         return self.show(self.protect(images), view)
 
     def show(self, protected: Tensor, view: str) -> Observed:
-        """Return what one view shows of protected images."""
+        """Return one view of protected images."""
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
         parts = [self._show(part.to(self.device), view) for part in torch.split(protected, BATCH)]
@@ -188,7 +186,7 @@ class Observer:
         return Observed(view, seen, answers)
 
     def _show(self, protected: Tensor, view: str) -> tuple[Tensor, Tensor]:
-        if view == "perturbed":  # as PNG carries it: in 8 bits
+        if view == "perturbed":  # PNG carries 8 bits
             shown = to_float(to_uint8(protected))
             return shown, self._answer(shown)
         coded, which = self.codec.unpack(self.codec.encode(protected))
@@ -203,10 +201,10 @@ class Observer:
             return in_parts(self.cloud.classifier, pictures.to(self.device)).argmax(1)
 
     def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
-        """Return what a payload says: the latents of a neural codec; of another the pictures that it decodes to."""
+        """Return a payload's content: the latents of a neural codec, or the decoded pictures of another codec."""
         if isinstance(self.codec, Neural):
             return self.codec.latents(coded).float()
-        if isinstance(self.codec, CompressAI):  # a string for each image, in their order
+        if isinstance(self.codec, CompressAI):  # one string for each image, in order
             with torch.inference_mode():
                 return in_parts(self.codec.compressor.latents, protected).round()
         return self.codec.decode_each(coded)
@@ -218,14 +216,14 @@ class Observer:
 
     @cached_property
     def generator(self) -> PerturbationGenerator:
-        """The generator as a white-box attacker runs it: without the random component, whose numbers nobody knows."""
+        """The generator as a white-box attacker runs it: without the random component, since its draws are unknown."""
         made = channels_last(copy.deepcopy(self.pair.generator).eval().requires_grad_(False), self.device)
         made.noise = 0.0
         return made
 
     @cached_property
     def compressor(self) -> NeuralCompressor | None:
-        """The compressor as a white-box attacker runs it; None where the codec is another."""
+        """The compressor as a white-box attacker runs it, or None if the codec has no compressor."""
         if not isinstance(self.codec, Neural | CompressAI) or self.pair.compressor is None:
             return None
         made: NeuralCompressor = copy.deepcopy(self.pair.compressor).eval().requires_grad_(False)
@@ -235,9 +233,9 @@ class Observer:
 def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
     """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
-    `same`: of the data set's training split, at random; `other`: of other data of the same kind; `noise`: smoothed noise.
-    The last few that were protected are kept, for other views and codecs. Raises UsageError for another source, DataError where
-    the training split has fewer pictures.
+    Sources: `same` is random pictures of the data set's training split, `other` is other data of the same kind, and `noise` is
+    smoothed noise. The last few protected sets are cached for other views and codecs. Raises UsageError for an unknown source,
+    and DataError if the training split has fewer than `n` pictures.
     """
     quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 
@@ -250,12 +248,12 @@ def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: st
 
 
 def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Return an attacker's own pictures and, where they show the classes, their labels."""
+    """Return an attacker's own pictures, and their labels or None if they show none of the classes."""
     size = int(dataset.test.images.shape[-1])
     random = torch.Generator().manual_seed(seed)
     if source == "same":
         if n > len(dataset.train):
-            raise DataError(f"{n} pairs were asked for, the training split of {dataset.title} has {len(dataset.train)}")
+            raise DataError(f"{n} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         rows = torch.randperm(len(dataset.train), generator=random)[:n]
         return to_float(dataset.train.images[rows]), dataset.train.labels[rows]
     if source == "other":
@@ -266,7 +264,7 @@ def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor,
 
 
 def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
-    """Return noise of every grain: random colours on grids of 2, 4, 8, 16 and 32 cells, enlarged."""
+    """Return noise at several scales: random colours on grids of 2, 4, 8, 16 and 32 cells, enlarged."""
     images = torch.empty(n, 3, size, size)
     for row in range(n):
         cells = 2 ** int(torch.randint(1, 6, (1,), generator=random))
@@ -276,7 +274,7 @@ def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
-    """Return cuttings of the two photographs that scikit-learn ships and foolbox's twenty, at random scales, some mirrored."""
+    """Return random crops of scikit-learn's two photographs and foolbox's twenty, at random scales, some mirrored."""
     from sklearn.datasets import load_sample_images
 
     from ..data import load
@@ -298,7 +296,7 @@ def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def _glyphs(n: int, size: int, seed: int) -> Tensor:
-    """Return digits as matplotlib's fonts print them, turned, shifted and scaled, at the coarseness of scikit-learn's."""
+    """Return digits in matplotlib's fonts, rotated, shifted and scaled, in the resolution of scikit-learn's digits."""
     from matplotlib import font_manager
     from PIL import Image, ImageDraw, ImageFont
 

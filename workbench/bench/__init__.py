@@ -1,11 +1,13 @@
-"""How fast: the models beside the papers' own way, and the services at work.
+"""Benchmarks of models and services.
 
 ::
 
-    models     edge and cloud without a network, beside the papers' own way
-    load       requests in a closed or an open loop, and what came of them
-    latency    where the time of a picture goes between real services (Figure 4), over links of several kinds
-    energy     what a picture costs the phone, without protection, with the baseline, with PMC² (Figures 1 and 5)
-    sensors    what the machine itself says of the energy it takes
-    services   throughput beside the same models called directly, latency under load, bytes on the wire, CPU and memory
+    model_speed  edge and cloud without a network, next to the papers' own implementation
+    load         requests in a closed or an open loop, and their statistics
+    link         a relay with a bandwidth and a delay
+    latency      the components of a picture's time between real services (Figure 4), over links of several kinds
+    energy_model, energy_measurement   the phone's energy for a picture (Figures 1 and 5)
+    sensors      the machine's own energy readings
+    services     throughput next to the same models called directly, latency under load, bytes on the wire, CPU and memory
+    hostile      honest clients next to hostile connections
 """

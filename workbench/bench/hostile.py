@@ -1,15 +1,15 @@
-"""Hostile connections next to honest clients: what the services' bounds keep of latency, memory and health checks.
+"""Hostile connections next to honest clients: how well the services' limits protect latency, memory and health checks.
 
 ::
 
     attacker process (low priority, many addresses of loopback)         this process
        trailers   a chunked body, then trailers without end               honest clients, closed loop: quiet, then attacked
-       pipeline   requests without waiting for answers                    probes, each on a new connection
-       newlines   an empty line a second after an answer                  the edge's memory
-       unread     requests whose answers are never read
+       pipeline   requests without waiting for responses                  probes, each on a new connection
+       newlines   an empty line a second after a response                 the edge's memory
+       unread     requests whose responses are never read
 
-Attackers have no credential; the edge lets them in as far as HTTP, because it takes tokens. One that is cut comes back after a
-pause, so that about the same number of connections is open or attempted throughout.
+Attackers have no credential. The edge accepts their connections up to HTTP, because it accepts tokens. A closed attacker
+reconnects after a pause, so about the same number of connections is open or attempted throughout.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from ..errors import UsageError
 __all__ = ["Attack", "Probes", "main"]
 
 ADDRESSES = 40
-PAUSE_S = (30.0, 90.0)  # before an attacker that was cut comes back
+PAUSE_S = (30.0, 90.0)  # range of the pause before a closed attacker reconnects
 STEP_S = 0.25  # between two writes of an attacker
 GET = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
 TRAILERS = b"".join(b"x-%d: %d\r\n" % (number, number) for number in range(400))
-FILES_APART = 500  # descriptors that are not for connections
-
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+NICE = 10
+AUTOGROUP = Path("/proc/self/autogroup")
+FILES_APART = 500  # file descriptors reserved for other purposes than connections
 
 
 async def _trailers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -86,7 +86,7 @@ async def _unread(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         await asyncio.sleep(STEP_S)
 
 
-KINDS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
+ATTACKS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]] = {
     "trailers": _trailers,
     "pipeline": _pipeline,
     "newlines": _newlines,
@@ -95,13 +95,13 @@ KINDS: dict[str, Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitabl
 
 
 def _check(reader: asyncio.StreamReader) -> None:
-    """Raise ConnectionError where the service has closed the connection."""
+    """Raise ConnectionError if the service has closed the connection."""
     if reader.at_eof():
         raise ConnectionResetError
 
 
 async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence[float]) -> None:
-    """Keep `connections` attackers at it until cancelled; print what came of them once a second."""
+    """Run `connections` attackers until cancelled, and print their counts once a second."""
     parts = urlsplit(url)
     context = ssl.create_default_context(cafile=str(authority))
     context.check_hostname = False
@@ -109,8 +109,8 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
     opening = asyncio.Semaphore(64)
 
     async def attacker(number: int) -> None:
-        attack = list(KINDS.values())[number % len(KINDS)]
-        await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # they do not all come at once
+        attack = list(ATTACKS.values())[number % len(ATTACKS)]
+        await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # attackers do not all connect at once
         local = (f"127.0.1.{1 + number % ADDRESSES}", 0) if sys.platform == "linux" else None
         while True:
             writer = None
@@ -142,7 +142,7 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """The attackers' process, for as long as the context lasts; `counts` is what came of them."""
+    """A running attack in a process of its own. `counts` has the attackers' results so far."""
 
     url: str
     authority: Path
@@ -153,7 +153,11 @@ class Attack:
     def __enter__(self) -> Attack:
         command = [sys.executable, "-m", __name__, self.url, str(self.authority), str(self.connections)]
         command += [str(pause) for pause in self.pause_s]
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        self._process.stdout.readline()  # the first counts: the attack begins
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -174,7 +178,7 @@ class Probes:
     failed: int = 0
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Send probes until cancelled."""
         context = ssl.create_default_context(cafile=str(self.authority))
         for path in itertools.cycle((b"live", b"ready")):
             start = time.perf_counter()
@@ -197,19 +201,26 @@ class Probes:
             writer.transport.abort()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it as plain JSON values."""
+        """Return the result as plain JSON values."""
         answered = {"ms_p95": float(np.percentile(self.milliseconds, 95))} if self.milliseconds else {}
         return {"sent": len(self.milliseconds) + self.failed, "failed": self.failed, **answered}
 
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """Attack a service for as long as the context lasts. Raises UsageError where so many files may not be open."""
+    """Attack a service while the context lasts. Raises UsageError if the process may not open enough files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
         raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")
     with Attack(url, authority, connections, pause_s) as attack:
         yield attack
+
+
+def _yield_cores() -> None:
+    """Lower this process's priority: real attackers have machines of their own."""
+    os.nice(NICE)
+    with contextlib.suppress(OSError):  # Linux with autogroups compares sessions, and `nice` only within a session
+        AUTOGROUP.write_text(str(NICE))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("pause_s", type=float, nargs=2)
     options = parser.parse_args(arguments)
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    os.nice(10)  # attackers have machines of their own
+    _yield_cores()
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(_attack(options.url, options.authority, options.connections, options.pause_s))
 

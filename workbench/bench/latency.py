@@ -1,15 +1,15 @@
-"""Where the time of a picture goes between real services (PMC², Figure 4), and the time over thin links.
+"""The components of a picture's latency between real services (PMC², Figure 4), and the latency over slow links.
 
 ::
 
     png, jpeg, neural    phone --JPEG--> edge --codec--> cloud        PMC² with each codec
     every                as neural, but the cloud decodes and classifies every picture, as the paper's does
-    new                  as neural, but the cloud remembers no answer: of each request it decodes every distinct code once
+    new                  as neural, but the cloud caches no answers: it decodes every distinct code once a request
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
-Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so that a phone here is as fast
-as an edge. The nine components are the paper's; a network's is what one end waited less what the other end reports.
-`in_turns` measures arrangements in turns within one run: what slows the machine down for a while slows all of them.
+Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so the phone is as fast as the
+edge. The nine components are the paper's. A network's component is one end's waiting time less the other end's reported time.
+`in_turns` measures arrangements in turns within one run, so that a temporary slowdown of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from typing import Any
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ..client import Client
+from ..client import HttpsClient
 from ..errors import UsageError, unknown
 from ..metrics import Estimate, mean, percentile
-from ..services.link import FREE, LINKS, Kind, Link
+from ..services.loading import StageConfig, edge_stage
 from ..services.local import Local
-from ..services.stages import Stage, edge_stage
 from ..system import COMPONENTS
+from .link import FREE, LINKS, Kind, Link
 from .load import PERCENTS
 
 __all__ = ["ARRANGEMENTS", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
 
-ROUNDS = 10  # of arrangements in turns
+ROUNDS = 10  # rounds in which the arrangements take turns
 
 ARRANGEMENTS = {  # and the cloud's options
     "png": ("--codec", "png"),
@@ -51,14 +51,14 @@ class Arranged:
     """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain."""
 
     name: str
-    client: Client
-    linked: Client
+    client: HttpsClient
+    linked: HttpsClient
     link: Link
 
 
 @contextmanager
-def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arranged]:
-    """Start an arrangement's services and give its clients; `data` are the options that name the data set to `serve`."""
+def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator[Arranged]:
+    """Start an arrangement's services and yield its clients. `data` are the options that name the data set to `serve`."""
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
     pair = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--quiet", *data)
@@ -72,28 +72,30 @@ def running(name: str, stage: Stage, data: Sequence[str] = ()) -> Iterator[Arran
         else:
             options = (*pair, "--codec", "neural" if name in ("new", "every") else name, "--cloud")
             near = local.start("edge", *options, cloud.url, ready=False)
-            far = local.start("edge", *options, link.url, "--batch", "1", ready=False)  # one picture after another comes there
+            far = local.start(
+                "edge", *options, link.url, "--batch", "1", ready=False
+            )  # this edge receives one picture at a time
             doors = near.url, far.url
         for service in local.services:
             local.await_ready(service)
         plain, linked = (
-            stack.enter_context(Client(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
+            stack.enter_context(HttpsClient(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
             for url in doors
         )
         yield Arranged(name, plain, linked, link)
 
 
 class _EndToEnd:
-    """The times of batches that one client sends, one after another."""
+    """The latencies of batches that one client sends, one after another."""
 
-    def __init__(self, client: Client, images: Tensor, batch: int) -> None:
+    def __init__(self, client: HttpsClient, images: Tensor, batch: int) -> None:
         self.client, self.images, self.batch, self.sent = client, images, batch, 0
         self.components: dict[str, list[float]] = {name: [] for name in COMPONENTS}
         self.took: list[float] = []
         self.bytes: list[float] = []
 
     def send(self, requests: int, counts: bool = True) -> None:
-        """Send `requests` batches; batches that do not count are the warm-up."""
+        """Send `requests` batches. With `counts` False they are the warm-up."""
         for _ in range(requests):
             first = self.sent * self.batch % (len(self.images) - self.batch + 1)
             part = self.images[first : first + self.batch]
@@ -122,21 +124,26 @@ class _EndToEnd:
         }
 
 
-def end_to_end(client: Client, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
-    """Send `requests` batches one after another, and return where the time of an image went (ms; means with intervals).
+def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
+    """Send `requests` batches one after another, and return the components of an image's latency (ms; means with intervals).
 
-    `ms` is the time from pictures in to labels back, with its percentiles over requests; `covered` is the share of it that the
-    nine components, each measured, account for. Raises UsageError if there are fewer images than a batch.
+    `ms` is the time from pictures in to labels back, with its percentiles over requests. `covered` is the share of it that the
+    nine measured components account for. Raises UsageError if there are fewer images than a batch.
     """
     return in_turns({"": client}, images, requests, batch, 1, progress)[""]
 
 
 def in_turns(
-    clients: Mapping[str, Client], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS, progress: bool = False
+    clients: Mapping[str, HttpsClient],
+    images: Tensor,
+    requests: int,
+    batch: int = 1,
+    rounds: int = ROUNDS,
+    progress: bool = False,
 ) -> dict[str, dict[str, Any]]:
-    """Measure clients as `end_to_end` does, `requests` batches each, in turns: in every round each sends its part.
+    """Measure several clients like `end_to_end`, `requests` batches each, in turns: each client sends its part in every round.
 
-    The order rotates from round to round. Raises UsageError if there are fewer images than a batch, or no request a round.
+    The order rotates from round to round. Raises UsageError for fewer images than a batch, or less than one request a round.
     """
     if not 0 < batch <= len(images) or not 0 < rounds <= requests:
         raise UsageError(
@@ -157,7 +164,7 @@ def in_turns(
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over a link of each kind; return percentiles of the time end to end (ms) by the link's name."""
+    """Send single images over a link of each kind. Return percentiles of the end-to-end latency (ms) by the link's name."""
     measured: dict[str, Any] = {}
     for kind in kinds:
         system.link.kind = kind

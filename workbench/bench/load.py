@@ -1,15 +1,15 @@
-"""Requests in a closed or an open loop, and the statistics of their times.
+"""Requests in a closed or an open loop, and the statistics of their latency.
 
 ::
 
-    closed   `concurrency` clients, each sends its next request after its answer: the throughput
-    open     requests arrive at a rate, whether or not others are answered: the time in the system at that rate
+    closed   `concurrency` clients, each sends its next request after its response: measures the throughput
+    open     requests arrive at a rate, whether or not earlier ones are complete: measures the time in the system
 
-In the open loop a request's time counts from when it was due, not from when it could be sent: a service that stalls for a
-second is charged for everything that was due meanwhile (no coordinated omission).
+In the open loop a request's time counts from when it was due, not from when it was sent. A service that stalls for a second is
+charged for every request that was due in that second (no coordinated omission).
 
 Times in a queue depend on each other: one slow second delays hundreds of requests. A window starts with a warm-up that does not
-count. It is long against the time in which a queue forgets its past (`relaxation_s`). Intervals come from a bootstrap of blocks
+count. It is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a bootstrap of blocks
 (Kuensch 1989), because order statistics of independent samples would be far too narrow.
 """
 
@@ -31,19 +31,19 @@ from ..metrics import Estimate, percentile
 __all__ = ["PERCENTS", "Load", "closed_loop", "open_loop", "percentile_of_blocks", "relaxation_s"]
 
 PERCENTS = (50, 95, 99)
-BLOCKS = 20  # of a window, resampled as a whole
+BLOCKS = 20  # blocks of a window, each resampled as a whole
 RESAMPLES = 400
-WARM_UP = 5.0  # relaxation times from the start that do not count
-FORGET = 50.0  # relaxation times that a window lasts thereafter
+WARM_UP = 5.0  # relaxation times at the start that do not count
+FORGET = 50.0  # relaxation times that a window lasts after the warm-up
 
-Send = Callable[[int], Awaitable[int]]  # sends request k, returns how many images were answered
+Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of images
 
 
 def relaxation_s(rate: float, capacity: float) -> float:
-    """Return the time in which a queue forgets its past (s): that of an M/M/1 queue, 1 / (sqrt(capacity) - sqrt(rate))^2.
+    """Return the relaxation time of an M/M/1 queue (s): 1 / (sqrt(capacity) - sqrt(rate))^2.
 
-    `rate` and `capacity` are requests a second (Cohen, The Single Server Queue). A server with less random service
-    times forgets sooner. Raises UsageError for a rate that is not below the capacity.
+    `rate` and `capacity` are requests a second (Cohen, The Single Server Queue). A server with less random service times
+    relaxes sooner. Raises UsageError unless the rate is below the capacity.
     """
     if not 0 < rate < capacity:
         raise UsageError(f"an open loop needs a rate above 0 and below the capacity, got {rate:g} of {capacity:g} a second")
@@ -53,15 +53,15 @@ def relaxation_s(rate: float, capacity: float) -> float:
 def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
     """Return a percentile of dependent values, in their order, with the 95 % interval of a moving-block bootstrap.
 
-    Values within a block may depend on each other in any way; a block is long against the time of that dependence if the window
-    is (`FORGET`). With fewer values than two a block the interval is that of independent values.
+    Values within a block may depend on each other in any way. Blocks must be long compared with that dependence, which a window
+    of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of independent values.
     """
     x = np.asarray(values, dtype=np.float64)
     length = len(x) // blocks
     if length < 2:
         return percentile(values, percent)
     starts = np.random.default_rng(seed).integers(0, len(x) - length + 1, (RESAMPLES, blocks))
-    # Bins keep the memory small: each resample is a sum of its blocks' counts.
+    # Bins save memory: each resample is a sum of its blocks' counts.
     order = np.argsort(x, kind="stable")
     ranks = np.empty(len(x), np.int64)
     ranks[order] = np.arange(len(x))
@@ -77,23 +77,23 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
 
 @dataclass
 class Load:
-    """A load: its kind and duration, the milliseconds of each answered request in the order of sending, and errors by text.
+    """A load: its kind and duration, the milliseconds of each completed request in the order of sending, and errors by text.
 
-    Answers of the warm-up count neither as times nor as images: `warm_up` is their number.
+    Requests of the warm-up count neither as times nor as images. `warm_up` is their number.
     """
 
     kind: str
     images: int = 0
     seconds: float = 0.0
-    cpu_s: float = 0.0  # that the generator took, where it shares the services' cores
+    cpu_s: float = 0.0  # CPU time of the load generator, if it shares the services' cores
     milliseconds: list[float] = field(default_factory=list)
-    late_ms: list[float] = field(default_factory=list)  # how late the generator itself was, in an open loop
+    late_ms: list[float] = field(default_factory=list)  # delay of the load generator itself, in an open loop
     warm_up: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
     @property
     def rate(self) -> float:
-        """Images a second."""
+        """The throughput in images a second."""
         return self.images / self.seconds
 
     def as_dict(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class Load:
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests under way for some seconds; wait for the last ones, which count too."""
+    """Keep `concurrency` requests in flight for `seconds`, then wait for the last ones, which count too."""
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
@@ -129,7 +129,7 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at a rate (a second), at random moments (Poisson); wait for all of them.
+    """Send requests at a mean rate (a second) at random moments (Poisson), and wait for all of them.
 
     The load lasts `warm_up_s`, whose requests do not count, and then `seconds`. Times are in the order of the due moments.
     """
@@ -158,13 +158,13 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm
 
 
 async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
-    """Send one request and keep its time by its number: answers arrive in another order than requests."""
+    """Send one request and store its time by its number, since responses arrive in another order."""
     if await _one(load, send, number, due):
         times[number] = load.milliseconds[-1]
 
 
 async def _one(load: Load, send: Send, number: int, began: float) -> bool:
-    """Send one request; return whether it was answered. An error is counted by its text."""
+    """Send one request, and return whether it succeeded. An error is counted by its text."""
     try:
         images = await send(number)
     except WorkbenchError as error:

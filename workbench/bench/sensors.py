@@ -1,12 +1,12 @@
-"""What a machine says of the energy it takes: the counters of its processor (RAPL), or its battery's own readings.
+"""The machine's own energy readings: its processor's counters (RAPL), or its battery's readings.
 
 ::
 
-    powercap/intel-rapl:N/energy_uj     µJ; counts up, and from max_energy_range_uj on from 0 again. AMD's have these names, too
+    powercap/intel-rapl:N/energy_uj     µJ; counts up, and wraps at max_energy_range_uj. AMD's counters have these names, too
     power_supply/BAT*/power_now         µW at this moment, or energy_now (µWh left), or charge_now (µAh) x voltage_now (µV)
 
-RAPL sees the processor's packages alone, a battery the whole device. Both see all that the machine does meanwhile: nothing else
-should run, and what it takes at rest is to be measured and subtracted.
+RAPL measures the processor's packages alone, a battery the whole device. Both include everything that the machine does
+meanwhile. So nothing else should run, and the reading at rest must be subtracted.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["SOURCES", "Battery", "Rapl", "Reading", "Sensor", "find_sensor"]
 
 ROOT = Path("/sys/class")
 SOURCES = ("auto", "rapl", "battery", "estimate")
-LOOK_S = 0.1  # how often a battery's power is read
+BATTERY_POLL_S = 0.1  # interval between two readings of a battery's power
 
 
 @dataclass
 class Reading:
-    """What was taken while something was done: energy (J) and time (s)."""
+    """The energy (J) and time (s) of a measured piece of work."""
 
     joules: float = 0.0
     seconds: float = 0.0
 
 
 class Sensor(ABC):
-    """Something that tells energy. Work must last `window_s` for its readings to say something; `windows` of them are taken."""
+    """An energy sensor. Work must last `window_s` for a meaningful reading, and `windows` readings are taken."""
 
     source: ClassVar[str]
     sees: ClassVar[str]
@@ -47,7 +47,7 @@ class Sensor(ABC):
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Give a reading that is filled in when the enclosed work is done; RunError where the sensor stops telling."""
+        """Yield a reading that is filled in after the enclosed work. Raises RunError if the sensor stops working."""
         found, start = Reading(), time.perf_counter()
         with self._watched(found):
             yield found
@@ -55,14 +55,14 @@ class Sensor(ABC):
 
     @abstractmethod
     def _watched(self, found: Reading) -> AbstractContextManager[None]:
-        """Fill in the energy of what happens meanwhile; the time is there when it ends."""
+        """Fill in the energy of the enclosed work. The time is set when the work ends."""
 
 
 class Rapl(Sensor):
-    """A processor's energy counters, all its packages added; `folder` is where powercap has them.
+    """A processor's energy counters, summed over its packages. `folder` is powercap's folder.
 
-    Raises RunError, which says why, where there are none or they may not be read. Work must end before a counter could pass its
-    range twice (at 65 kJ and 200 W, five minutes).
+    Raises RunError with the reason if there are no counters or they are unreadable. Work must end before a counter could wrap
+    twice (after five minutes at 65 kJ and 200 W).
     """
 
     source = "measured RAPL"
@@ -70,7 +70,7 @@ class Rapl(Sensor):
     window_s, windows = 0.5, 5
 
     def __init__(self, folder: Path = ROOT / "powercap") -> None:
-        # A package's own domains (intel-rapl:0:0) are in it already, and psys holds the packages once more.
+        # A package already includes its own domains (intel-rapl:0:0), and psys includes the packages.
         zones = [zone for zone in sorted(folder.glob("intel-rapl:*")) if zone.name.count(":") == 1]
         self._zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
         if not self._zones:
@@ -90,18 +90,18 @@ class Rapl(Sensor):
 
 
 class Battery(Sensor):
-    """A battery's readings of the whole device; `folder` is where the kernel lists power supplies.
+    """A battery's readings for the whole device. `folder` is the kernel's list of power supplies.
 
-    Raises RunError, which says why, where there is no battery, where it tells nothing, and while it is charged.
+    Raises RunError with the reason if there is no battery, if it reports nothing, or while it is charging.
     """
 
     source = "battery"
     sees = "this whole device"
-    window_s, windows = 8.0, 2  # a gauge is read by its driver every few seconds
+    window_s, windows = 8.0, 2  # a driver updates its gauge every few seconds
 
     def __init__(self, folder: Path = ROOT / "power_supply") -> None:
         found = [each for each in sorted(folder.glob("*")) if _text(each / "type") == "Battery"]
-        found = [each for each in found if _text(each / "scope") != "Device"]  # of a mouse, say
+        found = [each for each in found if _text(each / "scope") != "Device"]  # for example a mouse's battery
         if not found:
             raise RunError(f"no battery at {folder}")
         in_use = [each for each in found if _text(each / "status") == "Discharging"]
@@ -118,7 +118,7 @@ class Battery(Sensor):
         return abs(_number(self._at / "power_now")) / 1e6
 
     def _left(self) -> float:
-        """Return what is left, in J."""
+        """Return the remaining energy in J."""
         if (self._at / "energy_now").exists():
             return _number(self._at / "energy_now") * 3600e-6
         if not (self._at / "charge_now").exists():
@@ -139,12 +139,12 @@ class Battery(Sensor):
 
     @contextmanager
     def _sampled(self, found: Reading) -> Iterator[None]:
-        """Read the power time and again; the energy is its mean times the time."""
+        """Sample the power repeatedly. The energy is the mean power times the time."""
         seen, done = [self._power()], threading.Event()
 
         def look() -> None:
-            with suppress(RunError):  # the last look, below, will say it
-                while not done.wait(LOOK_S):
+            with suppress(RunError):  # the last reading, below, reports the error
+                while not done.wait(BATTERY_POLL_S):
                     seen.append(self._power())
 
         looking = threading.Thread(target=look, name="battery", daemon=True)
@@ -159,9 +159,9 @@ class Battery(Sensor):
 
 
 def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None, list[str]]:
-    """Return the sensor that `source` asks for and why others are not used; None where the energy can only be estimated.
+    """Return the sensor for `source` and the reasons why others are not used. The sensor is None if energy must be estimated.
 
-    `auto` takes RAPL before a battery. Raises UsageError for a source that is unknown, or asked for and not here.
+    `auto` prefers RAPL to a battery. Raises UsageError for an unknown source, or for a requested sensor that is missing.
     """
     if source not in SOURCES:
         raise unknown("source of energy", source, SOURCES)
@@ -174,7 +174,7 @@ def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None,
         except RunError as error:
             reasons.append(str(error))
     if source in ("rapl", "battery"):
-        raise UsageError(f"source {source!r} cannot be used: {reasons[0]}; 'auto' takes what there is")
+        raise UsageError(f"source {source!r} cannot be used: {reasons[0]}; 'auto' takes an available one")
     return None, reasons
 
 
@@ -186,7 +186,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    """Return a reading; RunError where it cannot be read."""
+    """Return a reading. Raises RunError if it is unreadable."""
     try:
         return int(path.read_text(encoding="utf-8"))
     except PermissionError:

@@ -3,14 +3,14 @@
 ::
 
     direct      one process: JPEG -> edge.receive -> edge.protect -> cloud.recognise, 256 images at a time
-    saturated   the same JPEGs over TLS, through both services, as many requests at once as it takes
+    saturated   the same JPEGs over TLS, through both services, with enough requests in flight for full throughput
     ladder      one image a request, more and more clients                open    one image a request, at a rate
     soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
-    hostile     honest clients next to connections that only cost (see `hostile`), against the same clients alone
+    hostile     honest clients next to hostile connections (see `hostile`), against the same clients alone
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
-Direct and saturated take turns, round by round, on the same cores, and a ratio is taken within a round. Every answer is
-compared with the one that the same networks give in process: a wrong label is an error.
+Direct and saturated take turns, round by round, on the same cores. A ratio is taken within a round. Every response is compared
+with the label of the same networks in process: a wrong label is an error.
 """
 
 from __future__ import annotations
@@ -31,36 +31,37 @@ from torch import Tensor as Images
 from tqdm.auto import tqdm
 
 from ..certs import Role
-from ..client import Client, new_loop
+from ..client import HttpsClient, new_loop
 from ..errors import ServiceError, UsageError
 from ..evaluation import provenance
+from ..metrics import spread
 from ..protocol import LENGTH_HEADER, Tensor, read_response, write_request
 from ..services.connection import Connection
-from ..services.link import Link, Way
+from ..services.loading import StageConfig
 from ..services.local import Local, Running
-from ..services.stages import Stage
 from ..services.trust import client_context
 from ..system import Stopwatch, System
 from .hostile import PAUSE_S, Probes, attacked
 from .latency import end_to_end
+from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
 
 __all__ = ["bench_hostile", "bench_services"]
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-HONEST = 8  # clients next to hostile connections
-FEW = 10.0  # images a second, in the open loop: each comes to services at rest
-SHARES = (0.3, 0.5, 0.7, 0.9)  # of saturation, thereafter
+HONEST = 8  # honest clients next to hostile connections
+FEW = 10.0  # images a second in the open loop: so few that each one finds the services idle
+SHARES = (0.3, 0.5, 0.7, 0.9)  # further rates of the open loop, as shares of saturation
 SOAK = 0.7
-SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request, and how many requests at once saturate
-DIRECT = 256  # images at a time
+SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request: requests in flight that saturate the services
+DIRECT = 256  # images in a direct call
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
-Loop = Callable[["Door", Any, float], Awaitable[Load]]
+Loop = Callable[["EdgeTarget", Any, float], Awaitable[Load]]
 WAYS: tuple[Way, ...] = ("out", "back")
 
 
-class Door:
-    """An edge as a load sees it: requests made before, their right answers known."""
+class EdgeTarget:
+    """An edge as the target of a load: prepared requests with known labels."""
 
     def __init__(self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int) -> None:
         starts = range(0, len(files) - size + 1, size)
@@ -69,7 +70,7 @@ class Door:
         self.labels = [labels[at : at + size].numpy() for at in starts]
 
     async def __call__(self, number: int) -> int:
-        """Send a request; ServiceError for any answer but the right one."""
+        """Send request `number` and return its number of images. Raises ServiceError for a failed request or a wrong label."""
         which = number % len(self.requests)
         body, length = self.requests[which]
         deadline = asyncio.get_running_loop().time() + 60.0
@@ -83,53 +84,53 @@ class Door:
         return self.size
 
 
-class Site:
-    """Edge and cloud at work here, and the loop from which loads are sent to them."""
+class ServiceFixture:
+    """Edge and cloud running on this machine, and the event loop that sends loads to them."""
 
     def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False) -> None:
         self._options, self._model, self._files, self._labels, self._token = options, model, files, labels, token
         self._stack = ExitStack()
 
-    def __enter__(self) -> Site:
+    def __enter__(self) -> ServiceFixture:
         local = self._stack.enter_context(Local())
         self.local = local
         self.cloud = local.start("cloud", *self._options)
         extra: tuple[str, ...] = ()
-        if self._token:  # the edge then speaks HTTP with those who show no certificate, too
+        if self._token:  # the edge then accepts connections without a certificate, too
             (local.folder / "token").write_text(secrets.token_hex(16))
             extra = ("--token-file", str(local.folder / "token"))
         self.edge = local.start("edge", *self._options, *extra, "--cloud", self.cloud.url)
         self._run = self._stack.enter_context(asyncio.Runner(loop_factory=new_loop)).run
-        self._door = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
-        self._stack.callback(lambda: self._run(self._door.__aexit__()))
+        self._edge_connection = Connection(self.edge.url, lambda: client_context(local.certs, "client", "edge"), attempt_s=60.0)
+        self._stack.callback(lambda: self._run(self._edge_connection.__aexit__()))
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
-        """Send a load of requests of `size` images: in a closed loop `much` at once, in an open one so many a second."""
+        """Send a load of requests of `size` images: `much` at once in a closed loop, `much` a second in an open loop."""
 
         async def sent() -> Load:
-            return await loop(Door(self._door, self._model, self._files, self._labels, size), much, seconds)
+            return await loop(EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size), much, seconds)
 
         return self._run(sent())
 
     def arrivals(self, rate: float, seconds: float, warm_up_s: float) -> Load:
-        """Send single images at a rate; the first `warm_up_s` seconds do not count."""
+        """Send single images at a rate. The first `warm_up_s` seconds do not count."""
 
         async def sent() -> Load:
-            door = Door(self._door, self._model, self._files, self._labels, 1)
-            return await open_loop(door, rate, seconds, warm_up_s=warm_up_s)
+            edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+            return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s)
 
         return self._run(sent())
 
     def usage(self) -> dict[str, Any]:
-        """Return what both services say of their CPU time (s) and resident memory (bytes)."""
+        """Return both services' CPU time (s) and resident memory (bytes), as they report them."""
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
-        """Send single images at a rate for long; return what came of it, and what the services used, time and again."""
+        """Send single images at a rate for a long time. Return the load, and the services' usage every `every` seconds."""
 
         async def watched() -> tuple[Load, list[dict[str, Any]]]:
             used: list[dict[str, Any]] = []
@@ -142,8 +143,8 @@ class Site:
 
             watching = asyncio.create_task(watch())
             try:
-                door = Door(self._door, self._model, self._files, self._labels, 1)
-                return await open_loop(door, rate, seconds, warm_up_s=warm_up_s), used
+                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s), used
             finally:
                 watching.cancel()
 
@@ -152,7 +153,7 @@ class Site:
     def under_attack(
         self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
     ) -> dict[str, Any]:
-        """Have honest clients send single images next to hostile connections; return their load, probes, memory, attackers."""
+        """Send single images from honest clients next to hostile connections. Return their load, probes, memory, attackers."""
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
 
@@ -165,8 +166,8 @@ class Site:
 
             watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
             try:
-                door = Door(self._door, self._model, self._files, self._labels, 1)
-                return await closed_loop(door, HONEST, seconds)
+                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                return await closed_loop(edge_target, HONEST, seconds)
             finally:
                 for task in watching:
                     task.cancel()
@@ -189,7 +190,7 @@ class Site:
 
 
 def bench_services(
-    stage: Stage,
+    stage: StageConfig,
     system: System,
     images: Images,
     *,
@@ -201,11 +202,11 @@ def bench_services(
     forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure the services of a pair, started here, and the same networks in this process; return one JSON object.
+    """Measure the services of a pair, started here, and the same networks in this process. Return one JSON object.
 
-    `system` has the same weights; `data` are the options that name the data set to `workbench serve`. A closed loop lasts
-    `seconds`, the soak `soak_s` (0: none). A window of the open loop lasts at least `forget` times the time in which the queue
-    forgets its past. `requests` single pictures are sent one after another.
+    `system` has the same weights. `data` are the options that name the data set to `workbench serve`. A closed loop lasts
+    `seconds`, the soak `soak_s` (0: none). A window of the open loop lasts at least `forget` relaxation times of the queue.
+    `requests` single pictures are sent one after another.
 
     Raises UsageError for too few images.
     """
@@ -221,28 +222,28 @@ def bench_services(
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
     bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
-    with bar, Site(options, stage.target, files, labels) as site:
-        before = site.usage()
+    with bar, ServiceFixture(options, stage.target, files, labels) as fixture:
+        before = fixture.usage()
         bar.update()
-        result["single"] = _single(site, system, images, requests)
+        result["single"] = _single(fixture, system, images, requests)
         bar.update()
-        result["saturated"] = _saturated(site, system, files, stage.size, seconds, rounds, bar.update)
+        result["saturated"] = _saturated(fixture, system, files, stage.size, seconds, rounds, bar.update)
         top = result["saturated"]["1"]["images_per_s"]["median"]
         result["ladder"] = []
         for clients in CLIENTS:
-            result["ladder"].append(site.load(closed_loop, clients, seconds).as_dict())
+            result["ladder"].append(fixture.load(closed_loop, clients, seconds).as_dict())
             bar.update()
         result["open"] = []
         for rate in (FEW, *(share * top for share in SHARES)):
             relaxed = relaxation_s(rate, top) if rate < top else seconds
             warm_up_s = min(WARM_UP, forget) * relaxed
-            load = site.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
+            load = fixture.arrivals(rate, max(seconds, forget * relaxed), warm_up_s)
             result["open"].append({"share_of_saturation": rate / top, "relaxation_s": relaxed, **load.as_dict()})
             bar.update()
-        result["usage"] = {"before": before, "after": site.usage()}
+        result["usage"] = {"before": before, "after": fixture.usage()}
         if soak_s:
             warm_up_s = min(WARM_UP, forget) * relaxation_s(SOAK * top, top)
-            load, used = site.soak(SOAK * top, soak_s, max(1.0, soak_s / 90), warm_up_s)
+            load, used = fixture.soak(SOAK * top, soak_s, max(1.0, soak_s / 90), warm_up_s)
             result["soak"] = {"share_of_saturation": SOAK, **load.as_dict(), "used": used, "memory_change": _changes(used)}
     result["wire"] = {"http": _wire(options, files, "--plain-http"), "tls": _wire(options, files)}
     bar.update(2)
@@ -250,7 +251,7 @@ def bench_services(
 
 
 def bench_hostile(
-    stage: Stage,
+    stage: StageConfig,
     system: System,
     images: Images,
     *,
@@ -259,21 +260,21 @@ def bench_hostile(
     data: Sequence[str] = (),
     pause_s: tuple[float, float] = PAUSE_S,
 ) -> dict[str, Any]:
-    """Measure honest clients alone, then for `seconds` next to hostile connections; return one JSON object.
+    """Measure honest clients alone, then for `seconds` next to hostile connections. Return one JSON object.
 
-    `memory_change` compares the edge's memory at the end with that after the first tenth, `p95_ratio` the honest clients' 95th
-    percentile with and without the attack.
+    `memory_change` compares the edge's memory at the end with that after the first tenth. `p95_ratio` compares the honest
+    clients' 95th percentile with and without the attack.
     """
     assert system.client is not None
     files = system.client.capture(images)
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
     named = _named(stage)
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
-    with Site(options, stage.target, files, labels, token=True) as site:
-        site.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
-        quiet = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
-        found = site.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
-        after = site.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+    with ServiceFixture(options, stage.target, files, labels, token=True) as fixture:
+        fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
+        quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
+        found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
+        after = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
     memory = found["edge_memory"]
     first = memory[min(len(memory) - 1, len(memory) // 10)] if memory else 0.0
     alone = statistics.median([quiet["ms"]["p95"]["value"], after["ms"]["p95"]["value"]])
@@ -283,14 +284,14 @@ def bench_hostile(
     return result
 
 
-def _named(stage: Stage) -> dict[str, str]:
+def _named(stage: StageConfig) -> dict[str, str]:
     """Return the options of `workbench serve` that say what a stage is."""
     named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
     return named | ({"rate": f"{stage.rate:g}"} if stage.rate else {})
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return by how much each service's memory differs in the last tenth of a soak from the second: the first warms up."""
+    """Return the change of each service's memory from the second tenth of a soak to the last. The first tenth is warm-up."""
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):
@@ -300,10 +301,10 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
     return change
 
 
-def _single(site: Site, system: System, images: Images, requests: int) -> dict[str, Any]:
+def _single(fixture: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
     """Measure pictures sent one by one: from the image in this process to its label back, over TLS, then directly."""
     own: list[float] = []
-    with Client(site.edge.url, certs=site.local.certs) as client:
+    with HttpsClient(fixture.edge.url, certs=fixture.local.certs) as client:
         found = end_to_end(client, images, requests)
     for number in range(requests):
         image = images[number % len(images)][None]
@@ -318,7 +319,13 @@ def _single(site: Site, system: System, images: Images, requests: int) -> dict[s
 
 
 def _saturated(
-    site: Site, system: System, files: Sequence[bytes], size: int, seconds: float, rounds: int, done: Callable[[], Any]
+    fixture: ServiceFixture,
+    system: System,
+    files: Sequence[bytes],
+    size: int,
+    seconds: float,
+    rounds: int,
+    done: Callable[[], Any],
 ) -> dict[str, Any]:
     """Measure images a second, directly and through the services with requests of several sizes, in turns."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
@@ -327,15 +334,15 @@ def _saturated(
     for _ in range(rounds):
         rates["direct"].append(_direct_rate(system, files, size, seconds))
         for each, clients in SIZES.items():
-            load = site.load(closed_loop, clients, seconds, each)
+            load = fixture.load(closed_loop, clients, seconds, each)
             rates[str(each)].append(load.rate)
             generator[str(each)].append(load.cpu_s / load.seconds)
             errors |= {text: errors.get(text, 0) + count for text, count in load.errors.items()}
         done()
     return {
         name: {
-            "images_per_s": _spread(each),
-            "ratio": _spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
+            "images_per_s": spread(each),
+            "ratio": spread([ours / direct for ours, direct in zip(each, rates["direct"], strict=True)]),
             **(
                 {} if name == "direct" else {"clients": SIZES[int(name)], "generator_cores": statistics.median(generator[name])}
             ),
@@ -356,12 +363,8 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
     return images / (time.perf_counter() - start)
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "most": max(values)}
-
-
 def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 5) -> dict[str, Any]:
-    """Count bytes a request at the sockets of both connections, once they are open, for requests of one image and of many."""
+    """Count bytes a request at the sockets of both open connections, for requests of one image and of many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
         local = stack.enter_context(Local())
@@ -369,7 +372,7 @@ def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repe
         far = stack.enter_context(Link(cloud.url))
         edge = local.start("edge", *options, *protection, "--cloud", far.url)
         near = stack.enter_context(Link(edge.url))
-        client = stack.enter_context(Client(near.url, certs=local.certs, plain=bool(protection)))
+        client = stack.enter_context(HttpsClient(near.url, certs=local.certs, plain=bool(protection)))
         for n in (1, DIRECT):
             client.recognise_files(files[:n])
             links = {"client_edge": near, "edge_cloud": far}

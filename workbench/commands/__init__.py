@@ -1,21 +1,21 @@
-"""The commands of `workbench`, a file each: what they take, and what they do."""
+"""The commands of `workbench`, one file each: options, and a function from options to exit status."""
 
 from . import (
     audit,
     bench,
-    certs,
+    convert_weights,
     doctor,
     evaluate,
-    grid,
+    issue_certs,
     launch,
-    manifests,
     measure,
     recognize,
+    render_manifests,
     reproduce,
-    results,
     serve,
     train,
-    weights,
+    train_grid,
+    write_results,
 )
 
 __all__ = ["ALL"]
@@ -25,15 +25,15 @@ ALL = (
     evaluate,
     audit,
     reproduce,
-    results,
-    grid,
+    write_results,
+    train_grid,
     bench,
-    weights,
-    certs,
+    convert_weights,
+    issue_certs,
     serve,
     launch,
     doctor,
-    manifests,
+    render_manifests,
     measure,
     recognize,
-)  # as `--help` lists them
+)  # in the order of `--help`

@@ -1,4 +1,4 @@
-"""`workbench audit`: what an attacker gets."""
+"""`workbench audit`: measure what attackers recover from what leaves the edge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .common import (
+from .options import (
     Commands,
     add_command,
     add_common,
@@ -24,11 +24,10 @@ from .common import (
 __all__ = ["add"]
 
 VIEWS = ("perturbed", "decoded", "payload", "label")
-ATTACKERS = ("undo", "invert", "prior", "optimise", "read", "retrain", "replay")
+ATTACKERS = ("undo", "invert", "prior", "optimise", "latents", "diffusion", "read", "retrain", "replay")
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "audit",
@@ -39,7 +38,7 @@ def add(commands: Commands) -> None:
   workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
   workbench audit --view perturbed --attacker invert --source noise        learn from the attacker's own noise
   workbench audit --dataset cifar10 --generator-variant private --codec png --view perturbed
-  workbench audit --dataset cifar10 --effort full --converge --membership    the full audit: days on 2 cores, hours on a GPU
+  workbench audit --dataset cifar10 --effort full --converge --membership --unseen    in full: days on 2 cores, hours on a GPU
 views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
     )
     add_common(made)
@@ -74,18 +73,19 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
         "--converge", action="store_true", help="double the effort until the best attacker gains less than 0.1 dB"
     )
     made.add_argument("--membership", action="store_true", help="test membership with shadow generators, too")
+    made.add_argument("--unseen", action="store_true", help="test three classifiers that no training saw, too")
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument("--json", action="store_true", help="print one JSON object")
-    made.add_argument("--output", type=Path, metavar="FILE", help="keep the JSON object in a file, too")
+    made.add_argument("--output", type=Path, metavar="FILE", help="write the JSON object to a file, too")
     made.add_argument("--page", type=Path, metavar="FILE", help="write the page for a privacy officer (HTML), too")
 
 
 def audit(options: argparse.Namespace) -> int:
-    """Audit one pair."""
     from ..audit import ATTACKERS as KNOWN
     from ..audit import EFFORTS, Audit, privacy_report
-    from ..audit.run import SHADOWS
+    from ..audit.linkage import SHADOWS
+    from ..audit.unseen import UNSEEN
     from ..notebook import plain
     from ..storage import require_writable, write_json
 
@@ -116,7 +116,7 @@ def audit(options: argparse.Namespace) -> int:
     )
     if options.converge:
         made.converge(views, attackers)
-    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0))
+    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0, UNSEEN if options.unseen else 0))
     if options.output is not None:
         write_json(options.output, result)
     if options.page is not None:
@@ -165,6 +165,9 @@ def _describe(result: dict[str, Any]) -> str:
             f"training pictures at {100 * found['false_positives']:g} % false positives, area "
             f"{100 * found['area']['value']:.1f} %"
         )
+    for row in result["unseen"]:
+        shares = ", ".join(f"{100 * row[view]['value']:.1f} % of {view}" for view in ("originals", "perturbed", "decoded"))
+        lines.append(f"{row['classifier']}, seen by no training: recognises {shares}")
     for row in result["effort_curve"]:
         lines.append(
             f"effort: {row['effort']['passes']} passes, {row['view']}: {row['attacker']} {row['psnr']['value']:.2f} dB"

@@ -1,4 +1,4 @@
-"""`workbench bench`: how fast, beside the papers' own way."""
+"""`workbench bench`: measure the speed of models and services, next to the papers' own implementation."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .common import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, text_table
+from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..services.stages import Stage
+    from ..services.loading import StageConfig
     from ..system import System
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "bench",
         bench,
-        "time models beside the papers' own way, or the services at work, as ratios",
+        "time models next to the papers' own implementation, or the services at work, as ratios",
         """  workbench bench models                                 resnet18 / vgg13_bn on digits, batches of 1 and 256
   workbench bench models --dataset cifar10 --batches 1 64 256 --rounds 31 --json
   workbench bench services --dataset cifar10 --data-dir ~/cifar10    both services here, from one client to saturation
@@ -56,20 +55,19 @@ def add(commands: Commands) -> None:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Time what is asked for."""
     return (models if options.what == "models" else services)(options)
 
 
 def services(options: argparse.Namespace) -> int:
-    """Time edge and cloud at work, beside the same models called directly."""
+    """Time edge and cloud as services, next to the same models called directly."""
     from ..bench.services import bench_services
     from ..pictures import to_float
-    from ..services.stages import Stage
+    from ..services.loading import StageConfig
     from ..system import System
 
     dataset = read_dataset(options)
     named: Any = {"precision": options.precision} | ({} if options.rate is None else {"rate": options.rate})
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, **named)
+    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, **named)
     system = System.load(dataset.family, options.target, options.auxiliary, device=pick_device(options.device), **named)
     images = to_float(dataset.test.head(options.limit or 1024).images)
     data = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
@@ -108,7 +106,7 @@ def services(options: argparse.Namespace) -> int:
     return 0
 
 
-def hostile(options: argparse.Namespace, stage: Stage, system: System, images: Tensor, data: tuple[str, ...]) -> int:
+def hostile(options: argparse.Namespace, stage: StageConfig, system: System, images: Tensor, data: tuple[str, ...]) -> int:
     """Measure honest clients next to hostile connections."""
     from ..bench.services import bench_hostile
 
@@ -133,7 +131,7 @@ def hostile(options: argparse.Namespace, stage: Stage, system: System, images: T
 
 
 def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]]]:
-    """Give the tables of a benchmark of services."""
+    """Yield the tables of a benchmark of services."""
     rate, ratio = "{median:.1f} [{least:.1f}, {most:.1f}]", "{median:.3f} [{least:.3f}, {most:.3f}]"
     saturated = {name: each for name, each in result["saturated"].items() if name != "errors"}
     named = {name: f"{name} a request, {each.get('clients')} at once" for name, each in saturated.items()}
@@ -171,9 +169,9 @@ def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]
 
 
 def models(options: argparse.Namespace) -> int:
-    """Time edge and cloud beside the papers' own way."""
+    """Time edge and cloud next to the papers' own implementation."""
     from .. import weights
-    from ..bench.models import bench_models
+    from ..bench.model_speed import bench_models
     from ..pictures import to_float
 
     dataset = read_dataset(options)

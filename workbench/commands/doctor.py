@@ -1,4 +1,4 @@
-"""`workbench doctor`: what stands in the way of a launch, and the command that mends it."""
+"""`workbench doctor`: find what prevents a launch, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..terminal import printable
-from .common import Commands, add_command
 from .launch import PLAN, deployed
+from .options import Commands, add_command
 
 if TYPE_CHECKING:
     from ..deployment.doctor import Finding
@@ -21,7 +21,6 @@ WORDS = {"ok": "ok", "wrong": "WRONG", "unknown": "unknown", "unreachable": "UNR
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "doctor",

@@ -1,4 +1,4 @@
-"""`workbench evaluate`: one pair measured with one codec."""
+"""`workbench evaluate`: measure one pair with one codec."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .common import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, read_pair, read_rate
+from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, read_pair, read_rate
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "evaluate",
@@ -52,7 +51,6 @@ def add(commands: Commands) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure one pair with one codec."""
     from .. import system
     from ..evaluation import Evaluation
 

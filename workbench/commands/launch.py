@@ -1,4 +1,4 @@
-"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: the two stages on other machines."""
+"""`workbench init-deployment`, `launch`, `status`, `logs` and `stop`: run the two stages on other machines."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..storage import write_text
 from ..terminal import printable
-from .common import Commands, add_command, text_table
+from .options import Commands, add_command, text_table
 
 if TYPE_CHECKING:
-    from ..deployment.launch import Deployed
+    from ..deployment.deployed import Deployed
 
 __all__ = ["PLAN", "add", "deployed"]
 
@@ -24,7 +24,6 @@ PLAN = Path("deployment.toml")
 
 
 def add(commands: Commands) -> None:
-    """Declare the commands."""
     made = add_command(
         commands,
         "init-deployment",
@@ -37,14 +36,14 @@ def add(commands: Commands) -> None:
     made = _command(
         commands, "launch", _launch, "bring edge and cloud up on their machines, and join them", "launch deployment.toml"
     )
-    made.add_argument("--ready", type=float, default=300.0, metavar="S", help="how long they may take to load (300)")
-    _command(commands, "status", _status, "say whether the stages run, where, and how they ended", "status --json")
+    made.add_argument("--ready", type=float, default=300.0, metavar="S", help="how long the services may take to load (300)")
+    _command(commands, "status", _status, "print whether and where the stages run, and how they ended", "status --json")
     made = _command(commands, "logs", _logs, "print the log of a stage", "logs edge --follow", plan=False)
     made.add_argument("stage", choices=("edge", "cloud"))
     made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
     made.add_argument("--follow", action="store_true", help="go on until Ctrl-C")
-    made.add_argument("--lines", type=int, default=100, metavar="N", help="of those that are there, the last (100)")
-    made = _command(commands, "stop", _stop, "take the stages away again", "stop --purge")
+    made.add_argument("--lines", type=int, default=100, metavar="N", help="the number of last lines (100)")
+    made = _command(commands, "stop", _stop, "stop the stages and remove them", "stop --purge")
     made.add_argument("--purge", action="store_true", help="also environments and weights that are kept for the next launch")
 
 
@@ -59,8 +58,8 @@ def _command(commands: Commands, name: str, run: Any, summary: str, example: str
 
 
 def deployed(plan: Path, config: Path | None = None) -> Deployed:
-    """Return the deployment of a plan's file; each step of its work is a line on standard error."""
-    from ..deployment.launch import Deployed
+    """Return the deployment in a plan's file. It reports each of its steps as a line on standard error."""
+    from ..deployment.deployed import Deployed
     from ..deployment.plan import Deployment
 
     if config is not None and not config.is_file():

@@ -1,4 +1,4 @@
-"""`workbench measure`: the measurement for a policy, from the files that a guest starts with."""
+"""`workbench measure`: compute the measurement for a policy from the files that a guest starts with."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import argparse
 import json
 from pathlib import Path
 
-from .common import Commands, add_command, positive
+from .options import Commands, add_command, positive
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "measure",
@@ -52,8 +51,7 @@ def _integer(text: str) -> int:
 
 
 def _measure(options: argparse.Namespace) -> int:
-    """Print the measurement, in hexadecimal."""
-    from ..attest.measure import Boot, measure
+    from ..attest.measurement import Boot, measure
 
     boot = Boot(
         options.ovmf,

@@ -1,4 +1,4 @@
-"""`workbench recognize`: pictures to an edge, labels back."""
+"""`workbench recognize`: send pictures to an edge and print the labels."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..terminal import printable
-from .common import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 from .launch import PLAN, deployed
+from .options import AUXILIARY, TARGET, Commands, add_command, positive, text_table
 
 if TYPE_CHECKING:
-    from ..client import Client
+    from ..client import HttpsClient
     from ..system import Recognition
 
 __all__ = ["add"]
@@ -22,7 +22,6 @@ EDGE, CLOUD = "https://127.0.0.1:8443", "https://127.0.0.1:8444"
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "recognize",
@@ -61,8 +60,7 @@ def add(commands: Commands) -> None:
 
 
 def recognize(options: argparse.Namespace) -> int:
-    """Send the pictures, print the labels."""
-    from ..client import Client
+    from ..client import HttpsClient
     from ..services.trust import Token
 
     _place(options)
@@ -74,16 +72,16 @@ def recognize(options: argparse.Namespace) -> int:
     progress = len(files) > options.batch
     if options.arrangement == "pp":
         edge, images = _phone(options, files)
-        with Client(options.cloud, protects=edge, **shared) as client:
+        with HttpsClient(options.cloud, protects=edge, **shared) as client:
             answer = client.recognise(images, options.strength, progress, options.rate)
             return _told(options, client, answer)
-    with Client(options.edge, **shared) as client:
+    with HttpsClient(options.edge, **shared) as client:
         answer = client.recognise_files(files, options.strength, progress, options.rate)
         return _told(options, client, answer)
 
 
 def _place(options: argparse.Namespace) -> None:
-    """Fill in where the edge is, whom to trust and what to ask of it: as the options say, else as the deployment does."""
+    """Fill in the edge's URL, the trusted authority and the policy: from the options, else from the deployment."""
     plan = options.deployment
     if plan is not None and (options.edge is not None or options.arrangement == "pp"):
         raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
@@ -97,7 +95,7 @@ def _place(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Return a file that an edge will read, in one reading: it may be a pipe. DataError, with its name, for any other."""
+    """Read a picture for an edge. The file is read once, because it may be a pipe. Raises DataError for any other content."""
     from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
@@ -107,18 +105,18 @@ def _read(path: Path) -> bytes:
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
-    """Return what protects on the phone itself in arrangement PP, and the pictures as images."""
+    """Return the local edge stage of arrangement PP, and the pictures as images."""
     from .. import data
     from ..pictures import load_pictures, to_float
-    from ..services.stages import Stage, edge_stage
+    from ..services.loading import StageConfig, edge_stage
 
     dataset = data.load(options.dataset)
-    stage = Stage(dataset.family, dataset.classes, options.target, options.auxiliary, "png")
+    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, "png")
     return edge_stage(stage)[0], to_float(load_pictures(files, stage.size))
 
 
-def _told(options: argparse.Namespace, client: Client, answer: Recognition) -> int:
-    """Print the answer."""
+def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
+    """Print the labels as a table or JSON, and return the exit status."""
     classes, names = client.classes, [str(path) for path in options.files]
     best = answer.scores.max(1).values.tolist()
     labels = [classes[label] for label in answer.labels.tolist()]

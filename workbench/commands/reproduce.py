@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .. import __version__
 from ..errors import RunError, UsageError
 from ..storage import expand_user
-from .common import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
+from .options import AUXILIARY, TARGET, Commands, add_command, add_common, check_preset, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from ..data import Dataset
@@ -21,7 +21,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "reproduce",
@@ -44,11 +43,11 @@ def add(commands: Commands) -> None:
 
 
 def reproduce(options: argparse.Namespace) -> int:
-    """Train what is missing, execute the notebooks, write the report."""
     import contextlib
     import time
 
     from .. import runs, training, weights
+    from ..processes import cores
     from ..storage import data_root, write_json
 
     asked = {
@@ -65,11 +64,11 @@ def reproduce(options: argparse.Namespace) -> int:
         options.dataset, options.data_dir = asked["dataset"], asked["data_dir"]
     start = time.monotonic()
     dataset = read_dataset(options)
-    n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if it must be, before anything is made
-    threads = max(1, (runs.cores() // min(len(names), runs.cores())))
+    n = len(dataset.test.head(asked.get("limit")))  # read, and downloaded if necessary, before anything is written
+    threads = max(1, (cores() // min(len(names), cores())))
     check_preset(options.preset)
-    weights.generator_name(asked["target"], asked["auxiliary"])  # raises for names that cannot be
-    runs.plan(names, Path(), asked)  # likewise, before anything is made
+    weights.generator_name(asked["target"], asked["auxiliary"])  # raises for invalid names
+    runs.plan(names, Path(), asked)  # likewise, before anything is written
     if not options.resume:
         directory = runs.new_directory()
     tasks = runs.plan(names, directory, asked, threads)
@@ -96,7 +95,7 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
-    """Return parameters, notebooks and preset of a run to resume; raise where other ones were given beside `--resume`."""
+    """Return parameters, notebooks and preset of a run to resume. Raises UsageError if the options contradict them."""
     from .. import runs
 
     batch = runs.read_json(directory / "batch.json")
@@ -135,7 +134,7 @@ def _about(
         "device": origin["device"],
         "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items()),
         "commit": origin["commit"] or "outside a checkout",
-        "this run": f"{math.ceil(seconds)} s; notebooks, figures (PNG, SVG) and summary.json lie beside this page",
+        "this run": f"{math.ceil(seconds)} s; notebooks, figures (PNG, SVG) and summary.json are next to this page",
     }
     return {
         "version": __version__,

@@ -1,4 +1,4 @@
-"""`workbench serve`: the edge or the cloud as an HTTPS service."""
+"""`workbench serve`: run the edge or the cloud as an HTTPS service."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..processes import keep_memory
 from ..storage import write_text
-from .common import AUXILIARY, TARGET, Commands, add_command, add_rate, pick_device, positive, read_rate
+from .options import AUXILIARY, TARGET, Commands, add_command, add_rate, pick_device, positive, read_rate
 
 if TYPE_CHECKING:
     from ..certs import Role
-    from ..services.agent import Agent
-    from ..services.app import Service
+    from ..services.attestation_agent import AttestationAgent
+    from ..services.loading import StageConfig
     from ..services.server import Tls
-    from ..services.stages import Stage
+    from ..services.service import Service
     from ..services.trust import Token
 
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
+YOUNG_OBJECTS = 5000  # more than Python has before it looks for garbage (700)
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "serve",
@@ -59,14 +59,31 @@ def add(commands: Commands) -> None:
     made.add_argument(
         "--arrangement", default="pmc2", choices=("pmc2", "pp"), help="pp: the cloud serves phones (default: pmc2)"
     )
-    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU where there is one")
+    made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
     made.add_argument(
         "--precision",
         default="float32",
         choices=("float32", "bfloat16"),
         help="in which the networks compute; bfloat16: about twice as fast where the processor has it (default: float32)",
     )
+    _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
+    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    add_rate(made, "of the codec neural: what an edge sends at for requests that name none, and a cloud warms up for")
+    made.add_argument("--most-rate", type=float, metavar="R", help="an edge refuses a higher rate (default: --rate)")
+    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
+    made.add_argument(
+        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
+    )
+    made.add_argument(
+        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
+    )
+    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
+    made.add_argument("--quiet", action="store_true", help="no line for each request")
+
+
+def _add_limits(made: argparse.ArgumentParser) -> None:
+    """Declare the options that bound computation, queues and time."""
     made.add_argument(
         "--lanes",
         type=positive,
@@ -83,22 +100,10 @@ def add(commands: Commands) -> None:
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="images joined at the edge at most (256)")
     made.add_argument("--wait-ms", type=float, default=2.0, metavar="MS", help="a batch waits for arriving requests (2)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="of a request that names none (30)")
-    made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
-    add_rate(made, "of the codec neural: what an edge sends at for requests that name none, and a cloud warms up for")
-    made.add_argument("--most-rate", type=float, metavar="R", help="an edge refuses a higher rate (default: --rate)")
-    made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
-    made.add_argument(
-        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
-    )
-    made.add_argument(
-        "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
-    )
-    made.add_argument("--plain-http", action="store_true", help="without TLS, on loopback alone: for debugging")
-    made.add_argument("--quiet", action="store_true", help="no line for each request")
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Take the port, load, warm, listen, drain."""
+    """Bind the port, load, warm up, listen, and drain at the end."""
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:
@@ -128,9 +133,9 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM and SIGINT end the process until the server drains instead; afterwards they mean what they meant before.
+    """Let SIGTERM and SIGINT end the process until the server drains instead. Restores the previous handlers.
 
-    Not by KeyboardInterrupt: where one passes through an `exec`, as in many an import, Python ends by the signal.
+    KeyboardInterrupt is no alternative: if one passes through an `exec`, as in many imports, Python dies by the signal.
     """
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
@@ -158,7 +163,7 @@ def _load_and_run(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn of a service for other machines whose folder has the keys of all: its host should have its own alone."""
+    """Warn if a service for other machines has a folder with the keys of all roles. Its host should only have its own."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -174,7 +179,7 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Say the port in a file for as long as it is taken."""
+    """Write the port to a file for as long as it is bound."""
     if path is None:
         yield
         return
@@ -196,7 +201,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`. The environment's is a client's: a service started there must not take it."""
+    """Return the token of `--token-file`. The environment's token is for clients, so a service must not accept it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -208,30 +213,30 @@ def _token(options: argparse.Namespace) -> Token | None:
     return None
 
 
-def _agent(options: argparse.Namespace) -> Agent | None:
-    """Return the guest's attestation agent, where one is named."""
-    from ..services.agent import Agent
+def _agent(options: argparse.Namespace) -> AttestationAgent | None:
+    """Return the guest's attestation agent, or None without `--attestation-agent`."""
+    from ..services.attestation_agent import AttestationAgent
 
     if options.attestation_agent is None:
         return None
     if options.plain_http or (options.what != "edge" and not options.secrets):
         raise UsageError("--attestation-agent is for an edge with --certs: evidence is bound to the TLS key that clients see")
-    return Agent(options.attestation_agent)
+    return AttestationAgent(options.attestation_agent)
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load and warm what is served."""
+    """Load and warm up the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
-    from ..services.batching import Lanes
-    from ..services.stages import Stage, lanes_and_threads
+    from ..services.batching import ComputePool
+    from ..services.loading import StageConfig, lanes_and_threads
 
     shared: dict[str, Any] = {"token": _token(options), "plain": options.plain_http, "deadline_s": options.deadline}
     device = pick_device(options.device)
     codec = options.codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
     rate = read_rate(options) or 0.0
     dataset = load(options.dataset, options.data_dir)
-    stage = Stage(
+    stage = StageConfig(
         dataset.family,
         dataset.classes,
         options.target,
@@ -246,16 +251,17 @@ def _service(options: argparse.Namespace) -> Service:
             "this processor has no bfloat16 of its own: it takes longer than float32"
         )
     split = options.what == "edge" and not (options.lanes or options.threads)
-    shared["lanes"] = Lanes(*lanes_and_threads(device, options.lanes, options.threads), split=split)
+    shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
-    gc.freeze()  # what is there now stays: no later collection walks through it
+    gc.freeze()  # existing objects stay, so later collections skip them
+    gc.set_threshold(YOUNG_OBJECTS)  # the objects of some hundred requests come and go without garbage
     return service
 
 
-def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+def _cloud(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any]) -> Service:
     from ..services.cloud import CloudService, cloud_model
-    from ..services.stages import cloud_stage, warm_cloud
+    from ..services.loading import cloud_stage, warm_cloud
     from ..system import REMEMBERED
 
     cloud, weights = cloud_stage(stage, REMEMBERED if options.remember is None else options.remember, options.decode_every)
@@ -268,10 +274,10 @@ def _cloud(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) ->
     return service
 
 
-def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> Service:
+def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any]) -> Service:
     from ..services.connection import Connection
     from ..services.edge import EdgeService, edge_model
-    from ..services.stages import edge_stage, warm_edge
+    from ..services.loading import edge_stage, warm_edge
     from ..services.trust import client_context
 
     trust = None if options.certs is None else lambda: client_context(options.certs, "edge", "cloud")
@@ -296,7 +302,7 @@ def _edge(options: argparse.Namespace, stage: Stage, shared: dict[str, Any]) -> 
 
 
 def _log(quiet: bool) -> None:
-    """Write a line of JSON a request, and what else is to be said, to standard error."""
+    """Log to standard error: one line of JSON for each request, and other messages."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
-    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -1,4 +1,4 @@
-"""`workbench train`: one network, or all that a pair needs."""
+"""`workbench train`: train one network, or all that a pair needs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..terminal import printable
-from .common import Commands, add_command, add_common, check_preset, positive, read_dataset
+from .options import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
     from ..weights import Manifest
@@ -16,7 +16,6 @@ __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
-    """Declare the options."""
     made = add_command(
         commands,
         "train",
@@ -81,7 +80,6 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
 
 
 def train(options: argparse.Namespace) -> int:
-    """Train one network, or all that a pair needs."""
     from .. import training, weights
 
     dataset = read_dataset(options)

@@ -1,12 +1,15 @@
-"""The two stages on other machines: planned in a file, shipped, started, joined, watched, and taken away again.
+"""The two stages on other machines: planned in a file, shipped, started, joined, watched, and removed.
 
 ::
 
-    plan             deployment.toml: which stage where, and how one reaches it
-    launch           all of it: launch, status, logs, stop
+    plan             deployment.toml: the machine of each stage, and the way to reach it
+    deployed         a deployment as a whole: launch, status, logs, stop
     stages           a stage on a plain host or in a container
-    shipment         what a stage is sent
-    far              what runs on a plain host: an environment, a supervised process, its log; the standard library alone
-    guest manifests containers pods    the edge in a confidential container, through kubectl on its host
-    tunnels          what joins machines that do not reach each other: ports, kept up by a process on this side
+    shipment         the files that a stage is sent
+    credentials      the certificates of the stages, and the policy for the edge's evidence
+    agent/           the program on a plain host: an environment, a supervised process, its log; standard library only
+    kubernetes/      the edge in a confidential container, through kubectl on its host
+    links            the tunnels that the stages need
+    tunnels          ports that join machines in separate networks, kept open by a process on this side
+    doctor/          what prevents a launch, and the command that fixes it
 """

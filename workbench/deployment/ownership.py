@@ -1,4 +1,4 @@
-"""The folder on a stage's machine must be its user's own: what lies there is run, with the stage's key and weights."""
+"""Check that the folder on a stage's machine belongs to its user alone, since the stage's code, key and weights lie there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ __all__ = ["own_folder"]
 
 CHECK_S = 60.0
 REFUSED = 9  # exit status of CHECK
-# Argument: the folder, made unless it exists. Output, last line: its physical path, or what is wrong (status REFUSED).
-# `ls -ldn` is the one portable way to owner and mode. Characters 5 to 10 of the mode are the group's and others'; a sticky
-# directory (t) lets only owners rename what is in it. The walk to / follows the physical path, so that no link matters later.
+# Argument: the folder, which is created if missing. Output, last line: its physical path, or the fault (status REFUSED).
+# `ls -ldn` is the only portable way to get owner and mode. Characters 5 to 10 of the mode are the group's and others'. In a
+# sticky directory (t) only owners rename entries. The walk to / uses the physical path, so that no link matters later.
 CHECK = r"""
 set -f; umask 077; me=$(id -u)
 refuse() { printf '%s\n' "$1"; exit 9; }

@@ -1,4 +1,4 @@
-"""The plan of a deployment, read from a TOML file: which stage runs where, of which weights, and how it is reached."""
+"""The plan of a deployment, read from a TOML file: the machine of each stage, its weights, and the way to reach it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin, get_t
 
 from ..errors import UsageError, unknown
 from ..storage import data_root
-from .gpu import CloudContainer
-from .guest import Container, Shim
+from .kubernetes.gpu import CloudContainer
+from .kubernetes.guest import Container, Shim
 
-__all__ = ["TEMPLATE", "Deployment", "Runtime", "Settings", "StagePlan", "Which", "local_plan"]
+__all__ = ["TEMPLATE", "ContainerSettings", "Deployment", "Runtime", "StagePlan", "Which", "local_plan"]
 
 Runtime = Literal["process", "confidential", "development"]
 Which: TypeAlias = Literal["edge", "cloud"]
@@ -26,10 +26,10 @@ Made = TypeVar("Made")
 
 TEMPLATE = """# A deployment: the edge stage and the cloud stage, each on a machine of its own.
 #   workbench launch deployment.toml         workbench status | logs edge | recognize cat.png | stop
-# What is commented out is the default.
+# Lines that are commented out show the defaults.
 
 [pair]
-# dataset = "cifar10"          # whose weights: those that ship, or what was trained here
+# dataset = "cifar10"          # the weights: shipped ones, or those trained here
 # target = "resnet18"
 # auxiliary = "vgg13_bn"
 # codec = "neural"             # neural, compressai, png, jpeg or webp
@@ -39,41 +39,41 @@ host = "local"                 # an alias of ~/.ssh/config, USER@HOST:PORT, or "
 runtime = "process"            # "process": on the host itself
                                # "confidential": Kubernetes with kata-qemu-snp, an AMD SEV-SNP guest
                                # "development": Kubernetes with kata-qemu-coco-dev, the same without a TEE: it protects nothing
-# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see workbench/deployment/Containerfile
-# device = "auto"              # cpu, cuda (refused where there is no GPU) or auto
-# listen = "127.0.0.1:0"       # where it listens there; port 0: any free one
-# address = "edge.example:8443"  # where one reaches it from here by TLS; without it, through SSH
-# python = "/opt/py/bin/python"  # an interpreter there that has the packages already; without it, an environment is made
-# pip = []                     # more arguments of pip where an environment is made, such as an index of your own
-# folder = ".pmc2"             # what is kept there, relative to the home folder
+# image = "registry.example/pmc2-edge@sha256:..."   # of a container, by digest; see deployment/kubernetes/Containerfile
+# device = "auto"              # cpu, cuda (refused without a GPU) or auto
+# listen = "127.0.0.1:0"       # the address on which it listens; port 0: any free one
+# address = "edge.example:8443"  # its address from here, for TLS; without it, through SSH
+# python = "/opt/py/bin/python"  # an interpreter there with the packages installed; without it, an environment is made
+# pip = []                     # more arguments of pip for the environment, such as an index of your own
+# folder = ".pmc2"             # the folder of its files there, relative to the home folder
 # options = []                 # more of `workbench serve edge --help`, such as ["--precision", "bfloat16"]
 
 [cloud]
 host = "local"
 # runtime = "process"
 # device = "auto"
-# address = "10.0.0.7:8444"    # where the edge reaches it; without it, through SSH and this machine. A container needs it
+# address = "10.0.0.7:8444"    # its address from the edge; without it, through SSH and this machine. A container needs it
 
-# [edge.container]             # of an edge in a container
+# [edge.container]             # for an edge in a container
 # namespace = "default"
-# memory = "6Gi"               # image and models lie in the guest's memory
+# memory = "6Gi"               # image and models are in the guest's memory
 # cpu = "4"
-# replicas = [1, 4]            # scaled out by its CPU between these
-# node_port = 30443            # on the host; without it, its pod is reached through SSH
-# kbs = "http://10.0.0.9:8080" # key broker: releases the edge's TLS key to an attested guest alone
-# kbs_cert = "kbs.pem"         # of a broker by https with a certificate of its own: that, in PEM, relative to this file
+# replicas = [1, 4]            # the least and the most, scaled by CPU load
+# node_port = 30443            # on the host; without it, the pod is reached through SSH
+# kbs = "http://10.0.0.9:8080" # key broker: releases the edge's TLS key only to an attested guest
+# kbs_cert = "kbs.pem"         # the certificate (PEM, relative to this file) of an https broker with a certificate of its own
 # secrets = "default/pmc2-edge"  # its resources there: .../ca.pem, .../edge.pem, .../edge.key
-# egress = []                  # what else the guest must reach, IP:PORT or NETWORK/BITS:PORT: the registry of its image
-# logs = false                 # let the host read what the edge says (development: it may)
+# egress = []                  # other addresses that the guest must reach, IP:PORT or NETWORK/BITS:PORT: its image's registry
+# logs = false                 # let the host read the edge's log (always allowed for development)
 # create_namespace = false
 # shim = "go"                  # the nodes' Kata runtime, "go" or "rust": each has runtime classes of its own
-# kubectl = "kubectl"          # on the host, with its context and kubeconfig, where others than its defaults are meant
+# kubectl = "kubectl"          # on the host, with context and kubeconfig, if its defaults do not fit
 # context = ""
 # kubeconfig = ""
 
-# [cloud.container]            # of a cloud with runtime = "confidential" and an image: `workbench manifests` prints its objects
-# gpu = "nvidia.com/pgpu"      # the nodes' resource of a GPU in its confidential mode. This has never run, and is not launched
-#                              # kbs, secrets, egress, memory, cpu and shim are as those of the edge
+# [cloud.container]            # for a "confidential" cloud with an image: `workbench manifests` prints its objects
+# gpu = "nvidia.com/pgpu"      # the nodes' resource for a confidential GPU: never run, cannot be launched
+#                              # kbs, secrets, egress, memory, cpu and shim as for the edge
 
 # [client]
 # policy = "policy.toml"       # what the edge's evidence must prove before a picture leaves this machine; a confidential
@@ -82,7 +82,7 @@ host = "local"
 
 
 def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
-    """Return the text of a plan with both stages on this machine, by the interpreter that runs here; `folder` is theirs."""
+    """Return the text of a plan with both stages on this machine, in `folder`, with the current Python interpreter."""
     pair = f"dataset = {json.dumps(dataset)}\ntarget = {json.dumps(target)}\nauxiliary = {json.dumps(auxiliary)}\n"
     stage = f'host = "local"\npython = {json.dumps(sys.executable)}\nfolder = {json.dumps(str(folder.resolve()))}\n'
     return f"[pair]\n{pair}\n[edge]\n{stage}\n[cloud]\n{stage}"
@@ -90,7 +90,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """Of which weights both stages are."""
+    """The weights of both stages."""
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -99,8 +99,8 @@ class PairPlan:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Of a stage in a container."""
+class ContainerSettings:
+    """The settings of a stage in a container."""
 
     namespace: str = "default"
     memory: str = "6Gi"
@@ -122,7 +122,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Where a stage runs, and how it is reached there."""
+    """The machine and the settings of a stage."""
 
     host: str
     runtime: Runtime = "process"
@@ -134,24 +134,24 @@ class StagePlan:
     pip: tuple[str, ...] = ()
     folder: str = ".pmc2"
     options: tuple[str, ...] = ()
-    container: Settings = Settings()
+    container: ContainerSettings = ContainerSettings()
 
     @property
     def local(self) -> bool:
-        """Whether it runs on this machine."""
+        """Whether the stage runs on this machine."""
         return self.host == "local"
 
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """What this machine asks before it sends."""
+    """The client's requirements before it sends a picture."""
 
     policy: str = ""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment, by the name of its file; what is known of it here lies in `folder`."""
+    """A deployment, named after its file. This machine's data on it are in `folder`."""
 
     name: str
     path: Path
@@ -162,7 +162,7 @@ class Deployment:
 
     @classmethod
     def read(cls, path: str | Path) -> Deployment:
-        """Read a plan. Raises UsageError, with the key, for what is missing, unknown or cannot be."""
+        """Read a plan. Raises UsageError, with the key, for a missing, unknown or invalid value."""
         path = Path(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -183,17 +183,17 @@ class Deployment:
 
     @property
     def folder(self) -> Path:
-        """Where certificates, ports and logs of this machine's side are kept."""
+        """The folder of this side's certificates, ports and logs."""
         return data_root() / "runs" / "deployments" / self.name
 
     @property
     def certs(self) -> Path:
-        """The certificates of this deployment alone."""
+        """The folder of this deployment's certificates."""
         return self.folder / "certs"
 
     @property
     def policy(self) -> Path | None:
-        """The attestation policy's file, relative to the plan's own."""
+        """The path of the attestation policy, or None. It is relative to the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
@@ -201,14 +201,14 @@ class Deployment:
         return self.edge if which == "edge" else self.cloud
 
     def _beside(self, name: str) -> str:
-        """Return the text of a file beside the plan; nothing for no name."""
+        """Return the content of a file next to the plan, or "" for an empty name."""
         try:
             return (self.path.parent / name).read_text(encoding="ascii") if name else ""
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
 
     def container(self) -> Container:
-        """Return the container of an edge that is to run in one; UsageError where it cannot be."""
+        """Return the container of the edge. Raises UsageError if it runs as a process, or if a setting is invalid."""
         edge, settings = self.edge, self.edge.container
         if edge.runtime == "process":
             raise UsageError("[edge] runtime is 'process', which is no container")
@@ -234,7 +234,7 @@ class Deployment:
         )
 
     def cloud_container(self) -> CloudContainer:
-        """Return the container of a cloud that is planned in a guest with a GPU; UsageError for one that cannot be."""
+        """Return the container of a cloud in a guest with a GPU. Raises UsageError for an invalid one."""
         cloud, settings = self.cloud, self.cloud.container
         if cloud.runtime == "process":
             raise UsageError("[cloud] runtime is 'process', which is no container")
@@ -282,7 +282,7 @@ class Deployment:
             )
         if not (self.cloud.container.kbs and self.cloud.container.secrets):
             raise UsageError("[cloud.container] kbs and secrets are needed: else the host would see the cloud's TLS key")
-        self.cloud_container()  # refuses the rest
+        self.cloud_container()  # checks the other settings
 
     def _check_container(self) -> None:
         if not re.fullmatch(r"[^\s@]+@sha256:[0-9a-f]{64}", self.edge.image):
@@ -301,12 +301,12 @@ class Deployment:
             raise UsageError(f"[edge.container] replicas = {list(replicas)} must be [least, most], from 1 up")
         if self.edge.runtime == "confidential" and not (self.edge.container.kbs and self.edge.container.secrets):
             raise UsageError("[edge.container] kbs and secrets are needed: else the host would see the edge's TLS key")
-        self.container()  # says the rest
+        self.container()  # checks the other settings
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """A plan's file."""
+    """The structure of a plan's file."""
 
     edge: StagePlan
     cloud: StagePlan
@@ -315,7 +315,7 @@ class _Plan:
 
 
 def _made(kind: type[Made], content: Mapping[str, Any], where: str) -> Made:
-    """Make a dataclass of a table; UsageError for a key that is unknown or missing, or a value of another kind."""
+    """Convert a table to a dataclass. Raises UsageError for an unknown or missing key, or a value of the wrong type."""
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in fields]:

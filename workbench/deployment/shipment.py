@@ -1,4 +1,4 @@
-"""What a stage is sent: the package as a wheel, its weights and its certificates, and nothing that it does not need."""
+"""The files that a stage is sent: the package as a wheel, its weights and its certificates, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .. import __version__
 from ..certs import folder_of
-from . import far
+from . import agent
 from .plan import Deployment, Which
 
 __all__ = ["Wheel", "certificates_of", "locks", "program", "weights_of", "wheel"]
@@ -24,12 +24,12 @@ PACKAGE = Path(__file__).resolve().parent.parent
 LOCKS = Path(__file__).resolve().parent / "locks"
 PARTS = ("torch", "cuda", "base")
 DISTRIBUTION = "pmc2-workbench"
-EPOCH = (2020, 1, 1, 0, 0, 0)  # the same package is the same bytes, and sent once
+EPOCH = (2020, 1, 1, 0, 0, 0)  # equal packages have equal bytes, and are sent once
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package: the wheel's file name, its bytes, and the least Python."""
+    """The package: the wheel's file name, its content, and the least Python version."""
 
     name: str
     content: bytes
@@ -38,7 +38,7 @@ class Wheel:
 
 @cache
 def wheel() -> Wheel:
-    """Make a wheel of the package that runs here, whether it is installed or a checkout."""
+    """Build a wheel of the running package, installed or a checkout."""
     told = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
     least = re.search(r">=\s*(\d+\.\d+)", told["Requires-Python"] or "")
@@ -56,15 +56,15 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the lock files: every package that an environment is made of, pinned by version and SHA-256, by part."""
+    """Return the lock files by part. They pin every package of an environment by version and SHA-256."""
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
 @cache
 def program() -> bytes:
-    """Return the far side's program, the folder `far` in one file that Python runs."""
-    files = {f"far/{path.name}": path.read_bytes() for path in _sources(Path(far.__file__).parent)}
-    start = b"import sys\nfrom far.program import main\nsys.exit(main(sys.argv[1:]))\n"
+    """Return the remote agent's program: the folder `agent` in one file that Python runs."""
+    files = {f"agent/{path.name}": path.read_bytes() for path in _sources(Path(agent.__file__).parent)}
+    start = b"import sys\nfrom agent.program import main\nsys.exit(main(sys.argv[1:]))\n"
     return _zipped({**files, "__main__.py": start})
 
 
@@ -83,7 +83,7 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _metadata(needs: list[str]) -> bytes:
-    """Say what the package needs to run; what its development needs besides is no stage's business."""
+    """Return the wheel's metadata with the dependencies for running, without those for development."""
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
 
@@ -93,17 +93,20 @@ def _digest(content: bytes) -> str:
 
 
 def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
-    """Return a stage's certificate and key, and the authority's certificate, by their names there. None is given its key."""
+    """Return a stage's certificate and key, and the authority's certificate, by remote file name.
+
+    No stage gets the authority's key.
+    """
     own = folder_of(deployment.certs, which)
     return {f"certs/{name}": (own / name).read_text() for name in ("ca.pem", f"{which}.pem", f"{which}.key")}
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return the weights of a stage's own half of the pair, by their names there. WeightsError for such as are not here.
+    """Return the weights of a stage's own half of the pair, by remote file name. Raises WeightsError if they are missing here.
 
-    The cloud is not given the generator: who has its weights undoes it more easily.
+    The cloud does not get the generator, whose weights would help an attacker to undo it.
     """
-    from .. import data, weights  # torch comes with them
+    from .. import data, weights  # these import torch
 
     pair = deployment.pair
     family = data.load(pair.dataset).family

@@ -1,4 +1,4 @@
-"""A stage where it runs: on a plain host, through the program `far` there, or in a container, through kubectl on its host."""
+"""A stage on its machine: on a plain host, through the remote agent, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -12,51 +12,54 @@ from ..certs import folder_of
 from ..errors import RemoteError
 from ..remote import Host
 from ..terminal import printable
-from .containers import AbsentError, Containers
-from .far.stage import DRAIN_S
-from .guest import initdata_digest
-from .manifests import FILES
+from .agent.stage import DRAIN_S
+from .kubernetes.containers import AbsentError, Containers
+from .kubernetes.guest import initdata_digest
+from .kubernetes.manifests import FILES
 from .ownership import own_folder
 from .plan import Deployment, StagePlan, Which
 from .shipment import certificates_of, locks, program, weights_of, wheel
 
-__all__ = ["ContainerStage", "FarSide", "ProcessStage", "Stage", "Told"]
+__all__ = ["ContainerStage", "ProcessStage", "RemoteAgent", "Stage", "Told"]
 
 Told = Callable[[str], None]
 SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
 class Stage(Protocol):
-    """A stage somewhere: on a plain host, or in a container."""
+    """A stage on a plain host, or in a container."""
 
     def prepare(self) -> None:
-        """Send and make what it needs, once."""
+        """Send and make everything that the stage needs, once."""
 
     def start(self, cloud: str) -> tuple[str, int]:
-        """Start it, or leave it where it runs as asked; return host and port as seen from its machine.
+        """Start the stage unless it already runs with these settings. Return host and port as seen from its machine.
 
-        `cloud` is where an edge reaches the cloud, HOST:PORT.
+        `cloud` is the cloud's HOST:PORT as seen from an edge.
         """
 
     def status(self) -> dict[str, Any]:
-        """Say whether it runs (`running`), and, where it ended, when (`ended`), how (`status`) and with which `last` lines."""
+        """Return whether it runs (`running`).
+
+        If it ended, return when (`ended`), its exit status (`status`) and its `last` lines.
+        """
 
     def logs(self, lines: int, follow: bool) -> Iterator[str]:
-        """Give the last lines of its log, and those to come."""
+        """Yield the last lines of its log, and with `follow` further ones."""
 
     def stop(self) -> bool:
-        """End it and remove what it was given; say whether it ran."""
+        """End the stage and remove its files. Return whether it ran."""
 
 
-class FarSide:
-    """The program `far` at a machine, sent when it is first asked, once the folder is known to be its user's own."""
+class RemoteAgent:
+    """The remote agent on a machine. It is sent before the first call, after a check that only its user owns the folder."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
         self._own = self._program = ""
 
     def __call__(self, verb: str, timeout: float = SHORT_S, told: Told | None = None, **asked: Any) -> Any:
-        """Ask for one thing; RemoteError with its words where it cannot be done."""
+        """Run one verb of the agent and return its result. Raises RemoteError with the agent's message if it fails."""
         answer: dict[str, Any] = {}
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode(), timeout=timeout)
         with contextlib.closing(lines):  # type: ignore[type-var]
@@ -65,11 +68,11 @@ class FarSide:
                 if "told" in answer and told is not None:
                     told(printable(answer["told"]))
         if "done" not in answer:
-            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the far side ended without an answer')}")
+            raise RemoteError(f"{self.host.name}: {answer.get('error', 'the remote agent ended without an answer')}")
         return answer["done"]
 
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:
-        """Ask for something that is told line by line, for as long as it is."""
+        """Run a verb that reports line by line, and yield the lines."""
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode())
         with contextlib.closing(lines):  # type: ignore[type-var]
             for line in lines:
@@ -80,20 +83,20 @@ class FarSide:
                     yield printable(answer["line"], keep="\t")
 
     def knows(self, stage: str = "") -> bool:
-        """Return whether there is anything of a stage, or of any: nothing is sent to a machine to find that out."""
+        """Return whether the machine has files of a stage, or of any stage. Nothing is sent for this."""
         path = f"{self.folder}/stages/{stage}" if stage else self.folder
         return self.host.run(["test", "-e", path], timeout=SHORT_S).status == 0
 
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
-        """Put files into the store; return their SHA-256."""
+        """Upload files into the store, and return their SHA-256."""
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Take note that what was sent is there no longer."""
+        """Called after the sent files were removed."""
         self._own = self._program = ""
 
     def _place(self) -> str:
-        """Return the physical path of the folder; RemoteError if other users could change what lies there."""
+        """Return the physical path of the folder. Raises RemoteError if other users could change its content."""
         if not self._own:
             self._own = own_folder(self.host, self.folder)
         return self._own
@@ -122,30 +125,30 @@ class FarSide:
 
 
 class ProcessStage:
-    """The edge or the cloud as a process of a host."""
+    """The edge or the cloud as a process on a host."""
 
     def __init__(
         self, host: Host, deployment: Deployment, which: Which, told: Told = lambda _: None, progress: bool = False
     ) -> None:
         self.deployment, self.which, self.told, self.progress = deployment, which, told, progress
         self.plan: StagePlan = deployment.stage(which)
-        self.far = FarSide(host, self.plan.folder)
+        self.agent = RemoteAgent(host, self.plan.folder)
         self.name = f"{deployment.name}-{which}"
         self._environment: Mapping[str, str] = {}
         self._weights: dict[str, str] = {}
 
     def prepare(self) -> None:
-        """Look at the machine, send what is not there, make the environment."""
+        """Probe the machine, send missing files, and make the environment."""
         weights = weights_of(self.deployment, self.which)
         package = wheel()
         size = sum(path.stat().st_size for path in weights.values())
-        found = self.far("probe", device=self.plan.device, bytes=2 * size)
+        found = self.agent("probe", device=self.plan.device, bytes=2 * size)
         self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
-        shipped, *sent = self.far.send([package.content, *locks().values(), *weights.values()], self.progress)
+        shipped, *sent = self.agent.send([package.content, *locks().values(), *weights.values()], self.progress)
         locked = dict(zip(locks(), sent, strict=False))
         self._weights = dict(zip(weights, sent[len(locked) :], strict=True))
         self.told(f"environment of {package.name}")
-        self._environment = self.far(
+        self._environment = self.agent(
             "environment",
             INSTALL_S,
             self.told,
@@ -159,14 +162,13 @@ class ProcessStage:
         )
 
     def start(self, cloud: str = "") -> tuple[str, int]:
-        """Start it, or leave it where it runs as asked."""
         host, _, port = self.plan.listen.rpartition(":")
         pair = self.deployment.pair
         command = ["-m", "workbench", "serve", self.which, "--listen", f"{host}:{{port}}", "--port-file", "{home}/port"]
         command += ["--certs", "{home}/given/certs", "--dataset", pair.dataset, "--target", pair.target]
         command += ["--auxiliary", pair.auxiliary, "--codec", pair.codec, "--device", self.plan.device]
         command += ["--cloud", f"https://{cloud}"] if cloud else []
-        found = self.far(
+        found = self.agent(
             "start",
             START_S,
             self.told,
@@ -181,28 +183,25 @@ class ProcessStage:
         return "127.0.0.1", int(found["port"])
 
     def status(self) -> dict[str, Any]:
-        """Say whether it runs, and how it ended."""
-        return dict(self.far("status", name=self.name)) if self.far.knows(self.name) else {"running": False, "known": False}
+        return dict(self.agent("status", name=self.name)) if self.agent.knows(self.name) else {"running": False, "known": False}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Give the lines of its log."""
-        if not self.far.knows(self.name):
-            raise RemoteError(f"{self.far.host.name}: there is no stage {self.name} here: launch it first")
-        return self.far.lines("logs", name=self.name, lines=lines, follow=follow)
+        if not self.agent.knows(self.name):
+            raise RemoteError(f"{self.agent.host.name}: there is no stage {self.name} here: launch it first")
+        return self.agent.lines("logs", name=self.name, lines=lines, follow=follow)
 
     def stop(self) -> bool:
-        """End it and remove what it was given."""
-        return self.far.knows(self.name) and bool(self.far("stop", DRAIN_S + SHORT_S, name=self.name))
+        return self.agent.knows(self.name) and bool(self.agent("stop", DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
-        """Remove what is kept for the next launch, too."""
-        there = self.far.knows() and bool(self.far("purge"))
-        self.far.forget()
+        """Remove the environments and files for the next launch, too. Return whether the stage ran."""
+        there = self.agent.knows() and bool(self.agent("purge"))
+        self.agent.forget()
         return there
 
 
 class ContainerStage:
-    """The edge in a container of the cluster that kubectl on its host speaks to."""
+    """The edge in a container, on the cluster of kubectl on its host."""
 
     def __init__(self, host: Host, deployment: Deployment, told: Told = lambda _: None) -> None:
         settings = deployment.edge.container
@@ -211,11 +210,11 @@ class ContainerStage:
         self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
 
     def prepare(self) -> None:
-        """Say what the evidence of this very edge will hold: an image by digest brings everything else itself."""
+        """Report the host_data that the edge's evidence will have. Nothing is sent, because the image contains everything."""
         self.told(f"host_data of its evidence: {initdata_digest(self.container)}")
 
     def start(self, cloud: str = "") -> tuple[str, int]:
-        """Apply its manifests, and wait until it serves."""
+        """Apply the objects, and wait until the container serves."""
         certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
@@ -223,7 +222,7 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Say how many of its replicas serve, and what stands in the way of others."""
+        """Return how many replicas serve, and what prevents the others."""
         try:
             state = self.containers.status()
         except AbsentError:
@@ -231,11 +230,11 @@ class ContainerStage:
         return {"running": bool(state.ready), "known": True, "last": [state.trouble] if state.trouble else []}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Give what its replicas said, where the guest's policy lets the host read it."""
+        """Yield the logs of its replicas. Raises UsageError if the guest's policy keeps them inside."""
         return self.containers.logs(follow, lines)
 
     def stop(self) -> bool:
-        """Take it away, and wait until the cluster has nothing of it left."""
+        """Remove the container, and wait until the cluster has no object of it left."""
         there = bool(self.status()["known"])
         self.containers.delete()
         return there

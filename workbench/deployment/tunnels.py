@@ -1,13 +1,13 @@
-"""What joins machines that do not reach each other: ports forwarded over SSH, kept up by a process of its own on this side.
+"""Tunnels between machines in separate networks: ports forwarded over SSH, kept open by a process on this side.
 
 ::
 
-    client --127.0.0.1:a--> [this machine] ==SSH==> edge          "forward": a port here is one over there
+    client --127.0.0.1:a--> [this machine] ==SSH==> edge          "forward": a local port leads to a remote one
                             [this machine] ==SSH==> cloud
-    edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a port over there is one here
+    edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a remote port leads to a local one
 
-The process reads what is wanted from a file, looks again when that changes, and writes the ports that there are into another.
-A connection that is lost is made again, with the same ports; what was under way on it is the services' to repeat.
+The process reads the wanted tunnels from a file, again whenever it changes, and writes the open ports to another file. A lost
+connection is reopened with the same ports. The services repeat requests that were lost with it.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from typing import Any, Literal
 from ..errors import RemoteError, WorkbenchError
 from ..remote import Forward, Host, host_of
 from ..storage import write_json, write_text
-from .stages import FarSide
+from .stages import RemoteAgent
 
 __all__ = ["Tunnel", "main", "ports", "want"]
 
 log = logging.getLogger("workbench.tunnels")
 
-LOOK_S = 0.1
+TUNNEL_POLL_S = 0.1
 CHECK_S, ANSWER_S = 5.0, 10.0
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A port that is wanted: `forward` here for `port` over there, `reverse` over there for `port` here."""
+    """A wanted port: `forward` from here to `port` on the host, `reverse` from the host to `port` here."""
 
     name: str
     kind: Literal["forward", "reverse"]
     host: str
     port: int
-    folder: str  # of the far side, there
-    target: str = "127.0.0.1"  # of a `forward`, as seen from over there
-    config: str | None = None  # another file than ~/.ssh/config
+    folder: str  # the remote agent's folder on that host
+    target: str = "127.0.0.1"  # of a `forward`, as seen from the host
+    config: str | None = None  # replaces ~/.ssh/config
 
 
 def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
-    """Say which tunnels are wanted."""
+    """Write the wanted tunnels."""
     write_json(folder / "wanted.json", [asdict(each) for each in tunnels])
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return the ports that there are by the tunnels' names, and under `errors` what keeps others from being there."""
+    """Return the open ports by the tunnels' names, and under `errors` the reasons why others are not open."""
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -65,7 +65,7 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep up what `FOLDER/wanted.json` says until SIGTERM; `PORT_FILE` says that it is begun."""
+    """Keep the tunnels in `FOLDER/wanted.json` open until SIGTERM. `PORT_FILE` is written at the start."""
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     keeper = _Keeper(folder)
     write_text(port_file, "0\n")
     seen: list[dict[str, Any]] = []
-    while not ending.wait(LOOK_S):
+    while not ending.wait(TUNNEL_POLL_S):
         with contextlib.suppress(OSError, ValueError):
             now = json.loads((folder / "wanted.json").read_text(encoding="utf-8"))
             if now != seen:
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 class _Keeper:
-    """A thread for each host, and the ports of all."""
+    """The tunnels of all hosts, with a thread for each host."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -94,24 +94,24 @@ class _Keeper:
         self._before = {key: value for key, value in ports(folder).items() if key != "errors"}
         self._ports: dict[str, int] = {}
         self._errors: dict[str, str] = {}
-        self._hosts: dict[str, _Kept] = {}
+        self._hosts: dict[str, _TunnelHost] = {}
         self._write()
 
     def keep(self, wanted: Sequence[Tunnel]) -> None:
-        """Keep these, and let go of others."""
+        """Open these tunnels, and close all others."""
         for name in {each.host for each in wanted} | set(self._hosts):
             mine = [each for each in wanted if each.host == name]
             if name not in self._hosts:
-                self._hosts[name] = _Kept(self, mine[0])
+                self._hosts[name] = _TunnelHost(self, mine[0])
             self._hosts[name].wanted = mine
             self._hosts[name].changed.set()
 
     def before(self, tunnel: Tunnel) -> int:
-        """Return the port that a tunnel had before, 0 if it is new."""
+        """Return the previous port of a tunnel, or 0 for a new one."""
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:
-        """Take note of a tunnel's port."""
+        """Record a tunnel's port."""
         with self._lock:
             self._ports[tunnel.name] = self._before[tunnel.name] = port
             self._errors.pop(tunnel.host, None)
@@ -119,7 +119,7 @@ class _Keeper:
         log.info("%s: %s %s: port %d for %d", tunnel.host, tunnel.kind, tunnel.name, port, tunnel.port)
 
     def down(self, host: str, names: Sequence[str], reason: str = "") -> None:
-        """Take note that tunnels are not there, and why."""
+        """Record that tunnels are closed, and the reason."""
         with self._lock:
             for name in names:
                 self._ports.pop(name, None)
@@ -129,7 +129,7 @@ class _Keeper:
             self._write()
 
     def close(self) -> None:
-        """End all."""
+        """Close all tunnels."""
         for each in self._hosts.values():
             each.end()
         for each in self._hosts.values():
@@ -139,7 +139,7 @@ class _Keeper:
         write_json(self.folder / "ports.json", {**self._ports, "errors": self._errors})
 
 
-class _Kept:
+class _TunnelHost:
     """The connection to one host and its tunnels, on a thread."""
 
     def __init__(self, keeper: _Keeper, first: Tunnel) -> None:
@@ -152,7 +152,7 @@ class _Kept:
         self.thread.start()
 
     def end(self) -> None:
-        """Let go."""
+        """Close the tunnels and the connection."""
         self._ending = True
         self.changed.set()
 
@@ -167,7 +167,7 @@ class _Kept:
                     self._keep(host)
             except WorkbenchError as error:
                 reason = str(error)
-            except Exception as error:  # a thread that ends silently would leave the ports closed for ever
+            except Exception as error:  # if the thread ended, the ports would stay closed
                 log.exception("unexpected")
                 reason = f"{self.first.host}: {type(error).__name__}"
             names = [each.name for each in self._open]
@@ -180,7 +180,7 @@ class _Kept:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _keep(self, host: Host) -> None:
-        """Open what is wanted, and look now and then whether the connection lives; RemoteError once it does not."""
+        """Open the wanted tunnels, then check the connection regularly. Raises RemoteError when it is lost."""
         try:
             while not self._ending:
                 self.changed.clear()
@@ -209,7 +209,9 @@ class _Kept:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            if not FarSide(host, tunnel.folder)("free", port=before):  # held by a session whose other end was this machine
+            if not RemoteAgent(host, tunnel.folder)(
+                "free", port=before
+            ):  # the port may still be held by an old session from this machine
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
 

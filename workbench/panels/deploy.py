@@ -12,7 +12,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 
-from ..deployment.launch import Deployed, Row
+from ..deployment.deployed import Deployed, StageRow
 from ..deployment.plan import Deployment
 from ..errors import RemoteError, WorkbenchError
 from ..terminal import printable
@@ -44,7 +44,7 @@ class DeployPanel:
         self.plan = Deployment.read(plan)
         self.deployed = Deployed(self.plan, config, self._step)
         self.error: WorkbenchError | None = None
-        self.rows: list[Row] = []
+        self.rows: list[StageRow] = []
         self._steps: deque[str] = deque(maxlen=200)
         self._began = time.monotonic()
         self._busy, self._closed = threading.Event(), threading.Event()
@@ -114,7 +114,7 @@ class DeployPanel:
             f'<div class="pmc2-deploy" role="status" style="color:{colour}">{html.escape(printable(text))}</div>'
         )
 
-    def show(self, rows: Sequence[Row]) -> None:
+    def show(self, rows: Sequence[StageRow]) -> None:
         """Bring the state of the stages to the screen."""
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"

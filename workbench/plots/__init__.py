@@ -1,12 +1,12 @@
-"""The figures: one visual language for notebooks, report and papers. Colours are Okabe and Ito's, safe for the colour-blind.
+"""The figures: one visual language for notebooks, report and papers. The colours are those of Okabe and Ito.
 
 ::
 
     style        colours, defaults, a line with its interval
-    galleries    pictures side by side
+    galleries    pictures in rows and columns
     recognition  accuracy over strength, bytes and pairs
-    learning     loss and accuracy while networks learn, and once they have
-    timing       where the time of a picture goes
+    learning     loss and accuracy during and after training
+    timing       the components of a picture's latency
     energy       the energy of a picture on the phone
     attacks      the success of attackers, and the price of reducing it
 """

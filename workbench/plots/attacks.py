@@ -16,19 +16,19 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, subplots
 __all__ = ["attack_curves", "attack_effort", "attack_pairs", "attack_rates", "front", "pareto"]
 
 Row = dict[str, Any]
-KINDS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
+AXIS_LABELS = {"psnr": "PSNR of the guesses (dB)", "ssim": "SSIM of the guesses"}
 SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise"}
 
 
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
-    `rows` are those of `audit.curves.of_strength`, `control` is the row of the class's mean image, `recognisable` the values
-    from which on a reconstruction counts as recognisable.
+    `rows` come from `audit.curves.of_strength`. `control` is the row of the class's mean image. `recognisable` has the values
+    at and above which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]
-    for axis, key in zip(axes, KINDS, strict=False):
+    for axis, key in zip(axes, AXIS_LABELS, strict=False):
         band(axis, x, [row[key] for row in rows], "attacker", ORANGE)
     band(axes[2], x, [row["answered"] for row in rows], "target", BLUE, 100)
     _levels(axes, control, recognisable)
@@ -39,13 +39,13 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
 
 
 def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw the same over the bits an image that cross to the cloud (log scale), each point labelled by its codec.
+    """Draw an attacker's PSNR and SSIM and the target's accuracy over bits an image (log scale), labelled by codec.
 
-    `rows` are those of `audit.curves.of_rate`: the attacker holds what the cloud decodes.
+    `rows` come from `audit.curves.of_rate`: the attacker holds the cloud's decoded images.
     """
     figure, axes = subplots(1, 3, figsize=(12, 4.2))
     rows = sorted(rows, key=lambda row: row["bits"].value)
-    for axis, key, colour, factor in zip(axes, (*KINDS, "answered"), (ORANGE, ORANGE, BLUE), (1, 1, 100), strict=True):
+    for axis, key, colour, factor in zip(axes, (*AXIS_LABELS, "answered"), (ORANGE, ORANGE, BLUE), (1, 1, 100), strict=True):
         label = "target" if key == "answered" else "attacker"
         band(axis, [row["bits"].value for row in rows], [row[key] for row in rows], label, colour, factor)
     _levels(axes, control, recognisable)
@@ -53,21 +53,21 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
         axis.set(xlabel="payload to the cloud (bits/image)", xscale="log")
         axis.margins(x=0.14, y=0.16)
     _finished(figure, axes, title)
-    axes[2].set_ylim(0, 125)  # room for names
+    axes[2].set_ylim(0, 125)  # leaves room for names
     axes[2].set_yticks(range(0, 101, 20))
-    for axis, key, factor in zip(axes, (*KINDS, "answered"), (1, 1, 100), strict=True):
+    for axis, key, factor in zip(axes, (*AXIS_LABELS, "answered"), (1, 1, 100), strict=True):
         at = [(row["bits"].value, factor * row[key].value) for row in rows]
         label_points(axis, at, [str(row["point"]) for row in rows], list(itertools.pairwise(at)))
     return figure
 
 
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over the number of pairs that it learns from (log scale), one line a source.
+    """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source.
 
-    `sources` are what `audit.curves.of_pairs` returns: same, other, noise.
+    `sources` come from `audit.curves.of_pairs`: same, other, noise.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
-    for axis, key in zip(axes, KINDS, strict=True):
+    for axis, key in zip(axes, AXIS_LABELS, strict=True):
         for colour, (source, rows) in zip((BLUE, GREEN, PURPLE), sources.items(), strict=False):
             band(axis, [row["point"] for row in rows], [row[key] for row in rows], SOURCE_TITLES.get(source, source), colour)
     _levels(axes, control, recognisable)
@@ -82,9 +82,9 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
 
 
 def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
-    """Draw the best attacker's PSNR over its effort (images of a training, log scale), one line a view.
+    """Draw the best attacker's PSNR over its effort (training images, log scale), one line for each view.
 
-    `rows` are those of `Audit.converge`, `control` is the row of the class's mean image.
+    `rows` come from `Audit.converge`. `control` is the row of the class's mean image.
     """
     figure, axis = subplots(figsize=(6.4, 3.6))
     views = list(dict.fromkeys(row["view"] for row in rows))
@@ -93,7 +93,7 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
         band(axis, [row["effort"]["passes"] for row in mine], [row["psnr"] for row in mine], view, colour)
     efforts = sorted({row["effort"]["passes"] for row in rows})
     axis.axhline(control["psnr"].value, color="black", lw=1, ls="--", label="class mean (control)")
-    axis.set(xlabel="effort (images of a training)", ylabel=KINDS["psnr"], xscale="log", title=title)
+    axis.set(xlabel="effort (images of a training)", ylabel=AXIS_LABELS["psnr"], xscale="log", title=title)
     axis.set_xticks(efforts, [f"{effort:,}" for effort in efforts])
     axis.minorticks_off()
     axis.legend(fontsize=8)
@@ -101,9 +101,10 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
 
 
 def front(points: Sequence[Row]) -> list[bool]:
-    """Return for each point whether no other is better: as accurate, in as few bits, with as little over the control.
+    """Return for each point whether it is on the Pareto front.
 
-    A point has `answered` and `bits` (Estimates) and `over` (dB).
+    A point has `answered` (accuracy, higher is better), `bits` (lower is better), both Estimates, and `over` (dB, lower is
+    better).
     """
     costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
     return [
@@ -112,10 +113,10 @@ def front(points: Sequence[Row]) -> list[bool]:
 
 
 def pareto(points: Sequence[Row], title: str) -> Figure:
-    """Draw accuracy at the cloud over bits an image (log scale); the colour is an attacker's gain over the control (dB).
+    """Draw accuracy at the cloud over bits an image (log scale). The colour is an attacker's gain over the control (dB).
 
-    A point is a row of `audit.curves.of_rate` with the generator's `variant` ("" for the pair's own), which its marker shows.
-    Ringed are those of the Pareto front: of more accuracy, fewer bits and less success no other has all.
+    A point is a row of `audit.curves.of_rate` with the generator's `variant` ("" for the default), which selects its marker.
+    Points on the Pareto front have a ring.
     """
     figure, axis = subplots(figsize=(8.6, 4.6))
     overs = [point["over"] for point in points]
@@ -154,7 +155,7 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
 
 def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
     """Draw the control with its interval, and the literature's threshold."""
-    for axis, key in zip(axes, KINDS, strict=False):
+    for axis, key in zip(axes, AXIS_LABELS, strict=False):
         level: Estimate = control[key]
         axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")
         axis.axhspan(level.low, level.high, color="black", alpha=0.12, lw=0)
@@ -162,13 +163,13 @@ def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) 
 
 
 def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
-    """Name the axes of measures and put one legend for all below."""
-    for axis, text in zip(axes, KINDS.values(), strict=False):
+    """Label the axes, and draw one legend for all of them below."""
+    for axis, text in zip(axes, AXIS_LABELS.values(), strict=False):
         axis.set_ylabel(text)
-    axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # no SSIM is above 1, whatever a normal interval says
-    for axis in axes[len(KINDS) :]:
+    axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # an SSIM is at most 1, a normal interval may reach above it
+    for axis in axes[len(AXIS_LABELS) :]:
         axis.set(ylabel="target accuracy at the cloud (%)", ylim=(0, 102))
-    lines = {line.get_label(): line for axis in axes[: len(KINDS)] for line in axis.get_lines()}
+    lines = {line.get_label(): line for axis in axes[: len(AXIS_LABELS)] for line in axis.get_lines()}
     figure.legend(list(lines.values()), [str(name) for name in lines], loc="outside lower center", ncols=len(lines), fontsize=8)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -14,7 +14,7 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, subplots
 
 __all__ = ["PART_TITLES", "energy_bars", "energy_shares"]
 
-# Parts and colours: the phone's work in grey and orange, its radio in purple and blues.
+# Parts and colours: the phone's computation in grey and orange, its radio in purple and blues.
 PART_TITLES = {
     "compression": "JPEG or PNG",
     "generator": "generator",
@@ -29,8 +29,8 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
     """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's on an axis of its own.
 
-    A row of `ours` is a result of `bench.energy.energy`. Thin bars are the range over the assumptions, thick ones the 95 %
-    interval over repetitions. `paper` has mJ a picture by the same names (empty: no second panel).
+    A row of `ours` is a result of `energy_model.energy`. Thin bars show the range over the assumptions, thick bars the 95 %
+    interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no second panel.
     """
     figure, axes = subplots(1, 2 if paper else 1, figsize=(9.4 if paper else 6.4, 1.9 + 0.5 * len(ours)), squeeze=False)
     axis, *others = axes[0]
@@ -63,7 +63,7 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
     """Draw each arrangement's energy in percent of the baseline's: ours with its range and its interval, and the paper's.
 
-    A row of `ours` is one of `bench.energy.shares`; `paper` has percent by the same names.
+    A row of `ours` comes from `bench.energy_model.shares`. `paper` has percent by the same names.
     """
     figure, axis = subplots(figsize=(6.4, 1.7 + 0.45 * len(ours)))
     names = list(ours)
@@ -87,13 +87,13 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value to the right of `right`."""
+    """Write each bar's value to the right of both the bar and `right`."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _reach(middle: Any, low: Any, high: Any) -> Any:
-    """Return how far bars reach to both sides (2 x N)."""
+    """Return the lengths of error bars on both sides (2 x N)."""
     return np.clip(np.array([middle - low, high - middle]), 0, None)
 
 

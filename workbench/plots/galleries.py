@@ -1,4 +1,4 @@
-"""Pictures side by side."""
+"""Pictures in rows and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAP = 2  # pixels between the pictures of a mosaic
 
 
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
-    """Draw rows of images, each N x 3 x H x W in [0, 1], with its name at the left; `captions` stand above the columns."""
+    """Draw rows of images, each N x 3 x H x W in [0, 1], with their names on the left and `captions` above the columns."""
     n = max(len(images) for images in rows.values())
     figure, axes = subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
@@ -37,9 +37,9 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 
 
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
-    """Draw for each attacker his best and his worst guesses by PSNR, the originals above them, the PSNR (dB) below.
+    """Draw each attacker's best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
 
-    `images` are the N x 3 x H x W originals in [0, 1]; `guesses` are as many, by the attacker's name.
+    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` has N guesses by the attacker's name.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
@@ -56,7 +56,7 @@ def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each
 
 
 def _mosaic(axis: Axes, images: Tensor, guesses: Tensor) -> None:
-    """Draw originals above guesses, each with its PSNR below."""
+    """Draw originals above guesses, with the PSNR below each guess."""
     lines = [_line(part) for part in (images, guesses)]
     axis.imshow(np.concatenate([lines[0], np.full_like(lines[0][:GAP], 255), lines[1]]), interpolation="nearest")
     width = images.shape[-1]
@@ -78,9 +78,9 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw views of `explore`, a row each: original, protected, at the cloud, signed residual, and its figures beside.
+    """Draw one row for each view of `explore`: original, protected, at the cloud, signed residual, and a column of figures.
 
-    A view has the images `original`, `protected` and `cloud` (3 x H x W in [0, 1]), and where an attacker has learnt, `guess`.
+    A view has the images `original`, `protected` and `cloud` (3 x H x W in [0, 1]), and `guess` if an attacker was trained.
     """
     names = ["original", "protected", "at the cloud", f"residual x {gain:g}"]
     guessed = any(view.guess is not None for view in views)

@@ -1,4 +1,4 @@
-"""Names beside points, where they cover nothing."""
+"""Labels next to points, placed so that they cover nothing."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from .style import GREY
 __all__ = ["label_points"]
 
 Point = tuple[float, float]
-NEAR = 10  # points; to a name that stands farther off a line leads
-# Where a name may stand, in points from its point, the best first: beside it, above and below, then farther and farther off.
+NEAR = 10  # pt; a line leads to a name that stands farther away
+# Offsets of a name from its point (pt), best first: left and right, above and below, diagonal, then the same farther away.
 PLACES = [
     (reach * math.cos(eighth * math.pi / 4), reach * math.sin(eighth * math.pi / 4))
     for reach in (NEAR, 18, 28, 40, 54, 70)
@@ -29,10 +29,11 @@ PLACES = [
 def label_points(
     axis: Axes, points: Sequence[Point], names: Sequence[str], strokes: Sequence[tuple[Point, Point]] = (), clear: float = 4
 ) -> None:
-    """Write the name of each point (x, y) beside it, where it covers no point, no stroke and no other name.
+    """Write the name of each point (x, y) next to it, so that it covers no point, no stroke and no other name.
 
-    `strokes` are straight lines that are drawn already; `clear` is the radius of a point's marker (pt). What else the figure
-    holds must be there before: its layout is made here.
+    `strokes` are straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this last, because
+    it
+    fixes the figure's layout.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)
@@ -65,7 +66,7 @@ def label_points(
 
 
 def _along(ends: Any) -> Any:
-    """Return places along a stroke from one end to the other, two pixels apart (N x 2)."""
+    """Return the pixels along a stroke from one end to the other, two pixels apart (N x 2)."""
     count = 2 + int(np.hypot(*(ends[1] - ends[0])) / 2)
     return np.linspace(ends[0], ends[1], count)
 
@@ -79,13 +80,13 @@ def _side(right: float) -> Literal["left", "center", "right"]:
 
 
 def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float, float, float]:
-    """Return where a text of a size stands beside a place: left, bottom, right and top (pixels)."""
+    """Return the box of a text of a given size next to a place: left, bottom, right and top (pixels)."""
     left = place[0] + right - {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)] * size.width
     bottom = place[1] + up - size.height / 2
     return left, bottom, left + size.width, bottom + size.height
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return how much of each box (N x 4: left, bottom, right, top) others (M x 4) cover, in all (N)."""
+    """Return the area of each box (N x 4: left, bottom, right, top) that other boxes (M x 4) cover (N)."""
     common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return common.clip(min=0).prod(axis=2).sum(axis=1)

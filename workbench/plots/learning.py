@@ -1,4 +1,4 @@
-"""How networks learn, by epoch: while they do, and once they have."""
+"""Learning curves by epoch, during and after training."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, subplots
 __all__ = ["learning_curves", "training_curves"]
 
 History = Sequence[Mapping[str, Any]]
-LEAST = 4  # columns' width is as if there were so many
+LEAST = 4  # columns: with fewer, a column is as wide as with four
 
 
 def learning_curves(
     histories: Mapping[str, History], totals: Mapping[str, int], paper: Mapping[str, float], title: str
 ) -> Figure:
-    """Draw for each network, a column, its validation accuracy (%) and its losses against its steps, as far as they go.
+    """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
 
-    `histories` are those of `training.fit`, `totals` how many steps each will take where that is known; `paper` has the paper's
-    accuracy (%) of some, drawn as a line of its own. The best epoch, whose weights are kept, is marked.
+    `histories` come from `training.fit`. `totals` has the planned number of steps, if known. `paper` has the paper's accuracy
+    (%) of some networks, drawn as a line. A mark shows the best epoch, whose weights are kept.
     """
     columns = max(1, len(histories))
     figure, axes = subplots(2, columns, figsize=(0.6 + 2.7 * max(LEAST, columns), 4.0), squeeze=False)
@@ -44,7 +44,7 @@ def learning_curves(
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
-    """Draw validation accuracy, and the figure that each network is about, against its steps, one column a network."""
+    """Draw validation accuracy, and each network's own figure of merit, over its steps, one column for each network."""
     figure, axes = subplots(2, len(histories), figsize=(1 + 2.6 * len(histories), 4.2), squeeze=False)
     for column, (name, history) in enumerate(histories.items()):
         top, bottom = axes[0, column], axes[1, column]

@@ -1,4 +1,4 @@
-"""How well targets and auxiliaries recognise: over strength, over bytes, by pair."""
+"""The accuracy of targets and auxiliaries over strength, over bytes, and by pair."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size:
 def accuracy_bytes(
     curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
 ) -> Figure:
-    """Draw accuracy over bytes for codecs whose quality varies, with single `points` beside; bytes on a log scale."""
+    """Draw accuracy over bytes (log scale) for codecs of variable quality, and single `points` for the others."""
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
@@ -57,9 +57,9 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw accuracy over bytes with what no codec can pass, the bound of the label alone, and what needs none.
+    """Draw accuracy over bytes with the theoretical bound for codecs, and the accuracy of sending only the label.
 
-    `label` is the accuracy of an edge that classifies by itself and sends the answer, log2 K bits; `curves` and `points` as in
+    `label` is the accuracy of an edge that classifies locally and sends the class, log2 K bits. `curves` and `points` are as in
     `accuracy_bytes`.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
@@ -81,7 +81,7 @@ def rate_accuracy(
 
 
 def heatmap(values: dict[tuple[str, str], Estimate], targets: list[str], auxiliaries: list[str], title: str) -> Figure:
-    """Draw the target x auxiliary grid of accuracies; pairs that were not run stay blank."""
+    """Draw the target x auxiliary grid of accuracies. Pairs without a value stay blank."""
     grid = np.full((len(targets), len(auxiliaries)), np.nan)
     for (target, auxiliary), value in values.items():
         grid[targets.index(target), auxiliaries.index(auxiliary)] = 100 * value.value

@@ -1,4 +1,4 @@
-"""What all figures share: the colours, matplotlib's defaults, a line with its interval, a point with its own."""
+"""The elements that all figures share: the colours, matplotlib's defaults, lines and points with intervals."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def use_style() -> None:
 def subplots(
     rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
 ) -> tuple[Figure, Any]:
-    """Make a figure with axes that pyplot does not know of: no cell shows it by itself, any thread may draw it."""
+    """Return a figure with axes outside pyplot: no cell shows it automatically, and any thread may draw it."""
     use_style()
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
 def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colour: str, factor: float = 1.0) -> None:
-    """Draw a line over `x` with its 95 % interval as a band, all times `factor`."""
+    """Draw a line over `x` with its 95 % interval as a band, both multiplied by `factor`."""
     axis.plot(x, [factor * e.value for e in estimates], color=colour, marker=".", label=label)
     axis.fill_between(
         x, [factor * e.low for e in estimates], [factor * e.high for e in estimates], color=colour, alpha=0.18, lw=0

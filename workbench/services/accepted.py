@@ -4,10 +4,10 @@
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread answer, idle, end; none while the app works
+                           one timer: handshake, head, body, unread response, idle, end; none while the app works
 
-Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that says why it failed, and wait half
-a minute for the other end to close. So the handshake is made here, with the same calls of OpenSSL.
+Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that explains a failure, and wait half
+a minute for the peer to close. So the handshake is done here, with the same calls of OpenSSL.
 """
 
 from __future__ import annotations
@@ -15,26 +15,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import re
 import ssl
 import time
 from asyncio import TimerHandle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
-from ..certs import Role
+from ..certs import ROLES, Role
 from .quota import ConnectionQuota, address_key
+from .share import LoopShare
 from .trust import Peer, peer_of, server_context
-
-if TYPE_CHECKING:
-    from .httpserver import HttpProtocol
 
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
 MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
+CONTROL_SHARE = 32  # bytes of TLS that each byte of plain text allows: a record of one byte has 23
 RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
+CLOCK_S = 0.002  # by which a timer may fire early: event loops count in milliseconds
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
 PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
 WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in the URL"}).encode()
@@ -42,26 +43,26 @@ WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in t
 
 @dataclass
 class Timeouts:
-    """Seconds that a connection may spend in each state."""
+    """Limits in seconds for each state of a connection."""
 
     handshake: float = 5.0  # of TLS, from the accepted connection on
-    head: float = 10.0  # of a request, from its first byte on; also the wait for the first one
-    body: float = 30.0  # a service that reads bodies gives up earlier, and says so
-    answer: float = 20.0  # until the peer has read it
+    head: float = 10.0  # of a request, from its first byte on; also for the first request's first byte
+    body: float = 30.0  # longer than a service's own limit, which sends an error
+    answer: float = 20.0  # until the peer has read the response
     idle: float = 75.0  # between requests
     stranger_idle: float = 10.0  # the same for a peer without a credential
-    goodbye: float = 2.0  # for the peer to close after this end has
+    goodbye: float = 2.0  # for the peer to close after this end did
     refused: float = 0.5  # the same after a failed handshake
 
 
 @dataclass
 class Tls:
-    """A service's current TLS context, and the folder that its certificate comes from."""
+    """A service's current TLS context, and the folder of its certificate."""
 
     context: ssl.SSLContext
     folder: Path
     role: Role
-    generation: int = field(default=0, init=False)  # of the certificates: a connection of an earlier one is stale
+    generation: int = field(default=0, init=False)  # of the certificates: connections of an earlier one are stale
 
     def renew(self) -> None:
         """Load the folder's certificates for new connections."""
@@ -69,38 +70,65 @@ class Tls:
         self.generation += 1
 
 
+class UpperProtocol(Protocol):
+    """The protocol that reads the plain bytes of a connection: HTTP."""
+
+    def data_received(self, data: bytes, /) -> None:
+        """Parse received bytes."""
+
+    def drained(self) -> None:
+        """Called once the peer has read a response that it had left unread."""
+
+    def shutdown(self) -> None:
+        """End after the current request."""
+
+    def connection_lost(self) -> None:
+        """Called once the connection is gone."""
+
+
 class Accepted(asyncio.Protocol):
-    """An accepted connection. `upper` makes the protocol that speaks on it, once TLS is established."""
+    """An accepted connection. After the TLS handshake `upper` makes the protocol on top of it."""
 
     def __init__(
         self,
         tls: Tls | None,
         quota: ConnectionQuota,
+        share: LoopShare,
         open_connections: set[Any],
-        upper: Callable[[Accepted], HttpProtocol],
+        upper: Callable[[Accepted], UpperProtocol],
         timeouts: Timeouts,
+        roles: Collection[Role] = ROLES,
     ) -> None:
-        self.tls, self.quota, self.timeouts = tls, quota, timeouts
+        self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
+        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
-        self.blocked = False  # the peer has not read what was written
+        self.blocked = False  # the peer has unread bytes
         self.closing = False
         self._open, self._make_upper = open_connections, upper
-        self._upper: HttpProtocol | None = None
+        self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None
-        self._reading_paused = False
+        self._timer: TimerHandle | None = None  # it is moved only to an earlier time: several limits a request come and go
+        self._fires_at, self._limit = math.inf, math.inf  # the loop's time: of the timer, and at which the connection is cut
+        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
+        self._reads = True
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
         self._handshaken = False
-        self._waits_for_reader = False  # the timer that is armed is that of an unread answer
-        self._control = 0  # bytes of TLS since the last that carried plain text
+        self._waits_for_reader = False  # the current timer is for an unread response
+        self._control = 0  # bytes of TLS beyond the allowance for plain text
 
     # --- the event loop's side -----------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a place among the open connections, or end."""
+        """Register the connection with the quota, or close it."""
+        start = time.thread_time()
+        self._take_place(transport)
+        self.share.charge(self, time.thread_time() - start)
+
+    def _take_place(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.address = address_key(transport.get_extra_info("peername"))
         place = self.quota.add(self)
@@ -110,7 +138,7 @@ class Accepted(asyncio.Protocol):
             return
         self.health_only = not place
         self._open.add(self)
-        self.transport.set_write_buffer_limits(0)  # so that the loop reports whether anything is unread
+        self.transport.set_write_buffer_limits(0)  # so that the loop reports any unread byte
         if self.tls is None:
             self._established()
             self.prove()
@@ -119,9 +147,16 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Go on with the handshake, or decrypt."""
+        """Continue the handshake, or decrypt: at once for a peer with a credential, else within the share of strangers."""
         if self.closing:
-            return  # the peer has not noticed yet
+            return  # this end has closed, the peer has not noticed yet
+        if self.proven and not self._held:
+            self.process(data)
+        else:
+            self.share.take(self, data)
+
+    def process(self, data: bytes) -> None:
+        """Continue the handshake, or decrypt."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -141,7 +176,7 @@ class Accepted(asyncio.Protocol):
             self._decrypt(self._secure)
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError:  # whatever was sent instead of TLS; OpenSSL has written the alert
+        except ssl.SSLError:  # the bytes were no TLS, and OpenSSL has written an alert
             self._flush()
             self._end(self.timeouts.refused)
             return
@@ -153,54 +188,49 @@ class Accepted(asyncio.Protocol):
         """Have the loop close the connection."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Give up the place."""
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.quota.remove(self)
+        self.share.forget(self)
         self._open.discard(self)
         if self._upper is not None:
             self._upper.connection_lost()
 
     def pause_writing(self) -> None:
-        """Read no more while the peer does not read."""
+        """Stop reading while the peer does not read."""
         self.blocked = True
-        self.transport.pause_reading()
-        if self._timer is None:
+        self._read_no_more()
+        if self._limit == math.inf:
             self.arm(self.timeouts.answer)
             self._waits_for_reader = True
 
     def resume_writing(self) -> None:
-        """Go on: the peer has read everything."""
+        """Continue after the peer has read everything."""
         self.blocked = False
         if self.closing:
             self.arm(self.timeouts.goodbye)
         elif self._waits_for_reader and self._upper is not None:
             self.disarm()
             self._upper.drained()
-        if not self._reading_paused:
-            self.transport.resume_reading()
+        self._read_on()
 
     # --- the upper protocol's side -------------------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:
-        """Whether certificates changed or the peer's expired since the handshake."""
+        """Whether certificates changed, or the peer's expired, since the handshake."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
 
-    @property
-    def proven(self) -> bool:
-        """Whether the peer has shown a valid credential."""
-        return self.quota.is_proven(self)
-
     def prove(self) -> None:
         """Record that the peer has shown a valid credential."""
         if not self.health_only:
+            self.proven = True
             self.quota.prove(self)
 
     def write(self, data: bytes) -> None:
-        """Send bytes, in one piece; nothing after `close`."""
+        """Send bytes at once. Does nothing after `close`."""
         if self.closing:
             return
         if self._secure is None:
@@ -209,54 +239,67 @@ class Accepted(asyncio.Protocol):
         rest = memoryview(data)
         try:
             while rest:
-                rest = rest[self._secure.write(rest) :]  # a record each
+                rest = rest[self._secure.write(rest) :]  # one record at a time
         except ssl.SSLError:
             self.abort()
             return
         self._flush()
 
     def pause_reading(self) -> None:
-        """Take no more bytes from the peer."""
+        """Stop reading from the peer."""
         self._reading_paused = True
         if not self.closing:
-            self.transport.pause_reading()
+            self._read_no_more()
 
     def resume_reading(self) -> None:
-        """Take bytes from the peer again."""
+        """Read from the peer again."""
         self._reading_paused = False
-        if not self.blocked and not self.closing:
-            self.transport.resume_reading()
+        if not self.closing:
+            self._read_on()
+
+    def hold(self, held: bool) -> None:
+        """Take no more bytes from the peer until its turn has come."""
+        self._held = held
+        if held:
+            self._read_no_more()
+        elif not self.closing:
+            self._read_on()
 
     def arm(self, seconds: float) -> None:
-        """Abort the connection after so many seconds, instead of any earlier limit."""
-        self.disarm()
-        self._timer = self._loop.call_later(seconds, self.abort)
+        """Set the timer: abort the connection after `seconds`. Replaces any earlier limit."""
+        self._waits_for_reader = False
+        self._limit = self._loop.time() + seconds
+        if self._limit < self._fires_at:
+            self._set_timer()
 
     def disarm(self) -> None:
-        """Let the connection be, while the service works."""
+        """Stop the timer while the service works."""
         self._waits_for_reader = False
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
-        """Say good-bye after what was written; what the peer still sends is dropped for `patience` seconds, then it is cut."""
+        """Send the TLS end after all written bytes.
+
+        Further received bytes are dropped for `patience` seconds, then it aborts.
+        """
         if self.closing:
             return
         if self._secure is not None:
             with contextlib.suppress(ssl.SSLError):
-                self._secure.unwrap()  # writes the good-bye, and wants the other end's
+                self._secure.unwrap()  # writes close_notify, and then requires the peer's
             self._flush()
         self._end(self.timeouts.goodbye if patience is None else patience)
 
     def abort(self) -> None:
-        """Cut the connection."""
+        """Close the socket immediately."""
+        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+            self.share.penalize(self.address)
         self.closing = True
-        self.disarm()
+        self._drop_timer()
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close once what runs is answered: the service ends."""
+        """Close after the current response, because the service ends."""
         if self._upper is None:
             self.abort()
         else:
@@ -267,7 +310,7 @@ class Accepted(asyncio.Protocol):
     def _established(self) -> None:
         self.peer = peer_of(self._secure)
         self._upper = self._make_upper(self)
-        if self.peer.role is not None:
+        if self.peer.role in self._roles:
             self.prove()
         self.arm(self.timeouts.head)
 
@@ -275,14 +318,42 @@ class Accepted(asyncio.Protocol):
         while not self.closing and (self._incoming.pending or secure.pending()):
             plain = secure.read(RECORD)
             if not plain:
-                self.close()  # the peer's good-bye
+                self.close()  # the peer sent close_notify
                 return
-            self._control = 0
+            self._control -= min(self._control, len(plain) * CONTROL_SHARE)
             self._deliver(plain)
 
     def _deliver(self, data: bytes) -> None:
         assert self._upper is not None
         self._upper.data_received(data)
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._fires_at = self._limit
+        self._timer = self._loop.call_at(self._limit, self._timed_out)
+
+    def _drop_timer(self) -> None:
+        self.disarm()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timed_out(self) -> None:
+        self._timer, self._fires_at = None, math.inf
+        if self._limit <= self._loop.time() + CLOCK_S:
+            self.abort()
+        elif self._limit < math.inf:
+            self._set_timer()
+
+    def _read_no_more(self) -> None:
+        self._reads = False
+        self.transport.pause_reading()
+
+    def _read_on(self) -> None:
+        if not (self._reads or self.blocked or self._reading_paused or self._held):
+            self._reads = True
+            self.transport.resume_reading()
 
     def _flush(self) -> None:
         if self._outgoing.pending and not self.transport.is_closing():
@@ -295,7 +366,7 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.refused)
 
     def _end(self, patience: float) -> None:
-        """Send no more; drop what comes until the peer closes or `patience` is over."""
+        """Send no more. Drop received bytes until the peer closes or `patience` seconds have passed."""
         self.closing = True
         self.arm(self.timeouts.answer if self.blocked else patience)
         if self.transport.is_closing():
@@ -303,4 +374,5 @@ class Accepted(asyncio.Protocol):
         with contextlib.suppress(OSError, RuntimeError):
             self.transport.write_eof()
             if not self.blocked:
+                self._reads = True
                 self.transport.resume_reading()

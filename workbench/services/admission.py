@@ -1,12 +1,12 @@
-"""What a client asks of every new connection to an edge before a picture leaves on it: evidence, bound to its TLS key.
+"""A client's check of every new connection to an edge before a picture is sent: evidence, bound to the edge's TLS key.
 
 ::
 
     client                                edge                             guest's firmware
       | <-- certificate, its key K -------- |
       | --- GET /attestation?nonce=N -----> | --- SHA-256(N, K) -----------> |
-      | <-- evidence ---------------------- | <-- report with it, signed --- |        the same N, and K as this end has seen it:
-      | --- pictures ---------------------> |                                         whoever holds K is that guest
+      | <-- evidence ---------------------- | <-- report with it, signed --- |        the same N and K as at the client,
+      | --- pictures ---------------------> |                                         so the holder of K is that guest
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ __all__ = ["NONCE", "PATH", "admission"]
 
 PATH = "/attestation"
 NONCE = 32  # bytes
-FOR_NOW = (429, 503, 504)  # too many ask, or the agent is slow or not there yet
+FOR_NOW = (429, 503, 504)  # temporary: too many requests, or the agent is slow or not started yet
 
 
 def admission(policy: Policy, told: Callable[[Verdict], None]) -> Admission:
-    """Return what admits connections whose other end proves what `policy` asks; `told` is given each verdict.
+    """Return a check for connections: the other end's evidence must satisfy `policy`. `told` receives each verdict.
 
-    It raises AttestationError, and ConnectionError where the edge has no evidence for now, which is worth another attempt.
+    The check raises AttestationError, or ConnectionError if the edge has no evidence at the moment, so that a retry makes
+    sense.
     """
 
     async def admit(ask: Ask, connection: ssl.SSLObject | None) -> None:
@@ -52,7 +53,7 @@ def admission(policy: Policy, told: Callable[[Verdict], None]) -> Admission:
 
 
 def _evidence(body: bytes) -> dict[str, Any]:
-    """Return the evidence in an edge's answer."""
+    """Return the evidence in an edge's response. Raises AttestationError for any other format."""
     found: Any = None
     if len(body) <= MOST_EVIDENCE:
         with contextlib.suppress(ValueError, RecursionError):

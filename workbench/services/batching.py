@@ -1,15 +1,15 @@
-"""Requests joined to micro-batches, computed on lanes, within a bounded queue.
+"""Requests joined to micro-batches, computed on a pool, with a bounded queue.
 
 ::
 
-    submit -> queue (bounded in images; full: refused) -> a lane is free: join what waits -> lane -> forward -> each its part
+    submit -> queue (bounded in images; full: refused) -> a lane is free: join waiting jobs -> lane -> forward -> each its part
 
-A batch starts as soon as a lane is free; what arrives meanwhile forms the next one. Only where further requests are known to be
-arriving does a batch wait for them, and not for long. Nothing waits for a neighbour: what takes long to prepare is prepared
-before it joins.
+A batch starts as soon as a lane is free. Requests that arrive meanwhile form the next one. A batch waits, for a short time,
+only if further requests are known to be arriving. Slow preparation happens before a job joins, so that no job waits for
+another's.
 
-Few pictures have all cores, for their answer's sake. Of many, each core computes a batch of its own: none then waits for
-another at every layer, and what else the process does holds up one of them, not all.
+A few pictures are computed on all cores, for low latency. With many in flight, each core runs its own batch: cores then do not
+wait for each other at every layer, and other work of the process delays only one of them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import asyncio
 import contextlib
 import math
 import os
-import sys
 import threading
 import time
 from collections import deque
@@ -31,64 +30,68 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ..errors import ServiceError
+from ..processes import allowed_cores
 
-__all__ = ["EVEN", "Batcher", "Job", "Lanes"]
+__all__ = ["BATCH_MULTIPLE", "Batcher", "ComputePool", "Job"]
 
-TASKS = Path("/proc/self/task")  # where Linux lists a process's threads
-EVEN = 8  # images, of which a larger batch has a multiple where it can
-BATCHES = (*range(1, EVEN + 1), *range(2 * EVEN, 65, EVEN))  # images: what joining brings, but for larger ones
+TASKS = Path("/proc/self/task")  # Linux lists a process's threads here
+BATCH_MULTIPLE = 8  # images: larger batches are trimmed to a multiple of this
+BATCHES = (
+    *range(1, BATCH_MULTIPLE + 1),
+    *range(2 * BATCH_MULTIPLE, 65, BATCH_MULTIPLE),
+)  # images: all usual batch sizes up to 64
 
 Part = TypeVar("Part")
 
 
 @dataclass(eq=False)
 class Job(Generic[Part]):
-    """A request in the queue: `size` images, joined with others of the same `kind`; `answer` is where its part is put."""
+    """A request in the queue: `size` images, joined with others of the same `kind`. `answer` is the future of its result."""
 
     work: Any = field(repr=False)
     size: int
     kind: Any
     answer: asyncio.Future[Part]
     deadline: float
-    arrived: float = field(default_factory=time.perf_counter)
 
 
-class Lanes:
-    """Threads that compute, each with as many of torch's as `threads` says.
+class ComputePool:
+    """Lanes for computation: threads that each use `threads` threads of torch.
 
-    Nothing else in a process may compute with more than one: each thread that does has a team of its own, and teams that are
-    more than the cores take turns in sleeping, which costs half of the time of a single image.
+    No other thread of the process may compute with more than one thread. Each computing thread has a team of its own, and if
+    the teams exceed the cores, they wait for each other, which doubles the time of a single image.
 
-    Where one lane has a thread for each core, each thread keeps to a core of its own. A scheduler that wakes a team after a
-    rest may put two of them on one core, where each waits for the other at every layer: a picture that comes alone then takes
-    three times as long. With as many threads as cores nothing is lost by it; several lanes stay with the scheduler, for
-    another process's could have chosen the same cores.
+    A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two of them on one
+    core after a pause, where each waits for the other at every layer. A single picture then takes three times as long. Several
+    lanes are not pinned, because another process could have chosen the same cores.
 
-    Such a lane can be had in parts, too (`split`): then there are as many narrow ones beside it, of a thread and a core each.
-    The whole and its parts never compute at the same time.
+    With `split`, a single lane can also be used in parts: narrow lanes of one thread and one core each. The whole lane and its
+    parts never compute at the same time.
     """
 
     def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
         torch.set_num_threads(1)
-        whole = count == 1 and threads == len(_cores())
-        start = _apart if whole else torch.set_num_threads
+        whole = count == 1 and threads == len(allowed_cores())
+        start = _pin_team if whole else torch.set_num_threads
         self.pool = ThreadPoolExecutor(count, "lane", initializer=start, initargs=(threads,))
-        self._counts = {self.pool: count}  # of batches at once
+        self._counts = {self.pool: count}  # of running batches
         self._narrow: ThreadPoolExecutor | None = None
         if split and whole and threads > 1:
-            cores = iter(_cores())
-            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _alone(next(cores)))
+            cores = iter(allowed_cores())
+            self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
             self._counts[self._narrow] = threads
-        self._least = EVEN * (threads + 1)  # images that are worth it: for each part, and on their way back
+        self._least = BATCH_MULTIPLE * (
+            threads + 1
+        )  # images from which on splitting pays: a batch for each part, and one in transit
         self._busy, self._used = 0, self.pool
 
     def parts(self, requests: int, images: int) -> int:
-        """Return into how many parts the lane is split while so much is unanswered: 0 where each lacks work."""
+        """Return the number of parts for this load, or 0 to use the whole lane."""
         count = self._counts[self._narrow] if self._narrow is not None else 0
         return count if requests >= count and images >= self._least else 0
 
     def take(self, parts: int) -> ThreadPoolExecutor | None:
-        """Return where a batch can be computed now, if anywhere: on one of so many parts (0: on a whole lane); then `free`."""
+        """Return a free executor: one of `parts` narrow lanes (0: a whole lane), or None. Call `free` after its batch."""
         pool = self._narrow if self._narrow is not None and parts else self.pool
         if self._busy and (pool is not self._used or self._busy == self._counts[pool]):
             return None
@@ -96,11 +99,11 @@ class Lanes:
         return pool
 
     def free(self) -> None:
-        """Take note that a batch has been computed."""
+        """Called after a batch was computed."""
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
-        """Run a function of n images for the batches that there will be, to `most`: the first of each takes far longer."""
+        """Run a function of n images for all batch sizes up to `most`, because the first batch of each size is slow."""
         count, narrow = self._counts[self.pool], self._narrow
         together = threading.Barrier(count)
         sizes = [n for n in BATCHES if n <= most]
@@ -113,43 +116,38 @@ class Lanes:
 
         for done in [self.pool.submit(every) for _ in range(count)]:
             done.result()
-        if narrow is not None:  # what one of them has compiled is compiled for all
-            list(narrow.map(function, [n for n in sizes if n >= EVEN]))
+        if narrow is not None:  # compiled code is shared by all of them
+            list(narrow.map(function, [n for n in sizes if n >= BATCH_MULTIPLE]))
 
     def close(self) -> None:
-        """Finish what runs, and end them."""
+        """Finish running batches, and end the threads."""
         for pool in self._counts:
             pool.shutdown()
 
 
-def _cores() -> list[int]:
-    """Return the cores that this process may use; none where threads cannot be told to keep to one (macOS, Windows)."""
-    return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
-
-
-def _apart(threads: int) -> None:
-    """Have torch make its threads for the one that calls, and put these and itself on a core each."""
+def _pin_team(threads: int) -> None:
+    """Let torch start the calling thread's team, and pin each of its threads to a core."""
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
-    torch.zeros(threads << 15).add_(1)  # torch gives a thread no less than 2^15 numbers
-    team = [0, *(int(task.name) for task in set(TASKS.iterdir()) - others)]  # 0: the one that calls
-    for thread, core in zip(team, _cores(), strict=False):
-        with contextlib.suppress(OSError):  # it has ended, or this is not for a process to choose
+    torch.zeros(threads << 15).add_(1)  # torch gives each thread at least 2^15 numbers
+    team = [0, *(int(task.name) for task in set(TASKS.iterdir()) - others)]  # 0 is the calling thread
+    for thread, core in zip(team, allowed_cores(), strict=False):
+        with contextlib.suppress(OSError):  # the thread has ended, or pinning is not permitted
             os.sched_setaffinity(thread, {core})
 
 
-def _alone(core: int) -> None:
-    """Have the thread that calls compute by itself, on this core."""
+def _pin_one(core: int) -> None:
+    """Let the calling thread compute alone, on this core."""
     torch.set_num_threads(1)
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {core})
 
 
 class Batcher(Generic[Part]):
-    """Joins jobs and runs them: `compute` on a lane (a thread), then `forward` beside the next batch.
+    """Joins jobs and runs them: `compute` on a lane (a thread), then `forward` while the next batch is computed.
 
-    `compute(jobs)` returns what `forward(jobs, computed)` sends on; `forward` sets each job's answer. `most` images are joined,
-    `capacity` may be accepted and unanswered, `wait_s` is how long a batch waits for requests that are arriving.
+    `compute(jobs)` returns the input of `forward(jobs, computed)`, which sets each job's answer. At most `most` images are
+    joined, `capacity` images may be in flight, and a batch waits up to `wait_s` seconds for arriving requests.
     """
 
     def __init__(
@@ -157,16 +155,16 @@ class Batcher(Generic[Part]):
         compute: Callable[[Sequence[Job[Part]]], Any],
         forward: Callable[[Sequence[Job[Part]], Any], Awaitable[None]],
         *,
-        lanes: Lanes,
+        lanes: ComputePool,
         most: int = 256,
         capacity: int = 1024,
         wait_s: float = 0.002,
     ) -> None:
         self.compute, self.forward = compute, forward
         self.most, self.capacity, self.wait_s = most, capacity, wait_s
-        self.accepted = 0  # images, not yet answered
-        self._requests = 0  # of those that were submitted
-        self.arriving = 0  # requests whose body is on its way
+        self.accepted = 0  # images in flight
+        self._requests = 0  # requests in flight
+        self.arriving = 0  # requests whose body is arriving
         self._lanes = lanes
         self._waiting: deque[Job[Part]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -174,7 +172,10 @@ class Batcher(Generic[Part]):
         self._pace = 0.0  # seconds an image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
-        """Return the answer to a request; ServiceError 429 where the queue is full, 504 where `deadline` (loop time) passes."""
+        """Return the result of a request.
+
+        Raises ServiceError 429 if the queue is full, 504 if `deadline` (loop time) passes.
+        """
         if self.accepted + size > self.capacity:
             after = max(1, math.ceil(self._pace * self.accepted))
             raise ServiceError(f"the queue is full ({self.accepted} images wait)", status=429, retry_after=after)
@@ -184,11 +185,11 @@ class Batcher(Generic[Part]):
         self._requests += 1
         try:
             self._waiting.append(job)
-            loop.call_soon(self._dispatch)  # after those that arrived in the same breath
+            loop.call_soon(self._dispatch)  # after all requests of this turn of the loop
             async with asyncio.timeout_at(deadline):
                 return await job.answer
         except TimeoutError:
-            with contextlib.suppress(ValueError):  # it is in a batch by now
+            with contextlib.suppress(ValueError):  # the job is already in a batch
                 self._waiting.remove(job)
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         finally:
@@ -196,20 +197,20 @@ class Batcher(Generic[Part]):
             self._requests -= 1
 
     def settled(self) -> None:
-        """Take note that a request has arrived whole, or never will: what waited for it may start."""
+        """Called when a request has arrived or failed. A batch that waited for it may start."""
         self.arriving -= 1
         if not self.arriving and self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)
 
     async def close(self) -> None:
-        """Wait for what runs."""
+        """Wait for running batches."""
         while self._running:
             await asyncio.wait(self._running)
 
     def _dispatch(self, ripe: bool = False) -> None:
-        """Start batches while there is a lane; `ripe` once the first has waited long enough."""
+        """Start batches while a lane is free. `ripe` means that the first job has waited long enough."""
         while self._waiting and (pool := self._lanes.take(self._parts())) is not None:
-            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._share():
+            if not ripe and self.arriving and self.wait_s and sum(job.size for job in self._waiting) < self._batch_limit():
                 self._lanes.free()
                 if self._timer is None:
                     self._timer = asyncio.get_running_loop().call_later(self.wait_s, self._ripe)
@@ -232,16 +233,16 @@ class Batcher(Generic[Part]):
     def _parts(self) -> int:
         return self._lanes.parts(self._requests, self.accepted)
 
-    def _share(self) -> int:
-        """Return how many images a batch may have: on a part of a lane, no more than are on their way back meanwhile."""
+    def _batch_limit(self) -> int:
+        """Return the largest batch: on a part of a lane, not more than the images in flight between two batches."""
         parts = self._parts()
         return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
 
     def _take(self) -> list[Job[Part]]:
-        """Take the oldest job and those of its kind that fit beside it; what nobody waits for any more falls out."""
+        """Remove the oldest job, and jobs of its kind that fit into its batch. Cancelled jobs are dropped."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
-        size, most = 0, self._share()
+        size, most = 0, self._batch_limit()
         while self._waiting and size < most:
             job = self._waiting.popleft()
             if job.answer.done():
@@ -251,7 +252,7 @@ class Batcher(Generic[Part]):
                 continue
             batch.append(job)
             size += job.size
-        self._waiting.extendleft(reversed(_odd(batch, size) + later))
+        self._waiting.extendleft(reversed(_trim_to_multiple(batch, size) + later))
         return batch
 
     async def _run(self, batch: list[Job[Part]], pool: ThreadPoolExecutor) -> None:
@@ -271,18 +272,18 @@ class Batcher(Generic[Part]):
                     job.answer.set_exception(error)
 
 
-def _odd(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
-    """Take from a batch the last few jobs that are more than a multiple of `EVEN` images, and return them.
+def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
+    """Remove the last jobs of a batch that exceed a multiple of `BATCH_MULTIPLE` images, and return them.
 
-    Convolutions are compiled for each number of images anew, and what is compiled is kept: for all numbers, half a gigabyte.
+    Convolutions are compiled for each number of images and cached. For all numbers that would take half a gigabyte.
     """
     left = size
     for kept in range(len(batch), 0, -1):
-        if left <= EVEN or left % EVEN == 0:
+        if left <= BATCH_MULTIPLE or left % BATCH_MULTIPLE == 0:
             odd = batch[kept:]
             del batch[kept:]
             return odd
         left -= batch[kept - 1].size
-        if size - left >= EVEN:
+        if size - left >= BATCH_MULTIPLE:
             break
     return []

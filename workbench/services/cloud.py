@@ -1,4 +1,4 @@
-"""The cloud's service: a payload in, scores and labels out. It never sees a picture that was not protected."""
+"""The cloud's service: a payload in, scores and labels out. It never sees an unprotected picture."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from ..certs import Role
 from ..errors import ProtocolError, ServiceError
 from ..protocol import Request, Response, Tensor
 from ..system import Cloud, Stopwatch
-from .app import Call, Model, Service
-from .batching import Lanes
-from .once import Once
+from .batching import ComputePool
+from .idempotency import IdempotencyCache
 from .openapi import cloud_document
+from .service import Service
+from .types import Model, RequestContext
 
 __all__ = ["CloudService", "answer_tensors", "cloud_model", "key_id"]
 
-MOST_IMAGES = 1024  # of a request
-MOST_WAITING = 4096  # images
+MOST_IMAGES = 1024  # in one request
+MOST_WAITING = 4096  # images in the queue
 
 
 def key_id(key: bytes) -> str:
-    """Return by what both ends of a codec know each other: a hash of all that the decoder must know."""
+    """Return the identity of a codec, by which both ends check each other: a hash of everything that its decoder must know."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
-    """Describe a cloud's model; `weights` is the SHA-256 of its classifier's."""
+    """Describe a cloud's model. `weights` is the SHA-256 of its classifier's weights."""
     return Model(
         name,
         weights[:16],
@@ -46,7 +47,7 @@ def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -
 
 
 def output_metadata(classes: int) -> list[dict[str, Any]]:
-    """Return what both services' metadata say of the outputs."""
+    """Return the outputs' description in both services' metadata."""
     return [
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
         {"name": "class", "datatype": "INT64", "shape": [-1]},
@@ -55,7 +56,7 @@ def output_metadata(classes: int) -> list[dict[str, Any]]:
 
 
 def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Sequence[str]) -> dict[str, Tensor]:
-    """Return the outputs that tell scores (N x K): label, class and the scores themselves."""
+    """Return the output tensors for scores (N x K): label, class and the scores."""
     found = scores.argmax(1)
     tensors = (
         Tensor.of("label", [classes[index].encode() for index in found]),
@@ -67,14 +68,14 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
 
 @dataclass(frozen=True)
 class Recognised:
-    """The answer to a payload: its images' scores, and where the time went (ms)."""
+    """The result of a payload: its images' scores, and the time by component (ms)."""
 
     scores: np.ndarray[Any, np.dtype[np.float32]]
     milliseconds: dict[str, float]
 
 
 class CloudService(Service):
-    """Recognises what an edge has protected; with roles ("client",) what a phone has (arrangement PP)."""
+    """Classifies an edge's payloads or, with roles ("client",), a phone's (arrangement PP)."""
 
     name, other = "pmc2-cloud", "cloud_other"
 
@@ -83,7 +84,7 @@ class CloudService(Service):
         cloud: Cloud,
         model: Model,
         classes: Sequence[str],
-        lanes: Lanes,
+        lanes: ComputePool,
         roles: tuple[Role, ...] = ("edge",),
         **options: Any,
     ) -> None:
@@ -91,22 +92,19 @@ class CloudService(Service):
         self.cloud, self.classes = cloud, tuple(classes)
         self._lanes = lanes
         self._waiting = 0
-        self._answers = Once[Recognised]()
+        self._answers = IdempotencyCache[Recognised]()
 
     @property
     def waiting(self) -> int:
-        """Return the images that are accepted and unanswered."""
         return self._waiting
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
         return cloud_document(self.model)
 
     async def close(self) -> None:
-        """End the lanes."""
         self._lanes.close()
 
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Recognise the images of one payload."""
         payload = request.inputs.get("payload")
         if (
@@ -128,7 +126,7 @@ class CloudService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
-        """Return what a payload shows, which is let go as soon as it is decoded."""
+        """Return the result of a payload, which is released as soon as it is decoded."""
         if self._waiting + n > MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
         clock, late = Stopwatch(), threading.Event()
@@ -149,11 +147,11 @@ class CloudService(Service):
                 scores = (await work).numpy()
         except TimeoutError:
             late.set()
-            held.clear()  # the lanes' queue keeps what came too late until its turn
+            held.clear()  # a late job stays in the pool's queue, and must not hold the payload
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         return Recognised(scores, {name: clock.milliseconds[name] or 0.0 for name in ("decompression", "classifier")})
 
     def _done(self, n: int, work: asyncio.Future[Any]) -> None:
         self._waiting -= n
         if not work.cancelled():
-            work.exception()  # taken: whoever waited for it may have gone
+            work.exception()  # retrieved, because its waiter may be gone

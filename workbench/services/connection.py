@@ -1,7 +1,7 @@
-"""One end of a connection to a service: kept alive, repeated where that is safe, within a deadline.
+"""The client's end of connections to a service: kept alive, retried if that is safe, within a deadline.
 
-Recognition changes nothing at the service, and a request carries an id: a repeat gives the same answer. So what was refused for
-lack of room (429, 503), or lost with its connection, is sent again, after a pause that grows and varies, until the deadline.
+Recognition changes no state at the service, and each request has an id. So a repeat gets the same response. A request that was
+refused for lack of room (429, 503), or lost with its connection, is sent again with growing random pauses, until the deadline.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from ..errors import ServiceError, UsageError
 from ..protocol import LENGTH_HEADER, MAX_JSON, Response, Tensor, read_response, write_request
 from .http import Admission, HttpAnswer, HttpConnections, without_secrets
-from .trust import LOOK_S, is_loopback
+from .trust import CERTIFICATE_POLL_S, is_loopback
 from .trust import marks as marks_of
 
 __all__ = ["Connection", "infer", "metadata", "words_of"]
@@ -27,11 +27,10 @@ AGAIN = (429, 503)
 
 
 class Connection:
-    """To one service, by its URL; open it with `async with`.
+    """A connection to one service, by its URL. Open it with `async with`.
 
-    `trust` makes the TLS context, and makes it anew when certificates were renewed; `attempt_s` is how long an attempt may take
-    before it is given up for another; `admit` must be content with each new connection. Raises UsageError for a URL that is not
-    https (or http on loopback, if `plain`).
+    `trust` makes the TLS context, and again after certificates were renewed. `attempt_s` is the time limit of one attempt.
+    `admit` checks each new connection. Raises UsageError for a URL that is not https (or http on loopback, if `plain`).
     """
 
     def __init__(
@@ -47,8 +46,8 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._marks: list[tuple[int, int]] = []  # of the certificates' files, no later than they were loaded
-        self._look_at = 0.0  # the loop's time, for the next look at them
+        self._marks: list[tuple[int, int]] = []  # of the certificates' files, taken before they were loaded
+        self._look_at = 0.0  # the loop's time of the next check of the files
         self._http = HttpConnections(host, port, headers, admit)
         self._changed()
         self.renew()
@@ -63,34 +62,34 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Trust and show what the certificates' folder holds now; connections of before are used no more."""
+        """Load the certificates' folder. Connections with the old certificates are not used again."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
 
     def _changed(self) -> bool:
-        """Return whether the certificates' files differ from those at the last call; not while one is missing."""
+        """Return whether the certificates' files differ from the last call. A missing file counts as no change."""
         marks = marks_of(getattr(self._context, "files", ()))
         changed, self._marks = bool(marks) and marks != self._marks, marks or self._marks
         return changed
 
     def _look(self, now: float) -> None:
-        """Renew where the certificates' files have changed. Those that do not fit each other are looked at again later."""
+        """Renew if the certificates' files have changed. If they do not match each other, try again later."""
         if now < self._look_at:
             return
-        self._look_at, before = now + LOOK_S, self._marks
+        self._look_at, before = now + CERTIFICATE_POLL_S, self._marks
         if self._changed():
             try:
                 self.renew()
-            except UsageError:  # in the midst of a renewal
+            except UsageError:  # the renewal is not complete yet
                 self._marks = before
 
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
     ) -> HttpAnswer:
-        """Send a request until it is answered, or the loop's time is `deadline` (None: one attempt); return the answer.
+        """Send a request until there is a response, or the loop's time is `deadline` (None: one attempt). Return the response.
 
-        Raises ServiceError where nothing answered, and at once where the other end cannot be trusted.
+        Raises ServiceError if there is no response, and immediately if the service is not trusted.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -102,7 +101,7 @@ class Connection:
                 async with asyncio.timeout(max(0.001, left)):
                     answer = await self._http.request(method, path, body, headers or {}, self._context)
             except TimeoutError:
-                if not reason or left >= LONGEST_PAUSE_S:  # of an attempt cut short, what was found before says more
+                if not reason or left >= LONGEST_PAUSE_S:  # if the last attempt was cut short, an earlier reason says more
                     reason = f"{self.url} did not answer in {max(0.0, left):.1f} s"
             except ssl.SSLCertVerificationError as error:
                 raise ServiceError(f"{self.url} is not to be trusted: {error.verify_message}", status=502) from None
@@ -132,7 +131,10 @@ async def infer(
     parameters: dict[str, Any] | None = None,
     deadline: float | None = None,
 ) -> Response:
-    """Ask a model of a service (Open Inference Protocol v2, binary data); ServiceError where it refuses, with its words."""
+    """Send an inference request (Open Inference Protocol v2, binary data).
+
+    Raises ServiceError with the service's error if it refuses.
+    """
     body, length = write_request(inputs, id, parameters)
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
     answer = await connection.call("POST", f"/v2/models/{model}/infer", body, headers, deadline)
@@ -142,7 +144,7 @@ async def infer(
 
 
 async def metadata(connection: Connection, model: str = "", deadline: float | None = None) -> dict[str, Any]:
-    """Return what a service says of itself, or of a model; ServiceError where it does not."""
+    """Return the metadata of a service or a model. Raises ServiceError if there are none."""
     answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
@@ -154,7 +156,7 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
 
 
 def _checked(url: str, plain: bool) -> tuple[str, str, int]:
-    """Return a service's URL, its host and its port."""
+    """Return a service's URL, its host and its port. Raises UsageError."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -166,14 +168,12 @@ def _checked(url: str, plain: bool) -> tuple[str, str, int]:
     if not valid:
         raise UsageError(f"{without_secrets(url)!r} is not the URL of a service: write https://HOST:PORT")
     if parts.scheme == "http" and not (plain and is_loopback(host)):
-        raise UsageError(
-            f"{url!r} is plain HTTP, which is spoken on this machine alone and where it is asked for: write https://"
-        )
+        raise UsageError(f"{url!r} is plain HTTP, which is only used on this machine and on request: write https://")
     return url.rstrip("/"), host, port
 
 
 def words_of(answer: HttpAnswer) -> str:
-    """Return what a service says is wrong, in a line."""
+    """Return a service's error message in one line."""
     try:
         return " ".join(str(_json(answer)["error"]).split())[:500]
     except (ValueError, KeyError, TypeError, RecursionError):
@@ -181,7 +181,7 @@ def words_of(answer: HttpAnswer) -> str:
 
 
 def _json(answer: HttpAnswer) -> Any:
-    """Return the JSON of an answer. Raises ValueError where it is longer than any: its objects take 30 times its bytes."""
+    """Return the JSON of a response. Raises ValueError if it is too long, because its objects take 30 times its bytes."""
     if len(answer.body) > MAX_JSON:
         raise ValueError
     return json.loads(answer.body)

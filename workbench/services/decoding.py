@@ -1,4 +1,4 @@
-"""Large pictures of all requests, decoded on one pool of threads within one memory budget.
+"""Large pictures of all requests, decoded on one thread pool within one memory budget.
 
 ::
 
@@ -6,7 +6,7 @@
        |
        +--picture after picture--> budget (bytes, of the process) --> decode --> uint8 image of the edge's size
                                    |
-                                   cancelled between pictures, once the request's deadline has passed
+                                   cancelled between pictures, after the request's deadline
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from PIL import Image
 
 from ..errors import DataError, ServiceError
 from ..pictures import Limits
-from ..quiet import QUIET
 from ..system import Edge
+from ..warning_filter import suppress_warnings
 
 __all__ = ["MemoryBudget", "PictureDecoder"]
 
 MOST_JPEG_PIXELS = 1 << 28  # of a request: JPEGs of one scan, which are decoded at an eighth of their size
 MOST_PIXELS = 1 << 26  # of a request: all other pictures
 BUDGET = 512 << 20  # bytes of all pictures that are being decoded
-PIXEL_BYTES = 24  # of a decoded picture, with its copies: alpha, white ground, turned
-KEPT_BYTES = 8  # a pixel of a JPEG of several scans, all of whose coefficients are kept
-LOOK_S = 0.1  # between two looks whether a request that waits for memory is still wanted
+PIXEL_BYTES = 24  # a pixel of a decoded picture with its copies: alpha, white background, rotated
+KEPT_BYTES = 8  # a pixel of a JPEG with several scans, whose coefficients are all kept
+MEMORY_POLL_S = 0.1  # between two checks whether a request that waits for memory is cancelled
 
 
 class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
-    """The request's deadline has passed."""
+    """Raised after the request's deadline has passed."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What decoding a picture takes: pixels of either kind, and bytes of memory."""
+    """The cost of decoding a picture: pixels of either kind, and bytes of memory."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -52,7 +52,7 @@ class Cost:
 
 
 class MemoryBudget:
-    """Bytes that may be in use at once; a thread that needs more than are free waits."""
+    """A limit on the bytes in use. A thread that needs more than the free bytes waits."""
 
     def __init__(self, most: int = BUDGET) -> None:
         self.most, self.used = most, 0
@@ -60,10 +60,10 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Hold `needed` bytes; more than there are in all wait until they are alone. Raises Cancelled."""
+        """Hold `needed` bytes. A request above the whole budget waits until it is alone. Raises Cancelled."""
         with self._changed:
             while self.used and self.used + needed > self.most:
-                self._changed.wait(LOOK_S)
+                self._changed.wait(MEMORY_POLL_S)
                 if cancelled.is_set():
                     raise Cancelled
             self.used += needed
@@ -76,7 +76,7 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes the pictures of requests to images of `size` x `size`, as `Edge.receive` does."""
+    """Decodes the pictures of requests to images of `size` x `size`, like `Edge.receive`."""
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
@@ -84,15 +84,15 @@ class PictureDecoder:
         self._edge, self._size, self._limits, self._threads = edge, size, limits, threads
 
     def close(self) -> None:
-        """Finish what runs."""
+        """Finish running work."""
         self.pool.shutdown()
 
     async def decode(self, files: Sequence[bytes], deadline: float) -> torch.Tensor:
-        """Return the images of a request's files, in [0, 1].
+        """Return the images of a request's files, N x 3 x size x size in [0, 1].
 
-        Raises DataError for a picture, or a request, beyond the limits, and ServiceError 504 once `deadline` has passed.
+        Raises DataError for a picture, or a request, beyond the limits, and ServiceError 504 after `deadline`.
         """
-        held = list(files)  # emptied at the end: a task that waits for a thread keeps no pictures alive
+        held = list(files)  # emptied at the end, so that a task in the queue keeps no pictures alive
         cancelled = threading.Event()
         loop = asyncio.get_running_loop()
         try:
@@ -113,7 +113,7 @@ class PictureDecoder:
         return torch.cat([image for image in images if image is not None])
 
     def _costs(self, files: list[bytes], cancelled: threading.Event) -> list[Cost]:
-        """Return what each picture takes, from its header; DataError if their sum is too much for a request."""
+        """Return each picture's cost from its header. Raises DataError if the sum is too large for a request."""
         costs = []
         for file in list(files):
             if cancelled.is_set():
@@ -131,14 +131,14 @@ class PictureDecoder:
     def _cost(self, file: bytes) -> Cost:
         try:
             scans = self._limits.scans_of(file, f"{len(file)} bytes")
-            with QUIET, Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
+            with suppress_warnings(), Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
                 self._limits.check(picture, scans, f"{len(file)} bytes")
                 full = picture.width * picture.height
                 picture.draft("RGB", (2 * self._size, 2 * self._size))
                 scaled = picture.width * picture.height
         except DataError:
             raise
-        except Exception:  # decoding it fails in the same way, and words the error
+        except Exception:  # decoding will fail in the same way, with the right error
             return Cost()
         if scans == 1:
             return Cost(jpeg_pixels=full, memory=PIXEL_BYTES * scaled)
@@ -152,7 +152,7 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode one picture after another, as long as there are any."""
+        """Decode one picture after another until none is left."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

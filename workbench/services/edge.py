@@ -1,10 +1,10 @@
-"""The edge's service: pictures in, a payload on to the cloud, labels back. Nothing but the payload leaves.
+"""The edge's service: pictures in, a payload on to the cloud, labels back. Only the payload leaves.
 
 ::
 
     JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> each request its own
                    |
-                   large ones beside, so that they hold nobody up
+                   large pictures on separate threads, so that they delay no other request
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ from ..pictures import Limits
 from ..protocol import MAX_ID, Request, Response, Tensor
 from ..system import Edge, Stopwatch
 from .admission import PATH
-from .agent import Agent, evidence_of
-from .app import Answer, Call, Model, Service, number
-from .batching import Batcher, Job, Lanes
+from .attestation_agent import AttestationAgent, evidence_of
+from .batching import Batcher, ComputePool, Job
 from .cloud import answer_tensors, key_id, output_metadata
 from .connection import Connection, infer, metadata
 from .decoding import MemoryBudget, PictureDecoder
 from .forms import form_of
-from .once import Once
+from .idempotency import IdempotencyCache
 from .openapi import edge_document
-from .phone import Place, Seen, asks_to_see, page_routes, see
+from .phone import CloudView, PayloadSlice, asks_to_see, decode_view, page_routes
+from .service import Service, number
+from .types import Answer, Model, RequestContext
 
 __all__ = ["LARGE", "EdgeService", "edge_model"]
 
 log = logging.getLogger("workbench.services")
 
-# A small picture takes a lane's time, a large one a thread's beside it.
+# Small pictures are decoded on a lane, large ones on a separate thread.
 SMALL = Limits(("JPEG", "PNG"), file_bytes=16 << 10, jpeg_pixels=128 * 128, pixels=128 * 128, scans=20)
 SMALL_SUM = 1 << 20  # bytes of a request's small pictures
 LARGE = Limits(("JPEG", "PNG"), file_bytes=24 << 20, jpeg_pixels=64_000_000, pixels=4096 * 4096, scans=20)
@@ -58,28 +59,28 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """The answer to a request: its scores, the bytes of the payload that are its share, and where the time went (ms)."""
+class EdgeResult:
+    """The result of a request: its scores, its share of the payload's bytes, and the time by component (ms)."""
 
     scores: Scores
     payload: float
     milliseconds: dict[str, float]
-    seen: Seen | None = None  # by the cloud, of a request that asked
+    seen: CloudView | None = None  # the cloud's view, if the request asked for it
 
 
 @dataclass
 class _Pictures:
-    """What a request brought, its images once they are decoded, and where they went, if it asks to `see` that."""
+    """A request's files, its images once they are decoded, and their place in the payload, if the request asks to `see` it."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
     images: torch.Tensor | None = field(default=None, repr=False)
     large: bool = False
-    place: Place | None = None
+    place: PayloadSlice | None = None
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Describe what an edge offers: recognition by the model `name`; `weights` is the SHA-256 of its generator's."""
+    """Describe an edge's model: recognition by the model `name`. `weights` is the SHA-256 of its generator's weights."""
     return Model(
         name,
         weights[:16],
@@ -92,10 +93,10 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 class EdgeService(Service):
     """Protects pictures and has the cloud recognise them.
 
-    `target` is the SHA-256 of the classifier that the generator was trained for: another cloud's answers are refused. Requests
-    of less than `least_strength` are, too: at 0 it is the original that is encoded and sent. So are requests of a higher rate
-    than `most_rate` (None: the codec's own), for with the rate grows what the cloud sees of the picture. `agent`: of the guest
-    that the edge runs in, if it runs in one; `budget` is the memory for decoding large pictures.
+    `target` is the SHA-256 of the classifier that the generator was trained for. Another cloud's results are refused. So are
+    requests below `least_strength`, because at 0 the original itself would be encoded and sent, and requests above `most_rate`
+    (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the attestation agent of the
+    edge's guest, if any. `budget` is the memory for decoding large pictures.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -107,7 +108,7 @@ class EdgeService(Service):
         classes: Sequence[str],
         cloud: Connection,
         target: str,
-        lanes: Lanes,
+        lanes: ComputePool,
         *,
         size: int = 32,
         most: int = 256,
@@ -116,12 +117,12 @@ class EdgeService(Service):
         least_strength: float = 1.0,
         most_rate: float | None = None,
         roles: tuple[Role, ...] = ("client",),
-        agent: Agent | None = None,
+        agent: AttestationAgent | None = None,
         budget: MemoryBudget | None = None,
         **options: Any,
     ) -> None:
         self.agent = agent
-        self._batcher: Batcher[Found] = Batcher(
+        self._batcher: Batcher[EdgeResult] = Batcher(
             self._protect, self._forward, lanes=lanes, most=most, capacity=capacity, wait_s=wait_s
         )
         super().__init__(model, roles, **options)
@@ -130,40 +131,37 @@ class EdgeService(Service):
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
         self.most_rate = getattr(edge.codec, "rate", 0.0) if most_rate is None else most_rate
         self._decoder = PictureDecoder(edge, size, LARGE, max(1, (os.cpu_count() or 2) // 2), budget)
-        self._answers = Once[Found]()
+        self._answers = IdempotencyCache[EdgeResult]()
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def waiting(self) -> int:
-        """Return the images that are accepted and unanswered."""
         return self._batcher.accepted
 
     def arriving(self, change: int) -> None:
-        """Let a batch wait for what is on its way."""
         if change > 0:
             self._batcher.arriving += 1
         else:
             self._batcher.settled()
 
     def renewed(self) -> None:
-        """Show the new certificate to the cloud, too."""
+        """Use the new certificate towards the cloud, too."""
         self.cloud.renew()
 
     def openapi(self) -> dict[str, Any]:
-        """Return the OpenAPI document."""
         return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
-        """The plain way in, for curl and phones."""
+        """Return the plain path for curl and phones."""
         return {"/recognize": self._plain}
 
     async def open(self) -> None:
-        """Connect to the cloud; the service is ready once the cloud is known to be the right one."""
+        """Connect to the cloud. The service is ready after it has verified the cloud."""
         await self.cloud.__aenter__()
         self._watch = asyncio.create_task(self._until_known())
 
     async def close(self) -> None:
-        """Finish what runs, then disconnect."""
+        """Finish running requests, then disconnect."""
         if self._watch is not None:
             self._watch.cancel()
         await self._batcher.close()
@@ -177,7 +175,10 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        """Answer with evidence; at an edge with a token to anyone: a client shows its token after the evidence alone."""
+        """Return a response with evidence.
+
+        An edge with a token gives it to everyone, since clients show the token afterwards.
+        """
         admitted = True
         try:
             self.admit(http)
@@ -204,7 +205,7 @@ class EdgeService(Service):
             pause = min(2 * pause, 0.5)
 
     async def check_cloud(self) -> None:
-        """Raise ServiceError unless the cloud offers the model that the generator was trained for, and decodes its payloads."""
+        """Raise ServiceError unless the cloud has the generator's target as its model, and decodes this edge's payloads."""
         found = await metadata(self.cloud, self.model.name)
         self._check_version((found.get("versions") or [""])[0])
         codec = found.get("parameters", {}).get("codec_id")
@@ -225,7 +226,7 @@ class EdgeService(Service):
 
     # --- requests ------------------------------------------------------------------------------------------------------
 
-    async def infer(self, request: Request, call: Call, deadline: float) -> Response:
+    async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
         """Recognise the pictures of an inference request."""
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
@@ -236,8 +237,8 @@ class EdgeService(Service):
         told = {"payload_bytes": found.payload}
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
 
-    async def _plain(self, http: HttpRequest, body: bytes, call: Call) -> HttpResponse:
-        """Answer a body that is a picture, or a form with several."""
+    async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
+        """Return the response to a body that is a picture, or a form with several."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
@@ -256,9 +257,15 @@ class EdgeService(Service):
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
-        self, files: Sequence[bytes], strength: float, rate: float | None, call: Call, deadline: float, see: bool = False
-    ) -> Found:
-        """Return the answer to pictures; to a request that is repeated under its id the same one, without work."""
+        self,
+        files: Sequence[bytes],
+        strength: float,
+        rate: float | None,
+        call: RequestContext,
+        deadline: float,
+        see: bool = False,
+    ) -> EdgeResult:
+        """Return the result for pictures. A repeat under the same id gets the cached result."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
         check_strength(strength)
@@ -273,22 +280,22 @@ class EdgeService(Service):
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _submit(self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool) -> Found:
+    async def _submit(self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool) -> EdgeResult:
         work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
         found = await self._batcher.submit(work, len(files), kind, deadline)
-        if work.large:  # told from its header on the lane: decoded beside, then once more
+        if work.large:  # its header showed that on the lane: decode it on another thread, then submit again
             await self._decode(work, deadline)
             found = await self._batcher.submit(work, len(files), kind, deadline)
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
-    async def _shown(self, found: Found, place: Place, deadline: float) -> Found:
-        """Return an answer with what the cloud saw, decoded on a lane; its time is none of the nine components'."""
+    async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
+        """Add the cloud's view to a result, decoded on a lane. Its time belongs to none of the nine components."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
-                seen = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, see, self.edge.codec, place)
+                seen = await asyncio.get_running_loop().run_in_executor(self._lanes.pool, decode_view, self.edge.codec, place)
         except TimeoutError:
             raise ServiceError("the deadline passed before the answer was there", status=504) from None
         return replace(found, seen=seen, milliseconds=found.milliseconds | {"shown": 1e3 * (time.perf_counter() - start)})
@@ -306,8 +313,8 @@ class EdgeService(Service):
 
     # --- batches -------------------------------------------------------------------------------------------------------
 
-    def _protect(self, jobs: Sequence[Job[Found]]) -> tuple[bytes, Stopwatch]:
-        """Decode what is not yet decoded, and return the payload of all; on a lane."""
+    def _protect(self, jobs: Sequence[Job[EdgeResult]]) -> tuple[bytes, Stopwatch]:
+        """Decode the remaining pictures, and return the payload of all jobs. Runs on a lane."""
         clock = Stopwatch()
         if fresh := [job.work for job in jobs if job.work.images is None]:
             self._receive(fresh, clock)
@@ -319,7 +326,7 @@ class EdgeService(Service):
         return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
-        """Decode small pictures together, which takes half the time; what is beyond small is marked as large."""
+        """Decode small pictures together, which takes half the time. Others are marked as large."""
         try:
             images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
         except DataError:
@@ -332,8 +339,8 @@ class EdgeService(Service):
         for work, part in zip(works, images.split_with_sizes([len(work.files) for work in works]), strict=True):
             work.images = part
 
-    async def _forward(self, jobs: Sequence[Job[Found]], computed: tuple[bytes, Stopwatch]) -> None:
-        """Send the payload of a batch to the cloud, and give each job its part of the answer."""
+    async def _forward(self, jobs: Sequence[Job[EdgeResult]], computed: tuple[bytes, Stopwatch]) -> None:
+        """Send the payload of a batch to the cloud, and give each job its part of the result."""
         payload, clock = computed
         aside = [job for job in jobs if job.work.large and job.work.images is None]
         for job in aside:
@@ -353,13 +360,16 @@ class EdgeService(Service):
         position = 0
         for job in sent:
             part = scores[position : position + job.size]
-            job.work.place = Place(payload, position, job.size) if job.work.see else None
+            job.work.place = PayloadSlice(payload, position, job.size) if job.work.see else None
             position += job.size
             if not job.answer.done():
-                job.answer.set_result(Found(part, len(payload) * job.size / n, dict(times)))
+                job.answer.set_result(EdgeResult(part, len(payload) * job.size / n, dict(times)))
 
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
-        """Return the cloud's answer and its scores for the n images of a payload; its faults are no client's."""
+        """Return the cloud's response and its scores for the n images of a payload.
+
+        The cloud's faults are not blamed on clients.
+        """
         try:
             sent = Tensor.of("payload", [payload])
             answer = await infer(self.cloud, self.model.name, [sent], id=secrets.token_hex(8), deadline=deadline)
@@ -376,10 +386,10 @@ class EdgeService(Service):
         return answer, scores
 
 
-_NOTHING = Found(np.empty((0, 0), np.float32), 0.0, {})
+_NOTHING = EdgeResult(np.empty((0, 0), np.float32), 0.0, {})
 
 
 def _milliseconds(answer: Response, name: str) -> float:
-    """Return what a cloud says that a component took; 0 where it says nothing that can be."""
+    """Return a component's time as reported by the cloud, or 0 if it is missing or invalid."""
     value = answer.parameters.get(f"{name}_ms")
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else 0.0

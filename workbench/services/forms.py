@@ -1,6 +1,6 @@
-"""A plain request: its pictures, one file or a form (multipart) of several, and its parameters. Nothing is written to a disk.
+"""A plain request: one picture file or a form (multipart) of several, and its parameters. Nothing is written to disk.
 
-A parameter comes as a header or, in a form, as a text field::
+A parameter is a header or, in a form, a text field::
 
     X-Strength  strength    X-Rate  rate    X-Timeout  timeout    X-Request-Id  id    X-Show  show
 """
@@ -18,7 +18,7 @@ from ..errors import ProtocolError
 
 __all__ = ["Form", "form_of"]
 
-logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote what is on the wire
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote received bytes
 
 PARAMETERS = {
     "strength": "X-Strength",
@@ -27,7 +27,7 @@ PARAMETERS = {
     "id": "X-Request-Id",
     "show": "X-Show",
 }
-MOST_TEXT = 256  # bytes of a field
+MOST_TEXT = 256  # bytes of a text field
 SPARE = 16  # parts of a form beyond its pictures and parameters: empty file inputs
 PLAIN = (b"7bit", b"8bit", b"binary", b"identity")
 CODINGS = (b"content-transfer-encoding", b"content-encoding")
@@ -35,22 +35,22 @@ CODINGS = (b"content-transfer-encoding", b"content-encoding")
 
 @dataclass
 class _Part:
-    """A part of a form: its headers, names in lower case, and its content."""
+    """A part of a form: its headers, with names in lower case, and its content."""
 
     headers: dict[bytes, bytes] = field(default_factory=dict)
     content: bytearray = field(default_factory=bytearray, repr=False)
-    header: tuple[bytes, bytes] = (b"", b"")  # the one that is being read
+    header: tuple[bytes, bytes] = (b"", b"")  # the header that is being parsed
 
 
 @dataclass(frozen=True)
 class Form:
-    """A plain request: the picture files, and the parameters that came as fields."""
+    """A plain request: the picture files, and the parameters that were fields."""
 
     files: list[bytes] = field(repr=False)
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return a parameter, from its header or its field; ProtocolError if both are there."""
+        """Return a parameter from its header or its field. Raises ProtocolError if both are given."""
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
@@ -60,13 +60,13 @@ class Form:
         return self.fields.get(name) if header is None else header
 
     def number(self, http: Request, name: str) -> float | None:
-        """Return a parameter that is a number, None if it is not given; ProtocolError for other text."""
+        """Return a numeric parameter, or None if it is missing. Raises ProtocolError for other text."""
         what = f"the field {name}" if name in self.fields else f"the header {PARAMETERS[name]}"
         return _number(self.text(http, name), what)
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
-    """Return the pictures, 1 to `most`, and the parameters of a body. Raises ProtocolError for a form that is broken."""
+    """Return the pictures, 1 to `most`, and the parameters of a body. Raises ProtocolError for a malformed form."""
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         if not body:
@@ -80,7 +80,7 @@ def form_of(body: bytes, content_type: str, most: int) -> Form:
         if coded := next((part.headers[key] for key in CODINGS if part.headers.get(key, b"8bit").lower() not in PLAIN), None):
             raise ProtocolError(f"the part {name[:MOST_TEXT]!r} is in the coding {coded[:32]!r}: send it as it is")
         if _is_file(part, described):
-            if part.content or described.get(b"filename"):  # a file input that was left empty has neither
+            if part.content or described.get(b"filename"):  # an empty file input has neither
                 files.append(bytes(part.content))
             continue
         if name not in PARAMETERS:
@@ -98,7 +98,7 @@ def form_of(body: bytes, content_type: str, most: int) -> Form:
 
 
 def _is_file(part: _Part, described: dict[bytes, bytes]) -> bool:
-    """Return whether a part is a file: it has a file's name, the type of one, or no name at all."""
+    """Return whether a part is a file: it has a file name, a file's content type, or no field name."""
     kind, _ = parse_options_header(part.headers.get(b"content-type"))
     return b"filename" in described or kind.startswith((b"image/", b"application/octet-stream")) or b"name" not in described
 
@@ -117,7 +117,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
     """Return the parts of a form."""
     if not 0 < len(boundary) <= 200:
         raise ProtocolError("the form's Content-Type has no boundary")
-    if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time for false ones
+    if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time for false boundaries
         raise ProtocolError(f"a request has 1 to {most} pictures, this form has more")
     parts: list[_Part] = []
 
@@ -148,7 +148,7 @@ def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
         )
         parser.write(body)
         parser.finalize()
-    except Exception as error:  # the parser's own, and what its callbacks meet in a form that makes no sense
+    except Exception as error:  # the parser's own errors, and those of its callbacks for a malformed form
         raise ProtocolError(f"the form cannot be read ({type(error).__name__})") from None
     return parts
 

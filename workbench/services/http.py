@@ -1,12 +1,12 @@
-"""HTTP/1.1 to one service over kept connections: as little as stands between a payload and its answer.
+"""An HTTP/1.1 client for one service over kept connections, with little overhead.
 
-A request leaves in one write, and so in one TLS record; an answer is parsed by httptools, bounded, and must say its length. A
-connection that failed, or whose answer was not waited for, is never used again. Through aiohttp's client the two hops of a
-picture take 0.8 ms more, of 7 in all: that is why this file is here.
+A request is sent in one write, and so in one TLS record. The response is parsed by httptools, bounded, and must state its
+length. A connection that failed, or whose response was abandoned, is never used again. With aiohttp's client the two hops of a
+picture take 0.8 ms more, of 7 ms in total. That is the reason for this module.
 
-A connection may be dead though nothing closes it: the other machine was cut off, or is another now. So a short request that has
-no answer for a while is sent again on a new connection, one request at a time. Where the later one is served first, those
-that said nothing meanwhile are given up, and what was asked on them is asked anew.
+A connection may be dead without being closed, if the other machine was disconnected or replaced. So a short request without a
+response for some time is sent again on a new connection, one request at a time. If the new one gets its response first, all
+connections that were silent meanwhile are closed, and their requests are sent again.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from .trust import expiry_of
 
 __all__ = ["Admission", "HttpAnswer", "HttpConnections", "get_once", "without_secrets"]
 
-MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # MOST_HEAD: bytes of an answer that are no body
-IDLE_S = 60.0  # less than the services keep a connection that says nothing
-MOST_IDLE = 1024  # a handshake costs an edge as much as a picture
+MOST_HEAD, MOST_ANSWER = 64 << 10, 64 << 20  # bytes of a response: outside its body, and in all
+IDLE_S = 60.0  # shorter than the services' limit for idle connections
+MOST_IDLE = 1024  # connections: a new handshake costs an edge as much as a picture
 CONNECT_S = 3.0  # for TCP and TLS
-DOUBT_S = 1.0  # without an answer, before a request is sent again
-MOST_AGAIN = 64 << 10  # bytes of one that is
-ADMIT_S = 10.0  # for what is asked of a new connection
+DOUBT_S = 1.0  # without a response, before a request is sent again
+MOST_AGAIN = 64 << 10  # bytes of a request that is sent again
+ADMIT_S = 10.0  # for the check of a new connection
 
 
 @dataclass(frozen=True)
 class HttpAnswer:
-    """What a service answered: status, headers (names in lower case), body."""
+    """A service's response: status, headers (names in lower case), body."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
 
 
-# What must be content with a new connection before anything else is sent on it: it can ask the other end there (a path), and
-# is given the connection's TLS. It raises what it is not content with.
+# A check of a new connection before anything else is sent on it. It can send requests (a path) on that connection, gets its TLS
+# object, and raises its objection.
 Ask: TypeAlias = Callable[[str], Awaitable[HttpAnswer]]
 Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
 
 
-class _Kept(asyncio.Protocol):
-    """One connection, one request at a time."""
+class PooledConnection(asyncio.Protocol):
+    """One connection, with one request at a time."""
 
     def __init__(self, most: int = MOST_ANSWER, context: ssl.SSLContext | None = None) -> None:
-        self.most = most  # bytes of an answer
-        self.context = context  # that it was opened with
-        self.expires = math.inf  # when the other end's certificate does
+        self.most = most  # bytes of a response
+        self.context = context  # its TLS context
+        self.expires = math.inf  # expiry of the peer's certificate
         self.admitted = True
         self.transport: asyncio.Transport | None = None
         self.idle_since = self.asked_at = 0.0
@@ -75,7 +75,7 @@ class _Kept(asyncio.Protocol):
         self._head = self._overhead = 0
 
     async def exchange(self, request: bytes) -> HttpAnswer:
-        """Send a request and return its answer; ConnectionError where there is none to come."""
+        """Send a request and return its response. Raises ConnectionError if there is none."""
         if self.transport is None or not self.open:
             raise self._lost or ConnectionResetError("the connection was closed")
         loop = asyncio.get_running_loop()
@@ -91,18 +91,18 @@ class _Kept(asyncio.Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether an answer is waited for."""
+        """Whether a response is outstanding."""
         return self._answer is not None and not self._answer.done()
 
     def lose(self, error: Exception) -> None:
-        """Take it for lost: no answer will come."""
+        """Fail the outstanding request with `error`."""
         self._lost = self._lost or error
         self.end()
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(error)
 
     def end(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.open = False
         if self.transport is not None:
             self.transport.abort()
@@ -115,14 +115,14 @@ class _Kept(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
-            self.end()  # nobody asked
+            self.end()  # there is no outstanding request
             return
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError):
             self.lose(ConnectionError("the answer is not HTTP"))
-        if self._overhead > MOST_HEAD:  # the parser keeps a header until it is whole
+        if self._overhead > MOST_HEAD:  # the parser keeps an incomplete header
             self.lose(ConnectionError(f"the head of the answer has more than {MOST_HEAD} bytes"))
 
     def eof_received(self) -> None:
@@ -160,9 +160,9 @@ class _Kept(asyncio.Protocol):
 
 
 class HttpConnections:
-    """Connections to `host`:`port`; with a TLS context that checks the name `host`. They are opened as they are needed.
+    """A connection pool for `host`:`port`. The TLS context checks the name `host`. Connections are opened on demand.
 
-    `admit` must be content with each before anything else is sent on it.
+    `admit` checks each new connection before anything else is sent on it.
     """
 
     def __init__(self, host: str, port: int, headers: Mapping[str, str] | None = None, admit: Admission | None = None) -> None:
@@ -170,24 +170,24 @@ class HttpConnections:
         name = f"[{host}]" if ":" in host else host
         self._host = f"Host: {name}:{port}\r\n".encode("latin-1")
         self._always = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items()).encode("latin-1")
-        self._context: ssl.SSLContext | None = None  # the latest: a connection of another is stale
-        self._idle: list[_Kept] = []
-        self._made: set[_Kept] = set()  # and not gone yet
+        self._context: ssl.SSLContext | None = None  # the latest one: connections with another are stale
+        self._idle: list[PooledConnection] = []
+        self._made: set[PooledConnection] = set()  # connections that are not closed yet
         self._again: asyncio.Task[None] | None = None  # sends requests again
 
     async def request(
         self, method: str, path: str, body: bytes, headers: Mapping[str, str], context: ssl.SSLContext | None
     ) -> HttpAnswer:
-        """Send a request; OSError (or ssl.SSLError, which is one) where there is no answer to it."""
+        """Send a request and return its response. Raises OSError (or its subclass ssl.SSLError) if there is none."""
         loop = asyncio.get_running_loop()
         start, self._context = loop.time(), context
         request = self._written(method, path, body, headers)
         kept = self._take() or await self._open(context)
-        doubt = loop.call_later(DOUBT_S, self._doubt, context)
+        doubt = loop.call_later(DOUBT_S, self._probe_stalled, context)
         try:
             answer = await kept.exchange(request)
         except BaseException:
-            self.forget(start)  # what befell this connection may have befallen all, and nothing has been heard of them since
+            self.forget(start)  # the fault of this connection may affect all that were silent since
             raise
         finally:
             doubt.cancel()
@@ -200,13 +200,13 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Let go of what has been idle since before a moment of the loop's time; by default of all that is."""
+        """Close connections that have been idle since before `since` (the loop's time), by default all idle ones."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()
 
     async def close(self) -> None:
-        """Let go of every connection, and wait until it is gone."""
+        """Close every connection, and wait for the end."""
         if self._again is not None:
             self._again.cancel()
             await asyncio.wait((self._again,))
@@ -215,8 +215,8 @@ class HttpConnections:
         self._idle.clear()
         await asyncio.gather(*(kept.gone for kept in self._made))
 
-    def _doubt(self, context: ssl.SSLContext | None) -> None:
-        """Find out whether connections on which an answer is late are dead, unless this is being done."""
+    def _probe_stalled(self, context: ssl.SSLContext | None) -> None:
+        """Check whether connections with a late response are dead, unless such a check is running."""
         if self._again is None:
             self._again = asyncio.create_task(self._find_out(context))
 
@@ -226,7 +226,9 @@ class HttpConnections:
             while late := [kept for kept in self._made if self._is_late(kept)]:
                 start = loop.time()
                 oldest = min(late, key=lambda kept: kept.asked_at)
-                with contextlib.suppress(OSError, AttestationError):  # TimeoutError is one; who is refused tells nothing
+                with contextlib.suppress(
+                    OSError, AttestationError
+                ):  # TimeoutError is an OSError. A refusal proves nothing about old connections.
                     async with asyncio.timeout(DOUBT_S + (ADMIT_S if self._admit is not None else 0.0)):
                         other = await self._open(context)
                         answer = await other.exchange(oldest.asked)
@@ -237,25 +239,25 @@ class HttpConnections:
         finally:
             self._again = None
 
-    def _is_late(self, kept: _Kept) -> bool:
+    def _is_late(self, kept: PooledConnection) -> bool:
         now = asyncio.get_running_loop().time()
         return kept.waits and kept.admitted and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
     def _give_up(self, since: float) -> None:
-        """Take for lost what has said nothing since a moment, neither idle nor asked."""
+        """Fail the requests on connections that were silent since a moment."""
         self.forget(since)
         for kept in list(self._made):
             if kept.waits and kept.admitted and kept.asked_at < since:
                 kept.lose(ConnectionResetError("the connection is dead"))
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(self, kept: PooledConnection) -> None:
         kept.idle_since = asyncio.get_running_loop().time()
         if kept.open and not self._is_stale(kept) and len(self._idle) < MOST_IDLE:
             self._idle.append(kept)
         else:
             kept.end()
 
-    def _take(self) -> _Kept | None:
+    def _take(self) -> PooledConnection | None:
         now = asyncio.get_running_loop().time()
         while self._idle:
             kept = self._idle.pop()
@@ -264,18 +266,18 @@ class HttpConnections:
             kept.end()
         return None
 
-    def _is_stale(self, kept: _Kept) -> bool:
-        """Return whether certificates were renewed since a connection was opened, or the other end's has expired."""
+    def _is_stale(self, kept: PooledConnection) -> bool:
+        """Return whether certificates were renewed since a connection was opened, or the peer's has expired."""
         return kept.context is not self._context or time.time() >= kept.expires
 
-    async def _open(self, context: ssl.SSLContext | None) -> _Kept:
+    async def _open(self, context: ssl.SSLContext | None) -> PooledConnection:
         loop, name = asyncio.get_running_loop(), self.host if context is not None else None
-        kept = _Kept(context=context)
+        kept = PooledConnection(context=context)
         try:
             async with asyncio.timeout(CONNECT_S):
                 await loop.create_connection(lambda: kept, self.host, self.port, ssl=context, server_hostname=name)
         except BaseException:
-            kept.end()  # given up when it was just made, it would else wait for the other end's good-bye, beyond its loop's end
+            kept.end()  # else an abandoned new connection would wait for the peer's close_notify, even after its loop has ended
             raise
         if kept.transport is not None and (secure := kept.transport.get_extra_info("ssl_object")) is not None:
             kept.expires = expiry_of(secure)
@@ -285,8 +287,8 @@ class HttpConnections:
             await self._let_in(kept, self._admit)
         return kept
 
-    async def _let_in(self, kept: _Kept, admit: Admission) -> None:
-        """Have a new connection admitted, or end it. Credentials are not shown before the other end has proved what it is."""
+    async def _let_in(self, kept: PooledConnection, admit: Admission) -> None:
+        """Run the check of a new connection, or close it. Credentials are shown only after the peer has proved its identity."""
         kept.admitted = False
         assert kept.transport is not None
         try:
@@ -302,15 +304,18 @@ class HttpConnections:
 
 
 def without_secrets(url: str) -> str:
-    """Return a URL without user, password and query, for an error message."""
+    """Return a URL without user, password and query, for error messages."""
     front, at, host = url.rpartition("@")
     return (front[: front.find("//") + 2] + "...@" + host if at else url).partition("?")[0]
 
 
 async def get_once(host: str, port: int, path: str, most: int) -> HttpAnswer:
-    """Ask for a path over plain HTTP, on a connection of its own, never again; an answer has at most `most` bytes. OSError."""
+    """Send one GET over plain HTTP on a new connection, without a retry.
+
+    A response has at most `most` bytes. Raises OSError.
+    """
     loop = asyncio.get_running_loop()
-    _, kept = await loop.create_connection(lambda: _Kept(most), host, port)
+    _, kept = await loop.create_connection(lambda: PooledConnection(most), host, port)
     name = f"[{host}]" if ":" in host else host
     try:
         return await kept.exchange(f"GET {path} HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode("ascii"))

@@ -1,10 +1,10 @@
-"""HTTP/1.1 of an accepted connection, parsed by httptools and handed to an ASGI application, one request at a time.
+"""HTTP/1.1 on an accepted connection, parsed by httptools and passed to an ASGI application, one request at a time.
 
-Every byte that is no delivered body counts against one limit: heads, chunk headers, trailers, empty lines. A second request
-before the first is answered ends the connection. Only while the application works is no timer armed.
+Every received byte outside a delivered body counts towards one limit: heads, chunk headers, trailers, empty lines. A second
+request before the first response ends the connection. A timer runs unless the application is working.
 
-uvicorn's own protocol queues pipelined requests without a bound, keeps trailers, and can lose its timers. So uvicorn is used
-for the application's life and for signals alone (docs/services.md says what else was weighed).
+uvicorn's own protocol queues pipelined requests without a limit, keeps trailers, and can lose its timers. So uvicorn is only
+used for the application's life cycle and for signals (docs/services.md lists the alternatives).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import asyncio
 import http
 import json
 import logging
+from collections.abc import Coroutine
 from typing import Any
 from urllib.parse import unquote
 
@@ -20,13 +21,14 @@ import httptools
 from uvicorn.server import ServerState
 
 from .accepted import Accepted
+from .share import metered
 
 __all__ = ["HEALTH", "HttpProtocol"]
 
-MOST_HEAD = 32 << 10  # bytes of a request that are no delivered body
-MOST_HEADERS = 128  # each costs more memory than bytes
-BODY_SHARE = 128  # of so many delivered bytes one more may be a chunk's header
-READ_AHEAD = 64 << 10  # bytes of a body that wait for the application
+MOST_HEAD = 32 << 10  # bytes of a request outside its delivered body
+MOST_HEADERS = 128  # each takes more memory than its bytes
+BODY_SHARE = 128  # delivered bytes that allow one more byte of chunk headers
+READ_AHEAD = 64 << 10  # buffered bytes of a body
 HEALTH = ("/v2/health/live", "/v2/health/ready")
 STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in http.HTTPStatus}
 
@@ -34,11 +36,11 @@ log = logging.getLogger("workbench.access")
 
 
 class Refused(Exception):  # noqa: N818  (it never leaves this module)
-    """A request that is answered with an error before the application sees it."""
+    """Raised for a request that gets an error before the application sees it."""
 
 
 class Exchange:
-    """One request and its answer, as ASGI has them."""
+    """One request and its response, in ASGI's form."""
 
     def __init__(self, protocol: HttpProtocol, scope: dict[str, Any], keep_alive: bool, continues: bool) -> None:
         self.protocol, self.scope, self.keep_alive = protocol, scope, keep_alive
@@ -50,20 +52,24 @@ class Exchange:
         self._length: int | None = None
 
     def change(self) -> None:
-        """Wake the application, which waits for more of the body, or for the end."""
+        """Wake the application, which waits for the body or for the client's end."""
         self._changed.set()
 
     async def run(self, app: Any) -> None:
-        """Have the application answer; whatever it fails at ends the connection, not the service."""
+        """Run the application. Its failures end the connection, not the service."""
+        share, proven = self.protocol.wire.share, self.protocol.wire.proven
+        share.at_work += proven
         try:
             await app(self.scope, self.receive, self.send)
-        except Exception as error:  # the services answer their own errors: this is a fault of the code around them
+        except Exception as error:  # the services handle their own errors, so this is a fault of the code around them
             log.error("unexpected %s", type(error).__name__, exc_info=Exception(type(error).__name__))
+        finally:
+            share.at_work -= proven
         if not self.complete and not self.gone:
             self.protocol.fail()
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next part of the body, or that there is nobody to answer any more."""
+        """Return the next part of the body, or a disconnect."""
         wire = self.protocol.wire
         if self._continues and self.more_body and not self.started:
             self._continues = False
@@ -79,7 +85,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
-        """Take the head of the answer, then its body; both leave in one write."""
+        """Accept the response's head, then its body. Both are sent in one write."""
         if self.gone:
             return
         if message["type"] == "http.response.start":
@@ -112,21 +118,21 @@ class Exchange:
         if status in (204, 304):
             self._length = 0
         if self.more_body or self.protocol.leaving or self.protocol.wire.stale:
-            self.keep_alive = False  # what is still to come of the body is dropped with the connection
+            self.keep_alive = False  # the rest of the body is dropped with the connection
         self._head = b"".join(lines)
 
 
 class HttpProtocol:
-    """Requests of one connection, one after another."""
+    """The requests of one connection, one after another."""
 
     def __init__(self, wire: Accepted, app: Any, state: ServerState, app_state: dict[str, Any]) -> None:
         self.wire, self.app, self.state, self._app_state = wire, app, state, app_state
-        self.leaving = False  # the service ends, or the certificates were renewed: no request after this one
+        self.leaving = False  # the service ends or its certificates were renewed, so this request is the last
         self._parser = httptools.HttpRequestParser(self)
         self._exchange: Exchange | None = None
         self._idle = False  # between requests
-        self._overhead = self._delivered = 0  # bytes since the last answer
-        self._begun = False  # a message, whose head is not whole
+        self._overhead = self._delivered = 0  # bytes since the last response
+        self._begun = self._continues = False  # a message began, and its head is incomplete
         self._url, self._headers = b"", []  # type: tuple[bytes, list[tuple[bytes, bytes]]]
         self._refusal: tuple[int, str] | None = None
         transport = wire.transport
@@ -139,7 +145,7 @@ class HttpProtocol:
     # --- the connection's side -----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse what came, within the limits."""
+        """Parse received bytes, within the limits."""
         if self._idle:
             self._idle = False
             self.wire.arm(self.wire.timeouts.head)
@@ -147,7 +153,7 @@ class HttpProtocol:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            if self._exchange is not None:  # another protocol is not spoken here, and what follows is not read as HTTP
+            if self._exchange is not None:  # an Upgrade is refused, and the following bytes are not parsed as HTTP
                 self._exchange.keep_alive = False
         except httptools.HttpParserError:
             self._refuse()
@@ -156,20 +162,20 @@ class HttpProtocol:
             self.wire.abort()
 
     def drained(self) -> None:
-        """Go on after the peer has read the answer."""
+        """Continue after the peer has read the response."""
         if self._exchange is None:
             self._rest()
         elif self._exchange.more_body:
             self.wire.arm(self.wire.timeouts.body)
 
     def connection_lost(self) -> None:
-        """End the request at work: nobody waits for its answer."""
+        """End the running request, because its client is gone."""
         if self._exchange is not None:
             self._exchange.gone = True
             self._exchange.change()
 
     def shutdown(self) -> None:
-        """Close after the answer that is under way; at once where there is none."""
+        """Close after the current response, or immediately if there is none."""
         self.leaving = True
         if self._exchange is None and not self._begun:
             self.wire.close()
@@ -177,18 +183,18 @@ class HttpProtocol:
     # --- the parser's side ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a request; a second one before the first is answered is not read."""
+        """Begin a request. A second one before the first response is not read."""
         if self._exchange is not None:
             self.wire.abort()
             raise Refused
-        self._begun, self._url, self._headers = True, b"", []
+        self._begun, self._continues, self._url, self._headers = True, False, b"", []
 
     def on_url(self, url: bytes) -> None:
-        """Take a piece of the target."""
+        """Append a piece of the target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
-        """Take a header; a trailer is dropped."""
+        """Add a header. A trailer is dropped."""
         if not self._begun:
             return
         if len(self._headers) >= MOST_HEADERS:
@@ -198,10 +204,12 @@ class HttpProtocol:
         if name == b"transfer-encoding" and value.strip().lower() not in (b"chunked", b""):
             self._refusal = 501, "of transfer codings, chunked alone is read"
             raise Refused
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._continues = True
         self._headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        """Hand the request to the application."""
+        """Pass the request to the application."""
         self._begun = False
         target = httptools.parse_url(self._url)
         path = (target.path or b"").decode("ascii")
@@ -221,16 +229,18 @@ class HttpProtocol:
             "prove": self.wire.prove,
             **self._place,
         }
-        continues = any(name == b"expect" and value.lower() == b"100-continue" for name, value in self._headers)
         keep_alive = version != "1.0" and self._parser.should_keep_alive()
-        self._exchange = exchange = Exchange(self, scope, keep_alive, continues)
+        self._exchange = exchange = Exchange(self, scope, keep_alive, self._continues)
         self.wire.arm(self.wire.timeouts.body)
-        task = self.wire._loop.create_task(exchange.run(self._app_for(scope["path"])))
+        work: Coroutine[Any, Any, None] = exchange.run(self._app_for(scope["path"]))
+        if not self.wire.proven:
+            work = metered(work, self._spent)
+        task = self.wire._loop.create_task(work)
         self.state.tasks.add(task)
         task.add_done_callback(self.state.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        """Keep a part of the body for the application."""
+        """Store a part of the body for the application."""
         exchange = self._exchange
         if exchange is None or exchange.complete:
             return
@@ -242,7 +252,7 @@ class HttpProtocol:
         exchange.change()
 
     def on_message_complete(self) -> None:
-        """Note that the request is whole: from now on the service works."""
+        """Mark the request as complete. From now on the service works."""
         if self._exchange is not None:
             self._exchange.more_body = False
             self._exchange.change()
@@ -263,7 +273,7 @@ class HttpProtocol:
             self._rest()
 
     def fail(self) -> None:
-        """End a request that the application left without an answer."""
+        """End a request without a response from the application."""
         exchange = self._exchange
         if exchange is None or exchange.started:
             self.wire.abort()
@@ -272,6 +282,10 @@ class HttpProtocol:
         self._say(500, "internal error; the service's log names it")
 
     # --- details -------------------------------------------------------------------------------------------------------
+
+    def _spent(self, seconds: float) -> None:
+        if not self.wire.proven:
+            self.wire.share.charge(self.wire, seconds)
 
     def _rest(self) -> None:
         self._idle = True
@@ -290,7 +304,7 @@ class HttpProtocol:
     def _refuse(self) -> None:
         if self.wire.closing:
             return
-        if self._exchange is not None:  # its answer could not be distinguished from this one
+        if self._exchange is not None:  # its response could not be distinguished from this one
             self.wire.abort()
             return
         self._say(*(self._refusal or (400, "the request is not HTTP/1.1")))
@@ -303,7 +317,7 @@ class HttpProtocol:
 
 
 def _refusal(text: str) -> Any:
-    """Return an application that answers 503, which clients repeat on another connection."""
+    """Return an application that responds with 503, so that clients retry on another connection."""
     body = json.dumps({"error": text}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     headers += [(b"retry-after", b"1"), (b"connection", b"close")]

@@ -1,4 +1,4 @@
-"""The body of a request, read within bounds: in bytes, in time, and in the sum over all requests that are being read."""
+"""The body of a request, read within limits: bytes, time, and the total over all requests that are being read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Intake"]
 
 
 class Intake:
-    """Reads bodies of at most `most` bytes, `budget` bytes of all together, each within `patience_s` seconds."""
+    """Reads bodies of at most `most` bytes each, `budget` bytes in total, within `patience_s` seconds each."""
 
     def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
         self.most, self.budget, self.patience_s = most, budget, patience_s
@@ -22,12 +22,12 @@ class Intake:
 
     @asynccontextmanager
     async def body(self, request: Request) -> AsyncIterator[bytes]:
-        """Give the body; its bytes count as held until the context is left.
+        """Yield the body. Its bytes count towards the budget until the context ends.
 
-        Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 broken off.
+        Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 disconnected.
         """
         taken = 0
-        first, rest = b"", bytearray()  # of thousands of small pieces each would take more memory than it holds
+        first, rest = b"", bytearray()  # thousands of small pieces would take more memory than their bytes
         try:
             try:
                 async with asyncio.timeout(self.patience_s):

@@ -1,4 +1,4 @@
-"""Edge and cloud as processes of this machine: `workbench serve`, waited for until they are ready, stopped together."""
+"""Edge and cloud as processes of this machine: `workbench serve`, started, ready, and stopped together."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ START_S = 120.0  # torch, weights and warming up, on a busy machine
 
 @dataclass
 class Running:
-    """A service that runs here: its arguments, its process, its port, its log."""
+    """A running service: its arguments, its process, its port, its log."""
 
     arguments: Sequence[str]
     folder: Path
@@ -36,16 +36,16 @@ class Running:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL of the service."""
         return f"{'http' if '--plain-http' in self.arguments else 'https'}://127.0.0.1:{self.port}"
 
     def restart(self) -> None:
-        """Start it again on its port, after it ended."""
+        """Start the service again on its port, after it ended."""
         other = _start(self.arguments, self.folder, self.log.stem, self.port)
         self.process = other.process
 
     def stop(self, number: int = signal.SIGTERM, patience: float = 40.0) -> int:
-        """Send a signal and return the exit status."""
+        """Send a signal and return the exit status. Kills the service after `patience` seconds."""
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -56,7 +56,7 @@ class Running:
 
 
 class Local:
-    """Starts services with certificates of their own in a folder that goes with them.
+    """Starts services with their own certificates, in a temporary folder.
 
     with Local() as local:
         cloud = local.start("cloud", "--codec", "png")
@@ -74,12 +74,15 @@ class Local:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for service in reversed(self.services):  # the edge first: it finishes what the cloud still answers
+        for service in reversed(self.services):  # the edge first, because its last requests need the cloud
             service.stop()
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start `workbench serve what`, wait until it is ready (or, not `ready`, listens); ServiceError where it ends first."""
+        """Start `workbench serve what`, and return once it is ready (or, with `ready` False, listens).
+
+        Raises ServiceError if the service ends first.
+        """
         name = f"{what}-{len(self.services)}"
         arguments = ["serve", what, "--certs", str(self.certs), *options]
         service = _start(arguments, self.folder, name, port)
@@ -89,7 +92,7 @@ class Local:
         return service
 
     def await_ready(self, service: Running) -> None:
-        """Return once a service says that it is ready; ServiceError if it ends, or takes too long."""
+        """Return once a service reports that it is ready. Raises ServiceError if it ends, or takes too long."""
         what: Role = "cloud" if service.arguments[1] == "cloud" else "edge"
         context = client_context(self.certs, "edge" if what == "cloud" else "client", what)
         deadline = time.monotonic() + START_S

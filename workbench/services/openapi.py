@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import __version__
-from .phone import MOST_SHOWN
-
-if TYPE_CHECKING:
-    from .app import Model
+from .types import MOST_SHOWN, Model
 
 __all__ = ["cloud_document", "edge_document"]
 
@@ -16,7 +13,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Describe the edge; `attested`: there is an agent that gives evidence of its guest."""
+    """Describe the edge. `attested` means that an agent gives evidence of its guest."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files; as JSON only of binary data's length")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "a repeat under it gets the same answer"),
@@ -30,7 +27,7 @@ def edge_document(model: Model, attested: bool = False) -> Document:
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
     fields: Document = {name: {"type": "number", "minimum": 0, "maximum": 1} for name in ("strength", "rate")}
     fields |= {"timeout": {"type": "number", "exclusiveMinimum": 0}}
-    fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # as the headers, instead of them
+    fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # form fields in place of the headers
     several = {"type": "object", "properties": fields, "minProperties": 1}
     several["additionalProperties"] = {"type": "string", "format": "binary"}
     document["paths"]["/recognize"] = {

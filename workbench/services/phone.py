@@ -1,10 +1,10 @@
-"""The phone's page, which the edge serves: its files, the headers that bind a browser to them, and what else a browser asks.
+"""The phone's page, which the edge serves: its files, security headers, and a browser's requests.
 
 ::
 
-    browser -- GET / and the page's files ---> the same for everyone, no secret in them: no credential is asked
-            -- POST /recognize --------------> admitted as any client is, and refused where another site's page sent it
-            <-- labels, and cloud_picture ---- where X-Show: cloud asked: what the edge's own codec makes of its payload
+    browser -- GET / and the page's files ---> the same for everyone, without secrets, so no credential is needed
+            -- POST /recognize --------------> admitted like any client, and refused if another site's page sent it
+            <-- labels, and cloud_picture ---- with X-Show: cloud: the payload, decoded by the edge's own codec
 """
 
 from __future__ import annotations
@@ -12,31 +12,24 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from typing import Protocol
 
 import torch
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from ..codecs import Codec
 from ..errors import ProtocolError, ServiceError
-from ..pictures import to_uint8
-from .trust import is_loopback
+from ..pictures import encode, to_uint8
+from .types import MOST_SHOWN, Model
 
-if TYPE_CHECKING:
-    from .edge import EdgeService
-
-__all__ = ["MOST_SHOWN", "Place", "Seen", "asks_to_see", "page_routes", "refuse_other_sites", "see"]
+__all__ = ["CloudView", "PagedService", "PayloadSlice", "asks_to_see", "decode_view", "page_routes"]
 
 STATIC = Path(__file__).parent / "static"
-MOST_SHOWN = 4  # pictures of a request
-KINDS = {
+MEDIA_TYPES = {
     ".css": "text/css; charset=utf-8",
     ".html": "text/html; charset=utf-8",
     ".js": "text/javascript; charset=utf-8",
@@ -54,8 +47,8 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",  # a page for itself is given the finer clock
-    "Cache-Control": "no-cache",  # kept, and asked after each time: an edge that was renewed has its new page at once
+    "Cross-Origin-Embedder-Policy": "require-corp",  # an isolated page gets a finer clock
+    "Cache-Control": "no-cache",  # revalidated at each use, so that an updated edge shows its new page immediately
 }
 
 
@@ -64,14 +57,14 @@ HEADERS = {
 
 @dataclass(frozen=True)
 class _File:
-    """A file of the page, in memory, and the mark by which a browser knows that it has it."""
+    """A file of the page in memory, with its ETag."""
 
     content: bytes = field(repr=False)
     kind: str
     mark: str
 
     async def __call__(self, request: Request) -> Response:
-        """Answer with the file, or with 304 where the browser has it."""
+        """Respond with the file, or with 304 if the browser has it."""
         headers = {**HEADERS, "ETag": self.mark}
         known = {mark.strip().removeprefix("W/") for mark in request.headers.get("If-None-Match", "").split(",")}
         if self.mark in known or "*" in known:
@@ -79,60 +72,57 @@ class _File:
         return Response(self.content, headers={**headers, "Content-Type": self.kind})
 
 
-def page_routes(service: EdgeService) -> list[Route]:
-    """Return the routes of the page's files, read once: each under its name, `index.html` as `/`; and of what it asks first."""
-    routes = [Route("/page.json", functools.partial(_told, service))]
+class PagedService(Protocol):
+    """The part of an edge's service that the page needs."""
+
+    model: Model
+    classes: tuple[str, ...]
+    size: int
+    most: int
+    ready: bool
+    plain: bool
+
+    @property
+    def token(self) -> object | None:
+        """The bearer token that clients may show, if any."""
+
+    @property
+    def agent(self) -> object | None:
+        """The attestation agent of the edge's guest, if it runs in one."""
+
+    def admit(self, request: Request) -> str:
+        """Return the client's name. Raises ServiceError 401 or 403."""
+
+
+def page_routes(service: PagedService) -> list[Route]:
+    """Return the routes of the page's files, read once, and of the page's status request. `index.html` is `/`."""
+    routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
-        if path.suffix in KINDS:
+        if path.suffix in MEDIA_TYPES:
             content = path.read_bytes()
-            file = _File(content, KINDS[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
+            file = _File(content, MEDIA_TYPES[path.suffix], f'"{hashlib.sha256(content).hexdigest()[:32]}"')
             routes.append(Route("/" if path.name == "index.html" else f"/{path.name}", file.__call__))
     return routes
 
 
-async def _told(service: EdgeService, request: Request) -> Response:
-    """Answer with what the page must know of the edge, and whether it may send pictures; without a status that is an error."""
-    told: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
+async def _page_json(service: PagedService, request: Request) -> Response:
+    """Describe the edge, and whether the client may send pictures. A refusal is no error here: its reason is in the answer."""
+    description: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
     try:
         service.admit(request)
         model, agent = service.model, "none" if service.agent is None else "agent"
-        told |= {"model": model.name, "classes": service.classes, "codec": model.parameters["codec"], "size": service.size}
-        told |= {"most": service.most, "attestation": "plain" if service.plain else agent}
+        description |= {"model": model.name, "classes": service.classes, "codec": model.parameters["codec"]}
+        description |= {"size": service.size, "most": service.most, "attestation": "plain" if service.plain else agent}
     except ServiceError as error:
-        told |= {"admitted": False, "why": str(error)}
-    return JSONResponse(told, headers={**HEADERS, "Cache-Control": "no-store"})
+        description |= {"admitted": False, "why": str(error)}
+    return JSONResponse(description, headers={**HEADERS, "Cache-Control": "no-store"})
 
 
-# --- requests of a browser -------------------------------------------------------------------------------------------------
-
-
-def refuse_other_sites(request: Request, plain: bool = False) -> None:
-    """Raise ServiceError 403 where the page of another site sends a request: it would come with this browser's certificate.
-
-    Browsers say which site's page it was; whatever says nothing of it is no browser. `plain`: without TLS any name can be made
-    to lead here, so that a page of the same name proves nothing unless the name is loopback's own.
-    """
-    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
-    own = site in (None, "same-origin", "none")
-    if origin is not None:
-        host, place = _split(origin)
-        own = own and (site is not None or (place != "" and place == request.headers.get("Host", "").lower()))
-        own = own and (not plain or is_loopback(host))
-    if not own:
-        raise ServiceError("a page of another site may not send pictures: open the page of this edge, at its own /", status=403)
-
-
-def _split(origin: str) -> tuple[str, str]:
-    """Return the host of an origin, and the host with its port; of what is none, such as `null`, nothing."""
-    try:
-        parts = urlsplit(origin)
-        return parts.hostname or "", parts.netloc.lower()
-    except ValueError:
-        return "", ""
+# --- the cloud's view ------------------------------------------------------------------------------------------------------
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether `asked` asks for what the cloud saw of so many pictures. Raises ProtocolError."""
+    """Return whether `asked` requests the cloud's view of so many pictures. Raises ProtocolError."""
     if asked is None:
         return False
     if asked != "cloud":
@@ -142,12 +132,9 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
     return True
 
 
-# --- what the cloud saw ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
-class Place:
-    """Where a request's `n` pictures are in the payload that was sent: from the one numbered `first` on."""
+class PayloadSlice:
+    """The position of a request's `n` pictures in the payload, starting at number `first`."""
 
     payload: bytes = field(repr=False)
     first: int
@@ -155,27 +142,21 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the cloud saw of a request's pictures, a PNG each. It goes to whoever sent them alone."""
+class CloudView:
+    """The cloud's view of a request's pictures, one PNG each. Only the client that sent them gets it."""
 
     files: tuple[bytes, ...] = field(repr=False)
 
     @property
     def answer(self) -> dict[str, object]:
-        """What is put into the answer."""
+        """The fields for the response."""
         return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
 
 
-def see(codec: Codec, place: Place) -> Seen:
-    """Decode a request's own part of a payload as the cloud does; on a thread that may compute."""
+def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
+    """Decode a request's own part of a payload as the cloud does. Call it on a thread that may compute."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():
         images = codec.decode_each(own)
-    return Seen(tuple(map(_png, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))
-
-
-def _png(pixels: object) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")  # type: ignore[arg-type]
-    return buffer.getvalue()
+    return CloudView(tuple(map(encode, to_uint8(images.cpu()).permute(0, 2, 3, 1).contiguous().numpy())))

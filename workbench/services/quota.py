@@ -1,4 +1,4 @@
-"""Bounds on open connections: in all and by address, so that connections without credentials cannot take every place.
+"""Limits on open connections: in total and by address, so that clients without credentials cannot take every place.
 
 ::
 
@@ -7,7 +7,7 @@
                    certificate or token accepted
                    v
                  proven: never closed to make room
-    no place left --> a small reserve, on which health checks alone are answered
+    no place left --> a small reserve, which only serves health checks
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from typing import Protocol
 
 __all__ = ["ConnectionQuota", "address_key"]
 
-TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 128, 64
-GRACE_S = 0.5  # that an unproven connection has before it can be closed to make room
+TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 512, 64
+GRACE_S = 0.5  # least age of an unproven connection that is closed to make room
 
 
-class Connection(Protocol):
-    """What the quota needs to know of a connection."""
+class CountedConnection(Protocol):
+    """The part of a connection that the quota needs."""
 
     address: str
 
@@ -33,27 +33,27 @@ class Connection(Protocol):
 
 
 class ConnectionQuota:
-    """Counts open connections and decides which are kept.
+    """Counts open connections and decides which ones are kept.
 
-    At most `total` connections are open, `by_address` of one address, `unproven` of one address that have shown no valid
-    credential. `reserve` places come in addition, for health checks.
+    At most `total` connections are open, `by_address` from one address, and `unproven` from one address without a valid
+    credential. `reserve` further places are for health checks.
     """
 
     def __init__(
         self, total: int = TOTAL, by_address: int = BY_ADDRESS, unproven: int = UNPROVEN, reserve: int = RESERVE
     ) -> None:
         self.total, self.by_address, self.unproven, self.reserve = total, by_address, unproven, reserve
-        self._opened: dict[Connection, float] = {}
+        self._opened: dict[CountedConnection, float] = {}
         self._counts: Counter[str] = Counter()
-        self._unproven: dict[Connection, None] = {}  # of all addresses, oldest first
-        self._queues: dict[str, dict[Connection, None]] = {}  # the same by address
-        self._reserved: dict[Connection, None] = {}
+        self._unproven: dict[CountedConnection, None] = {}  # of all addresses, oldest first
+        self._queues: dict[str, dict[CountedConnection, None]] = {}  # the same by address
+        self._reserved: dict[CountedConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self._opened)
 
-    def add(self, connection: Connection) -> bool | None:
-        """Register a new connection; return True, False where it may ask for health alone, or None where there is no place."""
+    def add(self, connection: CountedConnection) -> bool | None:
+        """Register a new connection. Return True, or False if it may only check health, or None if there is no place."""
         address = connection.address
         queue = self._queues.get(address, {})
         crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address
@@ -72,16 +72,12 @@ class ConnectionQuota:
             self._queues.setdefault(address, {})[connection] = None
         return not apart
 
-    def prove(self, connection: Connection) -> None:
+    def prove(self, connection: CountedConnection) -> None:
         """Record that a connection's peer has shown a valid credential."""
         self._forget_unproven(connection)
 
-    def is_proven(self, connection: Connection) -> bool:
-        """Return whether a registered connection's peer has shown a valid credential."""
-        return connection in self._opened and connection not in self._unproven and connection not in self._reserved
-
-    def remove(self, connection: Connection) -> None:
-        """Forget a connection that is closed."""
+    def remove(self, connection: CountedConnection) -> None:
+        """Remove a closed connection."""
         if self._opened.pop(connection, None) is None:
             return
         self._reserved.pop(connection, None)
@@ -90,7 +86,7 @@ class ConnectionQuota:
         if not self._counts[connection.address]:
             del self._counts[connection.address]
 
-    def _forget_unproven(self, connection: Connection) -> None:
+    def _forget_unproven(self, connection: CountedConnection) -> None:
         if connection in self._unproven:
             del self._unproven[connection]
             queue = self._queues[connection.address]
@@ -98,8 +94,8 @@ class ConnectionQuota:
             if not queue:
                 del self._queues[connection.address]
 
-    def _make_room(self, queue: dict[Connection, None]) -> bool:
-        """Close the oldest connection of a queue, unless it has just come; return whether there was one to close."""
+    def _make_room(self, queue: dict[CountedConnection, None]) -> bool:
+        """Close the oldest connection of a queue, unless it is too new. Return whether one was closed."""
         oldest = next(iter(queue), None)
         if oldest is None or time.monotonic() - self._opened[oldest] < GRACE_S:
             return False
@@ -109,7 +105,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the address by which a peer is counted: IPv4 as it is, of IPv6 the network of 64 bits that one host can have."""
+    """Return the address by which a peer is counted: IPv4 unchanged, of IPv6 the /64 network, which one host can own."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

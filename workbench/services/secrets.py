@@ -1,10 +1,10 @@
-"""What a key broker releases to an attested guest: certificates and key, fetched through the guest's own data hub, at start.
+"""Fetch certificates and key, which a key broker releases to an attested guest, through the guest's data hub at start.
 
 ::
 
     edge --loopback--> Confidential Data Hub --evidence--> key broker --encrypted to the guest--> ca.pem, edge.pem, edge.key
 
-The host sees neither the key nor what it protects. The folder should lie in the guest's memory.
+The host sees neither the key nor what it protects. The folder should be in the guest's memory.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from pathlib import Path
 from ..certs import Role
 from ..errors import ServiceError, UsageError
 from ..storage import replacing
-from .agent import agent_at
+from .attestation_agent import agent_at
 
 __all__ = ["fetch"]
 
-MOST = 64 << 10  # bytes of a certificate, or a chain of them
-ATTEMPT_S = 30.0  # for one resource: the guest may have to be attested first
+MOST = 64 << 10  # bytes of a certificate chain
+ATTEMPT_S = 30.0  # for one resource, since the guest may have to be attested first
 PAUSE_S = 0.2
-KINDS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
+PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
-    """Write ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE) into `folder`, readable by their owner alone.
+    """Write ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE) to `folder`, readable by their owner alone.
 
-    `agent_url` is of the guest's own API, http on loopback; while nothing answers there it is asked again, for `patience`
-    seconds in all. Nothing is written unless all three are released. Raises UsageError for a URL or a resource that cannot be,
-    ServiceError for what is not released.
+    `agent_url` is the guest's own API, http on loopback. While nothing answers there, the request is repeated for up to
+    `patience` seconds. Nothing is written unless all three are released. Raises UsageError for an invalid URL or resource, and
+    ServiceError if one is not released.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
@@ -48,7 +48,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
-    """Return what the hub releases under `path`; ask again while nothing listens: the hub may start after the edge does."""
+    """Return the hub's resource under `path`. Retry while nothing listens, because the hub may start after the edge."""
     while True:
         limit = min(deadline, time.monotonic() + ATTEMPT_S)
         try:
@@ -67,13 +67,13 @@ def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
             "release it to this guest?",
             status=status,
         )
-    if len(content) > MOST or KINDS[path.rpartition(".")[2]] not in content:
+    if len(content) > MOST or PEM_MARKS[path.rpartition(".")[2]] not in content:
         raise ServiceError(f"no {path}: what the key broker released is not PEM of at most {MOST >> 10} KiB")
     return content
 
 
 def _get(host: str, port: int, path: str, deadline: float) -> tuple[int, bytes]:
-    """Ask once, without a proxy, and read no more than is bounded, no longer than until `deadline`."""
+    """Send one request, without a proxy. Read at most a bounded number of bytes, until `deadline` at the latest."""
     connection = http.client.HTTPConnection(host, port, timeout=max(0.1, deadline - time.monotonic()))
     with contextlib.closing(connection):
         connection.request("GET", path)

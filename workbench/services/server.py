@@ -18,9 +18,10 @@ from uvicorn.server import ServerState
 
 from ..errors import UsageError
 from .accepted import Accepted, Timeouts, Tls
-from .app import Service
 from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
+from .service import Service
+from .share import LoopShare
 from .trust import is_loopback, rotate
 
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]
@@ -30,7 +31,7 @@ DRAIN_S = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, that says when it accepts, and ends without a signal of its own."""
+    """uvicorn's server, which also reports that it accepts, and handles no signals."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -48,7 +49,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_late(self) -> None:
-        """Tell connections whose handshake ended after all others were told: one that is kept in use keeps the service."""
+        """Shut down connections whose handshake ended after the shutdown began. An active one would keep the service alive."""
         while True:
             await asyncio.sleep(0.1)
             for connection in list(self.server_state.connections):
@@ -57,7 +58,7 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         if threading.current_thread() is not threading.main_thread():
-            yield  # signals are the main thread's
+            yield  # only the main thread handles signals
             return
         previous = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -69,7 +70,7 @@ class _Server(uvicorn.Server):
 
 @dataclass(frozen=True)
 class Listener:
-    """A port that is taken, and not served yet."""
+    """A bound port that is not served yet."""
 
     socket: socket.socket
     host: str
@@ -77,14 +78,14 @@ class Listener:
 
     @classmethod
     def open(cls, listen: str) -> Listener:
-        """Take HOST:PORT (0: any free one). Raises UsageError where it cannot be."""
+        """Bind HOST:PORT (0: any free port). Raises UsageError if that fails."""
         host, port = address(listen)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         taken = socket.socket(family, socket.SOCK_STREAM)
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind((host, port))
-            taken.listen(BACKLOG)  # else another could take it, too; who connects meanwhile waits until it is served
+            taken.listen(BACKLOG)  # else another process could bind it, too. Early clients wait until it is served.
         except OSError as error:
             taken.close()
             raise UsageError(f"cannot listen on {listen}: {error.strerror or error}") from None
@@ -92,7 +93,7 @@ class Listener:
 
 
 def address(text: str) -> tuple[str, int]:
-    """Return host and port of HOST:PORT; UsageError for any other text."""
+    """Return host and port of HOST:PORT. Raises UsageError for any other text."""
     host, _, port = text.rpartition(":")
     if not host or not (port.isascii() and port.isdigit() and int(port) < 65536):
         raise UsageError(f"{text!r} is no HOST:PORT, such as 127.0.0.1:8443 (port 0: any free one)")
@@ -100,7 +101,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 def serve(service: Service, listener: Listener, tls: Tls | None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish what was accepted. Without `tls`: on loopback alone (UsageError)."""
+    """Serve until SIGTERM or Ctrl-C, then finish accepted requests. Without `tls` only loopback is allowed (UsageError)."""
     server_of(service, listener, tls).run(sockets=[listener.socket])
 
 
@@ -110,10 +111,12 @@ def server_of(
     tls: Tls | None,
     quota: ConnectionQuota | None = None,
     timeouts: Timeouts | None = None,
+    share: LoopShare | None = None,
 ) -> uvicorn.Server:
-    """Return the server that `serve` runs: a thread of its own can run it, too, until its `should_exit` is set.
+    """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
 
-    `quota` bounds its connections, `timeouts` the time that they may spend in each state; both have defaults.
+    `quota` limits its connections, `timeouts` their time in each state, and `share` the part of the event loop's time for
+    peers without a credential. All have defaults.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -126,7 +129,9 @@ def server_of(
 
     config = uvicorn.Config(
         service,
-        http=_connections(service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts()),
+        http=_connections(
+            service, tls, ConnectionQuota() if quota is None else quota, timeouts or Timeouts(), share or LoopShare()
+        ),
         loop="uvloop" if sys.platform != "win32" else "asyncio",
         ws="none",
         lifespan="on",
@@ -138,7 +143,7 @@ def server_of(
         backlog=BACKLOG,
         timeout_graceful_shutdown=int(DRAIN_S),
     )
-    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # what a stranger sends is not worth a line
+    logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # malformed requests of strangers are not logged
     config.load()
     server = _Server(config, started)
     if tls is not None:
@@ -146,28 +151,31 @@ def server_of(
     return server
 
 
-def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts) -> Any:
-    """Return what uvicorn calls for each accepted connection. TLS is made there: uvicorn must not make it a second time."""
+def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
+    """Return uvicorn's factory of protocols for accepted connections.
+
+    TLS is handled there, so uvicorn must not add it again.
+    """
 
     def accepted(server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Accepted:
         def upper(wire: Accepted) -> HttpProtocol:
             return HttpProtocol(wire, service, server_state, app_state)
 
-        return Accepted(tls, quota, cast(set[Any], server_state.connections), upper, timeouts)
+        return Accepted(tls, quota, share, cast(set[Any], server_state.connections), upper, timeouts, service.roles)
 
     return accepted
 
 
 def _rotate_with(service: Service, tls: Tls, server: uvicorn.Server) -> None:
-    """Have the service's certificate looked after while it runs."""
+    """Rotate the service's certificate while it runs."""
     inner = service.app.router.lifespan_context
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> Any:
         def renewed() -> None:
-            tls.renew()  # a context forgets no authority that it has trusted: new connections get another
+            tls.renew()  # a context cannot drop a trusted authority, so new connections get a new context
             for connection in list(server.server_state.connections):
-                cast(Accepted, connection).shutdown()  # what runs is answered first
+                cast(Accepted, connection).shutdown()  # after the current response
             service.renewed()
 
         task = asyncio.create_task(rotate(tls.folder, tls.role, renewed))

@@ -1,18 +1,19 @@
-"""Who may speak with whom: TLS 1.3 contexts, roles, bearer tokens, and certificates that rotate under a running service.
+"""TLS 1.3 contexts, roles, bearer tokens, and certificates that rotate under a running service.
 
 ::
 
     client --certificate or token--> edge --certificate--> cloud
     phone  --certificate-----------> cloud                               (arrangement PP)
 
-Each end checks the other's authority, expiry and role; a client also checks the service's name. One authority signs all roles,
-so that without the role the cloud's certificate would pass for the edge's.
+Each end checks the peer's authority, expiry and role. A client also checks the service's name. One authority signs all roles,
+so without the check of the role the cloud's certificate would be accepted as the edge's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import hmac
 import ipaddress
@@ -37,48 +38,56 @@ __all__ = ["Peer", "Token", "client_context", "expiry_of", "is_loopback", "marks
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
 FROM = "where `workbench certs` was run"
-LOOK_S = 0.5  # between two looks at the files of a certificate
+CERTIFICATE_POLL_S = 0.5  # between two checks of a certificate's files
 
 log = logging.getLogger("workbench.services")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection: the role in its certificate (None: it has shown none), and whose it is.
+    """The other end of a connection: the role in its certificate (None: it showed none), and its name.
 
-    `shown` is the public key that this end has shown there (empty: there is no TLS), as `attest.key_of` has it.
+    `shown` is the public key that this end has shown (empty: no TLS), in the form of `attest.key_of`.
     """
 
     role: Role | None = None
     name: str = ""
     shown: bytes = field(default=b"", repr=False)
-    expires: float = math.inf  # seconds since the epoch: when its certificate, or the authority that signed it, ends
+    expires: float = math.inf  # seconds since the epoch: expiry of its certificate, or of the authority that signed it
 
 
 def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
-    """Return the client at the other end of a service's connection; TLS has checked its certificate, if it sent one."""
+    """Return the client at the other end of a service's connection. TLS has checked its certificate, if it sent one."""
     if connection is None:
         return Peer()
     certificate, shown = connection.getpeercert(binary_form=True), getattr(connection.context, "shown", b"")
     if not certificate:
         return Peer(shown=shown)
-    name = hashlib.sha256(certificate).hexdigest()[:16]
-    return Peer(role_of(certificate, CLIENT), name, shown, expiry_of(connection))
+    name, role = _identity(certificate)
+    return Peer(role, name, shown, expiry_of(connection))
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the certificate of the other end, or the authority that signed it, expires (seconds since the epoch)."""
+    """Return when the peer's certificate, or the authority that signed it, expires (seconds since the epoch)."""
     certificate = connection.getpeercert(binary_form=True)
-    if not certificate:
-        return math.inf
+    return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
+
+
+@functools.lru_cache(1024)
+def _identity(certificate: bytes) -> tuple[str, Role | None]:
+    """Return a client certificate's short name and role."""
+    return hashlib.sha256(certificate).hexdigest()[:16], role_of(certificate, CLIENT)
+
+
+@functools.lru_cache(1024)
+def _expiry(certificate: bytes, authorities: tuple[x509.Certificate, ...]) -> float:
     leaf = x509.load_der_x509_certificate(certificate)
-    authorities = getattr(connection.context, "authorities", ())
     signed_until = [each.not_valid_after_utc.timestamp() for each in authorities if each.subject == leaf.issuer]
     return min(leaf.not_valid_after_utc.timestamp(), max(signed_until, default=math.inf))
 
 
 class _Context(ssl.SSLContext):
-    """A context that knows what it was made of: the public key of its own certificate, its authorities, its files."""
+    """A TLS context with its own certificate's public key, its authorities and its files."""
 
     shown: bytes = b""
     authorities: tuple[x509.Certificate, ...] = ()
@@ -87,13 +96,16 @@ class _Context(ssl.SSLContext):
 
 @dataclass(frozen=True)
 class Token:
-    """A bearer token. It is compared in constant time and shown by nothing."""
+    """A bearer token. It is compared in constant time, and no repr shows it."""
 
     secret: bytes = field(repr=False)
 
     @classmethod
     def read(cls, path: Path | None = None) -> Token | None:
-        """Return the token in a file, or else in `$WORKBENCH_TOKEN`; None where there is neither. Raises UsageError."""
+        """Return the token in a file, or else in `$WORKBENCH_TOKEN`.
+
+        None if neither is given. Raises UsageError for an invalid one.
+        """
         where = str(path) if path is not None else f"${TOKEN_VARIABLE}"
         if path is None:
             text = os.environ.get(TOKEN_VARIABLE, "")
@@ -110,23 +122,23 @@ class Token:
         return cls(text.encode())
 
     def fits(self, header: str | None) -> bool:
-        """Return whether an Authorization header carries this token."""
+        """Return whether an Authorization header has this token."""
         kind, _, given = (header or "").partition(" ")
         return kind.lower() == "bearer" and hmac.compare_digest(given.strip().encode("utf-8", "replace"), self.secret)
 
     @property
     def header(self) -> dict[str, str]:
-        """The header that carries it."""
+        """The Authorization header with this token."""
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
-    """Return the TLS context of a service: its own certificate; `demand` one of every client, else take one if it is shown."""
+    """Return the TLS context of a service. With `demand` every client must show a certificate, else it may."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
-    context.num_tickets = 0  # a session that is resumed shows no certificate: it would outlive an authority
+    context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
-    while not after or before != after:  # it may be renewed meanwhile, and what is told must be what was loaded
+    while not after or before != after:  # the files may be replaced meanwhile, and the attributes must describe the loaded ones
         before = own.read_bytes() if own.is_file() else b""
         _fill(context, folder, role)
         after = own.read_bytes()
@@ -136,7 +148,7 @@ def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLCont
 
 
 class RoleError(ssl.SSLCertVerificationError):
-    """Raised by a handshake with a service whose certificate is not of the role that the client demands."""
+    """Raised by a handshake if the service's certificate does not have the demanded role."""
 
     def __init__(self, role: Role | None, demanded: Sequence[Role]) -> None:
         its = f"is of the role {role!r}" if role else "states no role, or no use as a server,"
@@ -144,19 +156,24 @@ class RoleError(ssl.SSLCertVerificationError):
         super().__init__(1, self.verify_message)
 
 
+@functools.lru_cache(256)
+def _service_role(certificate: bytes) -> Role | None:
+    return role_of(certificate, SERVER)
+
+
 class _ClientContext(_Context):
-    """A context whose handshakes fail unless the service's certificate is of a demanded role."""
+    """A context whose handshakes fail unless the service's certificate has the demanded role."""
 
     demanded: tuple[Role, ...] = ()
 
     def check(self, connection: ssl.SSLObject | ssl.SSLSocket) -> None:
-        role = role_of(connection.getpeercert(binary_form=True) or b"", SERVER)
+        role = _service_role(connection.getpeercert(binary_form=True) or b"")
         if role not in self.demanded:
             raise RoleError(role, self.demanded)
 
 
 class _CheckedObject(ssl.SSLObject):
-    """A client's end of a connection of an event loop."""
+    """A client's end of a connection in an event loop."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -172,10 +189,10 @@ class _CheckedSocket(ssl.SSLSocket):
 
 
 def client_context(folder: Path, role: Role | None, peer: Role | None = None) -> ssl.SSLContext:
-    """Return the TLS context of a client that shows `role`, if any, and connects to a service of role `peer` alone.
+    """Return the TLS context of a client that shows `role`, if any, and only connects to services of role `peer`.
 
-    It checks the service's authority, expiry, name and role before anything else is sent. `peer` None takes edge and cloud:
-    for a tool that sends nothing private.
+    It checks the service's authority, expiry, name and role before anything else is sent. `peer` None accepts edge and cloud,
+    for tools that send nothing private.
     """
     context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
@@ -209,33 +226,33 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is this machine itself and nothing else can listen on the way."""
+    """Return whether a host is a loopback address, so that no other machine can listen."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
 
 
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return what changes when one of some files is replaced; empty while one of them is missing."""
+    """Return values that change when one of the files is replaced. Empty while one of them is missing."""
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
     return []
 
 
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
-    """Call `renewed` whenever the certificate or the authority in a folder has become another that holds; run until cancelled.
+    """Call `renewed` whenever a valid new certificate or authority is in the folder. Runs until cancelled.
 
-    Files that do not fit each other, as in the midst of a renewal, are looked at again; what was loaded before stays in use.
+    While the files do not match each other, during a renewal, the old ones stay in use and the files are checked again.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
     known = marks(files)
     while True:
-        await asyncio.sleep(LOOK_S)
+        await asyncio.sleep(CERTIFICATE_POLL_S)
         if (now := marks(files)) == known or not now:
             continue
         try:
-            client_context(own, role)  # in a context of its own: a pair that does not fit would spoil one in use
+            client_context(own, role)  # in a separate context, because a mismatched pair would spoil the one in use
             renewed()
         except (UsageError, ssl.SSLError, OSError) as error:
             log.warning("the certificate of %s was not renewed: %s", role, error)

@@ -1,4 +1,4 @@
-"""Where a host's name leads: `user@host:port`, or an alias of the SSH configuration, hop by hop."""
+"""Resolve a host's name, `user@host:port` or an alias of the SSH configuration, to one address for each hop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CONNECT_S = 15.0
 MOST_HOPS = 8
 NAME = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^@:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
 LISTS = {"ciphers": "Ciphers", "macs": "MACs", "kexalgorithms": "KexAlgorithms", "hostkeyalgorithms": "HostKeyAlgorithms"}
-# What would let in a host whose key is not in known_hosts: never followed, and named in the refusal.
+# Settings that would accept a host whose key is not in known_hosts: never followed, but named in the refusal.
 LOOSER = {
     "stricthostkeychecking": ("no", "off", "false", "accept-new"),
     "nohostauthenticationforlocalhost": ("yes", "true"),
@@ -29,7 +29,7 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """One hop: where it is, which host keys it may show, and which of the user's keys may be shown to it."""
+    """One hop: its network address, the host keys that it may show, and the user's keys that it may be offered."""
 
     name: str  # as the user gave it
     host: str
@@ -40,7 +40,7 @@ class Address:
     keys: tuple[Path, ...]
     agent: str | None  # the agent's socket
     jumps: tuple[str, ...]
-    timeout: float  # in seconds, of a connection being made
+    timeout: float  # of connecting, in seconds
     config: Path | None = None  # the configuration, if it is not ~/.ssh/config
     alias: bool = False  # known_as is a HostKeyAlias
     known_file: Path | None = None  # the first user file that can keep a key
@@ -54,17 +54,17 @@ class Address:
     least_rsa: int = 0  # in bits
     family: str = "any"
     source: str | None = None  # BindAddress
-    looser: tuple[str, ...] = ()  # settings that would trust more hosts, and are not followed
-    public_key: bool = True  # PubkeyAuthentication, and not excluded by PreferredAuthentications
+    looser: tuple[str, ...] = ()  # settings that would trust more hosts; they are not followed
+    public_key: bool = True  # allowed by PubkeyAuthentication and PreferredAuthentications
 
     @property
     def bare_name(self) -> str | None:
-        """The name without its port, under which OpenSSH looks for a host key next."""
+        """The host's name without the port: OpenSSH's second name for a host in known_hosts."""
         return self.host.lower() if self.port != 22 and not self.alias else None
 
     @property
     def command(self) -> str:
-        """The command line by which OpenSSH goes the same way."""
+        """The `ssh` command line that takes the same route."""
         file = f"-F {shlex.quote(str(self.config))} " if self.config else ""
         named = NAME.fullmatch(self.name)
         port = f"-p {named['port']} " if named and named["port"] else ""
@@ -72,12 +72,16 @@ class Address:
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, itself the last. Raises RemoteError for a name or a configuration that cannot be read."""
+    """Return the hops to a host, the host itself last. Raises RemoteError for an invalid name or configuration."""
     return _route(name, config, (), 0)
 
 
 def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
-    """As OpenSSH does: the last jump leads on, and is reached by those before it or, without any, by its own configuration."""
+    """Resolve hops in OpenSSH's order.
+
+    The last jump leads to the host. It is reached through the jumps before it. A single jump is reached by its own
+    configuration.
+    """
     if depth > MOST_HOPS:
         raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
     address = _resolve(name, config, last=depth == 0)
@@ -139,7 +143,7 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
 
 
 def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: bool) -> None:
-    """Refuse what cannot be honoured, and what OpenSSH would refuse for a command."""
+    """Refuse settings that this client cannot follow, and those with which OpenSSH refuses to run a command."""
     if found.one("proxycommand", "none").lower() != "none" and found.one("proxyjump", "none").lower() == "none":
         raise RemoteError(f"{name}: ProxyCommand is not followed: write ProxyJump for {asked} in {file}")
     if last and found.one("remotecommand", "none").lower() != "none":
@@ -149,7 +153,7 @@ def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: 
 
 
 def _seconds(text: str) -> float:
-    """Return a time of OpenSSH (90, 1m30s) in seconds."""
+    """Convert OpenSSH's notation of a time (90, 1m30s) to seconds."""
     if text.lower() == "none":
         return CONNECT_S
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -161,7 +165,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    """Split a list of files. `ssh -G` prints names with spaces unquoted: the longest that exists is taken."""
+    """Split a list of files. `ssh -G` prints names with spaces unquoted, so the longest existing path is taken."""
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:
@@ -173,12 +177,12 @@ def _paths(text: str) -> list[str]:
 
 
 def _keeps(path: Path) -> bool:
-    """Return whether a host key written to a file stays there: not in /dev/null."""
+    """Return whether a host key written to a file stays there, which /dev/null does not do."""
     return path.is_file() or not path.exists()
 
 
 def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
-    """Return a list of algorithms; `ssh -G` prints it whole, without OpenSSH it may change a default that is not known here."""
+    """Return the allowed algorithms, empty for the defaults. Raises RemoteError for a list that only `ssh -G` can resolve."""
     text = found.one(keyword)
     if text.startswith("-"):
         raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
@@ -190,7 +194,7 @@ def _revoked(text: str) -> list[str]:
 
 
 def _agent(text: str, tokens: dict[str, str]) -> str | None:
-    """Return the socket that IdentityAgent names (without a value: SSH_AUTH_SOCK), or None."""
+    """Return the agent's socket by IdentityAgent (default: SSH_AUTH_SOCK), or None."""
     if text.lower() == "none":
         return None
     if text in ("", "SSH_AUTH_SOCK"):

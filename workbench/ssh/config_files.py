@@ -1,7 +1,7 @@
-"""Files of an SSH configuration: copied for an OpenSSH that looks into another home, or joined for paramiko's parser.
+"""Files of an SSH configuration: copies for an OpenSSH that reads another home folder, or lines for paramiko's parser.
 
-OpenSSH takes the home folder from passwd, the rest of the workbench from $HOME. Where the two differ (containers, tests),
-`ssh -G` reads a copy in which ~ and relative Includes lead to $HOME.
+OpenSSH takes the home folder from passwd, the rest of the workbench takes it from $HOME. If the two differ (in containers
+and tests), `ssh -G` reads a copy in which ~ and relative Includes lead to $HOME.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ PATHS = ("userknownhostsfile", "globalknownhostsfile", "identityagent", "revoked
 
 
 def user_config() -> Path:
-    """Return the user's own configuration."""
+    """Return the path of the user's configuration, `~/.ssh/config`."""
     return Path.home() / ".ssh" / "config"
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
-    """Copy a configuration (None: the user's, then the machine's) and what it includes; return the copy to read.
+    """Copy a configuration and the files that it includes, and return the copy's path.
 
-    `copies` receives the original of each copy. Raises RemoteError for a file that cannot be read.
+    `config` None stands for the user's configuration, followed by the machine's. `copies` receives the original of each copy.
+    Raises RemoteError for an unreadable file.
     """
     files: list[tuple[Path, Path]] = []
     if config is not None:
@@ -52,7 +53,7 @@ def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str])
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse a configuration that other users may write, as OpenSSH does."""
+    """Refuse a configuration that other users can write, as OpenSSH does."""
     if not path.is_file():
         return
     state = path.stat()
@@ -71,7 +72,7 @@ def _copied(path: Path, base: Path, folder: Path, copies: MutableMapping[str, st
 
 
 def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> str:
-    """Return a line with its paths led to $HOME; other lines stay as they are."""
+    """Return a line with ~ and relative paths replaced by paths below $HOME. Other lines stay unchanged."""
     match = LINE.match(line)
     keyword = match[1].lower() if match else ""
     if match is None or keyword not in ("include", *PATHS):
@@ -79,7 +80,7 @@ def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str],
     try:
         words = shlex.split(match[2], comments=True)
     except ValueError:
-        return line  # OpenSSH says what is wrong
+        return line  # OpenSSH reports the error
     if keyword == "include":
         words = [str(_copied(found, base, folder, copies, depth + 1)) for word in words for found in _included(word, base)]
         return f"Include {_quoted(words)}" if words else ""
@@ -95,7 +96,7 @@ def _homed(word: str) -> str:
 
 
 def _included(pattern: str, base: Path) -> list[Path]:
-    """Return the files that an Include names: a folder among them is passed over, as OpenSSH does."""
+    """Return the files that match an Include. Folders are skipped, as OpenSSH does."""
     found = sorted(glob.glob(str(base / _homed(pattern))))  # noqa: PTH207 - it may be absolute
     return [Path(name) for name in found if not Path(name).is_dir()]
 
@@ -110,7 +111,7 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Give the lines of a configuration without comments, and in place of each Include the lines of what it names."""
+    """Yield the lines of a configuration without comments, with the included files' lines in place of each Include."""
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)
@@ -119,7 +120,7 @@ def inlined(path: Path, depth: int = 0) -> Iterator[str]:
         if keyword != "include":
             yield _without_comment(line)
             continue
-        if within:  # it would hold for one host alone, and the lines after it for another
+        if within:  # the lines after it would apply to another host
             raise RemoteError(f"{path}: Include below a Host is not followed without OpenSSH: move it to the top")
         for word in shlex.split(rest, comments=True):
             for found in _included(word, user_config().parent):
@@ -128,6 +129,6 @@ def inlined(path: Path, depth: int = 0) -> Iterator[str]:
 
 
 def _without_comment(line: str) -> str:
-    """Return a line without a comment at its end; a # within a word or within quotes is none."""
+    """Return a line without its trailing comment. A # inside a word or inside quotes starts no comment."""
     match = re.match(r'((?:"[^"]*"|[^\s"]|\s+(?!#))*)', line)
     return match[1].rstrip() if match and not line.lstrip().startswith("#") else ""

@@ -2,10 +2,10 @@
 
 ::
 
-    name -> ssh -G -> {keyword: values}            Host, Match, Include, quotes and comments are OpenSSH's own reading
+    name -> ssh -G -> {keyword: values}            OpenSSH itself reads Host, Match, Include, quotes and comments
     name -> paramiko's parser -> {keyword: values} only on a machine without an OpenSSH client
 
-What `ssh -G` leaves raw (tokens, environment variables, ~) is expanded by `expand`.
+`expand` replaces what `ssh -G` leaves raw: tokens, environment variables and ~.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class HostConfig:
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:
-        """Return the first value of a keyword, or the default."""
+        """Return a keyword's first value, or the default."""
         return next(iter(self.all(keyword)), default)
 
     def flag(self, keyword: str) -> bool:
@@ -63,11 +63,11 @@ class HostConfig:
 
 
 def read_config(host: str, user: str | None, port: str | None, config: Path | None) -> HostConfig:
-    """Resolve the configuration of a host. Raises RemoteError for a configuration that OpenSSH would refuse."""
+    """Resolve the configuration of a host. Raises RemoteError for a configuration that OpenSSH refuses."""
     program = shutil.which("ssh")
     try:
         home = pwd.getpwuid(os.getuid()).pw_dir
-    except KeyError:  # OpenSSH refuses to run for a user that passwd does not list
+    except KeyError:  # OpenSSH refuses to run for a user without an entry in passwd
         program, home = None, ""
     if program is None or not _is_openssh(program):
         return _parsed(host, config)
@@ -100,7 +100,7 @@ def _ask(
     copies: Mapping[str, str],
     config: Path | None,
 ) -> HostConfig:
-    """Run `ssh -G` and read its answer; `copies` maps paths in its errors back to the user's files."""
+    """Run `ssh -G` and parse its output. `copies` maps paths in its error messages back to the user's files."""
     command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
     path = config or user_config()
     try:
@@ -135,7 +135,7 @@ def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> R
 
 
 def _parsed(host: str, config: Path | None) -> HostConfig:
-    """Resolve with paramiko's parser, which knows fewer keywords of Match."""
+    """Resolve a host with paramiko's parser, which supports fewer keywords of Match."""
     path = config or user_config()
     try:
         parser = paramiko.SSHConfig.from_file(inlined(path)) if config or path.is_file() else paramiko.SSHConfig()

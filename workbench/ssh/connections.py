@@ -4,8 +4,8 @@
 
     name -> Address for each hop -> TCP, or a channel of the previous hop -> host key -> public key -> SshConnection
 
-Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that does
-not answer keep-alive requests is closed, and everything that waits on it ends.
+Host keys are always verified, whatever the configuration says. Only keys are offered, never passwords. A connection that
+stops answering keep-alive requests is closed, and every operation waiting on it ends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .remote_process import LostError, Watchdog, printable
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
-REAPED_S, RETRY_S = 2.0, 0.05  # for sshd to reap sessions that have ended, and between two attempts
+REAPED_S, RETRY_S = 2.0, 0.05  # how long sshd may take to reap ended sessions, and the pause between two attempts
 KEEPALIVE_S = 20.0
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 
@@ -41,11 +41,11 @@ Accept = Callable[[paramiko.Channel], None]
 
 log = logging.getLogger("workbench.ssh")
 log.addHandler(logging.NullHandler())
-log.propagate = False  # paramiko logs a traceback for what is one line here
+log.propagate = False  # paramiko logs a traceback, we report one line
 
 
 class _TimedPacketizer(Packetizer):
-    """Reads packets, and remembers when the last one came."""
+    """A packet reader that records when the last packet arrived."""
 
     heard: float = float("inf")
 
@@ -56,12 +56,12 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and the connections to the hops before it; `connect` opens it."""
+    """An authenticated connection to a host, and the connections to the hops before it. Opened by `connect`."""
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
         self._accepts: dict[int, Accept] = {}
-        self._requests = threading.Lock()  # paramiko keeps one answer to requests of a connection
+        self._requests = threading.Lock()  # paramiko stores only one reply to global requests a connection
         self._closed = threading.Event()
         self._process = os.getpid()
         _CONNECTIONS.add(self)
@@ -69,16 +69,16 @@ class SshConnection:
 
     @property
     def alive(self) -> bool:
-        """Whether it is open, as far as this side knows, and belongs to this process."""
+        """Whether the connection is open, as far as this side can tell, and belongs to this process."""
         return self.own and self.transport.is_active()
 
     @property
     def own(self) -> bool:
-        """Whether it belongs to this process, and not to the one that this was forked from."""
+        """Whether this process opened the connection. In a forked child it is False."""
         return self._process == os.getpid()
 
     def close(self) -> None:
-        """Close it, and the hops before it."""
+        """Close this connection and those to the hops before it."""
         self._closed.set()
         self.transport.close()
         if self.before is not None:
@@ -87,7 +87,8 @@ class SshConnection:
     def session(self) -> paramiko.Channel:
         """Open a channel for a command. After a LostError no command has run.
 
-        sshd counts a session until it has reaped its process, a moment after this side has closed it: a refusal is retried.
+        sshd counts a session until it has reaped its process, shortly after this side closed the session, so a refusal is
+        retried.
         """
         deadline = time.monotonic() + REAPED_S
         while True:
@@ -99,7 +100,7 @@ class SshConnection:
             time.sleep(RETRY_S)
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
-        """Open a channel to a port that the host reaches."""
+        """Open a channel to `host:port` as seen from the remote host. Raises RemoteError if nothing answers there."""
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
 
@@ -110,13 +111,16 @@ class SshConnection:
         except paramiko.ChannelException as error:
             raise RemoteError(f"{name} {refusal} ({printable(error.text)})") from error
         except BROKEN as error:
-            if to and self.transport.is_active():  # it is that port which does not answer
+            if to and self.transport.is_active():  # the connection is fine, the port does not answer
                 raise RemoteError(f"{name} {refusal} (no answer within {CHANNEL_S:g} s)") from error
             self.close()
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Listen on a port of the host's loopback (0: any free one); `accept` gets each connection, on a thread."""
+        """Listen on a port of the remote loopback (0: any free one), and return it.
+
+        `accept` gets each connection on a thread.
+        """
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
             try:
@@ -132,7 +136,7 @@ class SshConnection:
         return taken
 
     def unlisten(self, port: int) -> None:
-        """Stop listening on a port of the host."""
+        """Stop listening on a remote port."""
         self._accepts.pop(port, None)
         with self._requests, Watchdog(CHANNEL_S, self.transport.close), contextlib.suppress(*BROKEN):
             if self.transport.is_active():
@@ -145,7 +149,7 @@ class SshConnection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Send a keep-alive request after a third of `deadline` in silence; close the connection after all of it."""
+        """Send a keep-alive request after `deadline / 3` seconds of silence. Close the connection after `deadline` seconds."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():
@@ -158,7 +162,7 @@ class SshConnection:
                 asked.start()
 
     def _ping(self) -> None:
-        with self._requests, contextlib.suppress(*BROKEN):  # on a thread of its own: a link that is down keeps it waiting
+        with self._requests, contextlib.suppress(*BROKEN):  # on its own thread, since it blocks while the link is down
             self.transport.global_request("keepalive@openssh.com")
 
 
@@ -166,9 +170,9 @@ _CONNECTIONS: weakref.WeakSet[SshConnection] = weakref.WeakSet()
 
 
 def _forget() -> None:
-    """In a forked child: the connections are the parent's, so drop them without a packet, not even a disconnect."""
+    """Drop the parent's connections in a forked child, without sending a packet."""
     for connection in _CONNECTIONS:
-        connection.transport.active = False  # type: ignore[attr-defined]  # no call of paramiko's ends one without a word
+        connection.transport.active = False  # type: ignore[attr-defined]  # paramiko's own methods would send a packet
         if isinstance(connection.transport.sock, socket.socket):
             connection.transport.sock.close()
 
@@ -209,7 +213,6 @@ def _connect(address: Address, before: SshConnection | None, keyring: Keyring, k
 
 
 def _dial(address: Address) -> socket.socket:
-    """Open a TCP connection to a host."""
     name, where = address.name, f"{address.host} port {address.port}"
     try:
         return _first_of(address)
@@ -229,7 +232,7 @@ def _dial(address: Address) -> socket.socket:
 
 
 def _first_of(address: Address) -> socket.socket:
-    """Connect to the first of a name's addresses that answers, of the family that AddressFamily allows."""
+    """Connect to the first address of a name that answers, within the family that AddressFamily allows."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
     failure: OSError | None = None
     for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
@@ -248,7 +251,7 @@ def _first_of(address: Address) -> socket.socket:
 
 
 def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
-    """Leave out the algorithms that the configuration leaves out."""
+    """Keep only the algorithms that the configuration allows."""
     options.key_types = preferred_kinds(address, options.key_types)
     for keyword, name in {
         "Ciphers": "ciphers",
@@ -311,7 +314,7 @@ def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyr
 def _offer(
     transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
 ) -> bool:
-    """Offer a key; return whether it was accepted. Raises RemoteError if no other key can be."""
+    """Offer a key, and return whether the server accepted it. Raises RemoteError if no further key can be offered."""
     try:
         more = transport.auth_publickey(address.user, key)
     except paramiko.BadAuthenticationType as error:

@@ -1,4 +1,4 @@
-"""The user's keys, in the order in which OpenSSH offers them: of certificates, of the agent, of files.
+"""The user's keys, in the order in which OpenSSH offers them: certificates, the agent's keys, files.
 
 ::
 
@@ -35,7 +35,7 @@ from .addresses import Address
 
 __all__ = ["Ask", "Keyring", "ask_terminal"]
 
-TRIES = 3  # of a passphrase
+TRIES = 3  # attempts at a passphrase
 AGENT_S = 30.0  # an agent may ask its user to confirm
 CERTIFICATE = "-cert-v01@openssh.com"
 MAGIC = b"openssh-key-v1\0"
@@ -45,11 +45,11 @@ Offer = tuple[str, paramiko.PKey]
 
 
 class _SealedError(Exception):
-    """Raised when a key file is encrypted and the passphrase is missing or wrong."""
+    """Raised if a key file is encrypted and the passphrase is missing or wrong."""
 
 
 def ask_terminal(prompt: str) -> str:
-    """Ask at the terminal. Raises EOFError if there is none."""
+    """Request a passphrase at the terminal. Raises EOFError if there is no terminal."""
     if not sys.stdin.isatty():
         raise EOFError
     return getpass.getpass(prompt)
@@ -57,14 +57,14 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """The private keys that were read, so that each passphrase is requested once; its repr shows none."""
+    """The private keys read so far, so that each passphrase is requested once. Its repr shows no key."""
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Give the keys to offer, with their names; `problems` receives a phrase for each key that cannot be used."""
+        """Yield the keys to offer, with their names. `problems` receives a phrase for each unusable key."""
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -104,7 +104,7 @@ class Keyring:
         _missing(halves, sealed, files, held, problems)
 
     def _read(self, path: Path, passphrase: str | None, problems: list[str]) -> paramiko.PKey | None:
-        """Read a key file; None if it is absent or cannot be used. Raises _SealedError for an encrypted one."""
+        """Read a key file, or return None if it is absent or unusable. Raises _SealedError for an encrypted file."""
         if path in self._keys:
             return self._keys[path]
         try:
@@ -119,7 +119,7 @@ class Keyring:
             if _blob_of(content) is None:
                 problems.append(f"{path} cannot be read: it holds no private key")
             return None
-        if state.st_uid == os.getuid() and state.st_mode & 0o077:  # as OpenSSH
+        if state.st_uid == os.getuid() and state.st_mode & 0o077:  # like OpenSSH
             problems.append(f"{path} is open to other users: `chmod 600 {path}`")
             return None
         try:
@@ -172,13 +172,13 @@ def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
 
 
 def _reason(error: Exception) -> str:
-    """Return a parser's complaint as a short phrase."""
+    """Return a parser's error as a short phrase."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text.split(". ")[0].rstrip(".")[:120]
 
 
 def _public_half(path: Path) -> bytes | None:
-    """Return the public key that a file, or the .pub next to it, holds; neither has to hold a private key."""
+    """Return the public key in a file or in the .pub file next to it. No private key is needed."""
     for file in (path, Path(f"{path}.pub")):
         with contextlib.suppress(OSError):
             content = file.read_bytes()
@@ -188,7 +188,7 @@ def _public_half(path: Path) -> bytes | None:
 
 
 def _openssh_half(content: bytes) -> bytes | None:
-    """Return the public half of a private key in OpenSSH's own format, which stays readable when it is encrypted."""
+    """Return the public half of a private key in OpenSSH's own format, which is readable even in an encrypted file."""
     if b"OPENSSH PRIVATE KEY" not in content:
         return None
     with contextlib.suppress(binascii.Error, struct.error, ValueError, IndexError):
@@ -203,7 +203,7 @@ def _openssh_half(content: bytes) -> bytes | None:
 
 
 def _blob_of(content: bytes) -> bytes | None:
-    """Return the key of a .pub file."""
+    """Return the key in the content of a .pub file."""
     for line in content.splitlines():
         fields = line.split()
         if len(fields) > 1 and not line.startswith(b"#"):
@@ -219,7 +219,7 @@ def _blob_name(blob: bytes) -> str:
 
 
 def _uncertified(certificate: bytes) -> bytes:
-    """Return the public key that a certificate is about: its fields follow a nonce."""
+    """Return the public key that a certificate certifies. In the certificate its fields follow a nonce."""
     name = _blob_name(certificate).removesuffix(CERTIFICATE)
     message = paramiko.Message(certificate)
     message.get_binary(), message.get_binary()
@@ -232,7 +232,7 @@ def _label(key: AgentKey) -> str:
 
 
 def _certified(file: Path, offers: list[Offer], problems: list[str]) -> Iterator[Offer]:
-    """Give the certificate of a file with the key that it certifies."""
+    """Yield the certificate in a file, with the key that it certifies."""
     try:
         blob = _blob_of(file.read_bytes())
     except OSError as error:
@@ -260,7 +260,7 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
 def _missing(
     halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
 ) -> None:
-    """Name the public keys whose private half is nowhere."""
+    """Report the public keys without a private half in any file or in the agent."""
     read = {key.asbytes() for _, key in files}
     for path, half in halves.items():
         if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
@@ -283,7 +283,7 @@ def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[s
 
 
 class _Agent(AgentSSH):
-    """The keys of an agent at a socket; none if nothing answers there."""
+    """The keys of the agent at a socket. There are none if nothing answers."""
 
     def __init__(self, path: str | None, problems: list[str]) -> None:
         super().__init__()
@@ -301,16 +301,14 @@ class _Agent(AgentSSH):
 
     @property
     def keys(self) -> list[_AgentKey]:
-        """The keys that the agent lists."""
         return [_AgentKey(self, key.blob, key.comment, self._problems) for key in self.get_keys()]
 
     def close(self) -> None:
-        """Close the socket."""
         self._close()  # type: ignore[attr-defined]
 
 
 class _AgentKey(AgentKey):
-    """A key of an agent. If the agent refuses to sign with it, the server refuses it, and the next one is tried."""
+    """A key in an agent. If the agent refuses to sign, the server rejects this key and the next one is offered."""
 
     def __init__(self, agent: _Agent, blob: bytes, comment: str, problems: list[str]) -> None:
         super().__init__(agent, blob, comment)
@@ -320,7 +318,7 @@ class _AgentKey(AgentKey):
         return _AgentKey(self._holder, self.blob, self.comment, self._problems)
 
     def sign_ssh_data(self, data: Any, algorithm: str | None = None) -> Any:
-        """Return the agent's signature, empty if it refuses."""
+        """Return the agent's signature, or b"" if the agent refuses."""
         try:
             return super().sign_ssh_data(data, algorithm)
         except (paramiko.SSHException, OSError):

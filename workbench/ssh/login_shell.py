@@ -1,11 +1,11 @@
-"""Commands for any login shell: sshd hands them to the user's own, be it bash, fish, tcsh or zsh.
+"""Encode commands so that any login shell passes them on unchanged: bash, fish, tcsh or zsh.
 
 ::
 
-    words -> letters, digits and =ooo for every other byte -> login shell, which has nothing to interpret
-          -> /bin/sh decodes them, prints a mark on both outputs, and becomes the command
+    words -> letters, digits and =ooo for every other byte -> login shell, which finds nothing to interpret
+          -> /bin/sh decodes them, prints a mark on both outputs, and executes the command
 
-Whatever the shell's startup files print comes before the mark, and is dropped.
+Output of the shell's startup files comes before the mark and is dropped.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ __all__ = ["MarkedOutput", "command_line"]
 MOST_GREETING = 1 << 20  # bytes before the mark
 PLAIN = re.compile(rb"[^A-Za-z0-9_/.:,-]")
 
-# Within single quotes no shell interprets anything but ' and \, and csh also ! and the end of a line: none of them is in here.
-# An unquoted pair of backslashes is one backslash in every shell: $1, from which the octal escapes are made. $2 is the mark.
-# A word is its letters between two _, so that it is never empty, no option, and keeps the line ends at its end.
+# Inside single quotes shells interpret at most ' and \, csh also ! and line ends. DECODER contains none of these.
+# An unquoted pair of backslashes is one backslash in every shell: it becomes $1, and the octal escapes use it. $2 is the mark.
+# Each word stands between two _. So it is never empty, never an option, and keeps its trailing line ends.
 DECODER = (
     "b=$1; m=$2; shift 2; set -f; IFS==; for w do shift; case $w in *=*) x=; for p in $w; do x=${x:+$x$b}$p; done; "
     'w=$(printf "$x");; esac; w=${w#_}; set -- "$@" "${w%_}"; done; unset IFS x p w b; set +f; '
@@ -30,7 +30,7 @@ DECODER = (
 
 
 def command_line(command: Sequence[str], mark: str) -> str:
-    """Return a command as any login shell passes it on; its output begins after the mark. `exec` spares a process."""
+    """Return a shell command line for `command`. Its output begins after `mark`. `exec` saves one process."""
     return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
 
 
@@ -39,14 +39,14 @@ def _encoded(word: str) -> str:
 
 
 class MarkedOutput:
-    """Drops what comes before the mark. Output without a mark is kept: then something else than the command printed it."""
+    """Drops the output before the mark. Output without a mark is kept, because then the command never ran."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return what of some bytes belongs to the command."""
+        """Return the part of `data` that the command printed."""
         if self.begun:
             return data
         self._before += data
@@ -59,7 +59,7 @@ class MarkedOutput:
         return b""
 
     def take(self) -> bytes:
-        """Return what came without a mark, once."""
+        """Return, once, the output that arrived without a mark."""
         taken, self._before = bytes(self._before), bytearray()
         self.greeting = self.greeting or taken
         return taken

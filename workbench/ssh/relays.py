@@ -4,7 +4,8 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-A slow reader holds its writer back: one chunk is buffered. The two directions end independently: half-closed stays so.
+One chunk is buffered, so a slow reader holds its writer back. Each direction ends independently, so half-closed connections
+stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
 """
 
 from __future__ import annotations
@@ -15,38 +16,42 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import paramiko
 
 from ..errors import RemoteError
 
-__all__ = ["Endpoint", "Forward", "RelayedConnections", "answer", "dial", "forward", "listen"]
+__all__ = ["Endpoint", "Forward", "RelayedConnections", "Way", "answer", "dial", "forward", "listen"]
 
 CHUNK = 32 << 10
 DIAL_S = 15.0
 BROKEN = (OSError, EOFError, paramiko.SSHException)
-RESET = struct.pack("ii", 1, 0)  # linger for no time: the peer sees a reset, not an end
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER of zero seconds: the peer sees a reset, not an end
 
 
 class Endpoint(Protocol):
-    """One endpoint of a connection: a socket, or a channel."""
+    """One end of a connection: a socket or an SSH channel."""
 
     def recv(self, size: int, /) -> bytes:
-        """Return some bytes, or none at the end."""
+        """Return at most `size` bytes, or b"" at the end of the stream."""
 
     def sendall(self, data: bytes, /) -> None:
-        """Send bytes; blocks while the peer takes none."""
+        """Send all bytes. Blocks until the peer has taken them."""
 
     def shutdown(self, how: int, /) -> None:
-        """Shut down one direction, or both."""
+        """Shut down the given direction (socket.SHUT_RD, SHUT_WR or SHUT_RDWR)."""
 
     def close(self) -> None:
-        """Close it."""
+        """Release the socket or the channel."""
+
+
+Way = Literal["out", "back"]
+Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port, until it is closed; a context manager."""
+    """A forwarded port. As a context manager it closes the port at the end."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -65,10 +70,21 @@ class Forward:
             self._end()
 
 
-class RelayedConnections:
-    """The open connections of a relay, each with a thread for either direction."""
+def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
+    """Copy one direction until it ends. An error ends the other direction, too."""
+    try:
+        while data := source.recv(CHUNK):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
+    except BROKEN:
+        _close_all(source, sink)
 
-    def __init__(self) -> None:
+
+class RelayedConnections:
+    """The open connections of a relay, with two threads each, one for each direction."""
+
+    def __init__(self, copy: Copy = copy) -> None:
+        self._copy = copy
         self._ends: set[Endpoint] = set()
         self._lock, self._closed = threading.Lock(), False
 
@@ -78,30 +94,25 @@ class RelayedConnections:
             if not (closed := self._closed):
                 self._ends |= {near, far}
         if not closed:
-            back = threading.Thread(target=_carry, args=(far, near), name="relay", daemon=True)
+            back = threading.Thread(target=self._copy, args=(far, near, "back"), name="relay", daemon=True)
             back.start()
-            _carry(near, far)
+            self._copy(near, far, "out")
             back.join()
         with self._lock:
             self._ends -= {near, far}
         _close_all(near, far)
 
-    def close(self) -> None:
-        """End all of them."""
+    def cut(self) -> None:
+        """End the connections that are open now."""
         with self._lock:
-            self._closed = True
             ends = list(self._ends)
         _close_all(*ends)
 
-
-def _carry(source: Endpoint, sink: Endpoint) -> None:
-    """Copy one direction until it ends; an error ends the other direction, too."""
-    try:
-        while data := source.recv(CHUNK):
-            sink.sendall(data)
-        sink.shutdown(socket.SHUT_WR)
-    except BROKEN:
-        _close_all(source, sink)
+    def close(self) -> None:
+        """End all connections, and refuse further ones."""
+        with self._lock:
+            self._closed = True
+        self.cut()
 
 
 def _close_all(*ends: Endpoint) -> None:
@@ -112,7 +123,7 @@ def _close_all(*ends: Endpoint) -> None:
 
 
 def listen(port: int, machine: str) -> socket.socket:
-    """Listen on a port of this machine's loopback (0: any free one). Raises RemoteError if it is taken."""
+    """Return a socket that listens on a loopback port (0: any free port). Raises RemoteError if the port is taken."""
     try:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
@@ -121,7 +132,6 @@ def listen(port: int, machine: str) -> socket.socket:
 
 
 def dial(address: tuple[str, int]) -> socket.socket:
-    """Connect to an address."""
     connection = socket.create_connection(address, DIAL_S)
     connection.settimeout(None)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -129,7 +139,7 @@ def dial(address: tuple[str, int]) -> socket.socket:
 
 
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
-    """Relay a connection from the remote host to an address; close it if nothing answers there."""
+    """Relay a connection from the remote host to `address`. Close it if nothing answers there."""
     try:
         near = dial(address)
     except OSError:
@@ -138,9 +148,9 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
     pairs.join(near, far)
 
 
-def forward(listener: socket.socket, reach: Callable[[], Endpoint]) -> Forward:
-    """Relay a listener's connections to the endpoint that `reach` opens; if it fails, the client sees a reset."""
-    pairs = RelayedConnections()
+def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
+    """Relay a listener's connections to the endpoint that `reach` opens. If `reach` fails, the client's connection is reset."""
+    pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:
         try:

@@ -1,12 +1,12 @@
-"""A command that runs on a machine, here or over SSH: its input, its outputs, its status, and its end with its caller.
+"""A running command, local or over SSH: its input, its outputs, its exit status, and its end with its caller.
 
 ::
 
-    run, stream    exec sh -c LEASE: input, then silence --stdin--> the command, stdin that ends is the lease that ends it
-    put, get       the command itself; the end of its standard input is the end of the file
+    run, stream    exec sh -c LEASE: first the input, then an open stdin. The end of stdin ends the lease, and so the command
+    put, get       the command itself. The end of its standard input is the end of the file
 
-OpenSSH does not signal a command whose channel was closed: a silent one would stay for ever. Its standard input does end, with
-the channel, the connection and this process, however these end. So the remote shell waits for that, and ends the command.
+OpenSSH does not signal a command whose channel was closed, so a silent command would run for ever. But its standard input ends
+together with the channel, the connection or this process. The remote shell waits for that end, and then ends the command.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from .login_shell import MarkedOutput
 __all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
 
 CHUNK = 32 << 10  # what one SSH packet carries
-LIMIT = 64 << 20  # of standard error, and of a line: more is dropped, and cut
+LIMIT = 64 << 20  # bytes: more standard error is dropped, a longer line is cut
 GRACE_S = 3.0  # from TERM to KILL
 
-# $0 is this text, $1 the length of the input. A session that sshd starts leads a process group; where another server's does
-# not, setsid makes one. What waits for the lease's end starts when the input has been read, and nobody waits for it; the shell
-# itself outlives TERM, so that it ends when the command has. `kill -NAME -$$` is the form that dash, bash and busybox share.
+# $0 is this text, $1 the input's length. Under sshd a session leads its process group, under other servers setsid makes one.
+# The background watcher starts after the input has been read. The shell ignores TERM, so that it ends after the command.
+# `kill -NAME -$$` is the form that dash, bash and busybox share.
 LEASE = (
     'kill -0 -$$ 2>/dev/null || [ "$WORKBENCH_LEADS" ] || WORKBENCH_LEADS=1 exec setsid sh -c "$0" "$0" "$@"; '
     "n=$1; shift; exec 3<&0; "
@@ -47,31 +47,31 @@ LEASE = (
 
 
 class LostError(RemoteError):
-    """Raised when a connection cannot be opened or was lost: a running command may have completed or not."""
+    """Raised if a connection cannot be opened or was lost. A running command may have completed or not."""
 
 
 class NotRunError(RemoteError):
-    """Raised when a login shell ended well without running the command; its message is the last line that it printed."""
+    """Raised if a login shell exited with status 0 without running the command. Its message is the shell's last line."""
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Wrap a command so that it gets `length` bytes of input, and is ended when the channel's input ends."""
+    """Wrap a command so that it gets `length` bytes of input, and is ended at the end of the channel's input."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
 def last_line(errors: bytes) -> str:
-    """Return the last line of a command's standard error, fit for an error's line."""
+    """Return the last line of a command's standard error: at most 300 characters, without control characters."""
     lines = [line.strip() for line in errors.decode("utf-8", "replace").splitlines() if line.strip()]
     return printable(lines[-1])[:300] if lines else ""
 
 
 def printable(text: str) -> str:
-    """Return what another machine sent, without control characters, fit for an error's line."""
+    """Return text from another machine without control characters."""
     return "".join(letter for letter in text if letter.isprintable())
 
 
 class Watchdog:
-    """Calls `on_timeout` once if it was not extended for so many seconds (None: never); a context manager."""
+    """A context manager that calls `on_timeout` once after `seconds` without `extend` (None: never)."""
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
         self._seconds, self._on_timeout = seconds, on_timeout
@@ -88,7 +88,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the time, with some seconds more."""
+        """Restart the timer, with `extra` seconds added."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -96,15 +96,15 @@ class Watchdog:
             if self._ended.wait(left):
                 return
         self.timed_out = True
-        with contextlib.suppress(Exception):  # a connection that breaks just now has ended it, too
+        with contextlib.suppress(Exception):  # the connection may break at the same moment
             self._on_timeout()
 
 
 class RemoteProcess(abc.ABC):
-    """A running command. Its standard error is read on a thread, so that it never waits for a reader; a context manager."""
+    """A running command; a context manager. A thread reads its standard error, so that it never blocks on it."""
 
     def __init__(self) -> None:
-        self.ended = False  # by `end`, before it had ended on its own
+        self.ended = False  # `end` was called while the command ran
         self._kept = bytearray()
         self._threads: list[threading.Thread] = []
 
@@ -116,15 +116,15 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:
-        """Write to its standard input. Raises BrokenPipeError if it reads no more."""
+        """Write to the standard input. Raises BrokenPipeError if the command no longer reads."""
 
     @abc.abstractmethod
     def finish(self) -> None:
-        """End its input."""
+        """Close the standard input."""
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return some of its output; nothing after the end."""
+        """Return some of the output as soon as it arrives, or b"" at its end."""
 
     @abc.abstractmethod
     def wait(self) -> int:
@@ -132,24 +132,24 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def end(self) -> None:
-        """End it, and release every waiting reader; from any thread."""
+        """Terminate the command and release every waiting reader. May be called from any thread."""
 
     @abc.abstractmethod
     def close(self) -> None:
-        """End it if it still runs, and release its resources."""
+        """Terminate the command if it still runs, and release its resources."""
 
     def feed(self, data: bytes) -> None:
-        """Write input on a thread, so that the caller can read meanwhile."""
+        """Write input on a thread, so that the caller can read at the same time."""
         if data:
             self._begin(lambda: self._feed(data))
 
     def errors(self) -> bytes:
-        """Return its standard error so far."""
+        """Return the standard error so far."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 
     def lines(self) -> Iterator[bytes]:
-        """Give the lines of its output as they arrive, without line ends."""
+        """Yield the lines of the output as they arrive, without line ends."""
         left = b""
         while part := self.read():
             *whole, left = (left + part).split(b"\n")
@@ -182,7 +182,7 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel that began with a mark."""
+    """A command on a host, over an SSH channel whose output begins with a mark."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -191,52 +191,48 @@ class ChannelProcess(RemoteProcess):
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
-        """Send over the channel; waits while its window is full."""
+        """Send over the channel. Blocks while its window is full."""
         try:
             self._channel.sendall(data)
         except (OSError, EOFError, paramiko.SSHException) as error:
             raise BrokenPipeError from error
 
     def finish(self) -> None:
-        """Send the end of input."""
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.shutdown_write()
 
     def read(self) -> bytes:
-        """Return output as soon as there is some."""
         try:
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
                     return output
-        except (OSError, EOFError, paramiko.SSHException):  # the window is updated over a connection that broke
+        except (OSError, EOFError, paramiko.SSHException):  # recv updates the window, over a connection that may be broken
             pass
         return self._output.take()
 
     def errors(self) -> bytes:
-        """Return its standard error, without what the login shell printed before it."""
+        """Return the standard error without the login shell's own output."""
         errors = super().errors()
         return errors.partition(self._mark)[2] if self._mark in errors else errors
 
     def wait(self) -> int:
-        """Return the exit status that was sent."""
         status = self._channel.recv_exit_status()
         if status == 0 and not self.ended and not self._output.begun and self._mark not in super().errors():
             raise NotRunError(last_line(self._output.greeting))
         if status == -1 and not self.ended:
             transport = self._channel.get_transport()
-            transport.join(1.0)  # its thread ends where the connection did
+            transport.join(1.0)  # its thread ends with the connection
             if not transport.is_active():
                 raise LostError("the connection was lost")
         return status
 
     def end(self) -> None:
-        """Close the channel; the lease ends the command."""
+        """Close the channel, upon which the lease ends the command."""
         self.ended = True
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()
 
     def close(self) -> None:
-        """Close the channel."""
         self.end()
         for thread in self._threads:
             thread.join(GRACE_S)
@@ -261,7 +257,6 @@ class LocalProcess(RemoteProcess):
         return process.stdin, process.stdout, process.stderr
 
     def write(self, data: bytes) -> None:
-        """Write to its pipe."""
         view = memoryview(data)
         try:
             while view:
@@ -270,29 +265,27 @@ class LocalProcess(RemoteProcess):
             raise BrokenPipeError from error
 
     def finish(self) -> None:
-        """Close its pipe."""
         self._input.close()
 
     def read(self) -> bytes:
-        """Return output as soon as there is some."""
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return what a pipe has, as soon as it has something; nothing at its end, or after `end`."""
+        """Return data from a pipe as soon as there is some, or b"" at its end or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
-            if self.ended:  # what has left the command's session may hold the pipe open
+            if self.ended:  # a process that left the command's session may hold the pipe open
                 return b""
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Return the exit status as a shell reports it."""
+        """Return the exit status as a shell reports it: 128 + n after signal n."""
         status = self._process.wait()
         return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to its session and, if that is not enough, KILL."""
+        """Send TERM to the session, and KILL if it still runs after the grace period."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -304,7 +297,6 @@ class LocalProcess(RemoteProcess):
             os.killpg(self._process.pid, number)
 
     def close(self) -> None:
-        """End it, and close its pipes."""
         if self._process.poll() is None:
             self.end()
         self.ended = True

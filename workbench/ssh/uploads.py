@@ -1,10 +1,10 @@
-"""Uploads: content-addressed on the remote host, resumed after an interruption, checked before they count.
+"""Uploads: content-addressed on the remote host, resumed after an interruption, verified before use.
 
 ::
 
-    folder/<sha256>          whole and checked
+    folder/<sha256>          complete and verified
     folder/<sha256>.part     in transit; every sender writes the same bytes at the same offsets
-    folder/<sha256>.<word>   the same file while one sender checks it
+    folder/<sha256>.<word>   the same file while one sender verifies it
 
 The remote host needs a POSIX shell, `dd`, and `sha256sum` or Python, but no SFTP.
 """
@@ -28,12 +28,12 @@ from .remote_process import LostError, RemoteProcess, Watchdog, last_line
 
 __all__ = ["UploadHost", "put"]
 
-BLOCK = 64 << 10  # what is resumed is whole blocks
+BLOCK = 64 << 10  # bytes: uploads are resumed at whole blocks
 AT_ONCE = 4  # files; an sshd lets a connection have ten sessions
-STALL_S = 60.0  # without a byte taken
-HASHED = 20e6  # bytes a second that the far side checks at least
-RESUME_S, PAUSE_S = 60.0, 0.5  # a connection that is lost is tried again for so long, every so often
-AGAIN = 3  # times that a rival's doings are made up for
+STALL_S = 60.0  # without progress, until an upload fails
+HASHED = 20e6  # bytes a second: the slowest hashing on the remote host that is waited for
+RESUME_S, PAUSE_S = 60.0, 0.5  # how long a lost connection is retried, and the pause between retries
+AGAIN = 3  # retries after a concurrent sender spoilt or removed a part
 INCOMPLETE, SPOILT = 3, 4
 
 HASH = (
@@ -42,8 +42,8 @@ HASH = (
     'for part in iter(lambda: sys.stdin.buffer.read(65536), b""): found.update(part)\n'
     "print(found.hexdigest())'; fi | cut -c 1-64; }; "
 )
-# Argument: the folder. Input: a digest a line. Output: the folder; then for each "whole", or of its part the blocks, their
-# digest, and the size in bytes (0 of a part that another has just finished).
+# Argument: the folder. Input: one digest a line. Output: the folder, then one line for each digest: "whole", or the part's
+# number of blocks, their digest and the part's size in bytes (0 if another sender has just finished it).
 ASK = (
     HASH + 'umask 077; mkdir -p -- "$1" && cd -- "$1" && pwd || exit 1; '
     "while read -r name; do "
@@ -52,11 +52,10 @@ ASK = (
     'echo "$n" "$(head -c "$((n * %d))" "$name.part" | hash)" "$s"; '
     "else echo 0 - 0; fi; done"
 ) % (BLOCK, BLOCK)
-# Arguments: folder, digest, first block, size, mode, "again" where its part is another file's, a word that no other sender has.
+# Arguments: folder, digest, first block, size, mode, "again" if the part belongs to another file, a word unique to this sender.
 # Input: the rest of the file.
-# It is written in place, never appended: a session that a lost connection left behind writes what belongs there, too. What is
-# checked has a name of its own meanwhile, and that is what becomes the file: where another has just finished, a rival may have
-# begun an empty one under the part's name.
+# Blocks are written in place, never appended: a session left behind by a lost connection may still write the same blocks.
+# A part is linked to a unique name for its check, because another sender may begin an empty part under the old name.
 TAKE = (
     HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = again ] && rm -f -- "$2.part"; own="$2.$7"; '
     "trap 'rm -f -- \"$own\"' EXIT; "
@@ -69,20 +68,20 @@ TAKE = (
 
 
 class UploadHost(Protocol):
-    """What an upload needs of a host."""
+    """The operations that an upload needs of a host."""
 
     name: str
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command."""
+        """Start a command on the host."""
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Return a command's output. Raises RemoteError if it fails."""
+        """Return a command's output. Raises RemoteError if the command fails or takes longer than `timeout` seconds."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """A file to send: a path, or content, which may be a key and appears in no repr."""
+    """A file to send: a path, or its content, which may be a key and so appears in no repr."""
 
     content: Path | bytes = field(repr=False)
     digest: str
@@ -90,7 +89,7 @@ class Item:
 
     @classmethod
     def of(cls, content: Path | bytes) -> Item:
-        """Read its digest and size. Raises UsageError if it cannot be read."""
+        """Read the digest and the size of a file. Raises UsageError if the file is unreadable."""
         if isinstance(content, bytes):
             return cls(content, hashlib.sha256(content).hexdigest(), len(content))
         try:
@@ -101,11 +100,11 @@ class Item:
 
     @property
     def mode(self) -> str:
-        """The mode on the remote host: content that was no file may be a key, so only its owner reads it."""
+        """The file mode on the remote host. Content without a path may be a key, so only its owner can read it."""
         return "600" if isinstance(self.content, bytes) else "644"
 
     def blocks(self, first: int = 0) -> Iterator[bytes]:
-        """Give its content from one block to the end."""
+        """Yield the content from block `first` to the end."""
         if isinstance(self.content, bytes):
             for start in range(first * BLOCK, self.size, BLOCK):
                 yield self.content[start : start + BLOCK]
@@ -119,7 +118,7 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the first missing block by the remote host's report on its part; None if the part is of another file."""
+        """Return the first missing block by the remote host's report on the part. None if the part belongs to another file."""
         blocks, digest, size = state.split()
         if int(size) > self.size:
             return None
@@ -130,10 +129,10 @@ class Item:
 
 
 def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send the missing files, and return the remote path of each, in order.
+    """Send the missing files, and return the remote path of each file, in order.
 
-    A lost connection is opened again, and what has arrived is not sent again. Raises RemoteError if the host cannot store a
-    file (a full disk, no permission, changed bytes), UsageError for a file that cannot be read.
+    A lost connection is reopened, and blocks that have arrived are not sent again. Raises RemoteError if the host cannot store
+    a file (disk full, no permission, changed bytes), and UsageError for an unreadable file.
     """
     items = [Item.of(each) for each in files]
     if not items:
@@ -144,7 +143,7 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
 
 
 class _UploadBatch:
-    """One batch of uploads."""
+    """The transfer of several files to one host, at most `AT_ONCE` at a time."""
 
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
@@ -162,7 +161,7 @@ class _UploadBatch:
         self._bar.close()
 
     def run(self) -> str:
-        """Send the missing files; return the folder's absolute path."""
+        """Send the missing files, and return the folder's absolute path."""
         where, found = self._ask(self.items)
         left = [(item, state) for item, state in zip(self.items, found, strict=True) if state != "whole"]
         self._bar.total = sum(item.size for item, _ in left)
@@ -172,7 +171,7 @@ class _UploadBatch:
                 futures += (pool.submit(self._send, item, state) for item, state in left)
                 for future in as_done(futures):
                     future.result()
-            except BaseException:  # Ctrl-C, too: what the other threads send is resumed by the next launch
+            except BaseException:  # Ctrl-C, too: the next launch resumes the other threads' uploads
                 self._stopped.set()
                 for future in futures:
                     future.cancel()
@@ -182,7 +181,7 @@ class _UploadBatch:
         return where
 
     def _ask(self, items: Sequence[Item]) -> tuple[str, list[str]]:
-        """Return the folder's absolute path, and the state of each item there."""
+        """Return the folder's absolute path, and the remote state of each item."""
         names = "".join(f"{item.digest}\n" for item in items).encode()
         patience = STALL_S + sum(item.size for item in items) / HASHED
         lines = self.far.ask(["sh", "-c", ASK, "put", self.folder], names, patience).decode("utf-8", "replace").splitlines()
@@ -191,7 +190,7 @@ class _UploadBatch:
         return lines[-len(items) - 1], lines[-len(items) :]
 
     def _send(self, item: Item, state: str) -> None:
-        """Send one item until it is complete; after a lost connection, continue on another."""
+        """Send one item until it is complete. After a lost connection, continue on a new one."""
         rivals, asked, give_up = 0, True, time.monotonic() + RESUME_S
         while not self._stopped.is_set():
             had = self._done.get(item.digest, 0)
@@ -217,7 +216,7 @@ class _UploadBatch:
             asked = False
 
     def _attempt(self, item: Item, state: str) -> bool:
-        """Send the missing blocks; return whether the file is complete."""
+        """Send the missing blocks, and return whether the file is complete."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
         command += ["again" if first is None else "", secrets.token_hex(8)]
@@ -236,7 +235,7 @@ class _UploadBatch:
 
     def _write(self, work: RemoteProcess, item: Item, first: int, taken: Callable[[], None]) -> None:
         there = first * BLOCK
-        with contextlib.suppress(BrokenPipeError):  # how it ended says why
+        with contextlib.suppress(BrokenPipeError):  # the exit status gives the reason
             for part in item.blocks(first):
                 self._tell(item, there)
                 if self._stopped.is_set():
@@ -249,7 +248,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the progress bar to what has been sent of an item."""
+        """Move the progress bar to the bytes of an item that the host has."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

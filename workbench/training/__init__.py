@@ -11,7 +11,7 @@
 
 from .adversary import Defence
 from .compression import CompressorLoss
-from .loop import Outcome, Settings, fit, rank
+from .loop import Outcome, TrainingSettings, fit, rank
 from .objectives import Objective
 from .protection import GeneratorLoss
 from .recipes import (
@@ -35,7 +35,7 @@ __all__ = [
     "GeneratorLoss",
     "Objective",
     "Outcome",
-    "Settings",
+    "TrainingSettings",
     "ensure",
     "fit",
     "rank",

@@ -18,7 +18,7 @@ from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, share
 from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 
-with _compat.spared():
+with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneck
     from compressai.ops import LowerBound
 

@@ -37,13 +37,13 @@ from .objectives import Objective
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-__all__ = ["Outcome", "Settings", "fit", "rank", "steps", "wait_for_all"]
+__all__ = ["Outcome", "TrainingSettings", "fit", "rank", "steps", "wait_for_all"]
 
 CHECKPOINT_EVERY_S = 30.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How long and how fast one network is trained.
 
     `epochs` over the training split, but no more than `max_images` images in all (None: no bound); linear warm-up over the
@@ -88,7 +88,7 @@ def fit(
     objective: Objective,
     train: Split,
     validation: Split,
-    settings: Settings,
+    settings: TrainingSettings,
     *,
     label: str,
     checkpoint: Path,
@@ -286,7 +286,7 @@ class _Run:
         self.fabric.barrier()
 
     def validate(
-        self, module: nn.Module, split: Split, settings: Settings, step: int, running: dict[str, float], sample: Tensor
+        self, module: nn.Module, split: Split, settings: TrainingSettings, step: int, running: dict[str, float], sample: Tensor
     ) -> None:
         """Measure the loss on the validation split, remember the network where it is the lowest so far."""
         module.eval()
@@ -342,7 +342,7 @@ def _precision(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
     return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
 
 
-def _optimizer(objective: Objective, settings: Settings) -> torch.optim.Optimizer:
+def _optimizer(objective: Objective, settings: TrainingSettings) -> torch.optim.Optimizer:
     groups = objective.groups()
     if settings.optimizer == "sgd":
         return torch.optim.SGD(
@@ -351,7 +351,7 @@ def _optimizer(objective: Objective, settings: Settings) -> torch.optim.Optimize
     return torch.optim.AdamW(groups, settings.learning_rate, weight_decay=settings.weight_decay, fused=True)
 
 
-def steps(n: int, settings: Settings) -> int:
+def steps(n: int, settings: TrainingSettings) -> int:
     """Return the number of steps that a training on `n` images takes."""
     full = settings.epochs * math.ceil(n / settings.batch)
     return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))

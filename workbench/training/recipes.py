@@ -24,7 +24,7 @@ from ..weights import Manifest
 from .adversary import AdversarialObjective, Defence, class_means
 from .batches import crop_and_flip, seed_step
 from .compression import CompressorLoss, CompressorObjective, JointObjective
-from .loop import Settings, fit, rank, wait_for_all
+from .loop import TrainingSettings, fit, rank, wait_for_all
 from .objectives import ClassifierObjective, Objective
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
 from .variable_rate import VariableRateObjective
@@ -44,28 +44,38 @@ __all__ = [
 # `paper`: PP, section 5 and its public code; the classifiers' are those of the PyTorch_CIFAR10 project; the paper does not
 # give the compressor's. `quick`: a minute or two on 2 cores; networks of a quarter of the width. `hours`: CIFAR-10
 # on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
-PRESETS: dict[str, dict[str, Settings]] = {
+PRESETS: dict[str, dict[str, TrainingSettings]] = {
     "quick": {
-        "classifier": Settings(6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear", classifier_width=4),
-        "encoder": Settings(12, 64, 4e-3, 5e-4, warmup=0.2, max_images=20_000, validation_images=1000, width=8, smoothing=0.1),
-        "generator": Settings(20, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=8),
-        "compressor": Settings(
+        "classifier": TrainingSettings(
+            6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear", classifier_width=4
+        ),
+        "encoder": TrainingSettings(
+            12, 64, 4e-3, 5e-4, warmup=0.2, max_images=20_000, validation_images=1000, width=8, smoothing=0.1
+        ),
+        "generator": TrainingSettings(20, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=8),
+        "compressor": TrainingSettings(
             11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
         ),
-        "joint": Settings(11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8),
+        "joint": TrainingSettings(
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
+        ),
     },
     "hours": {
-        "classifier": Settings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
-        "encoder": Settings(24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1),
-        "generator": Settings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
-        "compressor": Settings(1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True),
-        "joint": Settings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
+        "classifier": TrainingSettings(10, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, head="linear", half=True),
+        "encoder": TrainingSettings(
+            24, 128, 0.1, 5e-4, optimizer="sgd", warmup=0.2, half=True, captured=True, erase=8, smoothing=0.1
+        ),
+        "generator": TrainingSettings(1, 64, 1e-3, 5e-4, warmup=0.2, max_images=30_000, half=True, captured=True, erase=8),
+        "compressor": TrainingSettings(
+            1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True
+        ),
+        "joint": TrainingSettings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
     },
     "paper": {
-        "classifier": Settings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
-        "generator": Settings(100, 256, 5e-3, 5e-4),
-        "compressor": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
-        "joint": Settings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+        "classifier": TrainingSettings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
+        "generator": TrainingSettings(100, 256, 5e-3, 5e-4),
+        "compressor": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+        "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
 JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
@@ -239,7 +249,7 @@ def _train(
     dataset: Dataset,
     names: list[str],
     preset: str,
-    settings: Settings,
+    settings: TrainingSettings,
     seed: int,
     loss: dict[str, Any],
     depends: dict[str, str],
@@ -311,7 +321,7 @@ def _train(
     return made or [found for name in names if (found := weights.find(name, dataset.family)) is not None]
 
 
-def _tabulated(dataset: Dataset, settings: Settings) -> Split:
+def _tabulated(dataset: Dataset, settings: TrainingSettings) -> Split:
     """Return the images of which a compressor learns how often which latents come.
 
     Those of the validation split: on images that it was fitted on an encoder is surer than on new ones, and what it is seldom
@@ -329,7 +339,7 @@ def _captured(split: Split) -> Split:
     return Split(load_pictures(files, None), split.labels)
 
 
-def _preset(preset: str, kind: str, epochs: int | None = None) -> Settings:
+def _preset(preset: str, kind: str, epochs: int | None = None) -> TrainingSettings:
     if preset not in PRESETS:
         raise unknown("preset", preset, PRESETS)
     settings = PRESETS[preset].get(kind)

@@ -1,7 +1,7 @@
-"""Kata's Helm chart on a cluster: what its values say of a shim, and which annotations pods may set.
+"""Kata's Helm chart on a cluster: its values for a shim, and the annotations that pods may set.
 
 Names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart. The values are
-read from the DaemonSet that the chart made: those of Helm itself lie in Secrets.
+read from the chart's DaemonSet, because Helm's own copy is in Secrets.
 """
 
 from __future__ import annotations
@@ -10,26 +10,26 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..guest import Container
-from ..manifests import ANNOTATIONS, GPU_CLASS, shim_name
+from ..kubernetes.guest import Container
+from ..kubernetes.manifests import ANNOTATIONS, GPU_CLASS, shim_name
 from .findings import Finding, ok, unknown, wrong
 
 __all__ = ["CHART", "RELEASE", "annotation_findings", "chart_findings", "installing"]
 
 Object = Mapping[str, Any]
 CHART = "oci://ghcr.io/confidential-containers/charts/confidential-containers"
-RELEASE = "0.22.0"  # of the chart; docs/deployment.md has the whole table
+RELEASE = "0.22.0"  # of the chart; docs/deployment.md has the complete table
 INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace coco-system --create-namespace`"
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the command by which a cluster gets the shim of a container: a value of its chart, or the chart."""
+    """Return the command that installs the shim of a container on a cluster: a value of its chart, or the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Return what the values of Kata's chart say of the shim: that it is enabled, and that its guests pull their images."""
+    """Return findings on the values of Kata's chart: whether the shim is enabled, and its guests pull their images."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -57,9 +57,9 @@ def _values(daemon: Object) -> dict[str, str]:
 
 
 def _set(chart: Object | None, value: str) -> str:
-    """Return the command that sets a value of Kata's chart, as it was installed."""
+    """Return the command that sets a value of the installed Kata chart."""
     metadata: Object = chart["metadata"] if chart else {"name": "kata-as-coco-runtime"}
-    whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart has Kata's in it, by this name
+    whole = metadata["name"] == "kata-as-coco-runtime"  # CoCo's chart contains Kata's under this name
     labels = metadata.get("annotations", {})
     release = labels.get("meta.helm.sh/release-name", "coco" if whole else "kata-deploy")
     namespace = labels.get("meta.helm.sh/release-namespace", metadata.get("namespace", "coco-system"))
@@ -75,8 +75,7 @@ def annotation_findings(
 ) -> list[Finding]:
     """Return whether the nodes' Kata lets pods set the annotations that the edge needs.
 
-    `configured` has the allow list of a shim as the node's own files have it. Without it, Kata's default and the chart's values
-    count.
+    `configured` has a shim's allow list from the node's own files. Without it, Kata's default and the chart's values count.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -107,7 +106,7 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return which of them Kata 3.31.0 to 4.1.0 allows by default (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
+    """Return the annotations that Kata 3.31.0 to 4.1.0 allows by default (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 

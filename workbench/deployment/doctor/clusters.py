@@ -1,4 +1,4 @@
-"""The cluster that a container goes to, as kubectl on its host sees it: runtime class, nodes, namespace, ports."""
+"""The cluster of a container, as kubectl on its host sees it: runtime class, nodes, namespace, ports."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import RemoteError
-from ..containers import Containers
-from ..guest import Container
-from ..manifests import runtime_class
+from ..kubernetes.containers import Containers
+from ..kubernetes.guest import Container
+from ..kubernetes.manifests import runtime_class
 from .charts import chart_findings, installing
 from .findings import Finding, ok, unknown, version_of, wrong
 from .guests import kernel_finding
@@ -26,14 +26,14 @@ UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k":
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """What the cluster answers, by question; a question that it refuses has an error in place of objects."""
+    """The cluster's responses by query. A refused query has an error in place of objects."""
 
     answers: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFacts:
-    """Ask the cluster, three questions at once; `short`: only what no launch can do without."""
+    """Query the cluster, three queries at a time. With `short`, only the facts that every launch needs."""
     namespace = containers.container.namespace
     questions = {
         "classes": ("get", "runtimeclass"),
@@ -62,7 +62,7 @@ def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFact
 
 
 def cluster_findings(machine: str, container: Container, facts: ClusterFacts, create_namespace: bool) -> list[Finding]:
-    """Return what stands in the way of a container on a cluster."""
+    """Return findings on a container's cluster."""
     if not facts.answers and not all("orbidden" in error for error in facts.errors.values()):
         error = next(iter(facts.errors.values()), "kubectl answers nothing")
         text = error.removeprefix(f"kubectl on {machine}: ")
@@ -85,7 +85,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node that a machine itself is, by the identity of its boot."""
+    """Return the node that is the host itself, identified by its boot ID."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 
@@ -105,7 +105,7 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the runtime class is there, as far as the cluster tells: without it, nothing more of it matters."""
+    """Return whether the runtime class exists, if that can be determined. Without it, further checks are pointless."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -125,7 +125,7 @@ def _class(machine: str, container: Container, found: Sequence[Object], daemons:
 
 
 def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes: Sequence[Object]) -> list[Finding]:
-    """Return whether a node fits: its labels, then its room, then what runs on it."""
+    """Return whether a node fits: its labels, then its free resources, then its software."""
     chosen = next((each for each in classes if each["metadata"]["name"] == runtime_class(container)), {})
     wanted: Mapping[str, str] = chosen.get("scheduling", {}).get("nodeSelector", {}) or {}
     usable = [node for node in nodes if _is_ready(node)]
@@ -168,7 +168,7 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:
-    """Return what a node has too little of for one pod; nothing if it has enough."""
+    """Return the resources that a node lacks for one pod, or "" if it has enough."""
     have: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     extra: Mapping[str, str] = chosen.get("overhead", {}).get("podFixed", {}) or {}
     need = {"memory": container.memory, "cpu": container.cpu} | ({container.gpu: "1"} if container.gpu else {})

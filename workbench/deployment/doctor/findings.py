@@ -1,4 +1,4 @@
-"""Findings: what a machine needs, what it has, and the command that mends it."""
+"""Findings: a machine's need, its state, and the command that fixes it."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Finding", "State", "ok", "unknown", "version_of", "wrong"]
+__all__ = ["Finding", "FindingState", "ok", "unknown", "version_of", "wrong"]
 
-State = Literal["ok", "wrong", "unknown", "unreachable"]
+FindingState = Literal["ok", "wrong", "unknown", "unreachable"]
 
 
 @dataclass(frozen=True)
 class Finding:
     """One check of one machine.
 
-    `text` completes a sentence whose subject is the machine. `mend` is a command, or what else to do. `blocks`: no launch can
-    succeed like this.
+    `text` completes a sentence whose subject is the machine. `mend` is a command or an instruction. `blocks` means that no
+    launch can succeed in this state.
     """
 
     machine: str
     check: str
-    state: State
+    state: FindingState
     text: str
     mend: str = ""
     blocks: bool = False
@@ -33,22 +33,22 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """What was found, and what mends it."""
+        """The finding and its remedy."""
         return f"{self.text}: {self.mend}" if self.mend else self.text
 
 
 def ok(machine: str, check: str, text: str) -> Finding:
-    """Return a finding that is as it should be."""
+    """Return a finding without a fault."""
     return Finding(machine, check, "ok", text)
 
 
 def wrong(machine: str, check: str, text: str, mend: str, blocks: bool = False) -> Finding:
-    """Return a finding that has to be mended."""
+    """Return a finding with a fault and its remedy."""
     return Finding(machine, check, "wrong", text, mend, blocks)
 
 
 def unknown(machine: str, check: str, text: str, mend: str = "") -> Finding:
-    """Return a finding that could not be made."""
+    """Return a finding for a check that was impossible."""
     return Finding(machine, check, "unknown", text, mend)
 
 

@@ -1,4 +1,4 @@
-"""A machine that runs a stage as a process: the shell's facts, then what its inventory says of Python, room, ports and GPU."""
+"""A machine that runs a stage as a process: the shell's facts, and its inventory of Python, space, ports and GPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...certs import SKEW
-from ..far.machine import FREE
+from ..agent.machine import FREE
 from ..plan import StagePlan, Which
 from .findings import Finding, ok, unknown, version_of, wrong
 
 __all__ = ["CLOCK_S", "SHELL", "facts_of", "host_findings", "shell_findings", "system_of"]
 
-# For `sh -s ROOT FOLDER`. Each line is one fact; a tool that is missing leaves one out.
+# For `sh -s ROOT FOLDER`. Each line is one fact. A missing tool omits its fact.
 SHELL = r"""LC_ALL=C; export LC_ALL; root=${1%/}; folder=$2
 say() { [ -z "$2" ] || printf '%s=%s\n' "$1" "$2"; }
 first() { { read -r value <"$root$2"; } 2>/dev/null && say "$1" "$value"; }
@@ -31,19 +31,19 @@ while [ ! -e "$folder" ]; do case $folder in /*/*|[!/]*/*) folder=${folder%/*} ;
 say disk "$(df -Pk "$folder")"
 exit 0
 """
-CLOCK_S = SKEW.total_seconds()  # that certificates from here allow a clock to be behind
-OLDEST = (3, 9)  # of what is sent
-LEAST, BELOW = (3, 11), (3, 13)  # of the package
-ENVIRONMENT, CUDA_ENVIRONMENT = 3 << 30, 8 << 30  # bytes of an environment that is not made yet
+CLOCK_S = SKEW.total_seconds()  # how far a clock may be behind, for our certificates
+OLDEST = (3, 9)  # Python of the agent
+LEAST, BELOW = (3, 11), (3, 13)  # Python of the package
+ENVIRONMENT, CUDA_ENVIRONMENT = 3 << 30, 8 << 30  # bytes of a new environment
 KEPT = 256 << 20  # bytes of the package, weights and logs
-MEMORY = 1 << 30  # bytes that a stage takes
-DRIVER = 525  # of NVIDIA, for CUDA 12
+MEMORY = 1 << 30  # bytes of memory for a stage
+DRIVER = 525  # NVIDIA's driver for CUDA 12
 GPU_MEMORY = 1024  # MiB
-FILES = 20_000  # that an environment has
+FILES = 20_000  # files of an environment
 
 
 def facts_of(output: bytes) -> dict[str, str]:
-    """Return the shell's facts; what a start-up file of the shell prints is none."""
+    """Return the shell's facts. Output of the shell's startup files is ignored."""
     lines = [line.partition("=") for line in output.decode("utf-8", "replace").splitlines()]
     facts = {key: value.strip() for key, sign, value in lines if sign and key.isidentifier()}
     if found := re.search(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", output.decode("utf-8", "replace"), re.MULTILINE):
@@ -52,12 +52,12 @@ def facts_of(output: bytes) -> dict[str, str]:
 
 
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
-    """Return what the shell's facts tell of a machine; `skew` (s) is by how much its clock is ahead, None if unknown."""
+    """Return findings from the shell's facts. `skew` is how far the machine's clock is ahead (s), None if unknown."""
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
 
 
 def system_of(facts: Mapping[str, str]) -> str:
-    """Return the operating system and its version, as the shell reports it."""
+    """Return the operating system and its version, as reported by the shell."""
     return f"Linux {facts['kernel']}" if "kernel" in facts else facts.get("system", "no /proc")
 
 
@@ -106,7 +106,7 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Return what the inventory tells of a machine that runs a stage; `name` is the stage's own there."""
+    """Return findings from the inventory of a machine that runs a stage. `name` is the stage's name there."""
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),

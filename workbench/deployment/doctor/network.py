@@ -1,4 +1,4 @@
-"""The ways between the machines: the cloud, the key broker, the registry, and ports through SSH."""
+"""Connections between the machines: to the cloud, the key broker, the registry, and ports through SSH."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import RemoteError
 from ...remote import Host
-from ..guest import Container
+from ..kubernetes.guest import Container
 from ..plan import Which
 from .findings import Finding, ok, unknown, wrong
 
@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Return what a machine reaches, by its inventory."""
+    """Return findings on the addresses that a machine must reach, by its inventory."""
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:
@@ -30,7 +30,7 @@ def network_findings(machine: str, which: Which, container: Container | None, fo
 
 def _reached(machine: str, place: str, answer: str) -> Finding:
     if answer in ("open", "refused"):
-        return ok(machine, "cloud", f"reaches {place}{', where nothing listens yet' if answer == 'refused' else ''}")
+        return ok(machine, "cloud", f"reaches {place}{', but nothing listens yet' if answer == 'refused' else ''}")
     way = "open that port in the firewall between them, or correct [cloud] address"
     return wrong(machine, "cloud", f"does not reach the cloud at {place} ({answer})", way)
 
@@ -63,9 +63,9 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Return whether a machine's sshd forwards ports: one is led to that sshd itself, which greets.
+    """Return whether a machine's sshd forwards ports. The test port leads to that sshd itself, which sends a greeting.
 
-    `connection` is SSH_CONNECTION there; with `back` a port of the machine must lead here, too.
+    `connection` is SSH_CONNECTION there. With `back`, forwarding from the machine to here is tested, too.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()
@@ -84,7 +84,7 @@ def forwarding_finding(host: Host, connection: str, back: bool = False) -> Findi
 
 
 def host_port(host: Host, address: str, port: int) -> socket.socket:
-    """Return a connection to a port that is reached from a machine, through SSH."""
+    """Open a connection, through SSH, to a port that a machine reaches."""
     forward = host.forward(port, address)
     link = socket.create_connection(("127.0.0.1", forward.port), ANSWER_S)
     link.settimeout(ANSWER_S)
@@ -92,12 +92,12 @@ def host_port(host: Host, address: str, port: int) -> socket.socket:
 
 
 def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
-    """Return whether this machine reaches the address that a plan names for a stage."""
+    """Return whether this machine reaches a stage's address in the plan."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
     except ConnectionRefusedError:
-        return ok(machine, "address", f"is reached at {address}, where nothing listens yet")
+        return ok(machine, "address", f"is reached at {address}, but nothing listens yet")
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no answer"
         way = f"open that port, correct [{which}] address, or leave it out: then it is reached through SSH"

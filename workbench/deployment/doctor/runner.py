@@ -1,4 +1,4 @@
-"""The run of all checks: each machine of a plan is probed in parallel, and the answers become findings.
+"""Run all checks: probe each machine of a plan in parallel, and turn the results into findings.
 
 ::
 
@@ -19,10 +19,10 @@ from typing import Any, get_args
 
 from ...errors import RemoteError
 from ...remote import Host
-from .. import far
-from ..containers import Containers
-from ..guest import Container, port_of
-from ..manifests import shim_name
+from .. import agent
+from ..kubernetes.containers import Containers
+from ..kubernetes.guest import Container, port_of
+from ..kubernetes.manifests import shim_name
 from ..plan import Deployment, StagePlan, Which
 from .charts import annotation_findings
 from .clusters import ClusterFacts, cluster_findings, facts_of_cluster, own_node
@@ -34,7 +34,7 @@ from .network import forwarding_finding, network_findings, reachable_from_here
 __all__ = ["Doctor"]
 
 SHELL_S, INVENTORY_S = 30.0, 60.0
-BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # of answers that are not of the expected form
+BROKEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)  # raised by output of an unexpected format
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class _Target:
 
 
 class Doctor:
-    """Asks the machines of a plan; `host` returns one by its name, `close` ends all connections.
+    """Checks the machines of a plan. `host` returns one by its name, `close` ends all connections.
 
-    `root` is where a machine's own root file system lies, as its sshd sees it; relative to the home folder, if not absolute.
+    `root` is a machine's own root file system as its sshd sees it. A relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:
@@ -62,11 +62,14 @@ class Doctor:
         self._host, self._close = host, close
 
     def quick(self) -> list[Finding]:
-        """Return what a launch needs first, by one command a machine. Raises RemoteError for a machine that is not reached."""
+        """Return the findings that a launch needs first, with one command a machine.
+
+        Raises RemoteError for an unreachable machine.
+        """
         return self._each(self._quick)
 
     def full(self) -> list[Finding]:
-        """Return everything that a launch needs; a machine that is not reached is a finding, too."""
+        """Return all findings. An unreachable machine is a finding, too."""
         return self._each(self._full)
 
     def _each(self, examine: Callable[[_Target], list[Finding]]) -> list[Finding]:
@@ -76,7 +79,7 @@ class Doctor:
             try:
                 found = [finding for future in futures for finding in future.result()]
             except BaseException:
-                self._close()  # what is still under way ends with its connection
+                self._close()  # running probes end with their connection
                 raise
         faults = {(each.machine, each.check) for each in found if each.state != "ok"}
         return [each for each in dict.fromkeys(found) if each.state != "ok" or (each.machine, each.check) not in faults]
@@ -120,7 +123,7 @@ class Doctor:
         return _without_doubles(findings)
 
     def _shell(self, target: _Target) -> tuple[dict[str, str], float | None]:
-        """Return the shell's facts of a machine, and by how much its clock is ahead (s)."""
+        """Return the shell's facts of a machine, and how far its clock is ahead (s)."""
         folder = target.stage.folder.removeprefix("~").removeprefix("/" if target.stage.folder[0] == "~" else "") or "."
         begun = time.time()
         result = target.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
@@ -129,14 +132,14 @@ class Doctor:
         now = facts.get("now", "")
         if not now.isdigit():
             return facts, None
-        ahead, behind = float(now) + 1 - begun, float(now) - ended  # a second is the unit, and the round trip unknown
+        ahead, behind = float(now) + 1 - begun, float(now) - ended  # the unit is a second, and the latency is unknown
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
     def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
-        """Return the inventory of a machine that has a Python to make it with."""
+        """Return the inventory of a machine, or None without a suitable Python."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
-        program = Path(far.__file__).with_name("inventory.py").read_bytes()
+        program = Path(agent.__file__).with_name("inventory.py").read_bytes()
         command = ["python3", "-I", "-B", "-", json.dumps(self._request(target) | {"short": short})]
         result = target.host.run(command, input=program, timeout=INVENTORY_S)
         lines = result.out.splitlines()
@@ -173,7 +176,7 @@ class Doctor:
         if container is None:
             findings = [ok(machine, "kernel", f"has {system_of(facts)}")]
         elif not cluster.answers.get("nodes") or own_node(cluster, facts.get("boot", "")) is not None:
-            findings = node_findings(machine, container, facts, inventory)  # else the cluster tells of its nodes
+            findings = node_findings(machine, container, facts, inventory)  # else the cluster reports on its nodes
         if inventory is None:
             findings.append(unknown(machine, "inventory", "tells no more of itself without a Python", "install python3 there"))
         return findings
@@ -191,7 +194,7 @@ class Doctor:
         return findings
 
     def _of_ways(self, target: _Target, facts: Mapping[str, str], inventory: dict[str, Any] | None) -> list[Finding]:
-        """Return what stands in the way between the machines."""
+        """Return findings on the connections between the machines."""
         findings: list[Finding] = []
         with _guarded(target.machine, findings):
             if inventory is not None:
@@ -206,7 +209,7 @@ class Doctor:
 
 @contextlib.contextmanager
 def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
-    """Turn an answer of an unexpected form into a finding: it comes from another machine."""
+    """Turn an unexpected format of another machine's output into a finding."""
     try:
         yield
     except BROKEN as error:
@@ -214,6 +217,6 @@ def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    """Return the last finding of each check that the shell and the inventory both make."""
+    """Return the last finding of each check, since shell and inventory both make some."""
     last = {(each.machine, each.check): each for each in findings if each.check == "disk"}
     return [each for each in findings if each.check != "disk" or last[each.machine, each.check] is each]

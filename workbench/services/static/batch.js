@@ -1,13 +1,13 @@
-// The batch test: pictures, repeated until they are as many as was said, compressed and sent in requests, two at a time.
+// The batch test: pictures, repeated up to the given number, compressed and sent in requests, two at a time.
 
 import * as edge from "./edge.js";
 import { jpegAgain, squaresOf } from "./pictures.js";
 
 const AT_ONCE = 2;
 
-// Send `n` pictures made of `files`; `tell` is given what is done so far. An abort ends it with what was done until then.
+// Send `n` pictures made from `files`. `tell` is called with the progress. An abort ends the test with the result so far.
 //
-// Returns n, seconds, s1 and s2 (bytes of all), encoding (ms of all), parts (ms of all, by name), labels (how many of each),
+// Returns n, seconds, s1 and s2 (total bytes), encoding (total ms), parts (total ms by name), labels (number of each),
 // whether it was cancelled, and an error, if one ended it.
 export async function run({ files, n, size, side, quality, signal, tell }) {
   const squares = await squaresOf(files, side, signal);
@@ -49,7 +49,7 @@ export async function run({ files, n, size, side, quality, signal, tell }) {
   }
 
   const ends = await Promise.allSettled(Array.from({ length: AT_ONCE }, () => lane().catch((error) => {
-    stop.abort(error); // the other lane's request is worth nothing now
+    stop.abort(error); // the other lane's request is useless now
     throw error;
   })));
   const failed = ends.find(({ status }) => status === "rejected");
@@ -60,7 +60,7 @@ export async function run({ files, n, size, side, quality, signal, tell }) {
   return sum;
 }
 
-// The battery's level in percent and whether it is charging; null where the browser does not tell.
+// The battery's level in percent and whether it is charging; null if the browser does not report it.
 export async function battery() {
   try {
     const { level, charging } = await navigator.getBattery();

@@ -1,4 +1,4 @@
-// The camera: a live picture in the finder, and a frame of it when the shutter is pressed.
+// The camera: a live picture in the finder, and a frame when the shutter is pressed.
 
 export const there = () => Boolean(navigator.mediaDevices?.getUserMedia);
 
@@ -14,7 +14,7 @@ export class Camera {
     return this.#stream !== null;
   }
 
-  // Start it; the one on the back, where there are two. `ended` is called where it is taken away.
+  // Start the camera, preferably the one on the back. `ended` is called if it is disconnected.
   async start(ended) {
     const wish = { facingMode: "environment", width: { ideal: 1280 }, height: { ideal: 960 } };
     this.#stream = await navigator.mediaDevices.getUserMedia({ video: wish, audio: false });
@@ -29,13 +29,13 @@ export class Camera {
     this.#video.srcObject = null;
   }
 
-  // The frame that is shown now, as a bitmap.
+  // The present frame as a bitmap.
   frame() {
     return createImageBitmap(this.#video);
   }
 }
 
-// Say in a sentence why there is no camera.
+// Return a sentence on why there is no camera.
 export function why(error) {
   if (error.name === "NotAllowedError") return "The camera was not allowed: allow it in the browser's settings of this page, or choose a picture";
   if (error.name === "NotFoundError" || error.name === "OverconstrainedError") return "There is no camera here: choose a picture";

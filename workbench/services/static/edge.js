@@ -1,15 +1,15 @@
-// The edge as this page sees it: who may ask, pictures in, labels and times out, evidence. All of it goes to where the page is from.
+// Requests to the edge: credentials, pictures in, labels and times out, evidence. All of them go to the page's own origin.
 
 const KEY = "pmc2-token";
-const PATIENCE = 30; // seconds that an answer may take, repeats included
-const ASKED = 8000; // milliseconds that a question without a picture may take
+const PATIENCE = 30; // seconds for a response, retries included
+const ASKED = 8000; // milliseconds for a request without a picture
 
 let token = sessionStorage.getItem(KEY) ?? "";
 
-// The edge was not reached: whatever was asked may be asked again.
+// The edge was unreachable: the request may be repeated.
 export class Unreachable extends Error {}
 
-// The edge said no; `status` is HTTP's.
+// The edge refused; `status` is the HTTP status.
 export class Refused extends Error {
   constructor(status, text, after) {
     super(text);
@@ -20,7 +20,7 @@ export class Refused extends Error {
 
 export const hasToken = () => token !== "";
 
-// Take a token into memory; into the tab's storage, too, if it is to be kept. An empty one is forgotten.
+// Store a token in memory and, with `keep`, in the tab's storage. An empty one deletes it.
 export function setToken(text, keep) {
   if (!/^[\x21-\x7e]*$/.test(text)) throw new Error("A token has letters, digits and signs, and no spaces: paste it once more");
   token = text;
@@ -43,7 +43,7 @@ async function ask(path, options, signal) {
   try {
     told = JSON.parse(text);
   } catch {
-    // what is no JSON is told by its status
+    // a response without JSON is reported by its status
   }
   if (!response.ok || told === null || typeof told !== "object") {
     const why = typeof told?.error === "string" ? told.error : `the edge answered with status ${response.status}`;
@@ -52,17 +52,17 @@ async function ask(path, options, signal) {
   return told;
 }
 
-// What the edge is, and whether this page may send it pictures.
+// The edge's description, and whether this page may send pictures.
 export const about = () => ask("/page.json", {}, AbortSignal.timeout(ASKED));
 
-// The evidence of the edge's guest, for a nonce of this page's own.
+// The evidence of the edge's guest, for this page's nonce.
 export function evidence() {
   const nonce = [...crypto.getRandomValues(new Uint8Array(32))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
   return ask(`/attestation?nonce=${nonce}`, {}, AbortSignal.timeout(2 * ASKED));
 }
 
-// Have JPEG files recognised. Returns the answer, and the milliseconds until all of it was here. An edge without room is
-// asked again, and to the `patient` one that is gone, too; under the same id, so that a repeat is no second picture.
+// Send JPEG files. Returns the response, and the milliseconds until it was complete. The request is repeated, under the same
+// id, if the edge has no room and, with `patient`, if it is unreachable.
 export async function recognise(files, { show = false, patient = false, signal = new AbortController().signal } = {}) {
   const id = idOf();
   const until = performance.now() + 1000 * PATIENCE;
@@ -105,7 +105,7 @@ function pause(milliseconds, signal) {
   });
 }
 
-// The nine parts of a picture's way, in the paper's order. Each: its name, who spends it, what it is called.
+// The nine components of a picture's time, in the paper's order. Each: its key, its place, its title.
 export const PARTS = [
   ["client_compression", "phone", "Phone: compression"],
   ["network_client_edge", "net", "Network: phone, edge"],
@@ -118,7 +118,7 @@ export const PARTS = [
   ["cloud_other", "cloud", "Cloud: others"],
 ];
 
-// The milliseconds of all nine: what the edge told, and of this page the encoding, the waiting and the rest.
+// The milliseconds of all nine: as reported by the edge, and this page's encoding, waiting and remaining time.
 export function partsOf(answer, passed, encoding, rest) {
   const told = Object.values(answer.milliseconds).reduce((sum, value) => sum + value, 0);
   const parts = Object.fromEntries(PARTS.map(([name]) => [name, answer.milliseconds[name] ?? 0]));

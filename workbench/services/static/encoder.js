@@ -1,5 +1,5 @@
-// A worker that makes JPEG of bitmaps. On a page's own thread a browser puts this off until the page is idle, which takes
-// several times as long as the work itself.
+// A worker that encodes bitmaps as JPEG. On the page's own thread a browser delays this until the page is idle, which takes
+// several times as long as the encoding.
 
 let canvas = null;
 let pen = null;
@@ -13,7 +13,7 @@ self.onmessage = async ({ data: { id, bitmap, side, quality, keep } }) => {
       pen.imageSmoothingQuality = "high";
     }
     const edge = Math.min(bitmap.width, bitmap.height);
-    pen.fillStyle = "#fff"; // behind what is transparent, as the edge has it
+    pen.fillStyle = "#fff"; // the background of transparent pixels, like at the edge
     pen.fillRect(0, 0, side, side);
     pen.drawImage(bitmap, (bitmap.width - edge) / 2, (bitmap.height - edge) / 2, edge, edge, 0, 0, side, side);
     if (keep) {

@@ -1,4 +1,4 @@
-// The page: what is pressed, what is sent, what waits, and what is said about it.
+// The page: its controls, sent and waiting pictures, and status messages.
 
 import { battery, run } from "./batch.js";
 import { Camera, there, why } from "./camera.js";
@@ -8,21 +8,21 @@ import { back, bytesOf, count, hops, make, millis, Past, percent, show, underWay
 import { attest, describe } from "./trust.js";
 import { Waiting } from "./waiting.js";
 
-const AGAIN = [1000, 2000, 4000, 8000, 15000]; // milliseconds between two looks for an edge that is not there
+const AGAIN = [1000, 2000, 4000, 8000, 15000]; // milliseconds between two attempts to reach the edge
 const MOST_CHOSEN = 24;
 
 const byId = (id) => document.getElementById(id);
 const camera = new Camera(byId("video"));
 const past = new Past();
 const waiting = new Waiting(tellWaiting);
-let about = null; // what the edge told of itself, when it was last reached
+let about = null; // the edge's description, from the last contact
 let reached = false;
 let looks = 0;
 let timer = 0;
 let sending = false;
-let testing = null; // what ends the batch test that runs
+let testing = null; // aborts the running batch test
 
-// --- the edge: there, ready, and willing -----------------------------------------------------------------------------------
+// --- the edge: reachable, ready, and admitting -----------------------------------------------------------------------------
 
 const may = () => reached && about.ready && about.admitted;
 
@@ -111,7 +111,7 @@ function tellSettings() {
   byId("settings-now").textContent = `quality ${quality}, ${side} × ${side} pixels`;
 }
 
-// Compress a picture and send it, or have it wait. `began` is when it was taken, `bitmapSoon` what gives it.
+// Compress a picture, and send or queue it. `began` is the time of its capture, `bitmapSoon` a promise of its bitmap.
 async function take(bitmapSoon, began) {
   fail("");
   try {
@@ -126,7 +126,7 @@ async function take(bitmapSoon, began) {
   }
 }
 
-// Send a picture and show what came back. One that the edge was not there for goes back to those that wait.
+// Send a picture and show its result. If the edge is unreachable, the picture returns to the queue.
 async function send(shot) {
   sending = true;
   const asked = byId("show").checked;
@@ -164,7 +164,7 @@ function pngOf(text) {
   return new Blob([Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0))], { type: "image/png" });
 }
 
-// Send what waits, one after another, for as long as the edge takes it. The time that a picture waited is no part of its way.
+// Send the queued pictures, one after another, while the edge accepts them. Their time in the queue is not counted.
 async function flush() {
   while (waiting.length && may() && !sending) {
     const shot = waiting.take();
@@ -265,7 +265,7 @@ async function test() {
   }
 }
 
-// An edge joins so many pictures at most: a request has no more.
+// The edge's largest batch: a request has no more pictures.
 function tellMost(most) {
   const field = byId("size");
   field.max = String(Math.min(256, most));
@@ -309,7 +309,7 @@ function tellBatchFiles() {
   byId("batch-note").textContent = n ? `${count(n)} chosen.` : "Without a choice it sends the pictures of this visit.";
 }
 
-// --- all of it -------------------------------------------------------------------------------------------------------------
+// --- start -----------------------------------------------------------------------------------------------------------------
 
 byId("token-form").addEventListener("submit", useToken);
 byId("start").addEventListener("click", startCamera);
@@ -334,5 +334,5 @@ tellCamera();
 tellSettings();
 describe(null);
 attest(null);
-navigator.serviceWorker?.register("/worker.js", { updateViaCache: "none" }).catch(() => {}); // without it the page needs the edge
+navigator.serviceWorker?.register("/worker.js", { updateViaCache: "none" }).catch(() => {}); // without it, the page only opens while the edge is reachable
 look();

@@ -1,7 +1,7 @@
-// Pictures: files and camera frames to squares, squares to JPEG. What a file says besides its pixels stays here.
+// Pictures: files and camera frames to squares, squares to JPEG. A file's metadata never leaves the phone.
 
 const MOST_FILE = 64 * 2 ** 20; // bytes of a chosen file
-const MOST_KEPT = 64e6; // pixels of all squares that are kept for a batch
+const MOST_KEPT = 64e6; // pixels of all squares of a batch
 
 const worker = new Worker("/encoder.js", { type: "module" });
 const asked = new Map();
@@ -26,7 +26,7 @@ function ask(message, transfer) {
   });
 }
 
-// A bitmap of a file, upright. What is no picture is refused by its name.
+// An upright bitmap of a file. Throws an error with the file's name for anything but a picture.
 export async function bitmapOf(file) {
   if (file.size > MOST_FILE) throw new Error(`${file.name} is larger than ${MOST_FILE / 2 ** 20} MiB: choose a smaller picture`);
   try {
@@ -36,13 +36,13 @@ export async function bitmapOf(file) {
   }
 }
 
-// A JPEG of a bitmap's central square, and the milliseconds that it took. The bitmap is given away.
+// A JPEG of a bitmap's central square, and its encoding time in milliseconds. The bitmap is transferred.
 export async function jpegOf(bitmap, { side, quality }) {
   const { jpeg, milliseconds } = await ask({ bitmap, side, quality }, [bitmap]);
   return { jpeg, milliseconds };
 }
 
-// Squares of files, decoded once, each to be made into JPEG as often as is wanted.
+// Squares of files, decoded once, each of which can be encoded repeatedly.
 export async function squaresOf(files, side, signal) {
   const most = Math.floor(MOST_KEPT / side ** 2);
   if (files.length > most) {
@@ -57,7 +57,7 @@ export async function squaresOf(files, side, signal) {
   return squares;
 }
 
-// A JPEG of a square that is kept.
+// A JPEG of a stored square.
 export async function jpegAgain(square, { side, quality }) {
   const { jpeg, milliseconds } = await ask({ bitmap: square, side, quality }, []);
   return { jpeg, milliseconds };

@@ -1,11 +1,11 @@
-// The result of a picture on the page: its label, both pictures, the scores, the bytes, and where the time went.
+// The result of a picture on the page: its label, both pictures, the scores, the bytes, and the components of its time.
 
 import { PARTS } from "./edge.js";
 
 const TOP = 5;
-const MOST_PAST = 24; // pictures of this visit that stay
+const MOST_PAST = 24; // results of this visit that are kept
 
-let last = null; // the result that is shown
+let last = null; // the displayed result
 
 const byId = (id) => document.getElementById(id);
 const bytes = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -22,7 +22,7 @@ export const bytesOf = (n) => `${bytes.format(n)} B`;
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 export const millis = (value) => (value < 0.005 ? "0" : value.toFixed(value < 10 ? 2 : value < 100 ? 1 : 0));
 
-// A table's rows of the nine parts and their sum, with a bar each.
+// Table rows of the nine components and their sum, with a bar each.
 export function hops(table, parts) {
   const total = PARTS.reduce((sum, [name]) => sum + parts[name], 0);
   const most = Math.max(...PARTS.map(([name]) => parts[name]), 1e-6);
@@ -62,7 +62,7 @@ function picture(image, url, text) {
   image.alt = text;
 }
 
-// Show a result; the label last, so that whoever hears it finds the rest in its place.
+// Show a result. The label comes last, so that a screen reader announces it when everything else is in place.
 export function show(result) {
   last = result;
   picture(byId("sent"), result.sentUrl, "The picture that was sent");
@@ -83,20 +83,20 @@ export function show(result) {
   byId("label").textContent = result.label;
 }
 
-// Say that a picture is on its way.
+// Show that a picture is being sent.
 export function underWay(url) {
   picture(byId("sent"), url, "The picture that is being sent");
   picture(byId("seen"), null, "");
   for (const id of ["s1", "s2"]) byId(id).textContent = "–";
 }
 
-// Say that it did not arrive: what was shown before it is shown again.
+// Show that sending failed, and the previous result.
 export function back() {
   if (last) show(last);
   else picture(byId("sent"), null, "");
 }
 
-// The pictures of this visit: the latest first, each with its result behind it.
+// The pictures of this visit, latest first, each linked to its result.
 export class Past {
   #results = [];
 

@@ -1,4 +1,4 @@
-// What the edge says of the machine that it runs on, in words that claim no more than a page can know.
+// The edge's claims about its machine, worded so that they promise no more than a page can verify.
 
 import * as edge from "./edge.js";
 
@@ -23,7 +23,7 @@ const WARNINGS = {
   unknown: `Warning: this evidence does not name its processor. If it is an AMD Milan: ${FORGED}.`,
 };
 
-// Show the claim of that kind; `why` in place of its own words; a warning for a processor that is broken.
+// Show the claim of a kind. `why` replaces its text. A broken processor gets a warning.
 function tell(kind, why, product = "") {
   const [claim, words] = CLAIMS[kind];
   byId("attested").textContent = claim;
@@ -42,8 +42,8 @@ export function kindOf(evidence) {
   return "svn" in told && "report_data" in told ? "sample" : "other";
 }
 
-// Name the product of SEV-SNP evidence: "Milan", "other", or "unknown". The report's CPUID has it from version 3 on; before, a
-// certificate of the chain has its name as text.
+// Return the product of SEV-SNP evidence: "Milan", "other", or "unknown". The report's CPUID has it from version 3 on. In earlier
+// versions a certificate of the chain has its name as text.
 export function productOf(evidence) {
   const report = evidence?.attestation_report ?? {};
   const [family, model] = [report.cpuid_fam_id, report.cpuid_mod_id];
@@ -54,7 +54,7 @@ export function productOf(evidence) {
   return texts.some((text) => /SEV-(VLEK-)?(Genoa|Turin)/.test(text)) ? "other" : "unknown";
 }
 
-// Ask for evidence, where the edge has an agent that gives it, and tell what came.
+// Request evidence, if the edge has an attestation agent, and show the result.
 export async function attest(about) {
   const button = byId("attest");
   button.disabled = true;
@@ -78,7 +78,7 @@ export async function attest(about) {
   }
 }
 
-// List what the edge told of itself.
+// List the edge's description of itself.
 export function describe(about) {
   const rows = about?.admitted
     ? [["Edge", location.host], ["Model in the cloud", about.model], ["It knows", about.classes.join(", ")], ["Codec", about.codec], ["It looks at", `${about.size} × ${about.size} pixels`]]

@@ -1,4 +1,4 @@
-// Pictures that wait for the edge: in this page's memory, in their order, bounded, and gone with the page.
+// A queue of pictures for the edge: in this page's memory, in order, bounded, and lost with the page.
 
 const MOST = 100; // pictures
 const MOST_BYTES = 32 * 2 ** 20;
@@ -15,7 +15,7 @@ export class Waiting {
     return this.#shots.length;
   }
 
-  // Put a picture at the end; an Error where there is no room.
+  // Append a picture. Throws an Error if the queue is full.
   add(shot) {
     const bytes = this.#shots.reduce((sum, { jpeg }) => sum + jpeg.size, 0);
     if (this.#shots.length >= MOST || bytes + shot.jpeg.size > MOST_BYTES) {
@@ -25,14 +25,14 @@ export class Waiting {
     this.#changed();
   }
 
-  // Take the first; undefined where there is none.
+  // Remove and return the first picture, or undefined if the queue is empty.
   take() {
     const shot = this.#shots.shift();
     this.#changed();
     return shot;
   }
 
-  // Put one back to the front.
+  // Return a picture to the front.
   again(shot) {
     this.#shots.unshift(shot);
     this.#changed();

@@ -1,12 +1,12 @@
-// The service worker: keeps the page's own files, so that the page opens without the edge. Nothing else is kept or looked at:
-// no answer, no picture, no token. Where the edge is there its files come from it, so that a kept page is never an old one.
+// The service worker: caches the page's own files, so that the page opens without the edge. Nothing else is cached or read:
+// no response, no picture, no token. While the edge is reachable, its files come from it, so that the page is never outdated.
 
 const KEPT = "pmc2-page-1";
 const FILES = [
   "/", "/phone.css", "/phone.js", "/edge.js", "/pictures.js", "/encoder.js", "/camera.js", "/show.js", "/batch.js",
   "/waiting.js", "/trust.js", "/icon.svg", "/manifest.webmanifest",
 ];
-const PATIENCE = 4000; // milliseconds, before a network that says nothing is taken for none
+const PATIENCE = 4000; // milliseconds until a silent network counts as offline
 
 self.addEventListener("install", (event) => {
   const fresh = FILES.map((path) => new Request(path, { cache: "reload" }));

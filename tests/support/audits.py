@@ -1,0 +1,30 @@
+"""A tiny audit, and pairs with a random component."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+from workbench.audit import Audit, Effort
+from workbench.weights import Pair
+
+TINY = Effort(pairs=120, passes=240, width=4, steps=2)
+
+
+class Counted(Audit):
+    """An audit that records the updates of its progress bar."""
+
+    told = 0
+    total: float = 0
+
+    def tick(self, images: int) -> None:
+        self.told += images
+        self.total = 0 if self._bar is None else self._bar.total
+        super().tick(images)
+
+
+def noisy(pair: Pair, noise: float) -> Pair:
+    """The same pair with a random component in its generator."""
+    generator = copy.deepcopy(pair.generator)
+    generator.noise = noise
+    return replace(pair, generator=generator)

@@ -1,0 +1,84 @@
+"""A guest whose agent gives evidence over HTTP."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from tests.support.snp import processor
+
+NONCE = "ab" * 32
+WHERE = f"/attestation?nonce={NONCE}"
+OURS = processor()
+Give = Callable[[bytes], Any]
+
+
+class Guest:
+    """A guest's attestation agent.
+
+    `give` makes evidence, an object or bytes, from runtime data. `status` and `waits` change its behaviour.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.give: Give = OURS.evidence
+        self.status = 200
+        self.waits: Callable[[], Any] = lambda: None
+        self.at_once, self.most_at_once = 0, 0
+        self._lock = threading.Lock()
+        guest = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                guest.answer(self)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
+        self.thread.start()
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        parts = urlsplit(handler.path)
+        (data,) = parse_qs(parts.query, strict_parsing=True)["runtime_data"]
+        with self._lock:
+            self.asked.append(data.encode())
+            self.at_once += 1
+            self.most_at_once = max(self.at_once, self.most_at_once)
+        try:
+            self.waits()
+            given = self.give(data.encode()) if parts.path == "/aa/evidence" else {}
+            body = given if isinstance(given, bytes) else json.dumps(given).encode()
+        finally:
+            with self._lock:  # before the response is sent, since its receiver may trigger the next request
+                self.at_once -= 1
+        with contextlib.suppress(OSError):
+            handler.send_response(self.status)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+    def end(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join(10)
+
+
+@contextlib.contextmanager
+def guest_of() -> Iterator[Guest]:
+    guest = Guest()
+    try:
+        yield guest
+    finally:
+        guest.end()
+
+
+POLICY = OURS.policy(chain=())

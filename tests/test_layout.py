@@ -1,0 +1,66 @@
+"""The tests' own layout: short names, helpers in tests/support, marks that pytest knows, two commands without a test in both."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+FILES = sorted(TESTS.rglob("*.py"))
+LONGEST = 60
+MAKEFILE = (TESTS.parent / "Makefile").read_text(encoding="utf-8")
+
+
+def long_names(text: str) -> list[str]:
+    """Return the names of tests that are too long."""
+    names = [node.name for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    return [name for name in names if name.startswith("test_") and len(name) > LONGEST]
+
+
+def borrowed(text: str) -> list[str]:
+    """Return the modules of tests and fixtures from which a file imports."""
+    modules: list[str] = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            modules += [".".join(filter(None, (node.module, alias.name))) for alias in node.names]
+    parts = [(module, module.split(".")) for module in modules]
+    return sorted({module for module, names in parts if any(re.match(r"test_|conftest$", name) for name in names)})
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_names_are_short_and_helpers_come_from_support(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert not long_names(text), f"at most {LONGEST} characters"
+    assert not borrowed(text), "put what two files use into tests/support"
+
+
+def test_a_long_name_and_an_import_from_a_test_are_seen() -> None:
+    assert long_names(f"def test_{'x' * 55}(): pass") == []
+    assert long_names(f"class A:\n    async def test_{'x' * 56}(): pass") == [f"test_{'x' * 56}"]
+    assert borrowed("from tests.support.sshd import until\nimport pytest") == []
+    assert borrowed("from .test_a import x\nfrom tests.services.conftest import y\nfrom . import test_b\nimport test_c") == [
+        "test_a.x",
+        "test_b",
+        "test_c",
+        "tests.services.conftest.y",
+    ]
+
+
+def test_every_test_runs_in_one_of_the_two_commands() -> None:
+    selections = re.findall(r'-m "?([a-z ]+)"? \$\(ARGS\)', MAKEFILE)
+    assert len(selections) == 3
+    for system in (False, True):
+        for timing in (False, True):
+            chosen = [eval(each, {}, {"system": system, "timing": timing}) for each in selections]
+            assert chosen.count(True) == 1, (system, timing)
+
+
+@pytest.mark.parametrize("name", ["system", "timing"])
+def test_a_mark_that_leaves_a_test_out_is_declared_and_used(name: str, pytestconfig: pytest.Config) -> None:
+    assert any(line.startswith(f"{name}:") for line in pytestconfig.getini("markers"))
+    assert any(f"pytest.mark.{name}" in path.read_text(encoding="utf-8") for path in FILES if path != Path(__file__))

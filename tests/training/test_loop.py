@@ -1,0 +1,130 @@
+"""The training loop: deterministic, the best network is kept, its schedule and its batches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective, differences, seeded, tensors, train_here
+from workbench.data import Dataset
+from workbench.training import TrainingSettings
+from workbench.training.batches import crop_and_flip, rows_of
+from workbench.training.loop import _schedule, steps
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_the_seed_determines_the_networks(kind: str, few: Dataset, tmp_path: Path) -> None:
+    left = []
+    for folder, seed in (("a", 0), ("b", 0), ("c", 1)):
+        objective = seeded(OBJECTIVES[kind])
+        train_here(objective, few, tmp_path / folder, seed=seed)
+        left.append(tensors(objective))
+    assert differences(left[0], left[1]) == []
+    assert differences(left[0], left[2])
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset, tmp_path: Path) -> None:
+    objective = seeded(OBJECTIVES[kind])
+    same = Dataset("digits", "", "digits", few.classes, False, lambda _: few.train)
+    outcome = train_here(objective, same, tmp_path, replace(SETTINGS, epochs=4))
+    losses = [entry["validation"]["loss"] for entry in outcome.history]
+    assert min(losses) < losses[0]
+    assert outcome.best["loss"] == min(losses)
+
+
+def test_the_network_kept_has_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
+    objective = seeded(classifier_objective)
+    kept: list[dict[str, Tensor]] = []
+    settings = replace(SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9)  # a rate that spoils the network before the end
+    outcome = train_here(objective, few, tmp_path, settings, on_epoch=lambda _: kept.append(tensors(objective)))
+    losses = [entry["validation"]["loss"] for entry in outcome.history]
+    best = losses.index(min(losses))
+    assert best != len(losses) - 1, "the last epoch must not be the best for this test to say anything"
+    assert differences(tensors(objective), kept[best]) == []
+    assert outcome.best["step"] == outcome.history[best]["step"]
+    assert not objective.network.training
+
+
+def test_history_has_an_entry_per_epoch_and_for_the_last_step(few: Dataset, tmp_path: Path) -> None:
+    outcome = train_here(seeded(classifier_objective), few, tmp_path, replace(SETTINGS, epochs=3, max_images=16 * 8))
+    assert [entry["step"] for entry in outcome.history] == [3, 6, 8]
+    assert outcome.complete
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3])
+def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
+    rates = [_schedule(i / 1000, warmup) for i in range(1001)]
+    top = round(1000 * warmup)
+    assert rates[0] == pytest.approx(0, abs=0.02)
+    assert rates[top] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert max(rates) == pytest.approx(1)
+    assert rates[: top + 1] == sorted(rates[: top + 1])
+    assert rates[top:] == sorted(rates[top:], reverse=True)
+    assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
+    assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("n", [48, 50])
+def test_each_epoch_is_a_permutation_of_its_own(n: int) -> None:
+    per_epoch = -(-n // 16)
+    epochs = [torch.cat([rows_of(n, 16, step + epoch * per_epoch, 0) for step in range(per_epoch)]) for epoch in range(3)]
+    for order in epochs:
+        assert torch.equal(order.sort().values, torch.arange(n))
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[1], epochs[2])
+    assert not torch.equal(rows_of(n, 16, 0, 0), rows_of(n, 16, 0, 1))
+
+
+def test_the_number_of_images_bounds_the_number_of_steps() -> None:
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0)) == 12
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=70)) == 3
+    assert steps(100, TrainingSettings(3, 32, 1e-3, 0.0, max_images=10_000)) == 12
+
+
+def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
+    torch.manual_seed(0)
+    images = torch.rand(200, 3, 32, 24)
+    torch.manual_seed(1)
+    plain = crop_and_flip(True)(images)
+    torch.manual_seed(1)
+    erased = crop_and_flip(True, erase=8)(images)
+    changed = (plain != erased).any(1)
+    assert (erased.movedim(1, -1)[changed] == 0.5).all()
+    areas = changed.flatten(1).sum(1)
+    assert areas.max() == 49  # pixels less than 4 from the centre: 7 by 7
+    assert 0 < areas.min() < 49, "one at the border is cut"
+    rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
+    assert torch.equal(areas, rows * columns)
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_crops_are_shifted_and_mirrored_only_if_labels_allow(mirror: bool) -> None:
+    torch.manual_seed(0)
+    images = torch.rand(60, 3, 32, 24)
+    out = crop_and_flip(mirror)(images)
+    assert out.shape == images.shape
+    padded = F.pad(images, (4, 4, 4, 4))
+    found = []
+    for image, source in zip(out, padded, strict=True):
+        matches = [
+            (top, left, flipped)
+            for top in range(9)
+            for left in range(9)
+            for flipped in (False, True)
+            if torch.equal(
+                source[:, top : top + 32, left : left + 24].flip(2) if flipped else source[:, top : top + 32, left : left + 24],
+                image,
+            )
+        ]
+        assert len(matches) == 1
+        found += matches
+    assert {flipped for _, _, flipped in found} == ({False, True} if mirror else {False})
+    assert len({top for top, _, _ in found}) == 9
+    assert len({left for _, left, _ in found}) == 9

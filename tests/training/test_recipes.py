@@ -1,0 +1,325 @@
+"""The recipes: presets, what is trained and in which order, manifests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.support.objectives import QUICKLY, SETTINGS, Small, classifier_objective, seeded, stop, train_here
+from tests.support.pair import AUXILIARY, TARGET
+from workbench import training, weights
+from workbench.classifiers import Classifier
+from workbench.data import Dataset, Split
+from workbench.errors import UsageError, WeightsError
+from workbench.models import PerturbationGenerator
+from workbench.pictures import to_float
+from workbench.system import Client, System
+from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, recipes
+from workbench.training.objectives import ClassifierObjective
+from workbench.weights import Manifest
+
+
+def test_the_preset_paper_has_the_papers_numbers() -> None:
+    generator = recipes.PRESETS["paper"]["generator"]
+    assert (generator.epochs, generator.batch, generator.learning_rate, generator.weight_decay) == (100, 256, 5e-3, 5e-4)
+    assert (generator.warmup, generator.width, generator.max_images, generator.optimizer) == (0.3, 32, None, "adamw")
+    assert {kind: (each.epochs, each.batch) for kind, each in recipes.PRESETS["paper"].items()} == dict.fromkeys(
+        ("classifier", "generator", "compressor", "joint"), (100, 256)
+    )
+    loss, distortion = training.LOSSES["paper"]
+    assert (loss.auxiliary, loss.ssim, loss.ssim_weight) == ("unbounded", "signed", 0.5)
+    assert distortion.kind == "rate-distortion"
+
+
+def test_every_preset_trains_all_three_and_has_its_losses() -> None:
+    assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
+    every = {"classifier", "generator", "compressor", "joint"}
+    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
+    assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
+
+
+def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(UsageError, match="preset 'paper' has no training of an encoder; 'quick' and 'hours' have"):
+        training.train_encoder(few, "paper")
+
+
+@pytest.mark.parametrize("preset", ["quick", "hours"])
+def test_a_generator_s_encoder_is_trained_first_once(
+    preset: str, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for variant in ("one", "two"):
+        manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
+        encoder = weights.find(recipes.ENCODER, few.family)
+        assert encoder is not None
+        assert manifest.training["loss"]["start"] == encoder.sha256
+    assert capsys.readouterr().err.count("which generators start from: training them") == 1
+
+
+class Finished(ClassifierObjective):
+    """A classifier whose tables are fitted last, with figures of the same names as validation's, and one of its own."""
+
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
+
+
+def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
+    objective = Finished(Classifier("resnet18", 10, width=8))
+    return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
+
+
+def test_a_manifest_names_what_its_figures_were_measured_on(
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
+) -> None:
+    manifest = train_finished(few, replace(tiny_presets, epochs=1, max_images=24))
+    assert manifest.metrics["accuracy"] == manifest.training["history"][-1]["validation"]["accuracy"]
+    assert manifest.metrics["accuracy_in_sample"] == 3.0
+    assert "chose the checkpoint" in manifest.training["measured_on"]["validation"]
+    assert "fitted" in manifest.training["measured_on"]["in_sample"]
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_validation_sees_the_phones_jpeg_if_training_does(
+    captured: bool, few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[Tensor] = []
+
+    def watched(objective: Objective, train: Split, validation: Split, *rest: Any, **options: Any) -> Outcome:
+        given.extend((train.images, validation.images))
+        return fit(objective, train, validation, *rest, **options)
+
+    monkeypatch.setattr(recipes, "fit", watched)
+    train_finished(few, replace(tiny_presets, epochs=1, max_images=24, captured=captured))
+    expected = [recipes._captured(each) if captured else each for each in (few.train, few.validation)]
+    assert all(torch.equal(images, split.images) for images, split in zip(given, expected, strict=True))
+
+
+def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:
+    split = recipes._captured(few.train)
+    images = to_float(few.train.images)
+    received = System.baseline(PerturbationGenerator(2), Small()).edge.receive(Client().capture(images))
+    assert torch.equal(split.labels, few.train.labels)
+    assert torch.equal(to_float(split.images), received)
+    assert 0 < (received - images).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    ("able", "half", "precision"),
+    [
+        (True, True, "bf16-mixed"),
+        (True, False, "32-true"),
+        (False, True, "32-true"),
+    ],
+)
+def test_sixteen_bits_are_used_on_request_if_supported(
+    able: bool, half: bool, precision: str, few: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": able})
+    outcome = train_here(seeded(classifier_objective), few, tmp_path, replace(SETTINGS, half=half))
+    assert outcome.precision == precision
+    assert outcome.complete
+
+
+def unknown_device(few: Dataset, folder: Path) -> None:
+    fit(
+        classifier_objective(),
+        few.train,
+        few.validation,
+        SETTINGS,
+        label="",
+        checkpoint=folder / "x.pt",
+        identity={},
+        device="gpu",
+    )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda few, _: training.train_classifier(few, TARGET, preset="fast"),
+            "unknown preset 'fast': .*choose one of hours, paper, quick",
+        ),
+        (lambda few, _: training.train_generator(few, TARGET, AUXILIARY, preset="papre"), "did you mean 'paper'"),
+        (lambda few, _: training.train_compressor(few, TARGET, AUXILIARY, preset="x"), "choose one of hours, paper, quick"),
+        (lambda few, _: training.train_classifier(few, "resnet81"), "did you mean 'resnet18'"),
+        (unknown_device, "unknown device 'gpu': .*choose one of auto, cpu, cuda"),
+        (lambda *_: GeneratorLoss("capped"), "unknown auxiliary term 'capped': .*bounded, unbounded"),
+        (lambda *_: GeneratorLoss(ssim="abs"), "unknown SSIM term 'abs': .*absolute, signed"),
+        (lambda *_: GeneratorLoss(ssim_weight=-1), "must be a number from 0 up, got -1"),
+        (lambda *_: CompressorLoss("mse"), "unknown compressor loss 'mse': .*rate-accuracy, rate-distortion"),
+    ],
+)
+def test_what_is_unknown_is_refused_with_the_choices(
+    call: Callable[[Dataset, Path], Any], message: str, few: Dataset, tmp_path: Path, empty_data: Path
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        call(few, tmp_path)
+    assert not empty_data.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a CUDA GPU")
+def test_a_gpu_that_is_not_there_is_one_usage_error(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(UsageError, match="device 'cuda' was requested, but torch sees no CUDA GPU"):
+        training.train_classifier(few, TARGET, device="cuda")
+
+
+def test_a_trained_classifier_is_kept_with_its_manifest(few: Dataset, empty_data: Path, tiny_presets: TrainingSettings) -> None:
+    seen: list[int] = []
+    manifest = training.train_classifier(
+        few, AUXILIARY, seed=3, device="cpu", on_epoch=lambda history: seen.append(len(history))
+    )
+    module, kept = weights.load(AUXILIARY, "digits", "classifier")
+    assert kept == manifest
+    assert isinstance(module, Classifier)
+    assert (kept.seed, kept.data, kept.complete) == (3, "few digits", True)
+    assert kept.training["preset"] == "quick"
+    assert kept.training["learning_rate"] == tiny_presets.learning_rate
+    assert (kept.training["images"], kept.training["validation_images"]) == (48, 8)
+    assert kept.training["division"] == few.division
+    best = min((entry["validation"] for entry in kept.training["history"]), key=lambda entry: entry["loss"])
+    assert kept.metrics["accuracy"] == best["accuracy"]
+    assert seen == [1, 2], "after each epoch and at the end"
+    assert not list(empty_data.rglob("*.pt")), "the checkpoint is gone once training is complete"
+
+
+def test_ctrl_c_keeps_incomplete_weights_that_can_be_resumed(
+    few: Dataset, empty_data: Path, tiny_presets: TrainingSettings
+) -> None:
+    manifest = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+    assert not manifest.complete
+    module, kept = weights.load(AUXILIARY, "digits", "classifier")
+    assert kept == manifest
+    assert module(to_float(few.test.images)).isfinite().all()
+    assert [path.name for path in empty_data.rglob("*.pt")] == [f"{AUXILIARY}.pt"]
+    again = training.train_classifier(few, AUXILIARY, device="cpu")
+    assert again.complete
+    assert again.training["history"][:1] == manifest.training["history"], "it went on from where it was stopped"
+    assert [entry["step"] for entry in again.training["history"]] == [2, 3]
+
+
+def test_ctrl_c_does_not_replace_finished_weights(
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = weights.find(AUXILIARY, "digits")
+    stopped = training.train_classifier(few, AUXILIARY, device="cpu", on_epoch=lambda _: stop())
+    assert not stopped.complete
+    assert weights.find(AUXILIARY, "digits") == before
+    assert f"the weights {AUXILIARY} that were there stay as they are" in capsys.readouterr().err
+    weights.load_pair("digits", TARGET, AUXILIARY)
+    assert training.train_classifier(few, AUXILIARY, device="cpu").complete, "the same call goes on"
+    assert weights.find(AUXILIARY, "digits") != before
+
+
+def test_a_generator_cannot_be_trained_without_its_classifiers(few: Dataset, empty_data: Path) -> None:
+    with pytest.raises(WeightsError, match="no weights 'resnet18' for data set 'digits'"):
+        training.train_generator(few, TARGET, AUXILIARY)
+
+
+def test_nothing_is_trained_where_all_is_present(digits: Dataset, tiny_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")}
+    manifests = training.ensure(digits, TARGET, AUXILIARY)
+    assert [manifest.kind for manifest in manifests] == ["classifier", "classifier", "generator", "compressor"]
+    assert {path: path.stat().st_mtime_ns for path in tiny_data.rglob("*")} == before
+    assert capsys.readouterr().err == ""
+
+
+def test_weights_trained_against_replaced_ones_are_retrained(
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings, capsys: pytest.CaptureFixture[str]
+) -> None:
+    auxiliary, manifest = weights.load(AUXILIARY, "digits", "classifier")
+    before = {each.name: each.sha256 for each, _ in weights.listing()}
+    with torch.no_grad():
+        next(auxiliary.parameters()).add_(1)
+    replaced = weights.save(auxiliary, manifest)
+    with pytest.raises(WeightsError, match="has been replaced by another"):
+        weights.load_pair("digits", TARGET, AUXILIARY)
+    manifests = {each.name: each for each in training.ensure(few, TARGET, AUXILIARY, **QUICKLY)}
+    generator, compressor = weights.generator_name(TARGET, AUXILIARY), weights.compressor_name(TARGET, AUXILIARY)
+    assert {name for name in before if manifests[name].sha256 != before[name]} == {AUXILIARY, generator, compressor}
+    assert manifests[AUXILIARY].sha256 == replaced.sha256
+    assert manifests[generator].depends == {"target": before[TARGET], "auxiliary": replaced.sha256}
+    assert manifests[compressor].depends == {"target": before[TARGET], "generator": manifests[generator].sha256}
+    said = capsys.readouterr().err
+    assert f"no usable weights {generator!r} for few digits: training them with preset 'quick'" in said
+    assert f"no usable weights {TARGET!r}" not in said
+    weights.load_pair("digits", TARGET, AUXILIARY)
+
+
+def test_only_what_is_missing_is_trained(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
+    name = weights.compressor_name(TARGET, AUXILIARY)
+    for path in own_data.rglob(f"{name}*"):
+        path.unlink()
+    before = {each.name: each.sha256 for each, _ in weights.listing()}
+    assert name not in before
+    training.ensure(few, TARGET, AUXILIARY, compressor=False, **QUICKLY)
+    assert weights.find(name, "digits") is None
+    training.ensure(few, TARGET, AUXILIARY, **QUICKLY)
+    after = {each.name: each.sha256 for each, _ in weights.listing()}
+    assert {key: after[key] for key in before} == before
+    assert name in after
+
+
+def test_an_interrupt_stops_the_rest_which_is_trained_later(
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
+) -> None:
+    generator = weights.generator_name(TARGET, AUXILIARY)
+    (own_data / "runs" / "weights" / "digits" / f"{generator}.json").unlink()
+    compressor = weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits")
+    training.train_encoder(few, "quick", device="cpu")
+    with pytest.raises(KeyboardInterrupt):
+        training.ensure(few, TARGET, AUXILIARY, **QUICKLY, on_epoch=lambda _: stop())
+    found = weights.find(generator, "digits")
+    assert found is not None
+    assert not found.complete
+    assert weights.find(weights.compressor_name(TARGET, AUXILIARY), "digits") == compressor
+    again = training.ensure(few, TARGET, AUXILIARY, compressor=False, **QUICKLY)
+    assert [manifest.complete for manifest in again] == [True] * 3
+
+
+def test_the_preset_hours_ends_with_joint_training(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
+    (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
+    epochs: list[int] = []
+
+    def stop_in_the_joint_training(history: list[dict[str, Any]]) -> None:
+        epochs.append(len(history))
+        if epochs.count(1) == 3:  # after the encoder's and the generator's
+            stop()
+
+    with pytest.raises(KeyboardInterrupt):
+        training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu", on_epoch=stop_in_the_joint_training)
+    stopped = weights.find(f"{TARGET}-X-{AUXILIARY}", "digits")
+    assert stopped is not None
+    assert not stopped.complete
+    manifests = training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu")
+    assert [each.name for each in manifests][2:] == [f"{TARGET}-X-{AUXILIARY}", f"{TARGET}-X-{AUXILIARY}-compressor"]
+    assert all(each.complete for each in manifests)
+    pair = weights.load_pair("digits", TARGET, AUXILIARY)
+    start, encoder = weights.find(f"{TARGET}-X-{AUXILIARY}@start", "digits"), weights.find("encoder", "digits")
+    assert start is not None
+    assert encoder is not None
+    assert start.training["loss"]["start"] == encoder.sha256
+    assert pair.manifests["generator"].training["loss"]["start"] == start.sha256
+    assert pair.manifests["generator"].training["loss"]["before"]["seconds"] == start.training["seconds"]
+    assert pair.manifests["generator"].sha256 != start.sha256
+    assert training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu") == manifests, "nothing is trained again"
+
+
+def test_joint_training_does_not_overwrite_what_it_starts_from(few: Dataset, own_data: Path) -> None:
+    with pytest.raises(UsageError, match="would overwrite the generator variant 'start'"):
+        training.train_joint(few, TARGET, AUXILIARY, variant="start")
+
+
+def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
+    plain = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
+    loss = GeneratorLoss("bounded", "signed", 2.0)
+    manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
+    assert manifest.name == f"{TARGET}-X-{AUXILIARY}@bounded"
+    assert manifest.training["loss"].items() >= asdict(loss).items()
+    assert manifest.spec == {"width": tiny_presets.width}
+    assert weights.find(weights.generator_name(TARGET, AUXILIARY), "digits") == plain

@@ -1,0 +1,79 @@
+"""The result of a verification: the passed checks, the platform, and its known breaks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .products import WARNINGS
+from .report import Tcb, refusal
+
+__all__ = ["Check", "Checks", "Verdict"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """A passed check, with its expected and actual value as text."""
+
+    name: str
+    expected: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a verification. It proves nothing if its kind is "sample". `str()` returns a table of the checks.
+
+    chip: the first digits of the processor's number, or "masked".  provider: of a VLEK, else empty.
+    """
+
+    kind: str
+    checks: tuple[Check, ...]
+    product: str = ""
+    tcb: Tcb | None = None
+    chip: str = ""
+    provider: str = ""
+
+    @property
+    def proves(self) -> bool:
+        """Whether the evidence proves anything. Sample evidence does not."""
+        return self.kind != "sample"
+
+    @property
+    def summary(self) -> str:
+        """The platform's description in one line."""
+        if not self.proves:
+            return "sample evidence of a runtime for development: IT PROVES NOTHING"
+        signer = f"; VLEK of {self.provider}" if self.provider else ""
+        return f"AMD SEV-SNP on {self.product}, {self.tcb}; processor {self.chip}{signer}"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One warning for each known break of the platform."""
+        return (WARNINGS[self.product],) if self.product in WARNINGS else ()
+
+    def __str__(self) -> str:
+        rows = [
+            ("check", "expected", "found"),
+            *((each.name, _short(each.expected), _short(each.found)) for each in self.checks),
+        ]
+        widths = [max(len(row[column]) for row in rows) for column in range(3)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+        warnings = [f"WARNING: {warning}" for warning in self.warnings]
+        return "\n".join([self.summary, *warnings, "", lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@dataclass
+class Checks:
+    """A recorder of the passed checks."""
+
+    passed: list[Check] = field(default_factory=list)
+
+    def that(self, holds: bool, name: str, expected: object, found: object) -> None:
+        """Record a check if it holds, else raise its AttestationError."""
+        if not holds:
+            raise refusal(name, expected, found)
+        self.passed.append(Check(name, str(expected), str(found)))

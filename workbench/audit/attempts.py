@@ -1,0 +1,290 @@
+"""Run attackers on views, each with every seed, next to the controls."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from functools import cached_property, partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..data import Dataset
+from ..errors import DataError, UsageError
+from ..metrics import Estimate, psnr, ssim
+from ..pictures import to_float
+from ..training.adversary import class_means
+from ..weights import Pair
+from .attackers import ATTACKERS, Attacker, FromInversion, Inversion
+from .contract import EFFORTS, Effort
+from .crew import Attempt, run_parallel
+from .scores import FIGURES, SHARES, Judge, across, identified, score
+from .views import Observed, Observer, Pairs, pairs_of
+
+__all__ = ["Attempts", "best_of"]
+
+
+class Attempts:
+    """Runs attackers on the views of a data set's test images, from a pair with a codec, at a strength and a rate.
+
+    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds and learns from `pairs` of a
+    `source` (None: the effort's, as far as the training split has so many). Figures are means over images and seeds. A `judge`
+    of another audit of the same data set is used as it is. Raises UsageError for an unknown or impossible setting.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        dataset: Dataset,
+        *,
+        codec: str = "neural",
+        strength: float = 1.0,
+        rate: float | None = None,
+        n: int = 1000,
+        seeds: int = 3,
+        effort: Effort = EFFORTS["quick"],
+        pairs: int | None = None,
+        source: str = "same",
+        device: str = "cpu",
+        progress: bool = False,
+        judge: Judge | None = None,
+    ) -> None:
+        if pair.target.num_classes != len(dataset.classes):
+            raise UsageError(
+                f"the weights tell {pair.target.num_classes} classes apart, {dataset.title} has {len(dataset.classes)}"
+            )
+        if n < 2 or seeds < 1:
+            raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
+        if pairs is not None and source == "same" and pairs > len(dataset.train):  # before minutes of work, not after
+            raise DataError(f"{pairs} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
+        self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
+        self.seeds, self.device, self.progress = seeds, torch.device(device), progress
+        self.source = source
+        self.effort = effort.of(min(effort.pairs, len(dataset.train)) if pairs is None else pairs)
+        split = dataset.test.head(n)
+        self.images, self.labels = to_float(split.images), split.labels
+        self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
+        self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
+        self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self._protected: dict[float, Tensor] = {}
+        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
+        self._bar: tqdm[Any] | None = None
+        self._stop, self._telling = threading.Event(), threading.Lock()
+        if judge is not None:
+            self.judge = judge
+
+    def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
+        """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
+        at = self.strength if strength is None else strength
+        options = (self._options if codec in (None, self.codec) else {}) | options
+        return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
+
+    def observed(self, view: str, observer: Observer | None = None) -> Observed:
+        """Return a view of the test images, which pass through the edge once for all views."""
+        observer = observer or self.observer
+        kept = self._observed.setdefault(observer, {})
+        if view not in kept:
+            kept[view] = observer.show(self.protected(observer), view)
+        return kept[view]
+
+    def protected(self, observer: Observer) -> Tensor:
+        """Return the protected test images at an observer's strength; the codec does not change them."""
+        if observer.strength not in self._protected:
+            self._protected[observer.strength] = observer.protect(self.images)
+        return self._protected[observer.strength]
+
+    # --- rows --------------------------------------------------------------------------------------------------------------
+
+    def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
+        """Run one attacker on a view; return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
+        return self.rows(view, [attacker], **how)[0]
+
+    def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
+        """Run attackers on a view, each with every seed, and return a row of each; `how` is an `Attempt`'s."""
+        return self.tried([Attempt(view, attackers, **how)])[0]
+
+    def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
+        """Return the row of highest PSNR of each attempt."""
+        return [best_of(rows) for rows in self.tried(attempts)]
+
+    def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
+        """Return the rows of each attempt; attempts and seeds run in parallel."""
+        self._control  # noqa: B018
+        for attempt in attempts:  # what all seeds share
+            self.observed(attempt.view, attempt.observer)
+            (attempt.observer or self.observer).quick  # noqa: B018
+            if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
+                self.judge  # noqa: B018
+        plan = [(number, seed) for number, each in enumerate(attempts) for seed in range(each.seeds or self.seeds)]
+        found = run_parallel([partial(self._try_all, attempts[number], seed) for number, seed in plan], self.device, self._stop)
+        by_seed: list[list[dict[str, dict[str, Tensor]]]] = [[] for _ in attempts]
+        for (number, _), values in zip(plan, found, strict=True):
+            by_seed[number].append(values)
+        return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
+
+    def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
+        """Return a row of each attacker from its figures, by seed."""
+        replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
+        learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
+        return [
+            {
+                "view": attempt.view,
+                "attacker": name,
+                "knows": ATTACKERS[name].knows,
+                **(replays if name == "replay" else learns),
+                "strength": (attempt.observer or self.observer).strength,
+                "seeds": len(by_seed),
+                **{key: across([values[name][key] for values in by_seed], key in SHARES) for key in by_seed[0][name]},
+                "over_control": self._over([values[name] for values in by_seed]),
+            }
+            for name in attempt.attackers
+        ]
+
+    @property
+    def _sends(self) -> int:
+        """How often `replay` sends each known picture."""
+        return self.effort.sends if self.pair.generator.noise else 1
+
+    def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
+        """Return an attacker's gain over the control, paired by picture: differences, and for `identified` the ratio."""
+        gains = {
+            key: across([values[key] - control for values in by_seed])
+            for key, control in self._control.items()
+            if key in by_seed[0]
+        }
+        if "identified" in by_seed[0]:
+            mine, chance = across([values["identified"] for values in by_seed], share=True), float(self.by_label.mean())
+            gains["identified"] = Estimate(mine.value / chance, mine.low / chance, mine.high / chance, mine.n)
+        return gains
+
+    @cached_property
+    def _control(self) -> dict[str, Tensor]:
+        """The control's PSNR and SSIM of each picture."""
+        guess = self.means[self.labels]
+        return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
+
+    def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
+        """Run an attempt's attackers with one seed; return the figures of each."""
+        view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
+        effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
+        own = observer is self.observer and source == self.source and attempt.pairs is None
+        learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
+        base: Inversion | None = None
+        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
+            base = Inversion(observer, effort, seed, self.tick)
+            base.fit(learnt)
+        figures = {}
+        for name in attempt.attackers:
+            attacker = self._made(name, observer, effort, seed, base)
+            if attacker is not base and attacker.guesses != "which":
+                attacker.fit(learnt)
+            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
+        return figures
+
+    def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
+        if name == "invert" and base is not None:
+            return base
+        kind = ATTACKERS[name]
+        if issubclass(kind, FromInversion):
+            return kind(observer, effort, seed, self.tick, base)
+        return kind(observer, effort, seed, self.tick)
+
+    def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
+        if attacker.guesses == "which":
+            known = attacker.observer.observe(self.images, observed.view)
+            attacker.fit(Pairs(known, self.images, self.labels))
+            return {"identified": identified(attacker.guess(observed))}
+        guess = attacker.guess(observed)
+        if attacker.guesses == "class":
+            return {"read": (guess.argmax(1) == self.labels).float()}
+        if keep:
+            self.guesses[keep] = guess
+        return score(guess, self.images, self.labels, self.judge)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """The network that judges reconstructions."""
+        return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """The mean training image of each class."""
+        return class_means(self.dataset.train, len(self.dataset.classes))
+
+    @cached_property
+    def controls(self) -> list[dict[str, Any]]:
+        """Return the guesses that need no view: the mean image of the true class, and a random training image of it."""
+        mean = self.means[self.labels]
+        self.guesses["control", "class mean"] = mean
+        drawn = []
+        for seed in range(self.seeds):
+            random, rows = torch.Generator().manual_seed(seed), torch.empty(len(self.labels), dtype=torch.int64)
+            for label in range(len(self.dataset.classes)):
+                of_class, here = (self.dataset.train.labels == label).nonzero()[:, 0], self.labels == label
+                rows[here] = of_class[torch.randint(len(of_class), (int(here.sum()),), generator=random)]
+            drawn.append(to_float(self.dataset.train.images[rows]))
+        self.guesses["control", "training image"] = drawn[0]
+        rows_ = []
+        for name, guesses in (("class mean", [mean]), ("training image", drawn)):
+            values = [score(each, self.images, self.labels, self.judge) for each in guesses]
+            figures = {key: across([each[key] for each in values], key in SHARES) for key in FIGURES}
+            rows_.append({"view": "control", "attacker": name, "knows": "the true label", "seeds": len(guesses), **figures})
+        rows_[0]["identified"] = across([self.by_label], share=True)  # a picture of the class by lot
+        return rows_
+
+    @property
+    def by_label(self) -> Tensor:
+        """The chance of naming the right picture among the known ones from its class alone (N)."""
+        return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
+
+    # --- progress ----------------------------------------------------------------------------------------------------------
+
+    def tick(self, images: int) -> None:
+        """Count images towards the progress bar. Raises CancelledError once another attacker has failed."""
+        if self._stop.is_set():
+            raise CancelledError
+        with self._telling:
+            if self._bar is not None:
+                self._bar.update(images)
+
+    @contextmanager
+    def showing(self, title: str, passes: int) -> Iterator[None]:
+        """Show a progress bar, if requested, of the images that attackers and judge learn from."""
+        total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
+        self._bar = tqdm(
+            total=total,
+            desc=title,
+            unit="image",
+            unit_scale=True,
+            disable=not self.progress,
+            file=sys.stderr,
+            dynamic_ncols=True,
+        )
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    def _cost(self, names: list[str]) -> int:
+        """Return how many images pass for one seed of some attackers, which share one inversion network."""
+        made = [ATTACKERS[name](self.observer, self.effort) for name in names]
+        shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
+        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+
+
+def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the row of highest PSNR."""
+    return max(rows, key=lambda row: row["psnr"].value)
+
+
+def judge_passes(effort: Effort) -> int:
+    """Return how many images the judge learns from: twice an attacker's, up to 60,000."""
+    return min(2 * effort.passes, 60_000)

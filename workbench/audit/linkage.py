@@ -1,0 +1,134 @@
+"""Link captures of one picture, and tell the generator's training images from new ones."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..data import Split
+from ..errors import DataError
+from ..metrics import Estimate
+from ..pictures import to_float
+from ..system import Client
+from .attempts import Attempts
+from .membership import FALSE_POSITIVES, Shadow, rmia, true_positives
+from .scores import area
+from .views import Observed
+
+__all__ = ["SHADOWS", "Linkage"]
+
+SHADOWS = 4  # generators of the membership test
+POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker averages
+
+
+class Linkage:
+    """Linking and membership on the test images of an audit."""
+
+    def __init__(self, audit: Attempts) -> None:
+        self.audit = audit
+        self._pooled: dict[str, int] = {}
+        self._shadows: list[Shadow] = []
+
+    def linked(self, view: str) -> Estimate:
+        """Return how well two captures of one picture are distinguished from two pictures of its class (area under ROC).
+
+        The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of the
+        two observations, averaged over squares of `pooled(view)` pixels: a low-pass distance ignores the generator's noise.
+        """
+        second = self.audit.observer.show(self._second_protected, view)
+        return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, self.pooled(view))
+
+    def pooled(self, view: str) -> int:
+        """Return the side of the squares that separates captures best on as many of the attacker's own pictures."""
+        if view not in self._pooled:
+            own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
+            images = to_float(own.images)
+            first, second = observer.observe(images, view), observer.observe(_second_captures(images), view)
+            sides = POOLED if first.pictures else (1,)
+            areas = {side: self._linked(first.seen, second.seen, own.labels, side).value for side in sides}
+            self._pooled[view] = max(areas, key=lambda side: areas[side])
+        return self._pooled[view]
+
+    def _linked(self, first: Tensor, second: Tensor, labels: Tensor, side: int) -> Estimate:
+        first, second = (F.avg_pool2d(each, side).flatten(1) if side > 1 else each.flatten(1) for each in (first, second))
+        random = torch.Generator().manual_seed(0)
+        other = torch.arange(len(labels))
+        for label in range(len(self.audit.dataset.classes)):
+            rows = (labels == label).nonzero()[:, 0]
+            if len(rows) > 1:  # each is compared with the next of its class, in random order
+                rows = rows[torch.randperm(len(rows), generator=random)]
+                other[rows] = rows.roll(1)
+        alone = other == torch.arange(len(other))
+        same = -(first - second).square().sum(1)
+        different = -(first - second[other]).square().sum(1)[~alone]
+        return area(same, different)
+
+    def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
+        """Return how well RMIA tells the generator's training images from new ones: area under ROC, and true positives.
+
+        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images that are not among the
+        candidates, half of the others are reference pictures. Raises DataError if too few training images are left.
+        """
+        audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
+        candidates, rows = order[:n], order[n:]
+        if len(rows) < 8:
+            raise DataError(
+                f"shadow generators need training images besides the {n} candidates, "
+                f"{audit.dataset.title} has {len(rows)} more: audit fewer images"
+            )
+        half = len(rows) // 2
+        own, others = (Split(train.images[part], train.labels[part]) for part in (rows[half:], rows[:half]))
+        if len(self._shadows) != shadows:
+            settings = (own, len(audit.dataset.classes), audit.effort)
+            self._shadows = [Shadow(*settings, seed, audit.device, audit.tick) for seed in range(shadows)]
+        observer = audit.observer.quick
+
+        def confidences(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+            audited = self._confidence(observer.observe(images, view), labels)
+            return audited, torch.stack([shadow.confidence(images, labels) for shadow in self._shadows])
+
+        references = confidences(to_float(others.images), others.labels)
+        inside = rmia(*confidences(to_float(train.images[candidates]), train.labels[candidates]), *references)
+        outside = rmia(*confidences(audit.images, audit.labels), *references)
+        return {
+            "area": area(inside, outside),
+            "true_positives": true_positives(inside, outside),
+            "false_positives": FALSE_POSITIVES,
+            "shadows": shadows,
+        }
+
+    def members(self, view: str) -> Estimate:
+        """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
+        protected, labels = self._trained_on
+        inside = self.audit.observer.show(protected, view)
+        return area(self._confidence(inside, labels), self._confidence(self.audit.observed(view), self.audit.labels))
+
+    @cached_property
+    def _second_protected(self) -> Tensor:
+        """The second captures of the test images, protected."""
+        return self.audit.observer.protect(_second_captures(self.audit.images))
+
+    @cached_property
+    def _trained_on(self) -> tuple[Tensor, Tensor]:
+        """As many of the generator's training images, protected, and their labels."""
+        train = self.audit.dataset.train
+        rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
+        return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]
+
+    def _confidence(self, observed: Observed, labels: Tensor) -> Tensor:
+        classifier, device = self.audit.observer.cloud.classifier, self.audit.device
+        with torch.inference_mode():
+            parts = [classifier(part.to(device)).softmax(1).cpu() for part in torch.split(observed.seen, 64)]
+        return torch.cat(parts).gather(1, labels[:, None])[:, 0]
+
+
+def _second_captures(images: Tensor) -> Tensor:
+    """Return second captures of images: shifted by a pixel, 5 % brighter, and a JPEG of quality 70."""
+    shifted = F.pad(images, (1, 0, 1, 0), mode="reflect")[..., : images.shape[-2], : images.shape[-1]]
+    jpeg = Client(70).jpeg
+    return jpeg.decode(jpeg.encode((1.05 * shifted).clamp(0, 1)))

@@ -1,0 +1,107 @@
+"""Curves of the best attack over the perturbation's strength, the transmitted bits, and the attackers' pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..metrics import Estimate
+from .attackers import Replay
+from .crew import Attempt
+from .run import Audit
+from .scores import across, identified
+from .views import Observer, Pairs
+
+__all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength"]
+
+# From less than a byte an image to a complete picture, by the names in figures.
+CODECS: dict[str, tuple[str, dict[str, Any]]] = {
+    "neural": ("neural", {}),
+    "neural, rounded": ("compressai", {}),
+    "JPEG q10": ("jpeg", {"quality": 10}),
+    "JPEG q50": ("jpeg", {"quality": 50}),
+    "JPEG q89": ("jpeg", {"quality": 89}),
+    "PNG": ("png", {}),
+}
+
+
+def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
+    """Return the better of least squares and an inversion network on the perturbed view, one row for each strength.
+
+    `answered` is the target's share of correct answers.
+    """
+    observers = [audit.observer_at(strength=point) for point in points]
+    with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
+        rows = audit.best([Attempt("perturbed", observer=observer, seeds=seeds) for observer in observers])
+    return [
+        {**row, "point": point, "answered": _answered(audit, "perturbed", observer)}
+        for row, point, observer in zip(rows, points, observers, strict=True)
+    ]
+
+
+def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
+    """Return the best attack on the cloud's decoded images, one row for each of `CODECS`, with bits and correct answers.
+
+    `over` is the gain of max(control, attack) over the class's mean image, in dB. `failed` is set if no attacker reached the
+    control. For the audit's own codec the row is that of its table and verdict, if `Audit.result` has computed it.
+    """
+    observers = []
+    for name in names:
+        codec, options = CODECS[name]
+        observers.append(audit.observer if codec == audit.codec and not options else audit.observer_at(codec=codec, **options))
+    known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
+    asked = [observer for observer, row in zip(observers, known, strict=True) if row is None]
+    with audit.showing("attack over bits", len(asked) * seeds * audit.effort.passes):
+        control = audit.controls[0]["psnr"].value
+        fresh = iter(audit.best([Attempt("decoded", observer=observer, seeds=seeds) for observer in asked]))
+        rows = [next(fresh) if row is None else row for row in known]
+    return [
+        {
+            **row,
+            "point": name,
+            "noise": audit.pair.generator.noise,
+            "bits": across([observer.bits(audit.protected(observer))]),
+            "answered": _answered(audit, "decoded", observer),
+            "over": max(0.0, row["psnr"].value - control),
+            "failed": row["psnr"].value < control,
+        }
+        for row, name, observer in zip(rows, names, observers, strict=True)
+    ]
+
+
+def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
+    """Return the better attack on the perturbed view over the number of pairs, by source.
+
+    Counts of the data set's own pictures are limited to the size of its training split.
+    """
+    most = len(audit.dataset.train)
+    plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
+    passes = seeds * sum(audit.effort.of(count).passes for asked in plan.values() for count in asked)
+    points = [(source, count) for source, asked in plan.items() for count in asked]
+    with audit.showing("attack over pairs", passes):
+        rows = audit.best([Attempt("perturbed", source=source, pairs=count, seeds=seeds) for source, count in points])
+    by_source: dict[str, list[dict[str, Any]]] = {source: [] for source in sources}
+    for (source, count), row in zip(points, rows, strict=True):
+        by_source[source].append({**row, "point": count})
+    return by_source
+
+
+def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
+    """Return how often `replay` identifies the picture, over how many times it sends each known picture.
+
+    The result measures how well a generator's random component protects against repeated sends.
+    """
+    rows, observed = [], audit.observed(view)
+    known = audit.observer.observe(audit.images, view)
+    for count in counts:
+        attacker = Replay(audit.observer, replace(audit.effort, sends=count))
+        attacker.fit(Pairs(known, audit.images, audit.labels))
+        figures = across([identified(attacker.guess(observed))], share=True)
+        rows.append({"view": view, "attacker": Replay.name, "point": count, "sends": attacker.sends, "identified": figures})
+    return rows
+
+
+def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
+    """Return the cloud's share of correct answers."""
+    return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

@@ -1,0 +1,65 @@
+"""Classifiers that no training saw: the share of protected pictures that each recognises.
+
+The generator's loss only sees the pair's auxiliary model. Protection has to hold against other models as well (PP, section 5.4,
+transferability).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..classifiers import CLASSIFIER_NAMES, Classifier, heads
+from ..pictures import to_float
+from .attempts import Attempts
+from .contract import PICTURE_VIEWS, Effort
+from .networks import learn, run, seeded
+from .scores import across
+
+__all__ = ["UNSEEN", "unseen_cost", "unseen_rows"]
+
+UNSEEN = 3  # classifiers
+WIDTH = 4  # divides their channels: they stand for other architectures, not for the best accuracy
+SCHEDULE = 2  # times an attacker's passes, for each classifier
+
+
+def unseen_cost(effort: Effort, count: int) -> int:
+    """Return how many images pass through the training of `count` classifiers."""
+    return count * SCHEDULE * effort.passes
+
+
+def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
+    """Return a row for each unseen classifier: its name, and its accuracy on originals and on each picture view.
+
+    The classifiers are the first `count` architectures that are neither the pair's target nor its auxiliary, at a quarter of
+    the width, trained on the original training images.
+    """
+    pair = audit.pair
+    names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]
+    views = {"originals": audit.images} | {view: audit.observed(view).seen for view in PICTURE_VIEWS}
+    rows = []
+    for seed, name in enumerate(names):
+        classifier = _trained(audit, name, seed)
+        right = {
+            view: (run(classifier, audit.device, images).argmax(1) == audit.labels).float() for view, images in views.items()
+        }
+        rows.append({"classifier": name, "width": WIDTH, **{view: across([each], share=True) for view, each in right.items()}})
+    return rows
+
+
+def _trained(audit: Attempts, name: str, seed: int) -> Classifier:
+    with seeded(seed):
+        network = Classifier(name, len(audit.dataset.classes), heads(name)[-1], WIDTH).to(audit.device)
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0  # it would draw from the shared random generator
+    train = audit.dataset.train
+
+    def loss(images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(network(to_float(images)).float(), labels)
+
+    passes = SCHEDULE * audit.effort.passes
+    learn(network, loss, (train.images, train.labels), passes, seed=seed, tick=audit.tick)
+    return network

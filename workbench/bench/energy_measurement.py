@@ -1,0 +1,244 @@
+"""Measure what the energy of a picture depends on: without protection, with the baseline, with PMC².
+
+::
+
+    none    phone: JPEG              --JPEG--> cloud              nothing is protected
+    pp      phone: generator -> PNG  --PNG---> cloud              the baseline, Protective Perturbation
+    pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes the same as in `none`
+
+This process is the phone. Its CPU time is measured: its own stages and the sending, over TLS, to services in other processes.
+Bytes are counted at the socket, HTTP and TLS included, for the given number of pictures a request. The core's power is read
+from a sensor (see `sensors`), or assumed (see `energy_model`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor as Images
+from tqdm.auto import tqdm
+
+from ..certs import Role
+from ..client import new_loop
+from ..errors import RunError, UsageError, unknown
+from ..metrics import mean
+from ..protocol import Tensor
+from ..services.connection import Connection, infer
+from ..services.loading import StageConfig
+from ..services.local import Local
+from ..services.trust import client_context
+from ..system import Client, Edge, Stopwatch
+from .energy_model import ARRANGEMENTS, Measured
+from .link import Link
+from .sensors import ROOT, Sensor, find_sensor
+
+__all__ = ["CpuClock", "Phone", "measure", "one_thread", "powers", "watts"]
+
+Result = TypeVar("Result")
+
+
+class CpuClock(Stopwatch):
+    """A stopwatch of this process's CPU time (ms) by component, summed over all threads."""
+
+    @contextmanager
+    def __call__(self, component: str, device: torch.device | None = None) -> Iterator[None]:
+        """Add the CPU time of the enclosed code to `component`."""
+        start = time.process_time()
+        yield
+        self.milliseconds[component] = (self.milliseconds[component] or 0.0) + 1e3 * (time.process_time() - start)
+
+
+@dataclass(frozen=True)
+class Phone:
+    """The phone's side of an arrangement: images in, the transmitted tensor out. `edge` is the baseline's generator stage."""
+
+    name: str
+    client: Client
+    edge: Edge | None = None
+
+    def __post_init__(self) -> None:
+        if self.name not in ARRANGEMENTS:
+            raise unknown("arrangement", self.name, ARRANGEMENTS)
+        if (self.edge is None) == (self.name == "pp"):
+            raise UsageError(f"arrangement {self.name!r} has {'a' if self.name == 'pp' else 'no'} generator on the phone")
+
+    def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
+        """Run the phone's stages on images N x 3 x H x W in [0, 1].
+
+        Return the tensor to send and its bytes without protocol.
+        """
+        if self.edge is not None:
+            payload = self.edge.protect(images, 1.0, clock)
+            return Tensor.of("payload", [payload]), len(payload)
+        if self.name == "pmc2":
+            files = self.client.capture(images, clock)
+            return Tensor.of("image", list(files)), sum(map(len, files))
+        clock = clock or Stopwatch()
+        with clock("client_compression"):  # the same files, in the container that the cloud accepts
+            payload = self.client.jpeg.encode(images)
+        return Tensor.of("payload", [payload]), len(payload)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread inside the context. With several, their waiting would count as CPU time."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def measure(
+    phone: Phone,
+    stage: StageConfig,
+    images: Images,
+    repetitions: int,
+    batch: int,
+    data: Sequence[str] = (),
+    progress: bool = False,
+) -> Measured:
+    """Send the images, `batch` a request, `repetitions` times from this process to services started here.
+
+    The edge uses the stage's codec, and its cloud caches no answers. `data` are the options that name the data set to
+    `workbench serve`. Two turns come first and do not count: one through a relay that counts bytes, and one warm-up. Raises
+    UsageError for too few images or repetitions.
+    """
+    if repetitions < 2 or not 0 < batch <= len(images):
+        raise UsageError(
+            f"needed are 2 repetitions and a batch of images, got {repetitions} and {batch}, and there are {len(images)} images"
+        )
+    pair = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--quiet", *data)
+    found = Measured(phone.name, batch)
+    with ExitStack() as stack:
+        local = stack.enter_context(Local())
+        url = _start(local, phone.name, stage.codec, pair)
+        role: Role = "edge" if phone.name == "pmc2" else "cloud"
+        counter = stack.enter_context(Link(url))
+        pool = stack.enter_context(ThreadPoolExecutor(1, "phone"))  # a notebook's main thread already runs an event loop
+        runner = asyncio.Runner(loop_factory=new_loop)
+        stack.callback(lambda: pool.submit(runner.close).result())
+        connection = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
+        stack.callback(lambda: pool.submit(_on_one_thread, runner, connection.__aexit__()).result())
+        sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, role, phone, stage.target, images, batch)).result()
+        for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
+            turn = pool.submit(_on_one_thread, runner, _turn(phone, connection, stage.target, images, batch)).result()
+            if number < 0:
+                found.classes = turn.classes
+                continue
+            found.n = turn.n
+            for part, values in turn.cpu_ms.items():
+                found.cpu_ms[part] += values
+            found.ms += turn.ms
+            found.sent.append(sent)
+            found.payload = turn.sent[0]
+            if turn.classes != found.classes:
+                raise RunError(f"{phone.name}: the services gave other labels to the same images")
+    return found
+
+
+def _on_one_thread(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) -> Result:
+    with one_thread():
+        return runner.run(work)
+
+
+def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
+    """Start the services of an arrangement, and return the URL for the phone."""
+    if name != "pmc2":
+        options = ("--arrangement", "pp", "--codec", "png" if name == "pp" else "jpeg")
+        return local.start("cloud", *pair, *options).url
+    cloud = local.start("cloud", *pair, "--codec", codec, "--remember", "0", ready=False)
+    edge = local.start("edge", *pair, "--codec", codec, "--cloud", cloud.url, ready=False)
+    for service in (cloud, edge):
+        local.await_ready(service)
+    return edge.url
+
+
+async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
+    """Return the bytes an image that this phone sends on an open connection: payload, HTTP and TLS."""
+    async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
+        await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
+        before = counter.bytes["out"]
+        few = images[: max(batch, min(len(images), 64) // batch * batch)]
+        await _turn(phone, connection, model, few, batch)
+        return (counter.bytes["out"] - before) / len(few)
+
+
+async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
+    """Send all images once. Return each picture's share of this process's CPU time, of the time, and of the bytes."""
+    turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
+    deadline = asyncio.get_running_loop().time() + 120.0
+    start, cpu = time.perf_counter(), time.process_time()
+    for part in torch.split(images, batch):
+        tensor, size = phone.work(part, clock)
+        sent += size
+        answer = await infer(connection, model, [tensor], deadline=deadline)
+        turn.classes += [int(each) for each in answer.outputs["class"].data]
+    taken, passed, n = 1e3 * (time.process_time() - cpu), 1e3 * (time.perf_counter() - start), len(images)
+    own = {part: clock.milliseconds[part] or 0.0 for part in ("client_compression", "compression", "generator")}
+    turn.n = n
+    turn.cpu_ms["compression"] = [(own["client_compression"] + own["compression"]) / n]
+    turn.cpu_ms["generator"] = [own["generator"] / n]
+    turn.cpu_ms["sending"] = [(taken - sum(own.values())) / n]
+    turn.ms, turn.sent = [passed / n], [sent / n]
+    return turn
+
+
+def powers(
+    phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
+) -> tuple[dict[str, list[float]], str, list[str]]:
+    """Return the power of a busy core for each phone's work (W, by window), its source, and why other sensors are not used.
+
+    `source` is one of `sensors.SOURCES`. An empty list of powers means that the power must be assumed. Nothing else should run
+    on the machine. `auto` skips a sensor that cannot distinguish work from rest, and reports it. If such a sensor was requested
+    by name, RunError is raised.
+    """
+    sensor, reasons = find_sensor(source, root)
+    if sensor is None:
+        return {}, "", reasons
+    found: dict[str, list[float]] = {}
+    try:
+        for name, phone in phones.items():
+            alike = next((known for known in found if (phones[known].edge is None) == (phone.edge is None)), None)
+            found[name] = found[alike] if alike else watts(sensor, partial(phone.work, images))
+    except RunError as error:
+        if source != "auto":
+            raise
+        return {}, "", [*reasons, str(error)]
+    return found, f"{sensor.source}, {sensor.sees}", reasons
+
+
+def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
+    """Return the power of a busy core above rest (W), by window. Each window repeats `work`, then rests for the same time.
+
+    Raises RunError if the sensor's readings at work are no higher than at rest: it is too coarse, or the machine is busy.
+    """
+    found = []
+    with one_thread():
+        work()
+        for _ in range(sensor.windows):
+            with sensor.reading() as idle:
+                rest(sensor.window_s)
+            cpu = time.process_time()
+            with sensor.reading() as busy:
+                until = time.perf_counter() + sensor.window_s
+                while time.perf_counter() < until:
+                    work()
+            cpu = time.process_time() - cpu
+            found.append((busy.joules - idle.joules / idle.seconds * busy.seconds) / cpu)
+    if mean(found).value <= 0:
+        raise RunError(
+            f"the {sensor.source} readings are no higher at work than at rest ({mean(found).value:.2f} W): end what else runs "
+            "here, or take source 'estimate'"
+        )
+    return found

@@ -1,0 +1,247 @@
+"""The energy of a picture on the phone (PMC², Figures 1 and 5), from measured work and stated assumptions.
+
+::
+
+    energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
+                          + waiting time x power while waiting + tail of the radio / pictures a request
+
+`energy_measurement` measures CPU time, bytes and, if a sensor is there, the power of a busy core. No sensor measures the radio,
+so its energy is always assumed.
+
+The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`), and
+`SCENARIOS` names complete situations: a stream of pictures, and single pictures after which the radio stays awake for a while.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from scipy.special import stdtrit
+
+from ..errors import UsageError
+from ..metrics import Estimate, mean
+
+__all__ = [
+    "ARRANGEMENTS",
+    "PARTS",
+    "RANGES",
+    "SCENARIOS",
+    "Assumptions",
+    "Measured",
+    "energy",
+    "share",
+    "shares",
+    "source_of",
+    "student",
+]
+
+ARRANGEMENTS = ("none", "pp", "pmc2")
+PARTS = ("compression", "generator", "sending", "radio", "waiting", "tail")
+
+# The least and the greatest published values for phones, and their source. The defaults lie between them.
+RANGES: dict[str, tuple[float, float, str]] = {
+    "cpu_w": (
+        0.7,
+        2.4,
+        "a busy performance core of phones of 2015 and 2016, above idle (AnandTech, HiSilicon Kirin 960, March 2017)",
+    ),
+    "joules_per_byte": (
+        2.3e-6,
+        7e-6,
+        "sent over Wi-Fi, or LTE once it is awake (after Huang et al., MobiSys '12; not compared with its tables)",
+    ),
+    "slowdown": (
+        1.0,
+        3.2,
+        "a phone as fast as this machine, or as much slower as the paper's phone is than its edge (8.149 and 2.616 ms a "
+        "picture in the generator; PMC², Figure 4, 2025)",
+    ),
+    "wait_w": (
+        0.0,
+        1.29,
+        "waiting not counted, or a radio that stays active: 0.13 W on Wi-Fi, 1.29 W on LTE "
+        "(after Huang et al., MobiSys '12; not compared with its tables)",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Assumptions:
+    """The inputs of the energy model that are not measured.
+
+    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
+    phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for the same work.
+    `tail_j`: energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative
+    figure, and for a power or slowdown of 0.
+    """
+
+    cpu_w: float = 1.5
+    joules_per_byte: float = 4e-6
+    wait_w: float = 0.13
+    slowdown: float = 2.0
+    tail_j: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{name} must be a number from 0 up, got {value!r}")
+        for name in ("cpu_w", "slowdown"):
+            if not getattr(self, name):
+                raise UsageError(f"{name} must be above 0, got 0")
+
+    def text(self) -> str:
+        """Return the assumptions in words, without the core's power."""
+        words = [f"{1e6 * self.joules_per_byte:g} µJ a byte sent"]
+        words += [f"{self.wait_w:g} W while waiting"] if self.wait_w else ["waiting not counted"]
+        words += [f"a phone's core {self.slowdown:g} times as slow as this machine's"] if self.slowdown != 1 else []
+        words += [f"{self.tail_j:g} J of tail after a request"] if self.tail_j else []
+        return ", ".join(words)
+
+
+# Whole situations, as changes of the assumptions. Tails, s x W: Huang et al., A Close Examination of Performance and Power
+# Characteristics of 4G LTE Networks, MobiSys '12.
+SCENARIOS: dict[str, dict[str, float]] = {
+    "stream, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.0},
+    "one request alone, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.238 * 0.119},
+    "one request alone, LTE": {"wait_w": 1.29, "tail_j": 11.576 * 1.060},
+}
+
+
+@dataclass
+class Measured:
+    """The measurements of an arrangement, one value an image and repetition: CPU time by part (ms), time (ms), bytes sent.
+
+    `sent` counts bytes at the socket, `payload` only the picture's own bytes.
+    """
+
+    name: str
+    batch: int
+    n: int = 0
+    cpu_ms: dict[str, list[float]] = field(default_factory=lambda: {part: [] for part in PARTS[:3]})
+    ms: list[float] = field(default_factory=list)
+    sent: list[float] = field(default_factory=list)
+    payload: float = 0.0
+    classes: list[int] = field(default_factory=list)
+
+    @property
+    def total_ms(self) -> list[float]:
+        """The CPU time of an image (ms), by repetition."""
+        return [sum(parts) for parts in zip(*self.cpu_ms.values(), strict=True)]
+
+
+def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> dict[str, Any]:
+    """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
+
+    `range_mj` comes first: the energy at the least and the greatest value of every assumption in `RANGES`. `power` is the
+    result of `watts` (W; empty: assumed), `sees` its source. `joules_5000` and `watts` (energy over time) compare with the
+    paper's figures, which are for 5,000 images.
+    """
+    n = len(measured.ms)
+    each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
+    cpu_ms = {part: [assumed.slowdown * value for value in values] for part, values in measured.cpu_ms.items()}
+    parts = {part: [w * ms for w, ms in zip(each_w, values, strict=True)] for part, values in cpu_ms.items()}
+    parts["radio"] = [1e3 * assumed.joules_per_byte * sent for sent in measured.sent]
+    total_ms = [sum(values) for values in zip(*cpu_ms.values(), strict=True)]
+    waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
+    parts["waiting"] = [assumed.wait_w * ms for ms in waited]
+    parts["tail"] = [1e3 * assumed.tail_j / measured.batch] * n
+    whole = [sum(values) for values in zip(*parts.values(), strict=True)]
+    lasted = [cpu + wait for cpu, wait in zip(total_ms, waited, strict=True)]
+    return {
+        "range_mj": _range(measured, assumed, power),
+        "n": measured.n,
+        "repetitions": n,
+        "batch": measured.batch,
+        "source": source_of(assumed, power, sees),
+        "cpu_ms": student(total_ms),
+        "ms": student(lasted),
+        "bytes": sum(measured.sent) / n,
+        "payload_bytes": measured.payload,
+        "power_w": student(each_w),
+        "mj": student(whole),
+        "parts_mj": {part: student(values) for part, values in parts.items()},
+        "joules_5000": student([5 * value for value in whole]),
+        "watts": student([mj / ms for mj, ms in zip(whole, lasted, strict=True)]),
+        "assumed": asdict(assumed),
+    }
+
+
+def _range(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
+    """Return the least and the greatest energy (mJ) over `RANGES`. The energy grows with every assumption."""
+    if power:
+        assumed = replace(assumed, cpu_w=1.0)
+    ends = []
+    for end, outer in ((0, min), (1, max)):
+        bounds = {name: outer(getattr(assumed, name), limits[end]) for name, limits in RANGES.items()}
+        ends.append(sum(_parts(measured, replace(assumed, **bounds), power).values()))
+    return ends
+
+
+def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()) -> dict[str, float]:
+    """Return the mean energy of a picture by part (mJ)."""
+    core = sum(power) / len(power) if power else assumed.cpu_w
+    n = len(measured.ms)
+    parts = {part: core * assumed.slowdown * sum(values) / n for part, values in measured.cpu_ms.items()}
+    waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
+    return parts | {
+        "radio": 1e3 * assumed.joules_per_byte * sum(measured.sent) / n,
+        "waiting": assumed.wait_w * sum(waited) / n,
+        "tail": 1e3 * assumed.tail_j / measured.batch,
+    }
+
+
+def student(values: Sequence[float]) -> Estimate:
+    """Return the mean of few repetitions with its interval by Student's t."""
+    found = mean(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * (found.std or 0.0) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return Estimate(found.value, found.value - half, found.value + half, found.n, found.std)
+
+
+def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
+    """Return the source of the energy in words: a sensor or an `estimate`, and the assumptions."""
+    if power:
+        return f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
+    return f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
+
+
+def share(part: Estimate, whole: Estimate) -> Estimate:
+    """Return `part` over `whole`, two independent means, with an interval from their relative errors (delta method)."""
+    ratio = part.value / whole.value
+    relative = math.hypot((part.high - part.value) / part.value, (whole.high - whole.value) / whole.value)
+    return Estimate(ratio, ratio * (1 - relative), ratio * (1 + relative), min(part.n, whole.n))
+
+
+def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """Return the energy of each arrangement over the baseline's (`pp`).
+
+    `range` comes first: the least and the greatest ratio over all corners of `RANGES`. `share` is the ratio under `assumed`,
+    with the interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the
+    ratio to no protection. The two are equal only if its interval contains 1 and is narrow.
+    """
+    result: dict[str, Any] = {}
+    ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}
+
+    def ratio(name: str, other: Assumptions) -> float:
+        both = (sum(_parts(measured[each], other, power.get(each, ())).values()) for each in (name, "pp"))
+        return next(both) / next(both)
+
+    whole = {name: energy(each, assumed, power.get(name, ()))["mj"] for name, each in measured.items()}
+    for name in measured:
+        if name == "pp":
+            continue
+        ratios = [
+            ratio(name, replace(assumed, **dict(zip(ends, values, strict=True))))
+            for values in itertools.product(*ends.values())
+        ]
+        result[name] = {
+            "range": [min(ratios), max(ratios)],
+            "share": share(whole[name], whole["pp"]),
+            "scenarios": {title: ratio(name, replace(assumed, **change)) for title, change in SCENARIOS.items()},
+        }
+        if name != "none" and "none" in whole:
+            result[name]["over_none"] = share(whole[name], whole["none"])
+    return result

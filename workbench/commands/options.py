@@ -1,0 +1,141 @@
+"""Shared parts of the commands: the declaration of a command, and common options."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from ..errors import UsageError, unknown
+from ..terminal import printable
+
+if TYPE_CHECKING:  # each command imports heavy modules itself, so that --help answers at once
+    from ..data import Dataset
+    from ..weights import Pair
+
+__all__ = [
+    "AUXILIARY",
+    "TARGET",
+    "Commands",
+    "add_command",
+    "add_common",
+    "add_rate",
+    "check_preset",
+    "pick_device",
+    "positive",
+    "read_dataset",
+    "read_pair",
+    "read_rate",
+    "text_table",
+]
+
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+TARGET, AUXILIARY = "resnet18", "vgg13_bn"
+
+
+def add_command(commands: Commands, name: str, run: Any, summary: str, examples: str) -> argparse.ArgumentParser:
+    """Declare a command; `run` takes the options and returns the exit status."""
+    made = commands.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}.",
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.set_defaults(run=run)
+    return made
+
+
+def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
+    """Declare the options for data set, pair and, unless `device` is False, the device."""
+    made.add_argument(
+        "--dataset",
+        default="digits",
+        help="digits, cifar10, samples, samples-imagenet, samples-photographs or folder (default: digits)",
+    )
+    made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set; for `folder`, its class folders")
+    made.add_argument(
+        "--target", default=TARGET, metavar="NAME", help=f"the model that must still recognise pictures (default: {TARGET})"
+    )
+    made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must fail (default: {AUXILIARY})")
+    if device:
+        made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") -> None:
+    """Declare the option of a rate."""
+    made.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help=f"{whose}: 0 (the fewest bits, the class) to 1 (the most, the picture); default: 0",
+    )
+
+
+def read_rate(options: argparse.Namespace) -> float | None:
+    """Return the rate that the options name, None if they name none.
+
+    Raises UsageError for a rate that cannot be, or another codec than neural.
+    """
+    from ..rates import check_rate
+
+    check_rate(options.rate)
+    if options.rate is not None and options.codec != "neural":
+        raise UsageError(f"--rate {options.rate:g} goes with --codec neural, not {options.codec}")
+    return None if options.rate is None else float(options.rate)
+
+
+def read_dataset(options: argparse.Namespace) -> Dataset:
+    from .. import data
+
+    return data.load(options.dataset, options.data_dir or None)
+
+
+def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
+    """Return the pair with its variants, without a compressor if the codec needs none. Raises WeightsError."""
+    from .. import system, weights
+
+    return weights.load_pair(
+        dataset.family,
+        options.target,
+        options.auxiliary,
+        compressor=options.codec in system.NEURAL,
+        variant=options.generator_variant,
+        compressor_variant=options.variant,
+    )
+
+
+def check_preset(name: str) -> None:
+    """Raise UsageError for an unknown preset."""
+    from ..training import PRESETS
+
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+
+
+def pick_device(name: str) -> str:
+    """Return "cpu" or "cuda"; `auto` prefers a GPU. Raises UsageError for a missing GPU."""
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was requested, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def text_table(columns: list[str], rows: list[list[str]]) -> str:
+    """Return a table as text: the first column left-aligned, the others right-aligned. Control characters are escaped."""
+    rows = [[printable(cell) for cell in row] for row in rows]
+    widths = [max(len(str(line[i])) for line in [columns, *rows]) for i in range(len(columns))]
+    lines = [
+        [str(cell).ljust(widths[i]) if i == 0 else str(cell).rjust(widths[i]) for i, cell in enumerate(line)]
+        for line in [columns, *rows]
+    ]
+    lines.insert(1, ["-" * width for width in widths])
+    return "\n".join("  ".join(line).rstrip() for line in lines)
+
+
+def positive(text: str) -> int:
+    """Parse an integer of at least 1 (an argparse type)."""
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
+    return int(text)

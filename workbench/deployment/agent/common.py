@@ -1,0 +1,79 @@
+"""Helpers of the agent's modules: one-line errors, output to the caller, locks, atomic files."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+
+class AgentError(Exception):
+    """Raised for faults that the user can act on, with a message of one line."""
+
+
+def say(**what: Any) -> None:
+    """Print one object as a line of JSON to the caller."""
+    print(json.dumps(what), flush=True)
+
+
+def lines(command: Sequence[str]) -> list[str]:
+    """Return the lines that a program prints, or none if it fails or is missing."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+    except (OSError, subprocess.SubprocessError):
+        return []
+
+
+def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
+    """Return whether a condition becomes true within `patience` seconds."""
+    deadline = time.monotonic() + patience
+    while not (holds := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return holds
+
+
+@contextlib.contextmanager
+def locked(path: Path, reason: str, patience: float = 0.0) -> Iterator[None]:
+    """Hold a lock. Raises AgentError if another process holds it for longer than `patience` seconds."""
+    with path.open("ab") as file:
+        if not wait_for(lambda: _lock(file.fileno()), patience):
+            raise AgentError(f"{reason}: wait for it, or end it")
+        yield
+
+
+def _lock(handle: int) -> bool:
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
+
+
+def write(path: Path, value: Any) -> None:
+    """Write a value as JSON atomically, readable by its owner alone."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(value, file)
+    temporary.replace(path)
+
+
+def stored(folder: Path, sha: str) -> Path:
+    """Return the path of a file in the store. Raises AgentError if it is missing, or its content does not match its hash."""
+    path = folder / "store" / sha
+    digest = hashlib.sha256()
+    try:
+        with path.open("rb") as file:
+            while part := file.read(1 << 20):
+                digest.update(part)
+    except FileNotFoundError:
+        raise AgentError(f"{path} is missing: launch again") from None
+    if digest.hexdigest() != sha:
+        path.unlink(missing_ok=True)
+        raise AgentError(f"{path} was tampered with: its SHA-256 is {digest.hexdigest()[:16]}...; it was removed, launch again")
+    return path

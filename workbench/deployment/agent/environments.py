@@ -1,0 +1,140 @@
+"""Environments: an interpreter and the package, made once, by uv if it is installed, else by venv and pip.
+
+Packages are installed from lock files that were sent with the package. So an index, or an attacker in front of it, can only
+provide the exact files with these SHA-256. Nothing is built, and no dependency is resolved.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .common import AgentError, lines, locked, say, stored, write
+
+INSTALL_S = 3000.0  # limit for installing an environment
+PYTHONS = ("python3.12", "python3.11")
+LOCKED = ("--require-hashes", "--only-binary", ":all:")  # building a source package would resolve its build dependencies
+
+
+def environment(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
+    """Make the environment of a package unless it exists. Return its interpreter and paths."""
+    key = hashlib.sha256(json.dumps([asked["wheel"], asked["python"], asked["pip"], asked["locks"]]).encode()).hexdigest()[:16]
+    home = folder / "envs" / key
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with locked(folder / "envs" / f"{key}.lock", "another launch makes the same environment", patience=INSTALL_S):
+        if not (home / "ready.json").exists():
+            shutil.rmtree(home, ignore_errors=True)
+            home.mkdir()
+            try:
+                made = _unpacked(home, folder, asked) if asked["python"] else _installed(home, folder, asked)
+            except BaseException:
+                shutil.rmtree(home, ignore_errors=True)
+                raise
+            write(home / "ready.json", made)
+        made = json.loads((home / "ready.json").read_text())
+    _has_gpu(made, asked["device"])
+    return dict(made)
+
+
+def _unpacked(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
+    """Unpack the package next to an interpreter that already has its dependencies."""
+    made = {"python": asked["python"], "path": str(home / "site")}
+    with zipfile.ZipFile(stored(folder, asked["wheel"])) as wheel:
+        wheel.extractall(home / "site")
+    _checked(made, "import workbench.services.server")
+    return made
+
+
+def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str]:
+    """Install the package and its dependencies into a new environment, by uv if it is installed."""
+    wheel = home / asked["file"]
+    shutil.copyfile(stored(folder, asked["wheel"]), wheel)
+    made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
+    if uv := uv_path():
+        _told([uv, "venv", "--quiet", "--python", asked["least"], str(home / "env")])
+        install = [uv, "pip", "install", "--quiet", "--python", made["python"], *asked["pip"]]
+    else:
+        least = tuple(map(int, asked["least"].split(".")))
+        base = next((each for each in (sys.executable, *map(shutil.which, PYTHONS)) if each and _version(each) >= least), None)
+        if base is None:
+            raise AgentError(
+                f"no Python of {asked['least']} or newer, and no uv, is here: install one, or name one by python = "
+            )
+        _told([base, "-m", "venv", str(home / "env")])
+        install = [made["python"], "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked["pip"]]
+    install.append("--no-deps")
+    for part, sha in asked["locks"].items():
+        if part != "cuda" or _needs_cuda(made):
+            say(told=f"installing the packages of {part}.txt")
+            _told([*install, *LOCKED, "-r", str(stored(folder, sha))])
+    say(told=f"installing {wheel.name}")
+    _told([*install, str(wheel)])
+    _checked(made, "import workbench")
+    return made
+
+
+def _needs_cuda(made: dict[str, str]) -> bool:
+    """Return whether the index's torch is built for CUDA. Versions of other builds for Linux have a suffix."""
+    version = _checked(made, "import importlib.metadata; print(importlib.metadata.version('torch'))")
+    return "+" not in version or "+cu" in version
+
+
+def uv_path() -> str | None:
+    """Return the path of uv, or None if it is not installed."""
+    return shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / ".local" / "bin")]))
+
+
+def _version(python: str) -> tuple[int, ...]:
+    found = lines([python, "-c", "import sys; print(*sys.version_info[:2])"])
+    version = tuple(map(int, found[0].split())) if found else (0,)
+    return version if version < (3, 13) else (0,)
+
+
+def _told(command: Sequence[str]) -> None:
+    """Run an installation step. Raises AgentError with its last line if it fails."""
+    try:
+        ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise AgentError(f"{command[0]} cannot be run: {error.strerror}") from None
+    if ended.returncode:
+        last = (ended.stderr.strip() or ended.stdout.strip() or "it said nothing").splitlines()[-1]
+        raise AgentError(f"{Path(command[0]).name} {command[1]} failed with status {ended.returncode}: {last}")
+
+
+def _checked(made: dict[str, str], program: str) -> str:
+    """Run a Python program in an environment, and return its output."""
+    try:
+        ended = subprocess.run(
+            [made["python"], "-c", program],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=environ_of(made),
+            cwd="/",  # Python also imports from its working directory
+            timeout=120,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise AgentError(f"python = {made['python']!r} cannot be run ({type(error).__name__})") from None
+    if ended.returncode:
+        last = (ended.stderr.strip() or "it said nothing").splitlines()[-1]
+        raise AgentError(f"{made['python']} does not run the package: {last}")
+    return ended.stdout.strip()
+
+
+def _has_gpu(made: dict[str, str], device: str) -> None:
+    if device == "cuda" and _checked(made, "import torch; print(torch.cuda.is_available())") != "True":
+        raise AgentError("a GPU is requested (device = 'cuda'), and the torch of the environment sees none: check its driver")
+
+
+def environ_of(made: dict[str, str]) -> dict[str, str]:
+    """Return the environment variables for using an environment."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    return {**kept, **({"PYTHONPATH": made["path"]} if made["path"] else {})}

@@ -1,0 +1,328 @@
+"""Print the facts about this machine that a launch needs, as one JSON object. Changes nothing; standard library, Python 3.9.
+
+::
+
+    python3 -I -B - REQUEST  < this file  > JSON
+
+The program comes on standard input, so no file stays on the machine. Paths of /proc, /sys, /dev, /etc and /opt are below
+`root` of the request: if sshd runs in a container, the host's own root file system is mounted in some folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import http.client
+import json
+import os
+import re
+import shutil
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+CALL_S, NETWORK_S = 20.0, 5.0
+PYTHONS = ("python3", "python3.12", "python3.11")
+ABOUT_PYTHON = (
+    "import json, sys; from importlib.util import find_spec as find; "
+    "print(json.dumps([list(sys.version_info[:2]), bool(find('ensurepip')), bool(find('torch'))]))"
+)
+OFF = ("iommu=off", "amd_iommu=off", "iommu=pt", "iommu.passthrough=1", "kvm_amd.sev_snp=0", "mem_encrypt=off")
+SEV_ISSUE_CMD, SNP_PLATFORM_STATUS = 0xC0105300, 9  # linux/psp-sev.h
+KATA = ("/etc/kata-containers", "/opt/kata/share/defaults/kata-containers", "/usr/share/defaults/kata-containers")
+MANIFESTS = (
+    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
+    "application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json"
+)
+MOST = 4 << 20  # bytes of an image's manifest
+
+
+def inventory(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the facts. Network checks run in parallel. With `short`, return only the annotations that Kata lets pods set."""
+    root = Path(asked["root"])
+    allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
+    if asked["short"]:
+        return {"annotations": allowed}
+    with ThreadPoolExecutor(8) as pool:
+        reach = {f"{host}:{port}": pool.submit(reached, host, port) for host, port in asked["reach"]}
+        broker = pool.submit(broker_answer, asked["broker"], asked["broker_cert"]) if asked["broker"] else None
+        image = pool.submit(image_answer, asked["image"]) if asked["image"] else None
+        found: dict[str, Any] = {
+            "folder": folder_state(asked["folder"]),
+            "pythons": [about for each in _candidates(asked["python"]) if (about := about_python(each))],
+            "uv": shutil.which("uv", path=os.pathsep.join([os.environ.get("PATH", ""), str(Path.home() / ".local" / "bin")])),
+            "gpus": gpus(),
+            "processor": processor(root),
+            "snp": snp(root),
+            "iommu": iommu(root),
+            "containerd": "".join(_output(["containerd", "--version"])[:1]),
+            "annotations": allowed,
+            "listening": sorted(listening(root)),
+            "own_ports": own_ports(asked["folder"]),
+        }
+        found["reach"] = {name: one.result() for name, one in reach.items()}
+        found["broker"] = broker.result() if broker else None
+        found["image"] = image.result() if image else None
+    return found
+
+
+# --- the machine -----------------------------------------------------------------------------------------------------------
+
+
+def folder_state(folder: str) -> dict[str, Any]:
+    """Return free space and permissions at the stage's folder, or at its nearest existing parent."""
+    path = _absolute(folder)
+    made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
+    while not path.exists():
+        path = path.parent
+    room = os.statvfs(path)
+    left = room.f_favail if room.f_files else None
+    return {
+        "at": str(path),
+        "free": room.f_bavail * room.f_frsize,
+        "files": left,
+        "writable": path.is_dir() and os.access(path, os.W_OK | os.X_OK),
+        "environment": made,
+    }
+
+
+def _absolute(folder: str) -> Path:
+    path = Path(folder).expanduser()
+    return path if path.is_absolute() else Path.home() / path
+
+
+def _candidates(named: str) -> list[str]:
+    return [named] if named else list(dict.fromkeys(filter(None, map(shutil.which, PYTHONS))))
+
+
+def about_python(path: str) -> dict[str, Any] | None:
+    """Return the version of an interpreter and its modules, or None if it does not run."""
+    try:
+        said = _output([path, "-I", "-c", ABOUT_PYTHON])
+        version, venv, torch = json.loads(said[-1])
+    except (IndexError, ValueError):
+        return None
+    return {"path": path, "version": version, "venv": venv, "torch": torch}
+
+
+def gpus() -> list[dict[str, str]]:
+    """Return the GPUs that the NVIDIA driver reports, memory in MiB."""
+    names = ("name", "driver", "total", "free")
+    query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
+    rows = [[part.strip() for part in line.split(",")] for line in _output(query)]
+    return [dict(zip(names, row)) for row in rows if len(row) == len(names)]  # noqa: B905  (Python 3.9)
+
+
+def processor(root: Path) -> dict[str, Any]:
+    """Return the first processor of /proc/cpuinfo."""
+    block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
+    pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
+    known = {key.strip(): value.strip() for key, value in pairs.items()}
+    flags = known.get("flags", "").split()
+    names = {"vendor": "vendor_id", "family": "cpu family", "model": "model", "name": "model name"}
+    found: dict[str, Any] = {key: known.get(name, "") for key, name in names.items()}
+    return {**found, "snp": "sev_snp" in flags, "guest": "hypervisor" in flags}
+
+
+def snp(root: Path) -> dict[str, Any]:
+    """Return the state of SEV-SNP: KVM's switch, the device, the firmware's API version if it can be determined."""
+    device = _under(root, "/dev/sev")
+    return {
+        "switch": _read(root, "/sys/module/kvm_amd/parameters/sev_snp").strip(),
+        "module": _under(root, "/sys/module/kvm_amd").is_dir(),
+        "device": device.exists(),
+        "firmware": _platform_status(device) or _logged_firmware(),
+    }
+
+
+def _platform_status(device: Path) -> list[int] | None:
+    """Query the firmware's API version. The device is opened for reading, so that the kernel refuses any change of state."""
+    status = ctypes.create_string_buffer(32)
+    command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
+    try:
+        with device.open("rb", buffering=0) as file:
+            fcntl.ioctl(file, SEV_ISSUE_CMD, command)
+    except OSError:
+        return None
+    return [status.raw[0], status.raw[1]] if status.raw[0] else None
+
+
+def _logged_firmware() -> list[int] | None:
+    """Return the firmware's API version from the kernel's boot log."""
+    for command in (["dmesg"], ["journalctl", "--dmesg", "--boot", "--no-pager", "--output=cat"]):
+        for line in _output(command):
+            if found := re.search(r"SEV-SNP API:(\d+)\.(\d+)", line):
+                return [int(found[1]), int(found[2])]
+    return None
+
+
+def iommu(root: Path) -> dict[str, Any]:
+    """Return the number of IOMMUs that the kernel drives, and the kernel options that prevent it."""
+    folder = _under(root, "/sys/class/iommu")
+    options = _read(root, "/proc/cmdline").split()
+    return {
+        "units": len(list(folder.iterdir())) if folder.is_dir() else 0,
+        "options": [each for each in options if each in OFF],
+    }
+
+
+def allowed_annotations(root: Path, shim: str) -> list[str] | None:
+    """Return the expressions for annotations that Kata allows for a shim, or None if its configuration is unreadable."""
+    name = f"configuration-{shim}.toml"
+    inner = "runtime-rs" if shim.endswith("-rs") else ""
+    for base in KATA:
+        for folder in (f"{base}/{inner}/runtimes/{shim}", f"{base}/{inner}"):
+            path = _under(root, f"{folder}/{name}")
+            drops = sorted(path.parent.glob("config.d/*.toml")) if folder.endswith(shim) else []
+            texts = [text for each in (path, *drops) if (text := _text(each))]
+            lists = [found for text in texts if (found := _listed(text, "enable_annotations")) is not None]
+            if lists:
+                return lists[-1]  # a drop-in replaces earlier values
+    return None
+
+
+def _listed(text: str, key: str) -> list[str] | None:
+    found = re.findall(rf"^[ \t]*{key}[ \t]*=[ \t]*\[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+    return re.findall(r"[\"']([^\"']*)[\"']", found[-1]) if found else None
+
+
+def listening(root: Path) -> set[int]:
+    """Return the TCP ports on which a process listens."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in _read(root, f"/proc/net/{name}").splitlines()[1:]]
+    return {int(parts[1].rsplit(":", 1)[1], 16) for parts in lines if len(parts) > 3 and parts[3] == "0A"}
+
+
+def own_ports(folder: str) -> dict[str, int]:
+    """Return the ports of the stages in a folder, by stage name."""
+    ports: dict[str, int] = {}
+    for path in (_absolute(folder) / "stages").glob("*/port"):
+        with contextlib.suppress(OSError, ValueError):
+            ports[path.parent.name] = int(path.read_text())
+    return ports
+
+
+# --- the network -----------------------------------------------------------------------------------------------------------
+
+
+def reached(host: str, port: int) -> str:
+    """Return the result of a connection: open, refused (nothing listens), or the error."""
+    try:
+        with socket.create_connection((host, port), NETWORK_S):
+            return "open"
+    except ConnectionRefusedError:
+        return "refused"
+    except OSError as error:
+        return _reason(error)
+
+
+def broker_answer(url: str, certificate: str) -> dict[str, Any]:
+    """Return the HTTP status of a key broker's health path, or the error. Any HTTP status means that it is reachable."""
+    try:
+        trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
+        with opener.open(f"{url.rstrip('/')}/healthz", timeout=NETWORK_S) as answer:
+            return {"status": answer.status}
+    except urllib.error.HTTPError as error:
+        error.close()
+        return {"status": error.code}
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return {"error": _reason(error)}
+
+
+def image_answer(image: str) -> dict[str, Any]:
+    """Return the HTTP status of an image at its registry, and whether its digest matches."""
+    name, _, digest = image.partition("@")
+    registry, repository = _registry(name)
+    scheme = "http" if re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", registry) else "https"
+    url = f"{scheme}://{registry}/v2/{repository}/manifests/{digest}"
+    try:
+        status, headers, body = _get(url, {"Accept": MANIFESTS})
+        if status == 401 and (token := _anonymous(headers.get("WWW-Authenticate", ""))):
+            status, headers, body = _get(url, {"Accept": MANIFESTS, "Authorization": f"Bearer {token}"})
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return {"error": _reason(error), "registry": registry}
+    found = "sha256:" + hashlib.sha256(body).hexdigest()
+    return {"status": status, "registry": registry, "same": status == 200 and found == digest}
+
+
+def _registry(name: str) -> tuple[str, str]:
+    """Return an image's registry, by default Docker's, and its repository there."""
+    first, _, rest = name.partition("/")
+    last = rest.rpartition("/")[2]
+    repository = rest.rpartition(":")[0] if ":" in last else rest
+    if rest and ("." in first or ":" in first or first == "localhost"):
+        return ("registry-1.docker.io" if first == "docker.io" else first), repository
+    return "registry-1.docker.io", name.rpartition(":")[0] if ":" in name else name if rest else f"library/{name}"
+
+
+def _anonymous(challenge: str) -> str:
+    """Return the token that a registry issues anonymously, by its challenge, or "" if it issues none."""
+    parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    if not challenge.startswith("Bearer ") or not re.match("https?://", parts.get("realm", "")):
+        return ""
+    query = urllib.parse.urlencode({key: parts[key] for key in ("service", "scope") if key in parts})
+    status, _, body = _get(f"{parts['realm']}?{query}", {})
+    answer = json.loads(body) if status == 200 else {}
+    return str(answer.get("token") or answer.get("access_token") or "")
+
+
+def _get(url: str, headers: dict[str, str]) -> tuple[int, Any, bytes]:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(urllib.request.Request(url, headers=headers), timeout=NETWORK_S) as answer:
+            return answer.status, answer.headers, answer.read(MOST)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.headers, b""
+
+
+def _reason(error: Exception) -> str:
+    inner = getattr(error, "reason", error)
+    if isinstance(inner, (TimeoutError, socket.timeout)):
+        return f"no answer within {NETWORK_S:g} s"
+    text = getattr(inner, "verify_message", None) or getattr(inner, "strerror", None) or str(inner) or type(error).__name__
+    return str(text)[:200]
+
+
+# --- files and programs ----------------------------------------------------------------------------------------------------
+
+
+def _under(root: Path, path: str) -> Path:
+    return root / path.lstrip("/")
+
+
+def _read(root: Path, path: str) -> str:
+    return _text(_under(root, path))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _output(command: Sequence[str]) -> list[str]:
+    """Return the lines that a program prints, or none if it fails, hangs or is missing."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    print(json.dumps(inventory(json.loads(sys.argv[1]))))

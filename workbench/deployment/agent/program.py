@@ -1,0 +1,33 @@
+"""The agent's entry point: one verb with arguments on standard input, and its result on standard output."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .common import AgentError, say
+from .environments import environment
+from .machine import free, probe
+from .stage import logs, purge, start, status, stop
+from .supervisor import supervise
+
+VERBS = {each.__name__: each for each in (probe, free, environment, start, status, logs, stop, purge)}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb, and return the exit status."""
+    folder, verb = Path(arguments[0]).expanduser(), arguments[1]
+    if not folder.is_absolute():
+        folder = Path.home() / folder
+    if verb == "supervise":
+        return supervise(Path(arguments[2]))
+    try:
+        asked = json.loads(sys.stdin.read() or "{}")
+        say(done=VERBS[verb](folder, asked))
+    except AgentError as error:
+        say(error=str(error))
+    except OSError as error:
+        say(error=f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    return 0

@@ -1,0 +1,63 @@
+"""The parent process of a stage: runs it, keeps its log, and records how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import FrameType
+
+from .common import write
+from .log import Log, tail
+from .stage import LAST
+
+LINE = 64 << 10  # bytes
+
+
+def supervise(home: Path) -> int:
+    """Run the stage in `home`, and return its exit status. The log and the end are recorded there."""
+    lock = (home / "lock").open("ab")
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    spec = json.loads((home / "spec.json").read_text())
+    state = {"pid": os.getpid(), "started": time.time(), "spec": spec["spec"]}
+    process = subprocess.Popen(
+        spec["command"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=spec["environ"],
+        cwd=home,
+        preexec_fn=_die_with_parent,
+    )
+    asked: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        asked.append(number)
+        process.send_signal(signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    write(home / "state.json", {**state, "child": process.pid})
+    assert process.stdout is not None
+    with contextlib.closing(Log(home / "log")) as log:
+        while line := process.stdout.readline(LINE):
+            log.write(line)
+    code = process.wait()
+    ended = {**state, "ended": time.time(), "status": code, "asked": bool(asked), "last": tail(home, LAST)}
+    (home / "port").unlink(missing_ok=True)
+    write(home / "state.json", ended)
+    return 0
+
+
+def _die_with_parent() -> None:
+    """End this process together with its supervisor, because a stage without one could not be found any more."""
+    with contextlib.suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG

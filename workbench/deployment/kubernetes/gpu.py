@@ -1,0 +1,37 @@
+"""The cloud in a guest with a confidential GPU: its objects for Kubernetes. Rendered and valid under schema, but never run.
+
+NVIDIA's reference uses the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The
+guest's policy is the edge's, which admits no device: the GPU's effect on the agent's requests is unknown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .guest import AGENT, CERTS, PROGRAM, Container
+
+__all__ = ["CloudContainer"]
+
+
+@dataclass(frozen=True)
+class CloudContainer(Container):
+    """A cloud in a container. It reaches its key broker and the `egress` addresses, and edges reach it at `port`."""
+
+    cloud: str = ""
+    port: int = 8444
+
+    @property
+    def role(self) -> str:
+        """The service that runs in the container."""
+        return "cloud"
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The addresses that the pod may reach in addition to its key broker."""
+        return self.egress
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command that runs in the container. The policy allows no other."""
+        secrets = ("--attestation-agent", AGENT, "--secrets", self.resource)
+        return (PROGRAM, "serve", "cloud", "--listen", f"0.0.0.0:{self.port}", "--certs", CERTS, *secrets, *self.options)

@@ -1,0 +1,162 @@
+"""Interpret a cluster's report on a container's pods: which are ready, and what prevents the others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .guest import Container
+
+__all__ = ["Pod", "Trouble", "pods_of", "refused", "warned"]
+
+SHOWN = 300  # characters of a message
+ENDS = {  # troubles that never pass, and the remedy
+    "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
+    "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
+    "ErrImageNeverPull": "the cluster pulls no images automatically",
+    "CrashLoopBackOff": "",
+    "CreateContainerConfigError": "",
+}
+LASTS = {  # troubles that may pass
+    "ErrImagePull": "",
+    "CreateContainerError": "the guest's policy may have refused it, or the image may not fit its memory",
+    "RunContainerError": "",
+}
+EVENTS = {
+    "FailedMount": "",
+    "FailedCreatePodSandBox": "do the nodes have Kata Containers, and the hardware for this runtime?",
+    "FailedScheduling": "",
+}
+FORBIDDEN = r"annotation \S+ is not enabled"  # of Kata's Go runtime; the Rust runtime drops the annotation and reports nothing
+ALLOW = (
+    "the nodes' Kata must allow it: shims.<shim>.allowedHypervisorAnnotations of its chart; `workbench doctor` has the command"
+)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """The name, the address and the readiness of a pod."""
+
+    name: str
+    started: bool
+    ready: bool
+    node: str
+    address: str
+    node_address: str
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """A fault that prevents a pod from running: Kubernetes' reason, and its details.
+
+    `final`: it will not pass. `ended`: an edge ran and may have logged the reason. `previous`: another one has replaced it.
+    """
+
+    reason: str
+    message: str
+    pod: str = ""
+    final: bool = False
+    ended: bool = False
+    previous: bool = False
+
+    @property
+    def line(self) -> str:
+        """The reason and the message, as one line."""
+        text = " ".join(self.message.split())[:SHOWN]
+        return f"{self.reason}: {text}" if text else self.reason
+
+
+def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
+    """Return the pods of a container, and their troubles, the final ones first."""
+    pods, troubles = [], []
+    for each in found:
+        if each["metadata"].get("deletionTimestamp"):
+            continue
+        status = each.get("status", {})
+        inside = status.get("containerStatuses", [])
+        pods.append(
+            Pod(
+                name=each["metadata"]["name"],
+                started=any("waiting" not in one.get("state", {"waiting": {}}) for one in inside),
+                ready=_condition(status, "Ready").get("status") == "True",
+                node=each["spec"].get("nodeName", ""),
+                address=status.get("podIP", ""),
+                node_address=status.get("hostIP", ""),
+            )
+        )
+        troubles += _of_scheduling(status, pods[-1].name)
+        troubles += [trouble for one in inside for trouble in _of_container(one, pods[-1].name, container)]
+    return pods, sorted(troubles, key=lambda trouble: not trouble.final)
+
+
+def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
+    """Return why a Deployment's pods were not created: no such runtime class, a quota, a rule of the namespace."""
+    failure = _condition(status, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return []
+    message = failure.get("message", "")
+    if "RuntimeClass" in message and "not found" in message:
+        message = (
+            f"the cluster has no runtime class {runtime_class}: install Kata Containers for this hardware, or take another"
+        )
+    return [Trouble(failure.get("reason", "FailedCreate"), message, final=True)]
+
+
+def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
+    """Return the troubles that only events report, of pods in which nothing has started.
+
+    The newest event of each pod counts.
+    """
+    newest: dict[str, Mapping[str, Any]] = {}
+    for event in sorted(events, key=_when):
+        newest[event.get("involvedObject", {}).get("name", "")] = event
+    told = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
+    return [
+        Trouble(event["reason"], _advised(event.get("message", ""), _advice(event)), name)
+        for name, event in told.items()
+        if event.get("reason") in EVENTS
+    ]
+
+
+def _advice(event: Mapping[str, Any]) -> str:
+    return ALLOW if re.search(FORBIDDEN, str(event.get("message", ""))) else EVENTS[event["reason"]]
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or event["metadata"].get("creationTimestamp") or "")
+
+
+def _of_scheduling(status: Mapping[str, Any], pod: str) -> list[Trouble]:
+    scheduled = _condition(status, "PodScheduled")
+    if scheduled.get("status") != "False":
+        return []
+    return [Trouble(scheduled.get("reason", "Unschedulable"), scheduled.get("message", ""), pod)]
+
+
+def _of_container(status: Mapping[str, Any], pod: str, container: Container) -> list[Trouble]:
+    if status.get("ready"):
+        return []
+    state, last = status.get("state", {}), status.get("lastState", {})
+    ended = state.get("terminated") or last.get("terminated") or {}
+    if ended.get("reason") == "OOMKilled":
+        message = f"the edge needs more than memory = {container.memory}, in which its image lies, too"
+        return [Trouble("OOMKilled", message, pod, final=True)]
+    waiting = state.get("waiting", {})
+    reason, message = waiting.get("reason", ""), waiting.get("message", "")
+    if reason == "CrashLoopBackOff":
+        message = f"the edge ends with exit status {ended.get('exitCode', 'unknown')}, again and again"
+        return [Trouble(reason, message, pod, final=True, ended=True, previous=True)]
+    if reason in ENDS or reason in LASTS:
+        return [Trouble(reason, _advised(message, (ENDS | LASTS)[reason]), pod, final=reason in ENDS)]
+    return []
+
+
+def _advised(message: str, advice: str) -> str:
+    return f"{message[: SHOWN - len(advice) - 2].rstrip('. ')}; {advice}" if advice else message
+
+
+def _condition(status: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    found: Iterable[Mapping[str, Any]] = status.get("conditions", [])
+    return next((each for each in found if each.get("type") == kind), {})

@@ -1,0 +1,92 @@
+"""The stages that services run, loaded from the weights of a pair, without the parts that they do not need."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from .. import weights
+from ..classifiers import Classifier
+from ..codecs import Codec, codec
+from ..errors import UsageError, WeightsError
+from ..inference import prepare
+from ..models import PerturbationGenerator
+from ..processes import cores
+from ..system import NEURAL, REMEMBERED, Cloud, Edge
+
+__all__ = ["StageConfig", "cloud_stage", "edge_stage", "lanes_and_threads", "warm_cloud", "warm_edge"]
+
+LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compute another one
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """The classes, pair, codec, device and image size of a stage. Both ends agree, except for device, precision and rate."""
+
+    family: str
+    classes: tuple[str, ...]
+    target: str
+    auxiliary: str
+    codec: str = "neural"
+    device: str = "cpu"
+    size: int = 32
+    precision: str = "float32"
+    rate: float = 0.0
+
+
+def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
+    """Return an edge, the SHA-256 of its generator's weights, and that of the target it was trained for."""
+    name = weights.generator_name(stage.target, stage.auxiliary)
+    network, manifest = weights.load(name, stage.family, "generator")
+    target = manifest.depends.get("target")
+    if target is None:
+        raise WeightsError(f"weights {name!r} do not say for which target they were trained: train them again")
+    assert isinstance(network, PerturbationGenerator)
+    generator = prepare(network, stage.device, stage.precision)
+    edge = Edge(generator, _codec(stage, {"generator": manifest.sha256, "target": target}), stage.device)
+    return edge, manifest.sha256, target
+
+
+def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = False) -> tuple[Cloud, str]:
+    """Return a cloud (see `Cloud` for its options), and the SHA-256 of its classifier's weights."""
+    network, manifest = weights.load(weights.classifier_name(stage.target), stage.family, "classifier")
+    assert isinstance(network, Classifier)
+    classifier = prepare(network, stage.device, stage.precision)
+    cloud = Cloud(_codec(stage, {"target": manifest.sha256}), classifier, stage.device, remembered, every)
+    return cloud, manifest.sha256
+
+
+def warm_edge(edge: Edge, size: int, n: int) -> None:
+    """Run an edge on n images in the same way as for requests."""
+    edge.protect(torch.rand(n, 3, size, size))
+
+
+def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
+    """Run a cloud on n images in the same way as for requests."""
+    cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
+
+
+def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
+    """Return the codec of a stage. Raises WeightsError unless a neural codec was trained with the `known` weights."""
+    if stage.codec not in NEURAL:
+        return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
+    name = weights.compressor_name(stage.target, stage.auxiliary)
+    network, manifest = weights.load(name, stage.family, "compressor")
+    for role, sha in known.items():
+        if manifest.depends.get(role, sha) != sha:
+            raise WeightsError(f"weights {name!r} were trained with another {role} than is there: train them again")
+    options: dict[str, Any] = {"compressor": prepare(network, precision=stage.precision), "identity": manifest.sha256}
+    options |= {"rate": stage.rate} if stage.codec == "neural" else {}
+    return codec(stage.codec, **options, size=(stage.size, stage.size)).to(stage.device)
+
+
+def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
+    """Return the number of lanes, and of threads on each. 0 selects values for the device and its cores."""
+    if device != "cpu":
+        return lanes or 2, threads or 1  # one copies and encodes while the other's kernels run
+    lanes = lanes or max(1, cores() // LANE_CORES)
+    if lanes > 64:
+        raise UsageError(f"at most 64 lanes, got {lanes}")
+    return lanes, threads or max(1, cores() // lanes)

@@ -1,0 +1,37 @@
+"""Refuse requests that the page of another site sends: they would carry this browser's certificate."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+
+from ..errors import ServiceError
+from .trust import is_loopback
+
+__all__ = ["refuse_other_sites"]
+
+
+def refuse_other_sites(request: Request, plain: bool = False) -> None:
+    """Raise ServiceError 403 for a request from another site's page, which would use this browser's certificate.
+
+    Browsers state the site of the page; other clients do not. With `plain`, any name can be made to resolve to this machine, so
+    a page of the same name is only trusted if that is a loopback name.
+    """
+    site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
+    own = site in (None, "same-origin", "none")
+    if origin is not None:
+        host, place = _split(origin)
+        own = own and (site is not None or (place != "" and place == request.headers.get("Host", "").lower()))
+        own = own and (not plain or is_loopback(host))
+    if not own:
+        raise ServiceError("a page of another site may not send pictures: open the page of this edge, at its own /", status=403)
+
+
+def _split(origin: str) -> tuple[str, str]:
+    """Return the host of an origin, and the host with its port. Both are empty for other values, such as `null`."""
+    try:
+        parts = urlsplit(origin)
+        return parts.hostname or "", parts.netloc.lower()
+    except ValueError:
+        return "", ""

@@ -1,0 +1,198 @@
+"""The event loop's time, divided between peers with a credential and strangers.
+
+::
+
+    bytes of a stranger --> time left, and no other waits --> processed at once
+                     |
+                     +--> held, and the connection is not read --> addresses in fair turns --> processed
+
+While a request of a peer with a credential is at work, strangers get a small share of the loop's time in all:
+handshakes, requests without a credential, and their answers. So thousands of hostile connections leave the latency of others
+alone. Addresses that use little time and keep within the bounds come first, so that new clients and probes get in meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import time
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Protocol
+
+__all__ = ["LoopShare", "metered"]
+
+BUSY, IDLE = 0.15, 1.0  # shares of the loop's time for strangers: while others' requests are at work, and else
+BURST_S = 0.25  # of unused time that is kept for later: a few hundred clients that connect at once
+SLICE_S = 0.002  # in each round of the loop, so that others' sockets are served in between
+CUT_S = 0.02  # that count as used by an address for each of its connections that exceeds a bound
+FRESH_S = 0.005  # that a connection may have used to come before the others: some ten times a handshake
+HELD = 32 << 20  # bytes that wait in large pieces, of all strangers
+MOST_TAGS = 4096
+PIECE = 16 << 10  # bytes that always may wait: more than a handshake sends at once
+
+
+class Stranger(Protocol):
+    """The part of a connection without a credential that the share needs."""
+
+    address: str
+    used: float  # seconds of the loop's time
+    closing: bool
+
+    def process(self, data: bytes) -> None:
+        """Work on bytes that have arrived."""
+
+    def hold(self, held: bool) -> None:
+        """Read no more until called with False."""
+
+    def abort(self) -> None:
+        """Close at once."""
+
+
+class _Waiting:
+    """The waiting bytes of one address: connections that have used little time first, and of these the newest."""
+
+    def __init__(self) -> None:
+        self._fresh: dict[Stranger, bytes] = {}
+        self._others: dict[Stranger, bytes] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._fresh or self._others)
+
+    def put(self, connection: Stranger, data: bytes) -> None:
+        """Append bytes to the kept bytes of the same connection."""
+        before = self.remove(connection)
+        (self._fresh if connection.used < FRESH_S else self._others)[connection] = before + data
+
+    def next(self) -> tuple[Stranger, bytes]:
+        """Return the connection whose turn it is, and its bytes."""
+        return (self._fresh or self._others).popitem()
+
+    def remove(self, connection: Stranger) -> bytes:
+        """Return and drop what is kept of a connection."""
+        return self._fresh.pop(connection, b"") or self._others.pop(connection, b"")
+
+
+class LoopShare:
+    """Processes strangers' bytes within a share of the event loop's time, by start-time fair queueing of their addresses.
+
+    Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997): an address's tag is the time that it has used, but no less than the
+    tag that is served now. The smallest tag is next, so an address that rarely asks waits for none that always does.
+    """
+
+    def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
+        self.busy, self.idle = busy, idle
+        self.at_work = 0  # requests of peers with a credential
+        self._left, self._then = BURST_S, time.monotonic()
+        self._now = 0.0  # the tag that is served
+        self._tags: dict[str, float] = {}  # by address, those above `_now`
+        self._waiting: dict[str, _Waiting] = {}
+        self._queue: list[tuple[float, int, str]] = []  # a heap: an entry for each address that waits
+        self._numbers = itertools.count()
+        self._held = 0
+        self._slice = 0.0  # seconds that were used in this round of the loop
+        self._timer: asyncio.TimerHandle | None = None
+
+    def take(self, connection: Stranger, data: bytes) -> None:
+        """Process a stranger's bytes now, or hold the connection until its turn."""
+        if not self._waiting and self._slice < SLICE_S and self._time_left() > 0:
+            if not self._slice:
+                asyncio.get_running_loop().call_soon(self._end_slice)
+            self._process(connection, data)
+            return
+        if len(data) > PIECE and self._held + len(data) > HELD:
+            connection.abort()
+            return
+        self._held += len(data)
+        connection.hold(True)
+        if connection.address not in self._waiting:
+            self._waiting[connection.address] = _Waiting()
+            self._enqueue(connection.address)
+        self._waiting[connection.address].put(connection, data)
+        self._schedule()
+
+    def charge(self, connection: Stranger, seconds: float) -> None:
+        """Count time that was spent on a stranger."""
+        connection.used += seconds
+        self._left -= seconds
+        self._delay(connection.address, seconds)
+
+    def penalize(self, address: str) -> None:
+        """Serve an address later: one of its connections had to be cut."""
+        self._delay(address, CUT_S)
+
+    def forget(self, connection: Stranger) -> None:
+        """Drop what is held of a connection that is closed."""
+        if (waiting := self._waiting.get(connection.address)) is not None:
+            self._held -= len(waiting.remove(connection))
+
+    def _delay(self, address: str, seconds: float) -> None:
+        self._tags[address] = max(self._now, self._tags.get(address, 0.0)) + seconds
+        if len(self._tags) > MOST_TAGS:
+            self._tags = {each: tag for each, tag in self._tags.items() if tag > self._now}
+
+    def _enqueue(self, address: str) -> None:
+        tag = max(self._now, self._tags.get(address, 0.0))
+        heapq.heappush(self._queue, (tag, next(self._numbers), address))
+
+    def _time_left(self) -> float:
+        now = time.monotonic()
+        share = self.busy if self.at_work else self.idle
+        self._left, self._then = min(BURST_S, self._left + share * (now - self._then)), now
+        return self._left
+
+    def _schedule(self) -> None:
+        if self._timer is None:
+            wait = max(0.0, -self._left) / (self.busy if self.at_work else self.idle)
+            self._timer = asyncio.get_running_loop().call_later(wait, self._serve)
+
+    def _end_slice(self) -> None:
+        self._slice = 0.0
+
+    def _serve(self) -> None:
+        """Process held bytes for a slice of time."""
+        self._timer, self._slice = None, 0.0
+        while self._queue and self._slice < SLICE_S and self._time_left() > 0:
+            self._now, _, address = heapq.heappop(self._queue)
+            if waiting := self._waiting[address]:
+                connection, data = waiting.next()
+                self._held -= len(data)
+                if not connection.closing:
+                    connection.hold(False)
+                    self._process(connection, data)
+            if waiting:
+                self._enqueue(address)
+            else:
+                del self._waiting[address]
+        if self._queue:
+            self._schedule()
+
+    def _process(self, connection: Stranger, data: bytes) -> None:
+        start = time.thread_time()
+        connection.process(data)
+        passed = time.thread_time() - start
+        self._slice += passed
+        self.charge(connection, passed)
+
+
+class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
+    """A coroutine whose steps' time is reported, in seconds."""
+
+    def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
+        self._inner, self._spent = inner, spent
+
+    def send(self, value: Any) -> Any:
+        start = time.thread_time()
+        try:
+            return self._inner.send(value)
+        finally:
+            self._spent(time.thread_time() - start)
+
+    def throw(self, *error: Any) -> Any:
+        return self._inner.throw(*error)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._inner.__await__()

@@ -1,0 +1,40 @@
+"""Suppress other libraries' warnings about conditions that the workbench checks itself."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+
+__all__ = ["suppress_warnings"]
+
+
+class _SuppressWarnings:
+    """A context that suppresses warnings while any thread is inside.
+
+    Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._before = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.simplefilter("ignore")
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__(None, None, None)
+
+
+_SHARED = _SuppressWarnings()
+
+
+def suppress_warnings() -> _SuppressWarnings:
+    """Return the process's one context manager; safe in several threads at once."""
+    return _SHARED
