@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -235,6 +235,26 @@ class Evaluation:
             if auxiliary:
                 row["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
             rows.append(row)
+        return rows
+
+    def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Measure the neural codec at every strength and rate, one row each.
+
+        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original: it is what a
+        person at the cloud sees.
+        """
+        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        codec, rows = codec_for(self.pair, "neural", size), []
+        for strength in strengths:
+            protected = self.protected(strength)
+            for rate in rates:
+                sizes, decoded = self.transmit(protected, codec.at(rate))
+                with torch.inference_mode():
+                    similarity = metrics.ssim(self.images, decoded)
+                figures = {"bytes": metrics.mean(sizes), "ssim": metrics.mean(similarity)}
+                figures["target"] = self.accuracy(self.pair.target, decoded)
+                figures["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
+                rows.append({"strength": strength, "rate": rate, **figures})
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:

@@ -13,7 +13,7 @@ from .run import Audit
 from .scores import across, identified
 from .views import Observer, Pairs
 
-__all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength"]
+__all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength", "of_surface"]
 
 # From less than a byte an image to a complete picture, by the names in figures.
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,6 +67,24 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
             "failed": row["psnr"].value < control,
         }
         for row, name, observer in zip(rows, names, observers, strict=True)
+    ]
+
+
+def of_surface(
+    audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",), seeds: int = 1
+) -> list[dict[str, Any]]:
+    """Return the best of some attackers on the cloud's decoded images at every strength and rate, one row each.
+
+    `over` is its gain over the class's mean image in PSNR (dB), 0 for an attacker that stays below it.
+    """
+    points = [(strength, rate) for strength in strengths for rate in rates]
+    observers = [audit.observer_at(strength=strength, codec="neural", rate=rate) for strength, rate in points]
+    with audit.showing("attack over strength and rate", len(points) * seeds * audit.effort.passes):
+        attempts = [Attempt("decoded", tuple(attackers), observer=observer, seeds=seeds) for observer in observers]
+        rows = audit.best(attempts)
+    return [
+        {**row, "strength": strength, "rate": rate, "over": max(0.0, row["over_control"]["psnr"].value)}
+        for row, (strength, rate) in zip(rows, points, strict=True)
     ]
 
 
