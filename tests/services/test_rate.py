@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from workbench.client import Client
+from workbench.client import HttpsClient
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError, UsageError
@@ -33,7 +33,7 @@ def images(digits: Dataset) -> torch.Tensor:
 def test_a_rate_is_answered_as_in_process(both: Both, networks: Pair, variable: Neural, images: torch.Tensor) -> None:
     reference = System.in_process(networks.generator, variable, networks.target)
     sizes = []
-    with Client(both.edge.url, certs=both.certs) as client:
+    with HttpsClient(both.edge.url, certs=both.certs) as client:
         for rate in (None, 0.0, 0.25, 0.75):
             answer, expected = client.recognise(images, rate=rate), reference.recognise(images, rate=rate)
             torch.testing.assert_close(answer.scores, expected.scores, rtol=1e-4, atol=1e-5)
@@ -71,7 +71,7 @@ def test_an_edge_sends_at_its_own_rate_unless_the_operator_allows_more(
 ) -> None:
     own = variable.at(0.5)
     expected = System.in_process(networks.generator, own, networks.target).recognise(images)
-    with both_of(networks, own, digits, certs) as both, Client(both.edge.url, certs=certs) as client:
+    with both_of(networks, own, digits, certs) as both, HttpsClient(both.edge.url, certs=certs) as client:
         assert client.recognise(images).s2_bytes == expected.s2_bytes
         with pytest.raises(ServiceError, match=r"rate of 0\.5 or less, got 1"):
             client.recognise(images, rate=1.0)
