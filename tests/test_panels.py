@@ -1,4 +1,4 @@
-"""The view of `explore` without a browser: its settings changed, what it sends to the page and its files read."""
+"""The view of `explore` without a browser: its settings, its messages to the page, and its files."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pixels(explorer: Explorer, name: str, k: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a picture as the page gets it: of the frames, at the cloud, or an attacker's guess."""
+    """Return a picture in the page's form: of the frames, at the cloud, or an attacker's guess."""
     frames, seen = explorer.stage.frames, explorer.stage.seen
     shape = (-1, frames["height"], frames["width"], 3)
     if name in ("original", "received", "full"):
@@ -90,7 +90,7 @@ def said(explorer: Explorer) -> str:
 
 
 def press(explorer: Explorer, do: str, *buffers: bytes, **content: Any) -> None:
-    """Send a message as a button of the page does."""
+    """Send a message like a button of the page."""
     explorer.stage._handle_custom_msg({"do": do, **content}, [memoryview(each) for each in buffers])
 
 
@@ -243,7 +243,7 @@ def test_the_first_picture_is_there_with_the_controls_before_torch_is(options: d
 
 
 def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return a list that receives the views sent ahead of the hand."""
+    """Return a list that receives the views sent in advance."""
     sent: list[dict[str, Any]] = []
 
     def keep(content: dict[str, Any], buffers: Any = None) -> None:

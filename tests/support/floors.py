@@ -24,7 +24,7 @@ FLOORS = (
     "certs protocol attest services client",
     "ssh bench",
     "remote deployment",
-    "plots notebook panels results runs grid",
+    "plots notebook panels results model_card runs grid",
     "commands __main__",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
