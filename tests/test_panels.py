@@ -1,12 +1,11 @@
-"""The view of `explore` without a browser: its controls moved, its pictures, captions and files read."""
+"""The view of `explore` without a browser: its settings changed, what it sends to the page and its files read."""
 
 from __future__ import annotations
 
-import base64
+import ast
 import gc
 import io
 import json
-import re
 import shlex
 import shutil
 import subprocess
@@ -16,31 +15,30 @@ import time
 import weakref
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from jupyter_client.manager import start_new_kernel
-from PIL import Image
+import traitlets
+from PIL import Image, ImageFilter
 
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.uploads import awkward, png
-from workbench import plots, weights
+from workbench import weights
 from workbench.data import Dataset, load
 from workbench.errors import UsageError, WeightsError, WorkbenchError
 from workbench.metrics import Estimate
 from workbench.models import PerturbationGenerator
-from workbench.panels import Explorer, PairGrid, jobs, layout, markup, messages, pins, pipeline, threads
-from workbench.panels.choice import UPLOADS
+from workbench.panels import Explorer, PairGrid, background_tasks, pipeline, projection, threads
+from workbench.panels.picture_source import UPLOADS
 from workbench.panels.pipeline import pairs_there, variants_there
-from workbench.panels.settings import PLACES, Settings
+from workbench.panels.settings import Settings, parse
+from workbench.pictures import to_uint8
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
 
-NAMES = ("original", "protected", "cloud", "residual")
 PAIR = f"{TARGET}-X-{AUXILIARY}"
 DIGITS = "scikit-learn digits"
 
@@ -69,433 +67,220 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-def shown(explorer: Explorer) -> dict[str, bytes]:
-    return {name: picture(explorer, name) for name in NAMES}
+def pixels(explorer: Explorer, name: str, k: int = 0) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return a picture as the page gets it: of the frames, at the cloud, or an attacker's guess."""
+    frames, seen = explorer.stage.frames, explorer.stage.seen
+    shape = (-1, frames["height"], frames["width"], 3)
+    if name in ("original", "received", "full"):
+        return np.frombuffer(frames[name], np.uint8).reshape(shape)[k]
+    shift = seen["meta"]["distinct"] if name == "attacker" else 0
+    return np.frombuffer(seen["blob"], np.uint8).reshape(shape)[seen["meta"]["which"][k] + shift]
 
 
-def card(explorer: Explorer, name: str) -> str:
-    """Return the markup of a card."""
-    return str(explorer.controls.view.value).partition(f'<figure class="pmc2-card pmc2-{name}">')[2].partition("</figure>")[0]
+def everything(explorer: Explorer) -> dict[str, bytes]:
+    return {name: pixels(explorer, name).tobytes() for name in ("original", "received", "full", "cloud")}
 
 
-def picture(explorer: Explorer, name: str) -> bytes:
-    found = re.search('src="data:image/png;base64,([^"]+)"', card(explorer, name))
-    assert found is not None
-    return base64.b64decode(found[1])
-
-
-def caption(explorer: Explorer, name: str) -> str:
-    return card(explorer, name).partition('<span class="soft">')[2].partition("</span>")[0]
-
-
-def pixels(picture: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.asarray(Image.open(io.BytesIO(picture)))
-
-
-def changed(before: dict[str, bytes], after: dict[str, bytes]) -> set[str]:
-    return {name for name in NAMES if before[name] != after[name]}
-
-
-def uploaded(*files: tuple[str, bytes]) -> tuple[dict[str, Any], ...]:
-    """Return the value of a FileUpload after a user has chosen files."""
-    return tuple(
-        {"name": name, "type": "", "size": len(content), "content": memoryview(content), "last_modified": datetime.now(UTC)}
-        for name, content in files
-    )
+def meta(explorer: Explorer) -> dict[str, Any]:
+    return dict(explorer.stage.seen["meta"])
 
 
 def said(explorer: Explorer) -> str:
-    return str(explorer.controls.message.value)
+    return str(explorer.stage.message["text"])
+
+
+def press(explorer: Explorer, do: str, *buffers: bytes, **content: Any) -> None:
+    """Send a message as a button of the page does."""
+    explorer.stage._handle_custom_msg({"do": do, **content}, [memoryview(each) for each in buffers])
+
+
+def upload(explorer: Explorer, *files: tuple[str, bytes]) -> None:
+    press(explorer, "upload", *(content for _, content in files), names=[name for name, _ in files])
 
 
 # --- pictures and figures ------------------------------------------------------------------------------------------------
 
 
 def test_at_first_it_shows_the_first_picture_at_full_strength(explorer: Explorer, digits: Dataset) -> None:
-    original = pixels(shown(explorer)["original"])
-    assert np.array_equal(original, digits.test.images[0].permute(1, 2, 0).numpy()), "pixel by pixel"
-    assert caption(explorer, "original").endswith(f":<br>{digits.test.labels[0]}")
-    assert "neural" in caption(explorer, "cloud")
-    assert explorer.controls.strength.value == 1.0
-    readout = explorer.controls.view.value
-    assert f"Target {TARGET}" in readout
-    assert f"Auxiliary {AUXILIARY}" in readout
-    assert readout.count('class="bar') == 5 + 5 + 5, "the top five of both, and five stages"
-    assert explorer.controls.index.max == 11
+    assert np.array_equal(pixels(explorer, "original"), digits.test.images[0].permute(1, 2, 0).numpy()), "pixel by pixel"
+    frames, seen = explorer.stage.frames, meta(explorer)
+    assert (frames["numbers"], frames["labels"]) == ([0], [int(digits.test.labels[0])])
+    assert (seen["strength"], seen["rate"], seen["codec"], seen["name"]) == (1.0, 0.0, "neural", "neural")
+    assert len(seen["target"][0]) == len(seen["auxiliary"][0]) == 5, "the top five of both"
+    assert set(seen["spent"]) == {"client_compression", "generator", "compression", "decompression", "classifier"}
+    assert explorer.stage.options["count"] == 12
+    assert explorer.stage.options["classes"] == list(digits.classes)
     assert not explorer.error
 
 
-def test_strength_changes_all_but_the_original(explorer: Explorer) -> None:
-    before, text = shown(explorer), caption(explorer, "protected")
-    explorer.controls.strength.value = 0.4
-    assert explorer.wait()
-    assert {"protected", "residual"} <= changed(before, shown(explorer))
-    assert "original" not in changed(before, shown(explorer))
-    assert caption(explorer, "protected") != text
-    assert 'data-strength="0.4"' in explorer.controls.view.value
-
-
-def test_at_strength_0_the_protected_picture_is_the_edges(explorer: Explorer, digits: Dataset) -> None:
-    explorer.controls.strength.value = 0.0
+def test_the_page_gets_what_the_edge_blends_and_the_cloud_decodes(explorer: Explorer, digits: Dataset) -> None:
+    explorer.codec, explorer.strength = "png", 0.4
     assert explorer.wait()
     (file,) = Client().capture(digits.test.images[:1].float() / 255)
-    assert np.array_equal(pixels(shown(explorer)["protected"]), pixels(file)), "the JPEG of the phone"
-    residual = pixels(shown(explorer)["residual"]).astype(int)
-    assert abs(residual - 127.5).max() < 10
+    received = np.asarray(Image.open(io.BytesIO(file)))
+    assert np.array_equal(pixels(explorer, "received"), received), "the JPEG of the phone"
+    blended = received + 0.4 * (pixels(explorer, "full").astype(float) - received)
+    assert abs(pixels(explorer, "cloud") - blended).max() <= 1, "PNG is lossless: only the last level may be rounded otherwise"
+    explorer.strength = 0.0
+    assert explorer.wait()
+    assert np.array_equal(pixels(explorer, "cloud"), received)
     assert explorer.view is not None
     assert explorer.view.ssim > 0.99
+
+
+def test_a_step_of_the_strength_sends_what_the_cloud_sees_and_no_other_pixels(explorer: Explorer) -> None:
+    assert explorer.rest()
+    before, frames = everything(explorer), explorer.stage.frames
+    changes: list[str] = []
+    explorer.stage.observe(lambda change: changes.append(change["name"]), explorer.stage.keys)
+    explorer.strength = 0.4
+    assert explorer.wait()
+    assert changes == ["strength", "seen"], "one message each"
+    assert explorer.stage.frames is frames
+    assert {name for name, each in everything(explorer).items() if each != before[name]} <= {"cloud"}
 
 
 def test_the_codec_changes_only_what_the_cloud_sees(explorer: Explorer) -> None:
     seen = {}
     for codec in ("png", "jpeg", "webp", "neural"):
-        before = shown(explorer)
-        explorer.controls.codec.value = codec
+        before = everything(explorer)
+        explorer.codec = codec
         assert explorer.wait()
-        assert changed(before, shown(explorer)) <= {"cloud"}
-        assert codec in caption(explorer, "cloud")
-        assert explorer.controls.quality.disabled == (codec not in ("jpeg", "webp"))
-        seen[codec] = shown(explorer)["cloud"]
-        if codec == "png":
-            assert seen["png"] == shown(explorer)["protected"], "PNG is lossless"
+        assert {name for name, each in everything(explorer).items() if each != before[name]} <= {"cloud"}
+        assert meta(explorer)["name"].startswith(codec)
+        seen[codec] = pixels(explorer, "cloud").tobytes()
     assert len(set(seen.values())) == 4
-
-
-def test_quality_changes_what_a_jpeg_leaves(explorer: Explorer) -> None:
-    explorer.controls.codec.value = "jpeg"
+    explorer.codec = "jpeg"
     assert explorer.wait()
-    before, text = shown(explorer), caption(explorer, "cloud")
-    explorer.controls.quality.value = 5
+    explorer.quality = 5
     assert explorer.wait()
-    assert changed(before, shown(explorer)) == {"cloud"}
-    assert "jpeg q5" in caption(explorer, "cloud") != text
-
-
-def test_the_residual_can_be_amplified_and_nothing_else_changes(explorer: Explorer) -> None:
-    explorer.controls.strength.value = 0.1
-    assert explorer.wait()
-    before = shown(explorer)
-    explorer.controls.gain.value = 8.0
-    assert explorer.wait()
-    assert changed(before, shown(explorer)) == {"residual"}
-    assert np.ptp(pixels(shown(explorer)["residual"])) > np.ptp(pixels(before["residual"]))
-    assert "times 8" in caption(explorer, "residual")
-
-
-def test_each_pixel_is_a_square_of_whole_pixels_of_the_screen(explorer: Explorer) -> None:
-    assert "--w: 32; --h: 32; --zoom: var(--fit)" in explorer.controls.divided.value
-    explorer.controls.zoom.value = 4
-    assert "--w: 32; --h: 32; --zoom: 4" in explorer.controls.divided.value
-    assert pixels(shown(explorer)["protected"]).shape == (32, 32, 3)
-
-
-def test_the_divider_uncovers_the_original(explorer: Explorer) -> None:
-    before = shown(explorer)
-    explorer.controls.divider.value = 0.3
-    assert "inset(0 0 0 30%)" in explorer.controls.divided.value
-    assert shown(explorer) == before
-    beneath = f"--original: url(data:image/png;base64,{base64.b64encode(before['original']).decode()})"
-    assert beneath in explorer.controls.view.value
-
-
-def widgets_in(widget: Any) -> list[Any]:
-    return [widget, *(each for child in getattr(widget, "children", ()) for each in widgets_in(child))]
-
-
-def test_a_view_is_one_message(explorer: Explorer) -> None:
-    assert explorer.rest()
-    told: list[Any] = []
-    for widget in widgets_in(explorer.widget):
-        widget.observe(lambda change: told.append(change["owner"]), widget.keys)
-    explorer.controls.strength.value = 0.4
-    assert explorer.wait()
-    controls = explorer.controls
-    assert told == [controls.strength, controls.view]
-
-
-def sent(slider: Any, value: float, page: str = "a", name: str = "a1") -> None:
-    """Handle a value as it comes from a page."""
-    data = {"method": "update", "state": {"value": value}}
-    slider._handle_msg({"header": {"session": page, "msg_id": name}, "content": {"data": data}})
-
-
-def test_other_pages_follow_a_slider_once_it_rests(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    slider, said = explorer.controls.strength, list[Any]()
-    monkeypatch.setattr(messages, "_echo", lambda slider, header: said.append((header["msg_id"], slider.value)))
-    for page, name, value in (("a", "a1", 0.5), ("a", "a2", 0.4), ("b", "b1", 0.3)):
-        sent(slider, value, page, name)
-    assert not said, "no echo"
-    assert explorer.worker.wait(lambda: len(said) == 2, 20)
-    assert said == [("a2", 0.3), ("b1", 0.3)], "each page waits for the answer to its last message, and takes no other before"
-    slider.tell()
-    assert len(said) == 2, "said already"
-
-
-def test_the_next_value_may_come_once_the_last_view_is_out(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.panels.explore.PATIENCE_S", 60.0)  # however busy the machine is
-    assert explorer.wait()
-    for value in (0.5, 0.4, 0.3):
-        sent(explorer.controls.strength, value)
-        assert explorer.view is not None
-        assert explorer.view.settings.strength == value
-    sent(explorer.controls.index, 2)
-    assert explorer.view is not None
-    assert explorer.view.settings.index == 2
-
-
-def test_no_slider_waits_long_for_a_view(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert explorer.wait()
-    going = threading.Event()
-    compute = explorer.compute
-    monkeypatch.setattr(explorer, "compute", lambda settings: going.wait(60) and compute(settings))
-    sent(explorer.controls.strength, 0.5)
-    assert not explorer.worker.idle, "the slider is free, the view is not there"
-    going.set()
-    assert explorer.wait()
-    assert explorer.view is not None
-    assert explorer.view.settings.strength == 0.5
-
-
-@pytest.fixture
-def client() -> Iterator[Any]:
-    """The client of a kernel that has two `sliders`, one of ours and ipywidgets' own."""
-    manager, client = start_new_kernel(kernel_name="python3")
-    try:
-        client.execute(
-            "import ipywidgets, threading; from workbench.panels import messages\n"
-            "sliders = messages.FloatSlider(), ipywidgets.FloatSlider()"
-        )
-        until_idle(client)
-        yield client
-    finally:
-        client.stop_channels()
-        manager.shutdown_kernel(now=True)
-
-
-def moved(client: Any, which: int) -> tuple[str, str, list[dict[str, Any]]]:
-    """Move one of the sliders as a page does; return its comm, the message's id and what the kernel answers."""
-    client.execute(f"print(sliders[{which}].comm.comm_id)")
-    (comm,) = [each["content"]["text"].strip() for each in until_idle(client) if each["msg_type"] == "stream"]
-    data = {"method": "update", "state": {"value": 0.25}, "buffer_paths": []}
-    message = client.session.msg("comm_msg", {"comm_id": comm, "data": data})
-    client.shell_channel.send(message)
-    return comm, message["header"]["msg_id"], until_idle(client)
-
-
-def test_a_slider_s_late_echo_is_ipywidgets_own_but_for_its_time(client: Any) -> None:
-    echoes = []
-    for which in (0, 1):
-        comm, asked, answer = moved(client, which)
-        if which == 0:
-            assert "comm_msg" not in [each["msg_type"] for each in answer], "not at once"
-            client.execute("thread = threading.Thread(target=sliders[0].tell); thread.start(); thread.join()")
-            answer = until_idle(client)
-        (echo,) = [each for each in answer if each["msg_type"] == "comm_msg"]
-        assert echo["parent_header"]["msg_id"] == asked
-        assert echo["content"].pop("comm_id") == comm
-        echoes.append((echo["content"], echo["metadata"], echo["buffers"]))
-    assert echoes[0] == echoes[1]
-    assert echoes[0][0] == {"data": {"method": "echo_update", "state": {"value": 0.25}, "buffer_paths": []}}
-    client.execute("sliders[0].tell()")
-    assert "comm_msg" not in [each["msg_type"] for each in until_idle(client)], "said already"
-
-
-def test_a_kernel_is_not_busy_for_sliders_and_is_for_all_else(client: Any) -> None:
-    client.execute("messages.not_busy_for(sliders[:1])")
-    until_idle(client)
-    states = []
-    for which in (0, 1):
-        *_, answer = moved(client, which)
-        states.append([each["content"].get("execution_state", each["msg_type"]) for each in answer])
-    assert states == [["idle"], ["busy", "comm_msg", "idle"]], "no echo of the first either"
-    client.execute("print(sliders[0].value)")
-    answer = until_idle(client)
-    assert answer[0]["content"] == {"execution_state": "busy"}, "for code it is"
-    assert [each["content"]["text"] for each in answer if each["msg_type"] == "stream"] == ["0.25\n"]
-
-
-def test_a_view_goes_out_before_a_slider_is_free(client: Any) -> None:
-    client.execute(
-        "from workbench.panels.newest import Newest\n"
-        "shown = ipywidgets.HTML()\n"
-        "def show(text): shown.value = text\n"
-        "worker = Newest('worker', lambda: None, show, lambda: None, lambda: None)\n"
-        "worker.start()\n"
-        "sliders[0].observe(lambda change: worker.ask(str(change['new'])), 'value')\n"
-        "sliders[0].settle = lambda: worker.wait(lambda: worker.idle, 20)\n"
-        "messages.not_busy_for(sliders[:1])"
-    )
-    until_idle(client)
-    *_, answer = moved(client, 0)
-    assert [each["content"].get("execution_state", each["msg_type"]) for each in answer] == ["comm_msg", "idle"]
-    assert answer[0]["content"]["data"]["state"] == {"value": "0.25"}
-
-
-def until_idle(client: Any) -> list[dict[str, Any]]:
-    """Return a kernel's messages up to the next "idle"."""
-    found = [client.get_iopub_msg(timeout=60)]
-    while found[-1]["content"].get("execution_state") != "idle":
-        found.append(client.get_iopub_msg(timeout=60))
-    return found
+    assert meta(explorer)["name"].startswith("jpeg q5")
+    assert pixels(explorer, "cloud").tobytes() != seen["jpeg"]
 
 
 def test_what_is_computed_is_what_the_system_computes(explorer: Explorer, pair: Pair, digits: Dataset) -> None:
-    view = explorer.compute(Settings(DIGITS, 3, 0.5, "jpeg", 70, PAIR))
+    settings = Settings(DIGITS, (3,), 0.5, 0.0, "jpeg", 70, PAIR)
+    captured, seen = explorer.compute(settings)
     original = digits.test.images[3:4].float() / 255
-    received = edge_has(explorer, DIGITS, 3).received
-    protected = pair.generator(received, 0.5)
+    protected = pair.generator(captured.received, 0.5)
     codec = codec_for(pair, "jpeg", quality=70)
-    torch.testing.assert_close(view.original, original[0])
-    torch.testing.assert_close(view.protected, protected[0], atol=2e-3, rtol=0)
-    payload = codec.encode(view.protected[None])
-    assert view.s2_bytes == len(payload)
-    assert torch.equal(view.cloud, codec.decode(payload)[0])
-    scores = pair.target(codec.decode(payload)).softmax(1)[0]
-    assert view.target[0] == (str(scores.argmax().item()), pytest.approx(scores.max().item(), abs=1e-4))
-    assert sum(value for _, value in view.target) <= 1 + 1e-5
-    assert 0 < view.code_bits <= 8 * view.s2_bytes
+    torch.testing.assert_close(captured.original, original)
+    torch.testing.assert_close(captured.protected(0.5), protected, atol=2e-3, rtol=0)
+    payload = codec.encode(captured.protected(0.5))
+    assert seen.payload == len(payload)
+    assert torch.equal(seen.cloud, codec.decode(payload))
+    scores = pair.target(codec.decode(payload)).softmax(1)
+    assert seen.target is not None
+    torch.testing.assert_close(seen.target, scores, atol=1e-4, rtol=0)
+    assert 0 < seen.bits[0] <= 8 * seen.payload
 
 
-def edge_has(explorer: Explorer, source: str, index: int) -> Any:
-    """Return what the pipeline remembers of a picture once it is at the edge."""
-    (found,) = [made for key, made in explorer.pipeline._known.items() if key[:3] == ("picture", source, index)]
-    return found
-
-
-@pytest.fixture
-def alone(explorer: Explorer) -> pipeline.Pipeline:
-    """Return the explorer's pipeline once nobody else uses it."""
-    found = explorer.pipeline
-    explorer.close()
-    return found
-
-
-def test_a_view_that_was_shown_before_is_not_computed_again(
-    explorer: Explorer, alone: pipeline.Pipeline, digits: Dataset
-) -> None:
-    settings, images = replace(explorer.settings(), codec="jpeg", quality=71), digits.test.images
-    first = alone.compute(settings, images[0], 3)
-    assert first.ran == {"compression", "decompression", "classifier"}, "the picture itself is at the edge already"
-    again = alone.compute(settings, images[0], 3)
-    assert not again.ran
-    assert again == replace(first, ran=frozenset())
-    other = alone.compute(replace(settings, strength=0.5), images[0], 3)
-    assert other.ran == first.ran
-    assert not torch.equal(other.cloud, first.cloud)
-    new = alone.compute(settings, images[1], 3)
-    assert new.ran == set(first.milliseconds), "a new picture passes through all of it"
-    assert not alone.compute(settings, images[0], 3).ran, "the picture before it is remembered, too"
-
-
-def test_a_repeated_payload_is_not_decoded_again(explorer: Explorer, alone: pipeline.Pipeline, digits: Dataset) -> None:
-    settings, picture = replace(explorer.settings(), codec="jpeg", quality=71), digits.test.images[0]
-    first = alone.compute(settings, picture, 3)
-    again = alone.compute(settings, picture, 4)
-    assert again.ran == {"compression"}
-    assert again.label != first.label
-    assert (again.target, again.auxiliary, again.code_bits) == (first.target, first.auxiliary, first.code_bits)
-    assert torch.equal(again.cloud, first.cloud)
-    assert {**again.milliseconds, "compression": 0.0} == {**first.milliseconds, "compression": 0.0}
-
-
-@pytest.mark.parametrize(("remembered", "pixels", "kept"), [(8, 2**21, 8), (512, 8 * 32 * 32, 8), (512, 1, pipeline.EACH)])
-def test_what_is_old_makes_room_sooner_for_large_pictures(
-    explorer: Explorer,
-    alone: pipeline.Pipeline,
-    digits: Dataset,
-    monkeypatch: pytest.MonkeyPatch,
-    remembered: int,
-    pixels: int,
-    kept: int,
-) -> None:
-    monkeypatch.setattr(pipeline, "REMEMBERED", remembered)
-    monkeypatch.setattr(pipeline, "PIXELS", pixels)
-    settings, picture = replace(explorer.settings(), codec="jpeg", quality=71), digits.test.images[0]
-    for k in range(9):
-        alone.compute(replace(settings, strength=k / 8), picture, 3)
-    assert len(alone._known) == kept
-    assert not alone.compute(settings, picture, 3).ran, "the last view is remembered"
-    assert "decompression" in alone.compute(replace(settings, strength=0.0), picture, 3).ran
-
-
-def views(explorer: Explorer, index: int) -> set[float]:
-    """Return the strengths of whose views of a picture the pipeline has a memory."""
-    known = list(explorer.pipeline._known)
-    return {key[1].strength for key in known if key[0] == "view" and key[1].index == index}
-
-
-def test_views_of_all_strengths_are_made_ahead_at_rest(explorer: Explorer) -> None:
-    explorer.controls.index.value = 4
-    assert explorer.worker.wait(lambda: len(views(explorer, 4)) == PLACES, 60)
-    for strength in (0.29, 0.57, 0.98):
-        explorer.controls.strength.value = strength
-        assert explorer.wait()
-        assert explorer.view is not None
-        assert (explorer.view.settings.strength, explorer.view.ran) == (strength, set())
-
-
-def test_views_are_made_ahead_for_what_is_shown_alone(explorer: Explorer) -> None:
-    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == PLACES, 60)
-    explorer.controls.index.value = 5
+@pytest.mark.parametrize("codec", ["neural", "jpeg"])
+def test_a_sheet_is_one_payload_and_each_picture_is_as_it_is_alone(explorer: Explorer, codec: str) -> None:
+    explorer.apply(pictures=list(range(12)), strength=0.8, codec=codec)
     assert explorer.wait()
-    explorer.controls.index.value = 6
-    assert explorer.worker.wait(lambda: len(views(explorer, 6)) == PLACES, 60)
-    assert len(views(explorer, 5)) < PLACES
+    sheet, captured = meta(explorer), everything(explorer)
+    assert (len(sheet["which"]), len(sheet["ssim"]), explorer.stage.sheet) == (12, 12, 16)
+    assert len(captured["original"]) == 32 * 32 * 3
+    several = {k: (pixels(explorer, "cloud", k).copy(), sheet["target"][k][0], sheet["ssim"][k]) for k in (0, 5, 11)}
+    for k, (cloud, (answer, share), ssim) in several.items():
+        explorer.pictures = [k]  # type: ignore[assignment]
+        assert explorer.wait()
+        alone = meta(explorer)
+        assert abs(pixels(explorer, "cloud").astype(int) - cloud).max() <= 1
+        assert alone["target"][0][0] == [answer, pytest.approx(share, abs=2e-3)]
+        assert alone["ssim"][0] == pytest.approx(ssim, abs=1e-3)
+    if codec == "neural":
+        assert sheet["payload"] < 12 * alone["payload"], "a batch shares its payload"
 
 
-def test_no_view_of_a_large_picture_is_made_ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert explorer.worker.wait(lambda: len(views(explorer, 0)) == PLACES, 60)
-    monkeypatch.setattr(pipeline, "PIXELS", 4 * 100 * 32 * 32)
-    explorer.controls.index.value = 7
-    assert explorer.rest()
-    assert not explorer.worker.wait(lambda: len(views(explorer, 7)) > 1, 1)
+def test_compute_depends_on_its_settings_alone_and_what_is_known_is_kept(explorer: Explorer) -> None:
+    settings = Settings(DIGITS, (2,), 0.6, 0.0, "jpeg", 50, PAIR)
+    captured, seen = explorer.compute(settings)
+    explorer.compute(Settings(DIGITS, (1,), 0.1, 0.0, "png", 50, PAIR))
+    again = explorer.compute(settings)
+    assert again[0] is captured
+    assert again[1] is seen
+    explorer.pipeline.cache.clear()
+    fresh = explorer.compute(settings)
+    assert fresh[1] is not seen
+    assert torch.equal(fresh[1].cloud, seen.cloud)
+    assert (fresh[1].bits, fresh[1].payload) == (seen.bits, seen.payload)
 
 
-def test_compute_depends_on_its_settings_alone(explorer: Explorer) -> None:
-    settings = Settings(DIGITS, 2, 0.6, "jpeg", 50, PAIR)
-    before = shown(explorer)
-    first = explorer.compute(settings)
-    explorer.compute(Settings(DIGITS, 1, 0.1, "png", 50, PAIR))
-    second = explorer.compute(settings)
-    for name in ("original", "protected", "cloud"):
-        assert torch.equal(getattr(first, name), getattr(second, name)), name
-    for name in ("target", "auxiliary", "ssim", "s1_bytes", "s2_bytes", "code_bits"):
-        assert getattr(first, name) == getattr(second, name), name
-    assert shown(explorer) == before
+def test_the_cache_drops_the_oldest_by_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "CACHED_PIXELS", 100)
+    cache, computed = pipeline.Cache(), list[int]()
+
+    def get(key: int) -> int:
+        return cache.get(key, lambda: computed.append(key) or key, lambda _: 40)  # type: ignore[func-returns-value]
+
+    assert [get(key) for key in (1, 2, 1, 3, 1, 2)] == [1, 2, 1, 3, 1, 2]
+    assert computed == [1, 2, 3, 2], "2 was the oldest when 3 came"
 
 
-def test_bars_have_the_figures_colours() -> None:
-    assert (markup.BLUE, markup.ORANGE, markup.GREY) == (plots.BLUE, plots.ORANGE, plots.GREY)
-
-
-GLANCE = """
+FIRST = """
 import sys
-from workbench.panels import Explorer, newest
-newest.Newest.start = lambda worker: None
+from workbench.panels import Explorer, latest_wins
+latest_wins.LatestWinsWorker.start = lambda worker: None
 made = Explorer(limit={limit}, picture={picture}, folder={folder!r})
 assert "torch" not in sys.modules
-print(made.controls.view.value)
+print(made.stage.frames.get("original", b"").hex())
 """
 
 
-def glance(limit: int = 0, picture: int = 0, folder: str = "") -> str:
-    """Return the markup of what is shown with the controls, before torch is there."""
-    code = GLANCE.format(limit=limit, picture=picture, folder=folder)
+@pytest.mark.parametrize("options", [{"picture": 19}, {"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}])
+def test_the_first_picture_is_there_with_the_controls_before_torch_is(options: dict[str, Any]) -> None:
+    code = FIRST.format(**{"limit": 0, "picture": 0, "folder": ""} | options)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return done.stdout.removesuffix("\n")
+    there = options == {"picture": 19}
+    expected = load("samples").test.images[19].permute(1, 2, 0).contiguous().numpy().tobytes() if there else b""
+    assert bytes.fromhex(done.stdout) == expected
 
 
-@pytest.mark.parametrize("number", [0, 19])
-def test_the_first_picture_comes_with_the_controls(number: int) -> None:
-    controls, images = layout.Controls(PAIR, "", 1.0, "png", 89), load("samples").test.images
-    controls.bring({"original": pins.png(images[number].permute(1, 2, 0).contiguous().numpy())}, (32, 32))
-    assert glance(picture=number) == controls.view.value
+# --- ahead of the hand -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}])
-def test_a_missing_picture_does_not_come_with_the_controls(options: dict[str, Any]) -> None:
-    assert "<img" not in glance(**options)
+def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return a list that receives the views sent ahead of the hand."""
+    sent: list[dict[str, Any]] = []
+
+    def keep(content: dict[str, Any], buffers: Any = None) -> None:
+        if content["kind"] == "ahead":
+            sent.append(content["meta"] | {"blob": buffers[0]})
+
+    monkeypatch.setattr(explorer.stage, "send", keep)
+    return sent
+
+
+@pytest.mark.parametrize(("pictures", "places"), [([4], 101), ([4, 1, 7], 41)])
+def test_while_the_hand_rests_the_views_of_all_strengths_are_sent(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch, pictures: list[int], places: int
+) -> None:
+    assert explorer.rest()
+    sent = ahead(explorer, monkeypatch)
+    explorer.apply(pictures=pictures, codec="png", strength=0.3)
+    assert explorer.worker.wait(lambda: len({each["strength"] for each in sent}) == places, 60)
+    now = [each for each in sent if each["codec"] == "png" and len(each["which"]) == len(pictures)]
+    assert {each["id"] for each in now} == {explorer.stage.frames["id"]}
+    assert abs(now[0]["strength"] - 0.3) <= 0.02, "the nearest first"
+    explorer.strength = 0.6
+    assert explorer.wait()
+    same = [each["blob"] for each in now if each["strength"] == pytest.approx(0.6)]
+    assert same == [explorer.stage.seen["blob"]]
+
+
+def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explorer.rest()
+    sent = ahead(explorer, monkeypatch)
+    explorer.pictures = 5  # type: ignore[assignment]
+    assert explorer.wait()
+    first = explorer.stage.frames["id"]
+    explorer.pictures = 6  # type: ignore[assignment]
+    assert explorer.wait()
+    assert explorer.worker.wait(lambda: sum(each["id"] == explorer.stage.frames["id"] for each in sent) >= 101, 60)
+    assert sum(each["id"] == first for each in sent) < 101
 
 
 # --- the newest settings win ---------------------------------------------------------------------------------------------
@@ -503,27 +288,28 @@ def test_a_missing_picture_does_not_come_with_the_controls(options: dict[str, An
 
 def test_the_newest_setting_wins(explorer: Explorer) -> None:
     for step in range(50):
-        explorer.controls.strength.value = round(step / 100, 2)
-    explorer.controls.strength.value = 0.73
+        explorer.strength = round(step / 100, 2)
+    explorer.strength = 0.73
     assert explorer.wait()
-    now = shown(explorer)
-    explorer.show(explorer.compute(Settings(DIGITS, 0, 0.73, "neural", 89, PAIR)))
-    assert shown(explorer) == now
+    assert meta(explorer)["strength"] == 0.73
+    _, seen = explorer.compute(replace(explorer.settings(), strength=0.73))
+    expected = to_uint8(seen.cloud[0].clone()).permute(1, 2, 0).numpy()
+    assert np.array_equal(pixels(explorer, "cloud"), expected)
 
 
-def test_moving_a_control_returns_at_once_without_a_queue(explorer: Explorer) -> None:
+def test_setting_returns_at_once_and_settings_do_not_queue(explorer: Explorer) -> None:
     computed: list[float] = []
     real, gate = explorer.compute, threading.Event()
 
-    def slow(settings: Settings, *rest: Any) -> Any:
+    def slow(settings: Settings) -> Any:
         computed.append(settings.strength)
         assert gate.wait(20)
-        return real(settings, *rest)
+        return real(settings)
 
     explorer.compute = slow  # type: ignore[method-assign]
     start = time.monotonic()
     for step in range(30):
-        explorer.controls.strength.value = step / 100
+        explorer.strength = step / 100
     assert time.monotonic() - start < 5
     assert not explorer.wait(timeout=0.05), "it cannot be ready while it computes"
     gate.set()
@@ -532,41 +318,49 @@ def test_moving_a_control_returns_at_once_without_a_queue(explorer: Explorer) ->
     assert len(computed) <= 2, "what was overtaken is never computed"
 
 
-def test_moves_during_programmatic_updates_are_heard(explorer: Explorer) -> None:
-    setting, go_on = threading.Event(), threading.Event()
-    real = explorer.controls.offer_codecs
+def test_a_view_that_is_overtaken_is_given_up_between_two_stages(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert explorer.rest()
+    encoding, go_on = threading.Event(), threading.Event()
+    codec = explorer.pipeline.codec(explorer.settings(), (32, 32))
+    real, decoded = codec.encode, list[bytes]()
 
-    def slow(*given: Any) -> None:
-        setting.set()
+    def slow(images: Any) -> bytes:
+        encoding.set()
         assert go_on.wait(20)
-        real(*given)
+        return real(images)
 
-    explorer.controls.offer_codecs = slow  # type: ignore[method-assign]
-    explorer.controls.strength.value = 0.5
-    assert setting.wait(20)
-    explorer.controls.strength.value = 0.25
+    monkeypatch.setattr(codec, "encode", slow)
+    unpack = codec.unpack
+    monkeypatch.setattr(codec, "unpack", lambda payload: decoded.append(payload) or unpack(payload))
+    explorer.strength = 0.123
+    assert encoding.wait(20)
+    explorer.strength = 0.456
     go_on.set()
     assert explorer.wait()
-    assert explorer.view is not None
-    assert explorer.view.settings.strength == 0.25
+    assert meta(explorer)["strength"] == 0.456
+    assert explorer.pipeline.cache is not None
+    keys = [key for key in explorer.pipeline.cache._results if isinstance(key, tuple) and key[0] == "seen"]
+    assert 0.123 not in [key[2] for key in keys], "its payload was never decoded"
 
 
-def test_a_failed_computation_is_reported_and_the_next_shown(explorer: Explorer, capsys: pytest.CaptureFixture[str]) -> None:
-    real, before = explorer.compute, shown(explorer)
+def test_what_fails_while_computing_is_said_and_the_next_setting_is_shown(
+    explorer: Explorer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = explorer.compute
 
-    def fail(settings: Settings, *_: Any) -> Any:
+    def fail(settings: Settings) -> Any:
         raise ZeroDivisionError("<i>nothing</i>")
 
     explorer.compute = fail  # type: ignore[method-assign]
-    explorer.controls.strength.value = 0.2
+    explorer.strength = 0.2
     assert explorer.wait()
-    assert "ZeroDivisionError: &lt;i&gt;nothing&lt;/i&gt;" in said(explorer)
+    assert said(explorer) == "ZeroDivisionError: <i>nothing</i>"
     assert "ZeroDivisionError" in capsys.readouterr().err
     explorer.compute = real  # type: ignore[method-assign]
-    explorer.controls.strength.value = 0.3
+    explorer.strength = 0.3
     assert explorer.wait()
-    assert changed(before, shown(explorer))
-    assert "ZeroDivisionError" not in said(explorer), "what is over is no longer said"
+    assert meta(explorer)["strength"] == 0.3
+    assert said(explorer) == "", "what is over is no longer said"
 
 
 def test_another_of_the_same_name_takes_its_place(explorer: Explorer, tmp_path: Path) -> None:
@@ -574,7 +368,8 @@ def test_another_of_the_same_name_takes_its_place(explorer: Explorer, tmp_path: 
     try:
         assert second.wait(60)
         assert not explorer.wait(1), "the first is closed"
-        explorer.controls.strength.value = 0.1
+        explorer.strength = 0.1
+        press(explorer, "random")
         assert explorer.view is not None
         assert explorer.view.settings.strength == 1.0, "what was shown stays"
     finally:
@@ -593,124 +388,152 @@ def test_a_view_that_is_closed_keeps_no_networks(explorer: Explorer) -> None:
     assert explorer.view is not None, "what was shown stays"
 
 
-# --- which picture -------------------------------------------------------------------------------------------------------
+# --- which pictures ------------------------------------------------------------------------------------------------------
 
 
 def test_the_number_chooses_the_picture(explorer: Explorer, digits: Dataset) -> None:
-    before = shown(explorer)
-    explorer.controls.index.value = 5
+    explorer.stage.number = 5
     assert explorer.wait()
-    assert {"original", "protected"} <= changed(before, shown(explorer))
-    assert caption(explorer, "original").endswith(f":<br>{digits.test.labels[5]}")
-    explorer.controls.random.click()
+    assert np.array_equal(pixels(explorer, "original"), digits.test.images[5].permute(1, 2, 0).numpy())
+    assert explorer.pictures == [5]
+    press(explorer, "random")
     assert explorer.wait()
-    assert 0 <= explorer.controls.index.value <= 11
+    assert 0 <= explorer.stage.number <= 11
 
 
-def test_the_number_can_run_over_one_class(explorer: Explorer, digits: Dataset) -> None:
-    wanted = (digits.test.head(12).labels == int(digits.test.labels[4])).nonzero()[:, 0].tolist()
-    explorer.controls.show.value = str(int(digits.test.labels[4]))
-    assert explorer.controls.index.max == len(wanted) - 1
-    for position, index in enumerate(wanted):
-        explorer.controls.index.value = position
-        assert explorer.wait()
-        assert np.array_equal(pixels(shown(explorer)["original"]), digits.test.images[index].permute(1, 2, 0).numpy())
-    explorer.controls.show.value = "all"
-    assert (explorer.controls.index.value, explorer.controls.index.max) == (0, 11)
+def test_pictures_of_one_class_and_their_order(explorer: Explorer, digits: Dataset) -> None:
+    label = int(digits.test.labels[4])
+    wanted = (digits.test.head(12).labels == label).nonzero()[:, 0].tolist()
+    explorer.stage.show = str(label)
+    assert explorer.wait()
+    assert explorer.stage.options["count"] == len(wanted)
+    explorer.stage.sheet = 16
+    assert explorer.wait()
+    assert explorer.pictures == explorer.stage.frames["numbers"] == wanted
+    explorer.stage.show = "all"
+    assert explorer.wait()
+    assert (explorer.stage.number, explorer.stage.options["count"]) == (0, 12)
 
 
-def test_the_number_can_run_over_what_the_cloud_misreads(explorer: Explorer) -> None:
-    explorer.controls.show.value = "misclassified"
+@pytest.mark.parametrize("show", ["misclassified", "recognised"])
+def test_pictures_can_be_those_that_the_cloud_reads_wrong_or_right(explorer: Explorer, show: str) -> None:
+    explorer.stage.show = show
     assert explorer.rest()
-    assert "of the first 12" in said(explorer)
-    for position in range(explorer.controls.index.max + 1):
-        explorer.controls.index.value = position
-        assert explorer.wait()
-        assert explorer.view is not None
-        assert explorer.view.target[0][0] != explorer.view.label
-    assert explorer.controls.index.max + 1 == int(said(explorer).partition(" of the")[0].rpartition(">")[2])
+    assert f"{explorer.stage.options['count']} of the first 12 pictures, at strength 1" in said(explorer)
+    explorer.stage.sheet = 16
+    assert explorer.wait()
+    answers = [top[0][0] for top in meta(explorer)["target"]]
+    right = [answer == label for answer, label in zip(answers, explorer.stage.frames["labels"], strict=True)]
+    assert right
+    assert set(right) == {show == "recognised"}
 
 
 def test_the_least_hidden_come_first(explorer: Explorer) -> None:
-    explorer.controls.show.value = "least hidden (SSIM)"
+    explorer.stage.sort = "least hidden (SSIM)"
     assert explorer.rest()
-    similar = []
-    for position in range(12):
-        explorer.controls.index.value = position
-        assert explorer.wait()
-        assert explorer.view is not None
-        similar.append(abs(explorer.view.ssim))
+    explorer.stage.sheet = 16
+    assert explorer.wait()
+    similar = [abs(value) for value in meta(explorer)["ssim"]]
     assert similar == sorted(similar, reverse=True)
+    assert sorted(explorer.pictures) == list(range(12))
+
+
+def test_the_map_has_equal_points_for_equal_pictures_and_a_group_becomes_the_sheet(explorer: Explorer) -> None:
+    press(explorer, "map", on=True)
+    assert explorer.rest()
+    points = explorer.stage.points
+    assert len(points["points"]) == len(points["labels"]) == 12
+    assert all(0 <= value <= 1 for point in points["points"] for value in point)
+    places: dict[int, set[tuple[float, ...]]] = {}
+    for which, point in zip(points["which"], points["points"], strict=True):
+        places.setdefault(which, set()).add(tuple(point))
+    assert all(len(each) == 1 for each in places.values()), "what the cloud cannot tell apart is one point"
+    assert len(points["cloud"]) == points["distinct"] * 32 * 32 * 3
+    press(explorer, "select", numbers=[2, 7, 5])
+    assert explorer.wait()
+    assert explorer.pictures == explorer.stage.frames["numbers"] == [2, 7, 5]
+    assert (explorer.stage.show, explorer.stage.sheet) == ("selection", 16)
+
+
+def test_points_are_principal_components() -> None:
+    generator = torch.Generator().manual_seed(0)
+    places = torch.cartesian_prod(torch.arange(-4.0, 5.0), torch.tensor([-1.0, 1.0]))  # uncorrelated, the first axis wider
+    axes = torch.linalg.qr(torch.randn(20, 2, generator=generator))[0].T
+    found = projection.project(places @ axes + 5)
+    for k in range(2):
+        correlation = torch.corrcoef(torch.stack([found[:, k], places[:, k]]))[0, 1]
+        assert abs(correlation) > 0.999, "the widest spread first"
+    assert torch.equal(found, projection.project(places @ axes + 5))
+    assert torch.equal(projection.project(torch.ones(3, 4)), torch.zeros(3, 2)), "one place"
 
 
 # --- pictures of one's own -----------------------------------------------------------------------------------------------
 
 
-def test_uploaded_pictures_are_shown_and_replaced(explorer: Explorer) -> None:
-    explorer.controls.upload.value = uploaded(
-        ("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 3))), ("c.png", png(9, mode="L"))
-    )
+def test_uploaded_pictures_are_shown_at_once_and_others_take_their_place(explorer: Explorer) -> None:
+    upload(explorer, ("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 3))), ("c.png", png(9, mode="L")))
     assert explorer.wait()
-    assert (explorer.controls.source.value, explorer.controls.index.max) == (UPLOADS, 2)
-    assert set(map(tuple, pixels(shown(explorer)["original"]).reshape(-1, 3))) == {(200, 30, 40)}
-    assert "unknown" in caption(explorer, "original")
-    explorer.controls.index.value = 2
+    assert (explorer.source, explorer.stage.options["count"]) == (UPLOADS, 3)
+    assert set(map(tuple, pixels(explorer, "original").reshape(-1, 3))) == {(200, 30, 40)}
+    assert (explorer.stage.frames["labels"], explorer.stage.frames["names"]) == ([-1], ["a.png"])
+    explorer.stage.number = 2
     assert explorer.wait()
-    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [9, 9, 9]
-    explorer.controls.upload.value = uploaded(("d.png", png((0, 250, 0))))
+    assert pixels(explorer, "original")[0, 0].tolist() == [9, 9, 9]
+    upload(explorer, ("d.png", png((0, 250, 0))))
     assert explorer.wait()
-    assert (explorer.controls.index.value, explorer.controls.index.max) == (0, 0)
-    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [0, 250, 0]
-    explorer.controls.source.value = DIGITS
+    assert (explorer.stage.number, explorer.stage.options["count"]) == (0, 1)
+    assert pixels(explorer, "original")[0, 0].tolist() == [0, 250, 0]
+    explorer.source = DIGITS
     assert explorer.wait()
-    assert explorer.controls.index.max == 11
+    assert explorer.stage.options["count"] == 12
 
 
 def test_of_ten_awkward_files_each_is_shown_or_its_fault_is_said(explorer: Explorer) -> None:
     files = awkward()
-    explorer.controls.upload.value = uploaded(*files)
+    upload(explorer, *files)
     assert explorer.wait()
-    source = explorer.choice.sources[UPLOADS]
+    source = explorer.picture_source.sources[UPLOADS]
     refused = [name for name, _ in files if name not in source.names]
     assert {"grey.png", "see through.png", "cmyk.jpg", "wide.png", "one pixel.png"} <= set(source.names)
     assert {"truncated.png", "bomb.png", files[-1][0]} <= set(refused)
     for name in refused:
         assert name.partition("<")[0][:20] in said(explorer)
-    assert "<img" not in said(explorer), "a file's name is no markup"
     for index in range(len(source.names)):
-        explorer.controls.index.value = index
+        explorer.stage.number = index
         assert explorer.wait()
-        assert pixels(shown(explorer)["original"]).shape == (32, 32, 3)
+        assert pixels(explorer, "original").shape == (32, 32, 3)
     assert not explorer.error
 
 
 def test_files_of_which_none_is_a_picture_change_nothing(explorer: Explorer) -> None:
-    before = shown(explorer)
-    explorer.controls.upload.value = uploaded(("notes.txt", b"<b>no picture</b>"))
+    before = everything(explorer)
+    upload(explorer, ("notes.txt", b"<b>no picture</b>"))
     assert explorer.wait()
     assert "notes.txt" in said(explorer)
-    assert shown(explorer) == before
-    assert UPLOADS not in explorer.controls.source.options
+    assert explorer.stage.message["bad"]
+    assert everything(explorer) == before
+    assert UPLOADS not in explorer.stage.options["sources"]
 
 
 def test_a_folder_is_shown_and_what_in_it_is_no_picture_is_said(explorer: Explorer, folder: Path) -> None:
-    explorer.controls.folder.value = str(folder)
+    press(explorer, "folder", path=str(folder))
     assert explorer.wait()
-    assert explorer.controls.source.value == "folder my pictures"
-    assert explorer.controls.index.max == 1
-    assert pixels(shown(explorer)["original"])[0, 0].tolist() == [200, 30, 40]
+    assert explorer.source == "folder my pictures"
+    assert explorer.stage.options["count"] == 2
+    assert pixels(explorer, "original")[0, 0].tolist() == [200, 30, 40]
     assert "c.png" in said(explorer)
-    explorer.controls.folder.value = str(folder / "not there")
+    press(explorer, "folder", path=str(folder / "not there"))
     assert "does not exist" in said(explorer)
-    assert explorer.controls.source.value == "folder my pictures"
+    assert explorer.source == "folder my pictures"
 
 
 # --- networks ------------------------------------------------------------------------------------------------------------
 
 
 def test_the_pairs_and_generators_that_are_there_are_offered(explorer: Explorer) -> None:
-    assert explorer.controls.pair.options == (PAIR,)
-    assert [value for _, value in explorer.controls.variant.options] == [""]
+    assert explorer.stage.options["pairs"] == [PAIR]
+    assert [name for name, _ in explorer.stage.options["variants"]] == [""]
+    assert explorer.stage.options["codecs"] == ["neural", "compressai", "png", "jpeg", "webp"]
 
 
 def test_a_variant_that_is_not_there_is_said(tiny_data: Path, tmp_path: Path) -> None:
@@ -719,7 +542,7 @@ def test_a_variant_that_is_not_there_is_said(tiny_data: Path, tmp_path: Path) ->
         with pytest.raises(WeightsError, match="nowhere"):
             explorer.wait(60)
         assert "nowhere" in said(explorer)
-        explorer.controls.variant.value = ""
+        explorer.variant = ""
         assert explorer.wait(60)
         assert explorer.view is not None
     finally:
@@ -731,9 +554,11 @@ def test_a_variant_that_is_not_there_is_said(tiny_data: Path, tmp_path: Path) ->
     [
         ({"strength": 1.5}, "strength must be between 0 and 1, got 1.5"),
         ({"strength": float("nan")}, "got nan"),
+        ({"rate": -0.1}, "rate must be between 0 and 1, got -0.1"),
         ({"codec": "jpg"}, "unknown codec 'jpg'"),
         ({"quality": 0}, "quality must be a whole number from 1 to 95, got 0"),
         ({"picture": -1}, "picture and limit must be 0 or more"),
+        ({"sheet": 12}, "a sheet has 1, 16, 64 or 256 pictures, got 12"),
     ],
 )
 def test_a_bad_parameter_is_refused_at_once(tiny_data: Path, tmp_path: Path, wrong: dict[str, Any], message: str) -> None:
@@ -751,7 +576,273 @@ def test_a_parameter_that_names_nothing_is_said_and_raised(
     try:
         with pytest.raises(WorkbenchError, match=message):
             explorer.wait(60)
-        assert "bad" in said(explorer)
+        assert explorer.stage.message["bad"]
+    finally:
+        explorer.close()
+
+
+# --- from code -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("strength", 1.01, "strength must be between 0 and 1, got 1.01"),
+        ("strength", "much", "strength must be between 0 and 1, got 'much'"),
+        ("rate", 2, "rate must be between 0 and 1, got 2"),
+        ("rate", 0.5, "neural has one rate, 0; got rate 0.5"),
+        ("codec", "mp3", "unknown codec 'mp3'"),
+        ("quality", 96, "quality must be a whole number from 1 to 95, got 96"),
+        ("pair", "a-X-b", "unknown pair 'a-X-b'"),
+        ("variant", "private", "unknown variant 'private'"),
+        ("source", "nothing", "unknown source 'nothing'"),
+        ("pictures", [3, 12], "picture 12 is not there: scikit-learn digits has 12 pictures"),
+        ("pictures", [0.5], "a picture's number is a whole number from 0 on, got 0.5"),
+        ("pictures", [], "a view shows 1 to 256 pictures, got 0 numbers"),
+    ],
+)
+def test_a_value_that_cannot_be_set_is_named_and_changes_nothing(
+    explorer: Explorer, name: str, value: Any, message: str
+) -> None:
+    before = explorer.settings()
+    with pytest.raises(UsageError, match=re_escape(message)):
+        setattr(explorer, name, value)
+    if name in ("strength", "quality"):
+        with pytest.raises((UsageError, traitlets.TraitError), match=str(value)):
+            setattr(explorer.stage, name, value)  # as from a page
+    with pytest.raises(UsageError, match="unknown setting 'strenght': did you mean 'strength'"):
+        explorer.apply(strenght=1)
+    assert explorer.settings() == before
+
+
+def re_escape(text: str) -> str:
+    import re
+
+    return re.escape(text)
+
+
+def test_a_notebook_drives_the_view_and_the_view_a_notebook(explorer: Explorer) -> None:
+    strengths, views = list[float](), list[Any]()
+    explorer.observe(lambda change: strengths.append(change["new"]), "strength")
+    explorer.observe(lambda change: views.append(change["new"]), "view")
+    explorer.strength = 0.4
+    assert explorer.wait()
+    explorer.stage.set_state({"strength": 0.2})  # as from a page
+    assert explorer.wait()
+    assert strengths == [0.4, 0.2]
+    assert [view.settings.strength for view in views[-1:]] == [0.2]
+    explorer.select([3, 1])
+    assert explorer.wait()
+    assert explorer.pictures == [3, 1]
+    with pytest.raises(UsageError, match="unknown attribute 'colour'"):
+        explorer.observe(print, "colour")
+
+
+@pytest.mark.parametrize("pictures", [[2], [0, 5, 3]])
+def test_what_is_shown_is_a_figure(explorer: Explorer, pictures: list[int]) -> None:
+    import matplotlib.pyplot as plt
+
+    before = list(plt.get_fignums())
+    explorer.pictures = pictures  # type: ignore[assignment]
+    assert explorer.wait()
+    figure = explorer.frame()
+    shown = [axis for axis in figure.axes if axis.get_images()]
+    assert len(shown) == (4 if len(pictures) == 1 else 3 * len(pictures))
+    assert list(plt.get_fignums()) == before, "pyplot's figures belong to the cells"
+
+
+def test_settings_are_set_at_once_and_a_link_sets_them_again(explorer: Explorer, tmp_path: Path) -> None:
+    explorer.apply(strength=0.3, codec="jpeg", quality=40, pictures=[7])
+    assert explorer.wait()
+    links, kept = explorer.link(), explorer.settings()
+    call = ast.parse(links["python"], mode="eval").body
+    assert isinstance(call, ast.Call)
+    explorer.apply(strength=1.0, codec="png", pictures=[0, 1])
+    for text in (*links.values(), json.dumps({"parameters": kept.parameters("digits")})):
+        press(explorer, "paste", text=text)
+        assert explorer.wait()
+        assert explorer.settings() == kept
+        explorer.apply(strength=1.0, codec="png", pictures=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("hello", "names no settings"),
+        ("explorer.apply(strength=open('x'))", "names no settings"),
+        ("{", "names no settings"),
+        ("papermill a b -p dataset cifar10 -p strength 1", "of the data set 'cifar10', this view shows 'digits'"),
+        ("explorer.apply(strong=1)", "unknown setting 'strong'"),
+    ],
+)
+def test_a_pasted_text_that_is_no_link_is_named(explorer: Explorer, text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse(text, "digits")
+    press(explorer, "paste", text=text)
+    assert message in said(explorer)
+    assert explorer.strength == 1.0
+
+
+def test_undo_sets_all_settings_at_once(explorer: Explorer) -> None:
+    explorer.apply(strength=0.3, codec="jpeg", pictures=list(range(12)))
+    assert explorer.wait()
+    before = {
+        name: getattr(explorer.stage, name) for name in ("strength", "codec", "number", "sheet", "show", "selection", "source")
+    }
+    explorer.select([5, 2])
+    explorer.codec = "png"
+    assert explorer.wait()
+    press(explorer, "restore", settings=before)
+    assert explorer.wait()
+    assert explorer.pictures == list(range(12))
+    assert (explorer.codec, explorer.strength) == ("jpeg", 0.3)
+
+
+# --- anybody's method ------------------------------------------------------------------------------------------------------
+
+
+def blur(images: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    blurred = [
+        Image.fromarray((255 * each.transpose(1, 2, 0)).astype(np.uint8)).filter(ImageFilter.GaussianBlur(3)) for each in images
+    ]
+    return np.stack([np.asarray(each).transpose(2, 0, 1) / 255 for each in blurred])
+
+
+def as_jpeg(images: np.ndarray[Any, Any]) -> list[bytes]:
+    files = []
+    for each in images:
+        buffer = io.BytesIO()
+        Image.fromarray((255 * each.transpose(1, 2, 0)).round().astype(np.uint8)).save(buffer, "JPEG", quality=20)
+        files.append(buffer.getvalue())
+    return files
+
+
+def from_jpeg(files: list[bytes]) -> np.ndarray[Any, Any]:
+    return np.stack([np.asarray(Image.open(io.BytesIO(each))).transpose(2, 0, 1) / 255 for each in files])
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_method_of_somebody_else_is_explored(kind: str, digits: Dataset) -> None:
+    images = digits.test.images[:20].float() / 255
+    seen_kinds = set[type]()
+
+    def protect(given: Any) -> Any:
+        seen_kinds.add(type(given))
+        return blur(given if kind == "numpy" else given.numpy())
+
+    encode = as_jpeg if kind == "numpy" else (lambda given: as_jpeg(given.numpy()))
+    explorer = Explorer.compare(
+        {"blur": (protect, encode, from_jpeg), "nothing": (lambda x: x, encode, from_jpeg)},
+        images.numpy() if kind == "numpy" else images,
+        labels=digits.test.labels[:20].tolist(),
+        recognise=lambda given: np.eye(10)[[int(k) % 10 for k in np.asarray(given).sum((1, 2, 3))]],
+        sheet=16,
+    )
+    try:
+        assert explorer.wait(60), explorer.error
+        assert seen_kinds == {np.ndarray if kind == "numpy" else torch.Tensor}
+        assert explorer.stage.options["pairs"] == ["blur", "nothing"]
+        assert explorer.pictures == list(range(16))
+        expected = blur(images[:1].numpy())[0].transpose(1, 2, 0)
+        assert abs(pixels(explorer, "full") / 255 - expected).max() <= 1 / 255
+        files = as_jpeg(explorer._last[0].protected(1.0).numpy())  # type: ignore[union-attr]
+        assert meta(explorer)["payload"] == sum(map(len, files))
+        assert abs(pixels(explorer, "cloud") / 255 - from_jpeg(files[:1])[0].transpose(1, 2, 0)).max() <= 1 / 255
+        explorer.strength = 0.0
+        assert explorer.wait()
+        assert meta(explorer)["ssim"] == [1.0] * 16
+        explorer.pair = "nothing"
+        assert explorer.wait()
+        assert np.array_equal(pixels(explorer, "full"), pixels(explorer, "original"))
+        assert explorer.frame().axes
+        assert explorer.link()["python"].startswith("explorer.apply(strength=0.0, ")
+        press(explorer, "attack")
+        assert explorer.rest()
+        assert "is not a pair of the workbench" in said(explorer)
+    finally:
+        explorer.close()
+
+
+def test_the_six_lines_of_the_page_explore_a_blur() -> None:
+    page = (Path(__file__).resolve().parents[1] / "docs" / "explore.md").read_text("utf-8")
+    (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:] if "Explorer.compare" in block]
+    assert len([line for line in code.splitlines() if line]) == 6
+    names: dict[str, Any] = {}
+    exec(code, names)
+    explorer = names["explorer"]
+    try:
+        assert explorer.wait(60), explorer.error
+        assert meta(explorer)["name"] == "blur, JPEG 20"
+        files = names["jpeg"].encode_each(explorer._last[0].full)
+        assert meta(explorer)["payload"] == sum(map(len, files))
+        assert max(meta(explorer)["ssim"]) < 0.95
+    finally:
+        explorer.close()
+
+
+def test_a_method_may_have_a_rate(digits: Dataset) -> None:
+    def encode(images: Any, rate: float) -> bytes:
+        return bytes(round(10 * rate) + 1) * len(images)
+
+    kept: dict[str, Any] = {}
+
+    def protect(images: Any) -> Any:
+        kept["images"] = images
+        return images
+
+    explorer = Explorer.compare({"mine": (protect, encode, lambda _: kept["images"])}, digits.test.images[:1].numpy(), rate=1.0)
+    try:
+        assert explorer.wait(60), explorer.error
+        assert len(explorer.stage.options["rates"]) == 11
+        assert meta(explorer)["payload"] == 11
+        explorer.rate = 0.5
+        assert explorer.wait()
+        assert meta(explorer)["payload"] == 6
+        assert meta(explorer)["target"] == [], "nothing recognises"
+    finally:
+        explorer.close()
+
+
+IMAGES = np.zeros((2, 3, 32, 32), np.float32)
+
+
+def same(images: Any) -> Any:
+    return images
+
+
+@pytest.mark.parametrize(
+    ("methods", "images", "more", "message"),
+    [
+        ({}, IMAGES, {}, "no method to compare"),
+        ({"a": (same, same)}, IMAGES, {}, "method 'a' must be three callables"),
+        ({"a": (same, as_jpeg, from_jpeg)}, IMAGES[0], {}, r"expected images N x 3 x H x W, .* got (3, 32, 32)"),
+        ({"a": (same, as_jpeg, from_jpeg)}, IMAGES + 2, {}, "floats in [0, 1], got torch.float32 from 2 to 2"),
+        ({"a": (same, as_jpeg, from_jpeg)}, IMAGES, {"labels": [1]}, "expected 2 labels, got (1,)"),
+        ({"a": (same, as_jpeg, from_jpeg)}, IMAGES, {"picture": 2}, "picture 2 is not there: 2 images were given"),
+    ],
+)
+def test_wrong_methods_and_images_are_named(methods: Any, images: Any, more: dict[str, Any], message: str) -> None:
+    import re
+
+    pattern = message if message.startswith("expected images") else re.escape(message)
+    with pytest.raises(UsageError, match=pattern.replace("(3, 32, 32)", r"\(3, 32, 32\)")):
+        Explorer.compare(methods, images, **more)
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ((lambda x: x[:, :, ::2], as_jpeg, from_jpeg), "protect of 'a' returned (1, 3, 16, 32), expected (1, 3, 32, 32)"),
+        ((same, lambda x: 5, from_jpeg), "encode of 'a' must return bytes, or 1 byte strings, got int"),
+        ((same, as_jpeg, lambda _: IMAGES), "decode of 'a' returned (2, 3, 32, 32), expected (1, 3, 32, 32)"),
+    ],
+)
+def test_what_a_method_returns_wrong_is_said(method: Any, message: str) -> None:
+    explorer = Explorer.compare({"a": method}, IMAGES)
+    try:
+        with pytest.raises(UsageError):
+            explorer.wait(60)
+        assert message in said(explorer)
     finally:
         explorer.close()
 
@@ -759,113 +850,130 @@ def test_a_parameter_that_names_nothing_is_said_and_raised(
 # --- what takes longer -----------------------------------------------------------------------------------------------------
 
 
-def test_curves_are_measured_at_rest_and_a_line_follows(explorer: Explorer) -> None:
+def test_the_curves_are_measured_while_the_hand_rests(explorer: Explorer) -> None:
     assert explorer.rest()
-    controls = explorer.controls
-    assert controls.curves.layout.display == "block"
-    drawn = bytes(controls.curve.value)
-    assert pixels(drawn).std() > 0
+    first = explorer.stage.curves
+    assert "n = 12" in first["text"]
     rows = explorer.curve()
     assert [row["point"] for row in rows] == [0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0]
     assert rows[0]["target"].n == 12
-    controls.strength.value = 0.25
+    assert [each[1] for each in first["target"]] == [pytest.approx(100 * row["target"].value, abs=1e-3) for row in rows]
+    explorer.strength = 0.25
     assert explorer.wait()
-    assert bytes(controls.curve.value) == drawn, "drawn once"
-    assert 'data-strength="0.25"' in controls.view.value
-    assert controls.marker.value.count("<i ") == 3
-    controls.codec.value = "png"
+    assert explorer.stage.curves is first, "measured once"
+    explorer.codec = "png"
     assert explorer.rest()
-    assert bytes(controls.curve.value) != drawn
+    assert explorer.stage.curves["bytes"] != first["bytes"]
     assert explorer.curve()[0]["ssim"].value == pytest.approx(rows[0]["ssim"].value)
-    controls.codec.value = "neural"
+    explorer.codec = "neural"
     assert explorer.rest()
-    assert bytes(controls.curve.value) == drawn, "measured once"
+    assert explorer.stage.curves == first
 
 
-def test_drawing_opens_no_figure_that_a_notebook_would_show(explorer: Explorer) -> None:
-    import matplotlib.pyplot as plt
-
-    before = list(plt.get_fignums())
+def test_an_attacker_learns_what_the_cloud_sees_and_its_guess_follows(
+    explorer: Explorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background_tasks, "ATTACK", (64, 256))
+    explorer.codec = "png"
     assert explorer.rest()
-    assert list(plt.get_fignums()) == before, "pyplot's figures belong to the cells"
-
-
-def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs, "ATTACK", (64, 256))
-    explorer.controls.codec.value = "png"
+    assert meta(explorer)["psnr"] is None
+    before = explorer.stage.frames["id"]
+    press(explorer, "attack")
     assert explorer.rest()
-    assert "train an attacker" in caption(explorer, "attacker")
-    explorer.controls.attack.click()
-    assert explorer.rest()
-    assert "dB; learnt: 64 pairs" in caption(explorer, "attacker")
-    first = pixels(picture(explorer, "attacker"))
-    assert first.shape == (32, 32, 3)
-    explorer.controls.index.value = 3
+    assert explorer.stage.frames["id"] > before, "the page forgets what it knew without a guess"
+    assert meta(explorer)["note"] == "learnt: 64 pairs, strength 1, 256 passes"
+    assert meta(explorer)["psnr"][0] > 0
+    first = pixels(explorer, "attacker").copy()
+    explorer.stage.number = 3
     assert explorer.wait()
-    assert not np.array_equal(first, pixels(picture(explorer, "attacker")))
-    explorer.controls.codec.value = "neural"
+    assert not np.array_equal(first, pixels(explorer, "attacker"))
+    explorer.stage.sort = "attacker's PSNR"
+    assert explorer.rest()
+    explorer.stage.sheet = 16
     assert explorer.wait()
-    assert "train an attacker" in caption(explorer, "attacker"), "of what another codec leaves it knows nothing"
+    found = meta(explorer)["psnr"]
+    assert len(found) == 12
+    assert found == sorted(found, reverse=True)
+    explorer.codec = "neural"
+    assert explorer.rest()
+    assert meta(explorer)["psnr"] is None, "of what another codec leaves it knows nothing"
 
 
 def test_views_are_kept_side_by_side_and_shown_again(explorer: Explorer) -> None:
-    explorer.controls.index.value, explorer.controls.strength.value = 4, 0.5
+    explorer.apply(pictures=[4], strength=0.5)
     assert explorer.wait()
-    kept = shown(explorer)
-    explorer.controls.pin.click()
-    explorer.controls.index.value, explorer.controls.strength.value, explorer.controls.codec.value = 1, 0.1, "jpeg"
+    kept = everything(explorer)
+    press(explorer, "pin")
+    explorer.apply(pictures=[1], strength=0.1, codec="jpeg")
     assert explorer.wait()
-    explorer.controls.pin.click()
-    assert len(explorer.controls.pinned.children) == 2
-    again, remove = explorer.pins[0].widget.children[1].children
-    again.click()
+    press(explorer, "pin")
+    assert [pin["text"] for pin in explorer.stage.pins] == [
+        f"{DIGITS}, 4: strength 0.5, neural",
+        f"{DIGITS}, 1: strength 0.1, jpeg q89 4:4:4",
+    ]
+    assert explorer.stage.pins[0]["images"][0] == kept["original"]
+    press(explorer, "again", at=0)
     assert explorer.wait()
-    assert shown(explorer) == kept
-    assert (explorer.controls.codec.value, explorer.controls.index.value) == ("neural", 4)
-    remove.click()
-    assert len(explorer.controls.pinned.children) == len(explorer.pins) == 1
+    assert everything(explorer) == kept
+    assert (explorer.codec, explorer.pictures) == ("neural", [4])
+    press(explorer, "unpin", at=0)
+    assert len(explorer.stage.pins) == len(explorer.pinned) == 1
 
 
 # --- what is taken away ------------------------------------------------------------------------------------------------------
 
 
 def exported(explorer: Explorer, kind: str) -> str:
-    explorer.controls.kind.value = kind
-    explorer.controls.export.click()
+    press(explorer, "export", what=kind)
     assert explorer.rest()
     return said(explorer)
 
 
-def test_the_figure_is_exported_with_the_pinned_views(explorer: Explorer, tmp_path: Path) -> None:
+def read(path: Path) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.asarray(Image.open(path))
+
+
+def test_the_figure_is_exported_as_png_and_svg_with_what_is_pinned(
+    explorer: Explorer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = list[tuple[dict[str, Any], bytes]]()
+    send = explorer.stage.send
+    monkeypatch.setattr(
+        explorer.stage, "send", lambda content, buffers: files.append((content, buffers[0])) or send(content, buffers)
+    )
     assert "explore.png" in exported(explorer, "figure (PNG)")
-    alone = pixels((tmp_path / "out" / "explore.png").read_bytes()).shape
-    explorer.controls.pin.click()
-    explorer.controls.strength.value = 0.2
+    alone = read(tmp_path / "out" / "explore.png").shape
+    assert (
+        {"kind": "file", "name": "explore.png", "type": "image/png"},
+        (tmp_path / "out" / "explore.png").read_bytes(),
+    ) in files
+    press(explorer, "pin")
+    explorer.strength = 0.2
     assert explorer.wait()
-    assert "save explore.png" in exported(explorer, "figure (PNG)")
-    assert pixels((tmp_path / "out" / "explore.png").read_bytes()).shape[0] > alone[0]
+    exported(explorer, "figure (PNG)")
+    assert read(tmp_path / "out" / "explore.png").shape[0] > alone[0]
     exported(explorer, "figure (SVG)")
     assert (tmp_path / "out" / "explore.svg").read_text("utf-8").lstrip().startswith("<?xml")
 
 
 def test_the_pictures_are_exported_at_their_own_pixels(explorer: Explorer, tmp_path: Path) -> None:
     assert "4 pictures in" in exported(explorer, "pictures (PNG)")
-    for name in NAMES:
-        written = pixels((tmp_path / "out" / "explore-pictures" / f"{name}.png").read_bytes())
-        assert np.array_equal(written, pixels(shown(explorer)[name]))
+    folder = tmp_path / "out" / "explore-pictures"
+    assert np.array_equal(read(folder / "original.png"), pixels(explorer, "original"))
+    assert np.array_equal(read(folder / "protected.png"), pixels(explorer, "full"))
+    assert np.array_equal(read(folder / "cloud.png"), pixels(explorer, "cloud"))
+    assert read(folder / "residual.png").shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("of", ["data set", "folder", "upload"])
 def test_the_exported_command_shows_the_same_again(explorer: Explorer, tmp_path: Path, folder: Path, of: str) -> None:
     if of == "folder":
-        explorer.controls.folder.value = str(folder)
+        press(explorer, "folder", path=str(folder))
     if of == "upload":
-        explorer.controls.upload.value = uploaded(("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 90))))
+        upload(explorer, ("a.png", png((200, 30, 40))), ("b.png", png((1, 2, 90))))
+    explorer.apply(pictures=[1], strength=0.6, codec="jpeg", quality=40)
     assert explorer.wait()
-    controls = explorer.controls
-    controls.index.value, controls.strength.value, controls.codec.value, controls.quality.value = 1, 0.6, "jpeg", 40
-    assert explorer.wait()
-    kept, view = shown(explorer), explorer.view
+    kept, view = everything(explorer), explorer.view
     exported(explorer, "settings (JSON)")
     written = json.loads((tmp_path / "out" / "explore-settings.json").read_text("utf-8"))
     assert written["figures"]["s2_bytes"] == view.s2_bytes  # type: ignore[union-attr]
@@ -878,8 +986,9 @@ def test_the_exported_command_shows_the_same_again(explorer: Explorer, tmp_path:
     second = Explorer(**written["parameters"], name="again")
     try:
         assert second.wait(60)
-        assert shown(second) == kept
-        assert replace(second.view.settings, source="", index=0) == replace(view.settings, source="", index=0)  # type: ignore[union-attr]
+        assert everything(second) == kept
+        same = {"source": "", "pictures": (0,)}
+        assert replace(second.view.settings, **same) == replace(view.settings, **same)  # type: ignore[union-attr]
     finally:
         second.close()
 
@@ -933,7 +1042,7 @@ def test_closing_joins_the_threads(tiny_data: Path, tmp_path: Path) -> None:
 def test_a_thread_may_close_its_own_explorer(tiny_data: Path, tmp_path: Path) -> None:
     made = opened(tmp_path)
     assert made.wait(60)
-    made.helper.later(made.close)
+    made.tasks.later(made.close)
     assert threads.join(made.worker.threads, 60)
 
 

@@ -13,7 +13,7 @@ from workbench.training import TrainingSettings, presets
 
 @pytest.fixture
 def few(digits: Dataset) -> Dataset:
-    """48 digits to train on, 16 to validate on, 16 to test on."""
+    """48 training images, 16 validation images and 16 test images."""
     sizes = {"train": 48, "validation": 16, "test": 16}
     return Dataset(
         "digits", "few digits", "digits", digits.classes, False, lambda name: getattr(digits, name).head(sizes[name])
@@ -22,7 +22,7 @@ def few(digits: Dataset) -> Dataset:
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
-    """Presets of three steps, an epoch after the second, of the narrowest generator."""
+    """Presets of three steps, with an epoch after the second one, and the narrowest generator."""
     settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4, noise=0.1)
     for name, kinds in presets.PRESETS.items():
         monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
@@ -31,7 +31,7 @@ def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder, to be changed."""
+    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"

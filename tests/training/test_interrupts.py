@@ -1,4 +1,4 @@
-"""What survives interrupts, kills and damaged checkpoints: a resumed training ends bit-identical."""
+"""Interrupts, kills and damaged checkpoints: a resumed training ends with identical bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"),  # in the first epoch, in the second, and where the compressor's latents are coarsened
+    ("kind", "step"),  # in the first epoch, in the second, and while the compressor's latents are coarsened
     [("classifier", 2), ("generator", 5), ("compressor", 2), ("compressor", 5), ("compressor, rate-distortion", 5)],
 )
 def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step: int, few: Dataset, tmp_path: Path) -> None:

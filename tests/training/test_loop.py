@@ -1,4 +1,4 @@
-"""The training loop: deterministic, the best network is kept, its schedule and its batches."""
+"""The training loop: it is deterministic, keeps the best network, and follows its schedule and batches."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset
 def test_the_network_kept_has_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
     objective = seeded(classifier_objective)
     kept: list[dict[str, Tensor]] = []
-    settings = replace(SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9)  # a rate that spoils the network before the end
+    settings = replace(
+        SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9
+    )  # a learning rate that spoils the network before the end
     outcome = train_here(objective, few, tmp_path, settings, on_epoch=lambda _: kept.append(tensors(objective)))
     losses = [entry["validation"]["loss"] for entry in outcome.history]
     best = losses.index(min(losses))
@@ -98,7 +100,7 @@ def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
     changed = (plain != erased).any(1)
     assert (erased.movedim(1, -1)[changed] == 0.5).all()
     areas = changed.flatten(1).sum(1)
-    assert areas.max() == 49  # pixels less than 4 from the centre: 7 by 7
+    assert areas.max() == 49  # pixels less than 4 from the centre: 7 x 7
     assert 0 < areas.min() < 49, "one at the border is cut"
     rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
     assert torch.equal(areas, rows * columns)

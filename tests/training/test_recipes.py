@@ -1,4 +1,4 @@
-"""The recipes: presets, what is trained and in which order, manifests."""
+"""The recipes: presets, the order of trainings, manifests."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_generator_s_encoder_is_trained_first_once(
 
 
 class Finished(ClassifierObjective):
-    """A classifier whose tables are fitted last, with figures of the same names as validation's, and one of its own."""
+    """A classifier whose tables are fitted last, with figures named like validation's, and one further figure."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
         return {"accuracy": 2.0, "accuracy_in_sample": 3.0}
@@ -290,7 +290,7 @@ def test_the_preset_hours_ends_with_joint_training(few: Dataset, own_data: Path,
 
     def stop_in_the_joint_training(history: list[dict[str, Any]]) -> None:
         epochs.append(len(history))
-        if epochs.count(1) == 3:  # after the encoder's and the generator's
+        if epochs.count(1) == 3:  # after those of the encoder and the generator
             stop()
 
     with pytest.raises(KeyboardInterrupt):

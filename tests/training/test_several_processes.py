@@ -65,7 +65,7 @@ if first:
 
 
 def run_script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, and end what it started where it does not come to one."""
+    """Run a script to its end. If it does not end in time, kill it and its children."""
     (folder / "script.py").write_text(text)
     process = subprocess.Popen(
         [sys.executable, "script.py", *arguments],
@@ -93,7 +93,9 @@ def test_two_processes_leave_one_set_of_weights(tmp_path: Path, empty_data: Path
         tmp_path, script, "train", "pair", *names, "--loss", "rate-distortion", "--device", "cpu", "--devices", "2"
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    pair = weights.load_pair("digits", AUXILIARY, AUXILIARY)  # checks every hash, and who was trained against whom
+    pair = weights.load_pair(
+        "digits", AUXILIARY, AUXILIARY
+    )  # checks every hash, and that the networks were trained against each other
     assert all(manifest.complete for manifest in pair.manifests.values())
     folder = empty_data / "runs" / "weights" / "digits"
     manifests = {manifest.name: manifest for manifest in pair.manifests.values()}

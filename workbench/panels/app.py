@@ -24,7 +24,7 @@ import yaml  # type: ignore[import-untyped]
 from ..errors import RunError, UsageError, WorkbenchError, unknown
 from ..runs import notebooks_folder
 from ..storage import data_root
-from .lab import at_once
+from .jupyter_extension import at_once
 
 __all__ = ["config", "main", "view_of"]
 

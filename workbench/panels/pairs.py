@@ -48,7 +48,7 @@ class PairGrid:
         said = "accuracy of the target on protected images (%); press a pair to open it in explore"
         self._opened = widgets.VBox([])
         self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.message(said)), grid, self._opened])
-        self.widget.add_class("pmc2-explore")
+        self.widget.add_class("pmc2-panel")
         self.widget.add_class("pmc2-pairs")
 
     @staticmethod

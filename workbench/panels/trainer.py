@@ -37,12 +37,11 @@ STYLE = """<style>
 .pmc2-train { max-width: 1180px }
 .pmc2-train .widget-hprogress { width: min(340px, 100%); height: 20px }
 .pmc2-train .progress-bar { background: #0072B2 }
-.pmc2-train .pmc2-curves { overflow-x: auto }
 </style>"""
 
 
 class Trainer:
-    """What a pair lacks is trained while one looks on: display `trainer.widget`. What exists is shown with its curves.
+    """A view that trains a pair's missing networks: display `trainer.widget`. Existing networks are shown with their curves.
 
     Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do what the buttons do;
     `state` is one of idle, training, stopping, interrupted, done, failed. Interrupted, it goes on from where it was, and ends
@@ -87,7 +86,7 @@ class Trainer:
     # --- what the buttons do -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Train, or go on with what was interrupted; nothing where it is under way."""
+        """Train, or resume an interrupted training. Do nothing during a training."""
         with self._changed:
             if self.state in (TRAINING, STOPPING):
                 return
@@ -160,7 +159,7 @@ class Trainer:
         self._settle()
 
     def _settle(self) -> None:
-        """Wait for the process to end; end it where it does not."""
+        """Wait for the process to end, and kill it after `PATIENCE_S`."""
         process = self._process
         if process is None:
             return
@@ -178,7 +177,7 @@ class Trainer:
         self.stop_button.on_click(lambda _: self.interrupt())
         self.message, self.progress_text = widgets.HTML(), widgets.HTML()
         self.progress = widgets.IntProgress(0, 0, 1)
-        self.curves = widgets.Image(format="png", layout=widgets.Layout(display="none"))
+        self.curves = widgets.Image(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
         for each, kind in ((self.message, "pmc2-message"), (self.curves, "pmc2-figure")):
             each.add_class(kind)
         row = widgets.HBox([self.start_button, self.stop_button, self.progress, self.progress_text])
@@ -186,12 +185,12 @@ class Trainer:
         row.layout.flex_flow = "row wrap"
         frame = widgets.Box([self.curves])
         frame.add_class("pmc2-curves")
-        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + markup.PAGE + STYLE), row, self.message, frame])
-        self.widget.add_class("pmc2-explore").add_class("pmc2-train")
+        self.widget = widgets.VBox([widgets.HTML(markup.STYLE + STYLE), row, self.message, frame])
+        self.widget.add_class("pmc2-panel").add_class("pmc2-train")
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Take a state, which is said in a line, and let the buttons be those that go with it."""
+        """Take a state, report it in a line, and enable its buttons."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
