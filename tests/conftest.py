@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.support import browsers
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
@@ -20,8 +21,6 @@ from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.rates import LABEL_CHANNELS
 from workbench.weights import Manifest, Pair
-
-import browsers  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -54,7 +53,7 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Untrained networks return nearly the same logits for every image. Spread them, so that labels differ.
         list(module.network.modules())[-1].weight.data.mul_(50)
         kept[role] = weights.save(module, _manifest(name, module), store)
-    torch.manual_seed(0)  # whatever the classifiers drew: this generator changes pictures visibly
+    torch.manual_seed(0)  # independent of the classifiers: with this seed the generator changes pictures visibly
     generator = PerturbationGenerator(width=4)
     depends = {role: manifest.sha256 for role, manifest in kept.items()}
     kept["generator"] = weights.save(generator, _manifest(weights.generator_name(TARGET, AUXILIARY), generator, depends), store)
@@ -175,7 +174,7 @@ def browser(parked: browsers.Parked) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def jupyter(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium: str) -> Iterator[browsers.Lab]:
-    """One JupyterLab for all tests of this process; its kernels' weights are the tiny pair's."""
+    """One JupyterLab for all tests of this process. Its kernels use the tiny pair's weights."""
     folder, places = tmp_path_factory.mktemp("lab"), tmp_path_factory.mktemp("places")
     own = {"WORKBENCH_DATA": str(tiny_root), "OMP_NUM_THREADS": "1"}
     with browsers.jupyterlab(folder, places, own) as url:
@@ -184,14 +183,14 @@ def jupyter(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory, chromium:
 
 @pytest.fixture(scope="module")
 def lab(jupyter: browsers.Lab) -> Iterator[str]:
-    """The address of the JupyterLab; a module's kernels end with it."""
+    """The address of the JupyterLab. A module's kernels end with it."""
     yield jupyter.url
     jupyter.clear()
 
 
 @pytest.fixture
 def lab_folder(jupyter: browsers.Lab) -> Path:
-    """The folder that the JupyterLab shows, one for all tests: each has a notebook of another name in it."""
+    """The JupyterLab's folder, shared by all tests, so that each test needs another name for its notebook."""
     return jupyter.folder
 
 
@@ -203,7 +202,7 @@ def noted() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tabs(parked: browsers.Parked) -> Iterator[BrowserContext]:
-    """One profile for all pages of the shared JupyterLab, whose scripts it keeps: each test gets a tab."""
+    """One profile for all pages of the shared JupyterLab, whose scripts it caches. Each test gets a tab."""
     with parked.used() as browser:
         context = browser.new_context(**PROFILE)
     yield context
@@ -213,7 +212,7 @@ def tabs(parked: browsers.Parked) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Browser, noted: list[str]) -> Iterator[Page]:
-    """An empty page under watch: its console stays free of errors, and it sends no request to another host.
+    """An empty page. At its end the test fails for errors on the console, and for requests to other hosts.
 
     A page of the shared JupyterLab is a tab of its profile. Any other page has a profile of its own.
     """

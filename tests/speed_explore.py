@@ -1,13 +1,17 @@
-"""The latency of `explore` in a real browser, from the input event to the painted pixels.
+"""How fast `explore` follows a hand, measured in a real browser by the browser's own clock.
 
     python tests/speed_explore.py --out data/results/explore-speed.json
 
-JupyterLab with the shipped pair and the pristine samples. A step is a key on the strength's slider. The next one follows after
-its view was painted. A drag moves the mouse over the slider and back, with at most 60 events a second (each waits until the
-page has processed the last one). A view is painted when the browser has presented the last of its pictures, by the browser's
-own clock (Element Timing). An event counts from its own time stamp. Keys and mouse are sent without Playwright, because its
-observation of each message halves the number of views. The first paint is counted from the click on "Run All Cells": once as
-soon as the kernel is idle, and once after a pause for reading.
+JupyterLab, the shipped pair. Three measurements, each with one picture and with a sheet of 64:
+
+- a drag over the strength's slider while the kernel is stopped (SIGSTOP): frames a second that the page draws, each of another
+  strength, at 60 mouse events a second
+- single steps: from the key's own time stamp until what the cloud sees at that strength is on the screen. The page's table of
+  views is emptied before each step, so that every view comes from the kernel. The next step follows at once.
+- the first paint: from the click on "Run All Cells", as soon as the kernel is idle and after a person has read for a while
+
+A frame counts as on the screen when the animation frame after its drawing begins. The sheet's pictures are the pristine samples,
+turned and mirrored. What moves keys and mouse talks to the browser alone, because Playwright's watching of messages takes time.
 """
 
 from __future__ import annotations
@@ -23,13 +27,18 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import browsers
+import numpy as np
+import psutil
 import websocket
+from PIL import Image
 from playwright.sync_api import sync_playwright
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
+from tests.support import browsers  # isort: skip
 from workbench.data import load
 from workbench.evaluation import origin
 from workbench.metrics import percentile
@@ -39,56 +48,45 @@ from workbench.weights import load_pair
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-# Records the event that requested each value, and the time at which its view was presented, in the page's milliseconds.
-WATCH = """() => {
-    const root = document.querySelector('.pmc2-explore'), readout = root.querySelector('.pmc2-strength .widget-readout');
-    const seen = window.seen = {asked: [], painted: []};
-    let at = 0;
-    for (const kind of ['keydown', 'pointermove', 'pointerdown'])
-        document.addEventListener(kind, (event) => { at = event.timeStamp }, true);
-    new MutationObserver(() => seen.asked.push([Number(readout.textContent), at]))
-        .observe(readout, {subtree: true, childList: true, characterData: true});
-    const left = new Map();
-    const look = () => {
-        const numbers = root.querySelector('.pmc2-numbers');
-        if (!numbers || left.has(numbers.dataset.view)) return;
-        const images = root.querySelectorAll('.pmc2-card img');
-        left.set(numbers.dataset.view, images.length);
-        for (const image of images) image.setAttribute('elementtiming', numbers.dataset.view + ' ' + numbers.dataset.strength);
-    };
-    new MutationObserver(look).observe(root, {subtree: true, childList: true});
-    new PerformanceObserver((list) => {
-        for (const entry of list.getEntries()) {
-            const [view, strength] = entry.identifier.split(' ');
-            left.set(view, left.get(view) - 1);
-            if (left.get(view) === 0) seen.painted.push([Number(strength), entry.renderTime]);
-        }
-    }).observe({type: 'element'});
-}"""
+    from workbench.data import Dataset
+
+STAGE = "document.querySelector('.pmc2-explore').pmc2"
+# Notes each frame in which the stage draws another strength, and when a step's view from the kernel is on the screen.
+WATCH = f"""() => {{
+    const stage = {STAGE}, seen = window.seen = {{at: 0, wanted: null, frames: [], steps: []}};
+    document.addEventListener('keydown', (event) => {{ seen.at = event.timeStamp }}, true);
+    let last = null;
+    const look = (now) => {{
+        if (stage.state.strength !== last) seen.frames.push(now);
+        last = stage.state.strength;
+        const shown = stage.shown?.meta.strength;
+        if (seen.wanted !== null && stage.state.strength === seen.wanted && shown === seen.wanted && !seen.due) seen.due = true;
+        else if (seen.due) {{ seen.steps.push(now - seen.at); seen.wanted = null; seen.due = false; }}
+        requestAnimationFrame(look);
+    }};
+    requestAnimationFrame(look);
+}}"""
 READING_S = 3.0  # between the kernel's readiness and the click
-PLACES = """() => ['.noUi-base', '[role=slider]'].map((each) => {
-    const box = document.querySelector('.pmc2-strength ' + each).getBoundingClientRect();
-    return [box.left, box.width, box.top + box.height / 2];
-})"""
+SHEET = 64
+PLACE = """() => {
+    const box = document.querySelector('.pmc2-strength input[type=range]').getBoundingClientRect();
+    return [box.left + 8, box.width - 16, box.top + box.height / 2];
+}"""
 
 
 def main() -> None:
-    """Measure and write the result."""
+    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the figures go, as JSON")
-    parser.add_argument("--steps", type=int, default=300, help="single steps (default: 300)")
     parser.add_argument(
-        "--drags", type=int, default=10, help="drags over the slider and back, of as many pictures (default: 10)"
+        "--steps", type=int, default=200, help="single steps of one picture, half as many of a sheet (default: 200)"
     )
+    parser.add_argument("--drags", type=int, default=5, help="drags over the slider and back (default: 5)")
     parser.add_argument("--starts", type=int, default=5, help="kernels of which each first paint is timed (default: 5)")
     given = parser.parse_args()
+    if min(given.drags, given.starts, given.steps) < 1:
+        parser.error(f"--drags, --starts and --steps must be 1 or more, got {given.drags}, {given.starts} and {given.steps}")
     samples = load("samples")
-    if not 1 <= given.drags < len(samples.test):
-        parser.error(
-            f"--drags must be from 1 to {len(samples.test) - 1}, as there are pictures after the first, got {given.drags}"
-        )
-    if given.starts < 1 or given.steps < 1:
-        parser.error(f"--starts and --steps must be 1 or more, got {given.starts} and {given.steps}")
     chromium = shutil.which("chromium") or sys.exit("this needs a browser: apt-get install chromium")
     place = Path(tempfile.mkdtemp())
     folder = place / "lab"
@@ -109,37 +107,63 @@ def main() -> None:
                 if start < len(starts):
                     shut_down(page, lab)
                     page.close()
-            page.wait_for_function("() => document.querySelector('.pmc2-curves img')?.naturalWidth > 100")
-            browsers.wait_for(lambda: browsers.saved(page, folder / "explore.ipynb"), 120, "the last cell was not executed")
-            page.locator(".pmc2-strength").scroll_into_view_if_needed()
+            ready(page)
+            browsers.wait_for(lambda: browsers.saved(page, folder / "explore.ipynb"), 300, "the last cell was not executed")
+            kernel = kernel_of(page, lab)
             page.evaluate(WATCH)
-            page.locator(".pmc2-strength [role=slider]").focus()
+            page.locator(".pmc2-strength input[type=range]").scroll_into_view_if_needed()
+        figures: dict[str, Any] = {}
         with Hand(address, lab) as hand:
-            steps = single_steps(hand, given.steps)
-            drags = dragged(hand, given.drags)
+            for name, n in (("picture", 1), ("sheet", SHEET)):
+                if n > 1:
+                    show_sheet(hand, pictures(place, samples))
+                figures[name] = {"n": n, "cloud_ms": quantiles(steps(hand, given.steps if n == 1 else given.steps // 2))}
+                figures[name]["stopped"] = dragged(hand, given.drags, kernel)
     pair = load_pair("cifar10", "resnet18", "vgg13_bn")
-    figures = {
-        "steps": quantiles(steps),
-        **drags,
-        "first_paint_s": {
-            f"clicked after {reading:.0f} s": {key: spread([each[key] for each in found]) for key in found[0]}
-            for reading, found in first.items()
-        },
+    figures["first_paint_s"] = {
+        f"clicked after {reading:.0f} s": {key: spread([each[key] for each in found]) for key in found[0]}
+        for reading, found in first.items()
     }
     print(json.dumps(figures, indent=1))
-    note = "milliseconds from the event to presented pixels, JupyterLab in headless Chromium; p50 and p95 with 95 % intervals"
+    note = "JupyterLab in headless Chromium; milliseconds from the event to the frame, p50 and p95 with 95 % intervals"
     write_json(given.out, {"benchmark": "explore", "note": note, **figures, **origin(pair, samples)})
 
 
+def ready(page: Page) -> None:
+    """Wait for the view and its curves."""
+    page.wait_for_function("() => document.querySelector('.pmc2-numbers')?.dataset.view", timeout=120_000)
+    page.wait_for_function("() => document.querySelectorAll('.pmc2-chart').length >= 3", timeout=300_000)
+
+
+def kernel_of(page: Page, lab: str) -> psutil.Process:
+    """Return the process of the notebook's kernel."""
+    (session,) = page.request.get(f"{lab}api/sessions?token={browsers.TOKEN}").json()
+    (process,) = [
+        each for each in psutil.process_iter(["cmdline"]) if session["kernel"]["id"] in " ".join(each.info["cmdline"] or [])
+    ]
+    return process
+
+
+def pictures(place: Path, samples: Dataset) -> Path:
+    """Write as many pictures as a sheet has; return their folder."""
+    folder = place / "pictures"
+    folder.mkdir()
+    images = samples.test.images.permute(0, 2, 3, 1).numpy()
+    for k in range(SHEET):
+        image = np.rot90(images[k % len(images)], k // len(images))
+        Image.fromarray(np.ascontiguousarray(image[:, ::-1] if k % 2 else image)).save(folder / f"{k:02d}.png")
+    return folder
+
+
 def first_paint(page: Page) -> dict[str, float]:
-    """Run all cells. Return the seconds until the controls, the original, and the whole view were painted."""
+    """Run all cells; return the seconds until the controls, the original, and the whole view were painted."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     item = page.get_by_role("menuitem", name="Run All Cells", exact=True)
     item.wait_for()
     conditions = {
-        "controls": "document.querySelector('.pmc2-strength [role=slider]')",
-        "original": "document.querySelector('.pmc2-original img')?.naturalWidth === 32",
-        "view": "document.querySelector('.pmc2-numbers')",
+        "controls": "document.querySelector('.pmc2-strength input')",
+        "original": "document.querySelector('.pmc2-original .pmc2-over')?.width === 32",
+        "view": "document.querySelector('.pmc2-numbers')?.dataset.view",
     }
     start = time.perf_counter()
     item.click()
@@ -158,14 +182,14 @@ def shut_down(page: Page, lab: str) -> None:
 
 
 def crossing(page: Page) -> dict[str, str]:
-    """Return the headers that JupyterLab requires for requests that change something."""
+    """Return what JupyterLab wants to see of a page that changes something."""
     cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     return {"X-XSRFToken": cookies.get("_xsrf", "")}
 
 
 @contextlib.contextmanager
 def running(chromium: str, profile: Path) -> Iterator[str]:
-    """Start a headless browser that survives Playwright, and yield its address."""
+    """Start a headless browser that stays when Playwright goes; give its address."""
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
@@ -179,7 +203,7 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
 
 
 class Hand:
-    """Keys and a mouse for JupyterLab's page in a running browser, over the browser's own protocol."""
+    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol alone."""
 
     def __init__(self, address: str, lab: str) -> None:
         with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:
@@ -194,7 +218,7 @@ class Hand:
         self._socket.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command of the protocol, and return its result."""
+        """Send a command; return its result once the browser has done it."""
         self._sent += 1
         self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
@@ -204,7 +228,7 @@ class Hand:
         return dict(answer["result"])
 
     def evaluate(self, function: str) -> Any:
-        """Return a JavaScript function's result in the page."""
+        """Return what a function returns in the page."""
         answer = self.send("Runtime.evaluate", expression=f"({function})()", returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             sys.exit(f"the page failed: {answer['exceptionDetails']}")
@@ -221,66 +245,60 @@ class Hand:
         )
 
 
-def single_steps(hand: Hand, count: int) -> list[float]:
-    """Return the milliseconds from a key to its presented view, one at a time."""
+def show_sheet(hand: Hand, folder: Path) -> None:
+    """Show a folder's pictures as one sheet."""
+    hand.evaluate(f"() => {{ {STAGE}.send({{do: 'folder', path: {json.dumps(str(folder))}}}) }}")
+    until(hand, f"{STAGE}.options.count === {SHEET}")
+    hand.evaluate(f"() => {{ {STAGE}.set('sheet', {SHEET}) }}")
+    until(hand, f"{STAGE}.shown?.meta.which.length === {SHEET}")
+    hand.evaluate("() => { document.querySelector('.pmc2-strength input[type=range]').scrollIntoView({block: 'start'}) }")
+
+
+def until(hand: Hand, condition: str) -> None:
+    """Wait for a condition in the page."""
+    browsers.wait_for(lambda: hand.evaluate(f"() => Boolean({condition})"), 60, f"not true in the page: {condition}")
+
+
+def steps(hand: Hand, count: int) -> list[float]:
+    """Return the milliseconds from a key to what the cloud sees on the screen, one step at a time."""
+    hand.evaluate("() => { document.querySelector('.pmc2-strength input[type=range]').focus({preventScroll: true}) }")
     hand.press("End", 35)
     time.sleep(1)
-    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
+    hand.evaluate("() => { seen.steps.length = 0 }")
     for step in range(count):
-        hand.press(*(("ArrowLeft", 37) if step // 50 % 2 == 0 else ("ArrowRight", 39)))
+        key, code, sign = ("ArrowLeft", 37, -1) if step // 80 % 2 == 0 else ("ArrowRight", 39, 1)
         hand.evaluate(
-            f"() => new Promise((done) => {{ const look = () => seen.painted.length > {step} ? done() : setTimeout(look, 4); look() }})"
+            f"() => {{ const stage = {STAGE}; stage.table.clear(); stage.held = 0; stage.shown = null; "
+            f"seen.wanted = Math.round(100 * (stage.state.strength + {sign} * 0.01)) / 100; }}"
         )
-    asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
-    if [value for value, _ in asked] != [value for value, _ in painted]:
-        sys.exit(f"the painted steps differ from the requested ones: {asked[:5]}…, {painted[:5]}…")
-    return [done - at for (_, at), (_, done) in zip(asked, painted, strict=True)]
+        hand.press(key, code)
+        hand.evaluate(
+            f"() => new Promise((done) => {{ const look = () => seen.steps.length > {step} ? done() : setTimeout(look, 4); look() }})"
+        )
+    return [float(each) for each in hand.evaluate("() => seen.steps")]
 
 
-def dragged(hand: Hand, count: int) -> dict[str, Any]:
-    """Drag over the slider and back, each time for another picture. Return the ages of all views and of the shown ones.
-
-    A view's age counts from the last event that requested its strength. The result also has events and views a second.
-    """
-    ages: dict[str, list[float]] = {"drags": [], "drags_anew": [], "drags_again": []}
-    events, views, passed = 0, 0, 0.0
-    for _ in range(count):
-        next_picture(hand)
-        (left, width, y), (handle, size, _) = hand.evaluate(PLACES)
-        hand.mouse("mousePressed", handle + size / 2, y)
-        start = time.perf_counter()
-        for event, place in enumerate([*range(60), *range(60, -1, -1)], 1):
-            time.sleep(max(0.0, start + event / 60 - time.perf_counter()))
-            hand.mouse("mouseMoved", left + width * (1 - place / 60), y)
-        passed += time.perf_counter() - start
-        events += event
-        hand.mouse("mouseReleased", left + width, y)
-        time.sleep(1)
-        asked, painted = hand.evaluate("() => [seen.asked, seen.painted]")
-        views += len(painted)
-        shown: set[float] = set()
-        for value, at in painted:
-            times = [when for each, when in asked if abs(each - value) < 1e-6 and when <= at]
-            if times:
-                ages["drags"].append(at - times[-1])
-                ages["drags_again" if value in shown else "drags_anew"].append(at - times[-1])
-            shown.add(value)
-    rates = {"events_per_second": round(events / passed, 1), "views_per_second": round(views / passed, 1)}
-    return {**{key: quantiles(found) for key, found in ages.items()}, "drag_rates": rates}
-
-
-def next_picture(hand: Hand) -> None:
-    """Show the next picture at full strength, and reset the recorded events."""
-    index = "document.querySelector('.pmc2-explore .pmc2-numbers').dataset.index"
-    before = hand.evaluate(
-        f"() => (document.querySelector('.pmc2-index [role=slider]').focus({{preventScroll: true}}), {index})"
-    )
-    hand.press("ArrowRight", 39)
-    hand.evaluate(
-        f"() => new Promise((done) => {{ const look = () => {index} !== '{before}' ? done() : setTimeout(look, 4); look() }})"
-    )
-    time.sleep(1)
-    hand.evaluate("() => { seen.asked.length = seen.painted.length = 0 }")
+def dragged(hand: Hand, count: int, kernel: psutil.Process) -> dict[str, Any]:
+    """Drag over the slider and back while the kernel is stopped; return the frames a second, each of another strength."""
+    kernel.suspend()
+    frames, passed, gaps = 0, 0.0, list[float]()
+    try:
+        for _ in range(count):
+            left, width, y = hand.evaluate(PLACE)
+            hand.mouse("mousePressed", left + width, y)
+            hand.evaluate("() => { seen.frames.length = 0 }")
+            start = time.perf_counter()
+            for event, place in enumerate([*range(60), *range(60, -1, -1)], 1):
+                time.sleep(max(0.0, start + event / 60 - time.perf_counter()))
+                hand.mouse("mouseMoved", left + width * (1 - place / 60), y)
+            hand.mouse("mouseReleased", left + width, y)
+            times = hand.evaluate("() => seen.frames")
+            frames += len(times) - 1
+            passed += (times[-1] - times[0]) / 1000
+            gaps += [later - earlier for earlier, later in pairwise(times)]
+    finally:
+        kernel.resume()
+    return {"frames_per_second": round(frames / passed, 1), "frame_gap_ms": quantiles(gaps)}
 
 
 def quantiles(values: list[float]) -> dict[str, Any]:
@@ -289,7 +307,7 @@ def quantiles(values: list[float]) -> dict[str, Any]:
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    """Return the median, the least and the greatest of a few values."""
+    """Return the middle and the ends of a few values."""
     return {
         "n": len(values),
         "median": round(statistics.median(values), 2),

@@ -27,7 +27,7 @@ from workbench.errors import WeightsError
 
 
 def classifier(seed: int = 0, name: str = "mobilenet_v2") -> Classifier:
-    """A classifier of the width that public checkpoints have."""
+    """Return a classifier of the public checkpoints' width."""
     return networks.classifier(seed, name, width=1)
 
 

@@ -1,4 +1,4 @@
-"""A file imports only from floors below its own, and no circle closes, inside folders and under TYPE_CHECKING as well."""
+"""A file imports only from floors below its own, and there is no circle, inside folders and under TYPE_CHECKING as well."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The locks of `make setup` and `make test`, and that pyproject.toml, environment.yml and the Makefile agree with them."""
+"""The locks of `make setup` and `make test` agree with pyproject.toml, environment.yml and the Makefile."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from packaging.version import Version
 
 HOST_PARTS = [LOCKS / f"{part}.txt" for part in ("torch", "cuda", "base", "build")]
 EXTRAS, TESTS, VERSIONS = (SETUP_LOCKS / f"{part}.txt" for part in ("extras", "tests", "versions"))
-OF_THE_INTERPRETER = {"pip", "setuptools", "wheel"}  # venv has brought its own before a lock is read
+OF_THE_INTERPRETER = {"pip", "setuptools", "wheel"}  # venv installs its own versions before a lock is read
 PLATFORMS = [
     ("3.11.4", "linux", "x86_64"),
     ("3.11.9", "darwin", "arm64"),
@@ -52,7 +52,7 @@ def pins(paths: list[Path], environment: dict[str, str] | None = None) -> dict[s
 
 
 def needed(requirements: list[Requirement]) -> set[str]:
-    """Return the names of all packages that requirements lead to here, by the metadata of what is installed."""
+    """Return the names of all packages that requirements depend on, by the metadata of installed packages."""
     names: set[str] = set()
     pending = [(each, "") for each in requirements]
     seen: set[tuple[str, str]] = set()
@@ -93,7 +93,7 @@ def test_every_declared_package_is_locked_at_a_declared_version(python: str, sys
 
 
 def test_one_resolution_is_behind_all_locks() -> None:
-    """The constraints, which conda and an installation by hand take, have exactly the packages of the other files."""
+    """The constraints, for conda and manual installations, have exactly the packages of the other files."""
     locked = {line for path in [*HOST_PARTS, EXTRAS, TESTS] for line in lines(path)}
     assert set(lines(VERSIONS)) == locked, "make lock"
 
@@ -122,7 +122,7 @@ def test_set_up_installs_nothing_that_only_tests_need() -> None:
 
 
 def test_what_is_installed_here_is_what_is_locked() -> None:
-    """Nothing holds for other versions than the tests ran with."""
+    """The tests' results are valid only for the versions that they ran with."""
     installed = {
         name: importlib.metadata.version(name)
         for name in pins([LOCKS / "torch.txt", LOCKS / "base.txt", EXTRAS, TESTS])

@@ -1,4 +1,4 @@
-"""Equal rows are found bit by bit, whatever their hashes are."""
+"""Equal rows are found bit by bit, whatever their hashes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workbench.rows import distinct
 
 
 def kinds(rows: torch.Tensor) -> list[list[int]]:
-    """Return the groups of equal rows, by Python's own comparison of their bytes."""
+    """Return the groups of equal rows, by Python's comparison of their bytes."""
     groups: dict[bytes, list[int]] = {}
     for number, row in enumerate(rows):
         groups.setdefault(row.numpy().tobytes(), []).append(number)

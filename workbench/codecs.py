@@ -26,7 +26,7 @@ from . import bitstream
 from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
-from .pictures import Limits, check_images, encode, to_float, to_uint8
+from .pictures import Limits, check_images, encode, to_float, to_uint8, without_metadata
 from .rates import LABEL_CHANNELS, rates_of, stop_of
 from .warning_filter import suppress_warnings
 
@@ -154,7 +154,7 @@ class _FileCodec(_StringCodec):
     def _open(self, string: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
         try:
             BOUNDS.scans_of(string, f"of {len(string)} bytes in a payload")
-            with Image.open(io.BytesIO(string), formats=[self.format]) as picture:
+            with Image.open(io.BytesIO(without_metadata(string)), formats=[self.format]) as picture:
                 if max(picture.size) > self.side:
                     raise PayloadError(f"image of {picture.size} pixels in a payload; sides of at most {self.side} are decoded")
                 return np.asarray(picture.convert("RGB"))

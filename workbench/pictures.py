@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -33,12 +34,17 @@ __all__ = [
     "residual",
     "to_float",
     "to_uint8",
+    "without_metadata",
 ]
 
 MAX_TOTAL = 4 << 30  # bytes of one decoded batch
 THREADS_FROM = 4 << 20  # bytes of files, estimated from the first one: below, threads cost more than they save
 ORIENTATION = 274  # the EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by EXIF orientation
+METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG
+XMP = b"XML:com.adobe.xmp"
+ORIENTED = (b"Raw profile type exif", XMP)  # keywords of texts in which Pillow finds an orientation
+MOST_ORIENTED = 256 << 10  # bytes: EXIF has at most 64 KiB, which such a text spells in hexadecimal digits
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # JPEG markers that begin a segment
 START, END, SCAN, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
@@ -169,6 +175,46 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
         yield END, len(file), (found.start() if found else len(file)) - position
 
 
+def without_metadata(file: bytes) -> bytes:
+    """Return a PNG without its texts and colour profile, except for an orientation. Other files are returned unchanged.
+
+    Pillow inflates each of these chunks, a kilobyte to a megabyte, though nothing here uses them.
+    """
+    if not file.startswith(PNG):
+        return file
+    parts, start, position, kept = [], 0, len(PNG), set[bytes]()
+    while position < len(file):
+        kind, content = file[position + 4 : position + 8], position + 8
+        end = content + int.from_bytes(file[position : position + 4], "big") + 4
+        if kind in METADATA:
+            keyword = file[content : content + 80].partition(b"\0")[0]
+            if keyword in kept or not _orients(kind, keyword, file[content : end - 4]):
+                parts.append(file[start:position])
+                start = end
+            kept.add(keyword)
+        position = end
+    return b"".join((*parts, file[start:])) if parts else file
+
+
+def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
+    """Return whether a text chunk can hold an orientation, and inflates to a size that one needs."""
+    if keyword not in ORIENTED:
+        return False
+    rest = content[len(keyword) + 1 :]
+    if kind == b"iTXt":  # flag of compression, method, language, translated keyword, text
+        compressed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
+    else:
+        compressed, text = kind == b"zTXt", rest[1:]  # method, text
+    if not compressed:
+        return len(text) <= MOST_ORIENTED
+    inflating = zlib.decompressobj()
+    try:
+        inflating.decompress(text, MOST_ORIENTED)
+    except zlib.error:
+        return False
+    return not inflating.unconsumed_tail
+
+
 def _length(source: str | Path | bytes) -> int:
     return len(source) if isinstance(source, bytes) else Path(source).stat().st_size
 
@@ -200,6 +246,7 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
     try:
         _check_length(content, limits, label)
         scans = limits.scans_of(content, label)
+        content = without_metadata(content)
         with Image.open(io.BytesIO(content), formats=limits.formats) as picture:
             limits.check(picture, scans, label)
             if size is not None:

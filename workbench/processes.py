@@ -63,12 +63,12 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def allowed_cores() -> list[int]:
-    """Return the cores that this process may use, or none where threads cannot be pinned to cores (macOS, Windows)."""
+    """Return the cores that this process may use, or none if threads cannot be pinned to cores (macOS, Windows)."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(allowed_cores()) or os.cpu_count() or 1
 
 

@@ -195,7 +195,7 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
     def done(name: str, outcome: dict[str, Any] | Exception) -> None:
         if isinstance(outcome, StorageError):
             raise outcome
-        if isinstance(outcome, Exception):  # a lost worker: whatever the executor raises
+        if isinstance(outcome, Exception):  # a lost worker: executors raise exceptions of any kind
             failure = {"status": "failed", "notebook": name, "error": f"{type(outcome).__name__}: {outcome}"}
             parameters = next(task.parameters for task in pending if task.name == name)
             outcome = {**failure, "traceback": "", "parameters": parameters, "seconds": 0.0}

@@ -1,4 +1,4 @@
-"""Attackers with a learnt prior: it helps if the observation leaves something open, and is not used if it does not help."""
+"""Attackers with a learnt prior: it helps if the observation is ambiguous, and is not used if it does not help."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EFFORT = replace(TINY, passes=1500, width=8, steps=12)
 
 
 def blobs(n: int, seed: int) -> Tensor:
-    """Return pictures of few degrees of freedom, n x 3 x 32 x 32: a coloured bump in one of four corners."""
+    """Return simple pictures with few parameters, n x 3 x 32 x 32: a coloured bump in one of four corners."""
     random = torch.Generator().manual_seed(seed)
     y, x = (8 + 16 * torch.randint(2, (n, 1, 1, 1), generator=random) for _ in range(2))
     rows = torch.arange(32.0).view(1, 1, 32, 1)
@@ -33,7 +33,7 @@ def pairs_at(observer: Observer, images: Tensor) -> Pairs:
 
 
 def at_mean(observer: Observer, images: Tensor) -> Inversion:
-    """Return an inversion that guesses the mean picture, whatever it sees; it holds some of the pairs out."""
+    """Return an inversion that guesses the mean picture for every observation. It holds out some of the pairs."""
     base = Inversion(observer, EFFORT)
     pairs = pairs_at(observer, images)
     constant = Observed("perturbed", torch.zeros_like(images), torch.zeros(len(images), dtype=torch.int64))

@@ -1,4 +1,4 @@
-"""Classifiers that no training saw read what is not protected, and the audit's result has them on request."""
+"""Classifiers that no training saw recognise unprotected pictures, and the audit's result has them on request."""
 
 from __future__ import annotations
 

@@ -18,21 +18,18 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from tests.support.browsers import ended
+from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import missing
 from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
-
-from browsers import ended  # isort: skip
-from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
-SHOWN = """() => {
-    const images = [...document.querySelectorAll(".pmc2-stack img")];
-    return images.length >= 4 && images.slice(0, 4).every((image) => image.naturalWidth > 0);
-}"""
+SHOWN = "() => Boolean(document.querySelector('.pmc2-numbers')?.dataset.view)"
+CLOUD = "[...document.querySelector('.pmc2-cloud .pmc2-over').getContext('2d').getImageData(0, 0, 32, 32).data].join()"
 
 
 # --- what is run -----------------------------------------------------------------------------------------------------------
@@ -160,12 +157,15 @@ def test_the_page_shows_the_view_alone_and_asks_no_other_host(app: tuple[str, Pa
 def test_the_slider_moves_the_picture_in_the_page(app: tuple[str, Path], page: Page) -> None:
     page.goto(app[0])
     page.wait_for_function(SHOWN)
-    before = page.locator(".pmc2-stack img").nth(1).get_attribute("src")
-    slider = page.locator(".pmc2-strength [role=slider]").first
+    page.locator(".pmc2-codec select").select_option("png")
+    page.wait_for_function("document.querySelector('.pmc2-numbers').dataset.codec === 'png'")
+    before = page.evaluate(CLOUD)
+    slider = page.locator(".pmc2-strength input[type=range]")
     slider.focus()
     for _ in range(5):
         page.keyboard.press("ArrowLeft")
-    page.wait_for_function("before => document.querySelectorAll('.pmc2-stack img')[1].src !== before", arg=before)
+    page.wait_for_function("document.querySelector('.pmc2-numbers').dataset.strength === '0.95'")
+    assert page.evaluate(CLOUD) != before
 
 
 @pytest.mark.system

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import browsers  # isort: skip
-from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
+from tests.support import browsers
+from tests.support.browsers import accessible, open_notebook, run_all, screenshot, wait_for
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.trainings import few
 
@@ -22,7 +22,7 @@ NETWORK = "resnet18"  # the network that trains fastest on a CPU
 
 
 def own(data: Path) -> str:
-    """The lines of a parameters cell that give a notebook a data folder of its own."""
+    """Return the lines of a parameters cell that give a notebook a data folder of its own."""
     return f'import os\nos.environ["WORKBENCH_DATA"] = "{data}"\n'
 
 

@@ -239,6 +239,25 @@ def test_an_unread_body_is_dropped_with_its_connection(edge: Served, certs: Path
         assert answer.read()
 
 
+@pytest.mark.parametrize(
+    ("lines", "status"),
+    [
+        (b"HTTP/1.1\r\n", 400),
+        (b"HTTP/1.1\r\nHost: edge\r\nHost: other\r\n", 400),
+        (b"HTTP/1.1\r\nhost: edge\r\nHOST: edge\r\n", 400),
+        (b"HTTP/1.1\r\nHost: edge\r\n", 200),
+        (b"HTTP/1.0\r\n", 200),
+    ],
+    ids=["none", "two", "the same twice", "one", "HTTP/1.0"],
+)
+def test_a_request_names_one_host(edge: Served, certs: Path, lines: bytes, status: int) -> None:
+    with connected_to(edge.url, certs) as connection:
+        connection.sendall(b"GET /v2/health/live " + lines + b"\r\n")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == status
+
+
 @pytest.mark.parametrize("upgrade", ["websocket", "h2c"])
 def test_no_other_protocol_is_spoken(edge: Served, certs: Path, upgrade: str) -> None:
     answer = ask(edge.url, "/v2/health/live", certs=certs, headers={"Connection": "Upgrade", "Upgrade": upgrade})

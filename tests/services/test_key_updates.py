@@ -1,4 +1,4 @@
-"""KeyUpdate floods (TLS 1.3): each record makes a service derive keys, and may make it answer; their number is bounded."""
+"""KeyUpdate floods (TLS 1.3): each record makes a service derive keys and maybe respond, so their number is limited."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEY_UPDATE_RECORD = 5 + 5 + 1 + 16  # bytes: header, message, content type, tag
 
 
 class Writer:
-    """The client's sending half of an established connection: it writes records that OpenSSL has no call for (RFC 8446)."""
+    """The client's sending half of an established connection. It writes records that OpenSSL has no call for (RFC 8446)."""
 
     def __init__(self, connection: socket.socket, secret: bytes) -> None:
         self.connection, self.algorithm = connection, hashes.SHA384() if len(secret) == 48 else hashes.SHA256()
@@ -36,7 +36,7 @@ class Writer:
         self._rekey()
 
     def _expand(self, label: bytes, length: int) -> bytes:
-        """HKDF-Expand-Label without a context."""
+        """Compute HKDF-Expand-Label without a context."""
         name = b"tls13 " + label
         info = length.to_bytes(2, "big") + bytes([len(name)]) + name + b"\0"
         return HKDFExpand(self.algorithm, length, info).derive(self.secret)
@@ -53,7 +53,7 @@ class Writer:
         return head + self.cipher.encrypt(nonce, content + bytes([kind]), head)
 
     def key_update(self, answer: bool) -> bytes:
-        """Return a KeyUpdate; `answer` requests one of the peer."""
+        """Return a KeyUpdate. `answer` requests one from the peer."""
         record = self.record(HANDSHAKE, bytes([24, 0, 0, 1, answer]))
         self.secret = self._expand(b"traffic upd", len(self.secret))
         self._rekey()
@@ -62,7 +62,7 @@ class Writer:
 
 @contextlib.contextmanager
 def writer_to(url: str, certs: Path, role: str | None, log: Path) -> Iterator[Writer]:
-    """A connection whose handshake was made, and whose records are written by hand from then on."""
+    """Yield a connection whose records are written manually after the handshake."""
     parts = urlsplit(url)
     context = client_context(certs, role)  # type: ignore[arg-type]
     context.keylog_filename = str(log)
@@ -84,7 +84,7 @@ def writer_to(url: str, certs: Path, role: str | None, log: Path) -> Iterator[Wr
 
 @pytest.fixture(scope="module")
 def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge, not ready, that takes tokens: TLS lets everybody in."""
+    """An edge, not ready, that accepts tokens, so that TLS accepts every client."""
     service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", certs, token=Token(b"a-token-of-the-tests"))
     with serving(service, certs, "edge", demand=False, ready=False) as served:
         yield served
@@ -110,7 +110,7 @@ def test_a_flood_of_key_updates_is_cut_off(
     with writer_to(edge.url, certs, role, tmp_path / "log") as writer:
         writer.connection.sendall(writer.record(APPLICATION_DATA, b"GET / HTTP/1.1\r\nHost: edge\r\nx: "))
         with contextlib.suppress(OSError):
-            while len(edge.quota):  # what waits in the sockets' buffers counts as sent
+            while len(edge.quota):  # bytes in the sockets' buffers count as sent
                 assert time.monotonic() < deadline
                 burst = b""
                 for _ in range(100):

@@ -6,12 +6,14 @@ import asyncio
 import io
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tests.support.services import Answered, Both, Log, ask, both_of, form_of, until
 from workbench import bitstream
@@ -19,6 +21,7 @@ from workbench.codecs import Neural, Png
 from workbench.data import Dataset
 from workbench.errors import DataError, ServiceError
 from workbench.models import PerturbationGenerator
+from workbench.pictures import open_picture
 from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services import cloud as cloud_module
 from workbench.services import decoding
@@ -40,6 +43,67 @@ def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> by
     buffer = io.BytesIO()
     Image.new(mode, (side, side)).save(buffer, format, **options)
     return buffer.getvalue()
+
+
+# --- metadata --------------------------------------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+
+
+def with_chunks(png: bytes, before: bytes, after: bytes = b"") -> bytes:
+    """Insert chunks after the header of a PNG, and before its end."""
+    return png[:33] + before + png[33:-12] + after + png[-12:]
+
+
+MEGABYTE = zlib.compress(bytes((1 << 20) - 8), 9)
+EXIF_TEXT = b"\nexif\n 26\n" + (b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0").hex().encode()
+XMP_TEXT = b'<x:xmpmeta><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+INFLATED = {
+    "texts": b"".join(chunk(b"zTXt", b"k%d\0\0" % number + MEGABYTE) for number in range(13)),
+    "texts of one keyword": chunk(b"zTXt", b"k\0\0" + MEGABYTE) * 13,
+    "international texts": b"".join(chunk(b"iTXt", b"k%d\0\1\0\0\0" % number + MEGABYTE) for number in range(13)),
+    "profiles": chunk(b"iCCP", b"k\0\0" + MEGABYTE) * 13,
+    "EXIF as a text": chunk(b"zTXt", b"Raw profile type exif\0\0" + MEGABYTE) * 13,
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + MEGABYTE) * 13,
+    "plain, then EXIF": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(EXIF_TEXT))
+    + chunk(b"zTXt", b"Raw profile type exif\0\0" + MEGABYTE) * 12,
+}
+
+
+@pytest.mark.parametrize("chunks", INFLATED.values(), ids=INFLATED)
+@pytest.mark.parametrize("after", [False, True], ids=["before the pixels", "after"])
+def test_texts_and_profiles_of_a_png_are_not_inflated(
+    chunks: bytes, after: bool, monkeypatch: pytest.MonkeyPatch, networks: Pair
+) -> None:
+    inflated: list[int] = []
+    real = PngImagePlugin._safe_zlib_decompress
+    monkeypatch.setattr(PngImagePlugin, "_safe_zlib_decompress", lambda data: inflated.append(len(got := real(data))) or got)
+    file = with_chunks(flat(20, "RGB"), *((b"", chunks) if after else (chunks, b"")))
+    assert len(file) < 16 << 10  # decoded on a lane, next to others
+    assert open_picture(file, 32).size == (32, 32)
+    decoder = PictureDecoder(Edge(networks.generator, Png()), 32, LARGE, 1)
+    decoder._costs([file], threading.Event())
+    decoder.close()
+    assert Png().decode_each([file])[0].shape == (3, 20, 20)
+    assert sum(inflated) < 4096
+
+
+TURNED = {
+    "EXIF as a compressed text": chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(EXIF_TEXT)),
+    "EXIF as a text": chunk(b"tEXt", b"Raw profile type exif\0" + EXIF_TEXT),
+    "XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_TEXT),
+    "compressed XMP": chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(XMP_TEXT)),
+}
+
+
+@pytest.mark.parametrize("chunks", TURNED.values(), ids=TURNED)
+def test_a_png_that_says_its_orientation_in_a_text_is_turned(chunks: bytes) -> None:
+    plain = io.BytesIO()
+    Image.fromarray(np.arange(48, dtype=np.uint8).reshape(4, 4, 3)).save(plain, "PNG")
+    turned = open_picture(with_chunks(plain.getvalue(), chunk(b"tEXt", b"Comment\0x") + chunks), 4)
+    assert np.array_equal(np.array(turned), np.rot90(np.array(open_picture(plain.getvalue(), 4)), -1))
 
 
 # --- pixels ----------------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The event loop's time: strangers get a bounded share of it, in turns by address, and new clients get in meanwhile."""
+"""The event loop's time: strangers get a limited share of it, in turns by address, and new clients are served nevertheless."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from workbench.weights import Pair
 SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 
-# Strangers that send one request after another, from a process of their own: a cut connection is replaced at once.
+# Strangers that send one request after another, from another process. A cut connection is replaced at once.
 FLOOD = """
 import asyncio, itertools, ssl, sys
 port, connections, source = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
@@ -58,7 +58,7 @@ asyncio.run(main())
 
 @contextlib.contextmanager
 def flooded(edge: Served, connections: int = 40, source: str = "127.0.0.1") -> Iterator[None]:
-    """Strangers that ask without a pause, until the context is left."""
+    """Run strangers that send requests without a pause."""
     command = [sys.executable, "-c", FLOOD, str(urlsplit(edge.url).port), str(connections), source]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
@@ -73,7 +73,7 @@ def flooded(edge: Served, connections: int = 40, source: str = "127.0.0.1") -> I
 
 @contextlib.contextmanager
 def at_work(edge: Served, certs: Path) -> Iterator[None]:
-    """A request of a client with a certificate that lasts until the context is left."""
+    """Run a request of a client with a certificate for as long as the context lasts."""
     with connected_to(edge.url, certs) as connection:
         connection.sendall(b"POST /recognize HTTP/1.1\r\nHost: edge\r\nContent-Length: 10\r\n\r\n")
         until(lambda: edge.service.intake.held == 0 and edge.share.at_work == 1)
@@ -82,7 +82,7 @@ def at_work(edge: Served, certs: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that takes tokens: TLS lets everybody in."""
+    """An edge that accepts tokens, so that TLS accepts every client."""
     with (
         serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
         serving(
@@ -104,7 +104,7 @@ def test_strangers_leave_the_loop_to_requests_at_work(edge: Served, certs: Path)
         start, cpu = time.monotonic(), time.clock_gettime(clock)
         time.sleep(1.0)
         used = (time.clock_gettime(clock) - cpu) / (time.monotonic() - start)
-    assert used < 2.5 * share_module.BUSY  # with what epoll, accept and the kernel take, which is not metered
+    assert used < 2.5 * share_module.BUSY  # epoll, accept and the kernel take time that is not metered
 
 
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
@@ -158,7 +158,7 @@ def test_a_role_that_may_not_ask_here_counts_as_a_stranger(
 
 
 class Clock:
-    """The share's clocks, which go on only when they are advanced."""
+    """The share's clocks, which only advance by a call."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -198,7 +198,7 @@ class Peer:
 
 
 def order(clock: Clock, prepare: Callable[[LoopShare, list[str]], None]) -> list[str]:
-    """Return what was processed, in order: `prepare` hands over bytes while the share is spent."""
+    """Return the order of processing. `prepare` hands over bytes while the share is spent."""
     log: list[str] = []
 
     async def run() -> None:
@@ -283,4 +283,4 @@ def test_what_nobody_competes_for_is_not_bounded(clock: Clock) -> None:
                 await asyncio.sleep(0)
 
     asyncio.run(run())
-    assert clock.now < 0.2  # nothing but what was processed
+    assert clock.now < 0.2  # only the processing took time

@@ -78,6 +78,38 @@ def test_kept_connections_end_with_their_certificates(networks: Pair, digits: Da
         is_cut(half)
 
 
+@pytest.mark.parametrize("tls", [True, False], ids=["TLS", "plain HTTP"])
+def test_kept_connections_end_with_their_token(networks: Pair, digits: Dataset, own: Path, tmp_path: Path, tls: bool) -> None:
+    file, other = tmp_path / "token", "another-token-of-the-tests"
+    file.write_text(SECRET)
+    service = edge_of(networks, Png(), digits, "https://127.0.0.1:9", own, token=Token.read(file), plain=not tls)
+    folder = own if tls else None
+
+    def status(connection: socket.socket, token: str) -> int:
+        connection.sendall(f"GET /metrics HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\n\r\n".encode())
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        answer.read()
+        return answer.status
+
+    with (
+        serving(service, folder, "edge", demand=False, ready=False, token_file=file) as edge,
+        connected_to(edge.url, folder, None) as kept,
+        connected_to(edge.url, folder, "client") as certified,
+    ):
+        assert status(kept, SECRET) == 200
+        assert not tls or asked_on(certified) == 200
+        file.write_text("short")  # no token: the old one stays
+        until(lambda: service.token is not None, 1.0)
+        assert status(kept, SECRET) == 200
+        file.write_text(other)
+        assert is_cut(kept) < 5.0
+        for token, wanted in ((SECRET, 401), (other, 200)):
+            with connected_to(edge.url, folder, None) as connection:
+                assert status(connection, token) == wanted
+        assert not tls or asked_on(certified) == 200  # certificates are not concerned
+
+
 def test_what_is_under_way_is_answered_and_its_connection_closed(
     networks: Pair, digits: Dataset, own: Path, files: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

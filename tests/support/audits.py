@@ -24,7 +24,7 @@ class Counted(Audit):
 
 
 def noisy(pair: Pair, noise: float) -> Pair:
-    """The same pair with a random component in its generator."""
+    """Return the same pair with a random component in its generator."""
     generator = copy.deepcopy(pair.generator)
     generator.noise = noise
     return replace(pair, generator=generator)

@@ -1,4 +1,4 @@
-"""Clocks that tests set: an event loop in which nobody waits, and a clock that moves on by one step a reading."""
+"""Clocks for tests: an event loop without real waiting, and a clock that advances by one second a reading."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 
 class _Selector(selectors.SelectSelector):
-    """Polls for I/O, and moves the clock on instead of waiting."""
+    """A selector that polls for I/O, and advances the clock instead of waiting."""
 
     clock: VirtualLoop
 
@@ -25,7 +25,7 @@ class _Selector(selectors.SelectSelector):
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock moves on at once while all tasks sleep: the same times on an idle machine and on a busy one."""
+    """An event loop whose clock advances at once while all tasks sleep, so that times do not depend on the machine's load."""
 
     def __init__(self) -> None:
         self._now = 0.0
@@ -34,11 +34,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         super().__init__(selector)
 
     def time(self) -> float:
-        """Return the loop's own time (s)."""
+        """Return the loop's virtual time (s)."""
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on, as a computation of so many seconds would."""
+        """Advance the clock, like a computation that takes `seconds`."""
         self._now += seconds
 
     def run(self, task: Coroutine[Any, Any, Result]) -> Result:
@@ -47,18 +47,18 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class Steps:
-    """A clock that stands still but for one second a reading, and for what `advance` adds."""
+    """A clock that advances by one second a reading, and by `advance`."""
 
     def __init__(self) -> None:
         self._now, self._lock = 0.0, threading.Lock()
 
     def perf_counter(self) -> float:
-        """Return the time (s), a second later than the reading before."""
+        """Return the time (s), one second later than the reading before."""
         with self._lock:
             self._now += 1
             return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move the clock on."""
+        """Advance the clock by `seconds`."""
         with self._lock:
             self._now += seconds

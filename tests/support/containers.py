@@ -1,4 +1,4 @@
-"""Containers of an edge and of a cloud, and what is rendered of them."""
+"""Containers of an edge and of a cloud, and their rendered objects."""
 
 from __future__ import annotations
 

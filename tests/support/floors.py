@@ -24,7 +24,7 @@ FLOORS = (
     "certs protocol attest services client",
     "ssh bench",
     "remote deployment",
-    "plots notebook panels results runs grid",
+    "plots notebook panels results model_card runs grid",
     "commands __main__",
 )
 FLOOR = {name: number for number, names in enumerate(FLOORS) for name in names.split()}
@@ -41,7 +41,7 @@ MODULES = {module_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
-    """Return the package's modules that a file imports, wherever in the file."""
+    """Return the package's modules that a file imports anywhere."""
     folder, names = path.relative_to(ROOT).parts[:-1], set[str]()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -61,7 +61,7 @@ FOLDERS = sorted(module.removesuffix(".__init__") for module in MODULES if modul
 
 
 def inside(folder: str, graph: Graph = GRAPH) -> Graph:
-    """Return which files and folders right inside a folder import which others of it."""
+    """Return the imports between files and folders directly inside a folder."""
 
     def child(module: str) -> str:
         return module.removeprefix(f"{folder}.").partition(".")[0]
@@ -74,7 +74,7 @@ def inside(folder: str, graph: Graph = GRAPH) -> Graph:
 
 
 def levels(graph: Graph) -> list[list[str]]:
-    """Return the nodes level by level, each importing from lower levels alone. Raises ValueError that names a circle."""
+    """Return the nodes level by level, each importing only from lower levels. Raises ValueError with the name of a circle."""
     left, found = dict(graph), list[list[str]]()
     while left:
         level = sorted(node for node, targets in left.items() if not targets & set(left))
@@ -86,7 +86,7 @@ def levels(graph: Graph) -> list[list[str]]:
 
 
 def circle(graph: Graph) -> list[str]:
-    """Return a path that ends where it began, in a graph whose nodes all import another."""
+    """Return a closed path in a graph whose nodes all import another one."""
     path = [min(graph)]
     while path[-1] not in path[:-1]:
         path.append(min(graph[path[-1]] & set(graph)))
@@ -94,23 +94,22 @@ def circle(graph: Graph) -> list[str]:
 
 
 def drawing() -> str:
-    """Return the floors, the lowest first, and the levels inside each folder, the lowest at the left."""
+    """Return the drawing: the lowest floor first, and the levels inside each folder from left to right."""
 
     def shown(folder: str, name: str) -> str:
         return f"{name}/" if f"{folder}.{name}.__init__" in MODULES else name
 
     lines = [f"{number}  {' '.join(shown('workbench', name) for name in names.split())}" for number, names in enumerate(FLOORS)]
+    lines.append("")
     for folder in FOLDERS[1:]:
         steps = [[shown(folder, name) for name in level if name != "__init__"] for level in levels(inside(folder))]
         text = " | ".join(" ".join(step) for step in steps if step)
-        lines.append(
-            f"{'' if folder.count('.') > 1 else chr(10)}{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}"
-        )
+        lines.append(f"{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}")
     return "\n".join(lines) + "\n"
 
 
 def write() -> None:
-    """Write the drawing between its marks."""
+    """Write the drawing between its marks in the page."""
     text = DRAWING.read_text(encoding="utf-8")
     front, begin, rest = text.partition(BEGIN)
     _, end, back = rest.partition(END)

@@ -1,4 +1,4 @@
-"""Untrained networks of the kinds that weights hold, their manifests, and pictures for them."""
+"""Untrained networks of all kinds, their manifests, and pictures for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objectives as small as they can be, and a training of one of them."""
+"""Minimal objectives, and a training of one of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from workbench.training.protection import EncoderObjective, GeneratorObjective
 
 SETTINGS = TrainingSettings(
     epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
-)  # 3 steps an epoch on 48 images: 6 in all
+)  # 3 steps an epoch on 48 images, 6 in total
 
 
 IDENTITY = {"name": "test"}
@@ -32,7 +32,7 @@ QUICKLY: dict[str, Any] = {"device": "cpu", "compressor_loss": CompressorLoss("r
 
 
 class Small(Classifier):
-    """A classifier as small as one can be that still has batch norm: it keeps statistics while it trains."""
+    """A minimal classifier with batch norm, which keeps statistics while it trains."""
 
     def __init__(self, name: str = "small", logits: float = 1.0) -> None:
         nn.Module.__init__(self)
@@ -116,13 +116,13 @@ def tensors(objective: Objective) -> dict[str, Tensor]:
 
 
 def differences(first: dict[str, Tensor], second: dict[str, Tensor]) -> list[str]:
-    """The names of the tensors that are not identical, bit by bit."""
+    """Return the names of the tensors that are not identical, bit by bit."""
     assert first.keys() == second.keys()
     return [key for key in first if not torch.equal(first[key], second[key])]
 
 
 class Interrupted(Objective):
-    """An objective during whose `step`-th training step something happens once, before or after the network has seen the batch."""
+    """An objective that calls a function in its `step`-th training step, before or after the network has seen the batch."""
 
     def __init__(self, inner: Objective, step: int, happen: Callable[[], Any], after: bool) -> None:
         super().__init__()
@@ -150,5 +150,5 @@ class Interrupted(Objective):
 
 
 def stop() -> None:
-    """What Ctrl-C does."""
+    """Send SIGINT to this process, like Ctrl-C."""
     signal.raise_signal(signal.SIGINT)

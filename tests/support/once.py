@@ -1,4 +1,4 @@
-"""Work that the processes of one run of the tests share: the first that needs a folder fills it, the others wait."""
+"""Work that the processes of one test run share: the first process that needs a folder fills it, and the others wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pair of networks that most tests use: real architectures, narrow, and fitted in closed form."""
+"""The pair of networks of most tests: real architectures, narrow, and fitted in closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from workbench.data import Split
 from workbench.pictures import to_float
 
 TARGET, AUXILIARY = "resnet18", "mobilenet_v2"
-WIDTH = {TARGET: 8, AUXILIARY: 4}  # the narrowest that still tell digits apart once `fit` has set their last layer
+WIDTH = {TARGET: 8, AUXILIARY: 4}  # the narrowest networks that still distinguish digits after `fit`
 
 
 def fit(classifier: Classifier, split: Split) -> None:

@@ -1,4 +1,4 @@
-"""Edge and cloud of tiny networks over real TLS, each on a thread of the test's own process, and requests to them."""
+"""Edge and cloud with tiny networks over real TLS, each on a thread of this process, and requests to them."""
 
 from __future__ import annotations
 
@@ -63,12 +63,13 @@ def serving(
     ready: bool = True,
     port: int = 0,
     quota: ConnectionQuota | None = None,
+    token_file: Path | None = None,
 ) -> Iterator[Served]:
     """Serve on a loopback port, without TLS if `certs` is None. Yield once the service is ready, or listens."""
     listener = Listener.open(f"127.0.0.1:{port}")
     tls = None if certs is None else Tls(server_context(certs, role, demand), certs, role)
     quota, timeouts, share = ConnectionQuota() if quota is None else quota, Timeouts(), LoopShare()
-    server = server_of(service, listener, tls, quota, timeouts, share)
+    server = server_of(service, listener, tls, quota, timeouts, share, token_file)
     thread = threading.Thread(target=server.run, args=([listener.socket],), daemon=True)
     thread.start()
     scheme = "http" if certs is None else "https"

@@ -1,4 +1,4 @@
-"""Files as people upload them: pictures, awkward pictures, and what is none."""
+"""Users' uploads: pictures, unusual pictures, and files that are no pictures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def png(colour: Any, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> byt
 
 
 def bomb() -> bytes:
-    """A PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
+    """Return a PNG of 40,000 x 40,000 pixels in a few hundred bytes of header and data."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -28,7 +28,7 @@ def bomb() -> bytes:
 
 
 def awkward() -> list[tuple[str, bytes]]:
-    """Ten files such as people have."""
+    """Return ten unusual files that users may upload."""
     cmyk, animated, sixteen = io.BytesIO(), io.BytesIO(), io.BytesIO()
     Image.new("CMYK", (64, 64), (10, 80, 20, 0)).save(cmyk, "JPEG")
     frames = [Image.new("P", (32, 32), k) for k in range(3)]

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from workbench.data import Dataset
-from workbench.training import TrainingSettings, recipes
+from workbench.training import TrainingSettings, presets
 
 
 @pytest.fixture
 def few(digits: Dataset) -> Dataset:
-    """48 digits to train on, 16 to validate on, 16 to test on."""
+    """48 training images, 16 validation images and 16 test images."""
     sizes = {"train": 48, "validation": 16, "test": 16}
     return Dataset(
         "digits", "few digits", "digits", digits.classes, False, lambda name: getattr(digits, name).head(sizes[name])
@@ -23,15 +23,15 @@ def few(digits: Dataset) -> Dataset:
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
     """Presets of three steps, an epoch after the second, of the narrowest generator."""
-    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4)
-    presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
-    monkeypatch.setattr(recipes, "PRESETS", presets)
+    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4, noise=0.1)
+    for name, kinds in presets.PRESETS.items():
+        monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
     return settings
 
 
 @pytest.fixture
 def own_data(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the tiny networks' folder, to be changed."""
+    """A copy of the tiny networks' folder that a test may change."""
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"

@@ -17,7 +17,7 @@ from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError
 from workbench.models import PerturbationGenerator
 from workbench.pictures import to_float
-from workbench.training import Outcome, TrainingSettings, recipes
+from workbench.training import Outcome, TrainingSettings, presets
 from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
 
 
@@ -34,7 +34,7 @@ class Draws(nn.Module):
 
 
 def graded(objective: AdversarialObjective) -> tuple[bool, bool]:
-    """Whether the generator and the inversion network have a gradient that is not zero."""
+    """Return whether the generator and the inversion network have a gradient that is not zero."""
     parts = (objective.contest.generator, objective.contest.inverter)
     first, second = (any(p.grad is not None and bool((p.grad != 0).any()) for p in part.parameters()) for part in parts)
     return first, second
@@ -54,7 +54,7 @@ def test_the_loss_against_inversion_is_its_formula(few: Dataset) -> None:
     objective = adversarial_objective(weight=3.0).eval()
     images, labels = to_float(few.train.images), few.train.labels
     objective.contest.inverter = Draws(lambda seen: 0.9 * (seen / 4 + 0.5), objective.means)
-    objective.at(2, 40)  # half of the warming up
+    objective.at(2, 40)  # half of the warm-up
     with torch.no_grad():
         loss, figures = objective(images, labels)
         protected = objective.contest.generator(images)
@@ -149,7 +149,7 @@ def test_a_generator_learns_at_the_strength_that_it_is_used_at(few: Dataset) -> 
 
 
 class Stronger(AdversarialObjective):
-    """One whose adversary seems stronger at each validation, so that the loss grows."""
+    """An objective whose adversary seems stronger at each validation, so that the loss grows."""
 
     grown = 0.0
 
@@ -173,7 +173,7 @@ def test_against_inversion_the_last_network_is_kept(few: Dataset, tmp_path: Path
     assert differences(tensors(objective), kept[0])
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])  # in a turn of either, and in the second epoch
+@pytest.mark.parametrize("step", [2, 3, 5])  # in a turn of each network, and in the second epoch
 def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset, tmp_path: Path) -> None:
     make = lambda: adversarial_objective(noise=0.2)  # noqa: E731
 
@@ -186,7 +186,10 @@ def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset
 def resumed_equals_uninterrupted_but_for_noise(
     make: Callable[[], AdversarialObjective], data: Dataset, folder: Path, interrupt: Callable[[], Outcome]
 ) -> None:
-    """As above; validation draws from the operating system's generator, so that its figures are no evidence."""
+    """Compare a resumed training with an uninterrupted one, except for validation.
+
+    Validation draws from the operating system's generator, so its figures differ in any case.
+    """
     whole = seeded(make)
     train_here(whole, data, folder / "whole")
     assert not interrupt().complete
@@ -222,14 +225,14 @@ def test_a_generator_keeps_its_defence_and_its_start(few: Dataset, own_data: Pat
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
     manifest = training.train_generator(
-        few, TARGET, AUXILIARY, variant="private", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
+        few, TARGET, AUXILIARY, variant="hardened", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
     )
     assert manifest.complete
     assert manifest.spec == {"width": 4, "noise": 0.2}, "of the width that it started with"
     assert manifest.training["loss"]["defence"] == {"weight": 4.0, "noise": 0.2, "strength": 0.9, "width": 16}
     assert manifest.training["loss"]["start"] == start.sha256
     assert "recovered" in manifest.metrics
-    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@private", "digits", "generator")
+    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@hardened", "digits", "generator")
     assert isinstance(module, PerturbationGenerator)
     assert module.noise == 0.2
     assert set(module.state_dict()) == set(PerturbationGenerator(4).state_dict()), "nothing of the adversary"
@@ -240,7 +243,7 @@ def test_a_generator_starts_from_the_very_weights_that_are_named(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     still = replace(tiny_presets, learning_rate=0.0)
-    monkeypatch.setitem(recipes.PRESETS, "quick", {"generator": still})
+    monkeypatch.setitem(presets.PRESETS, "quick", {"generator": still})
     name = weights.generator_name(TARGET, AUXILIARY)
     training.train_generator(few, TARGET, AUXILIARY, variant="again", start=name, device="cpu")
     first, second = (dict(weights.load(each, "digits", "generator")[0].named_parameters()) for each in (name, f"{name}@again"))

@@ -134,7 +134,7 @@ def test_the_cost_of_a_training_is_counted_over_an_interrupt(few: Dataset, tmp_p
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     whole = train_here(ClassifierObjective(network), few, tmp_path / "whole")
     images = 2 * len(few.train)
-    # forward and the weights' gradient, a multiplication and an addition each; the images need no gradient
+    # forward pass and the weights' gradient, with a multiplication and an addition each (images need no gradient)
     assert whole.pflop == pytest.approx(2 * 2 * 3 * 32 * 32 * 10 * images / 1e15)
     first = train_here(Interrupted(ClassifierObjective(network), 2, stop, after=False), few, tmp_path / "parts")
     assert 0 < first.pflop < whole.pflop
@@ -196,7 +196,7 @@ def test_single_patterns_can_be_chosen_so_no_class_is_lost(few: Dataset) -> None
         mean, spread, last = target(decoded).mean(0), target(decoded).std(0), target.network[-1]
         last.weight.div_(spread[:, None])
         last.bias.sub_(mean).div_(spread)
-        target.logits = 1000.0  # it tells many classes, and is sure of all that it says
+        target.logits = 1000.0  # a classifier with many classes that is certain of every label
         labels = target(decoded).argmax(1)
         figures = objective.finish(images, labels)
     assert len(labels.unique()) > 5

@@ -1,4 +1,4 @@
-"""What survives interrupts, kills and damaged checkpoints: a resumed training ends bit-identical."""
+"""Interrupts, kills and damaged checkpoints: a resumed training ends with identical bits."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resumed_equals_uninterrupted(
 
 
 @pytest.mark.parametrize(
-    ("kind", "step"),  # in the first epoch, in the second, and where the compressor's latents are coarsened
+    ("kind", "step"),  # in the first epoch, in the second, and while the compressor's latents are coarsened
     [("classifier", 2), ("generator", 5), ("compressor", 2), ("compressor", 5), ("compressor, rate-distortion", 5)],
 )
 def test_interrupted_in_a_step_and_resumed_it_ends_bit_identical(kind: str, step: int, few: Dataset, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_restarts_the_training(
     train_here(again, few, tmp_path / "parts")
     said = capsys.readouterr().err
     assert "test.pt: unreadable checkpoint" in said, what
-    assert "starting anew" in said
+    assert "starting again" in said
     train_here(fresh, few, tmp_path / "whole")
     assert differences(tensors(again), tensors(fresh)) == []
 
@@ -200,7 +200,7 @@ def test_a_checkpoint_that_another_version_wrote_is_not_used(
     again, fresh = seeded(classifier_objective), seeded(classifier_objective)
     capsys.readouterr()
     train_here(again, few, tmp_path / "parts")
-    assert "a checkpoint of another version of this training; starting anew" in capsys.readouterr().err
+    assert "a checkpoint of another version of this training; starting again" in capsys.readouterr().err
     train_here(fresh, few, tmp_path / "whole")
     assert differences(tensors(again), tensors(fresh)) == []
 

@@ -1,4 +1,4 @@
-"""The training loop: deterministic, the best network is kept, its schedule and its batches."""
+"""The training loop: it is deterministic, keeps the best network, and follows its schedule and batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective,
 from workbench.data import Dataset
 from workbench.training import TrainingSettings
 from workbench.training.batches import crop_and_flip, rows_of
-from workbench.training.loop import _schedule, steps
+from workbench.training.settings import learning_rate_share, steps
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -41,7 +41,9 @@ def test_training_lowers_the_loss_on_the_training_images(kind: str, few: Dataset
 def test_the_network_kept_has_the_lowest_validation_loss(few: Dataset, tmp_path: Path) -> None:
     objective = seeded(classifier_objective)
     kept: list[dict[str, Tensor]] = []
-    settings = replace(SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9)  # a rate that spoils the network before the end
+    settings = replace(
+        SETTINGS, epochs=3, learning_rate=3.0, warmup=0.9
+    )  # a learning rate that spoils the network before the end
     outcome = train_here(objective, few, tmp_path, settings, on_epoch=lambda _: kept.append(tensors(objective)))
     losses = [entry["validation"]["loss"] for entry in outcome.history]
     best = losses.index(min(losses))
@@ -59,7 +61,7 @@ def test_history_has_an_entry_per_epoch_and_for_the_last_step(few: Dataset, tmp_
 
 @pytest.mark.parametrize("warmup", [0.1, 0.3])
 def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
-    rates = [_schedule(i / 1000, warmup) for i in range(1001)]
+    rates = [learning_rate_share(i / 1000, warmup) for i in range(1001)]
     top = round(1000 * warmup)
     assert rates[0] == pytest.approx(0, abs=0.02)
     assert rates[top] == pytest.approx(1)
@@ -67,8 +69,8 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
     assert max(rates) == pytest.approx(1)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
-    assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share(warmup / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share((1 + warmup) / 2, warmup) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("n", [48, 50])
@@ -98,7 +100,7 @@ def test_an_erased_square_is_grey_and_the_rest_as_it_was() -> None:
     changed = (plain != erased).any(1)
     assert (erased.movedim(1, -1)[changed] == 0.5).all()
     areas = changed.flatten(1).sum(1)
-    assert areas.max() == 49  # pixels less than 4 from the centre: 7 by 7
+    assert areas.max() == 49  # pixels less than 4 from the centre: 7 x 7
     assert 0 < areas.min() < 49, "one at the border is cut"
     rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
     assert torch.equal(areas, rows * columns)

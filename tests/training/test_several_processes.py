@@ -65,7 +65,7 @@ if first:
 
 
 def run_script(folder: Path, text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script to its end, and end what it started where it does not come to one."""
+    """Run a script to its end. If it does not end in time, kill it and its children."""
     (folder / "script.py").write_text(text)
     process = subprocess.Popen(
         [sys.executable, "script.py", *arguments],
@@ -93,7 +93,9 @@ def test_two_processes_leave_one_set_of_weights(tmp_path: Path, empty_data: Path
         tmp_path, script, "train", "pair", *names, "--loss", "rate-distortion", "--device", "cpu", "--devices", "2"
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    pair = weights.load_pair("digits", AUXILIARY, AUXILIARY)  # checks every hash, and who was trained against whom
+    pair = weights.load_pair(
+        "digits", AUXILIARY, AUXILIARY
+    )  # checks every hash, and that the networks were trained against each other
     assert all(manifest.complete for manifest in pair.manifests.values())
     folder = empty_data / "runs" / "weights" / "digits"
     manifests = {manifest.name: manifest for manifest in pair.manifests.values()}
@@ -114,12 +116,12 @@ def test_two_processes_end_with_a_last_batch_of_one_image(tmp_path: Path) -> Non
 
 @pytest.mark.system
 def test_two_processes_that_learn_in_turns_come_to_an_end(tmp_path: Path, own_data: Path) -> None:
-    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "private")
+    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "hardened")
     script = FEW.replace("IMAGES", "48") + COMMAND
     hardened = ("--against-inversion", "2", "--noise", "0.1")
     done = run_script(tmp_path, script, "train", "generator", *names, *hardened, "--device", "cpu", "--devices", "2")
     assert done.returncode == 0, done.stderr[-2000:]
-    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@private", "digits")
+    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@hardened", "digits")
     assert manifest is not None
     assert manifest.complete
     assert manifest.spec["noise"] == 0.1

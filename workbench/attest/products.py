@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from base64 import b64decode
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,5 +41,5 @@ def authorities() -> tuple[bytes, ...]:
 
 def der_blocks(pem: bytes) -> list[bytes]:
     """Return the certificates (DER) in a PEM file. Raises ValueError for a block that is not base 64."""
-    blocks = re.findall(rb"-----BEGIN CERTIFICATE-----(.+?)-----END CERTIFICATE-----", pem, re.DOTALL)
-    return [b64decode(b"".join(block.split()), validate=True) for block in blocks]
+    parts = (part.partition(b"-----END CERTIFICATE-----") for part in pem.split(b"-----BEGIN CERTIFICATE-----")[1:])
+    return [b64decode(b"".join(block.split()), validate=True) for block, end, _ in parts if end]

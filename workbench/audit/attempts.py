@@ -9,7 +9,6 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,11 +30,11 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """Runs attackers on the views of a data set's test images, from a pair with a codec, at a strength and a rate.
+    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength and a rate.
 
-    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds and learns from `pairs` of a
-    `source` (None: the effort's, as far as the training split has so many). Figures are means over images and seeds. A `judge`
-    of another audit of the same data set is used as it is. Raises UsageError for an unknown or impossible setting.
+    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds, and learns from `pairs` of a
+    `source` (None: the effort's number, limited to the training split). Figures are means over images and seeds. A `judge`
+    of another audit of the same data set is reused. Raises UsageError for an unknown or impossible setting.
     """
 
     def __init__(
@@ -61,7 +60,7 @@ class Attempts:
             )
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
-        if pairs is not None and source == "same" and pairs > len(dataset.train):  # before minutes of work, not after
+        if pairs is not None and source == "same" and pairs > len(dataset.train):  # checked before minutes of work
             raise DataError(f"{pairs} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
         self.seeds, self.device, self.progress = seeds, torch.device(device), progress
@@ -72,9 +71,11 @@ class Attempts:
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
         self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
-        self.guesses: dict[tuple[str, str], Tensor] = {}  # pictures of the first seed, to look at
+        self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
         self._protected: dict[float, Tensor] = {}
-        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
+        self._observers: dict[tuple[object, ...], Observer] = {(strength, codec, ()): self.observer}
+        self._observed: dict[Observer, dict[str, Observed]] = {}
+        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # of every attacker that has run
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
@@ -82,12 +83,15 @@ class Attempts:
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
         """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
-        at = self.strength if strength is None else strength
         options = (self._options if codec in (None, self.codec) else {}) | options
-        return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
+        at, codec = self.strength if strength is None else strength, codec or self.codec
+        key = (at, codec, tuple(sorted(options.items())))
+        if key not in self._observers:
+            self._observers[key] = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
+        return self._observers[key]
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
-        """Return a view of the test images, which pass through the edge once for all views."""
+        """Return a view of the test images. They pass through the edge only once for all views."""
         observer = observer or self.observer
         kept = self._observed.setdefault(observer, {})
         if view not in kept:
@@ -95,7 +99,7 @@ class Attempts:
         return kept[view]
 
     def protected(self, observer: Observer) -> Tensor:
-        """Return the protected test images at an observer's strength; the codec does not change them."""
+        """Return the protected test images at an observer's strength, for any codec."""
         if observer.strength not in self._protected:
             self._protected[observer.strength] = observer.protect(self.images)
         return self._protected[observer.strength]
@@ -103,21 +107,21 @@ class Attempts:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
-        """Run one attacker on a view; return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
+        """Run one attacker on a view. Return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed, and return a row of each; `how` is an `Attempt`'s."""
+        """Run attackers on a view, each with every seed, and return one row for each. `how` has the fields of an `Attempt`."""
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-        """Return the row of highest PSNR of each attempt."""
+        """Return the row with the highest PSNR of each attempt."""
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Return the rows of each attempt; attempts and seeds run in parallel."""
+        """Return the rows of each attempt. Attempts and seeds run in parallel."""
         self._control  # noqa: B018
-        for attempt in attempts:  # what all seeds share
+        for attempt in attempts:  # computed once for all seeds
             self.observed(attempt.view, attempt.observer)
             (attempt.observer or self.observer).quick  # noqa: B018
             if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
@@ -130,7 +134,7 @@ class Attempts:
         return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
 
     def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
-        """Return a row of each attacker from its figures, by seed."""
+        """Return a row for each attacker from its figures, by seed."""
         replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
         learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
         return [
@@ -149,11 +153,11 @@ class Attempts:
 
     @property
     def _sends(self) -> int:
-        """How often `replay` sends each known picture."""
+        """The number of sends of each known picture by `replay`."""
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return an attacker's gain over the control, paired by picture: differences, and for `identified` the ratio."""
+        """Return an attacker's gain over the control, paired by picture: differences, and the ratio for `identified`."""
         gains = {
             key: across([values[key] - control for values in by_seed])
             for key, control in self._control.items()
@@ -166,27 +170,35 @@ class Attempts:
 
     @cached_property
     def _control(self) -> dict[str, Tensor]:
-        """The control's PSNR and SSIM of each picture."""
+        """The control's PSNR and SSIM for each picture."""
         guess = self.means[self.labels]
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run an attempt's attackers with one seed; return the figures of each."""
+        """Run those of an attempt's attackers that have not run with this seed before, and return the figures of all."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
-        own = observer is self.observer and source == self.source and attempt.pairs is None
+        run = (view, source, observer, effort, seed)
+        missing = [name for name in attempt.attackers if (*run, name) not in self._figures]
+        self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
+        if missing:
+            self._run(missing, *run)
+        return {name: self._figures[(*run, name)] for name in attempt.attackers}
+
+    def _run(self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int) -> None:
+        """Run attackers on a view with one seed. Keep their figures, and the guesses of the audit's own first seed."""
+        own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
-        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
+        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in names):
             base = Inversion(observer, effort, seed, self.tick)
             base.fit(learnt)
-        figures = {}
-        for name in attempt.attackers:
+        for name in names:
             attacker = self._made(name, observer, effort, seed, base)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
-            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
-        return figures
+            figures = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
+            self._figures[(view, source, observer, effort, seed, name)] = figures
 
     def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:
@@ -198,7 +210,9 @@ class Attempts:
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
-            known = attacker.observer.observe(self.images, observed.view)
+            # Without a random component, another send shows the same.
+            draws = attacker.observer.pair.generator.noise > 0
+            known = attacker.observer.observe(self.images, observed.view) if draws else observed
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
         guess = attacker.guess(observed)
@@ -211,7 +225,7 @@ class Attempts:
     @cached_property
     def judge(self) -> Judge:
         """The network that judges reconstructions."""
-        return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick)
+        return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick, self.effort.reader)
 
     @cached_property
     def means(self) -> Tensor:
@@ -220,7 +234,7 @@ class Attempts:
 
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
-        """Return the guesses that need no view: the mean image of the true class, and a random training image of it."""
+        """The guesses that need no view: the mean image of the true class, and a random training image of it."""
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
@@ -236,12 +250,12 @@ class Attempts:
             values = [score(each, self.images, self.labels, self.judge) for each in guesses]
             figures = {key: across([each[key] for each in values], key in SHARES) for key in FIGURES}
             rows_.append({"view": "control", "attacker": name, "knows": "the true label", "seeds": len(guesses), **figures})
-        rows_[0]["identified"] = across([self.by_label], share=True)  # a picture of the class by lot
+        rows_[0]["identified"] = across([self.by_label], share=True)  # a random picture of the class
         return rows_
 
     @property
     def by_label(self) -> Tensor:
-        """The chance of naming the right picture among the known ones from its class alone (N)."""
+        """The chance of identifying the right known picture from its class alone (N)."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- progress ----------------------------------------------------------------------------------------------------------
@@ -256,7 +270,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """Show a progress bar, if requested, of the images that attackers and judge learn from."""
+        """Show a progress bar, if enabled, of the images that attackers and judge learn from."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -273,15 +287,15 @@ class Attempts:
             self._bar.close()
             self._bar = None
 
-    def _cost(self, names: list[str]) -> int:
-        """Return how many images pass for one seed of some attackers, which share one inversion network."""
-        made = [ATTACKERS[name](self.observer, self.effort) for name in names]
+    def _cost(self, names: Sequence[str], effort: Effort) -> int:
+        """Return the number of images for one seed of some attackers, which share one inversion network."""
+        made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
-        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * effort.passes
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row of highest PSNR."""
+    """Return the row with the highest PSNR."""
     return max(rows, key=lambda row: row["psnr"].value)
 
 

@@ -1,4 +1,4 @@
-"""Link captures of one picture, and tell the generator's training images from new ones."""
+"""Link captures of one picture, and distinguish the generator's training images from new ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .views import Observed
 
 __all__ = ["SHADOWS", "Linkage"]
 
-SHADOWS = 4  # generators of the membership test
+SHADOWS = 4  # shadow generators of the membership test
 POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker averages
 
 
@@ -43,13 +43,12 @@ class Linkage:
         return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, self.pooled(view))
 
     def pooled(self, view: str) -> int:
-        """Return the side of the squares that separates captures best on as many of the attacker's own pictures."""
+        """Return the side of the squares that distinguishes captures best, on as many of the attacker's own pictures."""
         if view not in self._pooled:
-            own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
-            images = to_float(own.images)
-            first, second = observer.observe(images, view), observer.observe(_second_captures(images), view)
+            *protected, labels = self._own_protected
+            first, second = (self.audit.observer.quick.show(each, view) for each in protected)
             sides = POOLED if first.pictures else (1,)
-            areas = {side: self._linked(first.seen, second.seen, own.labels, side).value for side in sides}
+            areas = {side: self._linked(first.seen, second.seen, labels, side).value for side in sides}
             self._pooled[view] = max(areas, key=lambda side: areas[side])
         return self._pooled[view]
 
@@ -59,7 +58,7 @@ class Linkage:
         other = torch.arange(len(labels))
         for label in range(len(self.audit.dataset.classes)):
             rows = (labels == label).nonzero()[:, 0]
-            if len(rows) > 1:  # each is compared with the next of its class, in random order
+            if len(rows) > 1:  # each picture is compared with the next one of its class, in random order
                 rows = rows[torch.randperm(len(rows), generator=random)]
                 other[rows] = rows.roll(1)
         alone = other == torch.arange(len(other))
@@ -68,10 +67,10 @@ class Linkage:
         return area(same, different)
 
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
-        """Return how well RMIA tells the generator's training images from new ones: area under ROC, and true positives.
+        """Return how well RMIA distinguishes the generator's training images from new ones: area under ROC, and true positives.
 
-        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images that are not among the
-        candidates, half of the others are reference pictures. Raises DataError if too few training images are left.
+        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images outside the candidates.
+        Half of the other images are reference pictures. Raises DataError if too few training images are left.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -103,7 +102,7 @@ class Linkage:
         }
 
     def members(self, view: str) -> Estimate:
-        """Return how well the target's confidence tells the generator's training images from new ones (area under ROC)."""
+        """Return how well the target's confidence separates the generator's training images from new ones (area under ROC)."""
         protected, labels = self._trained_on
         inside = self.audit.observer.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.audit.observed(view), self.audit.labels))
@@ -114,8 +113,15 @@ class Linkage:
         return self.audit.observer.protect(_second_captures(self.audit.images))
 
     @cached_property
+    def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As many of the attacker's own pictures as test images, protected, their second captures, and their labels."""
+        own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
+        images = to_float(own.images)
+        return observer.protect(images), observer.protect(_second_captures(images)), own.labels
+
+    @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """As many of the generator's training images, protected, and their labels."""
+        """As many training images of the generator as test images, protected, and their labels."""
         train = self.audit.dataset.train
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
         return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]

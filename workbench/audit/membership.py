@@ -51,7 +51,7 @@ class Shadow:
             raise UsageError(f"a shadow generator needs at least 3 pictures of the attacker's own, got {len(own)}")
         self.device = device
         rows = torch.randperm(len(own), generator=torch.Generator().manual_seed(seed))
-        self.rows = torch.tensor_split(rows, 3)  # of target, auxiliary and generator
+        self.rows = torch.tensor_split(rows, 3)  # rows for target, auxiliary and generator
         with seeded(seed):
             self.target, auxiliary = SmallCNN(classes, 8).to(device), SmallCNN(classes, 8).to(device)
             self.generator = PerturbationGenerator(WIDTH).to(device)

@@ -1,4 +1,4 @@
-"""White-box attackers with a learnt image prior: they look for a likely picture whose view is the observation.
+"""White-box attackers with a learnt image prior: they search for a likely picture whose view is the observation.
 
 ::
 
@@ -8,8 +8,8 @@
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
 Both know the generator's and the encoder's weights, train their prior on the attacker's own pictures, and start from the
-inversion network's guess. On held-out pairs they choose their setting and how much of their correction to use, so that a prior
-that does not help is not used.
+inversion network's guess. On held-out pairs they choose their setting and the share of their correction. So a prior that does
+not help is not used.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ __all__ = ["DiffusionPrior", "LatentPrior", "WithPrior"]
 
 
 class WithPrior(FromInversion):
-    """An attacker that corrects the inversion's guess with the help of a prior; see the module's description."""
+    """An attacker that corrects the inversion's guess with a prior (see the module)."""
 
     views: ClassVar[tuple[str, ...]] = ("perturbed", "payload")
     knows = "pairs, the weights of generator and encoder"
@@ -41,12 +41,12 @@ class WithPrior(FromInversion):
     tuned_on = 16  # pairs
 
     def further(self, n: int) -> int:
-        """Return the prior's training and one image for every step of every picture, those of the tuning included."""
+        """Return the prior's training images, plus one image for every step of every picture, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.passes + self.effort.steps * (n + len(self.settings) * min(self.tuned_on, held))
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the inversion and the prior; choose the setting and the share of the correction on held-out pairs."""
+        """Fit the inversion and the prior. Choose the setting and the share of the correction on held-out pairs."""
         base = self.based(pairs)
         learnt, _ = held_out(pairs)
         self.means = MeanPictures.of(learnt, self.observer.pair.target.num_classes)
@@ -63,7 +63,7 @@ class WithPrior(FromInversion):
                 best, self.setting, self.share = error, setting, share
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected guesses, some pictures at a time."""
+        """Return the corrected guesses, computed in batches."""
         assert self.base is not None
         starts, at_once = self.base.guess(observed), AT_ONCE.get(self.device.type, 64)
         guesses = []
@@ -74,20 +74,20 @@ class WithPrior(FromInversion):
 
     @abstractmethod
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the prior on the pictures of these pairs and the labels that the cloud gave them."""
+        """Train the prior on the pictures of these pairs and the cloud's labels for them."""
 
     @abstractmethod
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU, from the guesses `start`."""
+        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU, starting at the guesses `start`."""
 
     def mismatch(self, pictures: Tensor, seen: Tensor, view: str) -> Tensor:
-        """Return the distance between the views of some pictures and what was seen (a scalar)."""
+        """Return the distance between the views of pictures and the observations `seen` (a scalar)."""
         with narrow(self.device):
             return observation_error(self.observer, pictures, seen, view)
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of residuals over the label's mean picture, `LATENTS` numbers a picture."""
+    """A convolutional variational autoencoder of residuals over the label's mean picture, with `LATENTS` numbers a picture."""
 
     LATENTS = 64
     SIGMA = 0.03  # standard deviation of a pixel in the likelihood
@@ -107,21 +107,21 @@ class ConditionalVAE(nn.Module):
         self.up = nn.Sequential(*layers, nn.Conv2d(w // 2, 3, 3, padding=1))
 
     def encode(self, images: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and logarithm of the variance of the latents, N x `LATENTS` each."""
+        """Return the mean and the logarithm of the variance of the latents, N x `LATENTS` each."""
         padding = 8 * self.side - self.size
         inputs = F.pad(4 * (images - self.means(answers)), (0, padding, 0, padding))
         mean, log_variance = self.down(with_labels(inputs, answers, self.classes)).chunk(2, 1)
         return mean, log_variance.clamp(-12, 4)
 
     def decode(self, latents: Tensor, answers: Tensor) -> Tensor:
-        """Return the pictures of some latents, N x 3 x H x W, not clamped."""
+        """Return the pictures of latents, N x 3 x H x W, not clamped."""
         label = F.one_hot(answers, self.classes).to(latents)
         grid = self.first(torch.cat([latents, label], 1)).view(len(latents), -1, self.side, self.side)
         pictures: Tensor = self.means(answers) + self.up(grid)[..., : self.size, : self.size]
         return pictures
 
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
-        """Return the negative evidence lower bound, per picture; `noise` is standard normal, N x `LATENTS`."""
+        """Return the negative evidence lower bound for each picture. `noise` is standard normal, N x `LATENTS`."""
         mean, log_variance = (each.float() for each in self.encode(images, answers))
         pictures = self.decode(mean + noise * (log_variance / 2).exp(), answers).float()
         reconstruction = (pictures - images).square().flatten(1).sum(1) / (2 * self.SIGMA**2)
@@ -143,7 +143,7 @@ class LatentPrior(WithPrior):
         random = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
             self.prior = ConditionalVAE(pairs.images.shape[-1], self.effort.width, self.means)
-            self.prior.encode(pairs.images[:2], pairs.observed.answers[:2])  # gives the lazy layer its shape
+            self.prior.encode(pairs.images[:2], pairs.observed.answers[:2])  # initialises the lazy layer's shape
         self.prior.to(self.device)
 
         def loss(images: Tensor, answers: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ class DiffusionPrior(WithPrior):
     START = 0.7
 
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the denoiser: its input is the noised picture, the label, and t as one more constant channel."""
+        """Train the denoiser. Its inputs are the noised picture, the label, and t as an additional constant channel."""
         random = torch.Generator().manual_seed(self.seed)
         self.classes = len(self.means.means)
         with seeded(self.seed):
@@ -214,7 +214,7 @@ class DiffusionPrior(WithPrior):
         return velocity
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Sample in `effort.steps` steps; the same seed draws the same noise."""
+        """Sample in `effort.steps` steps. Equal seeds draw equal noise."""
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         middle = self.means(answers)
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(self.seed)).to(self.device)

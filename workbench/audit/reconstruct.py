@@ -49,11 +49,12 @@ class Undo(Attacker):
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
+    learns_from = 500  # pairs at most: 500,000 pixels for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
         """Choose the smoothing width and the matrix of least error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
-        few = pairs[torch.arange(min(2000, len(pairs)))]
+        few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
         fitted = []
         for width in self.widths:
@@ -243,9 +244,9 @@ class Prior(FromInversion):
 class Optimise(FromInversion):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
-    See `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight improves
-    on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs no attack
-    of its own.
+    The error is `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight
+    improves on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs
+    no attack of its own.
     """
 
     name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
@@ -303,7 +304,7 @@ class Optimise(FromInversion):
 
 
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
-    """Return how far the views of pictures `x` are from what was `seen`, a scalar that is differentiable in `x`.
+    """Return the distance between the views of pictures `x` and the observations `seen`, a differentiable scalar.
 
     On `perturbed` it is the mean squared error. On `payload` it is that of the latents, or the cross-entropy of the edge's
     choice of a pattern.

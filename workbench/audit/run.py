@@ -23,7 +23,7 @@ from .views import VIEWS
 __all__ = ["Audit"]
 
 GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
-DOUBLINGS = 6  # at most
+DOUBLINGS = 6  # of the effort, at most
 
 
 class Audit(Attempts):
@@ -63,7 +63,8 @@ class Audit(Attempts):
         for number in range(doublings + 1):
             if number:
                 self.effort = self.effort.doubled(most if self.source == "same" else 2 * self.effort.pairs)
-            with self.showing(f"effort x {2**number}", sum(self.seeds * self._cost(names) for names in plan.values())):
+            passes = sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
+            with self.showing(f"effort x {2**number}", passes):
                 rows = self.best([Attempt(view, names) for view, names in plan.items()])
             self.effort_curve += [{**row, "effort": asdict(self.effort)} for row in rows]
             values = {row["view"]: row["psnr"].value for row in rows}
@@ -73,7 +74,7 @@ class Audit(Attempts):
             last = values
         return self.effort_curve
 
-    # --- the whole ---------------------------------------------------------------------------------------------------------
+    # --- the complete audit ------------------------------------------------------------------------------------------------
 
     def result(
         self, views: Sequence[str] = VIEWS, attackers: Sequence[str] = tuple(ATTACKERS), shadows: int = 0, unseen: int = 0
@@ -86,7 +87,7 @@ class Audit(Attempts):
         `unseen` has the rows of as many classifiers that no training saw (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
-        passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0
         passes += unseen_cost(self.effort, unseen)
@@ -132,7 +133,7 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the attackers that can work, by view. Raises UsageError if there are none."""
+        """Return the usable attackers by view. Raises UsageError if there are none."""
 
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]

@@ -84,7 +84,7 @@ def of_surface(
     for strength, rate in itertools.product(strengths, rates):
         observer = audit.observer_at(strength=strength, codec="neural", rate=rate)
         learnt = pairs_of(observer, audit.dataset, "decoded", audit.effort.pairs, audit.source, seed)
-        tried = []
+        tried: list[dict[str, Any]] = []
         for name in attackers:
             attacker = ATTACKERS[name](observer, audit.effort, seed)
             attacker.fit(learnt)

@@ -1,6 +1,6 @@
-"""Classifiers that no training saw: the share of protected pictures that each recognises.
+"""Classifiers that no training used: the share of protected pictures that each recognises.
 
-The generator's loss only sees the pair's auxiliary model. Protection has to hold against other models as well (PP, section 5.4,
+The generator's loss only uses the pair's auxiliary model. Protection must hold against other models as well (PP, section 5.4,
 transferability).
 """
 
@@ -20,13 +20,13 @@ from .scores import across
 
 __all__ = ["UNSEEN", "unseen_cost", "unseen_rows"]
 
-UNSEEN = 3  # classifiers
-WIDTH = 4  # divides their channels: they stand for other architectures, not for the best accuracy
-SCHEDULE = 2  # times an attacker's passes, for each classifier
+UNSEEN = 3  # number of classifiers
+WIDTH = 4  # divides their channels, because the architecture matters here, not the best accuracy
+SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
 
 
 def unseen_cost(effort: Effort, count: int) -> int:
-    """Return how many images pass through the training of `count` classifiers."""
+    """Return the number of training images of `count` classifiers, repeats included."""
     return count * SCHEDULE * effort.passes
 
 
@@ -54,7 +54,7 @@ def _trained(audit: Attempts, name: str, seed: int) -> Classifier:
         network = Classifier(name, len(audit.dataset.classes), heads(name)[-1], WIDTH).to(audit.device)
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):
-            layer.p = 0.0  # it would draw from the shared random generator
+            layer.p = 0.0  # dropout would draw from the shared random generator
     train = audit.dataset.train
 
     def loss(images: Tensor, labels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Measure what the energy of a picture depends on: without protection, with the baseline, with PMC².
+"""Measure the inputs of the energy model: without protection, with the baseline, with PMC².
 
 ::
 

@@ -5,7 +5,7 @@
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
                           + waiting time x power while waiting + tail of the radio / pictures a request
 
-`energy_measurement` measures CPU time, bytes and, if a sensor is there, the power of a busy core. No sensor measures the radio,
+`energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio,
 so its energy is always assumed.
 
 The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`), and
@@ -102,7 +102,7 @@ class Assumptions:
         return ", ".join(words)
 
 
-# Whole situations, as changes of the assumptions. Tails, s x W: Huang et al., A Close Examination of Performance and Power
+# Complete situations, as changes of the assumptions. Tails, s x W: Huang et al., A Close Examination of Performance and Power
 # Characteristics of 4G LTE Networks, MobiSys '12.
 SCENARIOS: dict[str, dict[str, float]] = {
     "stream, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.0},

@@ -66,7 +66,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator
         local = stack.enter_context(Local())
         cloud = local.start("cloud", *pair, *ARRANGEMENTS[name], ready=False)
         link = stack.enter_context(Link(cloud.url))
-        doors, phone = (cloud.url, link.url), None
+        urls, phone = (cloud.url, link.url), None
         if name == "pp":
             phone = edge_stage(replace(stage, codec="png"))[0]
         else:
@@ -75,12 +75,12 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator
             far = local.start(
                 "edge", *options, link.url, "--batch", "1", ready=False
             )  # this edge receives one picture at a time
-            doors = near.url, far.url
+            urls = near.url, far.url
         for service in local.services:
             local.await_ready(service)
         plain, linked = (
             stack.enter_context(HttpsClient(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
-            for url in doors
+            for url in urls
         )
         yield Arranged(name, plain, linked, link)
 

@@ -159,7 +159,7 @@ def _load_and_run(options: argparse.Namespace) -> None:
     _warn_of_other_keys(options)
     listener = Listener.open(options.listen or (EDGE if options.what == "edge" else CLOUD))
     with _port_file(options.port_file, listener.port):
-        run(_service(options), listener, tls)
+        run(_service(options), listener, tls, options.token_file)
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""The tunnels of a deployment: which ones its stages need, and the local process that keeps them open."""
+"""The tunnels of a deployment: the ones that its stages need, and the local process that keeps them open."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tunnels import Tunnel
 
 __all__ = ["Links", "on_this_machine"]
 
-JOINED_S = 60.0  # until all tunnels are open
+JOINED_S = 60.0  # limit until all tunnels are open
 
 
 def on_this_machine(plan: StagePlan) -> bool:

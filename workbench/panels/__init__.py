@@ -1,4 +1,4 @@
-"""Interactive views for JupyterLab, in plain ipywidgets. What they need of torch comes when they need it."""
+"""Interactive views for Jupyter. Torch is imported by the function that needs it, so that controls appear first."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ if TYPE_CHECKING:
     from .deploy import DeployPanel
     from .explore import Explorer
     from .pairs import PairGrid
-    from .train import Trainer
+    from .trainer import Trainer
 
 __all__ = ["DeployPanel", "Explorer", "PairGrid", "Trainer"]
 
-_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "Trainer": "train"}
+_ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "Trainer": "trainer"}
 
 
 def __getattr__(name: str) -> Any:
-    """Import a view when it is first asked for: a page has its controls before the networks' libraries are there."""
+    """Import a view on first use, so that controls appear before the networks' libraries are loaded."""
     from importlib import import_module
 
     if name not in _ROOMS:

@@ -1,26 +1,22 @@
-"""The curves over strength under the pictures: measured beside the hand's work, drawn once, and a line moves over them."""
+"""The curves over strength, and the surface over strength and rate: measured while the controls rest, drawn by the page."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .. import plots
 from ..data import Dataset
 from ..evaluation import Evaluation
 from ..weights import Pair
 from .pipeline import CHUNK
 
-__all__ = ["STRENGTHS", "Paced", "draw"]
+__all__ = ["STRENGTHS", "Paced", "for_page"]
 
 STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
-SIZE, DPI = (11.0, 2.9), 144
-Box = tuple[float, float, float, float]
 
 
 class Paced(Evaluation):
-    """An evaluation that asks before each few images whether it may go on."""
+    """An evaluation that calls `pace` before each few images. `pace` may raise."""
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:
         super().__init__(pair, dataset, limit=limit, batch=CHUNK)
@@ -32,9 +28,24 @@ class Paced(Evaluation):
             yield rows
 
 
-def draw(rows: list[dict[str, Any]], chance: float, title: str) -> tuple[bytes, list[Box]]:
-    """Return the curves as a PNG on no ground, and where its panels are: left, top, width, height as shares of it."""
-    figure, buffer = plots.strength_curves(rows, chance, title, size=SIZE), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
-    boxes = [axis.get_position() for axis in figure.axes]
-    return buffer.getvalue(), [(box.x0, 1 - box.y1, box.width, box.height) for box in boxes]
+def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
+    """Return rows of `Evaluation.curve` in the page's form: (strength, value, low, high) each, and the surface."""
+
+    def series(name: str, factor: float = 1.0) -> list[list[float]]:
+        return [
+            [row["point"], *(round(factor * each, 4) for each in (row[name].value, row[name].low, row[name].high))]
+            for row in rows
+        ]
+
+    return {
+        "text": f"{title}, n = {rows[0]['target'].n:,} in payloads of up to {CHUNK}; bands: 95 %",
+        "chance": 100 / classes,
+        "target": series("target", 100),
+        "auxiliary": series("auxiliary", 100),
+        "ssim": series("ssim"),
+        "bytes": series("bytes"),
+        "surface": {
+            "n": surface[0]["target"].n if surface else 0,
+            "rows": [[*row["point"], round(100 * row["target"].value, 2), round(row["bytes"].value, 3)] for row in surface],
+        },
+    }

@@ -1,18 +1,20 @@
-"""One pair as client, edge and cloud in this process, a picture at a time: what `explore` shows, with where the time went.
+"""One pair as client, edge and cloud in this process: views of up to 256 pictures, and the time of each stage.
 
 ::
 
-    original --JPEG (S1)--> received --generator--> full strength --strength--> protected --codec (S2)--> seen, recognised
-                            once a picture                      once a strength                   once a payload
+    original --JPEG (S1)--> received --generator--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
+              `capture`, once for the pictures                 `see`, once for each setting
+
+`explore` shows a `Method`: a pair here, or user-defined callables in `callables`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,30 +27,85 @@ from ..errors import UsageError
 from ..evaluation import describe
 from ..inference import prepare_pair
 from ..pictures import residual, to_float
-from ..system import NEURAL, Client, Cloud, Edge, Stopwatch, codec_for
+from ..system import NEURAL, Client, Edge, Stopwatch, codec_for
 from ..weights import Pair
-from .pins import pixels, png
 from .settings import Settings
 
-__all__ = ["SCANNED", "Attack", "Pipeline", "Scan", "View", "pairs_there", "variants_there"]
+__all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen", "View", "pairs_there", "variants_there"]
 
 TOP = 5
-SCANNED = 512  # pictures that are looked through for the misclassified and the least hidden
-CHUNK = 32  # of them at once, so that the hand never waits
-REMEMBERED = 512  # pictures, payloads and views: a hand that moves to and fro comes by the same ones again
-PIXELS = 2**21  # in those: of large pictures fewer are kept
-EACH = 4  # that a view is made of at most: picture, payload, guess and itself
+PART = 64  # pictures that are classified at once
+SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
+CHUNK = 32  # of them in one step; a waiting request is handled between two steps
+CACHED_PIXELS = 2**23  # of the pictures in the cache: 8,192 pictures of 32 x 32
 Top = list[tuple[str, float]]
 Result = TypeVar("Result")
 
 
+@dataclass(frozen=True, repr=False, eq=False)
+class Captured:
+    """N pictures at the edge, each N x 3 x H x W in [0, 1]: original, received, and at full strength.
+
+    `s1` has the bytes of each JPEG. `on_original` has the target's N x K probabilities for the originals, for a single picture
+    only.
+    """
+
+    original: Tensor
+    received: Tensor
+    full: Tensor
+    s1: list[int]
+    on_original: Tensor | None = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+    def protected(self, strength: float) -> Tensor:
+        """Return the pictures at a strength."""
+        return torch.lerp(self.received, self.full, strength)
+
+
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class Seen:
+    """The cloud's view of N pictures in one payload: the D distinct decoded pictures, and in `which` each picture's index.
+
+    `target` and `auxiliary` are N x K probabilities, `bits` the information in each picture's code, `payload` the bytes of all.
+    `guess` (D x 3 x H x W) and `psnr` (N, dB) are an attacker's, if one was trained. `codec` describes the codec.
+    """
+
+    cloud: Tensor
+    which: Tensor
+    ssim: Tensor
+    bits: list[float]
+    payload: int
+    codec: str
+    target: Tensor | None = None
+    auxiliary: Tensor | None = None
+    guess: Tensor | None = None
+    psnr: Tensor | None = None
+    milliseconds: dict[str, float] = field(default_factory=dict)
+
+
+class Method(Protocol):
+    """The interface of a method: it protects, encodes and decodes."""
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The names of the available codecs."""
+
+    def rates(self, codec: str) -> tuple[float, ...]:
+        """Return the values of a codec's rate in [0, 1], none for a codec with one rate."""
+
+    def capture(self, key: Hashable, images: Tensor) -> Captured:
+        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge."""
+
+    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
+        """Return the cloud's view. `proceed` is called between the stages, and may raise."""
+
+
 @dataclass(frozen=True, repr=False, kw_only=True)
 class View:
-    """All that is shown of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by component.
+    """The displayed view of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
 
-    `guess` is an attacker's, where one has learnt; `files` are the images as PNGs, by card. `code_bits` is the information in
-    the payload, which the coder rounds up and the container adds its header and tag to. Of the components, those that `ran` did
-    so for this view; the others' milliseconds are of when they did.
+    `guess` is an attacker's, if one was trained. `code_bits` is the information in the payload. The coder rounds it up, and the
+    container adds its header and tag.
     """
 
     settings: Settings
@@ -65,24 +122,54 @@ class View:
     on_original: Top
     code_bits: float
     milliseconds: dict[str, float]
-    ran: frozenset[str]
-    files: dict[str, bytes]
     guess: Tensor | None = None
     guess_psnr: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
+        """Return the view of one of the pictures. In a sheet, S2 is its part of the common payload."""
+        alone = len(seen.which) == 1
+        which = int(seen.which[row])
+        return cls(
+            settings=settings,
+            original=captured.original[row],
+            protected=captured.protected(settings.strength)[row],
+            cloud=seen.cloud[which],
+            label=label,
+            ssim=float(seen.ssim[row]),
+            s1_bytes=captured.s1[row],
+            s2_bytes=seen.payload if alone else round(seen.payload / len(seen.which)),
+            codec=seen.codec,
+            target=top(seen.target, row, classes),
+            auxiliary=top(seen.auxiliary, row, classes),
+            on_original=top(captured.on_original, row, classes),
+            code_bits=seen.bits[row],
+            milliseconds=captured.milliseconds | seen.milliseconds,
+            guess=None if seen.guess is None else seen.guess[which],
+            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[row]),
+        )
+
+
+def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
+    """Return the names and probabilities of the most likely classes."""
+    if shares is None:
+        return []
+    values, order = shares[row].topk(min(TOP, shares.shape[1]))
+    return [(classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What looking through the first pictures found: those recognised wrongly, and all by |SSIM|, the least hidden first."""
+    """The first pictures of a collection as sent: whether the cloud recognises each, its |SSIM|, an attacker's PSNR."""
 
-    n: int
-    wrong: list[int]
-    by_ssim: list[int]
+    right: list[bool]
+    ssim: list[float]
+    psnr: list[float]
 
 
 @dataclass(frozen=True)
 class Attack:
-    """An inversion network that has learnt, and from what."""
+    """A trained inversion network, and its training conditions."""
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int
@@ -90,31 +177,42 @@ class Attack:
     strength: float
 
 
-@dataclass(frozen=True, repr=False)
-class _Captured:
-    """One picture once the edge has it: the original, what the edge received, that at full strength; S1, times, its classes."""
+class Cache:
+    """Results by key. The oldest are dropped when all their pictures exceed `CACHED_PIXELS`. Thread-safe."""
 
-    original: Tensor
-    received: Tensor
-    full: Tensor
-    s1: int
-    milliseconds: dict[str, float]
-    on_original: Top
+    def __init__(self) -> None:
+        self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock, self._pixels = threading.Lock(), 0
 
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._results
 
-@dataclass(frozen=True, repr=False)
-class _Seen:
-    """What a payload is to the cloud: the images that it decodes, what both models recognise, the bits of its code; times."""
+    def __len__(self) -> int:
+        return len(self._results)
 
-    cloud: Tensor
-    target: Top
-    auxiliary: Top
-    code_bits: float
-    milliseconds: dict[str, float]
+    def clear(self) -> None:
+        with self._lock:
+            self._results.clear()
+            self._pixels = 0
+
+    def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
+        """Return the result of a key. A missing one is computed."""
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+                return self._results[key][0]  # type: ignore[no-any-return]
+        result = make()
+        with self._lock:
+            if key not in self._results:
+                self._results[key] = result, pixels(result)
+                self._pixels += pixels(result)
+                while self._pixels > CACHED_PIXELS and len(self._results) > 2:
+                    self._pixels -= self._results.popitem(last=False)[1][1]
+        return result
 
 
 class Pipeline:
-    """The networks of one pair (`target-X-auxiliary`) with a generator `variant`; raises WeightsError where there are none."""
+    """The networks of one pair (`target-X-auxiliary`) with a generator `variant`. Raises WeightsError if one is missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -122,159 +220,154 @@ class Pipeline:
         self.raw = weights.load_pair(family, target, auxiliary, variant=variant, compressor=whole)
         self.pair: Pair = prepare_pair(self.raw)
         self.classes = classes
-        self.attacks: dict[tuple[str, int], Attack] = {}
-        self._codecs: dict[tuple[str, int, tuple[int, int]], Codec] = {}
-        self._known: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
-        self._lock = threading.Lock()
-        first = Settings("", 0, 1.0, self.codecs[0], 89, pair, variant)
-        self.compute(first, torch.zeros(3, 32, 32, dtype=torch.uint8), -1)  # what the first picture takes longer is not its own
-        self._known.clear()
+        self.attacks: dict[tuple[str, int, float], Attack] = {}
+        self._codecs: dict[tuple[Any, ...], Codec] = {}
+        self.cache, self._lock = Cache(), threading.Lock()
+        first = Settings("", (0,), 1.0, 0.0, self.codecs[0], 89, pair, variant)
+        warm = self.capture("warm", torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # the first call is slower than all others
+        self.see(first, "warm", warm, lambda: None)
+        self.cache.clear()
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The names of the codecs that can be chosen."""
         return (*(NEURAL if self.pair.compressor is not None else ()), "png", "jpeg", "webp")
 
-    def codec(self, name: str, quality: int, size: tuple[int, int]) -> Codec:
-        """Return a codec for images of a size (H, W), made once."""
-        key = (name, quality if name in ("jpeg", "webp") else 0, size)
+    def rates(self, codec: str) -> tuple[float, ...]:
+        if codec not in NEURAL:
+            return ()
+        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))
+        return stops if len(stops) > 1 else ()
+
+    def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
+        """Return the codec of the settings for images of `size` (H, W)."""
+        codec: Any = self._codec(settings.codec, settings.graded, size)
+        rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
+        return rated
+
+    def _codec(self, name: str, quality: int, size: tuple[int, int]) -> Codec:
+        options: dict[str, Any] = {"quality": quality} if quality else {}
         with self._lock:
-            if key not in self._codecs:
-                self._codecs[key] = codec_for(self.pair, name, size=size, **({"quality": quality} if key[1] else {}))
-            return self._codecs[key]
+            if (name, quality, size) not in self._codecs:
+                self._codecs[name, quality, size] = codec_for(self.pair, name, size=size, **options)
+            return self._codecs[name, quality, size]
 
-    def compute(self, settings: Settings, image: Tensor, label: int) -> View:
-        """Send one picture (uint8, 3 x H x W) through the system; what was shown a while ago is shown again."""
-        attack = self.attacks.get((settings.codec, settings.quality))
-        picture = (settings.source, settings.index, hash(image.numpy().tobytes()))  # others may come under the same name
-        key = ("view", settings, picture, label, attack)
-        view, sent = self._once(key, image, lambda: self._send(settings, image, picture, label, attack))
-        return view if sent else replace(view, ran=frozenset())
+    def attack_of(self, settings: Settings) -> Attack | None:
+        """Return the attacker that was trained at the settings' codec, quality and rate."""
+        return self.attacks.get((settings.codec, settings.graded, settings.rate))
 
-    def _send(
-        self, settings: Settings, image: Tensor, picture: tuple[str, int, int], label: int, attack: Attack | None
-    ) -> View:
-        found, captured = self._once(("picture", *picture), image, lambda: self._capture(to_float(image[None])))
-        clock, size = Stopwatch(), (int(image.shape[-2]), int(image.shape[-1]))
-        protected = torch.lerp(found.received, found.full, settings.strength)
-        codec = self.codec(settings.codec, settings.quality, size)
-        with torch.inference_mode():
-            with clock("compression"):
-                payload = codec.encode(protected)
-            came = (settings.codec, settings.quality, size, payload)
-            seen, decoded = self._once(("payload", *came), image, lambda: self._see(codec, payload))
-            guess = None
-            if attack is not None:
-                guess, _ = self._once(("guess", attack, *came), image, lambda: attack.guess(seen.cloud))
-        shown = {"original": found.original, "protected": protected, "cloud": seen.cloud}
-        shown |= {} if guess is None else {"attacker": guess}
-        spent = {"compression": clock.milliseconds["compression"] or 0.0}
-        ran = spent | (found.milliseconds if captured else {}) | (seen.milliseconds if decoded else {})
-        return View(
-            settings=settings,
-            original=found.original[0],
-            protected=protected[0],
-            cloud=seen.cloud[0],
-            label=self.classes[label] if 0 <= label < len(self.classes) else "unknown",
-            ssim=float(metrics.ssim(found.original, protected)),
-            s1_bytes=found.s1,
-            s2_bytes=len(payload),
-            codec=describe(codec),
-            target=seen.target,
-            auxiliary=seen.auxiliary,
-            on_original=found.on_original,
-            code_bits=seen.code_bits,
-            milliseconds=found.milliseconds | spent | seen.milliseconds,
-            ran=frozenset(ran),
-            files={name: png(pixels(each[0])) for name, each in shown.items()},
-            guess=None if guess is None else guess[0],
-            guess_psnr=0.0 if guess is None else float(metrics.psnr(found.original, guess)),
+    def capture(self, key: Hashable, images: Tensor) -> Captured:
+        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge, cached by `key`."""
+        return self.cache.get(
+            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
         )
 
-    @staticmethod
-    def remembers(image: Tensor) -> int:
-        """Return of how many views all is remembered, where pictures have an image's size: of one at least."""
-        return max(1, min(REMEMBERED, PIXELS // image.shape[-2:].numel()) // EACH)
-
-    def _once(self, key: tuple[Any, ...], image: Tensor, make: Callable[[], Result]) -> tuple[Result, bool]:
-        """Return what is made of a picture, and whether it was made now."""
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key], False
-        made = make()
-        with self._lock:
-            self._known[key] = made
-            while len(self._known) > EACH * self.remembers(image):
-                self._known.popitem(last=False)
-        return made, True
-
-    def _capture(self, original: Tensor) -> _Captured:
+    def _capture(self, original: Tensor) -> Captured:
         clock, edge = Stopwatch(), Edge(self.pair.generator, codec_for(self.pair, "png"))
         files = Client().capture(original, clock)
         received = edge.receive(files, clock=clock)
         full = edge.perturb(received, 1.0, clock)
-        spent = {key: clock.milliseconds[key] or 0.0 for key in ("client_compression", "generator")}
-        return _Captured(original, received, full, len(files[0]), spent, self._top(self.pair.target, original))
+        spent = {name: clock.milliseconds[name] or 0.0 for name in ("client_compression", "generator")}
+        alone = self._classify(self.pair.target, original) if len(original) == 1 else None
+        return Captured(original, received, full, [len(file) for file in files], alone, spent)
 
-    def _see(self, codec: Codec, payload: bytes) -> _Seen:
-        clock = Stopwatch()
-        with clock("decompression"):
-            cloud = Cloud(codec, self.pair.target).decode(payload)
-        with clock("classifier"):
-            target = self._top(self.pair.target, cloud)
-        spent = {key: clock.milliseconds[key] or 0.0 for key in ("decompression", "classifier")}
-        return _Seen(cloud, target, self._top(self.pair.auxiliary, cloud), 8 * sum(codec.sizes(payload)), spent)
+    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
+        """Return the cloud's view of captured pictures, cached by `key` and settings."""
+        attack = self.attack_of(settings)
+        found = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)
+        return self.cache.get(
+            found, lambda: self._see(settings, captured, attack, proceed), lambda made: _pixels(made.cloud, 2)
+        )
 
-    def _top(self, classifier: Classifier, images: Tensor) -> Top:
+    def _see(self, settings: Settings, captured: Captured, attack: Attack | None, proceed: Callable[[], None]) -> Seen:
+        clock, size = Stopwatch(), (int(captured.original.shape[-2]), int(captured.original.shape[-1]))
+        protected, codec = captured.protected(settings.strength), self.codec(settings, size)
         with torch.inference_mode():
-            scores = classifier(images).softmax(1)[0]
-        values, order = scores.topk(min(TOP, len(scores)))
-        return [(self.classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
+            with clock("compression"):
+                payload = codec.encode(protected)
+            proceed()
+            with clock("decompression"):
+                coded, which = codec.unpack(payload)
+                cloud = codec.decode_each(coded)
+            proceed()
+            with clock("classifier"):
+                target = self._classify(self.pair.target, cloud)
+            proceed()
+            auxiliary = self._classify(self.pair.auxiliary, cloud)
+            guess = None if attack is None else attack.guess(cloud)
+            ssim = metrics.ssim(captured.original, protected)
+        return Seen(
+            cloud=cloud,
+            which=which,
+            ssim=ssim,
+            bits=[8 * size for size in codec.sizes(payload)],
+            payload=len(payload),
+            codec=describe(codec),
+            target=target[which],
+            auxiliary=auxiliary[which],
+            guess=guess,
+            psnr=None if guess is None else metrics.psnr(captured.original, guess[which]),
+            milliseconds={name: clock.milliseconds[name] or 0.0 for name in ("compression", "decompression", "classifier")},
+        )
+
+    @staticmethod
+    def _classify(classifier: Classifier, images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            parts = torch.split(images.contiguous(memory_format=torch.channels_last), PART)
+            return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Look through the first pictures (uint8, N x 3 x H x W) at full strength; `pace` is called before each part."""
-        images, labels = images[:SCANNED], labels[:SCANNED]
-        codec = self.codec(settings.codec, settings.quality, (int(images.shape[-2]), int(images.shape[-1])))
-        edge, cloud, client = Edge(self.pair.generator, codec), Cloud(codec, self.pair.target, remembered=0), Client()
-        wrong, similar = [], []
-        for start in range(0, len(images), CHUNK):
+        """Send the first pictures (uint8, N x 3 x H x W) at the settings. `pace` is called before each part."""
+        right, ssim, psnr = [], [], []
+        for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
-            original = to_float(images[start : start + CHUNK])
-            protected = edge.perturb(edge.receive(client.capture(original)))
-            scores = cloud.recognise(codec.encode(protected))
-            wrong.append(scores.argmax(1) != labels[start : start + CHUNK])
+            rows = slice(start, min(start + CHUNK, SCANNED))
+            captured = self._capture(to_float(images[rows]))
+            seen = self._see(settings, captured, self.attack_of(settings), pace)
+            assert seen.target is not None
+            right += (seen.target.argmax(1) == labels[rows]).tolist()
+            ssim += seen.ssim.abs().tolist()
+            psnr += [] if seen.psnr is None else seen.psnr.tolist()
+        return Scan(right, ssim, psnr)
+
+    def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
+        """Return pictures at the cloud, and the target's features of each of them: N x F."""
+        captured = self._capture(to_float(images))
+        pace()
+        seen = self._see(settings, captured, self.attack_of(settings), pace)
+        last = [module for module in self.raw.target.network.modules() if isinstance(module, torch.nn.Linear)][-1]
+        read: list[Tensor] = []
+        hook = last.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].flatten(1)))
+        try:
             with torch.inference_mode():
-                similar.append(metrics.ssim(original, protected).abs())
-        order = torch.cat(similar).argsort(descending=True, stable=True)
-        return Scan(len(images), torch.cat(wrong).nonzero()[:, 0].tolist(), order.tolist())
+                for part in torch.split(seen.cloud, PART):
+                    pace()
+                    self.raw.target(part)
+        finally:
+            hook.remove()
+        return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return rows of pictures, the first of each class, as the strength grows, and the names of the classes."""
-        there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())][
-            :10
-        ]
-        there = there or list(range(min(10, len(split))))
-        codec = self.codec(settings.codec, settings.quality, (int(split.images.shape[-2]), int(split.images.shape[-1])))
-        edge, original = Edge(self.pair.generator, codec), to_float(split.images[there])
-        received = edge.receive(Client().capture(original))
-        full = edge.perturb(received)
-        rows = {f"strength {a:g}": torch.lerp(received, full, a) for a in (0.0, 0.25, 0.5, 0.75, 1.0)}
-        rows["at the cloud"] = codec.decode(codec.encode(full))
-        rows["residual"] = residual(original, full)
+        """Return rows of pictures, the first of each class under growing strength, and the names of the classes."""
+        there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
+        there = there[:10] or list(range(min(10, len(split))))
+        captured = self._capture(to_float(split.images[there]))
+        codec = self.codec(settings, (int(split.images.shape[-2]), int(split.images.shape[-1])))
+        rows = {f"strength {a:g}": captured.protected(a) for a in (0.0, 0.25, 0.5, 0.75, 1.0)}
+        rows["at the cloud"] = codec.decode(codec.encode(captured.full))
+        rows["residual"] = residual(captured.original, captured.full)
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Let an inversion network learn from pictures of the training split what the cloud sees of them, and keep it.
+        """Train an inversion network on the cloud's view of training pictures, and keep it.
 
-        `tick` is told how many images have passed. Raises DataError where there are no training pictures to learn from.
+        `tick` gets the number of processed images. Raises DataError if there are no training pictures.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
 
         if tuple(dataset.train.images.shape[-2:]) != (32, 32):
             raise UsageError(f"attackers learn from 32 x 32 pictures, {dataset.title} has others: choose another data set")
-        options: dict[str, Any] = {"quality": settings.quality} if settings.codec in ("jpeg", "webp") else {}
+        options: dict[str, Any] = {"quality": settings.quality} if settings.graded else {}
         observer = Observer(self.raw, settings.codec, (32, 32), settings.strength, **options)
         pairs = min(pairs, len(dataset.train))
         learner = Inversion(observer, Effort(pairs, passes, width=8), 0, tick)
@@ -285,19 +378,24 @@ class Pipeline:
                 answers = self.pair.target(cloud).argmax(1)
                 return learner.guess(Observed("decoded", cloud, answers))
 
-        made = Attack(guess, pairs, passes, settings.strength)
-        self.attacks = {**self.attacks, (settings.codec, settings.quality): made}
-        return made
+        attack = Attack(guess, pairs, passes, settings.strength)
+        self.attacks = {**self.attacks, (settings.codec, settings.graded, settings.rate): attack}
+        return attack
+
+
+def _pixels(images: Tensor, tensors: int) -> int:
+    """Return the number of pixels in `tensors` tensors like this one."""
+    return tensors * len(images) * images.shape[-2:].numel()
 
 
 def pairs_there(family: str) -> list[str]:
-    """Return the names of the pairs whose three networks are there."""
+    """Return the names of the pairs with all three networks."""
     names = {name.partition("@")[0] for name in _generators(family)}
     return sorted(name for name in names if all(weights.find(each, family) for each in weights.pair_of(name)))
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the variants of a pair's generator by what tells them apart: the loss that each was trained with."""
+    """Return the variants of a pair's generator, each described by its loss."""
     from ..notebook import loss_text
 
     found = {}
@@ -309,6 +407,6 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training of each complete generator of a pair; an encoder, which generators start from, is of none."""
+    """Return the training records of each complete generator of a pair, without encoders."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

@@ -1,53 +1,146 @@
-"""What the controls of `explore` say, as JSON and as the papermill command that shows it again."""
+"""The settings of `explore`: checked, written as a line of Python, JSON or a papermill command, and parsed from these."""
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
+
 from ..errors import UsageError, unknown
-from . import markup
 
-__all__ = ["PLACES", "Settings", "check"]
+__all__ = ["CODECS", "GRADED", "SHEETS", "Settings", "check", "parse"]
 
-PLACES = 101  # of the strength's slider, from 0 to 1
+CODECS = ("neural", "compressai", "png", "jpeg", "webp")
+GRADED = ("jpeg", "webp")  # codecs with a quality
+SHEETS = (1, 16, 64, 256)  # numbers of pictures in one view
+VIEW = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "pictures")  # settings in a link
+NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # further parameters of the notebook
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A picture (its collection and its number there) and what becomes of it; `pair` is `target-X-auxiliary`."""
+    """The pictures (a collection and numbers in it) and the transmission settings. `pair` is `target-X-auxiliary`.
+
+    `strength` and `rate` are in [0, 1]. `quality` is for JPEG and WebP only.
+    """
 
     source: str
-    index: int
+    pictures: tuple[int, ...]
     strength: float
+    rate: float
     codec: str
     quality: int
     pair: str
     variant: str = ""
 
+    @property
+    def index(self) -> int:
+        """The number of the first picture."""
+        return self.pictures[0]
+
+    @property
+    def graded(self) -> int:
+        """The quality if the codec has one, else 0."""
+        return self.quality if self.codec in GRADED else 0
+
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` that show this: of a picture of `folder`, where one is given."""
+        """Return the parameters of the notebook `explore` for these settings, with a picture of `folder` if it is given."""
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}
-        own = {key: value for key, value in asdict(self).items() if key in ("variant", "strength", "codec", "quality")}
-        return {**values, **own, "picture": self.index}
+        own = {key: getattr(self, key) for key in ("variant", "strength", "rate", "codec", "quality")}
+        return {**values, **own, "picture": self.index, "sheet": len(self.pictures) if len(self.pictures) in SHEETS else 1}
 
     @staticmethod
     def command(parameters: dict[str, Any]) -> str:
-        """Return the command that runs the notebook with parameters, for a shell."""
+        """Return the shell command that runs the notebook with parameters."""
         given = [f"-p {key} {shlex.quote(str(value))}" for key, value in parameters.items() if value != ""]
         return " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])
 
+    def python(self) -> str:
+        """Return the line of Python that sets a view to these settings."""
+        values = asdict(self) | {"pictures": list(self.pictures)}
+        return f"explorer.apply({', '.join(f'{key}={values[key]!r}' for key in VIEW)})"
 
-def check(strength: float, codec: str, quality: int, picture: int, limit: int) -> None:
-    """Raise UsageError for a parameter of the notebook that is out of range."""
-    if not (math.isfinite(strength) and 0 <= strength <= 1):
-        raise UsageError(f"strength must be between 0 and 1, got {strength!r}")
-    if codec not in markup.CODECS:
-        raise unknown("codec", codec, markup.CODECS)
-    if not 1 <= quality <= 95:
-        raise UsageError(f"quality must be a whole number from 1 to 95, got {quality!r}")
-    if picture < 0 or limit < 0:
-        raise UsageError(f"picture and limit must be 0 or more, got {picture} and {limit}")
+
+def parse(text: str, dataset: str) -> dict[str, Any]:
+    """Return the settings in a line of Python, a papermill command or exported JSON, for `Explorer.apply`.
+
+    Raises UsageError for any other text, and for settings of another data set than `dataset`.
+    """
+    text = text.strip()
+    try:
+        if text.startswith("papermill "):
+            words = shlex.split(text)
+            given = {words[at + 1]: yaml.safe_load(words[at + 2]) for at, word in enumerate(words) if word == "-p"}
+        elif text.startswith("{"):
+            given = json.loads(text)
+            given = given.get("parameters", given)
+        else:
+            call = ast.parse(text, mode="eval").body
+            if not isinstance(call, ast.Call) or call.args:
+                raise ValueError
+            given = {str(each.arg): ast.literal_eval(each.value) for each in call.keywords}
+    except (ValueError, SyntaxError, IndexError, AttributeError, yaml.YAMLError):
+        shown = text if len(text) <= 60 else f"{text[:60]}…"
+        raise UsageError(
+            f"{shown!r} names no settings: paste a line explorer.apply(...), a papermill command, or the exported JSON"
+        ) from None
+    return _of_view(given, dataset)
+
+
+def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
+    """Convert the notebook's parameters to settings of a view."""
+    other = given.get("dataset", dataset)
+    if other != dataset:
+        raise UsageError(f"these settings are of the data set {other!r}, this view shows {dataset!r}: run the command instead")
+    settings = {key: value for key, value in given.items() if key in VIEW}
+    if "target" in given and "auxiliary" in given:
+        settings["pair"] = f"{given['target']}-X-{given['auxiliary']}"
+        settings.setdefault("variant", "")
+    if "picture" in given:
+        first = int(given["picture"])
+        settings["pictures"] = list(range(first, first + int(given.get("sheet", 1))))
+    known = {*VIEW, *NOTEBOOK, "target", "auxiliary", "picture", "sheet"}
+    for key in given:
+        if key not in known:
+            raise unknown("setting", key, VIEW)
+    return settings
+
+
+def check(**values: Any) -> None:
+    """Raise UsageError for a setting out of range. Only the given settings are checked."""
+    for name in ("strength", "rate"):
+        if name in values and not _share(values[name]):
+            raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")
+    if "codec" in values and values["codec"] not in CODECS:
+        raise unknown("codec", values["codec"], CODECS)
+    if "quality" in values and not (_whole(values["quality"]) and 1 <= values["quality"] <= 95):
+        raise UsageError(f"quality must be a whole number from 1 to 95, got {values['quality']!r}")
+    if "sheet" in values and values["sheet"] not in SHEETS:
+        raise UsageError(f"a sheet has {', '.join(map(str, SHEETS[:-1]))} or {SHEETS[-1]} pictures, got {values['sheet']!r}")
+    if "picture" in values and (values["picture"] < 0 or values.get("limit", 0) < 0):
+        raise UsageError(f"picture and limit must be 0 or more, got {values['picture']} and {values.get('limit', 0)}")
+    if "pictures" in values:
+        _check_pictures(values["pictures"])
+
+
+def _check_pictures(pictures: Sequence[Any]) -> None:
+    if not 1 <= len(pictures) <= SHEETS[-1]:
+        raise UsageError(f"a view shows 1 to {SHEETS[-1]} pictures, got {len(pictures)} numbers")
+    for number in pictures:
+        if not _whole(number) or number < 0:
+            raise UsageError(f"a picture's number is a whole number from 0 on, got {number!r}")
+
+
+def _share(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and 0 <= value <= 1
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""The pictures that `explore` can show: collections, and which of a collection's pictures the number runs over."""
+"""The collections of pictures for `explore`: of a data set, of a folder, uploaded."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from ..folders import SUFFIXES, find_pictures, passed_over
 from ..pictures import open_picture
 from ..storage import expand_user
 
-__all__ = ["EVERY", "LEAST_HIDDEN", "MISREAD", "Source", "from_files", "from_folder", "named"]
+__all__ = ["Source", "from_files", "from_folder", "named"]
 
-EVERY, MISREAD, LEAST_HIDDEN = "all", "misclassified", "least hidden (SSIM)"
-MOST = 5000  # pictures of a folder
+MOST = 5000  # pictures from a folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures: `dataset` is the name by which `data.load` finds it again, `folder` where they were read."""
+    """A collection of pictures. `dataset` is its name for `data.load`, `folder` its folder, if any."""
 
     split: Split
     dataset: str = ""
@@ -31,9 +30,9 @@ class Source:
     names: tuple[str, ...] = ()
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Return what the number can run over: all, one class, the misclassified, the least hidden."""
+        """Return the filters: all, each class and, if the classes are known, recognised and misclassified."""
         there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
-        return [EVERY, *there, *([MISREAD] if there else []), LEAST_HIDDEN]
+        return ["all", *there, *(["recognised", "misclassified"] if there else [])]
 
     def of_class(self, k: int) -> list[int]:
         """Return the numbers of a class's pictures."""
@@ -42,12 +41,12 @@ class Source:
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read what a person chose, (name, content) each, cut to squares of `side`; return them and what is wrong with others."""
-    return _read([(name, content) for name, content in files], side)
+    """Read files (name, content), cropped to squares of `side`. Return the pictures, and a line for each unreadable file."""
+    return _read(files, side)
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures, in the order of their names. Raises DataError where there is no such folder, or none in it."""
+    """Read a folder's pictures, sorted by name. Raises DataError for a missing or empty folder."""
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")

@@ -101,7 +101,7 @@ class Accepted(asyncio.Protocol):
     ) -> None:
         self.tls, self.quota, self.share, self.timeouts, self._roles = tls, quota, share, timeouts, roles
         self.address = ""
-        self.used = 0.0  # seconds of the event loop's time, before a credential was shown
+        self.used = 0.0  # seconds of the event loop's time before a credential was shown
         self.proven = False  # the peer has shown a valid credential
         self.peer = Peer()
         self.health_only = False
@@ -110,9 +110,12 @@ class Accepted(asyncio.Protocol):
         self._open, self._make_upper = open_connections, upper
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None  # it is moved only to an earlier time: several limits a request come and go
-        self._fires_at, self._limit = math.inf, math.inf  # the loop's time: of the timer, and at which the connection is cut
-        self._reading_paused = self._held = False  # by the upper protocol; until a turn in the loop's time
+        self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
+        self._fires_at, self._limit = (
+            math.inf,
+            math.inf,
+        )  # in the loop's time: when the timer fires, and when the connection is cut
+        self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._reads = True
         self._generation = 0
         self._secure: ssl.SSLObject | None = None
@@ -292,7 +295,7 @@ class Accepted(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the socket immediately."""
-        if not (self.proven or self.closing or self._held):  # one that is held may be late through this end's fault
+        if not (self.proven or self.closing or self._held):  # if it is held, the delay may be this end's fault
             self.share.penalize(self.address)
         self.closing = True
         self._drop_timer()

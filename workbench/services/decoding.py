@@ -24,7 +24,7 @@ import torch
 from PIL import Image
 
 from ..errors import DataError, ServiceError
-from ..pictures import Limits
+from ..pictures import Limits, without_metadata
 from ..system import Edge
 from ..warning_filter import suppress_warnings
 
@@ -131,7 +131,7 @@ class PictureDecoder:
     def _cost(self, file: bytes) -> Cost:
         try:
             scans = self._limits.scans_of(file, f"{len(file)} bytes")
-            with suppress_warnings(), Image.open(io.BytesIO(file), formats=self._limits.formats) as picture:
+            with suppress_warnings(), Image.open(io.BytesIO(without_metadata(file)), formats=self._limits.formats) as picture:
                 self._limits.check(picture, scans, f"{len(file)} bytes")
                 full = picture.width * picture.height
                 picture.draft("RGB", (2 * self._size, 2 * self._size))

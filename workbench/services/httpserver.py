@@ -132,6 +132,7 @@ class HttpProtocol:
         self._exchange: Exchange | None = None
         self._idle = False  # between requests
         self._overhead = self._delivered = 0  # bytes since the last response
+        self._hosts = 0
         self._begun = self._continues = False  # a message began, and its head is incomplete
         self._url, self._headers = b"", []  # type: tuple[bytes, list[tuple[bytes, bytes]]]
         self._refusal: tuple[int, str] | None = None
@@ -187,7 +188,7 @@ class HttpProtocol:
         if self._exchange is not None:
             self.wire.abort()
             raise Refused
-        self._begun, self._continues, self._url, self._headers = True, False, b"", []
+        self._begun, self._continues, self._hosts, self._url, self._headers = True, False, 0, b"", []
 
     def on_url(self, url: bytes) -> None:
         """Append a piece of the target."""
@@ -204,6 +205,7 @@ class HttpProtocol:
         if name == b"transfer-encoding" and value.strip().lower() not in (b"chunked", b""):
             self._refusal = 501, "of transfer codings, chunked alone is read"
             raise Refused
+        self._hosts += name == b"host"
         if name == b"expect" and value.lower() == b"100-continue":
             self._continues = True
         self._headers.append((name, value))
@@ -211,9 +213,12 @@ class HttpProtocol:
     def on_headers_complete(self) -> None:
         """Pass the request to the application."""
         self._begun = False
+        version = self._parser.get_http_version()
+        if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may have taken the other one
+            self._refusal = 400, f"a request has one Host header, this one has {self._hosts}"
+            raise Refused
         target = httptools.parse_url(self._url)
         path = (target.path or b"").decode("ascii")
-        version = self._parser.get_http_version()
         scope: dict[str, Any] = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},

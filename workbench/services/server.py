@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import uvicorn
@@ -22,7 +23,7 @@ from .httpserver import HttpProtocol
 from .quota import ConnectionQuota
 from .service import Service
 from .share import LoopShare
-from .trust import is_loopback, rotate
+from .trust import Token, is_loopback, rotate, rotate_token
 
 __all__ = ["ConnectionQuota", "Listener", "Timeouts", "Tls", "address", "serve", "server_of"]
 
@@ -100,9 +101,12 @@ def address(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def serve(service: Service, listener: Listener, tls: Tls | None) -> None:
-    """Serve until SIGTERM or Ctrl-C, then finish accepted requests. Without `tls` only loopback is allowed (UsageError)."""
-    server_of(service, listener, tls).run(sockets=[listener.socket])
+def serve(service: Service, listener: Listener, tls: Tls | None, token_file: Path | None = None) -> None:
+    """Serve until SIGTERM or Ctrl-C, then finish accepted requests. Without `tls` only loopback is allowed (UsageError).
+
+    The service's token is replaced when `token_file` changes.
+    """
+    server_of(service, listener, tls, token_file=token_file).run(sockets=[listener.socket])
 
 
 def server_of(
@@ -112,6 +116,7 @@ def server_of(
     quota: ConnectionQuota | None = None,
     timeouts: Timeouts | None = None,
     share: LoopShare | None = None,
+    token_file: Path | None = None,
 ) -> uvicorn.Server:
     """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
 
@@ -146,8 +151,8 @@ def server_of(
     logging.getLogger("uvicorn").setLevel(logging.CRITICAL)  # malformed requests of strangers are not logged
     config.load()
     server = _Server(config, started)
-    if tls is not None:
-        _rotate_with(service, tls, server)
+    if tls is not None or token_file is not None:
+        _rotate_with(service, tls, token_file, server)
     return server
 
 
@@ -166,23 +171,36 @@ def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, time
     return accepted
 
 
-def _rotate_with(service: Service, tls: Tls, server: uvicorn.Server) -> None:
-    """Rotate the service's certificate while it runs."""
+def _rotate_with(service: Service, tls: Tls | None, token_file: Path | None, server: uvicorn.Server) -> None:
+    """Rotate the service's certificate and token while it runs."""
     inner = service.app.router.lifespan_context
+
+    def close(which: Callable[[Accepted], bool]) -> None:
+        for connection in cast("list[Accepted]", list(server.server_state.connections)):
+            if which(connection):
+                connection.shutdown()  # after the current response
+
+    def renewed(tls: Tls) -> None:
+        tls.renew()  # a context cannot drop a trusted authority, so new connections get a new context
+        close(lambda _: True)
+        service.renewed()
+
+    def replaced(token: Token) -> None:
+        service.token = token
+        close(lambda connection: connection.peer.role not in service.roles)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> Any:
-        def renewed() -> None:
-            tls.renew()  # a context cannot drop a trusted authority, so new connections get a new context
-            for connection in list(server.server_state.connections):
-                cast(Accepted, connection).shutdown()  # after the current response
-            service.renewed()
-
-        task = asyncio.create_task(rotate(tls.folder, tls.role, renewed))
+        tasks = []
+        if tls is not None:
+            tasks.append(asyncio.create_task(rotate(tls.folder, tls.role, lambda: renewed(tls))))
+        if token_file is not None:
+            tasks.append(asyncio.create_task(rotate_token(token_file, service.token, replaced)))
         try:
             async with inner(app) as state:
                 yield state
         finally:
-            task.cancel()
+            for task in tasks:
+                task.cancel()
 
     service.app.router.lifespan_context = lifespan

@@ -6,9 +6,10 @@
                      |
                      +--> held, and the connection is not read --> addresses in fair turns --> processed
 
-While a request of a peer with a credential is at work, strangers get a small share of the loop's time in all:
-handshakes, requests without a credential, and their answers. So thousands of hostile connections leave the latency of others
-alone. Addresses that use little time and keep within the bounds come first, so that new clients and probes get in meanwhile.
+While a request of a peer with a credential is in progress, all strangers together get a small share of the loop's time. They
+need it for handshakes, requests without a credential, and the responses. So thousands of hostile connections do not affect the
+latency of others. Addresses that use little time and stay within the limits come first, so that new clients and probes connect
+even then.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ from typing import Any, Protocol
 
 __all__ = ["LoopShare", "metered"]
 
-BUSY, IDLE = 0.15, 1.0  # shares of the loop's time for strangers: while others' requests are at work, and else
-BURST_S = 0.25  # of unused time that is kept for later: a few hundred clients that connect at once
+BUSY, IDLE = 0.15, 1.0  # shares of the loop's time for strangers: while others' requests are in progress, and otherwise
+BURST_S = 0.25  # of unused time that is saved for later: enough for a few hundred simultaneous clients
 SLICE_S = 0.002  # in each round of the loop, so that others' sockets are served in between
-CUT_S = 0.02  # that count as used by an address for each of its connections that exceeds a bound
-FRESH_S = 0.005  # that a connection may have used to come before the others: some ten times a handshake
-HELD = 32 << 20  # bytes that wait in large pieces, of all strangers
+CUT_S = 0.02  # charged to an address for each of its connections that exceeds a limit
+FRESH_S = 0.005  # connections with less used time come first: about ten handshakes
+HELD = 32 << 20  # limit of all strangers' held bytes in large pieces
 MOST_TAGS = 4096
-PIECE = 16 << 10  # bytes that always may wait: more than a handshake sends at once
+PIECE = 16 << 10  # bytes: smaller pieces may always be held, since a handshake sends less at once
 
 
 class Stranger(Protocol):
@@ -40,13 +41,13 @@ class Stranger(Protocol):
     closing: bool
 
     def process(self, data: bytes) -> None:
-        """Work on bytes that have arrived."""
+        """Process received bytes."""
 
     def hold(self, held: bool) -> None:
-        """Read no more until called with False."""
+        """Stop reading, or read again if `held` is False."""
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the socket immediately."""
 
 
 class _Waiting:
@@ -60,7 +61,7 @@ class _Waiting:
         return bool(self._fresh or self._others)
 
     def put(self, connection: Stranger, data: bytes) -> None:
-        """Append bytes to the kept bytes of the same connection."""
+        """Append bytes to the held bytes of the same connection."""
         before = self.remove(connection)
         (self._fresh if connection.used < FRESH_S else self._others)[connection] = before + data
 
@@ -69,28 +70,28 @@ class _Waiting:
         return (self._fresh or self._others).popitem()
 
     def remove(self, connection: Stranger) -> bytes:
-        """Return and drop what is kept of a connection."""
+        """Remove a connection, and return its held bytes."""
         return self._fresh.pop(connection, b"") or self._others.pop(connection, b"")
 
 
 class LoopShare:
     """Processes strangers' bytes within a share of the event loop's time, by start-time fair queueing of their addresses.
 
-    Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997): an address's tag is the time that it has used, but no less than the
-    tag that is served now. The smallest tag is next, so an address that rarely asks waits for none that always does.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but at least
+    the tag that is served now. The smallest tag is served next. So an address with few requests does not wait for busy ones.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
         self.busy, self.idle = busy, idle
-        self.at_work = 0  # requests of peers with a credential
+        self.at_work = 0  # requests in progress of peers with a credential
         self._left, self._then = BURST_S, time.monotonic()
-        self._now = 0.0  # the tag that is served
+        self._now = 0.0  # the tag that is served now
         self._tags: dict[str, float] = {}  # by address, those above `_now`
         self._waiting: dict[str, _Waiting] = {}
-        self._queue: list[tuple[float, int, str]] = []  # a heap: an entry for each address that waits
+        self._queue: list[tuple[float, int, str]] = []  # a heap with an entry for each waiting address
         self._numbers = itertools.count()
         self._held = 0
-        self._slice = 0.0  # seconds that were used in this round of the loop
+        self._slice = 0.0  # seconds used in this round of the loop
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:
@@ -118,11 +119,11 @@ class LoopShare:
         self._delay(connection.address, seconds)
 
     def penalize(self, address: str) -> None:
-        """Serve an address later: one of its connections had to be cut."""
+        """Serve an address later, because one of its connections was cut."""
         self._delay(address, CUT_S)
 
     def forget(self, connection: Stranger) -> None:
-        """Drop what is held of a connection that is closed."""
+        """Drop the held bytes of a closed connection."""
         if (waiting := self._waiting.get(connection.address)) is not None:
             self._held -= len(waiting.remove(connection))
 
@@ -176,7 +177,7 @@ class LoopShare:
 
 
 class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
-    """A coroutine whose steps' time is reported, in seconds."""
+    """A coroutine that reports the time of its steps, in seconds."""
 
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent

@@ -33,7 +33,18 @@ from ..attest import key_of
 from ..certs import CLIENT, ROLES, SERVER, Role, folder_of, role_of
 from ..errors import UsageError
 
-__all__ = ["Peer", "Token", "client_context", "expiry_of", "is_loopback", "marks", "peer_of", "rotate", "server_context"]
+__all__ = [
+    "Peer",
+    "Token",
+    "client_context",
+    "expiry_of",
+    "is_loopback",
+    "marks",
+    "peer_of",
+    "rotate",
+    "rotate_token",
+    "server_context",
+]
 
 TOKEN_VARIABLE = "WORKBENCH_TOKEN"
 LEAST_TOKEN = 16  # characters
@@ -259,3 +270,25 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
         else:
             known = now
             log.info("the certificate of %s was renewed", role)
+
+
+async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Token], None]) -> None:
+    """Call `replaced` with the new token whenever the file holds another one than `token`. Runs until cancelled.
+
+    While the file is missing or holds no token, the old one stays in use.
+    """
+    known: list[tuple[int, int]] = []  # the file may have changed since it was read
+    while True:
+        await asyncio.sleep(CERTIFICATE_POLL_S)
+        if (now := marks((path,))) == known or not now:
+            continue
+        known = now
+        try:
+            content = Token.read(path)
+        except UsageError as error:
+            log.warning("the token was not replaced: %s", error)
+            continue
+        if content is not None and content != token:
+            token = content
+            replaced(token)
+            log.info("the token was replaced")

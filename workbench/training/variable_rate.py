@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from ..classifiers import Classifier
 from ..models import NeuralCompressor, PerturbationGenerator
 from ..rates import LABEL_CHANNELS
-from .compression import CompressorLoss, CompressorObjective, _clamp
-from .objectives import share
+from .compression import CompressorLoss, CompressorObjective
+from .objectives import clamp_inwards, share
 from .protection import CAP
 
 __all__ = ["VariableRateObjective"]
@@ -122,7 +122,7 @@ class VariableRateObjective(CompressorObjective):
             x_hat, bits, y = self._code_at(images.float(), stops)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
         errors = (x_hat - images).square().mean((1, 2, 3))
-        decoded = _clamp(x_hat, self.zero)
+        decoded = clamp_inwards(x_hat)
         logits = self.target(decoded)
         figures = {"bits": bits.mean(), "mse": errors.mean(), "accuracy": share(logits, labels)}
         entropy = F.cross_entropy(logits, labels, reduction="none")

@@ -2,7 +2,7 @@
 
 ::
 
-    guest        what is measured: the image, its policy, its initdata
+    guest        the measured configuration: the image, its policy, its initdata
     manifests    the Kubernetes objects         gpu     a cloud in a guest with a confidential GPU
     containers   apply, watch, remove them      pods    why a pod does not become ready
 """

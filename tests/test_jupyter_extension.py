@@ -13,7 +13,7 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 
 from workbench.panels.app import config
-from workbench.panels.lab import COMPUTING, at_once
+from workbench.panels.jupyter_extension import COMPUTING, at_once
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 # A server with the environment's own configuration. It prints whether TCP_NODELAY is set on the connection to the page.
@@ -44,7 +44,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize(
-    ("more", "expected"), [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.lab': False}"], False)]
+    ("more", "expected"),
+    [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.jupyter_extension': False}"], False)],
 )
 def test_a_kernels_messages_go_out_at_once(more: list[str], expected: bool, tmp_path: Path) -> None:
     places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
@@ -101,7 +102,7 @@ def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_p
 
 def computing(environment: dict[str, str]) -> bool:
     """Return whether a kernel learns the panels' settings for computing, although no cell requests them."""
-    code = "import sys, threading; from workbench.panels import lab"
+    code = "import sys, threading; from workbench.panels import jupyter_extension"
     waited = f"[each.join() for each in threading.enumerate() if each.name == {COMPUTING!r}]"
     manager, client = start_new_kernel(env={**os.environ, "PYDEVD_DISABLE_FILE_VALIDATION": "1", **environment})
     try:

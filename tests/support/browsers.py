@@ -41,7 +41,7 @@ __all__ = [
 ]
 __all__ += ["saved", "screenshot", "wait_for", "watched"]
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TOKEN = "a-token-of-this-test"
 FLAGS = (
     "--no-sandbox",
@@ -97,7 +97,10 @@ def launched(chromium: str, *flags: str) -> Iterator[Browser]:
 
 @dataclass(frozen=True)
 class Parked:
-    """A browser for many tests. Playwright's event loop counts as running only in a test that uses it: others run loops of their own."""
+    """A browser for many tests.
+
+    Playwright's event loop is only set in tests that use it, because others run their own loops.
+    """
 
     browser: Browser
     loop: asyncio.AbstractEventLoop
@@ -107,7 +110,7 @@ class Parked:
     def launched(cls, chromium: str) -> Iterator[Parked]:
         """Start the browser, parked."""
         with launched(chromium) as browser:
-            loop = asyncio.get_running_loop()  # Playwright's, which it leaves set in this thread
+            loop = asyncio.get_running_loop()  # Playwright leaves its loop set in this thread
             asyncio._set_running_loop(None)
             try:
                 yield cls(browser, loop)
@@ -116,7 +119,7 @@ class Parked:
 
     @contextlib.contextmanager
     def used(self) -> Iterator[Browser]:
-        """Give the browser, which works until the context is left."""
+        """Yield the browser, which works until the context ends."""
         before = asyncio._get_running_loop()
         asyncio._set_running_loop(self.loop)
         try:
@@ -142,14 +145,14 @@ def watched(page: Page, found: list[str]) -> Page:
 
 @dataclass(frozen=True)
 class Lab:
-    """A JupyterLab for many tests: its address, the folder that it shows, and where its settings lie."""
+    """A JupyterLab for many tests: its address, its folder, and the folder of its settings."""
 
     url: str
     folder: Path
     settings: Path
 
     def clear(self) -> None:
-        """End all kernels, and put back the settings with which it started."""
+        """End all kernels, and restore the initial settings."""
         headers = {"Authorization": f"token {TOKEN}"}
         with urllib.request.urlopen(urllib.request.Request(f"{self.url}api/sessions", headers=headers), timeout=20) as answer:
             sessions = json.load(answer)

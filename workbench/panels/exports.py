@@ -1,22 +1,19 @@
-"""Views that are kept side by side, and what leaves `explore`: a figure, the pictures, the settings and their command."""
+"""Exports of `explore`: a figure, the pictures in their own resolution, the settings with the command that reproduces them."""
 
 from __future__ import annotations
 
-import base64
-import html
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ipywidgets as widgets
 import numpy as np
 from PIL import Image
 
 from ..storage import replacing, write_json
 from .settings import Settings
 
-__all__ = ["KINDS", "Pin", "download", "export", "pixels", "png", "system_text", "write_pictures"]
+__all__ = ["KINDS", "TYPES", "export", "pixels", "png", "settings_text", "system_text", "write_pictures"]
 
 KINDS = ("figure (PNG)", "figure (SVG)", "pictures (PNG)", "settings (JSON)")
 SHOWN = ("original", "protected", "cloud")
@@ -32,44 +29,19 @@ def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Return bytes H x W x 3 as a PNG of as many pixels."""
+    """Encode bytes H x W x 3 as a PNG of the same size."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
-class Pin:
-    """A view that is kept: its pictures small, its settings, its figures; `restore` and `remove` are called by its buttons."""
-
-    def __init__(self, view: Any, restore: Callable[[Settings], None], remove: Callable[[Pin], None]) -> None:
-        self.view = view
-        label = settings_text(view)
-        pictures = "".join(
-            f'<img alt="{name}" width="72" height="72" style="margin-right:4px" '
-            f'src="data:image/png;base64,{base64.b64encode(png(pixels(getattr(view, name)))).decode()}">'
-            for name in SHOWN
-        )
-        text = (
-            f'<div class="pmc2-text">{pictures}<br><b>{html.escape(label)}</b><br>'
-            f'<span class="soft">{html.escape(system_text(view.settings))}</span><br>'
-            f"SSIM {view.ssim:.3f} · S2 {view.s2_bytes:,} bytes<br>target {html.escape(view.target[0][0])}, "
-            f'{100 * view.target[0][1]:.0f} % · <span class="soft">is {html.escape(view.label)}</span></div>'
-        )
-        again = widgets.Button(description="show again", tooltip=f"show {label} again", layout=widgets.Layout(width="104px"))
-        away = widgets.Button(description="remove", tooltip=f"remove {label}", layout=widgets.Layout(width="84px"))
-        again.on_click(lambda _: restore(view.settings))
-        away.on_click(lambda _: remove(self))
-        self.widget = widgets.VBox([widgets.HTML(text), widgets.HBox([again, away])], layout=widgets.Layout(width="252px"))
-        self.widget.add_class("pmc2-pin-card")
-
-
 def system_text(settings: Settings) -> str:
-    """Return the name of settings' networks."""
+    """Return the name of the settings' networks."""
     return f"{settings.pair}@{settings.variant}" if settings.variant else settings.pair
 
 
 def settings_text(view: Any) -> str:
-    """Return a view's settings in a few words."""
+    """Return a view's settings as short text."""
     settings = view.settings
     return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
 
@@ -77,7 +49,10 @@ def settings_text(view: Any) -> str:
 def export(
     kind: str, views: Sequence[Any], folder: Path, parameters: dict[str, Any], origin: dict[str, Any], gain: float
 ) -> list[Path]:
-    """Write what `kind` says of the views (of the last, for pictures and settings) to a folder; return the files."""
+    """Write views to a folder as `kind` (of `KINDS`), and return the files.
+
+    Pictures and settings are those of the last view.
+    """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
         return [_figure(views, stem.with_suffix(".svg" if "SVG" in kind else ".png"), origin, gain)]
@@ -94,7 +69,7 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write a view's pictures at their own pixels, or one of them."""
+    """Write a view's pictures, or one of them, in their own resolution."""
     from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}
@@ -117,10 +92,3 @@ def _figure(views: Sequence[Any], path: Path, origin: dict[str, Any], gain: floa
     with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=200)
     return path
-
-
-def download(path: Path) -> str:
-    """Return a link by which a browser saves a file, whatever machine it runs on."""
-    data = base64.b64encode(path.read_bytes()).decode()
-    name = html.escape(path.name, quote=True)
-    return f' <a download="{name}" href="data:{TYPES[path.suffix]};base64,{data}">save {name}</a>'

@@ -1,0 +1,127 @@
+"""The stage of `explore` in a page without a kernel: its ES module, with a model that holds a stage's state.
+
+    python -m tests.support.stage_page docs
+
+draws the pictures of docs/explore.md, with the shipped pair and the pristine samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from workbench.panels.explore_stage import Stage
+
+__all__ = ["open_stage", "state_of"]
+
+PANELS = Path(__file__).resolve().parents[2] / "workbench" / "panels"
+# A model in the form of anywidget's. `sent` and `saved` record the page's messages, `arrive` plays the kernel's.
+SCRIPT = """async ([state, module, css]) => {
+    const binary = (value) => {
+        if (Array.isArray(value)) return value.map(binary);
+        if (value && value.__bytes__ !== undefined) {
+            const bytes = Uint8Array.from(atob(value.__bytes__), (c) => c.charCodeAt(0));
+            return new DataView(bytes.buffer);
+        }
+        if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, binary(v)]));
+        return value;
+    };
+    const listeners = new Map(), values = binary(state);
+    const model = window.model = {
+        sent: [], saved: [], changed: {},
+        get: (name) => values[name],
+        set(name, value) {
+            const given = typeof name === "string" ? {[name]: value} : name;
+            Object.assign(values, given);
+            Object.assign(this.changed, given);
+        },
+        save_changes() { this.saved.push(this.changed); this.changed = {}; },
+        send(content, _, buffers) { this.sent.push([content, (buffers || []).length]); },
+        on(name, callback) { listeners.set(name, [...(listeners.get(name) || []), callback]); },
+        off(name, callback) { listeners.set(name, (listeners.get(name) || []).filter((each) => each !== callback)); },
+        arrive(name, value) { values[name] = binary(value); for (const each of listeners.get("change:" + name) || []) each(); },
+        message(content, buffers) { for (const each of listeners.get("msg:custom") || []) each(content, buffers.map(binary)); },
+        listening() { return [...listeners.values()].flat().length; },
+    };
+    const style = document.createElement("style");
+    style.textContent = css;
+    document.head.append(style);
+    const url = URL.createObjectURL(new Blob([module], {type: "text/javascript"}));
+    window.stage = await import(url);
+    const el = document.createElement("div");
+    document.body.append(el);
+    window.close_stage = window.stage.default.render({model, el});
+    await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
+
+
+def encoded(value: Any) -> Any:
+    """Return a trait's value as JSON. Bytes have the form that the page's SCRIPT reads."""
+    if isinstance(value, bytes | memoryview):
+        return {"__bytes__": base64.b64encode(bytes(value)).decode()}
+    if isinstance(value, dict):
+        return {key: encoded(each) for key, each in value.items()}
+    return [encoded(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def state_of(stage: Stage) -> dict[str, Any]:
+    """Return a stage's traits as the page gets them."""
+    keys = [key for key in stage.keys if not key.startswith("_") and key not in ("layout", "tabbable", "tooltip")]
+    return {key: encoded(getattr(stage, key)) for key in keys}
+
+
+def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
+    """Show a stage with a state in an empty page."""
+    ground, text = ("#fff", "#212121") if theme == "light" else ("#111", "#ddd")
+    colours = (
+        ""
+        if theme == "light"
+        else (
+            "--jp-layout-color0: #111; --jp-layout-color1: #212121; --jp-layout-color2: #424242; --jp-ui-font-color1: #eee; "
+            "--jp-ui-font-color2: #bdbdbd; --jp-brand-color1: #64b5f6; --jp-border-color1: #757575; --jp-error-color1: #ef9a9a"
+        )
+    )
+    page.set_content(
+        f'<!doctype html><html lang="en"><title>stage</title><body style="background:{ground};color:{text};{colours}"></body></html>'
+    )
+    module, css = ((PANELS / f"explore.{kind}").read_text("utf-8") for kind in ("js", "css"))
+    page.evaluate(SCRIPT, [state, module, css])
+
+
+def main() -> None:
+    """Draw the pictures of the documentation."""
+    from tests.support import browsers
+    from workbench.panels import Explorer
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where the pictures go")
+    folder = parser.parse_args().folder
+    explorer = Explorer()
+    states = {}
+    explorer.wait()
+    explorer.strength = 0.6
+    explorer.rest()
+    states["explore", "light"] = state_of(explorer.stage)
+    explorer.pin()
+    explorer.apply(strength=0.25, codec="jpeg", quality=70, pictures=[4])
+    explorer.rest()
+    states["explore-dark", "dark"] = state_of(explorer.stage)
+    explorer.apply(strength=0.6, codec="neural", pictures=list(range(16)))
+    explorer.rest()
+    states["explore-sheet", "light"] = state_of(explorer.stage)
+    explorer.close()
+    with browsers.launched(browsers.chromium_path()) as browser:
+        for (name, theme), state in states.items():
+            page = browser.new_context(viewport={"width": 1180, "height": 800}).new_page()
+            open_stage(page, state, theme)
+            page.wait_for_timeout(500)
+            page.locator(".pmc2-explore").screenshot(path=folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, and views computed in advance.
+
+They run one after another in their own thread, and pause while the user moves a control.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import exports
+from .latest_wins import REST_S, Superseded
+from .settings import SHEETS, Settings
+
+if TYPE_CHECKING:
+    from .pipeline import Scan
+    from .view_protocol import ViewProtocol
+
+__all__ = ["BackgroundTasks"]
+
+CURVE_IMAGES = 1000
+SURFACE_IMAGES = 256
+ATTACK = (2000, 12_000)  # an attacker's training pairs, and its training images with repeats
+MAPPED = 256  # points on the map
+PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths computed in advance, by the number of pictures on the screen
+Key = tuple[str, str, str, int, float]
+
+
+class BackgroundTasks:
+    """Runs tasks in the order of their requests. Between them it measures the curves, then fills the table of views in advance.
+
+    `curves` and `scans` are cached after they are measured.
+    """
+
+    def __init__(self, explorer: ViewProtocol) -> None:
+        self.explorer = explorer
+        self.curves: dict[Key, list[dict[str, Any]]] = {}
+        self.surfaces: dict[Key, list[dict[str, Any]]] = {}
+        self.scans: dict[tuple[str, float, Key], Scan] = {}
+        self.mapping = False  # whether the page shows the map
+        self._queue: deque[Callable[[], None]] = deque()
+        self._stale, self._ahead, self._busy = False, False, False
+        self._around: tuple[Any, ...] | None = None  # the frames and settings of the table
+        self._mapped: tuple[Any, ...] | None = None
+        explorer.worker.run_along(self._run, "explorer-tasks")
+
+    @property
+    def idle(self) -> bool:
+        """Whether all requested tasks are done. Views in advance do not count."""
+        return not (self._queue or self._stale or self._busy)
+
+    def later(self, task: Callable[[], None]) -> None:
+        """Run a task after all earlier ones."""
+        with self.explorer.worker.changed:
+            self._queue.append(task)
+            self.explorer.worker.changed.notify_all()
+
+    def refresh(self) -> None:
+        """Measure the curves of the present settings, unless they are known."""
+        with self.explorer.worker.changed:
+            self._stale = True
+            self.explorer.worker.changed.notify_all()
+
+    def look_ahead(self) -> None:
+        """Fill the table of views around the present settings."""
+        with self.explorer.worker.changed:
+            self._ahead = True
+            self.explorer.worker.changed.notify_all()
+
+    def _run(self) -> None:
+        worker = self.explorer.worker
+        while True:
+            with worker.changed:
+                self._busy = False
+                worker.changed.notify_all()
+                worker.changed.wait_for(lambda: worker.closed or self._queue or self._stale or self._ahead)
+                if worker.closed:
+                    return
+                self._busy = not self.idle
+                if self._queue:
+                    task = self._queue.popleft()
+                elif self._stale:
+                    task, self._stale = self._measure, False
+                else:
+                    task, self._ahead = self._fill, False
+            self.explorer.guard(task)
+
+    def _pace(self) -> None:
+        self.explorer.worker.wait_for_rest(REST_S)
+
+    # --- views in advance ----------------------------------------------------------------------------------------------------
+
+    def _fill(self) -> None:
+        """Send views at other strengths and rates, the nearest first, until the settings change."""
+        self._pace()
+        explorer, settings = self.explorer, self.explorer.settings()
+        number, method = explorer.shown, explorer.method_of(settings)
+        if self.mapping:
+            self.draw_map()
+        captured = explorer.capture(method, settings)
+        around = (number, replace(settings, strength=0.0))
+        if around == self._around:
+            return
+        for other in self._others(settings, method.rates(settings.codec)):
+            self._pace()
+            if self._queue or self._stale:
+                self._ahead = True
+            if self._ahead or explorer.shown != number or explorer.stage.number < 0:
+                return
+            key = explorer.key(settings)
+            explorer.send_seen(number, other, method.see(other, key, captured, self._pace), ahead=True)
+        self._around = around
+
+    @staticmethod
+    def _others(settings: Settings, rates: tuple[float, ...]) -> Iterator[Settings]:
+        size = next(size for size in SHEETS if size >= len(settings.pictures))
+        places = PLACES[size]
+        strengths = sorted((k / (places - 1) for k in range(places)), key=lambda k: abs(k - settings.strength))
+        yield from (replace(settings, strength=strength) for strength in strengths)
+        yield from (replace(settings, rate=rate) for rate in rates)
+
+    # --- curves and surface --------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def key(settings: Settings) -> Key:
+        """Return the settings on which a curve over strength depends."""
+        return settings.pair, settings.variant, settings.codec, settings.graded, settings.rate
+
+    def _measure(self) -> None:
+        """Measure the curves at the present settings, and show them."""
+        self._pace()
+        explorer = self.explorer
+        if not explorer.measurable:
+            return
+        settings = explorer.settings()
+        key = self.key(settings)
+        try:
+            if key not in self.curves:
+                self.curves[key] = self._evaluate(key, settings)
+            self.show_curves(settings)
+            rates = explorer.method_of(settings).rates(settings.codec)
+            if rates and (whole := (*key[:4], 0.0)) not in self.surfaces:
+                self.surfaces[whole] = self._evaluate_surface(key, settings, rates)
+            self.show_curves(explorer.settings())
+        except Superseded:
+            self.refresh()
+
+    def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
+        """Return the evaluation of the test images. It stops when a newer request supersedes it."""
+        from .curves import Paced
+
+        def pace() -> None:
+            if self._queue or self.key(self.explorer.settings()) != key:
+                raise Superseded
+            self._pace()
+
+        dataset = self.explorer.load()
+        pair = self.explorer.pipeline_of(settings).pair
+        return Paced(pair, dataset, pace, min(self.explorer.limit or limit, limit, len(dataset.test)))
+
+    def _evaluate(self, key: Key, settings: Settings) -> list[dict[str, Any]]:
+        from .curves import STRENGTHS
+
+        evaluation, done = self._paced(key, settings, CURVE_IMAGES), 0
+        n = len(evaluation.images)
+        codec = self.explorer.pipeline_of(settings).codec(settings, tuple(evaluation.images.shape[-2:]))
+
+        def next_point(_: Any) -> Any:
+            nonlocal done
+            text = f"measuring the curves with {n:,} test images: {done} of {len(STRENGTHS)} strengths are done"
+            self.explorer.stage.curves = {"text": text}
+            done += 1
+            return codec
+
+        rows: list[dict[str, Any]] = evaluation.curve(list(STRENGTHS), next_point, float)
+        return rows
+
+    def _evaluate_surface(self, key: Key, settings: Settings, rates: tuple[float, ...]) -> list[dict[str, Any]]:
+        from .curves import STRENGTHS
+
+        evaluation, pipeline = self._paced(key, settings, SURFACE_IMAGES), self.explorer.pipeline_of(settings)
+        size = tuple(evaluation.images.shape[-2:])
+        places = [(strength, rate) for rate in rates for strength in STRENGTHS]
+        rows: list[dict[str, Any]] = evaluation.curve(
+            places,
+            lambda place: pipeline.codec(replace(settings, rate=place[1]), size),
+            lambda place: place[0],
+            auxiliary=False,
+        )
+        return rows
+
+    def show_known(self) -> None:
+        """Show the curves of the present settings, or none if they are not measured."""
+        if self.explorer.measurable and self.explorer.picture_source.sources:
+            self.show_curves(self.explorer.settings())
+
+    def show_curves(self, settings: Settings) -> None:
+        """Show the curves of the settings, or none until they are measured."""
+        from .curves import for_page
+
+        key = self.key(settings)
+        rows, surface = self.curves.get(key), self.surfaces.get((*key[:4], 0.0), [])
+        title = f"{self.explorer.title}, {exports.system_text(settings)}, {settings.codec}"
+        self.explorer.stage.curves = {} if rows is None else for_page(rows, surface, title, len(self.explorer.classes))
+
+    # --- searches and the map ------------------------------------------------------------------------------------------------
+
+    def search(self) -> None:
+        """Filter and sort by the cloud's labels, SSIM or an attacker's PSNR, at the present settings."""
+        explorer = self.explorer
+        self._pace()
+        settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
+        key = (settings.source, settings.strength, self.key(settings))
+        split = explorer.picture_source.sources[settings.source].split
+        if key not in self.scans or (wanted[1] == "attacker's PSNR" and not self.scans[key].psnr):
+            explorer.report("sending the first pictures, to filter and sort them…", busy=True)
+            self.scans[key] = explorer.pipeline_of(settings).scan(settings, split.images, split.labels, self._pace)
+        explorer.report("")
+        if (explorer.stage.show, explorer.stage.sort) != wanted:
+            return
+        explorer.picture_source.arrange(self.scans[key])
+        count, n = explorer.stage.options.get("count", 0), len(self.scans[key].right)
+        if explorer.stage.show == wanted[0]:
+            explorer.report(f"{count} of the first {n} pictures, at strength {settings.strength:g}", kept=True)
+
+    def forget(self, source: str) -> None:
+        """Drop the searches of a replaced collection."""
+        self._around = self._mapped = None
+        self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
+
+    def show_map(self, on: bool) -> None:
+        """Switch the map, and its updates, on or off."""
+        self.mapping = on
+        if on:
+            self.later(self.draw_map)
+
+    def draw_map(self) -> None:
+        """Show the first pictures of the collection as points: the target's features at the cloud, projected by PCA."""
+        from .projection import as_points
+
+        explorer = self.explorer
+        if not explorer.measurable or explorer.view is None:
+            return
+        settings = explorer.settings()
+        attack = explorer.pipeline_of(settings).attack_of(settings)
+        known = (settings.source, settings.strength, self.key(settings), attack)
+        if known == self._mapped:
+            return
+        split = explorer.picture_source.sources[settings.source].split.head(MAPPED)
+        captured, seen, features = explorer.pipeline_of(settings).features(settings, split.images, self._pace)
+        explorer.stage.points = as_points(captured, seen, features, split.labels)
+        self._mapped = known
+
+    # --- an attacker ---------------------------------------------------------------------------------------------------------
+
+    def attack(self) -> None:
+        """Train an attacker on the cloud's view at the present settings, and show its guesses from then on."""
+        explorer = self.explorer
+        settings, dataset = explorer.settings(), explorer.load()
+        pairs, passes = ATTACK
+        passed = 0
+        explorer.offer(attacking=True)
+        explorer.report(f"{pairs:,} pictures pass through the edge: an attacker will learn from them…", busy=True)
+
+        def tick(images: int) -> None:
+            nonlocal passed
+            passed += images
+            explorer.report(f"an attacker learns from what the cloud sees: {min(1.0, passed / passes):.0%}", busy=True)
+            self._pace()
+
+        try:
+            explorer.pipeline_of(settings).attack(settings, dataset, tick, pairs, passes)
+        finally:
+            explorer.offer(attacking=False)
+        explorer.report("")
+        explorer.renew()
+        explorer.picture_source.tell()
+        explorer.request()
+
+    # --- exports -------------------------------------------------------------------------------------------------------------
+
+    def export(self, kind: str) -> None:
+        """Write the view, with the pinned ones in a figure. Report the files, and offer one to the browser."""
+        explorer, view = self.explorer, self.explorer.view
+        if view is None:
+            return
+        from ..notebook import default_output
+
+        folder, gain = explorer.output or default_output(), explorer.stage.gain
+        views = [each for each in explorer.pinned if each is not view] + [view]
+        parameters = self.parameters(view, folder, gain) if "settings" in kind else {}
+        paths = exports.export(kind, views, folder, parameters, explorer.origin(view.settings), gain)
+        where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
+        explorer.report(f"written: {where}", kept=True)
+        if len(paths) == 1:
+            content = {"kind": "file", "name": paths[0].name, "type": exports.TYPES[paths[0].suffix]}
+            explorer.stage.send(content, [paths[0].read_bytes()])
+
+    def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
+        """Return the notebook's parameters that reproduce a view. An uploaded picture is written next to the settings."""
+        explorer = self.explorer
+        settings: Settings = view.settings
+        source = explorer.picture_source.sources[settings.source]
+        if source.dataset:
+            own = source.dataset == explorer.dataset
+            return settings.parameters(source.dataset, explorer.data_dir if own else "")
+        if source.folder:
+            return settings.parameters(explorer.dataset, explorer.data_dir, source.folder)
+        kept = folder / "explore-uploads" / str(settings.index)
+        exports.write_pictures(view, kept, gain, "original")
+        return replace(settings, pictures=(0,)).parameters(explorer.dataset, explorer.data_dir, str(kept.resolve()))

@@ -1,0 +1,149 @@
+"""User-defined methods in the stage of `explore`: three callables in place of a pair's networks."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import metrics
+from ..data import Split
+from ..errors import UsageError
+from ..pictures import to_float, to_uint8
+from .pipeline import Cache, Captured, Seen, _pixels
+from .settings import Settings
+from .sources import Source
+
+__all__ = ["CallableMethod", "as_methods", "as_source"]
+
+Callables = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
+STOPS = tuple(k / 10 for k in range(11))  # offered values of a continuous rate
+
+
+class CallableMethod:
+    """A method of three callables on images N x 3 x H x W in [0, 1], numpy or torch like the given images.
+
+    `protect(images)` returns the images at full strength. `encode(images)` returns a list of N byte strings, or one for all. An
+    `encode(images, rate)` has a rate in [0, 1]. `decode(payload)` returns the images. `recognise(images)` returns N x K scores.
+    """
+
+    def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
+        if not (isinstance(callables, tuple) and len(callables) == 3 and all(map(callable, callables))):
+            raise UsageError(f"method {name!r} must be three callables (protect, encode, decode), got {callables!r}")
+        self.name, self._numpy, self._recognise = name, numpy, recognise
+        self._protect, self._encode, self._decode = callables
+        self._rated = _takes_rate(self._encode)
+        self.cache = Cache()
+
+    @property
+    def codecs(self) -> tuple[str, ...]:
+        """The method's own codec, under the method's name."""
+        return (self.name,)
+
+    def rates(self, codec: str) -> tuple[float, ...]:
+        """Return stops of the rate if `encode` takes one."""
+        return STOPS if self._rated else ()
+
+    def capture(self, key: Hashable, images: Tensor) -> Captured:
+        """Return pictures (uint8, N x 3 x H x W) with their protection at full strength."""
+        return self.cache.get(
+            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
+        )
+
+    def _capture(self, original: Tensor) -> Captured:
+        full = self._images("protect", self._protect(self._given(original)), original)
+        return Captured(original, original, full, [0] * len(original), self._scores(original))
+
+    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
+        """Encode, decode and recognise."""
+        found = ("seen", key, settings.strength, settings.rate)
+        return self.cache.get(found, lambda: self._see(settings, captured, proceed), lambda made: _pixels(made.cloud, 1))
+
+    def _see(self, settings: Settings, captured: Captured, proceed: Callable[[], None]) -> Seen:
+        protected = captured.protected(settings.strength)
+        given = (self._given(protected), settings.rate) if self._rated else (self._given(protected),)
+        payload = self._encode(*given)
+        sizes = self._sizes(payload, len(protected))
+        proceed()
+        cloud = self._images("decode", self._decode(payload), protected)
+        proceed()
+        return Seen(
+            cloud=cloud,
+            which=torch.arange(len(cloud)),
+            ssim=metrics.ssim(captured.original, protected),
+            bits=[8 * size for size in sizes],
+            payload=round(sum(sizes)),
+            codec=self.name,
+            target=self._scores(cloud),
+        )
+
+    def _given(self, images: Tensor) -> Any:
+        return images.numpy() if self._numpy else images
+
+    def _images(self, what: str, returned: Any, like: Tensor) -> Tensor:
+        images = torch.as_tensor(np.asarray(returned) if not isinstance(returned, Tensor) else returned).detach().float().cpu()
+        if images.shape != like.shape:
+            raise UsageError(f"{what} of {self.name!r} returned {tuple(images.shape)}, expected {tuple(like.shape)}")
+        return images.clamp(0, 1)
+
+    def _sizes(self, payload: Any, count: int) -> list[float]:
+        if isinstance(payload, bytes | bytearray | memoryview):
+            return [len(payload) / count] * count
+        try:
+            sizes = [float(len(each)) for each in payload]
+        except TypeError:
+            sizes = []
+        if len(sizes) != count:
+            raise UsageError(
+                f"encode of {self.name!r} must return bytes, or {count} byte strings, got {type(payload).__name__}"
+            )
+        return sizes
+
+    def _scores(self, images: Tensor) -> Tensor | None:
+        if self._recognise is None:
+            return None
+        scores = torch.as_tensor(np.asarray(self._recognise(self._given(images)))).float()
+        if scores.ndim != 2 or len(scores) != len(images):
+            raise UsageError(f"recognise must return {len(images)} rows of scores, got {tuple(scores.shape)}")
+        return scores if bool((scores >= 0).all()) and bool((scores.sum(1) - 1).abs().max() < 1e-3) else scores.softmax(1)
+
+
+def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
+    """Return the methods by name. Raises UsageError if there are none."""
+    if not methods:
+        raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
+    return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}
+
+
+def as_source(images: Any, labels: Sequence[int] | None) -> Source:
+    """Return N x 3 x H x W images as a collection: uint8, or floats in [0, 1]. Raises UsageError for anything else."""
+    tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
+    if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:
+        raise UsageError(f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}")
+    if tensor.dtype != torch.uint8:
+        if not tensor.is_floating_point() or float(tensor.min()) < 0 or float(tensor.max()) > 1:
+            low, high = float(tensor.min()), float(tensor.max())
+            raise UsageError(f"expected uint8 images or floats in [0, 1], got {tensor.dtype} from {low:g} to {high:g}")
+        tensor = to_uint8(tensor.float())
+    numbers = torch.full((len(tensor),), -1) if labels is None else torch.as_tensor(np.asarray(labels)).long()
+    if numbers.shape != (len(tensor),):
+        raise UsageError(f"expected {len(tensor)} labels, got {tuple(numbers.shape)}")
+    return Source(Split(tensor, numbers))
+
+
+def _takes_rate(encode: Callable[..., Any]) -> bool:
+    try:
+        parameters = inspect.signature(encode).parameters.values()
+    except (TypeError, ValueError):
+        return False
+    return (
+        sum(
+            each.default is each.empty and each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+            for each in parameters
+        )
+        == 2
+    )

@@ -1,0 +1,90 @@
+"""`Explorer.compare`: the view of user-defined methods. It shows everything that needs no networks of the workbench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import RunError, UsageError
+from . import exports
+from .callables import as_methods, as_source
+from .live_view import LiveView
+from .settings import Settings
+
+__all__ = ["Comparison"]
+
+
+class Comparison(LiveView):
+    """A live view of callables. `pair` names the method. See `Explorer.compare`."""
+
+    def __init__(
+        self,
+        methods: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]],
+        images: Any,
+        *,
+        recognise: Callable[..., Any] | None,
+        labels: Sequence[int] | None,
+        classes: Sequence[str],
+        name: str,
+        strength: float = 1.0,
+        rate: float = 0.0,
+        picture: int = 0,
+        sheet: int = 1,
+        output: Path | None = None,
+    ) -> None:
+        from torch import Tensor
+
+        self._methods = as_methods(methods, recognise, not isinstance(images, Tensor))
+        self._images = as_source(images, labels)
+        if picture >= len(self._images.split):
+            raise UsageError(f"picture {picture} is not there: {len(self._images.split)} images were given, from 0 on")
+        highest = int(self._images.split.labels.max())
+        self._names = tuple(map(str, classes)) or tuple(f"class {k}" for k in range(max(1000, highest + 1)))
+        first = next(iter(self._methods))
+        super().__init__(
+            "images", strength=strength, rate=rate, picture=picture, sheet=sheet, output=output, name=name, codec=first
+        )
+
+    @property
+    def measurable(self) -> bool:
+        """Always False, because there are no test images."""
+        return False
+
+    def _check_codec(self, codec: str) -> None:
+        pass
+
+    def _begin(self) -> None:
+        self.title, self.classes = "images", self._names
+        with self.programmatic_update():
+            self.stage.pair = next(iter(self._methods))
+        self.picture_source.add(self.title, self._images)
+        self.picture_source.go_to(self._picture)
+        named = list(self._names) if len(self._names) < 1000 else []
+        kinds = [kind for kind in exports.KINDS if "settings" not in kind]
+        self.offer(pairs=list(self._methods), classes=named, kinds=kinds, comparison=True, ready=True)
+        self.request()
+
+    def fill_variants(self) -> None:
+        """Do nothing, because a method has no variants."""
+
+    def method_of(self, settings: Settings) -> Any:
+        return self._methods[settings.pair]
+
+    def origin(self, settings: Settings | None = None) -> dict[str, Any]:
+        """Return the origin for a figure, without weights of the workbench."""
+        from ..evaluation import provenance
+
+        return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
+
+    def link(self) -> dict[str, str]:
+        """Return the line of Python. There is no papermill command, because no notebook has the callables."""
+        return {"python": self.settings().python(), "command": ""}
+
+    def load(self) -> Any:
+        """Raise RunError, because there is no data set."""
+        return self.pipeline_of(self.settings())
+
+    def pipeline_of(self, settings: Settings) -> Any:
+        """Raise RunError, because there are no networks."""
+        raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")

@@ -1,0 +1,291 @@
+"""The settings of `explore` as attributes for code, and the actions of the page's buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError, unknown
+from . import exports
+from .explore_stage import SETTINGS
+from .settings import SHEETS, Settings, check, parse
+
+if TYPE_CHECKING:
+    from .background_tasks import BackgroundTasks
+    from .explore_stage import Stage
+    from .latest_wins import LatestWinsWorker
+    from .picture_source import PictureSource
+    from .pipeline import View
+
+__all__ = ["Controls"]
+
+OBSERVABLE = (*SETTINGS, "pictures", "view", "gain", "layer")
+SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also change the curves
+MOST_PINS = 12
+
+
+class Controls:
+    """Attributes that read and set the stage. An invalid value raises UsageError."""
+
+    stage: Stage
+    tasks: BackgroundTasks
+    picture_source: PictureSource
+    worker: LatestWinsWorker[Settings]
+    pinned: list[View]
+    dataset: str
+
+    if TYPE_CHECKING:
+        view: Any
+        by_program: Any
+        programmatic_update: Any
+        request: Any
+        report: Any
+        settings: Callable[[], Settings]
+        fill_variants: Any
+        guard: Any
+
+    # --- attributes ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def strength(self) -> float:
+        """The strength of the perturbation, 0 (the original) to 1."""
+        return float(self.stage.strength)
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        check(strength=value)
+        self.stage.strength = float(value)
+
+    @property
+    def rate(self) -> float:
+        """The rate of the codec, 0 (the fewest bits) to 1. It is 0 for a codec with one rate."""
+        return float(self.stage.rate)
+
+    @rate.setter
+    def rate(self, value: float) -> None:
+        check(rate=value)
+        if value and self.stage.options.get("ready") and not self.stage.options.get("rates"):
+            raise UsageError(f"{self.stage.codec} has one rate, 0; got rate {value!r}: choose a codec with several rates")
+        self.stage.rate = float(value)
+
+    @property
+    def codec(self) -> str:
+        """The name of the codec."""
+        return str(self.stage.codec)
+
+    @codec.setter
+    def codec(self, value: str) -> None:
+        self._choose("codec", value, self.stage.options["codecs"])
+
+    @property
+    def quality(self) -> int:
+        """The quality of JPEG and WebP, 1 to 95."""
+        return int(self.stage.quality)
+
+    @quality.setter
+    def quality(self, value: int) -> None:
+        check(quality=value)
+        self.stage.quality = value
+
+    @property
+    def pair(self) -> str:
+        """The networks, `target-X-auxiliary`, or the method's name in a comparison."""
+        return str(self.stage.pair)
+
+    @pair.setter
+    def pair(self, value: str) -> None:
+        self._choose("pair", value, self.stage.options["pairs"])
+
+    @property
+    def variant(self) -> str:
+        """The variant of the pair's generator, empty for its own."""
+        return str(self.stage.variant)
+
+    @variant.setter
+    def variant(self, value: str) -> None:
+        self._choose("variant", value, [name for name, _ in self.stage.options.get("variants", [["", ""]])])
+
+    @property
+    def source(self) -> str:
+        """The collection of pictures."""
+        return str(self.stage.source)
+
+    @source.setter
+    def source(self, value: str) -> None:
+        self.picture_source.choose(value)
+
+    @property
+    def pictures(self) -> list[int]:
+        """The numbers of the pictures on the screen, in their collection."""
+        return list(self.picture_source.pictures)
+
+    @pictures.setter
+    def pictures(self, numbers: int | Sequence[int]) -> None:
+        numbers = [numbers] if isinstance(numbers, int) else list(numbers)
+        check(pictures=numbers)
+        self._require_sources()
+        there = len(self.picture_source.sources[self.stage.source].split)
+        run = numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        sheet = next(size for size in SHEETS if size >= len(numbers))
+        if run and numbers[-1] < there and (len(numbers) == sheet or numbers[-1] == there - 1):
+            self.restore({"show": "all", "sort": "number", "number": numbers[0], "sheet": sheet})
+        else:
+            self.picture_source.select(numbers)
+
+    def select(self, numbers: Sequence[int]) -> None:
+        """Show a selection of pictures as a sheet. Raises UsageError for a number that the collection does not have."""
+        numbers = list(numbers)
+        check(pictures=numbers)
+        self._require_sources()
+        self.picture_source.select(numbers)
+
+    def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
+        """Call `handler` with each change of an attribute. "view" is called with each new `View`, in the worker's thread."""
+        for name in [names] if isinstance(names, str) else names:
+            if name not in OBSERVABLE:
+                raise unknown("attribute", name, OBSERVABLE)
+            self.stage.observe(handler, name)
+
+    def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
+        """Stop calling `handler`."""
+        self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
+
+    def apply(self, **settings: Any) -> None:
+        """Set several settings at once: `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`.
+
+        All are checked first. UsageError names an invalid one, and then nothing changes.
+        """
+        own = {key: value for key, value in settings.items() if key not in ("source", "pictures")}
+        for key in own:
+            if key not in SETTINGS:
+                raise unknown("setting", key, (*SETTINGS[:6], "source", "pictures"))
+        check(**{key: value for key, value in own.items() if key in ("strength", "rate", "quality", "sheet")})
+        if "pictures" in settings:
+            check(pictures=settings["pictures"])
+        for key, options in (("pair", "pairs"), ("codec", "codecs")):
+            if key in own and own[key] not in (offered := self.stage.options[options]) and self.stage.options.get("ready"):
+                raise unknown(key, own[key], offered)
+        self._require_sources()
+        source = settings.get("source", self.stage.source)
+        if source not in self.picture_source.sources:
+            raise unknown("source", source, self.picture_source.sources)
+        there = len(self.picture_source.sources[source].split)
+        if wrong := [number for number in settings.get("pictures", ()) if number >= there]:
+            raise UsageError(f"picture {wrong[0]} is not there: {source} has {there} pictures, from 0 on")
+        self.restore(own | {"source": source})
+        if "pictures" in settings:
+            self.pictures = settings["pictures"]
+
+    def restore(self, settings: dict[str, Any]) -> None:
+        """Set stage traits by name at once, like the page's undo, and show them."""
+        source = settings.get("source", self.stage.source)
+        if source not in self.picture_source.sources:
+            self.report(f"the pictures {source!r} are no longer there", bad=True)
+            return
+        with self.programmatic_update():
+            for name, value in settings.items():
+                if name in SETTINGS:
+                    setattr(self.stage, name, value)
+        self.fill_variants()
+        self.picture_source.rearrange()
+        self.request()
+        self.tasks.refresh()
+
+    def link(self) -> dict[str, str]:
+        """Return the line of Python and the papermill command that reproduce the present settings."""
+        from ..notebook import default_output
+
+        if self.view is None:
+            raise UsageError("nothing is shown yet: call explorer.wait() first")
+        folder = getattr(self, "output", None) or default_output()
+        parameters = self.tasks.parameters(self.view, Path(folder), self.stage.gain)
+        return {"python": self.settings().python(), "command": Settings.command(parameters)}
+
+    def _choose(self, name: str, value: str, offered: Sequence[str]) -> None:
+        if value not in offered:
+            raise unknown(name, value, offered)
+        setattr(self.stage, name, value)
+
+    def _require_sources(self) -> None:
+        if not self.picture_source.sources and not self.worker.wait(lambda: bool(self.picture_source.sources), 600.0):
+            raise UsageError("the pictures are not read: see explorer.error")
+
+    # --- the page's controls -------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Subscribe to the stage's changes and messages."""
+        self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
+        self.stage.observe(self._change_system, list(SYSTEM))
+        self.stage.on_msg(lambda _, content, buffers: self._take(content, buffers))
+
+    def _change_system(self, change: dict[str, Any]) -> None:
+        if self.by_program:
+            return
+        if change["name"] == "pair":
+            self.fill_variants()
+        self.picture_source.repeat_search()
+        self.request()
+        self.tasks.show_known()
+        self.tasks.refresh()
+
+    def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
+        """Perform the action that a message of the page names."""
+        actions: dict[str, Callable[[], object]] = {
+            "random": self.picture_source.random,
+            "attack": lambda: self.tasks.later(self.tasks.attack),
+            "pin": self.pin,
+            "unpin": lambda: self.unpin(int(content["at"])),
+            "again": lambda: self.show_again(int(content["at"])),
+            "export": lambda: self.tasks.later(lambda: self.tasks.export(str(content["what"]))),
+            "upload": lambda: self.picture_source.take_files(content["names"], [bytes(each) for each in buffers]),
+            "folder": lambda: self.picture_source.take_folder(str(content["path"])),
+            "select": lambda: self.select([int(number) for number in content["numbers"]]),
+            "restore": lambda: self.restore(dict(content["settings"])),
+            "map": lambda: self.tasks.show_map(bool(content["on"])),
+            "paste": lambda: self.apply(**parse(str(content["text"]), self.dataset)),
+            "link": lambda: self.stage.send({"kind": "link", **self.link()}),
+        }
+        if not self.worker.closed and content.get("do") in actions:
+            self.guard(lambda: self._act(actions[content["do"]]))
+
+    @staticmethod
+    def _act(action: Callable[[], object]) -> None:
+        action()
+
+    # --- pins ----------------------------------------------------------------------------------------------------------------
+
+    def pin(self) -> None:
+        """Keep the present view next to others."""
+        if self.view is not None:
+            self.pinned = [*self.pinned, self.view][-MOST_PINS:]
+            self._show_pins()
+
+    def unpin(self, at: int) -> None:
+        """Remove a pin."""
+        self.pinned = [view for number, view in enumerate(self.pinned) if number != at]
+        self._show_pins()
+
+    def show_again(self, at: int) -> None:
+        """Apply the settings of a pin."""
+        settings = self.pinned[at].settings
+        source = self.picture_source.sources.get(settings.source)
+        if source is None or settings.index >= len(source.split):
+            self.report(f"the picture {settings.index} of {settings.source!r} is no longer there", bad=True)
+            return
+        names = ("strength", "rate", "codec", "quality", "pair", "variant", "source")
+        self.apply(**{name: getattr(settings, name) for name in names}, pictures=list(settings.pictures))
+
+    def _show_pins(self) -> None:
+        self.stage.pins = [
+            {
+                "text": exports.settings_text(view),
+                "system": exports.system_text(view.settings),
+                "figures": f"SSIM {view.ssim:.3f}, S2 {view.s2_bytes:,} bytes",
+                "answer": f"{view.target[0][0]}, {100 * view.target[0][1]:.0f} %; is {view.label}" if view.target else "",
+                "height": int(view.original.shape[-2]),
+                "width": int(view.original.shape[-1]),
+                "images": [exports.pixels(getattr(view, name)).tobytes() for name in exports.SHOWN],
+            }
+            for view in self.pinned
+        ]

@@ -1,0 +1,137 @@
+"""The stage of `explore`: one anywidget whose page draws every strength, and the binary format of its data.
+
+::
+
+    page                                              kernel
+    settings (strength, rate, codec, ...)  <------->  traits of the stage
+    blend x + a (G(x) - x), on canvases    <--------  `frames`: x, G(x), once for the pictures on the screen
+    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: in advance
+    buttons, files, pasted settings        -------->  custom messages
+
+Pixels are sent as binary buffers, uint8, N x H x W x 3. Nothing here imports torch: the controls appear before it is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from .settings import Settings, check
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .pipeline import Captured, Seen
+
+__all__ = ["LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen"]
+
+HERE = Path(__file__).parent
+LAYERS = ("protected", "cloud", "residual", "original", "attacker")
+SETTINGS = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "show", "sort", "number", "sheet", "selection")
+TOP = 5  # classes of a single picture; a sheet's pictures have one
+
+
+class Stage(anywidget.AnyWidget):
+    """The settings as typed traits, and the page's data. A value out of range raises UsageError."""
+
+    _esm = HERE / "explore.js"
+    _css = HERE / "explore.css"
+
+    strength = traitlets.Float(1.0).tag(sync=True)
+    rate = traitlets.Float(0.0).tag(sync=True)
+    codec = traitlets.Unicode("neural").tag(sync=True)
+    quality = traitlets.Int(89).tag(sync=True)
+    pair = traitlets.Unicode().tag(sync=True)
+    variant = traitlets.Unicode().tag(sync=True)
+    source = traitlets.Unicode().tag(sync=True)
+    show = traitlets.Unicode("all").tag(sync=True)  # which pictures of the source
+    sort = traitlets.Unicode("number").tag(sync=True)
+    number = traitlets.Int(0).tag(sync=True)  # position of the first picture among these
+    sheet = traitlets.Int(1).tag(sync=True)  # pictures on the screen
+    selection = traitlets.List(traitlets.Int()).tag(sync=True)
+    layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # what a sheet's pictures show
+    gain = traitlets.Float(1.0).tag(sync=True)  # of the residual
+
+    view = traitlets.Any()  # for observers in the kernel: the last `View`
+    pictures: traitlets.List[int] = traitlets.List()
+
+    options = traitlets.Dict().tag(sync=True)
+    frames = traitlets.Dict().tag(sync=True)
+    seen = traitlets.Dict().tag(sync=True)
+    message = traitlets.Dict().tag(sync=True)
+    curves = traitlets.Dict().tag(sync=True)
+    points = traitlets.Dict().tag(sync=True)
+    pins: traitlets.List[dict[str, Any]] = traitlets.List().tag(sync=True)
+
+    @traitlets.validate("strength", "rate", "quality", "sheet", "gain")
+    def _in_range(self, proposal: Any) -> Any:
+        name, value = proposal["trait"].name, proposal["value"]
+        if name == "gain":
+            return min(max(value, 1.0), 16.0)
+        check(**{name: value})
+        return value
+
+
+def pixels(images: Tensor) -> bytes:
+    """Return images N x 3 x H x W in [0, 1] as uint8, N x H x W x 3."""
+    from ..pictures import to_uint8
+
+    return to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+
+
+def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
+    """Return the value of `frames`: the pictures on the screen, from which the page blends every strength."""
+    original = captured.on_original
+    return {
+        "id": number,
+        "numbers": list(settings.pictures),
+        "labels": labels,
+        "names": names,
+        "height": int(captured.original.shape[-2]),
+        "width": int(captured.original.shape[-1]),
+        "original": pixels(captured.original),
+        "received": pixels(captured.received),
+        "full": pixels(captured.full),
+        "s1": captured.s1,
+        "on_original": [] if original is None else _top(original, 1),
+    }
+
+
+def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
+    """Return the value of `seen`: the cloud's view and labels for the pictures of the frames `number`.
+
+    `blob` holds the distinct pictures at the cloud, then the attacker's guesses of them.
+    """
+    count = TOP if len(seen.which) == 1 else 1
+    blob = pixels(seen.cloud) + (b"" if seen.guess is None else pixels(seen.guess))
+    meta = {
+        "id": number,
+        "strength": settings.strength,
+        "rate": settings.rate,
+        "codec": settings.codec,
+        "quality": settings.graded,
+        "name": seen.codec,
+        "distinct": len(seen.cloud),
+        "which": seen.which.tolist(),
+        "target": [] if seen.target is None else _top(seen.target, count),
+        "auxiliary": [] if seen.auxiliary is None else _top(seen.auxiliary, count),
+        "ssim": [round(value, 4) for value in seen.ssim.tolist()],
+        "bits": [round(value, 2) for value in seen.bits],
+        "payload": seen.payload,
+        "psnr": None if seen.psnr is None else [round(value, 2) for value in seen.psnr.tolist()],
+        "note": note,
+        "spent": spent,
+    }
+    return {"meta": meta, "blob": blob}
+
+
+def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
+    """Return the classes of the largest shares for each row, each with its share."""
+    values, order = shares.topk(min(count, shares.shape[1]), dim=1)
+    return [
+        [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]
+        for row in zip(values.tolist(), order.tolist(), strict=True)
+    ]

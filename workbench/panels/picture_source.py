@@ -1,0 +1,198 @@
+"""The pictures that `explore` shows: the collection, the selection, its order, and the number on the screen."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import UsageError, WorkbenchError, unknown
+from .settings import SHEETS
+
+if TYPE_CHECKING:
+    from .pipeline import Scan
+    from .sources import Source
+    from .view_protocol import ViewProtocol
+
+__all__ = ["UPLOADS", "PictureSource"]
+
+UPLOADS = "my own pictures"
+MOST_UPLOADED = 64 << 20  # bytes of one upload
+SORTS = ("number", "least hidden (SSIM)", "attacker's PSNR")
+SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "all"
+
+
+class PictureSource:
+    """The collections, and the order of the chosen one. The pictures on the screen are a part of this order."""
+
+    def __init__(self, explorer: ViewProtocol) -> None:
+        self.explorer, self.stage = explorer, explorer.stage
+        self.sources: dict[str, Source] = {}
+        self._order: list[int] | None = None
+        self.stage.observe(self._change_source, "source")
+        self.stage.observe(self._change_order, ["show", "sort", "selection"])
+
+    @property
+    def pictures(self) -> tuple[int, ...]:
+        """The numbers of the pictures on the screen."""
+        first, count = self.stage.number, self.stage.sheet
+        order: Sequence[int] = range(self._count()) if self._order is None else self._order
+        return tuple(order[first : first + count]) or tuple(order[:1])
+
+    def _count(self) -> int:
+        return len(self.sources[self.stage.source].split) if self._order is None else len(self._order)
+
+    def offer(self, name: str, source: Source) -> None:
+        """Add a collection without choosing it."""
+        self.sources[name] = source
+        self.tell()
+
+    def add(self, name: str, source: Source) -> None:
+        """Add a collection, and choose it."""
+        self.sources[name] = source
+        with self.explorer.programmatic_update():
+            self.stage.source = name
+            self._reset()
+        self.tell()
+
+    def tell(self) -> None:
+        """Send the available choices to the page."""
+        if (source := self.sources.get(self.stage.source)) is None:
+            return
+        self.explorer.offer(
+            sources=list(self.sources),
+            shows=[*source.choices(self.explorer.classes), *([SELECTION] if self.stage.selection else [])],
+            sorts=list(SORTS[: 3 if self.explorer.attacked else 2]),
+            count=self._count(),
+        )
+
+    def go_to(self, number: int) -> None:
+        """Choose a picture by its position in the order, or the last one."""
+        with self.explorer.programmatic_update():
+            self.stage.number = max(0, min(number, self._count() - 1))
+
+    def select(self, numbers: Sequence[int]) -> None:
+        """Show some pictures of the collection in the given order. Raises UsageError for a missing number."""
+        there = len(self.sources[self.stage.source].split)
+        for number in numbers:
+            if not 0 <= number < there:
+                raise UsageError(f"picture {number} is not there: {self.stage.source} has {there} pictures, from 0 on")
+        with self.explorer.programmatic_update():
+            self.stage.selection, self._order = list(numbers), list(numbers)
+            self.stage.show, self.stage.sort, self.stage.number = SELECTION, SORTS[0], 0
+            self.stage.sheet = next(size for size in SHEETS if size >= len(numbers))
+        self.tell()
+        self.explorer.request()
+
+    def choose(self, name: str) -> None:
+        """Choose a collection by name. Raises UsageError for an unknown one."""
+        if name not in self.sources:
+            raise unknown("source", name, self.sources)
+        self.stage.source = name
+
+    def random(self) -> None:
+        """Go to a random picture."""
+        self.stage.number = random.randrange(self._count())
+
+    def take_folder(self, path: str) -> None:
+        """Add the pictures of a folder."""
+        from .sources import from_folder
+
+        self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
+
+    def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
+        """Add uploaded pictures. They replace the previous upload."""
+        if sum(map(len, contents)) > MOST_UPLOADED:
+            self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
+            return
+        from .sources import from_files
+
+        self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
+
+    def repeat_search(self) -> None:
+        """Filter and sort again if the order depends on the networks, which have changed."""
+        if self._searched():
+            self._change_order({})
+
+    def rearrange(self) -> None:
+        """Apply filter and sort, which code has set, and keep the position."""
+        if self._searched():
+            self.explorer.tasks.later(self.explorer.tasks.search)
+            return
+        plain = self.stage.show == EVERY
+        self._order = None if plain else self._filtered()
+        self.go_to(self.stage.number)
+        self.tell()
+
+    def arrange(self, scan: Scan) -> None:
+        """Order the scanned pictures by the chosen filter and sort."""
+        numbers = self._filtered()
+        if self.stage.show in (RIGHT, MISREAD):
+            wanted = self.stage.show == RIGHT
+            numbers = [k for k, right in enumerate(scan.right) if right is wanted]
+        numbers = [k for k in numbers if k < len(scan.right)] if self._searched() else numbers
+        if self.stage.sort != SORTS[0]:
+            measured = scan.ssim if self.stage.sort == SORTS[1] else scan.psnr
+            numbers = sorted(numbers, key=lambda k: -measured[k]) if measured else numbers
+        self._run_over(numbers)
+
+    def _searched(self) -> bool:
+        return self.stage.show in (RIGHT, MISREAD) or self.stage.sort != SORTS[0]
+
+    def _filtered(self) -> list[int]:
+        source, classes, show = self.sources[self.stage.source], self.explorer.classes, self.stage.show
+        if show == SELECTION:
+            return [number for number in self.stage.selection if number < len(source.split)]
+        if show in classes:
+            return source.of_class(classes.index(show))
+        return list(range(len(source.split)))
+
+    def _run_over(self, order: list[int]) -> None:
+        if not order:
+            self.explorer.report(f"no picture is {self.stage.show!r}: all are shown", kept=True)
+            with self.explorer.programmatic_update():
+                self._reset()
+        else:
+            self._order = order
+            self.go_to(0)
+        self.tell()
+        self.explorer.request()
+
+    def _reset(self) -> None:
+        self._order = None
+        self.stage.show, self.stage.sort, self.stage.number = EVERY, SORTS[0], 0
+
+    def _change_source(self, _: dict[str, Any]) -> None:
+        if self.explorer.by_program or self.stage.source not in self.sources:
+            return
+        with self.explorer.programmatic_update():
+            self._reset()
+        self.tell()
+        self.explorer.request()
+
+    def _change_order(self, change: dict[str, Any]) -> None:
+        if self.explorer.by_program or not self.sources:
+            return
+        if change.get("name") == "selection" and self.stage.show != SELECTION:
+            return
+        if self._searched():
+            self.explorer.tasks.later(self.explorer.tasks.search)
+        else:
+            self._run_over(self._filtered())
+
+    def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
+        """Add a collection, and report its unreadable files."""
+        try:
+            source, wrong = read()
+        except WorkbenchError as error:
+            self.explorer.report(str(error), bad=True)
+            return
+        self.explorer.report("; ".join(wrong)[:600], bad=bool(wrong), kept=bool(wrong))
+        if source is not None:
+            self.explorer.tasks.forget(name)
+            self.add(name, source)
+            self.explorer.request()
+
+    def _side(self) -> int:
+        return int(next(iter(self.sources.values())).split.images.shape[-1])

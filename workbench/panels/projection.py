@@ -1,0 +1,44 @@
+"""The map of `explore`: the target's features of many decoded pictures, as points in a plane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .explore_stage import pixels
+from .pipeline import Captured, Seen
+
+__all__ = ["as_points", "project"]
+
+
+def project(features: Tensor) -> Tensor:
+    """Return N x F features in the plane of their two principal components, scaled to [0, 1] (N x 2).
+
+    Equal features are equal points. The sign of a component is fixed: its largest loading is positive.
+    """
+    centred = features.double() - features.double().mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] if len(axes) > 1 else torch.cat([axes, torch.zeros_like(axes)])
+    signs = torch.gather(axes, 1, axes.abs().argmax(1, keepdim=True)).sign()
+    points = centred @ (axes * torch.where(signs == 0, 1.0, signs)).T
+    low, high = points.min(0).values, points.max(0).values
+    return ((points - low) / (high - low).clamp(min=1e-9)).float()
+
+
+def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor) -> dict[str, Any]:
+    """Return the value of the stage's `points`: positions, labels, answers and pictures, in the page's form."""
+    assert seen.target is not None
+    return {
+        "points": [[round(x, 4), round(y, 4)] for x, y in project(features).tolist()],
+        "labels": labels.tolist(),
+        "answers": seen.target.argmax(1).tolist(),
+        "psnr": None if seen.psnr is None else [round(value, 2) for value in seen.psnr.tolist()],
+        "which": seen.which.tolist(),
+        "distinct": len(seen.cloud),
+        "height": int(captured.original.shape[-2]),
+        "width": int(captured.original.shape[-1]),
+        "original": pixels(captured.original),
+        "cloud": pixels(seen.cloud),
+    }
