@@ -236,7 +236,7 @@ class Pipeline:
     def rates(self, codec: str) -> tuple[float, ...]:
         if codec not in NEURAL:
             return ()
-        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))
+        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))  # CompressAI's has no rate
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
@@ -369,6 +369,7 @@ class Pipeline:
         if tuple(dataset.train.images.shape[-2:]) != (32, 32):
             raise UsageError(f"attackers learn from 32 x 32 pictures, {dataset.title} has others: choose another data set")
         options: dict[str, Any] = {"quality": settings.quality} if settings.graded else {}
+        options |= {"rate": settings.rate} if self.rates(settings.codec) else {}
         observer = Observer(self.raw, settings.codec, (32, 32), settings.strength, **options)
         pairs = min(pairs, len(dataset.train))
         learner = Inversion(observer, Effort(pairs, passes, width=8), 0, tick)
