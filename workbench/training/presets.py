@@ -11,7 +11,7 @@ from .settings import TrainingSettings
 
 __all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
-GROWING = ((0.0, 24), (0.5, 32))  # with the smaller size, the first half of the steps takes two thirds of its time
+GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of its time at full size
 NOISE = 0.1  # the random component, relative to which the leakage is bounded (see `leakage`)
 
 # `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
