@@ -25,7 +25,7 @@ __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_o
 
 STOPS = 11  # of a newly trained compressor: rates 0, 0.1, ... 1
 LABEL_CHANNELS = 4  # channels for the label, which is only a few bits: hundreds of latents would cost more
-COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels always have stop 0's
+COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels keep the coarse one
 
 
 def gains(stops: int) -> Tensor:
