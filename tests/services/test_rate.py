@@ -1,4 +1,4 @@
-"""The rate of a request: it reaches the edge's codec, the payload says it, the operator bounds it."""
+"""The rate of a request: it reaches the edge's codec, the payload contains it, and the operator limits it."""
 
 from __future__ import annotations
 

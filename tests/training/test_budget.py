@@ -33,7 +33,7 @@ PAIR = ("mobilenet_v2", "resnet18")
 
 @pytest.fixture
 def narrow_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The presets' own trainings with the narrowest networks, a step or two long."""
+    """The presets' own trainings with the narrowest networks, one or two steps long."""
     for name in ("quick", "hours"):
         for kind, settings in presets.PRESETS[name].items():
             tiny = replace(settings, batch=16, max_images=32, validation_images=16, width=2, classifier_width=8, captured=False)
@@ -172,7 +172,7 @@ def test_measuring_the_speed_leaves_the_network_as_it_was_and_sees_every_size(fe
 
 
 def test_a_compiled_training_takes_the_same_steps(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "COMPILER", "eager")  # traced by the compiler, without code for this machine
+    monkeypatch.setattr(loop, "COMPILER", "eager")  # traced by the compiler, without generating machine code
     losses, costs = [], []
     for compiled in (False, True):
         torch.manual_seed(0)

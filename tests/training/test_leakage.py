@@ -1,4 +1,4 @@
-"""Leakage beyond the class: its bound holds, and generators learn to lower it, at every strength at once."""
+"""Leakage beyond the class: its bound holds, and generators learn to lower it, at every strength."""
 
 from __future__ import annotations
 
