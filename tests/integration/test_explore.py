@@ -1,6 +1,6 @@
 """The notebook `explore` in JupyterLab in a real browser: its controls moved by mouse and by keyboard, with a real kernel.
 
-test_explore_stage.py tests the page alone, test_panels.py the kernel alone.
+test_explore_stage.py tests the page alone, tests/panels the kernel alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support import browsers
+from tests.support.browsers import accessible, open_notebook, run_all, screenshot, wait_for
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.uploads import awkward, png
-
-import browsers  # isort: skip
-from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -275,9 +274,7 @@ def test_pictures_are_uploaded_and_an_attacker_is_trained(lab: str, page: Page, 
     assert view.pixels("original")[0].tolist() == [0, 250, 0]
 
 
-def test_it_lives_through_two_tabs_a_stopped_a_killed_kernel_and_running_all_twice(
-    lab: str, page: Page, folder: Path, noted: list[str]
-) -> None:
+def test_it_survives_two_tabs_and_stopped_and_killed_kernels(lab: str, page: Page, folder: Path, noted: list[str]) -> None:
     begin(page, lab, folder, "lives")
     view = run_again(page)
     assert page.locator(".pmc2-explore").count() == 1
@@ -332,9 +329,7 @@ def in_sight(page: Page) -> bool:
     return box is not None and 0 <= box["y"] < 1000
 
 
-def test_the_view_does_not_wait_for_a_cell_that_runs_and_follows_the_theme(
-    lab: str, page: Page, folder: Path, tmp_path: Path
-) -> None:
+def test_the_view_does_not_wait_for_cells_and_follows_themes(lab: str, page: Page, folder: Path, tmp_path: Path) -> None:
     browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder}/running-output"', "running")
     path = folder / "running.ipynb"
     document = nbformat.read(path, 4)

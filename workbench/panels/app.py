@@ -31,9 +31,9 @@ __all__ = ["config", "main", "view_of"]
 PORT = 8866
 CULL_S = 300
 TEMPLATE = "page"
-# A page's own resources only: the browser compiles the widgets' code, and pictures and figures are in the page itself.
+# A page's own resources only: the browser compiles the widgets' code, and anywidget loads the stage's module from a blob.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: data: blob:; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
