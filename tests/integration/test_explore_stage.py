@@ -1,4 +1,4 @@
-"""The stage of `explore` in a real browser without a kernel: what the page draws and does alone."""
+"""The stage of `explore` in a real browser without a kernel: the page's own drawing and behaviour."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 
 
 def captured(n: int) -> Captured:
-    """Return random pictures at the edge, in whole levels."""
+    """Return random pictures at the edge, in integer levels."""
     levels = torch.randint(0, 256, (3, n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
     return Captured(levels[0], levels[1], levels[2], [900] * n, torch.eye(len(CLASSES))[:1] if n == 1 else None)
 
 
 def seen(n: int, value: float, guess: bool = False) -> Seen:
-    """Return two distinct pictures at the cloud, of one colour each. The target reads each picture as its number's class."""
+    """Return two distinct pictures at the cloud, of one colour each. The target's class of a picture is its number."""
     cloud = torch.stack([torch.full((3, SIDE, SIDE), value), torch.full((3, SIDE, SIDE), value / 2)])
     which = torch.arange(n) % 2
     answers = torch.nn.functional.one_hot(torch.arange(n) % len(CLASSES), len(CLASSES)) * 0.9 + 0.025

@@ -159,7 +159,7 @@ def test_the_first_picture_comes_with_the_controls(options: dict[str, Any]) -> N
 
 
 def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Return a list that receives the views sent ahead of the hand."""
+    """Return a list that receives the views sent in advance."""
     sent: list[dict[str, Any]] = []
 
     def keep(content: dict[str, Any], buffers: Any = None) -> None:

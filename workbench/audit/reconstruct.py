@@ -49,11 +49,12 @@ class Undo(Attacker):
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
+    learns_from = 500  # pairs at most: 500,000 pixels for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
         """Choose the smoothing width and the matrix of least error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
-        few = pairs[torch.arange(min(2000, len(pairs)))]
+        few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
         fitted = []
         for width in self.widths:
