@@ -109,7 +109,7 @@ def check_workbench(command: Command) -> None:
 
 def check_make(command: Command) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
     variables = re.findall(r"^([A-Z_]+) +\?=", makefile, re.MULTILINE)
     target = command.words[1]
     assert target in targets, command
