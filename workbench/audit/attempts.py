@@ -30,7 +30,7 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength.
+    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength and a rate.
 
     `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds, and learns from `pairs` of a
     `source` (None: the effort's number, limited to the training split). Figures are means over images and seeds. A `judge`
@@ -44,6 +44,7 @@ class Attempts:
         *,
         codec: str = "neural",
         strength: float = 1.0,
+        rate: float | None = None,
         n: int = 1000,
         seeds: int = 3,
         effort: Effort = EFFORTS["quick"],
@@ -68,7 +69,8 @@ class Attempts:
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        self.observer = Observer(pair, codec, self._size, strength, device)
+        self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
+        self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
         self._protected: dict[float, Tensor] = {}
         self._observers: dict[tuple[object, ...], Observer] = {(strength, codec, ()): self.observer}
@@ -80,7 +82,8 @@ class Attempts:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return the same observer at another strength, or with another codec and its `options`."""
+        """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
+        options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         key = (at, codec, tuple(sorted(options.items())))
         if key not in self._observers:
