@@ -1,4 +1,4 @@
-"""The objective of a variable-rate compressor: the class at rate 0, more and more of the picture above it, at every strength."""
+"""The objective of a variable-rate compressor: the class at rate 0, and more of the picture above it, at every strength."""
 
 from __future__ import annotations
 
