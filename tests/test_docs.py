@@ -139,10 +139,7 @@ def check_papermill(command: Command) -> None:
 
 
 def check_python(command: Command) -> None:
-    if command.words[1] == "-m":
-        script = ROOT / (command.words[2].replace(".", "/") + ".py")
-    else:
-        script = ROOT / command.words[1]
+    script = ROOT / (command.words[2].replace(".", "/") + ".py") if command.words[1] == "-m" else ROOT / command.words[1]
     assert script.is_file(), command
     text = script.read_text(encoding="utf-8")
     assert all(word in (*text.split('"'), "--help") for word in command.words[2:] if word.startswith("--")), command
