@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import Both, ask, both_of
 from workbench.client import HttpsClient
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
@@ -15,8 +16,6 @@ from workbench.errors import ServiceError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
 from workbench.weights import Pair
-
-from .conftest import Both, ask, both_of
 
 
 @pytest.fixture(scope="module")
