@@ -1,4 +1,4 @@
-"""The rate: one compressor's stops, from the label to the picture; payloads that name their stop; tables of each."""
+"""The rate: the stops of one compressor, from the label to the picture, in payloads and in tables."""
 
 from __future__ import annotations
 

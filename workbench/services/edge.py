@@ -271,7 +271,7 @@ class EdgeService(Service):
         check_strength(strength)
         if strength < self.least_strength:
             raise UsageError(f"this edge protects at a strength of {self.least_strength:g} or more, got {strength:g}")
-        self.edge.codec.at(rate)  # raises for a rate that there is not
+        self.edge.codec.at(rate)  # raises for an unknown rate
         if rate is not None and rate > self.most_rate:
             raise UsageError(f"this edge sends at a rate of {self.most_rate:g} or less, got {rate:g}")
         call.images, kind = len(files), (strength, rate)

@@ -1,4 +1,4 @@
-"""What a variable-rate compressor learns: the class at rate 0, more and more of the picture above it, at every strength."""
+"""The objective of a variable-rate compressor: the class at rate 0, and more of the picture above it, at every strength."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class VariableRateObjective(CompressorObjective):
 
     ::
 
-        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn anew for each image
+        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
     The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, as the error of finer steps
