@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from workbench import bitstream, weights
+from tests.support.pair import AUXILIARY, TARGET
+from workbench import bitstream, plots, weights
+from workbench.__main__ import main
+from workbench.audit import EFFORTS, Audit, sweeps
 from workbench.codecs import CompressAI, Jpeg, Neural, Png
-from workbench.data import load
+from workbench.data import Dataset, load
 from workbench.errors import PayloadError, UsageError
-from workbench.evaluation import describe
+from workbench.evaluation import Evaluation, describe
 from workbench.inference import prepare
 from workbench.models import NeuralCompressor
 from workbench.pictures import to_float
 from workbench.rates import LABEL_CHANNELS, gains, rates_of, stop_of
-from workbench.weights import Manifest
+from workbench.weights import Manifest, Pair
 
 STOPS = 5
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -202,3 +209,45 @@ def test_one_file_keeps_the_tables_of_all_stops(
 
 def test_a_codec_is_named_with_its_rate(codec: Neural) -> None:
     assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]
+
+
+def test_commands_measure_at_a_rate(
+    tiny_root: Path, tmp_path: Path, variable: Neural, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(shutil.copytree(tiny_root, tmp_path / "data")))
+    pair = weights.load_pair("digits", TARGET, AUXILIARY)
+    kind, spec = weights.describe(variable.compressor)
+    depends = {role: pair.manifests[role].sha256 for role in ("target", "generator")}
+    name = weights.compressor_name(TARGET, AUXILIARY)
+    weights.save(variable.compressor, Manifest(name, "digits", kind, spec, "untrained", 0, depends=depends))
+    named = ("--target", TARGET, "--auxiliary", AUXILIARY, "--json")
+    results = []
+    for rate in ("0", "0.75"):
+        assert main(["evaluate", *named, "--limit", "8", "--strength", "0.5", "--rate", rate]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert [(each["codec"], each["rate"], each["strength"]) for each in results] == [
+        ("neural", 0.0, 0.5),
+        ("neural rate 0.75", 0.75, 0.5),
+    ]
+    assert results[0]["s2_bytes"]["value"] < 0.5 * results[1]["s2_bytes"]["value"]
+    audit = ("audit", *named, "--limit", "8", "--view", "decoded", "--attacker", "undo", "--seeds", "1")
+    assert main([*audit, "--effort", "trial", "--pairs", "20", "--rate", "0.75"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["codec"], result["rate"]) == ("neural rate 0.75", 0.75)
+
+
+def test_the_surface_covers_every_strength_and_rate(networks: Pair, variable: Neural, digits: Dataset) -> None:
+    manifests = {**networks.manifests, "compressor": replace(networks.manifests["compressor"], sha256="variable")}
+    pair = replace(networks, compressor=variable.compressor, manifests=manifests)
+    rows = Evaluation(pair, digits, limit=12, batch=12).surface([0, 1], [0, 0.5, 1])
+    assert [(row["strength"], row["rate"]) for row in rows] == [(a, r) for a in (0, 1) for r in (0, 0.5, 1)]
+    sizes = [row["bytes"].value for row in rows]
+    assert sizes[0] < sizes[1] < sizes[2]
+    audit = Audit(pair, digits, n=12, seeds=1, pairs=24, effort=EFFORTS["trial"])
+    attacks = sweeps.of_surface(audit, [0, 1], [0, 0.5, 1])
+    assert [(row["strength"], row["rate"]) for row in attacks] == [(row["strength"], row["rate"]) for row in rows]
+    assert all(row["over"] == max(0.0, row["over_control"].value) for row in attacks)
+    joined = [{**row, "over": attack["over"]} for row, attack in zip(rows, attacks, strict=True)]
+    figure = plots.surface(joined, "a title")
+    assert [len(axis.texts) for axis in figure.axes[:4]] == [6] * 4
+    assert len(plots.surface_front(joined, "a title").axes) == 3

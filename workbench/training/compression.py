@@ -111,7 +111,11 @@ class CompressorObjective(Objective):
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self.compressor.g_a(self.generator(part)) for part in torch.split(images, 256)])
+            return torch.cat([self.compressor.g_a(self._protect(part)) for part in torch.split(images, 256)])
+
+    def _protect(self, images: Tensor) -> Tensor:
+        """Return protected images. Their random component is torch's, so that a seed gives the same compressor."""
+        return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
         """Return groups in which the entropy model learns twenty times as fast. Its quantiles are solved, not learnt."""
@@ -136,7 +140,7 @@ class CompressorObjective(Objective):
         """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
-        parts = [compressor.latents(self.generator(part.to(device))) for part in torch.split(images, 256)]
+        parts = [compressor.latents(self._protect(part.to(device))) for part in torch.split(images, 256)]
         return self._choose_patterns(torch.cat(parts), labels.to(device))
 
     def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
@@ -168,7 +172,7 @@ class CompressorObjective(Objective):
         """Return the loss, bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
         task = self.loss.kind == "rate-accuracy"
         with torch.no_grad():
-            images = self.generator(images)
+            images = self._protect(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, likelihoods, _ = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)

@@ -126,6 +126,9 @@ def train_compressor(
     """Train the compressor on a generator's protected training images. Save it as `target-X-auxiliary-compressor`."""
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
+    only = None if rate is None else stop_of(rate, STOPS)
+    if only is not None and loss.kind != "rate-accuracy":
+        raise UsageError(f"a compressor of rate and distortion has one rate, set by the weight of its loss, got rate {rate:g}")
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
     generator, second = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
@@ -139,12 +142,9 @@ def train_compressor(
     losses = asdict(loss)
     if loss.kind == "rate-accuracy":
         compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
-        only = None if rate is None else stop_of(rate, STOPS)
         objective: CompressorObjective = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
         objective.initialise(to_float(dataset.train.images[:256]))
         losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
-    elif rate is not None:
-        raise UsageError(f"a compressor of rate and distortion has one rate, set by the weight of its loss, got rate {rate:g}")
     else:
         compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
         objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)

@@ -116,7 +116,7 @@ class VariableRateObjective(CompressorObjective):
         """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
-            images = torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+            images = torch.lerp(images, self._protect(images), strengths[:, None, None, None])
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, bits, y = self._code_at(images.float(), stops)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
@@ -167,7 +167,7 @@ class VariableRateObjective(CompressorObjective):
     def _at_strengths(self, images: Tensor) -> Tensor:
         """Return images at strengths 0 to 1 in turn."""
         strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
-        return torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+        return torch.lerp(images, self._protect(images), strengths[:, None, None, None])
 
 
 def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
