@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.support import browsers
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
@@ -18,8 +19,6 @@ from workbench.codecs import Neural
 from workbench.data import Dataset, load
 from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.weights import Manifest, Pair
-
-import browsers  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -21,7 +21,7 @@ from workbench.__main__ import main
 from workbench.audit import ATTACKERS, EFFORTS, SOURCES, VIEWS, Effort, privacy_report
 from workbench.classifiers import Classifier
 from workbench.commands import audit as audit_command
-from workbench.training import TrainingSettings, recipes
+from workbench.training import PRESETS, TrainingSettings
 
 COMMANDS = (
     "train",
@@ -346,9 +346,9 @@ def test_ctrl_c_while_auditing_keeps_the_old_file(tiny_data: Path, tmp_path: Pat
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace all presets by one training step with eight images."""
-    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, classifier_width=4)
-    presets = {name: dict.fromkeys(("classifier", "generator", "compressor"), tiny) for name in recipes.PRESETS}
-    monkeypatch.setattr(recipes, "PRESETS", presets)
+    tiny = TrainingSettings(1, 8, 1e-3, 0.0, max_images=8, validation_images=8, width=2, classifier_width=4, noise=0.1)
+    for name in PRESETS:
+        monkeypatch.setitem(PRESETS, name, dict.fromkeys(("classifier", "generator", "compressor"), tiny))
 
 
 @pytest.mark.parametrize("what", ["pair", "classifier", "generator", "compressor"])
@@ -418,10 +418,10 @@ def test_train_generator_takes_a_defence(
     shutil.copytree(tiny_root, tmp_path / "data")
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path / "data"))
     name = f"{TARGET}-X-{AUXILIARY}"
-    defence = ("--against-inversion", "3", "--noise", "0.2", "--strength", "0.8", "--start", name, "--variant", "private")
+    defence = ("--against-inversion", "3", "--noise", "0.2", "--strength", "0.8", "--start", name, "--variant", "hardened")
     assert main(["train", "generator", *PAIR, "--device", "cpu", *defence]) == 0
-    assert f"{name}@private." in capsys.readouterr().out
-    manifest, start = weights.find(f"{name}@private", "digits"), weights.find(name, "digits")
+    assert f"{name}@hardened." in capsys.readouterr().out
+    manifest, start = weights.find(f"{name}@hardened", "digits"), weights.find(name, "digits")
     assert manifest is not None
     assert start is not None
     assert manifest.spec["noise"] == 0.2

@@ -134,7 +134,7 @@ class UNet(nn.Module):
 
 
 class PerturbationGenerator(nn.Module):
-    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(x + U-Net(x) + noise * n).
+    """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(clamp(x + U-Net(x)) + noise * n).
 
     Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cropped again.
     `strength` a in [0, 1]: 0 is the original, 1 the paper's protected image. `width` 32 is the paper's (7.77 M parameters).
@@ -161,18 +161,26 @@ class PerturbationGenerator(nn.Module):
         check_strength(strength)
         if strength == 0.0:
             return images
-        perturbation = self.unet((_pad(images) - self.mean) / self.std)[..., : images.shape[-2], : images.shape[-1]]
-        protected = images + perturbation * self.std
-        if self.noise:
-            drawn = torch.randn_like(protected) if self.training else _unforeseeable(protected)
-            protected = protected + self.noise * drawn
-        protected = protected.clamp(0, 1)
+        protected = self.add_noise(self.noiseless(images), unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
-    def features(self, images: Tensor) -> Tensor:
+    def noiseless(self, images: Tensor) -> Tensor:
+        """Return the protected images without the random component, in [0, 1]: all that they have of the originals."""
+        perturbation: Tensor = self.unet((_pad(images) - self.mean) / self.std)
+        return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
+
+    def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
+        """Return images of `noiseless` with a new random component, in [0, 1]; from torch's generator if it may be foreseen."""
+        if not self.noise:
+            return protected
+        drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
+        return (protected + self.noise * drawn).clamp(0, 1)
+
+    def features(self, images: Tensor, padded: bool = True) -> Tensor:
         """Return the features of the U-Net's deepest level: N x 16 width x H/16 x W/16."""
         check_images(images)
-        return self.unet.contract((_pad(images) - self.mean) / self.std)[-1]
+        images = _pad(images) if padded else images
+        return self.unet.contract((images - self.mean) / self.std)[-1]
 
 
 # --- the neural compressor -------------------------------------------------------------------------------------------------

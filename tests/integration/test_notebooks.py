@@ -15,11 +15,10 @@ import nbformat
 import pytest
 from PIL import Image
 
-from workbench import runs
-
-from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
+from tests.support.browsers import accessible, open_notebook, screenshot, wait_for
 from tests.support.once import filled_once
 from tests.support.pair import AUXILIARY, TARGET
+from workbench import runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

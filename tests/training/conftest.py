@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.data import Dataset
-from workbench.training import TrainingSettings, recipes
+from workbench.training import TrainingSettings, presets
 
 
 @pytest.fixture
@@ -22,10 +22,10 @@ def few(digits: Dataset) -> Dataset:
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
-    """Presets of three steps, with an epoch after the second one, and the narrowest generator."""
-    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4)
-    presets = {name: dict.fromkeys(kinds, settings) for name, kinds in recipes.PRESETS.items()}
-    monkeypatch.setattr(recipes, "PRESETS", presets)
+    """Presets of three steps, an epoch after the second, of the narrowest generator."""
+    settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4, noise=0.1)
+    for name, kinds in presets.PRESETS.items():
+        monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))
     return settings
 
 

@@ -17,7 +17,7 @@ from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError
 from workbench.models import PerturbationGenerator
 from workbench.pictures import to_float
-from workbench.training import Outcome, TrainingSettings, recipes
+from workbench.training import Outcome, TrainingSettings, presets
 from workbench.training.adversary import PACE, TURNS, AdversarialObjective, Defence, class_means
 
 
@@ -225,14 +225,14 @@ def test_a_generator_keeps_its_defence_and_its_start(few: Dataset, own_data: Pat
     start = weights.find(weights.generator_name(TARGET, AUXILIARY), "digits")
     assert start is not None
     manifest = training.train_generator(
-        few, TARGET, AUXILIARY, variant="private", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
+        few, TARGET, AUXILIARY, variant="hardened", start=start.name, defence=Defence(4.0, 0.2, 0.9), device="cpu"
     )
     assert manifest.complete
     assert manifest.spec == {"width": 4, "noise": 0.2}, "of the width that it started with"
     assert manifest.training["loss"]["defence"] == {"weight": 4.0, "noise": 0.2, "strength": 0.9, "width": 16}
     assert manifest.training["loss"]["start"] == start.sha256
     assert "recovered" in manifest.metrics
-    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@private", "digits", "generator")
+    module, _ = weights.load(f"{TARGET}-X-{AUXILIARY}@hardened", "digits", "generator")
     assert isinstance(module, PerturbationGenerator)
     assert module.noise == 0.2
     assert set(module.state_dict()) == set(PerturbationGenerator(4).state_dict()), "nothing of the adversary"
@@ -243,7 +243,7 @@ def test_a_generator_starts_from_the_very_weights_that_are_named(
     few: Dataset, own_data: Path, tiny_presets: TrainingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     still = replace(tiny_presets, learning_rate=0.0)
-    monkeypatch.setitem(recipes.PRESETS, "quick", {"generator": still})
+    monkeypatch.setitem(presets.PRESETS, "quick", {"generator": still})
     name = weights.generator_name(TARGET, AUXILIARY)
     training.train_generator(few, TARGET, AUXILIARY, variant="again", start=name, device="cpu")
     first, second = (dict(weights.load(each, "digits", "generator")[0].named_parameters()) for each in (name, f"{name}@again"))

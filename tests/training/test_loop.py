@@ -14,7 +14,7 @@ from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective,
 from workbench.data import Dataset
 from workbench.training import TrainingSettings
 from workbench.training.batches import crop_and_flip, rows_of
-from workbench.training.loop import _schedule, steps
+from workbench.training.settings import learning_rate_share, steps
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)
@@ -61,7 +61,7 @@ def test_history_has_an_entry_per_epoch_and_for_the_last_step(few: Dataset, tmp_
 
 @pytest.mark.parametrize("warmup", [0.1, 0.3])
 def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
-    rates = [_schedule(i / 1000, warmup) for i in range(1001)]
+    rates = [learning_rate_share(i / 1000, warmup) for i in range(1001)]
     top = round(1000 * warmup)
     assert rates[0] == pytest.approx(0, abs=0.02)
     assert rates[top] == pytest.approx(1)
@@ -69,8 +69,8 @@ def test_the_schedule_climbs_to_one_and_falls_to_zero(warmup: float) -> None:
     assert max(rates) == pytest.approx(1)
     assert rates[: top + 1] == sorted(rates[: top + 1])
     assert rates[top:] == sorted(rates[top:], reverse=True)
-    assert _schedule(warmup / 2, warmup) == pytest.approx(0.5)
-    assert _schedule((1 + warmup) / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share(warmup / 2, warmup) == pytest.approx(0.5)
+    assert learning_rate_share((1 + warmup) / 2, warmup) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("n", [48, 50])

@@ -20,16 +20,17 @@ from workbench.errors import UsageError, WeightsError
 from workbench.models import PerturbationGenerator
 from workbench.pictures import to_float
 from workbench.system import Client, System
-from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, recipes
+from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, fitting, presets
 from workbench.training.objectives import ClassifierObjective
+from workbench.training.settings import Plan
 from workbench.weights import Manifest
 
 
 def test_the_preset_paper_has_the_papers_numbers() -> None:
-    generator = recipes.PRESETS["paper"]["generator"]
+    generator = presets.PRESETS["paper"]["generator"]
     assert (generator.epochs, generator.batch, generator.learning_rate, generator.weight_decay) == (100, 256, 5e-3, 5e-4)
     assert (generator.warmup, generator.width, generator.max_images, generator.optimizer) == (0.3, 32, None, "adamw")
-    assert {kind: (each.epochs, each.batch) for kind, each in recipes.PRESETS["paper"].items()} == dict.fromkeys(
+    assert {kind: (each.epochs, each.batch) for kind, each in presets.PRESETS["paper"].items()} == dict.fromkeys(
         ("classifier", "generator", "compressor", "joint"), (100, 256)
     )
     loss, distortion = training.LOSSES["paper"]
@@ -38,10 +39,10 @@ def test_the_preset_paper_has_the_papers_numbers() -> None:
 
 
 def test_every_preset_trains_all_three_and_has_its_losses() -> None:
-    assert set(recipes.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
+    assert set(presets.PRESETS) == {"quick", "hours", "paper"} == set(training.LOSSES)
     every = {"classifier", "generator", "compressor", "joint"}
-    assert [set(kinds) - every for kinds in recipes.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
-    assert all(every <= set(kinds) for kinds in recipes.PRESETS.values())
+    assert [set(kinds) - every for kinds in presets.PRESETS.values()] == [{"encoder"}, {"encoder"}, set()]
+    assert all(every <= set(kinds) for kinds in presets.PRESETS.values())
 
 
 def test_what_a_preset_does_not_train_is_refused(few: Dataset, empty_data: Path) -> None:
@@ -55,7 +56,7 @@ def test_a_generator_s_encoder_is_trained_first_once(
 ) -> None:
     for variant in ("one", "two"):
         manifest = training.train_generator(few, TARGET, AUXILIARY, preset=preset, variant=variant, device="cpu")
-        encoder = weights.find(recipes.ENCODER, few.family)
+        encoder = weights.find(presets.ENCODER, few.family)
         assert encoder is not None
         assert manifest.training["loss"]["start"] == encoder.sha256
     assert capsys.readouterr().err.count("which generators start from: training them") == 1
@@ -70,7 +71,8 @@ class Finished(ClassifierObjective):
 
 def train_finished(few: Dataset, settings: TrainingSettings) -> Manifest:
     objective = Finished(Classifier("resnet18", 10, width=8))
-    return recipes._train(objective, few, ["resnet18"], "quick", settings, 0, {}, {}, device="cpu")[0]
+    plan = Plan(["resnet18"], "classifier", "quick", settings, 0)
+    return fitting.train_and_keep(objective, few, plan, device="cpu")[0]
 
 
 def test_a_manifest_names_what_its_figures_were_measured_on(
@@ -93,14 +95,14 @@ def test_validation_sees_the_phones_jpeg_if_training_does(
         given.extend((train.images, validation.images))
         return fit(objective, train, validation, *rest, **options)
 
-    monkeypatch.setattr(recipes, "fit", watched)
+    monkeypatch.setattr(fitting, "fit", watched)
     train_finished(few, replace(tiny_presets, epochs=1, max_images=24, captured=captured))
-    expected = [recipes._captured(each) if captured else each for each in (few.train, few.validation)]
+    expected = [fitting.captured(each) if captured else each for each in (few.train, few.validation)]
     assert all(torch.equal(images, split.images) for images, split in zip(given, expected, strict=True))
 
 
 def test_what_is_captured_is_what_the_edge_receives(few: Dataset) -> None:
-    split = recipes._captured(few.train)
+    split = fitting.captured(few.train)
     images = to_float(few.train.images)
     received = System.baseline(PerturbationGenerator(2), Small()).edge.receive(Client().capture(images))
     assert torch.equal(split.labels, few.train.labels)
@@ -321,5 +323,5 @@ def test_two_variants_of_a_generator_lie_side_by_side(few: Dataset, own_data: Pa
     manifest = training.train_generator(few, TARGET, AUXILIARY, loss=loss, variant="bounded", device="cpu")
     assert manifest.name == f"{TARGET}-X-{AUXILIARY}@bounded"
     assert manifest.training["loss"].items() >= asdict(loss).items()
-    assert manifest.spec == {"width": tiny_presets.width}
+    assert manifest.spec == {"width": tiny_presets.width, "noise": 0.1}
     assert weights.find(weights.generator_name(TARGET, AUXILIARY), "digits") == plain

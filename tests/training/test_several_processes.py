@@ -116,12 +116,12 @@ def test_two_processes_end_with_a_last_batch_of_one_image(tmp_path: Path) -> Non
 
 @pytest.mark.system
 def test_two_processes_that_learn_in_turns_come_to_an_end(tmp_path: Path, own_data: Path) -> None:
-    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "private")
+    names = ("--target", AUXILIARY, "--auxiliary", AUXILIARY, "--variant", "hardened")
     script = FEW.replace("IMAGES", "48") + COMMAND
     hardened = ("--against-inversion", "2", "--noise", "0.1")
     done = run_script(tmp_path, script, "train", "generator", *names, *hardened, "--device", "cpu", "--devices", "2")
     assert done.returncode == 0, done.stderr[-2000:]
-    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@private", "digits")
+    manifest = weights.find(f"{AUXILIARY}-X-{AUXILIARY}@hardened", "digits")
     assert manifest is not None
     assert manifest.complete
     assert manifest.spec["noise"] == 0.1

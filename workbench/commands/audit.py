@@ -26,7 +26,7 @@ def add(commands: Commands) -> None:
   workbench audit --dataset cifar10 --data-dir ~/cifar10 --json    the pair that ships: ten minutes on 2 cores
   workbench audit --view perturbed --attacker invert --pairs 500 --strength 0.5
   workbench audit --view perturbed --attacker invert --source noise        learn from the attacker's own noise
-  workbench audit --dataset cifar10 --generator-variant private --codec png --view perturbed
+  workbench audit --dataset cifar10 --generator-variant paper --codec png --view perturbed
   workbench audit --dataset cifar10 --effort full --converge --membership --unseen    in full: days on 2 cores, hours on a GPU
 views: perturbed (what a PNG link carries), decoded (what the cloud looks at), payload (what crosses), label""",
     )

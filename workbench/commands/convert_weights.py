@@ -1,12 +1,13 @@
-"""`workbench import-weights`, `export-weights` and `models`: convert, ship and list weights."""
+"""`workbench import-weights`, `export-weights`, `model-card` and `models`: convert, ship, describe and list weights."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from ..errors import WorkbenchError, unknown
+from ..errors import UsageError, WorkbenchError, unknown
 from ..streams import complain
 from ..terminal import printable
 from .options import Commands, add_command, add_common, text_table
@@ -26,25 +27,42 @@ def add(commands: Commands) -> None:
     )
     made.add_argument("file", type=Path, help="a state dict (.pt) or a Lightning checkpoint (.ckpt)")
     made.add_argument("--dataset", default="cifar10", help="the data set it was trained on (default: cifar10)")
-    made.add_argument("--target", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
-    made.add_argument("--auxiliary", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
+    made.add_argument("--target", default="", metavar="NAME", help="of a generator, if the checkpoint does not name it")
+    made.add_argument("--auxiliary", default="", metavar="NAME", help="of a generator, if the checkpoint does not name it")
 
     made = add_command(
         commands,
         "export-weights",
         export_weights,
-        "write a pair's weights in the form that ships: floats in 16 bits",
+        "write a pair's weights in the shipped form: floats in 16 bits",
         "  workbench export-weights data/weights --dataset cifar10",
     )
-    made.add_argument("folder", type=Path, help="where to: data/weights is searched for weights")
+    made.add_argument("folder", type=Path, help="the folder to write to; data/weights is searched for weights")
     add_common(made, device=False)
     made.add_argument("--full", action="store_true", help="keep floats in 32 bits")
 
     made = add_command(
         commands,
+        "model-card",
+        model_card,
+        "write a pair's model card from its manifests",
+        """  workbench model-card --dataset cifar10                                print it
+  workbench evaluate --dataset cifar10 --json > neural.json
+  workbench model-card --dataset cifar10 --results neural.json --output data/weights/cifar10/resnet18-X-vgg13_bn.md""",
+    )
+    add_common(made, device=False)
+    made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
+    made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
+    made.add_argument(
+        "--results", nargs="+", type=Path, default=[], metavar="FILE", help="what `workbench evaluate --json` printed"
+    )
+    made.add_argument("--output", type=Path, metavar="FILE", help="write it to a file")
+
+    made = add_command(
+        commands,
         "models",
         models,
-        "list the networks and the weights that are there",
+        "list the networks and the available weights",
         "  workbench models\n  workbench models --json",
     )
     made.add_argument("--json", action="store_true", help="print a JSON array")
@@ -75,6 +93,42 @@ def export_weights(options: argparse.Namespace) -> int:
         path = options.folder / manifest.family / manifest.file
         print(f"{printable(path)}  {path.stat().st_size / 1e6:.1f} MB")
     return 0
+
+
+def model_card(options: argparse.Namespace) -> int:
+    """Write a pair's model card."""
+    from .. import weights
+    from ..model_card import card
+    from ..storage import replacing, require_writable
+
+    if options.output is not None:
+        require_writable(options.output.resolve().parent)
+    pair = weights.load_pair(
+        options.dataset,
+        options.target,
+        options.auxiliary,
+        variant=options.generator_variant,
+        compressor_variant=options.variant,
+    )
+    text = card(pair, [_result(path) for path in options.results])
+    if options.output is None:
+        print(text, end="")
+    else:
+        with replacing(options.output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return 0
+
+
+def _result(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read as JSON ({error}): name a file that `workbench evaluate --json` wrote"
+        ) from error
+    if not isinstance(content, dict):
+        raise UsageError(f"{path} holds no JSON object: name a file that `workbench evaluate --json` wrote")
+    return content
 
 
 def models(options: argparse.Namespace) -> int:

@@ -67,16 +67,24 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Return the pair with its variants, without a compressor if the codec needs none. Raises WeightsError."""
+    """Return the pair that the options name, without the compressor if the codec needs none. Raises WeightsError.
+
+    `--variant` names a compressor of the pair or, if there is none, a generator with its own compressor, such as `paper`.
+    """
     from .. import system, weights
 
+    pair = (options.target, options.auxiliary)
+    generator, compressor = options.generator_variant, options.variant
+    if compressor and not generator:
+        own = weights.find(weights.compressor_name(*pair, compressor), dataset.family)
+        if own is None and weights.find(weights.generator_name(*pair, compressor), dataset.family) is not None:
+            generator, compressor = compressor, ""
     return weights.load_pair(
         dataset.family,
-        options.target,
-        options.auxiliary,
+        *pair,
         compressor=options.codec in system.NEURAL,
-        variant=options.generator_variant,
-        compressor_variant=options.variant,
+        variant=generator,
+        compressor_variant=compressor,
     )
 
 

@@ -137,7 +137,7 @@ def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition)
     if client.verdict is not None:
         print(f"\nattested: {printable(client.verdict.summary)}")
         for warning in client.verdict.warnings:
-            print(f"WARNING: {warning}")
+            print(f"WARNING: {printable(warning)}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "
     total = sum(value for value in answer.milliseconds.values() if value is not None)
     print(f"\n{sent}{answer.s2_bytes:,.0f} bytes on to the cloud, {total:.1f} ms in all:")

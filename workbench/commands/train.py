@@ -10,6 +10,8 @@ from ..terminal import printable
 from .options import Commands, add_command, add_common, check_preset, positive, read_dataset
 
 if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..training import CompressorLoss, GeneratorLoss
     from ..weights import Manifest
 
 __all__ = ["add"]
@@ -22,18 +24,34 @@ def add(commands: Commands) -> None:
         train,
         "train a network, or all that a pair needs",
         """  workbench train pair                                             what is missing of resnet18 / vgg13_bn on digits
+  workbench train all --minutes 5                                  the same within a time budget
+  workbench train all --dataset cifar10 --data-dir ~/cifar10 --pairs paper --minutes 12 --device cuda
   workbench train classifier --target densenet121 --dataset cifar10 --data-dir ~/cifar10
   workbench train generator --auxiliary-term bounded --ssim-weight 1 --variant bounded
   workbench train compressor --loss rate-distortion --weight 1e-4 --variant rd
-  workbench train generator --start resnet18-X-vgg13_bn --against-inversion 6 --noise 0.2 --variant private
+  workbench train generator --start resnet18-X-vgg13_bn --against-inversion 6 --noise 0.2 --variant hardened
   workbench train generator --variant start && workbench train joint --weight 0.03      generator and compressor together
 Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument(
-        "what", choices=("pair", "classifier", "encoder", "generator", "compressor", "joint"), help="what to train"
+        "what",
+        choices=("all", "pair", "classifier", "encoder", "generator", "compressor", "joint"),
+        help="what to train; all: everything that --pairs need, within --minutes",
     )
     add_common(made)
-    made.add_argument("--preset", default="quick", help="quick (minutes on 2 cores), hours (an afternoon on them) or paper")
+    made.add_argument(
+        "--preset",
+        help="quick (minutes on 2 cores), hours (an afternoon on them) or paper; default: quick, of all on CIFAR-10 hours",
+    )
+    made.add_argument(
+        "--pairs",
+        nargs="+",
+        metavar="PAIR",
+        help="all: such as resnet18-X-vgg13_bn; paper: the paper's four (default: that of --target and --auxiliary)",
+    )
+    made.add_argument(
+        "--minutes", type=float, metavar="M", help="all: time budget; schedules follow from it and the measured speed"
+    )
     made.add_argument("--epochs", type=positive, metavar="N", help="of one network, in place of the preset's")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument(
@@ -47,7 +65,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("--ssim-weight", type=float, metavar="W", help="generator: weight of the SSIM term")
     made.add_argument("--eye-weight", type=float, metavar="W", help="generator: weight of what a person could still read")
-    made.add_argument("--recovery-weight", type=float, metavar="W", help="generator: weight of what a regression recovers")
+    made.add_argument(
+        "--leakage-weight", type=float, metavar="W", help="generator: weight of a bound of what leaks beyond the class"
+    )
     made.add_argument(
         "--against-inversion",
         type=float,
@@ -58,7 +78,10 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         "--noise", type=float, metavar="S", help="generator: standard deviation of a random component, new for each image"
     )
     made.add_argument(
-        "--strength", type=float, metavar="A", help="generator: the strength that it is to be used at (default: 1)"
+        "--strength",
+        type=float,
+        metavar="A",
+        help="generator: the one strength that it is to be used at (default: every one)",
     )
     made.add_argument("--start", metavar="WEIGHTS", help="generator: the one that it starts from, such as resnet18-X-vgg13_bn")
     made.add_argument(
@@ -67,7 +90,12 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
         help="compressor: the paper's, or with the target's cross-entropy",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
-    made.add_argument("--variant", default="", metavar="NAME", help="keep a generator or compressor under a name of its own")
+    made.add_argument(
+        "--variant",
+        default="",
+        metavar="NAME",
+        help="keep a generator or compressor under a name of its own; paper: train it, a pair or all as the papers do",
+    )
     made.add_argument(
         "--generator-variant",
         default="",
@@ -79,57 +107,98 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
 def train(options: argparse.Namespace) -> int:
     from .. import training, weights
 
+    _check(options)
     dataset = read_dataset(options)
-    check_preset(options.preset)
-    names = (options.target, options.auxiliary)
-    if options.variant and options.what not in ("generator", "compressor", "joint"):
-        raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {options.what}")
-    run: Any = {"preset": options.preset, "seed": options.seed, "device": options.device, "devices": options.devices}
-    hardened = {"--against-inversion": options.against_inversion, "--noise": options.noise, "--strength": options.strength}
-    asked = {**hardened, "--start": options.start}
-    for option, value in asked.items():
-        if value is not None and options.what != "generator":
-            raise UsageError(f"{option} {value} goes with `train generator`, not with a {options.what}")
+    preset = options.preset or ("quick" if options.what != "all" or dataset.family == "digits" else "hours")
+    check_preset(preset)
+    trained = _train(options, dataset, preset)
+    for manifest in (each for each in trained if each.file and training.rank() == 0):
+        print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")
+    return 0 if all(manifest.complete for manifest in trained) else 130
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Raise UsageError for an option that does not go with what is trained."""
+    what = options.what
+    whole = what in ("pair", "all")
+    if options.variant and whole and options.variant != "paper":
+        raise UsageError(f"--variant {options.variant} cannot be trained as a whole: of a pair 'paper' alone, or no variant")
+    if options.variant and what in ("classifier", "encoder"):
+        raise UsageError(f"--variant {options.variant} goes with a generator, a compressor or joint, not with a {what}")
+    for option, value in {**_hardened(options), "--start": options.start}.items():
+        if value is not None and what != "generator":
+            raise UsageError(f"{option} {value} goes with `train generator`, not with a {what}")
+    for option, value in {"--pairs": options.pairs and " ".join(options.pairs), "--minutes": options.minutes}.items():
+        if value is not None and what != "all":
+            raise UsageError(f"{option} {value} goes with `train all`, not with a {what}")
+    if options.epochs is not None and whole:
+        raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
+
+
+def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
+    return {"--against-inversion": options.against_inversion, "--noise": options.noise, "--strength": options.strength}
+
+
+def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the pairs that are named, the paper's four, or the one of --target and --auxiliary."""
+    from .. import weights
+    from ..training import PAPER_PAIRS
+
+    if not options.pairs:
+        return [(options.target, options.auxiliary)]
+    pairs = [pair for name in options.pairs for pair in (PAPER_PAIRS if name == "paper" else [weights.pair_of(name)])]
+    return list(dict.fromkeys(pairs))
+
+
+def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[Manifest]:
+    from .. import training
+
+    target: str = options.target
+    auxiliary: str = options.auxiliary
+    run: Any = {"preset": preset, "seed": options.seed, "device": options.device, "devices": options.devices}
     if options.epochs is not None:
-        if options.what == "pair":
-            raise UsageError("--epochs is for one network; a pair's have epochs of their own, by the preset")
         run["epochs"] = options.epochs
-    generator = training.LOSSES[options.preset][0]
+    generator, compressor = _losses(options, preset)
+    losses: Any = {"generator_loss": generator, "compressor_loss": compressor}
+    if options.what == "pair":
+        return training.ensure(dataset, target, auxiliary, variant=options.variant, **losses, **run)
+    if options.what == "all":
+        run |= {"minutes": options.minutes, "variant": options.variant}
+        return training.train_all(dataset, _pairs(options), **losses, **run)
+    if options.what == "classifier":
+        return [training.train_classifier(dataset, options.target, **run)]
+    if options.what == "encoder":
+        return [training.train_encoder(dataset, **run)]
+    if options.what == "generator":
+        defence = None
+        if any(value is not None for value in _hardened(options).values()):
+            strength = 1.0 if options.strength is None else options.strength
+            defence = training.Defence(options.against_inversion or 0.0, options.noise, strength)
+        learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}
+        return [training.train_generator(dataset, target, auxiliary, **learnt, **run)]
+    variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant}
+    if options.what == "joint":
+        variants["generator_variant"] = options.generator_variant or "start"
+        return training.train_joint(dataset, target, auxiliary, **losses, **variants, **run)
+    return [training.train_compressor(dataset, target, auxiliary, loss=compressor, **variants, **run)]
+
+
+def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, CompressorLoss]:
+    """Return the preset's losses with what the options change."""
+    from .. import training
+
+    generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)
     generator = training.GeneratorLoss(
         options.auxiliary_term or generator.auxiliary,
         options.ssim_term or generator.ssim,
         generator.ssim_weight if options.ssim_weight is None else options.ssim_weight,
         eye_weight=generator.eye_weight if options.eye_weight is None else options.eye_weight,
-        recovery_weight=generator.recovery_weight if options.recovery_weight is None else options.recovery_weight,
+        leakage_weight=generator.leakage_weight if options.leakage_weight is None else options.leakage_weight,
+        every_strength=generator.every_strength and options.strength is None,
     )
-    compressor = training.LOSSES[options.preset][1]
     if options.loss or options.weight is not None:
         compressor = training.CompressorLoss(options.loss or compressor.kind, options.weight)
-    trained: list[Manifest] = []
-    if options.what == "pair":
-        trained = training.ensure(dataset, *names, generator_loss=generator, compressor_loss=compressor, **run)
-    elif options.what == "classifier":
-        trained = [training.train_classifier(dataset, options.target, **run)]
-    elif options.what == "encoder":
-        trained = [training.train_encoder(dataset, **run)]
-    elif options.what == "generator":
-        defence = None
-        if any(value is not None for value in hardened.values()):
-            strength = 1.0 if options.strength is None else options.strength
-            defence = training.Defence(options.against_inversion or 0.0, options.noise, strength)
-        learnt: Any = {"loss": generator, "variant": options.variant, "start": options.start, "defence": defence}
-        trained = [training.train_generator(dataset, options.target, options.auxiliary, **learnt, **run)]
-    elif options.what == "joint":
-        variants: Any = {"variant": options.variant, "generator_variant": options.generator_variant or "start"}
-        trained = training.train_joint(
-            dataset, options.target, options.auxiliary, generator_loss=generator, compressor_loss=compressor, **variants, **run
-        )
-    else:
-        variants = {"variant": options.variant, "generator_variant": options.generator_variant}
-        trained = [training.train_compressor(dataset, options.target, options.auxiliary, loss=compressor, **variants, **run)]
-    for manifest in (each for each in trained if each.file and training.rank() == 0):
-        print(f"{printable(weights.roots()[0] / manifest.family / manifest.file)}  {_figures(manifest)}")
-    return 0 if all(manifest.complete for manifest in trained) else 130
+    return generator, compressor
 
 
 def _figures(manifest: Manifest) -> str:

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "train and measure target x auxiliary pairs, all 64 unless some are named",
         """  workbench grid --targets resnet18 vgg13_bn --auxiliaries resnet18 vgg13_bn
   workbench grid --dataset cifar10 --preset paper --scheduler tcp://head:8786     a GPU for each Dask worker
-The same command goes on where it was stopped.""",
+After an interruption the same command continues.""",
     )
     made.add_argument("--dataset", default="digits", help="digits or cifar10 (default: digits)")
     made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set")

@@ -2,33 +2,33 @@
 
 ::
 
-    objectives protection compression   what is learnt: the losses; recovery: an attacker in closed form
+    objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
-    batches      from which images, step by step
-    loop         how: `fit`, its checkpoints, its schedule
-    recipes      with which settings: the presets, the three trainings, `ensure`
+    batches      the images of each step
+    loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
+    fitting      networks kept as weights with their manifests
+    presets      the settings and losses by name
+    recipes      the training of each kind of network
+    budget       schedules that fit a time budget
+    missing      all that a pair, or several, lack
 """
 
 from .adversary import Defence
 from .compression import CompressorLoss
-from .loop import Outcome, TrainingSettings, fit, rank
+from .devices import rank
+from .loop import fit
+from .missing import PAPER_PAIRS, ensure, train_all
 from .objectives import Objective
+from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
-from .recipes import (
-    ENCODER,
-    LOSSES,
-    PRESETS,
-    ensure,
-    train_classifier,
-    train_compressor,
-    train_encoder,
-    train_generator,
-    train_joint,
-)
+from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
+from .settings import Outcome, TrainingSettings
 
 __all__ = [
     "ENCODER",
     "LOSSES",
+    "PAPER",
+    "PAPER_PAIRS",
     "PRESETS",
     "CompressorLoss",
     "Defence",
@@ -38,7 +38,9 @@ __all__ = [
     "TrainingSettings",
     "ensure",
     "fit",
+    "losses_of",
     "rank",
+    "train_all",
     "train_classifier",
     "train_compressor",
     "train_encoder",

@@ -122,7 +122,9 @@ class AdversarialObjective(Objective):
 
     def at(self, step: int, total: int) -> None:
         """Choose whose turn the step is."""
+        self.protection.at(step, total)
         self.attacks = step % TURNS != 0
+        self.turn = "adversary" if self.attacks else "generator"
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
@@ -136,11 +138,11 @@ class AdversarialObjective(Objective):
         """Return the loss of the network whose turn it is; in evaluation the generator's, with all figures and R."""
         if self.training and self.attacks:
             with torch.no_grad():
-                protected = self.contest.generator(images, self.protection.strength)
+                protected, _ = self.protection.protect(images)
             share = self.recovered(protected, images, labels)
             return -share, {"recovered": share}
-        protected = self.contest.generator(images, self.protection.strength)
-        loss, figures = self.protection.judge(images, protected, labels, every=2 if self.training else 1)
+        protected, noiseless = self.protection.protect(images)
+        loss, figures = self.protection.judge(images, protected, labels, every=2 if self.training else 1, noiseless=noiseless)
         inverter = self.contest.inverter.requires_grad_(False)
         share = self.recovered(protected, images, labels)
         inverter.requires_grad_(True)

@@ -1,9 +1,9 @@
-"""Which images make a step, and how they come in: by seed and step alone, an epoch one permutation; cropped and flipped."""
+"""The images of each training step: chosen by seed and step alone, each epoch a permutation; cropped, flipped, resized."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ..data import Split
 from ..pictures import to_float
 
-__all__ = ["batches", "crop_and_flip", "rows_of", "seed_step"]
+__all__ = ["Feed", "batches", "crop_and_flip", "resize", "rows_of", "seed_step", "side_at"]
 
 
 def seed_step(seed: int, step: int) -> int:
@@ -25,10 +25,64 @@ def seed_step(seed: int, step: int) -> int:
 
 def rows_of(n: int, batch: int, step: int, seed: int) -> Tensor:
     """Return the rows of the training split that make up a step: an epoch is one permutation of all."""
-    per_epoch = math.ceil(n / batch)
-    epoch, position = divmod(step, per_epoch)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed_step(seed, -2 - epoch)))
-    return order[position * batch : (position + 1) * batch]
+    epoch, position = divmod(step, math.ceil(n / batch))
+    return _order(n, epoch, seed)[position * batch : (position + 1) * batch]
+
+
+def _order(n: int, epoch: int, seed: int) -> Tensor:
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed_step(seed, -2 - epoch)))
+
+
+class Feed:
+    """The training images, all of them on the device, and the batch of each step; augmentation runs there, too.
+
+    `sizes` are pairs of a share of the `total` steps and the side of images, in pixels, from that step on (progressive sizes).
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch: int,
+        total: int,
+        seed: int,
+        device: torch.device,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        sizes: Sequence[tuple[float, int]] = (),
+    ) -> None:
+        self.images, self.labels = split.images.to(device), split.labels.to(device)
+        self.batch, self.total, self.seed, self.device = batch, total, seed, device
+        self.augment, self.sizes = augment, sizes
+        self.per_epoch = math.ceil(len(split) / batch)
+        self._epoch, self._rows = -1, torch.empty(0, dtype=torch.int64)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, step: int) -> Tensor:
+        """Return the rows of a step, on the device; the permutation of an epoch is sent there once."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._rows = epoch, _order(len(self), epoch, self.seed).to(self.device)
+        return self._rows[position * self.batch : (position + 1) * self.batch]
+
+    def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images of `rows` as the network sees them at a step, N x 3 x side x side in [0, 1], and their labels."""
+        images = to_float(self.images[rows])
+        images = images if self.augment is None else self.augment(images)
+        images = resize(images, side_at(self.sizes, step / self.total))
+        return images.contiguous(memory_format=torch.channels_last), self.labels[rows]
+
+
+def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
+    """Return the side of training images at this share of the steps; None: as they are."""
+    return next((side for start, side in reversed(sizes) if progress >= start), None)
+
+
+def resize(images: Tensor, side: int | None) -> Tensor:
+    """Return square images with another side, by antialiased bilinear interpolation; unchanged if `side` is None or theirs."""
+    if side is None or images.shape[-1] == side:
+        return images
+    return F.interpolate(images, size=side, mode="bilinear", antialias=True)
 
 
 def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -15,12 +15,11 @@ from ..classifiers import Classifier
 from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
 from ..models import NeuralCompressor, PerturbationGenerator
-from .objectives import Objective, share
-from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder
+from .objectives import Objective, clamp_inwards, share
+from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
 with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneck
-    from compressai.ops import LowerBound
 
 __all__ = ["CompressorLoss", "CompressorObjective", "JointNetwork", "JointObjective", "refit_entropy_model"]
 
@@ -71,7 +70,6 @@ class CompressorObjective(Objective):
         self.network = self.compressor = compressor
         self.loss = loss
         compressor.entropy_bottleneck.quantiles.requires_grad_(False)
-        self.zero = LowerBound(0)
         self.ease = 1.0
         self.generator, self.target = generator.requires_grad_(False), target.requires_grad_(False)
         self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
@@ -171,7 +169,7 @@ class CompressorObjective(Objective):
         figures = {"bits": bits, "mse": mse}
         distortion = 255**2 * mse
         if task or not self.training:
-            decoded = _clamp(x_hat, self.zero)
+            decoded = clamp_inwards(x_hat)
             logits = self.target(decoded)
             figures["accuracy"] = share(logits, labels)
             if task:
@@ -248,6 +246,8 @@ class JointObjective(CompressorObjective):
             learn_apart_from_encoder(generator)
         else:
             generator.requires_grad_(True)
+        if protection.leakage_weight:
+            learn_from_deepest(generator)
         self.pace = 0.3 if keep_encoder else 0.1
         self.protection = GeneratorObjective(generator, target, auxiliary, protection)
         self.network = self.joint = JointNetwork(generator, compressor, target.num_classes)
@@ -273,17 +273,18 @@ class JointObjective(CompressorObjective):
         """Set the compressor's mode; the others' stays."""
         super().train(mode)
         self.protection.eval()
+        self.protection.training = mode  # it draws strengths and noise; its networks keep their statistics
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
-        protected = self.generator(images)
+        protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)
             asked = 0.0 if y is None else F.cross_entropy(self.joint.read(y), labels)
         bits = -likelihoods.log2().sum() / len(images)
         loss, figures = self.protection.judge(
-            images, protected, labels, _clamp(x_hat, self.zero), every=2 if self.training else 1
+            images, protected, labels, clamp_inwards(x_hat), every=2 if self.training else 1, noiseless=noiseless
         )
         assert self.loss.weight is not None
         weight = self.loss.weight * (self.ease if self.training else 1.0)
@@ -352,9 +353,3 @@ def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
         bottleneck.quantiles[:, :, 0].clamp_(max=-1)
         bottleneck.quantiles[:, :, 2].clamp_(min=1)
     bottleneck.update(force=True)
-
-
-def _clamp(x: Tensor, bound: LowerBound) -> Tensor:
-    """Clamp to [0, 1]; pixels outside still learn, but only inwards."""
-    inside: Tensor = 1 - bound(1 - bound(x))
-    return inside

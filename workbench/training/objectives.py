@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..classifiers import Classifier
 
-__all__ = ["ClassifierObjective", "Objective", "share"]
+__all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart", "share"]
 
 
 class Objective(nn.Module):
@@ -21,6 +23,7 @@ class Objective(nn.Module):
 
     network: nn.Module
     adversarial = False
+    turn = ""  # names the kind of step, if steps differ in cost
 
     def train(self, mode: bool = True) -> Self:
         """Set the mode of what learns. What is frozen stays in eval mode: its batch norms keep the statistics it came with."""
@@ -54,23 +57,28 @@ class ClassifierObjective(Objective):
 
     Decay pulls the scale of a batch norm towards zero and regularises nothing: the next layer's scale makes up for it
     (He et al. 2019, Bag of Tricks, section 3.1).
+
+    With `unpadded`, training images that are smaller than the data set's (progressive sizes) get no border. Pools of 2 x 2 then
+    round up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. At multiples of 32 rounding changes nothing.
     """
 
-    def __init__(self, classifier: Classifier, smoothing: float = 0.0) -> None:
+    def __init__(self, classifier: Classifier, smoothing: float = 0.0, unpadded: bool = False) -> None:
         super().__init__()
-        self.network, self.smoothing = classifier, smoothing
+        self.network, self.smoothing, self.unpadded = classifier, smoothing, unpadded
+        for pool in classifier.modules() if unpadded else ():
+            if isinstance(pool, nn.MaxPool2d) and pool.kernel_size == 2:
+                pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return matrices and kernels in one group, vectors (norms, biases) in another, which is not decayed."""
-        parameters = [p for p in self.network.parameters() if p.requires_grad]
-        return [
-            {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
-            {"params": [p for p in parameters if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
-        ]
+        """Return kernels, and norms and biases that are not decayed."""
+        return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
-        logits = self.network(images)
+        read: Callable[[Tensor], Tensor] = self.network
+        if self.unpadded and self.training and isinstance(self.network, Classifier):
+            read = self.network.read_unpadded
+        logits = read(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing if self.training else 0.0)
         return loss, {"accuracy": share(logits, labels)}
 
@@ -85,6 +93,33 @@ def _settle(module: nn.Module) -> None:
             _settle(child)
 
 
+def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
+    """Return matrices and kernels in one parameter group, vectors (norms, biases) in another, which is not decayed."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
+        {"params": [p for p in parameters if p.ndim <= 1], "scale": 1.0, "weight_decay": 0.0},
+    ]
+
+
 def share(logits: Tensor, labels: Tensor) -> Tensor:
     """Return the share of rows of logits (N x K) whose largest entry is at `labels` (N)."""
     return (logits.argmax(1) == labels).float().mean()
+
+
+class _Inwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (x,), (gradient,) = ctx.saved_tensors, gradients
+        return gradient.masked_fill((x < 0) & (gradient > 0) | (x > 1) & (gradient < 0), 0)
+
+
+def clamp_inwards(x: Tensor) -> Tensor:
+    """Clamp to [0, 1]; values outside still learn, but only inwards: what is black or white does not stay so for ever."""
+    clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
+    return clamped

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,27 +15,34 @@ from .. import legibility, metrics
 from ..classifiers import Classifier
 from ..errors import UsageError, unknown
 from ..models import PerturbationGenerator, check_strength
-from .objectives import Objective, share
-from .recovery import recovered
+from .leakage import leakage
+from .objectives import Objective, decayed_apart, share
 
-__all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective"]
+__all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective", "learn_from_deepest"]
 
 SSIM_TERMS = ("signed", "absolute")
 CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2.30
+# Below these values the terms that hide a picture stop: there they no longer differ from noise, and cost the target's accuracy.
+VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
+WHOLE = 1 / 3  # share of the images that the target sees at strength 1, if it learns to read every strength
+FIRST = 0.1  # share of the leakage term's weight at the first step: it grows to the whole while the classes' patterns form
 
 
 @dataclass(frozen=True)
 class GeneratorLoss:
-    """CE(target(x'), y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + recovery_weight * R(x, x').
+    """CE(target, y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * log(1 + L).
 
     The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
     bound and fights the target's term; `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30).
     `ssim`: `signed` is the paper's, which rewards inverted contrast; `absolute` takes the magnitude.
 
     SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to zero and leave the picture legible.
-    E is what a glance reads: the mean |SSIM| of single channels and edges, plus the correlation of the best colour mix (see
-    `legibility`). R is what an attacker in closed form recovers beyond the label, a share from 0 to 1 (see `recovered`).
-    The papers have neither.
+    E is what a glance reads: |SSIM| of single channels and edges, each beyond 0.015, plus the correlation of the best colour
+    mix beyond 0.08 (see `legibility`). L is a bound of what any attacker gets beyond the class, in nats beyond 2 (see
+    `leakage`); a generator that minimises it draws a pattern for each class. The papers have neither.
+
+    With `every_strength` the target is shown x + a (x' - x), a = 1 for a third of the images and uniform in [0, 1] for the
+    others, drawn at each step. The other terms are those of a = 1.
     """
 
     auxiliary: str = "unbounded"
@@ -41,14 +50,15 @@ class GeneratorLoss:
     ssim_weight: float = 0.5
     cap: float = CAP
     eye_weight: float = 0.0
-    recovery_weight: float = 0.0
+    leakage_weight: float = 0.0
+    every_strength: bool = False
 
     def __post_init__(self) -> None:
         if self.auxiliary not in ("unbounded", "bounded"):
             raise unknown("auxiliary term", self.auxiliary, ("unbounded", "bounded"))
         if self.ssim not in SSIM_TERMS:
             raise unknown("SSIM term", self.ssim, SSIM_TERMS)
-        weights = {"SSIM": self.ssim_weight, "legibility": self.eye_weight, "recovery": self.recovery_weight}
+        weights = {"SSIM": self.ssim_weight, "legibility": self.eye_weight, "leakage": self.leakage_weight}
         for term, weight in weights.items():
             if not (math.isfinite(weight) and weight >= 0):
                 raise UsageError(f"the {term} weight must be a number from 0 up, got {weight}")
@@ -57,14 +67,17 @@ class GeneratorLoss:
 class ReadGenerator(nn.Module):
     """A generator with a linear reader of the deepest features of its U-Net; the reader is not kept."""
 
-    def __init__(self, generator: PerturbationGenerator, classes: int) -> None:
+    def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
-        self.generator = generator
+        self.generator, self.unpadded = generator, unpadded
+        for pool in generator.modules() if unpadded else ():
+            if isinstance(pool, nn.MaxPool2d):
+                pool.ceil_mode = True
         self.reader = nn.Linear(16 * generator.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """N x 3 x H x W -> logits N x K."""
-        logits: Tensor = self.reader(self.generator.features(images).amax((2, 3)))
+        logits: Tensor = self.reader(self.generator.features(images, padded=not self.unpadded).amax((2, 3)))
         return logits
 
 
@@ -76,23 +89,50 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
     return generator
 
 
+def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
+    """Cut the skip connections of a generator's U-Net: its expanding half sees the deepest features alone.
+
+    Through them every pixel reaches the output. The weights behind them are set to zero, and stay so: the U-Net keeps its form.
+    """
+    unet = generator.unet
+    for up in (unet.u1, unet.u2, unet.u3, unet.u4):
+        layer = up.conv.f[0]
+        assert isinstance(layer, nn.Conv2d)
+        skipped = layer.in_channels // 2  # the skip comes first
+        with torch.no_grad():
+            layer.weight[:, :skipped] = 0
+        layer.weight.register_hook(partial(_without, channels=skipped))  # type: ignore[no-untyped-call]
+    return generator
+
+
+def _without(gradient: Tensor, channels: int) -> Tensor:
+    gradient = gradient.clone()
+    gradient[:, :channels] = 0
+    return gradient
+
+
 class EncoderObjective(Objective):
     """A start for a generator: its contracting half learns by cross-entropy to tell the classes apart.
 
     Which class a picture shows is what generator and encoder together must write into a few bits; through the loss of a frozen
     target they learn it slowly, at ten times the cost of an image. It depends on no classifier: one start serves all pairs.
+    With `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
-    def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0) -> None:
+    def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
         super().__init__()
         self.generator, self.smoothing = generator, smoothing
-        self.network = ReadGenerator(generator, classes)
+        self.network = ReadGenerator(generator, classes, unpadded)
         for part in (generator.unet.u1, generator.unet.u2, generator.unet.u3, generator.unet.u4, generator.unet.outc):
             part.requires_grad_(False)
 
     def parts(self) -> list[nn.Module]:
         """Return the generator."""
         return [self.generator]
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Return kernels, and norms and biases that are not decayed."""
+        return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss and the share of images recognised."""
@@ -104,9 +144,11 @@ class EncoderObjective(Objective):
 class GeneratorObjective(Objective):
     """The protective perturbation's loss; target and auxiliary stay frozen, in eval mode.
 
-    Where target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
-    the generator will be used; the papers know 1 alone.
+    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
+    the generator will be used, if its loss is not for every strength; the papers know 1 alone.
     """
+
+    network: PerturbationGenerator
 
     def __init__(
         self,
@@ -118,56 +160,99 @@ class GeneratorObjective(Objective):
     ) -> None:
         super().__init__()
         check_strength(strength)
+        if loss.leakage_weight and not generator.noise:
+            raise UsageError("the leakage is bounded by the generator's random component: give one with --noise above 0")
         self.network, self.loss, self.strength = generator, loss, strength
         self.target = target.requires_grad_(False)
         self.auxiliary = None if auxiliary.name == target.name else auxiliary.requires_grad_(False)
+        self.ramp = 1.0
+
+    def at(self, step: int, total: int) -> None:
+        """Let the leakage term grow with the steps."""
+        self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
-        return self.judge(images, self.network(images, self.strength), labels)
+        protected, noiseless = self.protect(images)
+        every = 2 if self.training and self.loss.leakage_weight else 1  # the papers show the auxiliary every picture
+        return self.judge(images, protected, labels, every=every, noiseless=noiseless)
+
+    def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the protected images and, if they have a random component, what they are without it.
+
+        The component comes from torch's generator, in validation as well: the same seed chooses the same checkpoint.
+        """
+        if not self.network.noise:
+            return self.network(images, self.strength), None
+        noiseless = self.network.noiseless(images)
+        protected = self.network.add_noise(noiseless, unforeseeable=False)
+        return torch.lerp(images, protected, self.strength), noiseless
 
     def judge(
-        self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None = None, every: int = 1
+        self,
+        images: Tensor,
+        protected: Tensor,
+        labels: Tensor,
+        decoded: Tensor | None = None,
+        every: int = 1,
+        noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter.
 
-        The auxiliary is shown every `every`-th picture.
+        The auxiliary, and |SSIM| by view, see every `every`-th picture. `noiseless` are the protected images without their
+        random component.
         """
+        loss, figures = self._recognised(images, protected, labels, decoded)
+        similar, shows = self._shown(images, protected, every)
+        loss = loss + similar
         shown = protected if decoded is None else torch.cat([protected, decoded])
-        copies, n = len(shown) // len(images), len(images)
-        truth = labels.repeat(copies)
-        logits = self.target(shown)
-        with torch.autocast(images.device.type, enabled=False):
-            similarity = metrics.ssim(images.float(), protected.float())
-        term = similarity.abs() if self.loss.ssim == "absolute" else similarity
-        loss = copies * F.cross_entropy(logits, truth) + self.loss.ssim_weight * term.mean()
-        hidden, shows = self._shown(images, protected, labels)
-        loss = loss + hidden
-        figures = {
-            "accuracy": share(logits[-n:], labels),
-            "ssim": similarity.mean(),
-            "abs_ssim": similarity.abs().mean(),
-            **shows,
-        }
         if self.auxiliary is not None:
-            other, truth = self.auxiliary(shown[::every]), truth[::every]
+            copies = len(shown) // len(images)
+            other, truth = self.auxiliary(shown[::every]), labels.repeat(copies)[::every]
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            first = -(-(len(shown) - n) // every)  # of the latter
+            first = -(-(len(shown) - len(images)) // every)  # of the latter
             figures["auxiliary"] = share(other[first:], truth[first:])
+        if self.loss.leakage_weight and noiseless is not None:
+            figures["leakage"] = leakage(noiseless, labels, self.network.noise)
+            excess = F.relu(figures["leakage"].log1p() - math.log1p(NATS))
+            loss = loss + (self.ramp if self.training else 1.0) * self.loss.leakage_weight * excess
+        return loss, {**figures, **shows}
+
+    def _recognised(
+        self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the target's cross-entropy and accuracy; with every strength also the accuracy at a half."""
+        if self.training and self.loss.every_strength:
+            drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
+            protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
+        shown = protected if decoded is None else torch.cat([protected, decoded])
+        copies, n = len(shown) // len(images), len(images)
+        logits = self.target(shown)
+        loss = copies * F.cross_entropy(logits, labels.repeat(copies))
+        figures = {"accuracy": share(logits[-n:], labels)}
+        if self.loss.every_strength and not self.training:
+            half = self.target(torch.lerp(images, protected, 0.5))
+            loss = (loss + F.cross_entropy(half, labels)) / 2
+            figures["accuracy_half_strength"] = share(half, labels)
         return loss, figures
 
-    def _shown(self, images: Tensor, protected: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss's terms of what an eye and a regression get of the protected images, and their values."""
+    def _shown(self, images: Tensor, protected: Tensor, every: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss's terms of what an eye gets of the protected images, and their values."""
         loss, figures = images.new_zeros(()), {}
-        if self.loss.eye_weight:
-            with torch.autocast(images.device.type, enabled=False):
-                views = legibility.similarities(images.float(), protected.float())
-                mixed = legibility.correlations(images.float(), protected.float())
-            figures = {"views": torch.stack(list(views.values())).mean(), "colour_correlation": mixed.mean()}
-            loss = loss + self.loss.eye_weight * (figures["views"] + figures["colour_correlation"])
-        if self.loss.recovery_weight:
-            figures["recovery"] = recovered(protected, images, labels)
-            loss = loss + self.loss.recovery_weight * figures["recovery"]
+        with torch.autocast(images.device.type, enabled=False):
+            images, protected = images.float(), protected.float()
+            if self.loss.ssim_weight or not self.training:
+                similarity = metrics.ssim(images, protected)
+                term = similarity.abs() if self.loss.ssim == "absolute" else similarity
+                loss = loss + self.loss.ssim_weight * term.mean()
+                figures = {"ssim": similarity.mean(), "abs_ssim": similarity.abs().mean()}
+            if self.loss.eye_weight:
+                views = torch.stack(
+                    [each.mean() for each in legibility.similarities(images[::every], protected[::every]).values()]
+                )
+                colour = legibility.correlations(images, protected).mean()
+                figures |= {"views": views.mean(), "colour_correlation": colour}
+                loss = loss + self.loss.eye_weight * (F.relu(views - VIEW).mean() + F.relu(colour - COLOUR))
         return loss, figures

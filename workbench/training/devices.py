@@ -1,0 +1,86 @@
+"""On which devices a training runs, in which precision, and what its processes agree on."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError, unknown
+from ..inference import computes_in_16_bits
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["DEVICES", "agreed", "launch", "on_gpu", "own_rows", "precision_of", "rank", "wait_for_all"]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def on_gpu(device: str) -> bool:
+    """Return whether a training on `device` runs on a CUDA GPU. Raises UsageError if `cuda` is missing."""
+    if device not in DEVICES:
+        raise unknown("device", device, DEVICES)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("device 'cuda' was requested, but torch sees no CUDA GPU; use 'cpu' or 'auto'")
+    return torch.cuda.is_available() and device != "cpu"
+
+
+def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
+    """Start Fabric on `devices` devices, a process each. Raises UsageError if there are fewer."""
+    cuda = on_gpu(device)
+    if cuda and devices > torch.cuda.device_count():
+        raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")
+    from lightning_fabric import Fabric  # imports torch's compiler, which takes seconds
+
+    if cuda:
+        torch.backends.cudnn.benchmark = True  # batches of one shape: the fastest algorithm pays after a few steps
+    strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
+    fabric = Fabric(accelerator=device, strategy=strategy, devices=devices, precision=precision_of(device, half))
+    if devices > 1:
+        fabric.launch()
+        atexit.register(_leave)
+    return fabric
+
+
+def _leave() -> None:
+    """End the process group: gloo's threads abort if they outlive the interpreter."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
+    """Return the precision of forward passes: bfloat16 on a CUDA GPU, and on a CPU that supports it if `half` is set."""
+    if torch.cuda.is_available() and device != "cpu":
+        return "bf16-mixed"
+    return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
+
+
+def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
+    """Return which wishes at least one process has: clocks and signals differ between processes, decisions must not."""
+    if fabric.world_size == 1:
+        return list(wishes)
+    sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
+    assert isinstance(sums, Tensor)
+    return [bool(value > 0) for value in sums]
+
+
+def own_rows(rows: Tensor, fabric: Fabric) -> Tensor:
+    """Return this process's rows of a batch, at least one: a last batch may be smaller than the number of processes."""
+    return rows[fabric.global_rank % len(rows) :: fabric.world_size]
+
+
+def rank() -> int:
+    """Return the number of this training process; process 0 writes files and messages."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return int(torch.distributed.get_rank())
+    return int(os.environ.get("LOCAL_RANK", "0"))  # set for the copies before the process group exists
+
+
+def wait_for_all() -> None:
+    """Return when every training process has called this."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()

@@ -1,0 +1,164 @@
+"""Fit an objective to a data set and keep its networks as weights, with manifests that record how they were made."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .. import weights
+from ..data import Dataset, Split
+from ..pictures import load_pictures, to_float
+from ..storage import require_writable
+from ..system import Client
+from ..weights import Manifest
+from .batches import crop_and_flip
+from .budget import Budget, within
+from .devices import on_gpu, rank, wait_for_all
+from .loop import fit
+from .objectives import Objective
+from .settings import Outcome, Plan, TrainingSettings
+
+__all__ = ["MEASURED_ON", "captured", "train_and_keep"]
+
+MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test split
+    "validation": "the validation split, which also chose the checkpoint",
+    "in_sample": "the images on which tables were fitted",
+}
+TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
+
+
+def train_and_keep(
+    objective: Objective,
+    dataset: Dataset,
+    plan: Plan,
+    *,
+    device: str = "auto",
+    devices: int = 1,
+    on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
+    budget: Budget | None = None,
+) -> list[Manifest]:
+    """Fit an objective, keep each of its parts as weights and return their manifests.
+
+    With a `budget` the schedule follows from what the network's share of it allows on this machine. What was interrupted does
+    not replace weights that are complete.
+    """
+    gpu = on_gpu(device)
+    parts = objective.parts()
+    specs = [weights.describe(part) for part in parts]
+    label = " ".join(dict.fromkeys([*(kind for kind, _ in specs), plan.names[0]]))
+    checkpoint = plan.checkpoint(dataset.family)
+    require_writable(checkpoint.parent)
+    data = _Splits.of(dataset, plan.settings)
+    augment = crop_and_flip(dataset.mirror, plan.settings.crop, plan.settings.erase)
+    if budget is not None:
+        settings = within(budget, plan, objective, data.train, data.validation, augment, device)
+        plan = replace(plan, settings=settings)
+    outcome = fit(
+        objective,
+        data.train,
+        data.validation,
+        plan.settings,
+        label=label,
+        checkpoint=checkpoint,
+        identity={
+            "names": plan.names,
+            "data": dataset.title,
+            "n": len(dataset.train),
+            "loss": plan.loss,
+            "depends": plan.depends,
+            "specs": specs,
+        },
+        seed=plan.seed,
+        augment=augment,
+        device=device,
+        devices=devices,
+        on_epoch=on_epoch,
+    )
+    if rank() == 0:
+        last = data.tabulated()
+        outcome.best = {**objective.finish(to_float(last.images), last.labels), **outcome.best}  # it overwrites no figure
+    kept = [weights.find(name, dataset.family) for name in plan.names]
+    made: list[Manifest] = []
+    if rank() == 0 and not outcome.complete and all(each is not None and each.complete for each in kept):
+        tqdm.write(f"{label}: the weights {', '.join(plan.names)} that were there stay as they are", sys.stderr)
+        made = [replace(each, complete=False, file="") for each in kept if each is not None]
+    elif rank() == 0:
+        made = _keep(parts, dataset, plan, outcome, "cuda" if gpu else "cpu")
+        if outcome.complete:
+            checkpoint.unlink(missing_ok=True)
+    wait_for_all()
+    return made or [found for name in plan.names if (found := weights.find(name, dataset.family)) is not None]
+
+
+def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome, device: str) -> list[Manifest]:
+    """Write the networks and their manifests; a later part depends on those before it."""
+    settings = plan.settings
+    training = {
+        "preset": plan.preset,
+        **settings.as_json(),
+        "loss": plan.loss,
+        "images": len(dataset.train),
+        "division": dataset.division,
+        "validation_images": min(len(dataset.validation), settings.validation_images or len(dataset.validation)),
+        "seconds": round(outcome.seconds, 1),
+        "pflop": round(outcome.pflop, 6),
+        "computed_in": outcome.precision,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
+        "torch": torch.__version__,
+        "history": outcome.history,
+        "measured_on": MEASURED_ON,
+    }
+    made: list[Manifest] = []
+    for name, part in zip(plan.names, parts, strict=True):
+        kind, spec = weights.describe(part)
+        on = {**plan.depends, **{each.kind: each.sha256 for each in made}}
+        manifest = Manifest(
+            name, dataset.family, kind, spec, dataset.title, plan.seed, training, outcome.best, on, outcome.complete
+        )
+        made.append(weights.save(part, manifest))
+    return made
+
+
+_captures: WeakKeyDictionary[Dataset, dict[str, Split]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True)
+class _Splits:
+    """The splits as a training sees them: as they are, or as the edge receives them."""
+
+    train: Split
+    validation: Split
+
+    @classmethod
+    def of(cls, dataset: Dataset, settings: TrainingSettings) -> _Splits:
+        """Return the splits of a data set; those through JPEG are made once for all trainings of a process."""
+        if not settings.captured:
+            return cls(dataset.train, dataset.validation)
+        kept = _captures.setdefault(dataset, {})
+        for name in ("train", "validation"):
+            if name not in kept:
+                kept[name] = captured(getattr(dataset, name))
+        return cls(kept["train"], kept["validation"])
+
+    def tabulated(self) -> Split:
+        """Return the images of which a compressor learns how often which latents come.
+
+        Those of the validation split: an encoder is more certain on the images that it was fitted on, and would find its rare
+        latents too expensive on new ones. If they are few, training images are added.
+        """
+        rest = self.train.head(max(0, TABULATED - len(self.validation)))
+        return Split(torch.cat([self.validation.images, rest.images]), torch.cat([self.validation.labels, rest.labels]))
+
+
+def captured(split: Split) -> Split:
+    """Return a split as the edge receives it, through the JPEG that the client sends (S1)."""
+    client = Client()
+    files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
+    return Split(load_pictures(files, None), split.labels)

@@ -1,0 +1,186 @@
+"""Train what pairs lack: of one pair, or of several within a time budget."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from .. import weights
+from ..data import Dataset
+from ..errors import UsageError
+from ..storage import data_root
+from ..weights import Manifest
+from .budget import SHARES, Budget, classifier_weight
+from .compression import CompressorLoss
+from .devices import rank
+from .presets import ENCODER, JOINTLY, PAPER, PRESETS, START, losses_of
+from .protection import GeneratorLoss
+from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
+
+__all__ = ["PAPER_PAIRS", "ensure", "train_all"]
+
+PAPER_PAIRS = (  # PMC2, tables 2 and 3
+    ("vgg13_bn", "resnet18"),
+    ("resnet18", "vgg13_bn"),
+    ("densenet121", "resnet18"),
+    ("googlenet", "resnet18"),
+)
+
+
+class _Wanted:
+    """The networks that are present and fit each other, and what is trained because it is missing."""
+
+    def __init__(self, dataset: Dataset, preset: str, budget: Budget | None) -> None:
+        self.dataset, self.preset, self.budget = dataset, preset, budget
+        self.present: dict[str, Manifest] = {}
+
+    def usable(self, name: str) -> Manifest | None:
+        """Return the manifest of complete weights that were trained against those present."""
+        found = weights.find(name, self.dataset.family)
+        shas = {manifest.sha256 for manifest in self.present.values()}
+        return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
+
+    def need(self, name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
+        """Train a network unless it is usable. Raises KeyboardInterrupt if training was interrupted."""
+        found: Manifest | list[Manifest] | None = self.usable(name)
+        if found is None:
+            if rank() == 0:
+                tqdm.write(
+                    f"no usable weights {name!r} for {self.dataset.title}: training them with preset {self.preset!r}",
+                    sys.stderr,
+                )
+            try:
+                found = train()
+            finally:
+                if self.budget is not None:
+                    self.budget.note()
+        for each in found if isinstance(found, list) else [found]:
+            if not each.complete:
+                raise KeyboardInterrupt
+            self.present[each.name] = each
+            if self.budget is not None:
+                self.budget.done(each.name)
+
+
+def ensure(
+    dataset: Dataset,
+    target: str,
+    auxiliary: str,
+    *,
+    preset: str = "quick",
+    seed: int = 0,
+    compressor: bool = True,
+    generator_loss: GeneratorLoss | None = None,
+    compressor_loss: CompressorLoss | None = None,
+    variant: str = "",
+    budget: Budget | None = None,
+    **run: Any,
+) -> list[Manifest]:
+    """Return the manifests of a pair's classifiers, generator and compressor, training only what is missing or was interrupted.
+
+    What exists is taken as it is, whatever its preset; weights that were trained against others than those present are trained
+    again. With the `variant` `paper` generator and compressor are the papers', next to the pair's own. Reports on standard
+    error what it trains.
+    """
+    wanted = _Wanted(dataset, preset, budget)
+    run = {**run, "budget": budget}
+    for each in dict.fromkeys((target, auxiliary)):
+        wanted.need(each, partial(train_classifier, dataset, each, preset, seed, **run))
+    pair = (dataset, target, auxiliary, preset, seed)
+    name = weights.generator_name(target, auxiliary, variant)
+    learn = partial(train_generator, *pair, generator_loss, **run)
+    jointly = preset in JOINTLY and (compressor_loss or losses_of(preset, variant)[1]).kind == "rate-accuracy"
+    if wanted.usable(name) is None and ENCODER in PRESETS[preset] and variant != PAPER:
+        wanted.need(ENCODER, partial(train_encoder, dataset, preset, seed, **run))
+        del wanted.present[ENCODER]
+    if compressor and jointly and wanted.usable(name) is None:
+        start = weights.generator_name(target, auxiliary, START)
+        wanted.need(start, partial(learn, variant=START))
+        wanted.need(name, partial(train_joint, *pair, generator_loss, compressor_loss, **run))
+        del wanted.present[start]
+    wanted.need(name, partial(learn, variant=variant))
+    if compressor:
+        code = partial(train_compressor, *pair, compressor_loss, generator_variant=variant, **run)
+        wanted.need(weights.compressor_name(target, auxiliary, "", variant), code)
+    return list(wanted.present.values())
+
+
+def train_all(
+    dataset: Dataset,
+    pairs: Sequence[tuple[str, str]],
+    *,
+    preset: str = "quick",
+    minutes: float | None = None,
+    devices: int = 1,
+    variant: str = "",
+    **options: Any,
+) -> list[Manifest]:
+    """Train all that several pairs need, classifiers first, within `minutes` (None: by the preset's own schedules).
+
+    The same call continues an interrupted one with the time that was left. `options` are those of `ensure`. Raises UsageError
+    for a budget over several devices.
+    """
+    if minutes is not None and devices > 1:
+        raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
+    budget = None if minutes is None else _budget(dataset, _missing(dataset, pairs, preset, variant), 60 * minutes)
+    options = {"preset": preset, "devices": devices, "budget": budget, **options}
+    made: dict[str, Manifest] = {}
+    for name in dict.fromkeys(each for pair in pairs for each in pair):
+        made |= _by_name(_classifier_alone(dataset, name, **options))
+    for target, auxiliary in pairs:
+        made |= _by_name(ensure(dataset, target, auxiliary, variant=variant, **options))
+    if budget is not None:
+        budget.close()
+    return list(made.values())
+
+
+def _by_name(manifests: Sequence[Manifest]) -> dict[str, Manifest]:
+    return {each.name: each for each in manifests}
+
+
+def _classifier_alone(
+    dataset: Dataset, name: str, *, preset: str, budget: Budget | None, seed: int = 0, **options: Any
+) -> list[Manifest]:
+    run = {key: options[key] for key in ("device", "devices", "on_epoch") if key in options}
+    wanted = _Wanted(dataset, preset, budget)
+    wanted.need(name, partial(train_classifier, dataset, name, preset, seed, budget=budget, **run))
+    return list(wanted.present.values())
+
+
+def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budget:
+    return Budget(seconds, missing, data_root() / "runs" / "checkpoints" / dataset.family / "budget.json")
+
+
+def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
+    """Return the weight in the budget of every network that `train_all` will train, by name."""
+    wanted = _Wanted(dataset, preset, None)
+    missing: dict[str, float] = {}
+
+    def lacks(name: str, weight: float, after: bool = False) -> bool:
+        found = None if after else wanted.usable(name)
+        if found is None:
+            missing[name] = weight
+        else:
+            wanted.present[name] = found
+        return found is None
+
+    for name in dict.fromkeys(each for pair in pairs for each in pair):
+        lacks(name, classifier_weight(name, len(dataset.classes)))
+    for target, auxiliary in pairs:
+        generator = weights.generator_name(target, auxiliary, variant)
+        code = weights.compressor_name(target, auxiliary, "", variant)
+        if lacks(generator, SHARES["generator"], after=bool({target, auxiliary} & missing.keys())):
+            if ENCODER in PRESETS[preset] and variant != PAPER and wanted.usable(ENCODER) is None:
+                missing[ENCODER] = SHARES[ENCODER]
+            if preset in JOINTLY and variant != PAPER:  # its generator comes with the compressor
+                del missing[generator]
+                missing |= {weights.generator_name(target, auxiliary, START): SHARES["generator"], code: SHARES["joint"]}
+            else:
+                missing[code] = SHARES["compressor"]
+        else:
+            lacks(code, SHARES["compressor"])
+    return missing

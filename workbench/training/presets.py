@@ -1,0 +1,121 @@
+"""The presets: settings and losses of every training, by name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import UsageError, unknown
+from .compression import CompressorLoss
+from .protection import GeneratorLoss
+from .settings import TrainingSettings
+
+__all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
+
+GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of the time at full size
+NOISE = 0.1  # against it the leakage is bounded (see `leakage`)
+
+# `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
+# give the compressor's. `quick`: a minute or two on 2 cores; networks of a quarter of the width. `hours`: CIFAR-10
+# on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
+PRESETS: dict[str, dict[str, TrainingSettings]] = {
+    "quick": {
+        "classifier": TrainingSettings(
+            6, 64, 2e-3, 5e-4, max_images=20_000, validation_images=1000, head="linear", classifier_width=4
+        ),
+        "encoder": TrainingSettings(
+            12, 64, 4e-3, 5e-4, warmup=0.2, max_images=20_000, validation_images=1000, width=8, smoothing=0.1
+        ),
+        "generator": TrainingSettings(
+            24, 48, 6e-3, 5e-4, warmup=0.2, max_images=16_000, validation_images=1000, width=8, clip=0.25, noise=NOISE
+        ),
+        "compressor": TrainingSettings(
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
+        ),
+        "joint": TrainingSettings(
+            11, 16, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=12_000, validation_images=1000, width=8
+        ),
+    },
+    "hours": {
+        "classifier": TrainingSettings(
+            40,
+            128,
+            0.1,
+            5e-4,
+            optimizer="sgd",
+            warmup=0.15,
+            head="linear",
+            half=True,
+            erase=10,
+            smoothing=0.1,
+            sizes=GROWING,
+        ),
+        "encoder": TrainingSettings(
+            40,
+            128,
+            0.1,
+            5e-4,
+            optimizer="sgd",
+            warmup=0.15,
+            half=True,
+            captured=True,
+            erase=10,
+            smoothing=0.1,
+            sizes=GROWING,
+        ),
+        "generator": TrainingSettings(
+            2, 64, 4e-3, 5e-4, warmup=0.2, max_images=96_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE
+        ),
+        "compressor": TrainingSettings(
+            1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True
+        ),
+        "joint": TrainingSettings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
+    },
+    "paper": {
+        "classifier": TrainingSettings(100, 256, 1e-2, 1e-2, optimizer="sgd"),
+        "generator": TrainingSettings(100, 256, 5e-3, 5e-4),
+        "compressor": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+        "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
+    },
+}
+JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
+PAPER = "paper"  # the variant that is trained as the papers do, with the widths of any preset
+PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # of its generator and its compressor
+START = "start"  # from a generator kept under this variant;
+ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
+HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
+LOSSES = {  # what each preset means where the caller does not say
+    "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
+    "hours": (HIDDEN, CompressorLoss("rate-accuracy", 0.02)),
+    "paper": (GeneratorLoss(), CompressorLoss()),
+}
+
+
+def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
+    """Return a preset's settings of one training, with other `epochs` if given. Raises UsageError if it has none.
+
+    A generator of the variant `paper` has the papers' settings, with the preset's widths and its own number of epochs.
+    """
+    if preset not in PRESETS:
+        raise unknown("preset", preset, PRESETS)
+    settings = PRESETS[preset].get(kind)
+    if settings is None:
+        raise UsageError(f"preset {preset!r} has no training of an {kind}; 'quick' and 'hours' have")
+    if variant == PAPER and preset != PAPER:
+        settings = _papers(preset, kind, settings)
+    return settings if epochs is None else replace(settings, epochs=epochs, max_images=None)
+
+
+def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
+    """Return the losses of generator and compressor that a preset means; those of the variant `paper` are the papers'."""
+    return LOSSES[PAPER if variant == PAPER else preset]
+
+
+def _papers(preset: str, kind: str, own: TrainingSettings) -> TrainingSettings:
+    if kind == "generator":
+        how = PRESETS[PAPER][kind]
+        return replace(
+            how, epochs=PAPER_EPOCHS[preset][0], width=own.width, half=own.half, validation_images=own.validation_images
+        )
+    if kind == "compressor":  # the papers do not give its settings
+        return replace(own, epochs=PAPER_EPOCHS[preset][1], max_images=None, captured=False)
+    return own

@@ -1,0 +1,107 @@
+"""The state of one training on disk and in memory: where to resume, and the best network so far."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ..storage import replacing
+from .objectives import Objective
+from .settings import Outcome
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+__all__ = ["RunState"]
+
+
+class RunState:
+    """The checkpoint of a training, found again if its `identity` (settings, seed, data) is the same."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        objective: Objective,
+        optimizer: torch.optim.Optimizer,
+        path: Path,
+        identity: dict[str, Any],
+    ) -> None:
+        self.fabric, self.objective, self.optimizer, self.path = fabric, objective, optimizer, path
+        self.identity = json.dumps(identity, sort_keys=True)
+        self.best: dict[str, Tensor] | None = None
+        self.best_loss = math.inf
+        self.outcome = Outcome()
+
+    def resume(self) -> int:
+        """Load the checkpoint if there is one of this very training; return the step to go on from."""
+        if not self.path.exists():
+            return 0
+        try:
+            state = torch.load(self.path, map_location=self.fabric.device, weights_only=True)
+            if state["identity"] != self.identity:
+                tqdm.write(
+                    f"{self.path.name}: a checkpoint of other settings lies there; starting again",
+                    sys.stderr,
+                )
+                return 0
+        except Exception as error:  # torch raises whatever its zip and pickle readers raise
+            tqdm.write(
+                f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting again",
+                sys.stderr,
+            )
+            return 0
+        network = self.objective.network
+        fresh = {key: value.clone() for key, value in network.state_dict().items()}
+        try:
+            network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.outcome = Outcome(**json.loads(state["outcome"]))
+            self.best, self.best_loss, step = state["best"], state["best_loss"], int(state["step"])
+        except (KeyError, RuntimeError, TypeError, ValueError):
+            network.load_state_dict(fresh)
+            tqdm.write(
+                f"{self.path.name}: a checkpoint of another version of this training; starting again",
+                sys.stderr,
+            )
+            return 0
+        return step
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint, all or nothing."""
+        if self.fabric.global_rank == 0:
+            state = {
+                "identity": self.identity,
+                "step": step,
+                "network": self.objective.network.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "best": self.best,
+                "best_loss": self.best_loss,
+                "outcome": json.dumps(asdict(self.outcome)),
+            }
+            buffer = io.BytesIO()
+            torch.save(state, buffer)
+            with replacing(self.path) as temporary:
+                temporary.write_bytes(buffer.getbuffer())
+        self.fabric.barrier()
+
+    def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
+        """Add a validation to the history; keep the network if its loss is the lowest so far, or if it is adversarial."""
+        self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
+        if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
+            self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
+            self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
+
+    def restore_best(self) -> None:
+        """Leave the network as it was at its best."""
+        if self.best is not None:
+            self.objective.network.load_state_dict(self.best)
+        self.objective.network.eval()
