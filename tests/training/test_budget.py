@@ -24,7 +24,7 @@ from workbench.training.budget import Budget, Cost
 from workbench.training.loop import Trainer
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective
-from workbench.training.settings import steps
+from workbench.training.schedules import steps
 
 SETTINGS = TrainingSettings(4, 16, 0.1, 5e-4, optimizer="sgd")
 SIZES = ((0.0, 24), (0.5, 32))

@@ -22,7 +22,7 @@ from .objectives import Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
-from .settings import Outcome, TrainingSettings
+from .schedules import Outcome, TrainingSettings
 
 __all__ = [
     "ENCODER",

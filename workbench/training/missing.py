@@ -34,13 +34,13 @@ PAPER_PAIRS = (  # PMC2, tables 2 and 3
 class _Wanted:
     """The present networks that match each other, and the trainings of missing ones."""
 
-    def __init__(self, dataset: Dataset, preset: str, budget: Budget | None) -> None:
-        self.dataset, self.preset, self.budget = dataset, preset, budget
+    def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
+        self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
         self.present: dict[str, Manifest] = {}
 
     def usable(self, name: str) -> Manifest | None:
         """Return the manifest of complete weights that were trained against the present networks, or None."""
-        found = weights.find(name, self.dataset.family)
+        found = weights.find(name, self.dataset.family, self.shipped)
         shas = {manifest.sha256 for manifest in self.present.values()}
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
@@ -78,15 +78,16 @@ def ensure(
     compressor_loss: CompressorLoss | None = None,
     variant: str = "",
     budget: Budget | None = None,
+    shipped: bool = True,
     **run: Any,
 ) -> list[Manifest]:
     """Return the manifests of a pair's classifiers, generator and compressor. Missing or interrupted ones are trained.
 
     Existing networks are reused, whatever their preset. Weights that were trained against other networks than the present ones
-    are trained again. With the `variant` `paper`, generator and compressor are the papers', next to the pair's own. Trainings
-    are reported on standard error.
+    are trained again. With `shipped` False, shipped weights count as missing. With the `variant` `paper`, generator and
+    compressor are the papers', next to the pair's own. Trainings are reported on standard error.
     """
-    wanted = _Wanted(dataset, preset, budget)
+    wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
     for each in dict.fromkeys((target, auxiliary)):
         wanted.need(each, partial(train_classifier, dataset, each, preset, seed, **run))

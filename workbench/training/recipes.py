@@ -25,7 +25,7 @@ from .fitting import train_and_keep
 from .objectives import ClassifierObjective, Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, START, losses_of, settings_of
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
-from .settings import Plan
+from .schedules import Plan
 from .variable_rate import VariableRateObjective
 
 LATENTS = 192  # channels of a variable-rate compressor of any width: at rate 1 they carry a picture
