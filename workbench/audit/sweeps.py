@@ -74,10 +74,10 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 def of_surface(
     audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the best of some attackers on the cloud's decoded images at every strength and rate, one row each.
+    """Return the best of some attackers on the cloud's decoded images, one row for each strength and rate.
 
-    `over` is its gain over the class's mean image in PSNR (dB), 0 for an attacker that stays below it. Only PSNR is measured,
-    so that 30 points take seconds with least squares (`undo`).
+    `over` is its PSNR gain over the class's mean image (dB), 0 for an attacker below it. Only PSNR is measured, so that 30
+    points take seconds with least squares (`undo`).
     """
     control = psnr(audit.images, audit.means[audit.labels]).clamp(max=100)
     rows = []
