@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from . import legibility, metrics
 from .cifar10 import OFFICIAL
 from .classifiers import Classifier
-from .codecs import Codec, CompressAI, Jpeg, Png
+from .codecs import Codec, CompressAI, Jpeg, Neural, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
@@ -189,6 +189,7 @@ class Evaluation:
             "codec": describe(codec),
             "client": describe(self.client.jpeg),
             "strength": strength,
+            **({"rate": codec.rate} if isinstance(codec, Neural) else {}),
             "batch": self.batch,
             **self.origin(),
         }
@@ -256,6 +257,26 @@ class Evaluation:
                 self._ssim[strength] = metrics.mean(metrics.ssim(self.images, self.protected(strength)))
         return self._ssim[strength]
 
+    def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Measure the neural codec at every strength and rate, one row each.
+
+        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original: it is what a
+        person at the cloud sees.
+        """
+        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        codec, rows = codec_for(self.pair, "neural", size), []
+        for strength in strengths:
+            protected = self.protected(strength)
+            for rate in rates:
+                sizes, decoded = self.transmit(protected, codec.at(rate))
+                with torch.inference_mode():
+                    similarity = metrics.ssim(self.images, decoded)
+                figures = {"bytes": metrics.mean(sizes), "ssim": metrics.mean(similarity)}
+                figures["target"] = self.accuracy(self.pair.target, decoded)
+                figures["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
+                rows.append({"strength": strength, "rate": rate, **figures})
+        return rows
+
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
         """Measure the pair's other compressors: for each loss, rows of `curve` over lambda, the weight of its second term."""
         target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
@@ -314,10 +335,12 @@ def _division(manifest: Manifest) -> str:
 
 
 def describe(codec: Codec) -> str:
-    """Name a codec with its options: `jpeg q89 4:4:4`."""
+    """Name a codec with its options: `jpeg q89 4:4:4`, `neural rate 0.4`."""
     match codec:
         case Jpeg():
             return f"jpeg q{codec.quality} {codec.subsampling}"
+        case Neural() if codec.rate:
+            return f"neural rate {codec.rate:g}"
         case _ if getattr(codec, "lossless", None):
             return f"{codec.name} lossless"
         case _ if hasattr(codec, "quality"):

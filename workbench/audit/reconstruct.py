@@ -313,8 +313,8 @@ def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) ->
     compressor = observer.compressor
     if view == "perturbed" or compressor is None:
         return F.mse_loss(protected.float(), seen)
-    y = compressor.latents(protected.float()).float()
-    if not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
-        return F.mse_loss(y, seen)
+    y, stop = compressor.latents(protected.float()).float(), getattr(observer.codec, "stop", 0)
+    if stop or not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
+        return F.mse_loss(compressor.sent(y, stop) / compressor.steps(stop), seen)
     wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
     return F.cross_entropy(-20 * compressor.costs(y), wanted)

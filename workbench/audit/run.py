@@ -126,6 +126,8 @@ class Audit(Attempts):
             "converged": self.converged,
             "codec": describe(self.observer.codec),
             "strength": self.strength,
+            **self._options,
+            **self._options,
             "noise": self.pair.generator.noise,
             **origin(self.pair, self.dataset, self.device),
         }

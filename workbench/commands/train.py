@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all that a pair needs."""
+"""`workbench train`: train one network, or all that pairs need."""
 
 from __future__ import annotations
 
@@ -91,6 +91,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
     made.add_argument(
+        "--rate", type=float, metavar="R", help="compressor: learn this one rate, 0 to 1 (default: all rates in one network)"
+    )
+    made.add_argument(
         "--variant",
         default="",
         metavar="NAME",
@@ -118,7 +121,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UsageError for an option that does not go with what is trained."""
+    """Raise UsageError for an option that does not fit the kind of training."""
     what = options.what
     whole = what in ("pair", "all")
     if options.variant and whole and options.variant != "paper":
@@ -128,6 +131,8 @@ def _check(options: argparse.Namespace) -> None:
     for option, value in {**_hardened(options), "--start": options.start}.items():
         if value is not None and what != "generator":
             raise UsageError(f"{option} {value} goes with `train generator`, not with a {what}")
+    if options.rate is not None and what != "compressor":
+        raise UsageError(f"--rate {options.rate:g} goes with `train compressor`, not with a {what}")
     for option, value in {"--pairs": options.pairs and " ".join(options.pairs), "--minutes": options.minutes}.items():
         if value is not None and what != "all":
             raise UsageError(f"{option} {value} goes with `train all`, not with a {what}")
@@ -140,7 +145,7 @@ def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the pairs that are named, the paper's four, or the one of --target and --auxiliary."""
+    """Return the pairs to train: the named ones, the paper's four, or the pair of --target and --auxiliary."""
     from .. import weights
     from ..training import PAPER_PAIRS
 
@@ -180,11 +185,12 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
     if options.what == "joint":
         variants["generator_variant"] = options.generator_variant or "start"
         return training.train_joint(dataset, target, auxiliary, **losses, **variants, **run)
+    variants["rate"] = options.rate
     return [training.train_compressor(dataset, target, auxiliary, loss=compressor, **variants, **run)]
 
 
 def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return the preset's losses with what the options change."""
+    """Return the preset's losses, changed by the options."""
     from .. import training
 
     generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)

@@ -28,6 +28,12 @@ After an interruption the same command continues.""",
     made.add_argument("--preset", default="quick", help="quick, hours or paper (default: quick)")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument("--limit", type=positive, metavar="N", help="measure on the first N test images only")
+    made.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="send through the codec neural at this rate, 0 to 1, and train its compressors (default: PNG)",
+    )
     made.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (extra `cluster`)")
 
 
@@ -37,16 +43,18 @@ def grid(options: argparse.Namespace) -> int:
     from .. import runs
     from ..classifiers import CLASSIFIER_NAMES
     from ..grid import Grid
+    from ..rates import check_rate
     from ..weights import classifier_name
 
     dataset = read_dataset(options)
     check_preset(options.preset)
+    check_rate(options.rate)
     where = ("--data-dir", str(expand_user(options.data_dir).resolve())) if options.data_dir else ()
     data = ("--dataset", options.dataset, *where)
     targets, auxiliaries = (
         tuple(classifier_name(name) for name in names or CLASSIFIER_NAMES) for names in (options.targets, options.auxiliaries)
     )
-    asked = Grid(dataset.family, data, targets, auxiliaries, options.preset, options.seed, options.limit)
+    asked = Grid(dataset.family, data, targets, auxiliaries, options.preset, options.seed, options.limit, options.rate)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
         result = asked.run(executor)
