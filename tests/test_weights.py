@@ -429,7 +429,7 @@ SHIPPED = sorted((Path(__file__).resolve().parent.parent / "data" / "weights").g
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}: {path.stem}")
 def test_each_shipped_pair_loads_without_training(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a clone where nothing was trained: `explore`, `serve` and `evaluate` then work at once."""
+    """A fresh clone has nothing else: `explore`, `serve` and `evaluate` work at once."""
     (tmp_path / "weights").symlink_to(path.parent.parent)
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
     name, _, variant = path.stem.removesuffix("-compressor").partition("@")
