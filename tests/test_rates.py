@@ -59,7 +59,7 @@ def test_a_rate_that_cannot_be_is_refused(codec: Neural, rate: float) -> None:
         codec.at(rate)
 
 
-def test_a_compressor_of_one_rate_serves_rate_0_and_names_the_way_out(neural: Neural) -> None:
+def test_a_compressor_of_one_rate_serves_rate_0_alone(neural: Neural) -> None:
     assert neural.rates == (0.0,)
     assert neural.at(0.0).rate == neural.at(None).rate == 0
     with pytest.raises(UsageError, match=r"one rate, 0, got rate 0\.4: train a variable-rate one with `workbench train"):
@@ -77,9 +77,7 @@ def test_other_codecs_have_no_rate(other: Png | Jpeg) -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("n", [1, 6])
-def test_a_payload_of_any_rate_is_decoded_by_any_codec_of_the_weights(
-    codec: Neural, images: torch.Tensor, rate: float, n: int
-) -> None:
+def test_a_payload_of_any_rate_is_decoded_by_any_codec(codec: Neural, images: torch.Tensor, rate: float, n: int) -> None:
     payload = codec.at(rate).encode(images[:n])
     symbols = codec.compressor.symbols(images[:n], stop=codec.at(rate).stop)
     expected = codec.compressor.reconstruct(symbols, (32, 32), codec.at(rate).stop).clamp(0, 1)
@@ -171,7 +169,7 @@ def test_hostile_payloads_are_decoded_or_refused_at_every_rate(
         assert int(which.max()) == len(pictures) - 1
 
 
-def test_images_of_another_size_than_the_label_patterns_pass_at_every_rate(compressor: NeuralCompressor) -> None:
+def test_images_of_other_sizes_pass_at_every_rate(compressor: NeuralCompressor) -> None:
     wide = Neural(compressor, "ours", size=(32, 48))
     pictures = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     for rate in RATES:

@@ -1,4 +1,4 @@
-"""The views of `explore` without a browser: what the page gets, cached, and ahead of time."""
+"""The views of `explore` without a browser: the page's data, caching, and views in advance."""
 
 from __future__ import annotations
 

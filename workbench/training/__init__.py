@@ -1,4 +1,4 @@
-"""How the networks come to be: classifiers, generators, compressors; deterministic by seed, resumable, one progress bar.
+"""Training of all networks: classifiers, generators, compressors. Deterministic by seed, resumable, with one progress bar.
 
 ::
 
@@ -6,11 +6,11 @@
     adversary    ... against an inversion network
     batches      the images of each step
     loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
-    fitting      networks kept as weights with their manifests
+    fitting      networks saved as weights with their manifests
     presets      the settings and losses by name
     recipes      the training of each kind of network
     budget       schedules that fit a time budget
-    missing      all that a pair, or several, lack
+    missing      all missing networks of one pair, or of several
 """
 
 from .adversary import Defence
@@ -22,7 +22,7 @@ from .objectives import Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
-from .settings import Outcome, TrainingSettings
+from .schedules import Outcome, TrainingSettings
 
 __all__ = [
     "ENCODER",
