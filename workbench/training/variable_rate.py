@@ -41,7 +41,7 @@ class LabelledCompressor(nn.Module):
     @torch.no_grad()
     def follow(self, y: Tensor, labels: Tensor) -> None:
         """Move the prototypes towards the labels' latents of a batch."""
-        for label in labels.unique():
+        for label in set(labels.tolist()):
             self.prototypes[label].lerp_(y[labels == label, :LABEL_CHANNELS].mean(0).to(self.prototypes), PACE)
 
     def read(self, y: Tensor) -> Tensor:
