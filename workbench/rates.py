@@ -10,7 +10,7 @@ The gains and the density are those of CompressAI's variable-rate models (`model
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,19 +54,8 @@ def stop_of(rate: float, stops: int) -> int:
     return int(rate * (stops - 1) + 0.5) if stops else 0
 
 
-class Density(Protocol):
-    """The part of CompressAI's `EntropyBottleneckVbr` that makes integer tables."""
-
-    _quantized_cdf: Any
-    _offset: Any
-    _cdf_length: Any
-
-    def update_variable(self, force: bool, qs: Any) -> bool:
-        """Make the tables of the quantisation step `qs`."""
-
-
-def stop_tables(bottleneck: Density, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
+def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in an `EntropyBottleneckVbr`.
 
     The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and
     lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the others only have the symbol
