@@ -14,7 +14,7 @@ from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective,
 from workbench.data import Dataset
 from workbench.training import TrainingSettings
 from workbench.training.batches import crop_and_flip, rows_of
-from workbench.training.settings import learning_rate_share, steps
+from workbench.training.schedules import learning_rate_share, steps
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

@@ -22,7 +22,7 @@ from workbench.pictures import to_float
 from workbench.system import Client, System
 from workbench.training import CompressorLoss, GeneratorLoss, Objective, Outcome, TrainingSettings, fit, fitting, presets
 from workbench.training.objectives import ClassifierObjective
-from workbench.training.settings import Plan
+from workbench.training.schedules import Plan
 from workbench.weights import Manifest
 
 

@@ -5,7 +5,7 @@
     objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
     batches      the images of each step
-    loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
+    loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
     fitting      networks kept as weights with their manifests
     presets      the settings and losses by name
     recipes      the training of each kind of network
@@ -22,7 +22,7 @@ from .objectives import Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, losses_of
 from .protection import GeneratorLoss
 from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
-from .settings import Outcome, TrainingSettings
+from .schedules import Outcome, TrainingSettings
 
 __all__ = [
     "ENCODER",

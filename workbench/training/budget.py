@@ -39,7 +39,7 @@ from ..storage import write_json
 from .devices import on_gpu
 from .loop import Trainer
 from .objectives import Objective
-from .settings import Plan, TrainingSettings, steps
+from .schedules import Plan, TrainingSettings, steps
 
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 

@@ -23,7 +23,7 @@ from .budget import Budget, within
 from .devices import on_gpu, rank, wait_for_all
 from .loop import fit
 from .objectives import Objective
-from .settings import Outcome, Plan, TrainingSettings
+from .schedules import Outcome, Plan, TrainingSettings
 
 __all__ = ["MEASURED_ON", "captured", "train_and_keep"]
 

@@ -29,7 +29,7 @@ from .batches import Feed, batches, seed_step
 from .devices import agreed, launch, own_rows, precision_of, rank, wait_for_all
 from .objectives import Objective
 from .resume import RunState
-from .settings import Outcome, TrainingSettings, learning_rate_share, steps
+from .schedules import Outcome, TrainingSettings, learning_rate_share, steps
 
 __all__ = ["Outcome", "Trainer", "TrainingSettings", "fit", "rank", "steps", "wait_for_all"]
 

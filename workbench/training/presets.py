@@ -7,7 +7,7 @@ from dataclasses import replace
 from ..errors import UsageError, unknown
 from .compression import CompressorLoss
 from .protection import GeneratorLoss
-from .settings import TrainingSettings
+from .schedules import TrainingSettings
 
 __all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 

@@ -24,7 +24,7 @@ from .fitting import train_and_keep
 from .objectives import ClassifierObjective, Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, START, losses_of, settings_of
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
-from .settings import Plan
+from .schedules import Plan
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..storage import replacing
 from .objectives import Objective
-from .settings import Outcome
+from .schedules import Outcome
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
