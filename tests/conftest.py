@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from tests.support import browsers
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.codecs import Neural
 from workbench.data import Dataset, load
 from workbench.models import NeuralCompressor, PerturbationGenerator
+from workbench.pictures import to_float
+from workbench.rates import LABEL_CHANNELS
 from workbench.weights import Manifest, Pair
-
-import browsers  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -113,6 +114,25 @@ def neural() -> Neural:
     compressor.g_a[-1].weight.mul_(300)
     compressor.update(force=True, update_quantiles=True)
     return Neural(compressor, identity="spread")
+
+
+@pytest.fixture(scope="session")
+def variable() -> Neural:
+    """An untrained variable-rate codec of five stops, which chooses among the labels of three of the samples."""
+    torch.manual_seed(0)
+    made = NeuralCompressor(N=8, M=12, stops=5).requires_grad_(False).eval()
+    made.g_a[-1].weight.mul_(300)
+    made.g_a[-1].weight[:LABEL_CHANNELS] *= 4
+    y = made.latents(to_float(load("samples").test.images))
+    reach = 2 * torch.stack([y.amin((0, 2, 3)), 0 * y[0, :, 0, 0], y.amax((0, 2, 3))], 1)
+    made.entropy_bottleneck.quantiles.copy_(reach[:, None])
+    made.update(force=True)
+    patterns = made.quantise(y[:3])
+    made.patterns, made.pattern_counts = patterns.to(torch.int8), torch.ones(4, dtype=torch.int64)
+    y = patterns.flatten(1) / made.Gain[0]
+    made.reader = torch.cat([y, -0.5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number
+    made.answers = torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
+    return Neural(made, identity="variable")
 
 
 @pytest.fixture(scope="session")

@@ -31,13 +31,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import browsers
 import numpy as np
 import psutil
 import websocket
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # as a script
+from tests.support import browsers  # isort: skip
 from workbench.data import load
 from workbench.evaluation import origin
 from workbench.metrics import percentile

@@ -157,7 +157,7 @@ def test_a_refusal_names_neither_key_nor_content() -> None:
 @given(stream=st.binary(max_size=300), count=st.integers(1, MAX_IMAGES), key=st.binary(max_size=80))
 def test_a_stream_comes_out_with_its_number_of_images(stream: bytes, count: int, key: bytes) -> None:
     payload = pack_stream(stream, count, key)
-    assert unpack_stream(payload, key) == (stream, count)
+    assert unpack_stream(payload, key) == (stream, count, 0)
     assert len(payload) - len(stream) - TAG_BYTES <= 6
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from tests.support.pair import fit
 from workbench import weights
@@ -311,3 +312,27 @@ def test_in_sixteen_bits_the_figures_are_nearly_the_same(networks: Pair, digits:
     wide = Evaluation(networks, digits, limit=LIMIT).result(Png())
     assert (narrow["precision"], wide["precision"]) == ("bfloat16", "float32")
     assert narrow["target_accuracy"]["value"] == pytest.approx(wide["target_accuracy"]["value"], abs=3 / LIMIT)
+
+
+def test_a_codec_is_measured_once_whatever_asks_for_it(
+    networks: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables 1 and 3 and the curves of the bandwidth notebook share their points."""
+    evaluation = Evaluation(networks, digits, limit=16)
+    sent: list[str] = []
+    transmit = Evaluation.transmit
+
+    def counted(self: Evaluation, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
+        sent.append(describe(codec))
+        return transmit(self, images, codec)
+
+    monkeypatch.setattr(Evaluation, "transmit", counted)
+    png, jpeg = evaluation.result(Png()), evaluation.result(Jpeg(89))
+    table = {row["row"]: row for row in evaluation.table1(Jpeg(89))}
+    (curve,) = evaluation.curve([89], Jpeg, lambda _: 1.0, auxiliary=False)
+    evaluation.curve([89], lambda quality: Jpeg(quality, "4:2:0"), lambda _: 1.0, auxiliary=False)
+    evaluation.curve([0.5], lambda _: Png(), float)
+    assert sent == ["png", "jpeg q89 4:4:4", "png", "jpeg q89 4:4:4", "jpeg q89 4:2:0", "png"]  # the second two: originals
+    assert table["perturbed PNG"]["bytes"].as_dict() == png["s2_bytes"]
+    assert curve["target"].as_dict() == jpeg["target_accuracy"]
+    assert "auxiliary" not in curve

@@ -3,8 +3,9 @@
 ::
 
     byte 0        version (high nibble), layout (low nibble): 0 one image, 1 all strings of one length, 2 a length for each,
-                  3 one stream for all
-    varint        number of images            layouts 1 to 3
+                  3 one stream for all, 4 one image at a stop of the rate, 5 one stream for all at such a stop
+    byte          the stop, 1 to 255 (at stop 0: layouts 0 and 3)                                       layouts 4 and 5
+    varint        number of images            layouts 1 to 3, 5
     length        varint                                                                                      layout 1
     lengths       varints least, unit, width, then for each image (length - least) / unit in `width` bits     layout 2
     4 bytes       BLAKE2s tag, keyed by the codec, of everything before and after it
@@ -33,7 +34,9 @@ VERSION = 1
 TAG_BYTES = 4
 MAX_IMAGES = 65_535
 MAX_PAYLOAD = 256 << 20
-SINGLE, EQUAL, VARIED, STREAM = range(4)
+MAX_STOP = 255
+SINGLE, EQUAL, VARIED, STREAM, SINGLE_AT_STOP, STREAM_AT_STOP = range(6)
+ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
@@ -49,20 +52,24 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
     return header + _tag(header, body, key) + body
 
 
-def pack_stream(stream: bytes, count: int, key: bytes) -> bytes:
-    """Return the payload that holds one stream for `count` images (1 to 65,535)."""
+def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
+    """Return the payload that holds one stream for `count` images (1 to 65,535), coded at a stop of the rate (0 to 255)."""
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
-    header = bytes([VERSION << 4 | (SINGLE if count == 1 else STREAM)]) + (b"" if count == 1 else _varint(count))
+    if not 0 <= stop <= MAX_STOP:
+        raise UsageError(f"a stop of the rate is from 0 to {MAX_STOP}, got {stop}")
+    single, several = AT_STOP if stop else (SINGLE, STREAM)
+    header = bytes([VERSION << 4 | (single if count == 1 else several)]) + (bytes([stop]) if stop else b"")
+    header += b"" if count == 1 else _varint(count)
     return header + _tag(header, stream, key) + stream
 
 
 def claimed_images(payload: bytes) -> int:
     """Return the number of images that a payload claims to hold; 1 for bytes that are no payload, which `unpack` refuses."""
-    if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM):
+    if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:
-        return _read_varint(payload, 1)[0]
+        return _read_varint(payload, 2 if payload[0] & 15 == STREAM_AT_STOP else 1)[0]
     except PayloadError:
         return 1
 
@@ -73,19 +80,19 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
     Raises PayloadError for any bytes that `pack` with this key did not produce: another version, inconsistent lengths, damage,
     another codec or other weights.
     """
-    _, lengths, body = _open(payload, key, (SINGLE, EQUAL, VARIED))
+    _, lengths, body, _ = _open(payload, key, (SINGLE, EQUAL, VARIED))
     ends = np.cumsum(lengths).tolist()
     return [body[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
-def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int]:
-    """Return the stream of a payload and its number of images. Raises PayloadError like `unpack`."""
-    count, _, body = _open(payload, key, (SINGLE, STREAM))
-    return body, count
+def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
+    """Return the stream of a payload, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
+    count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
+    return body, count, stop
 
 
-def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes]:
-    """Return the number of images, the lengths of their strings, and the body.
+def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
+    """Return the number of images, the lengths of their strings, the body, and the stop.
 
     Raises PayloadError if the tag does not match.
     """
@@ -95,9 +102,13 @@ def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, li
         raise PayloadError(
             f"not a payload of version {VERSION} for this codec: it begins with {payload[:1].hex() or 'nothing'}"
         )
-    layout, position, count = payload[0] & 15, 1, 1
+    layout, position, count, stop = payload[0] & 15, 1, 1, 0
     lengths: list[int] = []
-    if layout != SINGLE:
+    if layout in AT_STOP:
+        stop, position = payload[1] if len(payload) > 1 else 0, 2
+        if stop == 0:
+            raise PayloadError("payload names no stop of its rate")
+    if layout not in ONE_IMAGE:
         count, position = _read_varint(payload, position)
         if not 2 <= count <= MAX_IMAGES:
             raise PayloadError(f"payload claims {count} images; 2 to {MAX_IMAGES} can be")
@@ -107,13 +118,13 @@ def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, li
         elif layout == VARIED:
             lengths, position = _read_lengths(payload, position, count)
     header, tag, body = payload[:position], payload[position : position + TAG_BYTES], payload[position + TAG_BYTES :]
-    if layout in (SINGLE, STREAM):
+    if layout in (SINGLE, STREAM, *AT_STOP):
         lengths = [len(body)]
     if len(tag) != TAG_BYTES or sum(lengths) != len(body):
         raise PayloadError(f"payload of {len(payload)} bytes is cut short or too long for the {count} images it claims")
     if not hmac.compare_digest(tag, _tag(header, body, key)):
         raise PayloadError("payload was damaged, or made by another codec or with other weights: its tag does not fit")
-    return count, lengths, body
+    return count, lengths, body, stop
 
 
 def _tag(header: bytes, body: bytes, key: bytes) -> bytes:

@@ -35,6 +35,7 @@ from .errors import ServiceError, UsageError
 from .models import check_strength
 from .pictures import check_images
 from .protocol import Tensor
+from .rates import check_rate
 from .services.admission import admission
 from .services.connection import Connection, infer, metadata
 from .services.http import Admission
@@ -129,20 +130,29 @@ class AsyncHttpsClient:
             self._model = names[0], tuple(str(told.get("classes", "")).split(","))
         return self._model
 
-    async def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
-        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`."""
+    async def recognise(
+        self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
+    ) -> Recognition:
+        """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`.
+
+        `rate` is that of the edge's neural codec; None: the edge's own.
+        """
         check_images(images)
         check_strength(strength)
-        return await self._all(len(images), progress, lambda part: self._images(images[part], strength))
+        check_rate(rate)
+        return await self._all(len(images), progress, lambda part: self._images(images[part], strength, rate))
 
-    async def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
+    async def recognise_files(
+        self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
+    ) -> Recognition:
         """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
         if self._protects is not None:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
             raise UsageError("no pictures given: name at least one file")
         check_strength(strength)
-        return await self._all(len(files), progress, lambda part: self._files(files[part], strength, Stopwatch()))
+        check_rate(rate)
+        return await self._all(len(files), progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
         """Send slices of n images, some in parallel, and return one result in the images' order."""
@@ -164,19 +174,20 @@ class AsyncHttpsClient:
                 for task in tasks:
                     task.cancel()
 
-    async def _images(self, images: Images, strength: float) -> Recognition:
+    async def _images(self, images: Images, strength: float, rate: float | None) -> Recognition:
         clock = Stopwatch()
         if self._protects is None:
-            return await self._files(self._phone.capture(images, clock), strength, clock)
-        payload = self._protects.protect(images, strength, clock)
+            return await self._files(self._phone.capture(images, clock), strength, rate, clock)
+        payload = self._protects.protect(images, strength, clock, rate)
         scores, told, passed = await self._ask(Tensor.of("payload", [payload]), {})
         for name in CLOUD:
             clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_edge_cloud"] = passed - sum(clock.milliseconds[name] or 0.0 for name in CLOUD)
         return Recognition(scores, None, len(payload), clock.milliseconds)
 
-    async def _files(self, files: Sequence[bytes], strength: float, clock: Stopwatch) -> Recognition:
-        scores, told, passed = await self._ask(Tensor.of("image", list(files)), {"strength": strength})
+    async def _files(self, files: Sequence[bytes], strength: float, rate: float | None, clock: Stopwatch) -> Recognition:
+        options = {"strength": strength} | ({} if rate is None else {"rate": rate})
+        scores, told, passed = await self._ask(Tensor.of("image", list(files)), options)
         for name in EDGE:
             clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_client_edge"] = passed - sum(clock.milliseconds[name] or 0.0 for name in EDGE)
@@ -227,13 +238,17 @@ class HttpsClient:
         """The names of the model's classes."""
         return self._run(self._inner.model)[1]
 
-    def recognise(self, images: Images, strength: float = 1.0, progress: bool = False) -> Recognition:
+    def recognise(
+        self, images: Images, strength: float = 1.0, progress: bool = False, rate: float | None = None
+    ) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`."""
-        return self._timed(self._inner.recognise, images, strength, progress)
+        return self._timed(self._inner.recognise, images, strength, progress, rate)
 
-    def recognise_files(self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False) -> Recognition:
+    def recognise_files(
+        self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
+    ) -> Recognition:
         """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
-        return self._timed(self._inner.recognise_files, files, strength, progress)
+        return self._timed(self._inner.recognise_files, files, strength, progress, rate)
 
     def close(self) -> None:
         """Disconnect. Calls in progress end with a ServiceError, and a later call connects again."""

@@ -1,7 +1,7 @@
 """The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1].
 
-png, jpeg, webp; neural, which sends the latents that serve recognition best, a stream for the batch; compressai, the same
-networks as in the paper: latents rounded, a string an image.
+png, jpeg, webp; neural, a stream for the batch, from the latents that serve recognition best (rate 0) to the picture (rate 1);
+compressai, the same networks as in the paper: latents rounded, a string an image.
 
 A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
 `key`, `encode_each` and `decode_each`, and a line in `CODECS`.
@@ -11,6 +11,7 @@ A payload is a whole batch as it crosses, its header counted (see `bitstream`). 
 
 from __future__ import annotations
 
+import copy
 import io
 import math
 from abc import ABC, abstractmethod
@@ -26,11 +27,13 @@ from .entropy import LatentCoder, Tables
 from .errors import PayloadError, UsageError, unknown
 from .models import MULTIPLE, RATE_WEIGHT, NeuralCompressor, in_parts
 from .pictures import Limits, check_images, encode, to_float, to_uint8, without_metadata
+from .rates import LABEL_CHANNELS, rates_of, stop_of
 from .warning_filter import suppress_warnings
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
 MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # of an image, in pixels; of a decoded batch, in bytes
+WORD = 4  # bytes of a latent
 BOUNDS = Limits(scans=20)  # of an image's file, beside its side
 
 
@@ -70,6 +73,12 @@ class Codec(ABC):
         with torch.inference_mode():
             images = self.decode_each(coded)
         return images[which] if self.repeats else images
+
+    def at(self, rate: float | None) -> Self:
+        """Return the codec at a rate from 0 to 1; None: as it is. Raises UsageError if it has no such rate."""
+        if rate is not None:
+            raise UsageError(f"codec {self.name!r} has no rate, got {rate:g}: the codec 'neural' has one")
+        return self
 
     def to(self, device: str | torch.device) -> Self:
         """Move the codec's networks, where it has some, to a device."""
@@ -208,7 +217,7 @@ class _NeuralCodec(Codec):
     """
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
-        if compressor.entropy_bottleneck._quantized_cdf.numel() == 0:
+        if compressor.tables()[0].numel() == 0:
             raise UsageError("the compressor has no entropy tables yet: call its update(force=True) after training")
         self.compressor, self.identity, self.size = compressor.eval(), identity, size
 
@@ -230,9 +239,11 @@ class _NeuralCodec(Codec):
 
 
 class Neural(_NeuralCodec):
-    """The neural codec with one entropy-coded stream for the batch (see `entropy`): a byte or less an image.
+    """The neural codec with one entropy-coded stream for the batch (see `entropy`).
 
-    `rate_weight` is what a bit is worth to a compressor that chooses what it sends, in chances that the target errs.
+    `rate` from 0, a byte or less an image, to 1 is that of `encode`, at the nearest of the compressor's `rates`; payloads of
+    every rate are decoded. `rate_weight` is what a bit is worth at rate 0 to a compressor that chooses what it sends, in
+    chances that the target errs.
     """
 
     name, repeats = "neural", True
@@ -243,41 +254,82 @@ class Neural(_NeuralCodec):
         identity: str,
         size: tuple[int, int] = (32, 32),
         rate_weight: float = RATE_WEIGHT,
+        rate: float = 0.0,
     ) -> None:
         super().__init__(compressor, identity, size)
         if not (math.isfinite(rate_weight) and rate_weight >= 0):
             raise UsageError(f"the weight of a bit must be a number from 0 up, got {rate_weight}")
-        self.rate_weight = rate_weight
-        bottleneck = compressor.entropy_bottleneck
-        tables = (bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length, compressor.patterns)
-        cdf, offset, length, patterns = (table.cpu().numpy().astype(np.int32) for table in tables)
-        self.coder = LatentCoder(Tables(cdf, offset, length, patterns, compressor.pattern_counts.cpu().numpy()))
+        self.rate_weight, self.rate = rate_weight, rate
+        self.stop = stop_of(rate, compressor.stops)
+        self._coders: dict[int, LatentCoder] = {}
         self._latent = (-(-size[0] // MULTIPLE), -(-size[1] // MULTIPLE))
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """The rates that there are."""
+        return rates_of(self.compressor.stops)
+
+    def at(self, rate: float | None) -> Self:
+        """Return the codec at another rate; both share networks and tables. UsageError if the compressor does not have it."""
+        if rate is None:
+            return self
+        other = copy.copy(self)
+        other.rate, other.stop = rate, stop_of(rate, self.compressor.stops)
+        return other
+
+    @property
+    def coder(self) -> LatentCoder:
+        """The entropy coder of the codec's own rate."""
+        return self._coder(self.stop)
+
+    def _coder(self, stop: int) -> LatentCoder:
+        if stop not in self._coders:
+            compressor = self.compressor
+            patterns = compressor.patterns[:, : LABEL_CHANNELS if stop else None]
+            tables = (*compressor.tables(stop), patterns)
+            cdf, offset, length, patterns = (table.cpu().numpy().astype(np.int32) for table in tables)
+            self._coders[stop] = LatentCoder(Tables(cdf, offset, length, patterns, compressor.pattern_counts.cpu().numpy()))
+        return self._coders[stop]
 
     def encode(self, images: Tensor) -> bytes:
         """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         with torch.inference_mode():
-            symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight), self._checked(images))
-        return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key)
+            symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight, self.stop), self._checked(images))
+        return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct latents of a payload, and which of them each image has."""
-        symbols, which = self._symbols(payload)
-        return [each.tobytes() for each in symbols], torch.from_numpy(which)
+        """Return the distinct latents of a payload, with the stop of its rate behind each, and which of them each image has.
+
+        Stop 0 is left out.
+        """
+        stop, symbols, which = self._symbols(payload)
+        behind = bytes([stop]) if stop else b""
+        return [each.tobytes() + behind for each in symbols], torch.from_numpy(which)
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return the images of latents, clamped to [0, 1]."""
-        symbols = torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(len(coded), -1, *self._latent)
-        return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size), symbols))
+        """Return the images of latents of one rate, clamped to [0, 1]."""
+        symbols, stop = self.latents(coded), coded[0][-1] if len(coded[0]) % WORD else 0
+        return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
+
+    def latents(self, coded: list[bytes]) -> Tensor:
+        """Return what `unpack` returned as whole numbers N x M x h x w, in steps of their rate."""
+        joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
+        return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
         """Return the information in each image's latents; the stream's rounding to whole bytes is shared."""
-        symbols, which = self._symbols(payload)
-        return (self.coder.bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
+        stop, symbols, which = self._symbols(payload)
+        return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
-    def _symbols(self, payload: bytes) -> tuple[np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
-        stream, n = bitstream.unpack_stream(payload, self.key)
-        return self.coder.decode(stream, n, self._latent)
+    def bits(self, symbols: Tensor) -> Tensor:
+        """Return the information in latents of the codec's rate (N x M x h x w, whole numbers), in bits (N)."""
+        return torch.from_numpy(self.coder.bits(symbols.cpu().numpy()))
+
+    def _symbols(self, payload: bytes) -> tuple[int, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
+        stream, n, stop = bitstream.unpack_stream(payload, self.key)
+        if stop >= max(1, self.compressor.stops):
+            raise PayloadError(f"payload is of stop {stop} of the rate, this compressor has {len(self.rates)}")
+        return stop, *self._coder(stop).decode(stream, n, self._latent)
 
 
 class CompressAI(_NeuralCodec, _StringCodec):

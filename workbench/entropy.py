@@ -3,7 +3,8 @@
 ::
 
     symbols (N x M x h x w) ->  pattern of each image  ---------------------------------------.
-                                   `-> no known pattern: its latents, channel by channel -------> range coder -> shortest tail
+                            |      `-> no known pattern: its latents, channel by channel -------> range coder -> shortest tail
+                            `-> channels that no pattern covers, one by one ------------------'
                                                             `-> beyond the table: 32 bits
 
 Near one bit a latent, most images have latents that occurred before: there are only a few patterns for each class. Their joint
@@ -16,7 +17,7 @@ produces the same bytes. The coder ends on a word of 32 bits: `_shorten` finds t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,9 @@ class Tables:
     """The integer tables that both ends share. They ship with the weights.
 
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
-    for values outside this range. `patterns` K x M x h x w are the commonest latents. `counts` K + 1 says how often each
-    occurred, with all other patterns last. If K is 0, or images have another size than the patterns, all latents are coded one
-    by one.
+    for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
+    says how often each occurred, with all other patterns last. If K is 0, or images have another size than the patterns, all
+    latents are coded one by one. Channels beyond P always are.
     """
 
     cdf: Integers
@@ -73,7 +74,12 @@ class LatentCoder:
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
-        self._channels = [_channel(row, int(n)) for row, n in zip(tables.cdf, tables.length, strict=True)]
+        frequencies = [np.diff(row[:n]).astype(np.int64) for row, n in zip(tables.cdf, tables.length.tolist(), strict=True)]
+        self._last = np.array([len(each) - 1 for each in frequencies], np.int64)  # stands for the symbols beyond a table
+        self._models = [_model(each.clip(min=1)) if len(each) > 1 else None for each in frequencies]
+        self._symbol_bits = np.zeros((len(frequencies), int(self._last.max(initial=0)) + 1))  # of each channel's symbols
+        for row, each in zip(self._symbol_bits, frequencies, strict=True):
+            row[: len(each)] = PRECISION - np.log2(each.clip(min=1))
         patterns = tables.patterns
         self._shape = patterns.shape[1:]
         self._flat = patterns.reshape(len(patterns), -1) if len(patterns) else np.zeros((0, 0), np.int32)
@@ -81,21 +87,23 @@ class LatentCoder:
         hashes = self._flat.astype(np.int64) @ self._mix
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
-        frequencies = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
-        self._pattern_bits = PRECISION + np.log2(1 / frequencies) if len(patterns) else np.zeros(1)
-        self._pattern_model = _model(frequencies) if len(patterns) else None
+        shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
+        self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
+        self._pattern_model = _model(shares) if len(patterns) else None
         # A channel is silent if it is zero in every pattern. Other images store once whether they are silent there, too.
-        self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else np.arange(len(tables.cdf))
-        self._quiet = np.setdiff1d(np.arange(len(tables.cdf)), self._loud)
+        covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
+        self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
+        self._quiet = np.setdiff1d(covered, self._loud)
+        self._free = np.arange(len(covered), len(tables.cdf))  # which no pattern covers
 
     # --- encoding ----------------------------------------------------------------------------------------------------------
 
     def encode(self, symbols: Integers) -> bytes:
         """Return the stream of symbols N x M x h x w, with N at least 1."""
         index = self.index(symbols)
-        return self._encode(index, symbols[index == len(self._flat)], symbols.shape[2:])
+        return self._encode(index, symbols[index == len(self._flat)], symbols, symbols.shape[2:])
 
-    def _encode(self, index: NDArray[np.int64], others: Integers, size: Sequence[int]) -> bytes:
+    def _encode(self, index: NDArray[np.int64], others: Integers, symbols: Integers, size: Sequence[int]) -> bytes:
         encoder = constriction.stream.queue.RangeEncoder()
         if self._fits(size):
             encoder.encode(index.astype(np.int32), self._pattern_model)
@@ -105,31 +113,21 @@ class LatentCoder:
                 encoder.encode(strange.astype(np.int32), _STRANGE)
             self._put(encoder, others, self._loud)
             self._put(encoder, others[strange], self._quiet)
-        stream = encoder.get_compressed().astype(">u4").tobytes()
-
-        def decodes(short: bytes) -> bool:
-            try:
-                read, rest = self._read(short, len(index), size)
-            except PayloadError:
-                return False
-            return np.array_equal(read, index) and np.array_equal(rest, others)
-
-        return _shorten(stream, decodes)
+        self._put(encoder, symbols, self._free)
+        return _shorten(encoder)
 
     def _put(self, encoder: Any, symbols: Integers, channels: NDArray[np.int64]) -> None:
-        if not len(symbols):
+        if not len(symbols) or not len(channels):
             return
-        beyond: list[Integers] = []
-        for channel in channels:
-            model, last = self._channels[channel]
-            values = symbols[:, channel].ravel()
-            place = values.astype(np.int64) - int(self.tables.offset[channel])
-            outside = (place < 0) | (place >= last)
-            if model is not None:
-                encoder.encode(np.where(outside, last, place).astype(np.int32), model)
-            beyond.append(values[outside])
-        rest = np.concatenate([np.zeros(0, np.int32), *beyond]).view(np.uint32)
-        if len(rest):
+        values = symbols[:, channels].swapaxes(0, 1).reshape(len(channels), -1)
+        last = self._last[channels, None]
+        place = values.astype(np.int64) - self.tables.offset[channels, None]
+        outside = (place < 0) | (place >= last)
+        for channel, row in zip(channels, np.where(outside, last, place).astype(np.int32), strict=True):
+            if (model := self._models[channel]) is not None:
+                encoder.encode(row, model)
+        if outside.any():
+            rest = values[outside].view(np.uint32)
             encoder.encode((rest % HALF).astype(np.int32), _HALVES)
             encoder.encode((rest // HALF).astype(np.int32), _HALVES)
 
@@ -140,18 +138,23 @@ class LatentCoder:
 
         Raises PayloadError unless `encode` would produce exactly this stream.
         """
-        index, others = self._read(stream, n, tuple(size))
+        index, others, symbols = self._read(stream, n, tuple(size))
         known = len(self._flat)
-        if (self.index(others) != known).any() or self._encode(index, others, tuple(size)) != stream:
+        if (self.index(others) != known).any() or self._encode(index, others, symbols, tuple(size)) != stream:
             raise PayloadError(f"payload holds a stream of {len(stream)} bytes that no encoder makes of {n} images")
+        if len(self._free):
+            return symbols, np.arange(n)
         used, inverse = np.unique(index[index < known], return_inverse=True)
         which = np.empty(n, np.int64)
         which[index < known] = inverse
         which[index == known] = len(used) + np.arange(len(others))
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
-    def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers]:
-        """Return the number of each image's pattern, and the symbols of the images without a pattern."""
+    def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
+        """Return the number of each image's pattern, the symbols of the images without a pattern, and those of all images.
+
+        The last are empty if patterns cover all channels.
+        """
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
         try:
@@ -162,20 +165,28 @@ class LatentCoder:
                 strange = decoder.decode(_STRANGE, len(others)) if len(self._quiet) else np.zeros(len(others), np.int32)
                 self._take(decoder, others, np.arange(len(others)), self._loud)
                 self._take(decoder, others, np.flatnonzero(strange), self._quiet)
+            symbols = np.zeros((n if len(self._free) else 0, *others.shape[1:]), np.int32)
+            self._take(decoder, symbols, np.arange(len(symbols)), self._free)
         except (ValueError, AssertionError, OverflowError) as error:
             raise PayloadError(f"payload holds a stream of {len(stream)} bytes that cannot be decoded") from error
-        return index.astype(np.int64), others
+        if len(symbols):
+            covered = len(self.tables.cdf) - len(self._free)
+            if self._fits(size):
+                symbols[index < known, :covered] = self.tables.patterns[index[index < known]]
+            others[:, covered:] = symbols[index == known, covered:]
+            symbols[index == known] = others
+        return index.astype(np.int64), others, symbols
 
     def _take(self, decoder: Any, symbols: Integers, rows: NDArray[np.int64], channels: NDArray[np.int64]) -> None:
         """Decode the `channels` of the given `rows` into `symbols`."""
-        if not len(rows):
+        if not len(rows) or not len(channels):
             return
         shape = (len(rows), *symbols.shape[2:])
         count = int(np.prod(shape))
         outside = np.zeros((len(channels), count), bool)
         values = np.zeros((len(channels), count), np.int32)
         for place, channel in enumerate(channels):
-            model, last = self._channels[channel]
+            model, last = self._models[channel], self._last[channel]
             read = np.full(count, last, np.int32) if model is None else decoder.decode(model, count)
             outside[place] = read == last
             values[place] = read + self.tables.offset[channel]
@@ -191,7 +202,7 @@ class LatentCoder:
         known = len(self._flat)
         if not len(symbols) or not self._fits(symbols.shape[2:]):
             return np.full(len(symbols), known, np.int64)
-        flat = symbols.reshape(len(symbols), -1)
+        flat = symbols[:, : self._shape[0]].reshape(len(symbols), -1)
         place = np.searchsorted(self._hashes, flat.astype(np.int64) @ self._mix).clip(max=known - 1)
         found = self._order[place]
         return np.where((self._flat[found] == flat).all(1), found, known)
@@ -206,40 +217,39 @@ class LatentCoder:
             strange = (symbols[others][:, self._quiet] != 0).any(axis=(1, 2, 3))
             out[others] += np.where(strange, 8.0, np.log2(256 / 255)) if len(self._quiet) else 0.0
             for channels, rows in ((self._loud, others), (self._quiet, others[strange])):
-                for channel in channels:
-                    out[rows] += self._channel_bits(int(channel), symbols[rows, channel])
-        return out
+                out[rows] += self._channel_bits(symbols[rows][:, channels], channels)
+        return out + self._channel_bits(symbols[:, self._free], self._free)
 
-    def _channel_bits(self, channel: int, values: Integers) -> NDArray[np.float64]:
-        _, last = self._channels[channel]
-        index = values.reshape(len(values), int(np.prod(values.shape[1:]))).astype(np.int64) - int(self.tables.offset[channel])
-        outside = (index < 0) | (index >= last)
-        frequency = np.diff(self.tables.cdf[channel, : last + 2]).clip(min=1)
-        bits = PRECISION - np.log2(frequency[np.where(outside, last, index)]) + 32.0 * outside
-        return bits.sum(1)  # type: ignore[no-any-return]
+    def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the bits of symbols N x C x h x w of C channels, coded one by one (N)."""
+        last = self._last[channels, None, None]
+        place = symbols.astype(np.int64) - self.tables.offset[channels, None, None]
+        outside = (place < 0) | (place >= last)
+        bits = self._symbol_bits[channels[:, None, None], np.where(outside, last, place)] + 32.0 * outside
+        return bits.sum((1, 2, 3))  # type: ignore[no-any-return]
 
     def _fits(self, size: Sequence[int]) -> bool:
         return len(self._flat) > 0 and tuple(size) == tuple(self._shape[1:])
 
 
-def _shorten(stream: bytes, decodes: Callable[[bytes], bool]) -> bytes:
-    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero: a prefix, rounded down or up."""
-    number = int.from_bytes(stream, "big")
+def _shorten(encoder: Any) -> bytes:
+    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero: a prefix, rounded down or up.
+
+    A range coder's stream is a number, and all numbers of one interval decode to the same symbols. The encoder holds that
+    interval: the 64 bits of its lower end that follow the words written so far, and its width.
+    """
+    stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
+    words, (lower, width) = encoder.pos()
+    bits = 32 * words + 64
+    number = int.from_bytes(stream, "big") << (bits - 8 * len(stream))
+    low = (number >> 64 << 64) + lower
+    low -= (1 << 64) if low > number else 0  # the last word written takes a carry
     for length in range(max(0, len(stream) - 12), len(stream)):
-        cut = number >> 8 * (len(stream) - length)
-        for candidate in (cut, cut + 1):
-            if candidate >> 8 * length == 0:
-                short = candidate.to_bytes(length, "big")
-                if not short.endswith(b"\0") and decodes(short):
-                    return short
+        unit = bits - 8 * length
+        for candidate in (number >> unit, (number >> unit) + 1):
+            if low <= candidate << unit < low + width and candidate >> 8 * length == 0 and (candidate & 255 or not length):
+                return int(candidate).to_bytes(length, "big")
     return stream
-
-
-def _channel(cdf: Integers, length: int) -> tuple[Any, int]:
-    """Return the model of a channel's symbols, and the number of the symbol for values outside the table."""
-    frequencies = np.diff(cdf[:length]).astype(np.int64)
-    last = len(frequencies) - 1
-    return (_model(frequencies.clip(min=1)), last) if last else (None, 0)
 
 
 def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from . import legibility, metrics
 from .cifar10 import OFFICIAL
 from .classifiers import Classifier
-from .codecs import Codec, CompressAI, Jpeg, Png
+from .codecs import Codec, CompressAI, Jpeg, Neural, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
@@ -80,6 +80,8 @@ class Evaluation:
         self.dataset, self.batch, self.device = dataset, batch, torch.device(device)
         self.client, self.progress = client or Client(), progress
         self._table2: dict[float, dict[str, metrics.Estimate]] = {}
+        self._ssim: dict[float, metrics.Estimate] = {}
+        self._received: dict[tuple[Any, ...], dict[str, metrics.Estimate]] = {}
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
 
@@ -141,6 +143,25 @@ class Evaluation:
             decoded.append(cloud.decode(payload).cpu())
         return sizes, torch.cat(decoded)
 
+    def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
+        """Return what a codec delivers to the cloud: `bytes`, `psnr` to the codec's input, `target` and `auxiliary` (accuracy).
+
+        `strength` is the perturbation's. None sends the originals. Each codec is measured once at each strength: its pictures
+        are not decoded and classified again.
+        """
+        options = getattr(codec, "options", None)  # those of a picture codec determine what it does
+        key = (strength, codec if options is None else (codec.name, *sorted(options().items())))
+        figures = self._received.setdefault(key, {})
+        if "target" not in figures or (auxiliary and "auxiliary" not in figures):
+            images = self.images if strength is None else self.protected(strength)
+            sizes, decoded = self.transmit(images, codec)
+            figures["bytes"] = metrics.mean(sizes)
+            figures["psnr"] = metrics.mean(metrics.psnr(images, decoded).clamp(max=100))
+            figures["target"] = self.accuracy(self.pair.target, decoded)
+            if auxiliary:
+                figures["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
+        return figures
+
     def result(self, codec: Codec, strength: float = 1.0) -> dict[str, Any]:
         """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
 
@@ -149,20 +170,18 @@ class Evaluation:
         with the client's original.
         """
         s1, _ = self._captured
-        protected = self.protected(strength)
-        s2, decoded = self.transmit(protected, codec)
-        before = self.table2(strength)
+        after, before = self.received(codec, strength), self.table2(strength)
         figures = {
             "original_accuracy": before["original"],
             "protected_accuracy": before["target"],
-            "target_accuracy": self.accuracy(self.pair.target, decoded),
-            "auxiliary_accuracy": self.accuracy(self.pair.auxiliary, decoded),
+            "target_accuracy": after["target"],
+            "auxiliary_accuracy": after["auxiliary"],
             "auxiliary_protected_accuracy": before["auxiliary"],
             "auxiliary_original_accuracy": before["auxiliary_original"],
             **{key: value for key, value in before.items() if key in SEEN},
-            "reconstruction_psnr": metrics.mean(metrics.psnr(protected, decoded).clamp(max=100)),
+            "reconstruction_psnr": after["psnr"],
             "s1_bytes": metrics.mean(s1),
-            "s2_bytes": metrics.mean(s2),
+            "s2_bytes": after["bytes"],
         }
         return {
             "n": len(self.labels),
@@ -170,6 +189,7 @@ class Evaluation:
             "codec": describe(codec),
             "client": describe(self.client.jpeg),
             "strength": strength,
+            **({"rate": codec.rate} if isinstance(codec, Neural) else {}),
             "batch": self.batch,
             **self.origin(),
         }
@@ -177,11 +197,11 @@ class Evaluation:
     def table1(self, jpeg: Jpeg) -> list[dict[str, Any]]:
         """Return the rows of Table 1: the target's accuracy on regular and perturbed images, as PNG and as JPEG."""
         rows = []
-        for kind, images in (("regular", self.images), ("perturbed", self.protected())):
+        for kind, strength in (("regular", None), ("perturbed", 1.0)):
             for codec in (Png(), jpeg):
-                sizes, decoded = self.transmit(images, codec)
-                accuracy = self.accuracy(self.pair.target, decoded)
-                rows.append({"row": f"{kind} {codec.name.upper()}", "bytes": metrics.mean(sizes), "accuracy": accuracy})
+                figures = self.received(codec, strength, auxiliary=False)
+                row = {"row": f"{kind} {codec.name.upper()}", "bytes": figures["bytes"], "accuracy": figures["target"]}
+                rows.append(row)
         return rows
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
@@ -225,15 +245,36 @@ class Evaluation:
         """
         rows = []
         for point in points:
-            protected = self.protected(strength(point))
-            sizes, decoded = self.transmit(protected, codec(point))
+            figures = self.received(codec(point), strength(point), auxiliary)
+            row = {"point": point, "ssim": self._similarity(strength(point)), "bytes": figures["bytes"]}
+            rows.append(row | {name: figures[name] for name in ("target", "auxiliary")[: 1 + auxiliary]})
+        return rows
+
+    def _similarity(self, strength: float) -> metrics.Estimate:
+        """Return the SSIM of protected images and originals, computed once for each strength."""
+        if strength not in self._ssim:
             with torch.inference_mode():
-                similarity = metrics.ssim(self.images, protected)
-            row = {"point": point, "ssim": metrics.mean(similarity), "bytes": metrics.mean(sizes)}
-            row["target"] = self.accuracy(self.pair.target, decoded)
-            if auxiliary:
-                row["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
-            rows.append(row)
+                self._ssim[strength] = metrics.mean(metrics.ssim(self.images, self.protected(strength)))
+        return self._ssim[strength]
+
+    def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
+        """Measure the neural codec at every strength and rate, one row each.
+
+        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original: it is what a
+        person at the cloud sees.
+        """
+        size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
+        codec, rows = codec_for(self.pair, "neural", size), []
+        for strength in strengths:
+            protected = self.protected(strength)
+            for rate in rates:
+                sizes, decoded = self.transmit(protected, codec.at(rate))
+                with torch.inference_mode():
+                    similarity = metrics.ssim(self.images, decoded)
+                figures = {"bytes": metrics.mean(sizes), "ssim": metrics.mean(similarity)}
+                figures["target"] = self.accuracy(self.pair.target, decoded)
+                figures["auxiliary"] = self.accuracy(self.pair.auxiliary, decoded)
+                rows.append({"strength": strength, "rate": rate, **figures})
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
@@ -294,10 +335,12 @@ def _division(manifest: Manifest) -> str:
 
 
 def describe(codec: Codec) -> str:
-    """Name a codec with its options: `jpeg q89 4:4:4`."""
+    """Name a codec with its options: `jpeg q89 4:4:4`, `neural rate 0.4`."""
     match codec:
         case Jpeg():
             return f"jpeg q{codec.quality} {codec.subsampling}"
+        case Neural() if codec.rate:
+            return f"neural rate {codec.rate:g}"
         case _ if getattr(codec, "lossless", None):
             return f"{codec.name} lossless"
         case _ if hasattr(codec, "quality"):

@@ -46,6 +46,7 @@ class Grid:
     preset: str = "quick"
     seed: int = 0
     limit: int | None = None
+    rate: float | None = None  # of the neural codec, which is then trained, too; None: PNG, which loses nothing
 
     @property
     def folder(self) -> Path:
@@ -79,7 +80,11 @@ class Grid:
                 pair = ("--target", target, "--auxiliary", auxiliary)
                 train = [] if trained else [("train", "generator", *pair, *common)]
                 limit = () if self.limit is None else ("--limit", str(self.limit))
-                jobs[name] = [*train, ("evaluate", *pair, "--codec", "png", "--json", *limit, *self.data)]
+                codec: tuple[str, ...] = ("--codec", "png")
+                if self.rate is not None:
+                    codec = ("--codec", "neural", "--rate", f"{self.rate:g}")
+                    train += [] if self._trained(target, auxiliary, True) else [("train", "compressor", *pair, *common)]
+                jobs[name] = [*train, ("evaluate", *pair, *codec, "--json", *limit, *self.data)]
         failed |= self._batch("pairs", jobs, executor)
         result = self._collect()
         if failed:
@@ -110,21 +115,22 @@ class Grid:
             run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
-    def _trained(self, target: str, auxiliary: str) -> bool:
+    def _trained(self, target: str, auxiliary: str, compressor: bool = False) -> bool:
         try:
-            weights.load_pair(self.family, target, auxiliary, compressor=False)
+            weights.load_pair(self.family, target, auxiliary, compressor=compressor)
         except WeightsError:
             return False
         return _complete(weights.generator_name(target, auxiliary), self)
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's result if it was measured with the present weights on the same number of images, else None."""
-        path = self.folder / f"{weights.generator_name(target, auxiliary)}.json"
-        if not path.is_file() or not self._trained(target, auxiliary):
+        """Return the pair's result if it was measured with the present weights, at this rate, on as many images, else None."""
+        path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
+        if not path.is_file() or not self._trained(target, auxiliary, coded):
             return None
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        pair = weights.load_pair(self.family, target, auxiliary, compressor=False)
+        pair = weights.load_pair(self.family, target, auxiliary, compressor=coded)
         same = result["weights"] == pair.sha256() and result.get("limit", ...) == self.limit
+        same = same and result.get("rate") == self.rate
         return result if same else None
 
     def _collect(self) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from . import _compat
+from . import _compat, rates
 from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
 from .pictures import check_images
 
 with _compat.stub_unused_imports():
+    from compressai.entropy_models import EntropyBottleneckVbr
     from compressai.models import FactorizedPrior
 
 __all__ = [
@@ -201,15 +202,30 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
     layer that predicts the class from the latents before quantisation, and `answers` (K x C), the target's output for each
     pattern.
+
+    With `stops` it is one network for many rates, like CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s quantises the
+    latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of every stop.
+    The first `LABEL_CHANNELS` carry the label, always in steps of stop 0 and as patterns. Stop 0 sends them alone.
+    `stop_cdf`, `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
     """
 
     patterns: Tensor
     pattern_counts: Tensor
     reader: Tensor
     answers: Tensor
+    stop_cdf: Tensor
+    stop_offset: Tensor
+    stop_length: Tensor
 
-    def __init__(self, N: int = 128, M: int = 192) -> None:
+    def __init__(self, N: int = 128, M: int = 192, stops: int = 0) -> None:
         super().__init__(N, M)
+        self.stops = stops
+        if stops:
+            self.entropy_bottleneck = EntropyBottleneckVbr(M)
+            self.Gain = nn.Parameter(rates.gains(stops), requires_grad=False)
+            self.register_buffer("stop_cdf", torch.zeros(0, dtype=torch.int32))
+            self.register_buffer("stop_offset", torch.zeros(0, M, dtype=torch.int32))
+            self.register_buffer("stop_length", torch.zeros(0, M, dtype=torch.int32))
         self.register_buffer("patterns", torch.zeros(0, M, 1, 1, dtype=torch.int8))
         self.register_buffer("pattern_counts", torch.ones(1, dtype=torch.int64))
         self.register_buffer("reader", torch.zeros(0, 0))
@@ -220,9 +236,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         bottleneck = self.entropy_bottleneck
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
-        for table in ("patterns", "pattern_counts", "reader", "answers"):
-            if table in state_dict:  # its size depends on the training, and it may be stored in fewer bits
-                setattr(self, table, getattr(self, table).new_empty(state_dict[table].shape))
+        names = ("patterns", "pattern_counts", "reader", "answers")
+        sized = [(self, "", name) for name in (*names, "stop_cdf", "stop_offset", "stop_length")]
+        if self.stops:  # CompressAI does not resize the tables of this density
+            sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
+        for module, prefix, table in sized:
+            if prefix + table in state_dict:  # its size depends on the training, and it may be stored in fewer bits
+                setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
             latents, classes = self.patterns[0].numel() if len(self.patterns) else 0, len(self.reader)
@@ -235,23 +255,70 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
                 )
         return loaded
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]`. In training mode, quantisation is replaced by noise."""
+    def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
+        """Return `x_hat` (not clamped) and `likelihoods["y"]`; in training mode, quantisation is replaced by noise."""
         check_images(images)
-        out: dict[str, Any] = super().forward(_pad(images))
+        out: dict[str, Any]
+        if self.stops:
+            y = self.sent(self.g_a(_pad(images)), stop)
+            coded = (self.entropy_bottleneck(y, qs=1 / self.Gain[each]) for each in (0, stop))
+            label = slice(rates.LABEL_CHANNELS)
+            y_hat, likelihoods = (
+                torch.cat([first[:, label], rest[:, label.stop :]], 1) for first, rest in zip(*coded, strict=True)
+            )
+            out = {"x_hat": self.g_s(y_hat), "likelihoods": {"y": likelihoods}}
+        else:
+            out = super().forward(_pad(images))
         out["x_hat"] = out["x_hat"][..., : images.shape[-2], : images.shape[-1]]
         return out
 
-    def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the quantised latents minus their medians, integers N x M x H/16 x W/16.
+    def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
+        """Compute the integer tables of every stop; existing ones only with `force`."""
+        if not self.stops:
+            return bool(super().update(*args, force=force, **options))
+        if len(self.stop_offset) and not force:
+            return False
+        self.stop_cdf, self.stop_offset, self.stop_length = rates.stop_tables(self.entropy_bottleneck, self.Gain)
+        return True
 
-        They are rounded, as in the paper. If the compressor has a reader for latents of this size, they are the patterns of
-        `choose`.
+    def tables(self, stop: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the integer tables of a stop: cumulative frequencies M x L, offsets M, lengths M. Empty before `update`."""
+        bottleneck = self.entropy_bottleneck
+        if stop == 0:
+            return bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length
+        sizes = (self.M * self.stop_length.amax(1)).tolist()
+        cdf = torch.split(self.stop_cdf, sizes)[stop - 1].view(self.M, -1)
+        return cdf, self.stop_offset[stop - 1], self.stop_length[stop - 1]
+
+    def steps(self, stop: int = 0) -> Tensor:
+        """Return the quantisation step of each channel at a stop: M x 1 x 1."""
+        steps = torch.ones_like(self.medians)
+        if self.stops:
+            steps /= self.Gain[stop]
+            steps[: rates.LABEL_CHANNELS] = 1 / self.Gain[0]
+        return steps
+
+    def sent(self, y: Tensor, stop: int) -> Tensor:
+        """Return latents N x M x h x w with zeros for the channels that a stop does not send."""
+        if not self.stops or stop:
+            return y
+        return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
+
+    def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
+        """Return the quantised latents of images, integers N x M x H/16 x W/16 (see `quantise`)."""
+        return self.quantise(self.latents(images), stop, rate_weight)
+
+    def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
+        """Return latents (minus their medians) in steps of a stop, as integers.
+
+        They are rounded, as in the paper. If the compressor has a reader for latents of this size, the label's are the patterns
+        of `choose`.
         """
-        y = self.latents(images)
-        if not len(self.reader) or y.shape[1:] != self.patterns.shape[1:]:
-            return y.round().to(torch.int32)
-        return self.patterns[self.choose(y, rate_weight)].to(torch.int32)
+        symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
+        if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
+            label = slice(rates.LABEL_CHANNELS if self.stops else None)
+            symbols[:, label] = self.patterns[self.choose(y, rate_weight)][:, label].to(torch.int32)
+        return symbols
 
     def latents(self, images: Tensor) -> Tensor:
         """Return the latents minus their medians, before quantisation: N x M x H/16 x W/16."""
@@ -275,9 +342,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
-    def reconstruct(self, symbols: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return the images of `size` (H, W) for `symbols`, not clamped."""
-        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) + self.medians)
+    def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
+        """Return the images of `size` (H, W) for the `symbols` of a stop, not clamped."""
+        x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
     @property
@@ -287,9 +354,13 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Return the rounded latents, entropy-coded by CompressAI: one string an image, of 8, 12, 16 ... bytes."""
+        """Return the latents of stop 0, rounded and entropy-coded by CompressAI: one string an image, 8, 12, 16 ... bytes."""
         check_images(images)
-        coded: list[bytes] = self.compress(_pad(images))["strings"][0]
+        coded: list[bytes]
+        if self.stops:
+            coded = self.entropy_bottleneck.compress(self.sent(self.g_a(_pad(images)), 0), qs=1 / self.Gain[0])
+        else:
+            coded = self.compress(_pad(images))["strings"][0]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
@@ -300,8 +371,16 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         latent = tuple(-(-side // MULTIPLE) for side in size)
         behind = bytes(BEHIND * len(self.medians) * latent[0] * latent[1])
         parts = [strings[start : start + AT_ONCE["cpu"]] for start in range(0, len(strings), AT_ONCE["cpu"])]
-        decoded = torch.cat([self.decompress([[each + behind for each in part]], latent)["x_hat"] for part in parts])
+        decoded = torch.cat([self._decoded([each + behind for each in part], latent) for part in parts])
         return decoded[..., : size[0], : size[1]]
+
+    def _decoded(self, strings: list[bytes], latent: tuple[int, ...]) -> Tensor:
+        images: Tensor
+        if self.stops:
+            images = self.g_s(self.entropy_bottleneck.decompress(strings, latent, qs=1 / self.Gain[0])).clamp(0, 1)
+        else:
+            images = self.decompress([strings], latent)["x_hat"]
+        return images
 
 
 class Unset(TorchFunctionMode):
@@ -315,9 +394,10 @@ class Unset(TorchFunctionMode):
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind: `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M).
+    """Build a network by its kind.
 
-    Raises UsageError for an unknown kind.
+    `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M, stops). Raises UsageError for an
+    unknown kind.
     """
     kinds: dict[str, Callable[..., nn.Module]] = {
         "classifier": Classifier,

@@ -43,7 +43,7 @@ from .storage import data_root, write_json, write_text
 
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
-NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy")
+NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy")
 ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 

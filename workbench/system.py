@@ -118,12 +118,14 @@ class Edge:
             images = images.to(self.device, memory_format=torch.channels_last)
             return in_parts(lambda part: self.generator(part, strength), images)
 
-    def protect(self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None) -> bytes:
-        """Return the payload for the cloud: codec.encode(generator(images, strength))."""
-        clock = clock or Stopwatch()
+    def protect(
+        self, images: Tensor, strength: float = 1.0, clock: Stopwatch | None = None, rate: float | None = None
+    ) -> bytes:
+        """Return the payload for the cloud: codec.encode(generator(images, strength)), at a rate (None: the codec's own)."""
+        clock, codec = clock or Stopwatch(), self.codec.at(rate)
         protected = self.perturb(images, strength, clock)
         with clock("compression", self.device):
-            return self.codec.encode(protected)
+            return codec.encode(protected)
 
 
 class Cloud:
@@ -274,8 +276,8 @@ class System:
         codec = Png()
         return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
 
-    def recognise(self, images: Tensor, strength: float = 1.0) -> Recognition:
-        """Send a batch of float images N x 3 x H x W in [0, 1] through the whole system."""
+    def recognise(self, images: Tensor, strength: float = 1.0, rate: float | None = None) -> Recognition:
+        """Send a batch of float images N x 3 x H x W in [0, 1] through the whole system, at a rate (None: the codec's own)."""
         check_images(images)
         clock = Stopwatch()
         s1 = None
@@ -283,5 +285,5 @@ class System:
             files = self.client.capture(images, clock)
             s1 = sum(map(len, files))
             images = self.edge.receive(files, clock=clock)
-        payload = self.edge.protect(images, strength, clock)
+        payload = self.edge.protect(images, strength, clock, rate)
         return Recognition(self.cloud.recognise(payload, clock), s1, len(payload), clock.milliseconds)

@@ -51,7 +51,10 @@ _TYPES: dict[str, Any] = {
     "seed": (int, type(None)),
     "complete": bool,
 }
-TABLES = ("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers")  # sized by training
+TABLES = (  # sized by training
+    *("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers"),
+    *("stop_cdf", "stop_offset", "stop_length"),
+)
 
 
 @dataclass(frozen=True)
@@ -371,5 +374,5 @@ def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     if isinstance(module, models.PerturbationGenerator):
         return "generator", {"width": module.width} | ({"noise": module.noise} if module.noise else {})
     if isinstance(module, models.NeuralCompressor):
-        return "compressor", {"N": module.N, "M": module.M}
+        return "compressor", {"N": module.N, "M": module.M} | ({"stops": module.stops} if module.stops else {})
     raise UsageError(f"a {type(module).__name__} is none of the workbench's networks")

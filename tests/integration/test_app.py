@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 import nbformat
 import pytest
 
+from tests.support.browsers import ended
+from tests.support.pair import AUXILIARY, TARGET
 from tests.support.sshd import missing
 from workbench.errors import RunError, UsageError
 from workbench.panels.app import main, view_of
-
-from browsers import ended  # isort: skip
-from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.browsers import accessible, notebook, open_notebook, run_all, saved, screenshot, wait_for
+from tests.support.pair import AUXILIARY, TARGET
 from workbench.deployment.deployed import Deployed
 from workbench.deployment.plan import Deployment
-
-from browsers import accessible, notebook, open_notebook, run_all, saved, screenshot, wait_for  # isort: skip
-from tests.support.pair import AUXILIARY, TARGET
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -1,6 +1,6 @@
-"""The notebook `explore` in JupyterLab in a real browser: its controls moved by mouse and by keyboard, its kernel real.
+"""The notebook `explore` in JupyterLab in a real browser: its controls moved by mouse and by keyboard, with a real kernel.
 
-What the page does alone is in test_explore_stage.py, what the kernel does alone in test_panels.py.
+test_explore_stage.py tests the page alone, tests/panels the kernel alone.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ import numpy as np
 import psutil
 import pytest
 
+from tests.support import browsers
+from tests.support.browsers import accessible, open_notebook, run_all, screenshot, wait_for
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.uploads import awkward, png
-
-import browsers  # isort: skip
-from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -49,28 +48,28 @@ class View:
         self.page = page
 
     def of(self, name: str, inner: str = "") -> Locator:
-        """Return a control by its name, or something in it."""
+        """Return a control by its name, or an element inside it."""
         return self.page.locator(f".pmc2-{name} {inner}".strip()).first
 
     def numbers(self, name: str) -> str:
-        """Return the settings of which the figures are."""
+        """Return the settings to which the figures belong."""
         return self.of("numbers").get_attribute(f"data-{name}") or ""
 
     def pixels(self, name: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """Return the picture of a card as it is on the screen."""
+        """Return the displayed picture of a card."""
         self.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return np.asarray(self.of(name, ".pmc2-over").evaluate(PIXELS)).reshape(-1, 4)[:, :3]
 
     def said(self) -> str:
-        """Return the line that reports what goes on."""
+        """Return the status line."""
         return self.of("message").inner_text()
 
     def choose(self, name: str, label: str) -> None:
-        """Choose in a drop-down list."""
+        """Choose an option in a drop-down list."""
         self.of(name, "select").select_option(label=label)
 
     def until(self, **settings: Any) -> None:
-        """Wait until the figures are those of some settings."""
+        """Wait until the figures belong to these settings."""
         for name, value in settings.items():
             wait_for(lambda: self.numbers(name) == str(value), 30, f"a view of {name} {value} did not come")  # noqa: B023
 
@@ -81,7 +80,7 @@ class View:
             self.page.keyboard.press(key)
 
     def after(self, act: Callable[[], Any]) -> None:
-        """Do something and wait for another view."""
+        """Call `act`, and wait for another view."""
         before = self.numbers("view")
         act()
         wait_for(lambda: self.numbers("view") != before, 30, "another view did not come")
@@ -104,7 +103,7 @@ def arrived(page: Page) -> View:
 
 
 def run_again(page: Page) -> View:
-    """Run all cells once more and wait for the view that replaces the present one."""
+    """Run all cells again, and wait for the new view."""
     page.evaluate("() => document.querySelector('.pmc2-explore').classList.add('of-before')")
     run_all(page)
     page.locator(".of-before").wait_for(state="detached")
@@ -120,7 +119,7 @@ def kernel_of(page: Page, lab: str, name: str) -> psutil.Process:
 
 
 def command(process: psutil.Process) -> list[str]:
-    """Return the command line of a process; nothing once it is gone."""
+    """Return the command line of a process, or nothing after its end."""
     try:
         return process.cmdline()
     except psutil.Error:
@@ -160,7 +159,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     assert view.of("pair", "option").all_inner_texts() == [f"{TARGET}-X-{AUXILIARY}"]
     assert view.of("variant", "option").all_inner_texts()[0].startswith("own:")
 
-    # Which pictures, and many of them.
+    # The pictures, and a sheet of them.
     view.press("number", "ArrowRight", "ArrowRight")
     view.until(index=2)
     assert not np.array_equal(view.pixels("original"), first)
@@ -200,7 +199,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
     view.choose("sheet", "1 picture")
     view.until(count=1)
 
-    # Pins, and what is taken away.
+    # Pins, and disabled controls.
     view.of("pin").click()
     page.locator(".pmc2-pin-card").wait_for()
     view.press("strength", "End")
@@ -220,7 +219,7 @@ def test_every_control_does_what_it_says(lab: str, page: Page, folder: Path, tmp
         assert Path(download.value.path()).read_bytes() == written.read_bytes()
     assert json.loads(written.read_text("utf-8"))["command"].startswith("papermill notebooks/explore.ipynb")
 
-    # A link that sets the view again.
+    # A link that restores the view.
     page.locator(".pmc2-settings summary").click()
     wait_for(lambda: view.of("python", "input").input_value().startswith("explorer.apply("), 30, "no link")
     line = view.of("python", "input").input_value()
@@ -275,9 +274,7 @@ def test_pictures_are_uploaded_and_an_attacker_is_trained(lab: str, page: Page, 
     assert view.pixels("original")[0].tolist() == [0, 250, 0]
 
 
-def test_it_lives_through_two_tabs_a_stopped_a_killed_kernel_and_running_all_twice(
-    lab: str, page: Page, folder: Path, noted: list[str]
-) -> None:
+def test_it_survives_two_tabs_and_stopped_and_killed_kernels(lab: str, page: Page, folder: Path, noted: list[str]) -> None:
     begin(page, lab, folder, "lives")
     view = run_again(page)
     assert page.locator(".pmc2-explore").count() == 1
@@ -319,7 +316,7 @@ def test_it_lives_through_two_tabs_a_stopped_a_killed_kernel_and_running_all_twi
 
 
 def figures(path: Path) -> int:
-    """Return how many figures a notebook has kept."""
+    """Return the number of figures that a notebook has saved."""
     try:
         return len(json.loads(path.read_text("utf-8"))["figures"])
     except (OSError, ValueError):
@@ -332,9 +329,7 @@ def in_sight(page: Page) -> bool:
     return box is not None and 0 <= box["y"] < 1000
 
 
-def test_the_view_does_not_wait_for_a_cell_that_runs_and_follows_the_theme(
-    lab: str, page: Page, folder: Path, tmp_path: Path
-) -> None:
+def test_the_view_does_not_wait_for_cells_and_follows_themes(lab: str, page: Page, folder: Path, tmp_path: Path) -> None:
     browsers.notebook("explore", folder, f'{SMALL}\noutput_dir = "{folder}/running-output"', "running")
     path = folder / "running.ipynb"
     document = nbformat.read(path, 4)

@@ -1,4 +1,4 @@
-"""The stage of `explore` in a real browser without a kernel: what the page draws and does alone."""
+"""The stage of `explore` in a real browser without a kernel: the page's own drawing and behaviour."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.browsers import accessible, screenshot
+from tests.support.stage_page import encoded, open_stage, state_of
 from workbench.panels.explore_stage import Stage, pack_frames, pack_seen
 from workbench.panels.pipeline import Captured, Seen
 from workbench.panels.settings import Settings
 from workbench.pictures import residual, to_uint8
-
-from browsers import accessible, screenshot  # isort: skip
-from stage_page import encoded, open_stage, state_of  # isort: skip
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,13 +31,13 @@ FRAMES = "() => new Promise((done) => requestAnimationFrame(() => requestAnimati
 
 
 def captured(n: int) -> Captured:
-    """Return random pictures at the edge, in whole levels."""
+    """Return random pictures at the edge, in integer levels."""
     levels = torch.randint(0, 256, (3, n, 3, SIDE, SIDE), generator=torch.Generator().manual_seed(0)).float() / 255
     return Captured(levels[0], levels[1], levels[2], [900] * n, torch.eye(len(CLASSES))[:1] if n == 1 else None)
 
 
 def seen(n: int, value: float, guess: bool = False) -> Seen:
-    """Return two distinct pictures at the cloud, of one colour each. The target reads each picture as its number's class."""
+    """Return two distinct pictures at the cloud, of one colour each. The target's class of a picture is its number."""
     cloud = torch.stack([torch.full((3, SIDE, SIDE), value), torch.full((3, SIDE, SIDE), value / 2)])
     which = torch.arange(n) % 2
     answers = torch.nn.functional.one_hot(torch.arange(n) % len(CLASSES), len(CLASSES)) * 0.9 + 0.025
@@ -113,7 +112,7 @@ def test_the_page_blends_each_strength_as_the_edge_does(empty: Page, strength: f
     assert np.array_equal(pixels(empty, ".pmc2-protected .pmc2-under"), levels(pictures.original[0]))
 
 
-def test_the_cloud_s_view_comes_from_the_table_without_the_kernel(empty: Page) -> None:
+def test_the_clouds_view_comes_from_the_table_without_kernel(empty: Page) -> None:
     given, _ = made(1)
     open_stage(empty, given)
     assert set(pixels(empty, ".pmc2-cloud .pmc2-over")) == {204}
@@ -134,7 +133,7 @@ def test_the_cloud_s_view_comes_from_the_table_without_the_kernel(empty: Page) -
     assert [k for k in range(101) if marks[k].any()] == [40, 100], "the slider marks where views are known"
 
 
-def test_a_sheet_shows_each_picture_frames_the_misread_and_opens_one(empty: Page) -> None:
+def test_a_sheet_frames_misread_pictures_and_opens_one(empty: Page) -> None:
     given, pictures = made(16)
     open_stage(empty, given)
     drawn = pixels(empty, ".pmc2-sheet-box canvas").reshape(2 * SIDE, 8 * SIDE, 3)
@@ -211,7 +210,7 @@ def test_divider_swap_zoom_and_pan_are_linked_and_ask_nobody(empty: Page) -> Non
     assert empty.evaluate("model.sent.length") == 0
 
 
-def test_controls_send_settings_and_typed_values_are_kept_in_range(empty: Page) -> None:
+def test_controls_send_settings_within_their_range(empty: Page) -> None:
     given, _ = made(1)
     open_stage(empty, given)
     typed = empty.locator(".pmc2-strength input[type=number]")
@@ -255,7 +254,7 @@ def test_files_are_sent_as_they_are(empty: Page) -> None:
     assert empty.evaluate("model.sent") == [[{"do": "upload", "names": [name]}, 1] for name in ("a.png", "b.png")]
 
 
-def test_curves_and_surface_show_the_present_point_and_a_press_sets_it(empty: Page) -> None:
+def test_curves_show_the_present_point_and_a_press_sets_it(empty: Page) -> None:
     given, _ = made(1)
     line = [[a, 50 + 40 * a, 45.0, 95.0] for a in (0.0, 0.5, 1.0)]
     rows = [[a, rate, 60 + 30 * a * rate, 2.0 + rate] for rate in (0.0, 0.5, 1.0) for a in (0.0, 0.5, 1.0)]

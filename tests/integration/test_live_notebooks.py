@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-import browsers  # isort: skip
-from browsers import accessible, open_notebook, run_all, screenshot, wait_for  # isort: skip
+from tests.support import browsers
+from tests.support.browsers import accessible, open_notebook, run_all, screenshot, wait_for
 from tests.support.pair import AUXILIARY, TARGET
 from tests.support.trainings import few
 

@@ -15,11 +15,10 @@ import nbformat
 import pytest
 from PIL import Image
 
-from workbench import runs
-
-from browsers import accessible, open_notebook, screenshot, wait_for  # isort: skip
+from tests.support.browsers import accessible, open_notebook, screenshot, wait_for
 from tests.support.once import filled_once
 from tests.support.pair import AUXILIARY, TARGET
+from workbench import runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,6 +29,7 @@ READ = (
     "bandwidth",
     "latency",
     "privacy",
+    "tradeoff",
     "energy",
 )  # their whole output is in the file, while the other notebooks' views need a kernel
 TRUE = "effectiveness"  # the notebook that `make test` runs
@@ -62,6 +62,7 @@ class Executed(dict[str, tuple[Path, int, str]]):
         self._wanted["explore"][1]["dataset"] = "digits"
         self._wanted["latency"][1]["requests"] = 20
         self._wanted["energy"][1]["repetitions"] = 3
+        self._wanted["tradeoff"][1].update(strengths=[0, 1], rates=[0], pairs=60)  # the tiny compressor has one rate
         self._wanted["privacy"][1].update(seeds=1, effort="trial", pairs=[60, 120])
 
     def __missing__(self, key: str) -> tuple[Path, int, str]:
@@ -81,7 +82,7 @@ def test_the_notebooks_are_those_that_a_batch_runs() -> None:
     assert (
         {path.stem for path in PATHS}
         == set(runs.NOTEBOOKS)
-        == {"explore", "train", "effectiveness", "bandwidth", "privacy", "latency", "energy", "deploy"}
+        == {"explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy"}
     )
 
 

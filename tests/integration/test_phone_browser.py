@@ -26,6 +26,10 @@ from PIL import Image
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response as HttpResponse
 
+from tests.support.browsers import launched, screenshot, wait_for
+from tests.support.servers import answering, send
+from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
+from tests.support.snp import PROVIDER, processor
 from workbench.certs import issue
 from workbench.codecs import Jpeg, Neural
 from workbench.data import Dataset
@@ -37,11 +41,6 @@ from workbench.services.trust import Token
 from workbench.services.types import RequestContext
 from workbench.system import COMPONENTS
 from workbench.weights import Pair
-
-from browsers import launched, screenshot, wait_for  # isort: skip
-from tests.support.servers import answering, send
-from tests.support.services import Both, ask, both_of, cloud_of, edge_of, measured, occupied, serving
-from tests.support.snp import PROVIDER, processor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

@@ -15,7 +15,7 @@ from tests.support.services import Answered, Both, ask, both_of
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ProtocolError
-from workbench.services.forms import form_of
+from workbench.services.forms import PARAMETERS, form_of
 from workbench.weights import Pair
 
 FORM = {"Content-Type": "multipart/form-data; boundary=seam"}
@@ -87,7 +87,7 @@ def test_fields_may_stand_before_and_between_pictures(both: Both, files: list[by
         ("timeout", b"0", "timeout must be a number above 0"),
         ("timeout", b"soon", "the field timeout must be a number"),
         ("show", b"edge", "can only be 'cloud'"),
-        ("strenght", b"1", "the form's field 'strenght' is unknown; fields are strength, timeout, id, show, and files"),
+        ("strenght", b"1", "the form's field 'strenght' is unknown; fields are strength, rate, timeout, id, show, and files"),
         ("X-Strength", b"1", "the form's field 'X-Strength' is unknown"),
         ("", b"1", "the form's field '' is unknown"),
         ("pictures[]", b"\xff\xd8", "the form's field 'pictures[]' is unknown"),
@@ -97,9 +97,9 @@ def test_a_field_that_cannot_be_is_named(both: Both, files: list[bytes], name: s
     assert message in error(sent(both, (PICTURE, files[0]), (field(name), text)))
 
 
-@pytest.mark.parametrize("name", ["strength", "timeout", "id", "show"])
+@pytest.mark.parametrize("name", ["strength", "rate", "timeout", "id", "show"])
 def test_a_parameter_is_given_once(both: Both, files: list[bytes], name: str) -> None:
-    header, value = {"strength": "X-Strength", "timeout": "X-Timeout", "id": "X-Request-Id", "show": "X-Show"}[name], b"1"
+    header, value = PARAMETERS[name], b"1"
     value = b"cloud" if name == "show" else value
     twice = sent(both, (PICTURE, files[0]), (field(name), value), (field(name), value))
     assert f"the form's field {name} comes twice" in error(twice)

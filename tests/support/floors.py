@@ -100,12 +100,11 @@ def drawing() -> str:
         return f"{name}/" if f"{folder}.{name}.__init__" in MODULES else name
 
     lines = [f"{number}  {' '.join(shown('workbench', name) for name in names.split())}" for number, names in enumerate(FLOORS)]
+    lines.append("")
     for folder in FOLDERS[1:]:
         steps = [[shown(folder, name) for name in level if name != "__init__"] for level in levels(inside(folder))]
         text = " | ".join(" ".join(step) for step in steps if step)
-        lines.append(
-            f"{'' if folder.count('.') > 1 else chr(10)}{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}"
-        )
+        lines.append(f"{folder.removeprefix('workbench.').replace('.', '/') + '/':24}{text}")
     return "\n".join(lines) + "\n"
 
 

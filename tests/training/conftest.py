@@ -22,7 +22,7 @@ def few(digits: Dataset) -> Dataset:
 
 @pytest.fixture
 def tiny_presets(monkeypatch: pytest.MonkeyPatch) -> TrainingSettings:
-    """Presets of three steps, with an epoch after the second one, and the narrowest generator."""
+    """Presets of three steps, an epoch after the second, of the narrowest generator."""
     settings = TrainingSettings(2, 24, 1e-3, 0.0, max_images=72, validation_images=8, width=2, classifier_width=4, noise=0.1)
     for name, kinds in presets.PRESETS.items():
         monkeypatch.setitem(presets.PRESETS, name, dict.fromkeys(kinds, settings))

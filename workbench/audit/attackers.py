@@ -46,7 +46,7 @@ class Read(Attacker):
 
     def make(self) -> nn.Module:
         """Return the untrained classifier."""
-        return SmallCNN(self.observer.pair.target.num_classes)
+        return SmallCNN(self.observer.pair.target.num_classes, self.effort.reader)
 
     def fit(self, pairs: Pairs) -> None:
         """Train the classifier. Raises UsageError for pairs without classes."""
@@ -117,7 +117,9 @@ class Replay(Attacker):
 
     def guess(self, observed: Observed) -> Tensor:
         """Return the negative distances to the known pictures' mean views (N x M)."""
-        return -torch.cdist(observed.seen.flatten(1), self.known, compute_mode="donot_use_mm_for_euclid_dist")
+        first, which = observed.distinct
+        seen = observed.seen[first].flatten(1)
+        return -torch.cdist(seen, self.known, compute_mode="donot_use_mm_for_euclid_dist")[which]
 
 
 KINDS = (Undo, Inversion, Prior, Optimise, LatentPrior, DiffusionPrior, Read, Retrain, Replay)

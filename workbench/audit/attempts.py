@@ -9,7 +9,6 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -31,7 +30,7 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength.
+    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength and a rate.
 
     `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds, and learns from `pairs` of a
     `source` (None: the effort's number, limited to the training split). Figures are means over images and seeds. A `judge`
@@ -45,6 +44,7 @@ class Attempts:
         *,
         codec: str = "neural",
         strength: float = 1.0,
+        rate: float | None = None,
         n: int = 1000,
         seeds: int = 3,
         effort: Effort = EFFORTS["quick"],
@@ -69,19 +69,26 @@ class Attempts:
         split = dataset.test.head(n)
         self.images, self.labels = to_float(split.images), split.labels
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
-        self.observer = Observer(pair, codec, self._size, strength, device)
+        self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
+        self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
         self._protected: dict[float, Tensor] = {}
-        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
+        self._observers: dict[tuple[object, ...], Observer] = {(strength, codec, ()): self.observer}
+        self._observed: dict[Observer, dict[str, Observed]] = {}
+        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # of every attacker that has run
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return the same observer at another strength, or with another codec and its `options`."""
-        at = self.strength if strength is None else strength
-        return Observer(self.pair, codec or self.codec, self._size, at, str(self.device), like=self.observer, **options)
+        """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
+        options = (self._options if codec in (None, self.codec) else {}) | options
+        at, codec = self.strength if strength is None else strength, codec or self.codec
+        key = (at, codec, tuple(sorted(options.items())))
+        if key not in self._observers:
+            self._observers[key] = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
+        return self._observers[key]
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
         """Return a view of the test images. They pass through the edge only once for all views."""
@@ -168,22 +175,30 @@ class Attempts:
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run an attempt's attackers with one seed, and return the figures of each."""
+        """Run those of an attempt's attackers that have not run with this seed before, and return the figures of all."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
-        own = observer is self.observer and source == self.source and attempt.pairs is None
+        run = (view, source, observer, effort, seed)
+        missing = [name for name in attempt.attackers if (*run, name) not in self._figures]
+        self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
+        if missing:
+            self._run(missing, *run)
+        return {name: self._figures[(*run, name)] for name in attempt.attackers}
+
+    def _run(self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int) -> None:
+        """Run attackers on a view with one seed. Keep their figures, and the guesses of the audit's own first seed."""
+        own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
-        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in attempt.attackers):
+        if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in names):
             base = Inversion(observer, effort, seed, self.tick)
             base.fit(learnt)
-        figures = {}
-        for name in attempt.attackers:
+        for name in names:
             attacker = self._made(name, observer, effort, seed, base)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
-            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
-        return figures
+            figures = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
+            self._figures[(view, source, observer, effort, seed, name)] = figures
 
     def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:
@@ -195,7 +210,9 @@ class Attempts:
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
-            known = attacker.observer.observe(self.images, observed.view)
+            # Without a random component, another send shows the same.
+            draws = attacker.observer.pair.generator.noise > 0
+            known = attacker.observer.observe(self.images, observed.view) if draws else observed
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
         guess = attacker.guess(observed)
@@ -208,7 +225,7 @@ class Attempts:
     @cached_property
     def judge(self) -> Judge:
         """The network that judges reconstructions."""
-        return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick)
+        return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick, self.effort.reader)
 
     @cached_property
     def means(self) -> Tensor:
@@ -270,11 +287,11 @@ class Attempts:
             self._bar.close()
             self._bar = None
 
-    def _cost(self, names: list[str]) -> int:
+    def _cost(self, names: Sequence[str], effort: Effort) -> int:
         """Return the number of images for one seed of some attackers, which share one inversion network."""
-        made = [ATTACKERS[name](self.observer, self.effort) for name in names]
+        made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
-        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * self.effort.passes
+        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * effort.passes
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

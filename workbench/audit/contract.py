@@ -22,8 +22,8 @@ class Effort:
     """The budget of an attacker.
 
     `pairs`: the number of pictures that it sends through the edge. `passes`: training images of one network, repeats included.
-    `width`: channels of its networks. `steps`: gradient steps of the white box for each picture. `sends`: how often `replay`
-    sends each known picture.
+    `width`: channels of its inversion networks. `reader`: channels of its classifiers, and of the judge's. `steps`: gradient
+    steps of the white box for each picture. `sends`: how often `replay` sends each known picture.
     """
 
     pairs: int
@@ -31,6 +31,7 @@ class Effort:
     width: int = 16
     steps: int = 40
     sends: int = 16
+    reader: int = 32
 
     def of(self, pairs: int) -> Effort:
         """Return the same effort with another number of pairs, and at least one pass for each pair."""
@@ -48,8 +49,8 @@ class Effort:
 # lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
 # them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
 EFFORTS = {
-    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4),
-    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5),
+    "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, reader=8),
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=8),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
 }

@@ -45,11 +45,10 @@ class Linkage:
     def pooled(self, view: str) -> int:
         """Return the side of the squares that distinguishes captures best, on as many of the attacker's own pictures."""
         if view not in self._pooled:
-            own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
-            images = to_float(own.images)
-            first, second = observer.observe(images, view), observer.observe(_second_captures(images), view)
+            *protected, labels = self._own_protected
+            first, second = (self.audit.observer.quick.show(each, view) for each in protected)
             sides = POOLED if first.pictures else (1,)
-            areas = {side: self._linked(first.seen, second.seen, own.labels, side).value for side in sides}
+            areas = {side: self._linked(first.seen, second.seen, labels, side).value for side in sides}
             self._pooled[view] = max(areas, key=lambda side: areas[side])
         return self._pooled[view]
 
@@ -112,6 +111,13 @@ class Linkage:
     def _second_protected(self) -> Tensor:
         """The second captures of the test images, protected."""
         return self.audit.observer.protect(_second_captures(self.audit.images))
+
+    @cached_property
+    def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
+        """As many of the attacker's own pictures as test images, protected, their second captures, and their labels."""
+        own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
+        images = to_float(own.images)
+        return observer.protect(images), observer.protect(_second_captures(images)), own.labels
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ __all__ = [
     "Inverter",
     "MeanPictures",
     "SmallCNN",
+    "feature_distance",
     "inverter",
     "learn",
     "narrow",
@@ -188,25 +189,36 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return logits N x K of images N x 3 x H x W in [0, 1]."""
-        logits: Tensor = self.last(self.layers(4 * (images - 0.5)).amax((2, 3)))
+        return self._head(self.layers(4 * (images - 0.5)))
+
+    def _head(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.last(x.amax((2, 3)))
         return logits
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Return the activations of each block, normalised over channels as in LPIPS."""
+        return self.features_and_logits(images)[0]
+
+    def features_and_logits(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the normalised activations of each block and the logits, from one pass."""
         x, activations = 4 * (images - 0.5), []
         for layer in self.layers:
             x = layer(x)
             if isinstance(layer, nn.ReLU):
                 activations.append(F.normalize(x, dim=1))
-        return activations
+        return activations, self._head(x)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
         """Return the distance of each pair of images in feature space (N): squared, averaged over pixels, summed over blocks.
 
         This is LPIPS (Zhang et al. 2018) on this network in place of AlexNet, without learnt channel weights.
         """
-        pairs = zip(self.features(x), self.features(y), strict=True)
-        return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
+        return feature_distance(self.features(x), self.features(y))
+
+
+def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
+    """Return the distance of each pair of images (N) from the activations of each block."""
+    return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(x, y, strict=True)]).sum(0)
 
 
 class Critic(nn.Module):

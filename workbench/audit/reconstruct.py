@@ -49,11 +49,12 @@ class Undo(Attacker):
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
+    learns_from = 500  # pairs at most: 500,000 pixels for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
         """Choose the smoothing width and the matrix of least error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
-        few = pairs[torch.arange(min(2000, len(pairs)))]
+        few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
         fitted = []
         for width in self.widths:
@@ -312,8 +313,8 @@ def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) ->
     compressor = observer.compressor
     if view == "perturbed" or compressor is None:
         return F.mse_loss(protected.float(), seen)
-    y = compressor.latents(protected.float()).float()
-    if not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
-        return F.mse_loss(y, seen)
+    y, stop = compressor.latents(protected.float()).float(), getattr(observer.codec, "stop", 0)
+    if stop or not len(compressor.reader) or y.shape[1:] != compressor.patterns.shape[1:]:
+        return F.mse_loss(compressor.sent(y, stop) / compressor.steps(stop), seen)
     wanted = torch.cdist(seen.flatten(1), compressor.patterns.flatten(1).float()).argmin(1)
     return F.cross_entropy(-20 * compressor.costs(y), wanted)

@@ -63,7 +63,8 @@ class Audit(Attempts):
         for number in range(doublings + 1):
             if number:
                 self.effort = self.effort.doubled(most if self.source == "same" else 2 * self.effort.pairs)
-            with self.showing(f"effort x {2**number}", sum(self.seeds * self._cost(names) for names in plan.values())):
+            passes = sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
+            with self.showing(f"effort x {2**number}", passes):
                 rows = self.best([Attempt(view, names) for view, names in plan.items()])
             self.effort_curve += [{**row, "effort": asdict(self.effort)} for row in rows]
             values = {row["view"]: row["psnr"].value for row in rows}
@@ -86,7 +87,7 @@ class Audit(Attempts):
         `unseen` has the rows of as many classifiers that no training saw (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
-        passes = self.effort.passes + sum(self.seeds * self._cost(names) for names in plan.values())
+        passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0
         passes += unseen_cost(self.effort, unseen)
@@ -125,6 +126,8 @@ class Audit(Attempts):
             "converged": self.converged,
             "codec": describe(self.observer.codec),
             "strength": self.strength,
+            **self._options,
+            **self._options,
             "noise": self.pair.generator.noise,
             **origin(self.pair, self.dataset, self.device),
         }

@@ -15,7 +15,7 @@ from ..data import Dataset
 from ..errors import UsageError
 from ..metrics import Estimate
 from ..pictures import to_float
-from .networks import SmallCNN, learn, run
+from .networks import SmallCNN, feature_distance, learn, run
 
 __all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
 
@@ -35,10 +35,15 @@ class Judge:
     """
 
     def __init__(
-        self, dataset: Dataset, passes: int, device: torch.device, tick: Callable[[int], None] = lambda _: None
+        self,
+        dataset: Dataset,
+        passes: int,
+        device: torch.device,
+        tick: Callable[[int], None] = lambda _: None,
+        width: int = 32,
     ) -> None:
         torch.manual_seed(JUDGE_SEED)
-        self.device, self.network = device, SmallCNN(len(dataset.classes)).to(device)
+        self.device, self.network = device, SmallCNN(len(dataset.classes), width).to(device)
         images, labels = dataset.train.images, dataset.train.labels
         shown = torch.Generator().manual_seed(JUDGE_SEED)
 
@@ -57,6 +62,17 @@ class Judge:
         """Return the perceptual distance of each pair of pictures (N)."""
         return run(self.network.distance, self.device, x, y)
 
+    def compare(self, images: Tensor, guesses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `distance(images, guesses)` and `right(guesses, labels)`, with one pass over the guesses for both."""
+
+        def both(images: Tensor, guesses: Tensor) -> Tensor:
+            features, logits = self.network.features_and_logits(guesses)
+            distance = feature_distance(self.network.features(images), features)
+            return torch.stack([distance.float(), logits.argmax(1).float()], 1)
+
+        distance, judged = run(both, self.device, images, guesses).T
+        return distance, (judged == labels).float()
+
 
 def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
     top, left = (int(each) for each in torch.randint(0, 5, (2,), generator=random))
@@ -68,12 +84,13 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
     with torch.inference_mode():
         similarity = metrics.ssim(images, guesses)
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
+    distance, judged = judge.compare(images, guesses, labels)
     return {
         "psnr": metrics.psnr(images, guesses).clamp(max=100),
         "ssim": similarity,
         "abs_ssim": similarity.abs(),
-        "distance": judge.distance(images, guesses),
-        "judged": judge.right(guesses, labels),
+        "distance": distance,
+        "judged": judged,
         "identified": identified(likeness),
     }
 

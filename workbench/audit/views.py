@@ -29,7 +29,7 @@ from ..codecs import CompressAI, Neural
 from ..data import Dataset
 from ..errors import DataError, unknown
 from ..inference import computes_in_16_bits, prepare_pair
-from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
+from ..models import NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
 from ..pictures import to_float, to_uint8
 from ..rows import distinct
 from ..system import Client, Cloud, Edge, codec_for
@@ -203,8 +203,7 @@ class Observer:
     def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
         """Return a payload's content: the latents of a neural codec, or the decoded pictures of another codec."""
         if isinstance(self.codec, Neural):
-            shape = (len(coded), self.codec.compressor.M, *(-(-side // MULTIPLE) for side in self.codec.size))
-            return torch.frombuffer(bytearray().join(coded), dtype=torch.int32).view(shape).float()
+            return self.codec.latents(coded).float()
         if isinstance(self.codec, CompressAI):  # one string for each image, in order
             with torch.inference_mode():
                 return in_parts(self.codec.compressor.latents, protected).round()

@@ -103,14 +103,15 @@ def bench_models(
     rounds: int = 15,
     device: str | torch.device = "cpu",
     progress: bool = False,
+    rate: float = 0.0,
 ) -> dict[str, Any]:
     """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size, and return one JSON object.
 
-    Milliseconds are for one image: the median over rounds with the least and the greatest. `ratio` is the papers' time over the
-    side's time, within each round. `agreement` compares each side with the plain networks under the same codec, over all
-    `images`: the largest difference between protected images (values in [0, 1]), and the number of different labels. The
-    papers' implementation rounds the latents, and so has other labels. Raises UsageError for fewer images than the largest
-    batch.
+    `rate` is that of the codec `neural`. Milliseconds are for one image: the median over rounds with the least and the
+    greatest. `ratio` is the papers' time over the side's time, within each round. `agreement` compares each side with the
+    plain networks under the same codec, over all `images`: the largest difference between protected images (values in [0,
+    1]), and the number of different labels. The papers' implementation rounds the latents, and so has other labels. Raises
+    UsageError for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")
@@ -118,11 +119,12 @@ def bench_models(
         raise UsageError(f"a batch of {max(batches)} needs as many images, there are {len(images)}")
     device = torch.device(device)
     size = (int(images.shape[-2]), int(images.shape[-1]))
-    sides = _sides(pair, size, device)
+    sides = _sides(pair, size, device, rate)
     result: dict[str, Any] = {"target": pair.target.name, "auxiliary": pair.auxiliary.name, "weights": pair.sha256()}
+    result |= {"rate": rate} if rate else {}
     result |= {"rounds": rounds, "threads": torch.get_num_threads(), **provenance(device)}
     plain = copy.deepcopy(pair)
-    codec = codec_for(plain, "neural", size=size).to(device)
+    codec = codec_for(plain, "neural", size=size, rate=rate).to(device)
     reference = _Ours(Edge(plain.generator, codec, device), Cloud(codec, plain.target, device, remembered=0))
     result["agreement"] = _agreement(reference, sides, images)  # first, so that the cloud's cache has the codes of ordinary use
     result["batches"] = {}
@@ -142,10 +144,10 @@ def bench_models(
     return result
 
 
-def _sides(pair: Pair, size: tuple[int, int], device: torch.device) -> dict[str, _Side]:
+def _sides(pair: Pair, size: tuple[int, int], device: torch.device, rate: float = 0.0) -> dict[str, _Side]:
     def ours(precision: str, remembered: int = REMEMBERED) -> _Ours:
         made = prepare_pair(pair, device, precision)
-        codec = codec_for(made, "neural", size=size).to(device)
+        codec = codec_for(made, "neural", size=size, rate=rate).to(device)
         return _Ours(Edge(made.generator, codec, device), Cloud(codec, made.target, device, remembered))
 
     coder = codec_for(pair, "compressai", size=size).to(device)

@@ -217,7 +217,7 @@ def bench_services(
     assert system.client is not None
     files = system.client.capture(images)
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
-    named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
+    named = _named(stage)
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
@@ -268,7 +268,7 @@ def bench_hostile(
     assert system.client is not None
     files = system.client.capture(images)
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
-    named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
+    named = _named(stage)
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
     with ServiceFixture(options, stage.target, files, labels, token=True) as fixture:
         fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
@@ -282,6 +282,12 @@ def bench_hostile(
     result["memory_change"] = memory[-1] / first - 1 if first else 0.0
     result["p95_ratio"] = found["honest"]["ms"]["p95"]["value"] / alone
     return result
+
+
+def _named(stage: StageConfig) -> dict[str, str]:
+    """Return the options of `workbench serve` that say what a stage is."""
+    named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
+    return named | ({"rate": f"{stage.rate:g}"} if stage.rate else {})
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -8,7 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair, text_table
+from .options import (
+    Commands,
+    add_command,
+    add_common,
+    add_rate,
+    pick_device,
+    positive,
+    read_dataset,
+    read_pair,
+    read_rate,
+    text_table,
+)
 
 __all__ = ["add"]
 
@@ -40,6 +51,7 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
         help="between edge and cloud (default: neural)",
     )
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="0 (the original) to 1 (default)")
+    add_rate(made)
     made.add_argument("--pairs", type=positive, metavar="N", help="pictures with their views that attackers learn from")
     made.add_argument(
         "--source",
@@ -80,6 +92,7 @@ def audit(options: argparse.Namespace) -> int:
     for file in (options.output, options.page):
         if file is not None:
             require_writable(file.resolve().parent)
+    rate = read_rate(options)
     dataset = read_dataset(options)
     pair = read_pair(options, dataset)
     views = (options.view,) if options.view else VIEWS
@@ -92,6 +105,7 @@ def audit(options: argparse.Namespace) -> int:
         dataset,
         codec=options.codec,
         strength=options.strength,
+        rate=rate,
         n=options.limit,
         seeds=options.seeds,
         effort=EFFORTS[options.effort],

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, text_table
+from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, text_table
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,6 +49,7 @@ def add(commands: Commands) -> None:
         choices=("float32", "bfloat16"),
         help="of services: in which all sides compute (float32)",
     )
+    add_rate(made)
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--json", action="store_true", help="print one JSON object")
 
@@ -65,19 +66,18 @@ def services(options: argparse.Namespace) -> int:
     from ..system import System
 
     dataset = read_dataset(options)
-    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, precision=options.precision)
-    system = System.load(
-        dataset.family, options.target, options.auxiliary, device=pick_device(options.device), precision=options.precision
-    )
+    named: Any = {"precision": options.precision} | ({} if options.rate is None else {"rate": options.rate})
+    stage = StageConfig(dataset.family, dataset.classes, options.target, options.auxiliary, **named)
+    system = System.load(dataset.family, options.target, options.auxiliary, device=pick_device(options.device), **named)
     images = to_float(dataset.test.head(options.limit or 1024).images)
-    named = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
+    data = ("--dataset", options.dataset, *(("--data-dir", options.data_dir) if options.data_dir else ()))
     if options.hostile:
-        return hostile(options, stage, system, images, (*named, "--device", options.device))
+        return hostile(options, stage, system, images, (*data, "--device", options.device))
     result = bench_services(
         stage,
         system,
         images,
-        data=(*named, "--device", options.device),
+        data=(*data, "--device", options.device),
         seconds=options.seconds,
         rounds=options.rounds or 5,
         requests=options.requests,
@@ -178,7 +178,13 @@ def models(options: argparse.Namespace) -> int:
     pair = weights.load_pair(dataset.family, options.target, options.auxiliary)
     images = to_float(dataset.test.head(options.limit).images)
     result = bench_models(
-        pair, images, batches=options.batches, rounds=options.rounds or 15, device=pick_device(options.device), progress=True
+        pair,
+        images,
+        batches=options.batches,
+        rounds=options.rounds or 15,
+        device=pick_device(options.device),
+        progress=True,
+        rate=options.rate or 0.0,
     )
     result |= {"dataset": dataset.title}
     if options.json:

@@ -27,17 +27,17 @@ def add(commands: Commands) -> None:
     )
     made.add_argument("file", type=Path, help="a state dict (.pt) or a Lightning checkpoint (.ckpt)")
     made.add_argument("--dataset", default="cifar10", help="the data set it was trained on (default: cifar10)")
-    made.add_argument("--target", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
-    made.add_argument("--auxiliary", default="", metavar="NAME", help="of a generator, where the checkpoint does not say")
+    made.add_argument("--target", default="", metavar="NAME", help="of a generator, if the checkpoint does not name it")
+    made.add_argument("--auxiliary", default="", metavar="NAME", help="of a generator, if the checkpoint does not name it")
 
     made = add_command(
         commands,
         "export-weights",
         export_weights,
-        "write a pair's weights in the form that ships: floats in 16 bits",
+        "write a pair's weights in the shipped form: floats in 16 bits",
         "  workbench export-weights data/weights --dataset cifar10",
     )
-    made.add_argument("folder", type=Path, help="where to: data/weights is searched for weights")
+    made.add_argument("folder", type=Path, help="the folder to write to; data/weights is searched for weights")
     add_common(made, device=False)
     made.add_argument("--full", action="store_true", help="keep floats in 32 bits")
 
@@ -62,7 +62,7 @@ def add(commands: Commands) -> None:
         commands,
         "models",
         models,
-        "list the networks and the weights that are there",
+        "list the networks and the available weights",
         "  workbench models\n  workbench models --json",
     )
     made.add_argument("--json", action="store_true", help="print a JSON array")

@@ -25,20 +25,20 @@ def add(commands: Commands) -> None:
         commands,
         "doctor",
         _doctor,
-        "ask the machines of a plan for everything that a launch needs, and change nothing there",
+        "check the machines of a plan for everything that a launch needs, without changing them",
         """  workbench doctor deployment.toml
   workbench doctor deployment.toml --json
 
-exit status: 0 all is ok, 1 something is wrong or cannot be determined, 2 a machine is not reached, or the plan is none""",
+exit status: 0 all is ok, 1 something is wrong or cannot be determined, 2 a machine is unreachable, or the plan is invalid""",
     )
     made.add_argument("plan", type=Path, nargs="?", default=PLAN, metavar="FILE", help=f"default: {PLAN}")
-    made.add_argument("--ssh-config", type=Path, metavar="FILE", help="in place of ~/.ssh/config")
+    made.add_argument("--ssh-config", type=Path, metavar="FILE", help="replaces ~/.ssh/config")
     made.add_argument("--json", action="store_true", help="print one JSON object")
     made.add_argument(
         "--root",
         default="/",
         metavar="DIR",
-        help="where the machines' own root file system lies, if their sshd runs in a container (/)",
+        help="the path of the machines' own root file system, if their sshd runs in a container (/)",
     )
 
 

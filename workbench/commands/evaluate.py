@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from ..errors import UsageError
-from .options import Commands, add_command, add_common, pick_device, positive, read_dataset, read_pair
+from .options import Commands, add_command, add_common, add_rate, pick_device, positive, read_dataset, read_pair, read_rate
 
 __all__ = ["add"]
 
@@ -20,6 +20,7 @@ def add(commands: Commands) -> None:
         "measure accuracy, SSIM and bytes of the whole system",
         """  workbench evaluate --dataset digits --codec neural --json
   workbench evaluate --dataset cifar10 --data-dir ~/cifar10 --codec jpeg --quality 89 --limit 500
+  workbench evaluate --dataset digits --rate 0.6 --strength 0.2
   workbench evaluate --dataset samples --codec png --strength 0.5""",
     )
     add_common(made)
@@ -30,6 +31,7 @@ def add(commands: Commands) -> None:
         help="default: neural; compressai: as in the paper, latents rounded, with CompressAI's entropy coder",
     )
     made.add_argument("--quality", type=int, metavar="Q", help="of jpeg (1 to 95) or webp (1 to 100)")
+    add_rate(made)
     made.add_argument("--subsampling", metavar="S", help="of jpeg: 4:4:4, 4:2:2 or 4:2:0 (default: 4:4:4)")
     made.add_argument(
         "--client-quality", type=int, default=90, metavar="Q", help="of the JPEG that the phone sends (default: 90)"
@@ -52,9 +54,10 @@ def evaluate(options: argparse.Namespace) -> int:
     from .. import system
     from ..evaluation import Evaluation
 
+    rate = read_rate(options)
+    chosen: dict[str, Any] = {} if rate is None else {"rate": rate}
     dataset = read_dataset(options)
     pair = read_pair(options, dataset)
-    chosen: dict[str, Any] = {}
     if options.quality is not None:
         if options.codec not in ("jpeg", "webp"):
             raise UsageError(f"--quality {options.quality} goes with --codec jpeg or webp, not {options.codec}")

@@ -18,11 +18,13 @@ __all__ = [
     "Commands",
     "add_command",
     "add_common",
+    "add_rate",
     "check_preset",
     "pick_device",
     "positive",
     "read_dataset",
     "read_pair",
+    "read_rate",
     "text_table",
 ]
 
@@ -58,6 +60,29 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
     made.add_argument("--auxiliary", default=AUXILIARY, metavar="NAME", help=f"the model that must fail (default: {AUXILIARY})")
     if device:
         made.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") -> None:
+    """Declare the option of a rate."""
+    made.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help=f"{whose}: 0 (the fewest bits, the class) to 1 (the most, the picture); default: 0",
+    )
+
+
+def read_rate(options: argparse.Namespace) -> float | None:
+    """Return the rate that the options name, None if they name none.
+
+    Raises UsageError for a rate that cannot be, or another codec than neural.
+    """
+    from ..rates import check_rate
+
+    check_rate(options.rate)
+    if options.rate is not None and options.codec != "neural":
+        raise UsageError(f"--rate {options.rate:g} goes with --codec neural, not {options.codec}")
+    return None if options.rate is None else float(options.rate)
 
 
 def read_dataset(options: argparse.Namespace) -> Dataset:

@@ -44,6 +44,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--certs", type=Path, metavar="DIR", help="a folder made by `workbench certs`: its authority is trusted")
     made.add_argument("--token-file", type=Path, metavar="FILE", help="shown in place of a certificate ($WORKBENCH_TOKEN)")
     made.add_argument("--strength", type=float, default=1.0, metavar="A", help="of the perturbation (default: 1)")
+    made.add_argument("--rate", type=float, metavar="R", help="of the edge's codec neural, 0 to 1 (default: the edge's own)")
     made.add_argument("--deadline", type=float, default=30.0, metavar="S", help="for each batch of 256 (30)")
     made.add_argument("--batch", type=positive, default=256, metavar="N", help="pictures that are sent together (256)")
     made.add_argument(
@@ -72,10 +73,10 @@ def recognize(options: argparse.Namespace) -> int:
     if options.arrangement == "pp":
         edge, images = _phone(options, files)
         with HttpsClient(options.cloud, protects=edge, **shared) as client:
-            answer = client.recognise(images, options.strength, progress)
+            answer = client.recognise(images, options.strength, progress, options.rate)
             return _told(options, client, answer)
     with HttpsClient(options.edge, **shared) as client:
-        answer = client.recognise_files(files, options.strength, progress)
+        answer = client.recognise_files(files, options.strength, progress, options.rate)
         return _told(options, client, answer)
 
 
@@ -125,6 +126,7 @@ def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition)
             {"file": name, "label": label, "scores": row} for name, label, row in zip(names, labels, scores, strict=True)
         ]
         told = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
+        told |= {} if options.rate is None else {"rate": options.rate}
         if client.verdict is not None:
             verdict = client.verdict
             warnings = list(verdict.warnings)
@@ -137,7 +139,7 @@ def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition)
     if client.verdict is not None:
         print(f"\nattested: {printable(client.verdict.summary)}")
         for warning in client.verdict.warnings:
-            print(f"WARNING: {warning}")
+            print(f"WARNING: {printable(warning)}")
     sent = "" if answer.s1_bytes is None else f"{answer.s1_bytes:,} bytes to the edge, "
     total = sum(value for value in answer.milliseconds.values() if value is not None)
     print(f"\n{sent}{answer.s2_bytes:,.0f} bytes on to the cloud, {total:.1f} ms in all:")

@@ -36,7 +36,7 @@ def _manifests(options: argparse.Namespace) -> int:
     plan = Deployment.read(options.plan)
     container = plan.container() if options.stage == "edge" else plan.cloud_container()
     if options.stage == "cloud":
-        print("# A cloud in a guest with a confidential GPU. Valid under Kubernetes' schemas; it has never run.")
+        print("# A cloud in a guest with a confidential GPU. Valid under Kubernetes' schemas, but it has never run.")
     print(to_yaml(render(container, _certificates(plan, container))), end="")
     return 0
 

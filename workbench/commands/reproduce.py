@@ -25,19 +25,19 @@ def add(commands: Commands) -> None:
         commands,
         "reproduce",
         reproduce,
-        "train what is missing, execute every notebook, write the report",
+        "train missing networks, execute every notebook, write the report",
         """  workbench reproduce
   workbench reproduce --dataset cifar10 --data-dir ~/cifar10 --limit 1000
-  workbench reproduce --resume                           what is missing of the latest run
+  workbench reproduce --resume                           the rest of the latest run
   workbench reproduce --scheduler tcp://head:8786        on a Dask cluster that sees these files""",
     )
     add_common(made, device=False)
-    made.add_argument("--preset", default="quick", help="for what must be trained: quick or paper (default: quick)")
+    made.add_argument("--preset", default="quick", help="for missing networks: quick or paper (default: quick)")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument("--limit", type=positive, metavar="N", help="the first N test images only")
     made.add_argument("--notebooks", nargs="+", metavar="NAME", help="only these (default: all)")
     made.add_argument(
-        "--resume", nargs="?", const="latest", metavar="RUN", help="go on with a run of data/runs (default: the latest)"
+        "--resume", nargs="?", const="latest", metavar="RUN", help="continue a run in data/runs (default: the latest)"
     )
     made.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (extra `cluster`)")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..processes import keep_memory
 from ..storage import write_text
-from .options import AUXILIARY, TARGET, Commands, add_command, pick_device, positive
+from .options import AUXILIARY, TARGET, Commands, add_command, add_rate, pick_device, positive, read_rate
 
 if TYPE_CHECKING:
     from ..certs import Role
@@ -69,6 +69,8 @@ def add(commands: Commands) -> None:
     _add_limits(made)
     made.add_argument("--token-file", type=Path, metavar="FILE", help="a bearer token that clients may show")
     made.add_argument("--least-strength", type=float, default=1.0, metavar="A", help="an edge refuses less (default: 1)")
+    add_rate(made, "of the codec neural: what an edge sends at for requests that name none, and a cloud warms up for")
+    made.add_argument("--most-rate", type=float, metavar="R", help="an edge refuses a higher rate (default: --rate)")
     made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
     made.add_argument(
         "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
@@ -110,6 +112,10 @@ def serve(options: argparse.Namespace) -> int:
         raise UsageError("arrangement pp has no edge: the phone protects, and asks the cloud")
     if not 0 <= options.least_strength <= 1 or options.wait_ms < 0 or options.deadline <= 0:
         raise UsageError("--least-strength is from 0 to 1, --wait-ms from 0 up, --deadline above 0")
+    if options.most_rate is not None and options.what == "cloud":
+        raise UsageError("--most-rate is an edge's: a cloud decodes payloads of every rate")
+    if options.most_rate is not None and not (options.rate or 0.0) <= options.most_rate <= 1:
+        raise UsageError(f"--most-rate is from --rate to 1, got {options.most_rate:g}")
     if options.remember is not None and options.remember < 0:
         raise UsageError(f"--remember is a number of codes from 0 up, got {options.remember}")
     if options.token_file is not None and options.what == "cloud" and options.arrangement == "pmc2":
@@ -227,10 +233,18 @@ def _service(options: argparse.Namespace) -> Service:
 
     shared: dict[str, Any] = {"token": _token(options), "plain": options.plain_http, "deadline_s": options.deadline}
     device = pick_device(options.device)
-    codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
+    codec = options.codec = options.codec or ("png" if options.arrangement == "pp" else "neural")
+    rate = read_rate(options) or 0.0
     dataset = load(options.dataset, options.data_dir)
     stage = StageConfig(
-        dataset.family, dataset.classes, options.target, options.auxiliary, codec, device, precision=options.precision
+        dataset.family,
+        dataset.classes,
+        options.target,
+        options.auxiliary,
+        codec,
+        device,
+        precision=options.precision,
+        rate=rate,
     )
     if options.precision == "bfloat16" and not computes_in_16_bits(device):
         logging.getLogger("workbench.services").warning(
@@ -281,6 +295,7 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
         capacity=max(options.queue, options.batch),
         wait_s=options.wait_ms / 1e3,
         least_strength=options.least_strength,
+        most_rate=options.most_rate,
         agent=_agent(options),
         **shared,
     )

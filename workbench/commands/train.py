@@ -91,6 +91,9 @@ Ctrl-C keeps the best so far; the same command goes on from there.""",
     )
     made.add_argument("--weight", type=float, metavar="LAMBDA", help="compressor: weight of the distortion")
     made.add_argument(
+        "--rate", type=float, metavar="R", help="compressor: learn this one rate, 0 to 1 (default: all rates in one network)"
+    )
+    made.add_argument(
         "--variant",
         default="",
         metavar="NAME",
@@ -128,6 +131,8 @@ def _check(options: argparse.Namespace) -> None:
     for option, value in {**_hardened(options), "--start": options.start}.items():
         if value is not None and what != "generator":
             raise UsageError(f"{option} {value} goes with `train generator`, not with a {what}")
+    if options.rate is not None and what != "compressor":
+        raise UsageError(f"--rate {options.rate:g} goes with `train compressor`, not with a {what}")
     for option, value in {"--pairs": options.pairs and " ".join(options.pairs), "--minutes": options.minutes}.items():
         if value is not None and what != "all":
             raise UsageError(f"{option} {value} goes with `train all`, not with a {what}")
@@ -180,6 +185,7 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
     if options.what == "joint":
         variants["generator_variant"] = options.generator_variant or "start"
         return training.train_joint(dataset, target, auxiliary, **losses, **variants, **run)
+    variants["rate"] = options.rate
     return [training.train_compressor(dataset, target, auxiliary, loss=compressor, **variants, **run)]
 
 

@@ -19,7 +19,7 @@ def add(commands: Commands) -> None:
         "train and measure target x auxiliary pairs, all 64 unless some are named",
         """  workbench grid --targets resnet18 vgg13_bn --auxiliaries resnet18 vgg13_bn
   workbench grid --dataset cifar10 --preset paper --scheduler tcp://head:8786     a GPU for each Dask worker
-The same command goes on where it was stopped.""",
+After an interruption the same command continues.""",
     )
     made.add_argument("--dataset", default="digits", help="digits or cifar10 (default: digits)")
     made.add_argument("--data-dir", metavar="DIR", help="a local copy of the data set")
@@ -28,6 +28,12 @@ The same command goes on where it was stopped.""",
     made.add_argument("--preset", default="quick", help="quick, hours or paper (default: quick)")
     made.add_argument("--seed", type=int, default=0, help="default: 0")
     made.add_argument("--limit", type=positive, metavar="N", help="measure on the first N test images only")
+    made.add_argument(
+        "--rate",
+        type=float,
+        metavar="R",
+        help="send through the codec neural at this rate, 0 to 1, and train its compressors (default: PNG)",
+    )
     made.add_argument("--scheduler", metavar="ADDRESS", help="a Dask scheduler (extra `cluster`)")
 
 
@@ -37,16 +43,18 @@ def grid(options: argparse.Namespace) -> int:
     from .. import runs
     from ..classifiers import CLASSIFIER_NAMES
     from ..grid import Grid
+    from ..rates import check_rate
     from ..weights import classifier_name
 
     dataset = read_dataset(options)
     check_preset(options.preset)
+    check_rate(options.rate)
     where = ("--data-dir", str(expand_user(options.data_dir).resolve())) if options.data_dir else ()
     data = ("--dataset", options.dataset, *where)
     targets, auxiliaries = (
         tuple(classifier_name(name) for name in names or CLASSIFIER_NAMES) for names in (options.targets, options.auxiliaries)
     )
-    asked = Grid(dataset.family, data, targets, auxiliaries, options.preset, options.seed, options.limit)
+    asked = Grid(dataset.family, data, targets, auxiliaries, options.preset, options.seed, options.limit, options.rate)
     with contextlib.ExitStack() as stack:
         executor = stack.enter_context(runs.dask_executor(options.scheduler)) if options.scheduler else None
         result = asked.run(executor)

@@ -16,7 +16,7 @@ _ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import a view at its first use: its controls appear before the networks' libraries are loaded."""
+    """Import a view on first use, so that controls appear before the networks' libraries are loaded."""
     from importlib import import_module
 
     if name not in _ROOMS:

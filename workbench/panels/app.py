@@ -4,8 +4,8 @@
 
     browser --token--> Voilà, on this machine alone --> a kernel for each page: the notebook's cells, up to the one with a view
 
-What the notebook keeps after its view (figures, results) is not run: the page is there at once. A page that is closed takes its
-kernel along; one that was lost is ended after `CULL_S`.
+Cells after the view (figures, results) are not run, so that the page appears at once. A closed page ends its kernel. A lost one
+is ended after `CULL_S`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ __all__ = ["config", "main", "view_of"]
 PORT = 8866
 CULL_S = 300
 TEMPLATE = "page"
-# All that a page needs is here; its widgets' code is compiled by the browser, pictures and figures are in the page itself.
+# A page's own resources only: the browser compiles the widgets' code, and anywidget loads the stage's module from a blob.
 POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: data: blob:; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
 )
@@ -42,7 +42,7 @@ POLICY = (
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
     """Return the notebook's code up to the cell that ends in a view (`... .widget`), with `parameters` after its own.
 
-    Raises UsageError for a parameter that it does not declare, and RunError where no cell shows a view.
+    Raises UsageError for an undeclared parameter, and RunError if no cell shows a view.
     """
     cells = [deepcopy(cell) for cell in notebook.cells if cell.cell_type == "code"]
     shown = next((at for at, cell in enumerate(cells) if cell.source.rstrip().endswith(".widget")), None)
@@ -69,7 +69,7 @@ def _names(source: str) -> list[str]:
 
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
-    """Return Voilà's configuration for a notebook's view: on loopback, behind a token (None: a new one), serving no files."""
+    """Return Voilà's configuration for a notebook's view: on loopback, with a token (None: a new one), serving no files."""
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
     try:
@@ -106,7 +106,7 @@ def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", tok
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve a notebook's view until Ctrl-C or SIGTERM; return the exit status."""
+    """Serve a notebook's view until Ctrl-C or SIGTERM, and return the exit status."""
     options = _parser().parse_args(arguments)
     try:
         return _serve(options)
@@ -136,7 +136,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a parameter's value, read as papermill reads it."""
+    """Return a parameter's value, parsed like papermill."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

@@ -1,6 +1,6 @@
-"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, views ahead of the hand.
+"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, and views computed in advance.
 
-They run one after another in their own thread, and pause while the hand moves.
+They run one after another in their own thread, and pause while the user moves a control.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ __all__ = ["BackgroundTasks"]
 
 CURVE_IMAGES = 1000
 SURFACE_IMAGES = 256
-ATTACK = (2000, 12_000)  # pairs that an attacker learns from, pictures that pass
-MAPPED = 256  # points of the map
-PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths ahead of the hand, by the pictures on the screen
+ATTACK = (2000, 12_000)  # an attacker's training pairs, and its training images with repeats
+MAPPED = 256  # points on the map
+PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths computed in advance, by the number of pictures on the screen
 Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """Runs tasks in the order of their requests. Between them it measures the curves, then fills the table of views ahead.
+    """Runs tasks in the order of their requests. Between them it measures the curves, then fills the table of views in advance.
 
-    `curves` and `scans` are kept once they are measured.
+    `curves` and `scans` are cached after they are measured.
     """
 
     def __init__(self, explorer: ViewProtocol) -> None:
@@ -49,11 +49,11 @@ class BackgroundTasks:
 
     @property
     def idle(self) -> bool:
-        """Whether all requested tasks are done. Views ahead do not count."""
+        """Whether all requested tasks are done. Views in advance do not count."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
-        """Run a task after those before it."""
+        """Run a task after all earlier ones."""
         with self.explorer.worker.changed:
             self._queue.append(task)
             self.explorer.worker.changed.notify_all()
@@ -91,7 +91,7 @@ class BackgroundTasks:
     def _pace(self) -> None:
         self.explorer.worker.wait_for_rest(REST_S)
 
-    # --- ahead of the hand ---------------------------------------------------------------------------------------------------
+    # --- views in advance ----------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
         """Send views at other strengths and rates, the nearest first, until the settings change."""
@@ -149,7 +149,7 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return the evaluation of the test images, which stops once it is superseded."""
+        """Return the evaluation of the test images. It stops when a newer request supersedes it."""
         from .curves import Paced
 
         def pace() -> None:
@@ -209,7 +209,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter and sort by what the cloud recognises, SSIM or an attacker's PSNR, at the present settings."""
+        """Filter and sort by the cloud's labels, SSIM or an attacker's PSNR, at the present settings."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -227,18 +227,18 @@ class BackgroundTasks:
             explorer.report(f"{count} of the first {n} pictures, at strength {settings.strength:g}", kept=True)
 
     def forget(self, source: str) -> None:
-        """Drop the searches of a collection that was replaced."""
+        """Drop the searches of a replaced collection."""
         self._around = self._mapped = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     def show_map(self, on: bool) -> None:
-        """Keep the map up to date from now on, or no longer."""
+        """Switch the map, and its updates, on or off."""
         self.mapping = on
         if on:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Show the first pictures of the collection as points: what the target reads of them at the cloud, by PCA."""
+        """Show the first pictures of the collection as points: the target's features at the cloud, projected by PCA."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -257,7 +257,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker on what the cloud sees at the present settings. Its guess is shown from then on."""
+        """Train an attacker on the cloud's view at the present settings, and show its guesses from then on."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -283,7 +283,7 @@ class BackgroundTasks:
     # --- exports -------------------------------------------------------------------------------------------------------------
 
     def export(self, kind: str) -> None:
-        """Write what is shown, in a figure with what is pinned; report the files, and offer one to the browser."""
+        """Write the view, with the pinned ones in a figure. Report the files, and offer one to the browser."""
         explorer, view = self.explorer, self.explorer.view
         if view is None:
             return
@@ -300,7 +300,7 @@ class BackgroundTasks:
             explorer.stage.send(content, [paths[0].read_bytes()])
 
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
-        """Return the notebook's parameters that show a view again. An uploaded picture is written next to the settings."""
+        """Return the notebook's parameters that reproduce a view. An uploaded picture is written next to the settings."""
         explorer = self.explorer
         settings: Settings = view.settings
         source = explorer.picture_source.sources[settings.source]

@@ -1,4 +1,4 @@
-"""Anybody's method in the stage of `explore`: three callables instead of the networks of a pair."""
+"""User-defined methods in the stage of `explore`: three callables in place of a pair's networks."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from .sources import Source
 __all__ = ["CallableMethod", "as_methods", "as_source"]
 
 Callables = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
-STOPS = tuple(k / 10 for k in range(11))  # of a rate that any number may be
+STOPS = tuple(k / 10 for k in range(11))  # offered values of a continuous rate
 
 
 class CallableMethod:
-    """A method of three callables on images N x 3 x H x W in [0, 1], numpy or torch, as they were given.
+    """A method of three callables on images N x 3 x H x W in [0, 1], numpy or torch like the given images.
 
-    `protect(images)` returns the images at full strength. `encode(images)` returns a list of N byte strings, or one for all; an
+    `protect(images)` returns the images at full strength. `encode(images)` returns a list of N byte strings, or one for all. An
     `encode(images, rate)` has a rate in [0, 1]. `decode(payload)` returns the images. `recognise(images)` returns N x K scores.
     """
 
@@ -41,7 +41,7 @@ class CallableMethod:
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The only codec is the method's own, under its name."""
+        """The method's own codec, under the method's name."""
         return (self.name,)
 
     def rates(self, codec: str) -> tuple[float, ...]:
@@ -113,14 +113,14 @@ class CallableMethod:
 
 
 def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
-    """Return the methods by name; UsageError if there are none."""
+    """Return the methods by name. Raises UsageError if there are none."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
     return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}
 
 
 def as_source(images: Any, labels: Sequence[int] | None) -> Source:
-    """Return N x 3 x H x W images as a collection: uint8, or floats in [0, 1]; UsageError for anything else."""
+    """Return N x 3 x H x W images as a collection: uint8, or floats in [0, 1]. Raises UsageError for anything else."""
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:
         raise UsageError(f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}")

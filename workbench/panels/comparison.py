@@ -1,4 +1,4 @@
-"""`Explorer.compare`: the view of methods that are not ours. It shows all that needs no networks of the workbench."""
+"""`Explorer.compare`: the view of user-defined methods. It shows everything that needs no networks of the workbench."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A live view of callables; `pair` names the method. See `Explorer.compare`."""
+    """A live view of callables. `pair` names the method. See `Explorer.compare`."""
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class Comparison(LiveView):
 
     @property
     def measurable(self) -> bool:
-        """Return False: there are no test images of the workbench."""
+        """Always False, because there are no test images."""
         return False
 
     def _check_codec(self, codec: str) -> None:
@@ -66,26 +66,25 @@ class Comparison(LiveView):
         self.request()
 
     def fill_variants(self) -> None:
-        """Do nothing: a method has no variants."""
+        """Do nothing, because a method has no variants."""
 
     def method_of(self, settings: Settings) -> Any:
-        """Return the chosen method."""
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return what a figure can carry of a method: there are no weights of the workbench."""
+        """Return the origin for a figure, without weights of the workbench."""
         from ..evaluation import provenance
 
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return the line of Python; no notebook shows the callables."""
+        """Return the line of Python. There is no papermill command, because no notebook has the callables."""
         return {"python": self.settings().python(), "command": ""}
 
     def load(self) -> Any:
-        """Raise RunError: there is no data set."""
+        """Raise RunError, because there is no data set."""
         return self.pipeline_of(self.settings())
 
     def pipeline_of(self, settings: Settings) -> Any:
-        """Raise RunError: there are no networks."""
+        """Raise RunError, because there are no networks."""
         raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")

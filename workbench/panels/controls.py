@@ -1,4 +1,4 @@
-"""The settings of `explore` as attributes for code, and what the page's buttons do."""
+"""The settings of `explore` as attributes for code, and the actions of the page's buttons."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Controls"]
 
 OBSERVABLE = (*SETTINGS, "pictures", "view", "gain", "layer")
-SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # with these the curves change, too
+SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also change the curves
 MOST_PINS = 12
 
 
 class Controls:
-    """Attributes that set and read the stage. A value that cannot be set raises UsageError."""
+    """Attributes that read and set the stage. An invalid value raises UsageError."""
 
     stage: Stage
     tasks: BackgroundTasks
@@ -59,7 +59,7 @@ class Controls:
 
     @property
     def rate(self) -> float:
-        """The rate of the codec, 0 (the fewest bits) to 1; 0 for a codec of one rate."""
+        """The rate of the codec, 0 (the fewest bits) to 1. It is 0 for a codec with one rate."""
         return float(self.stage.rate)
 
     @rate.setter
@@ -90,7 +90,7 @@ class Controls:
 
     @property
     def pair(self) -> str:
-        """The networks, `target-X-auxiliary`, or in a comparison the method's name."""
+        """The networks, `target-X-auxiliary`, or the method's name in a comparison."""
         return str(self.stage.pair)
 
     @pair.setter
@@ -99,7 +99,7 @@ class Controls:
 
     @property
     def variant(self) -> str:
-        """The variant of the pair's generator; empty for its own."""
+        """The variant of the pair's generator, empty for its own."""
         return str(self.stage.variant)
 
     @variant.setter
@@ -154,7 +154,7 @@ class Controls:
     def apply(self, **settings: Any) -> None:
         """Set several settings at once: `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`.
 
-        All are checked first; UsageError names a wrong one, and nothing changes.
+        All are checked first. UsageError names an invalid one, and then nothing changes.
         """
         own = {key: value for key, value in settings.items() if key not in ("source", "pictures")}
         for key in own:
@@ -178,7 +178,7 @@ class Controls:
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set stage traits by name at once, as the page's undo does, and show them."""
+        """Set stage traits by name at once, like the page's undo, and show them."""
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -193,7 +193,7 @@ class Controls:
         self.tasks.refresh()
 
     def link(self) -> dict[str, str]:
-        """Return the line of Python and the papermill command that show the present settings again."""
+        """Return the line of Python and the papermill command that reproduce the present settings."""
         from ..notebook import default_output
 
         if self.view is None:
@@ -214,7 +214,7 @@ class Controls:
     # --- the page's controls -------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        """Hear the stage."""
+        """Subscribe to the stage's changes and messages."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
         self.stage.on_msg(lambda _, content, buffers: self._take(content, buffers))
@@ -230,7 +230,7 @@ class Controls:
         self.tasks.refresh()
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """Do what a message of the page names."""
+        """Perform the action that a message of the page names."""
         actions: dict[str, Callable[[], object]] = {
             "random": self.picture_source.random,
             "attack": lambda: self.tasks.later(self.tasks.attack),
@@ -256,7 +256,7 @@ class Controls:
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Keep the view next to others."""
+        """Keep the present view next to others."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()
@@ -267,7 +267,7 @@ class Controls:
         self._show_pins()
 
     def show_again(self, at: int) -> None:
-        """Set the settings of a pin."""
+        """Apply the settings of a pin."""
         settings = self.pinned[at].settings
         source = self.picture_source.sources.get(settings.source)
         if source is None or settings.index >= len(source.split):

@@ -1,4 +1,4 @@
-"""The view of `deploy`: buttons that launch and stop the stages, what is known of them, and both their logs."""
+"""The view of `deploy`: buttons that launch and stop the stages, their states, and both their logs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 
 
 class DeployPanel:
-    """A deployment by buttons: display `panel.widget`. Every step runs on a thread, so that the notebook stays at hand.
+    """A deployment with buttons: display `panel.widget`. Every step runs on a thread, so that the notebook stays usable.
 
-    `launch`, `stop` and `wait` do what the buttons do; a failure is shown in a line and, from `wait`, raised.
+    `launch`, `stop` and `wait` do the same as the buttons. A failure is shown in a line, and `wait` raises it.
     """
 
     def __init__(self, plan: str | Path, config: Path | None = None) -> None:
@@ -54,30 +54,30 @@ class DeployPanel:
         self._watcher.start()
 
     def launch(self) -> None:
-        """Bring both stages up."""
+        """Start both stages."""
         self._do("launching", self.deployed.launch)
 
     def stop(self, purge: bool = False) -> None:
-        """Take them away; `purge` also what is kept for the next launch."""
+        """Stop and remove both stages. `purge` also removes the files for the next launch."""
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
-        """Wait for what was begun, which may install an environment first; raise what it failed with."""
+        """Wait for the running action, which may install an environment first. Raises its error."""
         deadline = time.monotonic() + timeout
         while self._busy.is_set():
             if time.monotonic() > deadline:
-                raise RemoteError(f"not done in {timeout:.0f} s: the steps above say where it is; wait again, or press Stop")
+                raise RemoteError(f"not done in {timeout:.0f} s: the steps above show the progress; wait again, or press Stop")
             time.sleep(0.02)
         if self.error is not None:
             raise self.error
 
     def close(self) -> None:
-        """End the watching and disconnect; what runs on the machines goes on."""
+        """Stop watching and disconnect. The stages keep running."""
         self._closed.set()
         self._watcher.join(30)
         self.deployed.close()
 
-    # --- what is shown -------------------------------------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         def button(text: str, icon: str, style: str, action: Callable[[], None]) -> widgets.Button:
@@ -115,7 +115,7 @@ class DeployPanel:
         )
 
     def show(self, rows: Sequence[StageRow]) -> None:
-        """Bring the state of the stages to the screen."""
+        """Display the state of the stages."""
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"
             f'<td class="state" style="--dot:{COLOURS.get(row.state, "#888")}">{row.state}</td>'
@@ -125,7 +125,7 @@ class DeployPanel:
         head = "<tr><th>stage</th><th>host</th><th>runtime</th><th>state</th><th>URL, or its last line</th></tr>"
         self.table.value = f'<div class="pmc2-deploy"><table>{head}{lines}</table></div>'
 
-    # --- what is done --------------------------------------------------------------------------------------------------------
+    # --- actions -------------------------------------------------------------------------------------------------------------
 
     def _do(self, name: str, action: Callable[[], object]) -> None:
         if self._busy.is_set():
@@ -141,7 +141,7 @@ class DeployPanel:
                 self._say(f"{name}: done in {time.monotonic() - self._began:.1f} s")
             except WorkbenchError as error:
                 self._fail(error)
-            except Exception as error:  # a thread of its own: nobody else would see it
+            except Exception as error:  # this thread has no caller that would report it
                 traceback.print_exc()
                 self._fail(WorkbenchError(f"{type(error).__name__}: {error}"))
             finally:
@@ -157,7 +157,7 @@ class DeployPanel:
         self._say(str(error), bad=True)
 
     def look(self) -> None:
-        """Ask both machines, and show what they say."""
+        """Query both machines, and display their states."""
         with self._looking:
             self.rows = self.deployed.status()
             self.show(self.rows)

@@ -1,5 +1,5 @@
-// The stage of `explore`. The page blends x + a (G(x) - x) alone; what the cloud sees comes from the kernel, or from the table of
-// views that the kernel fills while the hand rests. See explore_stage.py for what crosses.
+// The stage of `explore`. The page itself blends x + a (G(x) - x). The cloud's view comes from the kernel, or from the table of
+// views that the kernel fills while the controls rest. explore_stage.py describes the messages.
 
 const LAYERS = {
   original: "original", protected: "protected", cloud: "at the cloud", residual: "residual", attacker: "attacker's guess",
@@ -58,7 +58,7 @@ function fill(select, options, value) {
   select.value = value;
 }
 
-// A slider with a typed value; `marks` is a strip that shows where views are known.
+// A slider with a text field. `marks` is a strip that marks positions with known views.
 function slider(name, text, min, max, step, set, format = (value) => value) {
   const range = h("input", {type: "range", min, max, step, oninput: () => set(Number(range.value))});
   const typed = h("input", {type: "number", min, max, step, ariaLabel: `${text}, typed`, onchange: () => {
@@ -86,7 +86,7 @@ const grouped = (number, digits = 0) =>
 
 // --- pixels: RGB pictures into RGBA image data ----------------------------------------------------------------------------------
 
-// Each writes picture `k` of `size` = [w, h] into `image` with its upper left corner at (left, top).
+// Each function writes picture `k` of `size` = [w, h] into `image`, with its upper left corner at (left, top).
 function each(size, k, image, left, top, colour) {
   const [w, hgt] = size, data = image.data, row = 4 * image.width;
   let from = 3 * w * hgt * k;
@@ -124,6 +124,7 @@ class View {
     this.swapped = false;
     this.table = new Map();
     this.held = 0; // bytes in the table
+    this.version = 0; // of the table
     this.past = [];
     this.future = [];
     this.drawn = 0; // frames of the stage, for tests
@@ -137,7 +138,7 @@ class View {
     this.remember(true);
   }
 
-  // --- what the model says ----------------------------------------------------------------------------------------------------
+  // --- messages from the kernel -----------------------------------------------------------------------------------------------
 
   on(name, callback) {
     this.model.on(name, callback);
@@ -193,6 +194,7 @@ class View {
     for (const name of ["original", "received", "full"]) this.frames[name] = bytesOf(frames[name]);
     this.size = [frames.width, frames.height];
     this.table.clear();
+    this.version++;
     this.held = 0;
     this.shown = null;
     this.layout();
@@ -211,6 +213,7 @@ class View {
     this.held += blob.length - (before ? before.blob.length : 0);
     this.table.delete(key);
     this.table.set(key, {meta, blob});
+    this.version++;
     while (this.held > CACHED_BYTES) {
       const [oldest, {blob: old}] = this.table.entries().next().value;
       this.table.delete(oldest);
@@ -218,7 +221,7 @@ class View {
     }
   }
 
-  // --- what the hand does -----------------------------------------------------------------------------------------------------
+  // --- user input -------------------------------------------------------------------------------------------------------------
 
   set(name, value) {
     if (this.state[name] === value) return;
@@ -289,7 +292,7 @@ class View {
       if (key === "y" || event.shiftKey) this.redo();
       else this.undo();
     }
-    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // a key in the view is no shortcut of the notebook
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation(); // keys in the view must not trigger the notebook's shortcuts
   }
 
   async upload(files) {
@@ -494,7 +497,7 @@ class View {
     const [w, hgt] = this.size;
     this.images = {};
     for (const {over, under} of Object.values(this.cards)) {
-      for (const canvas of [over, under]) if (canvas) [canvas.width, canvas.height] = [w, hgt];
+      for (const canvas of [over, under]) if (canvas) [canvas.width, canvas.height, canvas.painted] = [w, hgt, null];
     }
     this.fit();
     this.makeTiles();
@@ -555,12 +558,13 @@ class View {
     this.cards.protected.pane.scrollIntoView?.({block: "nearest"});
   }
 
-  // Show one picture of the sheet at once; its own view follows from the kernel.
+  // Show one picture of the sheet at once. Its own view comes later from the kernel.
   cut(k) {
     const part = 3 * this.size[0] * this.size[1], frames = this.frames, one = (bytes) => bytes && bytes.slice(part * k, part * (k + 1));
     this.frames = {...frames, id: `${frames.id}.${k}`, numbers: [frames.numbers[k]], labels: [frames.labels[k]], names: frames.names.slice(k, k + 1),
       original: one(frames.original), received: one(frames.received), full: one(frames.full), s1: frames.s1.slice(k, k + 1), on_original: []};
     this.table.clear();
+    this.version++;
     this.held = 0;
     this.shown = null;
   }
@@ -579,7 +583,7 @@ class View {
     });
   }
 
-  // The view at the settings, or the last one that was shown until it comes.
+  // The view at the settings or, until it arrives, the last displayed one.
   present_() {
     if (!this.frames) return null;
     const {strength, rate, codec, quality} = this.state;
@@ -620,7 +624,7 @@ class View {
     for (const [layer, {over, under}] of Object.entries(this.cards)) {
       const there = this.paint(over, layer, entry);
       if (under && layer !== "residual") under.hidden = !there;
-      if (under && there && layer !== "residual") this.paint(under, "original", entry);
+      if (under && there && layer !== "residual" && under.painted !== this.frames && this.paint(under, "original", entry)) under.painted = this.frames;
     }
   }
 
@@ -650,15 +654,17 @@ class View {
 
   showMarks() {
     if (!this.frames) return;
-    const {strength, rate, codec, quality} = this.state, id = this.frames.id;
-    const strip = (canvas, known) => {
+    const {strength, rate, codec, quality} = this.state, id = this.frames.id, common = `${this.version} ${id} ${codec} ${quality}`;
+    const strip = (canvas, state, known) => {
+      if (canvas.marked === state) return;
+      canvas.marked = state;
       const context = canvas.getContext("2d");
       context.clearRect(0, 0, 101, 1);
       context.fillStyle = getComputedStyle(canvas).color;
       for (let k = 0; k <= 100; k++) if (known(k / 100)) context.fillRect(k, 0, 1, 1);
     };
-    strip(this.sliders.strength.marks, (each) => this.table.has(keyOf(id, each, rate, codec, quality)));
-    strip(this.sliders.rate.marks, (each) => this.table.has(keyOf(id, strength, each, codec, quality)));
+    strip(this.sliders.strength.marks, `${common} ${rate}`, (each) => this.table.has(keyOf(id, each, rate, codec, quality)));
+    strip(this.sliders.rate.marks, `${common} ${strength}`, (each) => this.table.has(keyOf(id, strength, each, codec, quality)));
   }
 
   // --- controls and figures ---------------------------------------------------------------------------------------------------
@@ -724,9 +730,12 @@ class View {
 
   className(k) { return this.options.classes?.[k] ?? (k >= 0 ? `class ${k}` : "unknown"); }
 
+  // Rebuilt only for another view: a frame of a drag has no time for layout.
   showNumbers() {
     if (!this.frames) return;
-    const entry = this.shown;
+    const entry = this.shown, before = this.numbered ?? [], now = [entry, this.frames, this.options, this.state.gain, this.state.sheet];
+    if (now.every((each, k) => each === before[k])) return;
+    this.numbered = now;
     if (this.sheetOn) this.nameTiles();
     this.captions(entry);
     if (!entry) return;
@@ -789,7 +798,7 @@ class View {
     return found;
   }
 
-  // The mean PSNR of a guess that knows no picture: the mean of all.
+  // The mean PSNR of a guess without any view: the mean of all pictures.
   control() {
     const {original} = this.frames, n = this.count, part = original.length / n, average = new Float32Array(part), errors = new Float32Array(n);
     for (let i = 0; i < original.length; i++) average[i % part] += original[i] / n;
@@ -1081,7 +1090,7 @@ function inside([x, y], polygon) {
   return odd;
 }
 
-// "Run All" scrolls to the last cell. Until the first key, wheel or press the view stays in sight.
+// "Run All" scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
 function keepInSight(root) {
   const kinds = ["wheel", "keydown", "pointerdown"], stop = () => {
     clearInterval(timer);

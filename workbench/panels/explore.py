@@ -13,9 +13,9 @@ __all__ = ["Explorer"]
 class Explorer(LiveView):
     """Pictures through the system, live: display `explorer.widget`. The parameters are those of the notebook `explore`.
 
-    The controls appear at once; networks are loaded, and missing ones trained, in the background. The settings are attributes
+    The controls appear at once. Networks are loaded, and missing ones trained, in the background. The settings are attributes
     (`strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`), for code as for the page.
-    Another explorer of the same `name` replaces this one. Raises UsageError for a bad parameter.
+    Another explorer of the same `name` replaces this one. Raises UsageError for an invalid parameter.
     """
 
     @classmethod
@@ -30,7 +30,7 @@ class Explorer(LiveView):
         name: str = "compare",
         **parameters: Any,
     ) -> LiveView:
-        """Show anybody's methods on images N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
+        """Show user-defined methods on images N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
 
         A method is `(protect, encode, decode)`, see `callables.CallableMethod`. `recognise` returns scores N x K, `labels` are
         the true classes. Further parameters are those of the class. Raises UsageError for other shapes and values.

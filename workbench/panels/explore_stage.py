@@ -1,14 +1,14 @@
-"""The stage of `explore`: one anywidget, whose page draws every strength, and the binary form of what it draws.
+"""The stage of `explore`: one anywidget whose page draws every strength, and the binary format of its data.
 
 ::
 
     page                                              kernel
     settings (strength, rate, codec, ...)  <------->  traits of the stage
     blend x + a (G(x) - x), on canvases    <--------  `frames`: x, G(x), once for the pictures on the screen
-    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: ahead of the hand
+    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: in advance
     buttons, files, pasted settings        -------->  custom messages
 
-Pixels cross as binary buffers, uint8, N x H x W x 3. Nothing here imports torch: the controls appear before it is loaded.
+Pixels are sent as binary buffers, uint8, N x H x W x 3. Nothing here imports torch: the controls appear before it is loaded.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ __all__ = ["LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen"]
 HERE = Path(__file__).parent
 LAYERS = ("protected", "cloud", "residual", "original", "attacker")
 SETTINGS = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "show", "sort", "number", "sheet", "selection")
-TOP = 5  # classes of one picture; of a sheet's pictures the first class only
+TOP = 5  # classes of a single picture; a sheet's pictures have one
 
 
 class Stage(anywidget.AnyWidget):
-    """The settings as typed traits, and what the page shows. A value out of range raises UsageError."""
+    """The settings as typed traits, and the page's data. A value out of range raises UsageError."""
 
     _esm = HERE / "explore.js"
     _css = HERE / "explore.css"
@@ -49,7 +49,7 @@ class Stage(anywidget.AnyWidget):
     source = traitlets.Unicode().tag(sync=True)
     show = traitlets.Unicode("all").tag(sync=True)  # which pictures of the source
     sort = traitlets.Unicode("number").tag(sync=True)
-    number = traitlets.Int(0).tag(sync=True)  # the first picture's place among these
+    number = traitlets.Int(0).tag(sync=True)  # position of the first picture among these
     sheet = traitlets.Int(1).tag(sync=True)  # pictures on the screen
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
     layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # what a sheet's pictures show
@@ -101,7 +101,7 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 
 
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
-    """Return the value of `seen`: what the cloud sees and recognises of the pictures of the frames `number`.
+    """Return the value of `seen`: the cloud's view and labels for the pictures of the frames `number`.
 
     `blob` holds the distinct pictures at the cloud, then the attacker's guesses of them.
     """
@@ -129,7 +129,7 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
 
 
 def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
-    """Return for each row the classes of the largest shares, each with its share."""
+    """Return the classes of the largest shares for each row, each with its share."""
     values, order = shares.topk(min(count, shares.shape[1]), dim=1)
     return [
         [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]

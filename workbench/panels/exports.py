@@ -1,4 +1,4 @@
-"""Exports of `explore`: a figure, the pictures at their own pixels, the settings with the command that shows them again."""
+"""Exports of `explore`: a figure, the pictures in their own resolution, the settings with the command that reproduces them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Return bytes H x W x 3 as a PNG of as many pixels."""
+    """Encode bytes H x W x 3 as a PNG of the same size."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
@@ -41,7 +41,7 @@ def system_text(settings: Settings) -> str:
 
 
 def settings_text(view: Any) -> str:
-    """Return a view's settings in a few words."""
+    """Return a view's settings as short text."""
     settings = view.settings
     return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
 
@@ -49,7 +49,10 @@ def settings_text(view: Any) -> str:
 def export(
     kind: str, views: Sequence[Any], folder: Path, parameters: dict[str, Any], origin: dict[str, Any], gain: float
 ) -> list[Path]:
-    """Write views to a folder as `kind` (of `KINDS`); return the files. Pictures and settings are those of the last view."""
+    """Write views to a folder as `kind` (of `KINDS`), and return the files.
+
+    Pictures and settings are those of the last view.
+    """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
         return [_figure(views, stem.with_suffix(".svg" if "SVG" in kind else ".png"), origin, gain)]
@@ -66,7 +69,7 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write a view's pictures at their own pixels, or one of them."""
+    """Write a view's pictures, or one of them, in their own resolution."""
     from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}

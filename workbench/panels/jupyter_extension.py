@@ -1,19 +1,19 @@
-"""Additions to Jupyter: a server sends each message of a kernel at once, a kernel imports torch beforehand.
+"""Additions to Jupyter: a server sends each message of a kernel at once, and a kernel imports torch in advance.
 
 ::
 
     page --value--> kernel --view---> server -+-> page
                            --"idle"-> server -'           kept back by Nagle's algorithm until the view is acknowledged
 
-A server leaves its WebSockets as TCP makes them. A small message waits until the message before it is acknowledged (RFC 896).
-The other end takes up to 40 ms for that if it has nothing to send (RFC 1122, 4.2.3.2). So much later the page gets a view that
-follows another message.
+By default a server's WebSockets use Nagle's algorithm: a small message waits until the previous message is acknowledged
+(RFC 896). A peer without data to send delays that for up to 40 ms (RFC 1122, 4.2.3.2). A view that follows another message
+would reach the page that much later.
 
     kernel  started ------------- "Run All Cells" -- controls -- view
                     importing torch takes seconds, in which a person reads
 
-`pmc2-workbench.json` and `ipython_kernel_config.json` have every Jupyter server and every kernel of the environment load this
-module. `overrides.json` has JupyterLab ask for no news. On the page nothing is added.
+`pmc2-workbench.json` and `ipython_kernel_config.json` make every Jupyter server and every kernel of the environment load this
+module. `overrides.json` disables JupyterLab's news. The page itself is not changed.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def at_once(connection: type[Any]) -> type[Any]:
 
 
 def load_ipython_extension(shell: object) -> None:
-    """Import in a thread what panels compute with, in the kernel of a notebook that has a panel."""
-    notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # a Jupyter server says it, papermill does not
+    """Import the panels' libraries in a thread, if the kernel belongs to a notebook with a panel."""
+    notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by a Jupyter server, not by papermill
     with contextlib.suppress(OSError, UnicodeError):
         if "workbench.panels" in notebook.read_text("utf-8"):
             threads.start(lambda: importlib.import_module(COMPUTING), COMPUTING)

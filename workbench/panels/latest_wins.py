@@ -1,4 +1,4 @@
-"""A worker thread that always handles the newest request: an overtaken request is dropped, and nothing queues."""
+"""A worker thread that always handles the newest request. Superseded requests are dropped, and nothing queues."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import threads
 
 __all__ = ["REST_S", "Closed", "LatestWinsWorker", "Superseded"]
 
-REST_S = 0.3  # without a request, after which background work may run
+REST_S = 0.3  # without a request, until background work may run
 Request = TypeVar("Request")
 
 
@@ -24,10 +24,10 @@ class Superseded(Exception):  # noqa: N818 - not an error
 
 
 class LatestWinsWorker(Generic[Request]):
-    """Runs `begin` once, then `handle` on the newest request, in one thread; `end` when it is closed.
+    """Runs `begin` once, then `handle` on the newest request, in one thread. Runs `end` when it is closed.
 
     None of the callbacks may raise. The condition `changed` is notified of every change of state. The worker is busy from the
-    start, until `begin` has returned.
+    start until `begin` has returned.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class LatestWinsWorker(Generic[Request]):
         self.run_along(self._run, self._name)
 
     def run_along(self, target: Callable[[], None], name: str) -> None:
-        """Start another thread, which must end once `closed` is set and `changed` notified. `join` waits for it, too."""
+        """Start another thread, which must end when `closed` is set and `changed` notified. `join` waits for it, too."""
         self.threads.append(threads.start(target, name, self.close))
 
     def join(self, timeout: float) -> bool:
-        """Wait for the threads to end after `close`; return whether they did within `timeout` seconds."""
+        """Wait for the threads to end after `close`. Return whether they did within `timeout` seconds."""
         return threads.join(self.threads, timeout)
 
     def close(self) -> None:
@@ -59,14 +59,14 @@ class LatestWinsWorker(Generic[Request]):
             self.changed.notify_all()
 
     def request(self, request: Request) -> None:
-        """Take a request. It replaces a request that waits."""
+        """Set the newest request. It replaces a waiting one."""
         with self.changed:
             self._wanted, self._requested_at = request, time.monotonic()
             self.changed.notify_all()
 
     @property
     def idle(self) -> bool:
-        """Whether no request waits and none is handled."""
+        """Whether no request is waiting or being handled."""
         return self._wanted is None and not self._busy
 
     def proceed(self) -> None:
@@ -77,12 +77,12 @@ class LatestWinsWorker(Generic[Request]):
             raise Superseded
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait for a condition; return False if `timeout` seconds did not suffice, or the worker was closed."""
+        """Wait for a condition. Return False after `timeout` seconds, or if the worker was closed."""
         with self.changed:
             return self.changed.wait_for(lambda: self.closed or condition(), timeout) and not self.closed
 
     def wait_for_rest(self, seconds: float) -> None:
-        """Wait until there was no request for `seconds` and none is handled. Raises Closed."""
+        """Wait until there was no request for `seconds` and none is being handled. Raises Closed."""
         with self.changed:
             while not self.closed:
                 left = self._requested_at + seconds - time.monotonic()

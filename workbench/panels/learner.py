@@ -1,13 +1,13 @@
-"""The process that trains for the view of `train`: what is said to it and by it are lines of JSON.
+"""The training process for the view of `train`. It reads and writes lines of JSON.
 
 ::
 
-    stdin     what to train; a further line stops it after the step it is in, a second at once; so does the end of whoever asked
-    stdout    {"bar": ...} a progress   {"epoch": ...} a history as it grows   {"line": ...} other words
-              {"known": ...} networks that are there   {"error": ...} why it cannot be done
+    stdin     the training; a further line, or the end of the parent, stops it after the present step, a second line at once
+    stdout    {"bar": ...} a progress   {"epoch": ...} a history as it grows   {"line": ...} other output
+              {"known": ...} existing networks   {"error": ...} the reason of a failure
 
-A process of its own, because a training can be interrupted between two steps in a main thread alone, and because nothing else
-may draw random numbers in it: what is resumed ends with the weights that it would have had.
+A separate process is needed, because a training can only be interrupted between two steps in a main thread, and because nothing
+else may draw random numbers in it. So a resumed training ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BAR = re.compile(
 
 
 class Told(io.TextIOBase):
-    """Standard error as messages: a progress bar's state, or a line of words."""
+    """Standard error as messages: a progress bar's state, or a line of text."""
 
     encoding = "utf-8"
 
@@ -50,9 +50,9 @@ class Told(io.TextIOBase):
             self._out.flush()
 
     def write(self, text: str) -> int:
-        """Take what is written; each line, and each state of a bar, is a message."""
+        """Turn the text into messages: each line, and each state of a bar."""
         *lines, self._kept = re.split(r"[\r\n]", self._kept + text)
-        if _BAR.match(self._kept):  # a bar's state has no end until the next
+        if _BAR.match(self._kept):  # a bar's state ends with the next one
             lines, self._kept = [*lines, self._kept], ""
         for line in filter(None, (re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in lines)):
             self._say(line)
@@ -63,14 +63,14 @@ class Told(io.TextIOBase):
             self.send(line=line)
         else:
             if bar["label"] != self._label and self.stopping:
-                _interrupt()  # the network before was done by the step that it was to stop after
+                _interrupt()  # the previous network ended in the step after which it should stop
             self._label = bar["label"]
             self.send(bar=bar["label"], step=int(bar["step"]), total=int(bar["total"]), left=bar["left"])
 
 
 def main() -> int:
-    """Train what standard input asks for; return 0, 1 for an error, or STOPPED."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
+    """Run the requested training. Return 0, 1 for an error, or STOPPED."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     told = Told(sys.stdout)
     asked = json.loads(sys.stdin.readline())
     threading.Thread(target=_stop_when_told, args=(told, sys.stdin), daemon=True).start()
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def _stop_when_told(told: Told, asker: TextIO) -> None:
-    """Interrupt the main thread for each line that comes, and at the end of them."""
+    """Interrupt the main thread for each line of input, and at its end."""
     for _ in asker:
         told.stopping = True
         _interrupt()
@@ -101,7 +101,7 @@ def _interrupt() -> None:
 def _train(
     told: Told, dataset: str, data_dir: str, target: str, auxiliary: str, preset: str, seed: int, compressor: bool, device: str
 ) -> None:
-    """Train what a pair lacks, as `Notebook.pair` would, and tell of all its networks."""
+    """Train the missing networks of a pair, like `Notebook.pair`, and report all of its networks."""
     from .. import data, training, weights
 
     if preset not in training.PRESETS:
@@ -116,7 +116,7 @@ def _train(
         told.send(known=there, data=found.title)
 
     known()
-    if found.family == found.name or found.name == "folder":  # the samples have nothing to train on
+    if found.family == found.name or found.name == "folder":  # the samples have no training images
         run: dict[str, Any] = {"on_epoch": lambda history: told.send(epoch=history), "device": device}
         training.ensure(found, target, auxiliary, preset=preset, seed=seed, compressor=compressor, **run)
         known()

@@ -1,4 +1,4 @@
-"""The view of `explore`: what a person sees, what the cloud sees, what it recognises, what an attacker gets, what it costs.
+"""The view of `explore`: the user's, the cloud's and an attacker's view of pictures, the labels, and the cost.
 
 ::
 
@@ -6,7 +6,7 @@
       |  settings
       v
     Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, nothing queues
-      `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, views ahead           while the hand rests
+      `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, views in advance      while the controls rest
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveView"]
 
-KEPT = 3  # pairs whose networks are kept
-CLOSE_S = 2.0  # for which `close` waits; Python's end waits longer
+KEPT = 3  # pairs with loaded networks
+CLOSE_S = 2.0  # limit of `close`; at Python's exit the threads have longer
 SHOWN_IN_FIGURE = 10  # of a sheet's pictures
 
 
 class LiveView(Controls):
-    """Pictures through the system, live. See `Explorer`, which is the view of a pair; `Comparison` is that of callables."""
+    """Pictures through the system, live. `Explorer` is the view of a pair, `Comparison` that of callables."""
 
     _open: ClassVar[dict[str, LiveView]] = {}
 
@@ -84,7 +84,7 @@ class LiveView(Controls):
         self.classes: tuple[str, ...] = ()
         self.pinned: list[View] = []
         self.error: Exception | None = None
-        self.shown, self._frames = 0, (0,)  # the frames on the page, and what they are made of
+        self.shown, self._frames = 0, (0,)  # the frames on the page, and their key
         self._renewed = 0
         self._wanted_variant, self._picture = variant, picture
         self._pipelines: dict[tuple[str, str], Pipeline] = {}
@@ -106,20 +106,20 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads. The last view stays. A step under way, such as an epoch, may go on for longer than `CLOSE_S`."""
+        """End the threads. The last view stays. A running step, such as an epoch, may take longer than `CLOSE_S`."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
-    # --- for notebooks that run without a hand -------------------------------------------------------------------------------
+    # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     @property
     def view(self) -> View | None:
-        """The first picture on the screen as it is shown; None before the first view."""
+        """The displayed view of the first picture, or None before the first view."""
         shown: View | None = self.stage.view
         return shown
 
     def wait(self, timeout: float = 600.0) -> bool:
-        """Wait until the view is that of the settings; return False if `timeout` seconds did not suffice.
+        """Wait until the view matches the settings. Return False after `timeout` seconds.
 
         Raises the error that prevented the first view.
         """
@@ -129,7 +129,7 @@ class LiveView(Controls):
         return done
 
     def rest(self, timeout: float = 1200.0) -> bool:
-        """Wait until the requested tasks are done, too."""
+        """Wait like `wait`, and until the requested tasks are done, too."""
         deadline = time.monotonic() + timeout
         return self.wait(timeout) and self.worker.wait(
             lambda: self.tasks.idle and self.worker.idle, deadline - time.monotonic()
@@ -147,18 +147,18 @@ class LiveView(Controls):
         return rows
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return what a figure must carry: data, seed, weights, device, versions, commit."""
+        """Return the origin that a figure must carry: data, seed, weights, device, versions, commit."""
         from ..evaluation import origin
 
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return rows of pictures for `plots.gallery`: the first of each class as the strength grows."""
+        """Return rows of pictures for `plots.gallery`: the first of each class under growing strength."""
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
     def frame(self) -> Figure:
-        """Return what is shown as a figure: one picture with its figures, or the first pictures of a sheet."""
+        """Return the display as a figure: one picture with its figures, or the first pictures of a sheet."""
         from .. import plots
 
         captured, seen = self._last
@@ -178,7 +178,7 @@ class LiveView(Controls):
 
     @property
     def measurable(self) -> bool:
-        """Whether there are test images on which curves can be measured."""
+        """Whether there are test images for measuring curves."""
         return True
 
     @property
@@ -193,11 +193,11 @@ class LiveView(Controls):
         system = stage.strength, stage.rate, stage.codec, stage.quality, stage.pair, stage.variant
         return Settings(stage.source, self.picture_source.pictures, *system)
 
-    # --- what the program sets -----------------------------------------------------------------------------------------------
+    # --- updates by code -----------------------------------------------------------------------------------------------------
 
     @property
     def by_program(self) -> bool:
-        """Whether the program, not a user, sets a control in this thread. Then it requests nothing."""
+        """Whether code in this thread, not a user, sets a control. Then no view is requested."""
         return getattr(self._program, "depth", 0) > 0
 
     @contextmanager
@@ -210,7 +210,7 @@ class LiveView(Controls):
             self._program.depth -= 1
 
     def offer(self, **choices: Any) -> None:
-        """Bring to the page what can be chosen."""
+        """Send the available choices to the page."""
         with self._drawing:
             self.stage.options = {**self.stage.options, **choices}
 
@@ -222,7 +222,7 @@ class LiveView(Controls):
         with self.programmatic_update():
             if self.stage.variant not in variants and self.stage.variant != self._wanted_variant:
                 self.stage.variant = next(iter(variants), "")
-        if self.stage.variant not in variants:  # offered all the same; its absence is reported when it is loaded
+        if self.stage.variant not in variants:  # it is still offered, and its absence is reported when it is loaded
             variants[self.stage.variant] = self.stage.variant
         self.offer(variants=[[name, text] for name, text in variants.items()])
 
@@ -237,17 +237,20 @@ class LiveView(Controls):
         self.guard(lambda: self.show(settings, *self.compute(settings)))
 
     def _release(self) -> None:
-        """Drop the networks: the widgets of a closed view live as long as the kernel, and would keep them."""
+        """Drop the networks, because the widgets of a closed view live as long as the kernel and would keep them."""
         self._pipelines.clear()
         self.picture_source.sources.clear()
         self._last = (None, None)
 
     def _glance(self) -> None:
-        """Show the first picture with the controls if it is a file: reading a whole data set takes seconds, with torch."""
+        """Show the first picture together with the controls if it is a file.
+
+        A data set would take seconds to load, with torch.
+        """
         from ..samples import SAMPLES, sample_files
 
         if self.dataset in SAMPLES and not self.folder:
-            with contextlib.suppress(DataError):  # the worker meets it, too, and reports it
+            with contextlib.suppress(DataError):  # the worker has the same error, and reports it
                 files = sample_files(self.dataset)[: self.limit or None]
                 if self._picture < len(files):
                     self._bring_original(np.asarray(open_picture(files[self._picture])))
@@ -290,7 +293,7 @@ class LiveView(Controls):
         self.tasks.refresh()
 
     def _ensure(self) -> None:
-        """Train missing networks, if there is something to train on."""
+        """Train missing networks, if there are training images."""
         dataset = self.load()
         if dataset.family != dataset.name and dataset.name != "folder":
             return
@@ -316,7 +319,7 @@ class LiveView(Controls):
         return load(self.dataset, self.data_dir or None)
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks that settings name, loaded once."""
+        """Return the networks for the settings, loaded once."""
         key = (settings.pair, settings.variant)
         with self._loading:  # for the worker and for the tasks
             if key not in self._pipelines:
@@ -331,16 +334,16 @@ class LiveView(Controls):
             return self._pipelines[key]
 
     def method_of(self, settings: Settings) -> Method:
-        """Return what protects, encodes and decodes at the settings."""
+        """Return the method that protects, encodes and decodes at the settings."""
         return self.pipeline_of(settings)
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a key of the pictures on the screen: others may come under the same name and numbers."""
+        """Return a cache key of the pictures on the screen, since other pictures may get the same name and numbers."""
         images = self.picture_source.sources[settings.source].split.images[list(settings.pictures)]
         return settings.source, settings.pictures, hash(images.numpy().tobytes())
 
     def capture(self, method: Method, settings: Settings) -> Captured:
-        """Return the pictures on the screen as the edge has them."""
+        """Return the pictures on the screen as received by the edge."""
         split = self.picture_source.sources[settings.source].split
         return method.capture(self.key(settings), split.images[list(settings.pictures)])
 
@@ -353,7 +356,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return settings that the method has: another codec if it lacks this one, rate 0 if the codec has one rate."""
+        """Return the nearest supported settings: another codec if the method lacks this one, rate 0 for a single rate."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)
@@ -384,11 +387,11 @@ class LiveView(Controls):
             self.stage.frames = pack_frames(self.shown, captured, settings, labels, names)
 
     def renew(self) -> None:
-        """Have the page forget all views of the pictures on the screen."""
+        """Make the page drop all views of the pictures on the screen."""
         self._renewed += 1
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
-        """Bring a view to the page."""
+        """Display a view on the page."""
         from .pipeline import View
 
         fresh = self._last
@@ -408,7 +411,7 @@ class LiveView(Controls):
         self.error, self._kept = None, False
 
     def send_seen(self, number: int, settings: Settings, seen: Seen, ahead: bool = False) -> None:
-        """Send what the cloud sees at some settings: to be shown, or ahead of the hand."""
+        """Send the cloud's view at some settings, for display or in advance."""
         count = len(seen.which)
         spent = {stage: round(statistics.median(times), 3) for (stage, n), times in self._spent.items() if n == count}
         packed = pack_seen(number, settings, seen, spent, self._note(settings))
@@ -418,17 +421,17 @@ class LiveView(Controls):
             self.stage.seen = packed
 
     def _note(self, settings: Settings) -> str:
-        """Return on what the attacker was trained whose guess is shown."""
+        """Return the training conditions of the attacker whose guess is shown."""
         pipeline = self._pipelines.get((settings.pair, settings.variant))
         attack = None if pipeline is None else pipeline.attack_of(settings)
         if attack is None:
             return ""
         return f"learnt: {attack.pairs:,} pairs, strength {attack.strength:g}, {attack.passes:,} passes"
 
-    # --- what is reported ----------------------------------------------------------------------------------------------------
+    # --- status line ---------------------------------------------------------------------------------------------------------
 
     def report(self, text: str, bad: bool = False, kept: bool = False, busy: bool = False) -> None:
-        """Show a line: what goes on, or what is wrong. A `kept` line survives the view that follows; `busy` moves a bar."""
+        """Show a status line. A `kept` line survives the next view. `busy` shows a moving bar."""
         self._kept = kept
         self.stage.message = {"text": text, "bad": bad, "busy": busy}
 

@@ -1,4 +1,4 @@
-"""The target x auxiliary grid as an annotated heat map that can be pressed: each pair opens in `explore` below it."""
+"""The target x auxiliary grid as a heat map with buttons: each pair opens in `explore` below it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PairGrid"]
 
-WIDTH = 104  # of a cell, in pixels of the screen
+WIDTH = 104  # of a cell, in screen pixels
 LIGHT = 0.5  # brightness above which a cell's figure is black
 
 
 class PairGrid:
-    """The accuracy on protected images by (target, auxiliary); display `widget`. Pairs that were not measured stay blank.
+    """The accuracy on protected images by (target, auxiliary). Display `widget`. Pairs without a value stay blank.
 
-    A pair that is pressed opens as an `Explorer` of `dataset`, with its further parameters.
+    A pressed pair opens as an `Explorer` of `dataset`, with its further parameters.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PairGrid:
         return cell
 
     def open(self, target: str, auxiliary: str) -> None:
-        """Show a pair below, in the place of the one before."""
+        """Show a pair below, in place of the previous one."""
         from .explore import Explorer
 
         self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)
@@ -79,7 +79,7 @@ class PairGrid:
 
 
 def shade(share: float) -> tuple[str, bool]:
-    """Return the colour of a share in [0, 1], the one that `plots.heatmap` gives it, and whether figures on it must be dark."""
+    """Return the colour of a share in [0, 1], the same as in `plots.heatmap`, and whether figures on it must be dark."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

@@ -1,4 +1,4 @@
-"""Which pictures `explore` shows: of which collection, which of it, in which order, and how many at once."""
+"""The pictures that `explore` shows: the collection, the selection, its order, and the number on the screen."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class PictureSource:
         return len(self.sources[self.stage.source].split) if self._order is None else len(self._order)
 
     def offer(self, name: str, source: Source) -> None:
-        """Add a collection; the chosen one stays."""
+        """Add a collection without choosing it."""
         self.sources[name] = source
         self.tell()
 
@@ -57,7 +57,7 @@ class PictureSource:
         self.tell()
 
     def tell(self) -> None:
-        """Bring what can be chosen to the page."""
+        """Send the available choices to the page."""
         if (source := self.sources.get(self.stage.source)) is None:
             return
         self.explorer.offer(
@@ -68,12 +68,12 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Choose a picture by its place in the order, or the last one."""
+        """Choose a picture by its position in the order, or the last one."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show some pictures of the collection, in the given order. Raises UsageError for a number that it does not have."""
+        """Show some pictures of the collection in the given order. Raises UsageError for a missing number."""
         there = len(self.sources[self.stage.source].split)
         for number in numbers:
             if not 0 <= number < there:
@@ -92,7 +92,7 @@ class PictureSource:
         self.stage.source = name
 
     def random(self) -> None:
-        """Go to a picture at random."""
+        """Go to a random picture."""
         self.stage.number = random.randrange(self._count())
 
     def take_folder(self, path: str) -> None:
@@ -102,7 +102,7 @@ class PictureSource:
         self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
 
     def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
-        """Add uploaded pictures. They replace those of the upload before."""
+        """Add uploaded pictures. They replace the previous upload."""
         if sum(map(len, contents)) > MOST_UPLOADED:
             self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
             return
@@ -116,7 +116,7 @@ class PictureSource:
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Set the order by filter and sort, which the program has set; keep the place in it."""
+        """Apply filter and sort, which code has set, and keep the position."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
@@ -126,7 +126,7 @@ class PictureSource:
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Set the order of the scanned pictures by the chosen filter and sort."""
+        """Order the scanned pictures by the chosen filter and sort."""
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT
@@ -182,7 +182,7 @@ class PictureSource:
             self._run_over(self._filtered())
 
     def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add a collection, and report which of its files could not be read."""
+        """Add a collection, and report its unreadable files."""
         try:
             source, wrong = read()
         except WorkbenchError as error:

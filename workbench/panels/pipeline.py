@@ -1,11 +1,11 @@
-"""One pair as client, edge and cloud in this process: what `explore` shows of up to 256 pictures, and the time of each stage.
+"""One pair as client, edge and cloud in this process: views of up to 256 pictures, and the time of each stage.
 
 ::
 
     original --JPEG (S1)--> received --generator--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
               `capture`, once for the pictures                 `see`, once for each setting
 
-`Method` is what `explore` shows: a pair here, anybody's callables in `callables`.
+`explore` shows a `Method`: a pair here, or user-defined callables in `callables`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ __all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen"
 
 TOP = 5
 PART = 64  # pictures that are classified at once
-SCANNED = 512  # pictures of a collection that are sent to filter and sort it
-CHUNK = 32  # of them in one step, after which a request is handled first
+SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
+CHUNK = 32  # of them in one step; a waiting request is handled between two steps
 CACHED_PIXELS = 2**23  # of the pictures in the cache: 8,192 pictures of 32 x 32
 Top = list[tuple[str, float]]
 Result = TypeVar("Result")
@@ -44,9 +44,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Captured:
-    """N pictures at the edge: N x 3 x H x W in [0, 1], as they were, as received, at full strength.
+    """N pictures at the edge, each N x 3 x H x W in [0, 1]: original, received, and at full strength.
 
-    `s1` is each JPEG's bytes, `on_original` the target's N x K probabilities for the originals, for one picture only.
+    `s1` has the bytes of each JPEG. `on_original` has the target's N x K probabilities for the originals, for a single picture
+    only.
     """
 
     original: Tensor
@@ -63,7 +64,7 @@ class Captured:
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Seen:
-    """What the cloud sees of N pictures in one payload: the D distinct pictures that it decodes, and `which` of them each is.
+    """The cloud's view of N pictures in one payload: the D distinct decoded pictures, and in `which` each picture's index.
 
     `target` and `auxiliary` are N x K probabilities, `bits` the information in each picture's code, `payload` the bytes of all.
     `guess` (D x 3 x H x W) and `psnr` (N, dB) are an attacker's, if one was trained. `codec` describes the codec.
@@ -83,27 +84,27 @@ class Seen:
 
 
 class Method(Protocol):
-    """What protects, encodes and decodes."""
+    """The interface of a method: it protects, encodes and decodes."""
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The names of the codecs that can be chosen."""
+        """The names of the available codecs."""
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """The stops of a codec's rate in [0, 1]; a codec of one rate has none."""
+        """Return the values of a codec's rate in [0, 1], none for a codec with one rate."""
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as the edge has them."""
+        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge."""
 
     def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return what the cloud sees. `proceed` is called between the stages, and may raise."""
+        """Return the cloud's view. `proceed` is called between the stages, and may raise."""
 
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class View:
-    """All that is shown of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
+    """The displayed view of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
 
-    `guess` is an attacker's, if one was trained. `code_bits` is the information in the payload; the coder rounds it up, and the
+    `guess` is an attacker's, if one was trained. `code_bits` is the information in the payload. The coder rounds it up, and the
     container adds its header and tag.
     """
 
@@ -168,7 +169,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network, and what it was trained on."""
+    """A trained inversion network, and its training conditions."""
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int
@@ -177,7 +178,7 @@ class Attack:
 
 
 class Cache:
-    """Results by key. The oldest are dropped once the pictures in all of them exceed `CACHED_PIXELS`; safe in threads."""
+    """Results by key. The oldest are dropped when all their pictures exceed `CACHED_PIXELS`. Thread-safe."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -190,13 +191,12 @@ class Cache:
         return len(self._results)
 
     def clear(self) -> None:
-        """Drop all."""
         with self._lock:
             self._results.clear()
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the result of a key; compute it if it is missing."""
+        """Return the result of a key. A missing one is computed."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
@@ -212,7 +212,7 @@ class Cache:
 
 
 class Pipeline:
-    """The networks of one pair (`target-X-auxiliary`) with a generator `variant`; raises WeightsError if one is missing."""
+    """The networks of one pair (`target-X-auxiliary`) with a generator `variant`. Raises WeightsError if one is missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -230,18 +230,16 @@ class Pipeline:
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The names of the codecs that can be chosen."""
         return (*(NEURAL if self.pair.compressor is not None else ()), "png", "jpeg", "webp")
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the stops of a codec's rate in [0, 1], none for a codec of one rate."""
         if codec not in NEURAL:
             return ()
         stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the codec of settings for images of a size (H, W)."""
+        """Return the codec of the settings for images of `size` (H, W)."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -258,7 +256,7 @@ class Pipeline:
         return self.attacks.get((settings.codec, settings.graded, settings.rate))
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as the edge has them; cached by `key`."""
+        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge, cached by `key`."""
         return self.cache.get(
             ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
         )
@@ -273,7 +271,7 @@ class Pipeline:
         return Captured(original, received, full, [len(file) for file in files], alone, spent)
 
     def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return what the cloud sees of captured pictures; cached by `key` and settings."""
+        """Return the cloud's view of captured pictures, cached by `key` and settings."""
         attack = self.attack_of(settings)
         found = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)
         return self.cache.get(
@@ -318,7 +316,7 @@ class Pipeline:
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Send the first pictures (uint8, N x 3 x H x W) at the settings; `pace` is called before each part."""
+        """Send the first pictures (uint8, N x 3 x H x W) at the settings. `pace` is called before each part."""
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -332,7 +330,7 @@ class Pipeline:
         return Scan(right, ssim, psnr)
 
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
-        """Return pictures at the cloud, and what the target's last layer reads of each of them: N x F."""
+        """Return pictures at the cloud, and the target's features of each of them: N x F."""
         captured = self._capture(to_float(images))
         pace()
         seen = self._see(settings, captured, self.attack_of(settings), pace)
@@ -349,7 +347,7 @@ class Pipeline:
         return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return rows of pictures, the first of each class, as the strength grows, and the names of the classes."""
+        """Return rows of pictures, the first of each class under growing strength, and the names of the classes."""
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
         captured = self._capture(to_float(split.images[there]))
@@ -360,9 +358,9 @@ class Pipeline:
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train an inversion network on what the cloud sees of pictures of the training split, and keep it.
+        """Train an inversion network on the cloud's view of training pictures, and keep it.
 
-        `tick` gets the number of images that have passed. Raises DataError if there are no training pictures.
+        `tick` gets the number of processed images. Raises DataError if there are no training pictures.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -386,18 +384,18 @@ class Pipeline:
 
 
 def _pixels(images: Tensor, tensors: int) -> int:
-    """Return the pixels in as many tensors like this one."""
+    """Return the number of pixels in `tensors` tensors like this one."""
     return tensors * len(images) * images.shape[-2:].numel()
 
 
 def pairs_there(family: str) -> list[str]:
-    """Return the names of the pairs whose three networks are there."""
+    """Return the names of the pairs with all three networks."""
     names = {name.partition("@")[0] for name in _generators(family)}
     return sorted(name for name in names if all(weights.find(each, family) for each in weights.pair_of(name)))
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the variants of a pair's generator by what tells them apart: the loss that each was trained with."""
+    """Return the variants of a pair's generator, each described by its loss."""
     from ..notebook import loss_text
 
     found = {}
@@ -409,6 +407,6 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training of each complete generator of a pair; an encoder, which generators start from, is of none."""
+    """Return the training records of each complete generator of a pair, without encoders."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

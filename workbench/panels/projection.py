@@ -1,4 +1,4 @@
-"""The map of `explore`: what the cloud receives of many pictures, as points in a plane."""
+"""The map of `explore`: the target's features of many decoded pictures, as points in a plane."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def project(features: Tensor) -> Tensor:
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return the value of the stage's `points`: places, labels, answers and pictures, as the page draws them."""
+    """Return the value of the stage's `points`: positions, labels, answers and pictures, in the page's form."""
     assert seen.target is not None
     return {
         "points": [[round(x, 4), round(y, 4)] for x, y in project(features).tolist()],

@@ -1,4 +1,4 @@
-"""The settings of `explore`: checked, written as a line of Python, JSON or a papermill command, and read from any of them."""
+"""The settings of `explore`: checked, written as a line of Python, JSON or a papermill command, and parsed from these."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CODECS", "GRADED", "SHEETS", "Settings", "check", "parse"]
 
 CODECS = ("neural", "compressai", "png", "jpeg", "webp")
 GRADED = ("jpeg", "webp")  # codecs with a quality
-SHEETS = (1, 16, 64, 256)  # pictures that a view shows at once
-VIEW = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "pictures")  # what a link names
+SHEETS = (1, 16, 64, 256)  # numbers of pictures in one view
+VIEW = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "pictures")  # settings in a link
 NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # further parameters of the notebook
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Pictures (a collection and numbers in it) and how they are sent. `pair` is `target-X-auxiliary`.
+    """The pictures (a collection and numbers in it) and the transmission settings. `pair` is `target-X-auxiliary`.
 
-    `strength` and `rate` are in [0, 1]. `quality` counts for JPEG and WebP only.
+    `strength` and `rate` are in [0, 1]. `quality` is for JPEG and WebP only.
     """
 
     source: str
@@ -50,7 +50,7 @@ class Settings:
         return self.quality if self.codec in GRADED else 0
 
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` that show these settings, of a picture of `folder` if it is given."""
+        """Return the parameters of the notebook `explore` for these settings, with a picture of `folder` if it is given."""
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}
         own = {key: getattr(self, key) for key in ("variant", "strength", "rate", "codec", "quality")}
@@ -69,7 +69,7 @@ class Settings:
 
 
 def parse(text: str, dataset: str) -> dict[str, Any]:
-    """Return the settings that a line of Python, a papermill command or exported JSON names, for `Explorer.apply`.
+    """Return the settings in a line of Python, a papermill command or exported JSON, for `Explorer.apply`.
 
     Raises UsageError for any other text, and for settings of another data set than `dataset`.
     """
@@ -95,7 +95,7 @@ def parse(text: str, dataset: str) -> dict[str, Any]:
 
 
 def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """Translate the notebook's parameters into settings of a view."""
+    """Convert the notebook's parameters to settings of a view."""
     other = given.get("dataset", dataset)
     if other != dataset:
         raise UsageError(f"these settings are of the data set {other!r}, this view shows {dataset!r}: run the command instead")
@@ -114,7 +114,7 @@ def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def check(**values: Any) -> None:
-    """Raise UsageError for a setting that is out of range. Only the settings that are given are checked."""
+    """Raise UsageError for a setting out of range. Only the given settings are checked."""
     for name in ("strength", "rate"):
         if name in values and not _share(values[name]):
             raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")

@@ -1,4 +1,4 @@
-"""The collections of pictures that `explore` can show: of a data set, of a folder, uploaded."""
+"""The collections of pictures for `explore`: of a data set, of a folder, uploaded."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..storage import expand_user
 
 __all__ = ["Source", "from_files", "from_folder", "named"]
 
-MOST = 5000  # pictures of a folder
+MOST = 5000  # pictures from a folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures. `dataset` is its name for `data.load`, `folder` the folder from which it was read."""
+    """A collection of pictures. `dataset` is its name for `data.load`, `folder` its folder, if any."""
 
     split: Split
     dataset: str = ""
@@ -30,7 +30,7 @@ class Source:
     names: tuple[str, ...] = ()
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Return the filters: all, one class, and if the classes are known, the recognised and the misclassified."""
+        """Return the filters: all, each class and, if the classes are known, recognised and misclassified."""
         there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
         return ["all", *there, *(["recognised", "misclassified"] if there else [])]
 
@@ -41,12 +41,12 @@ class Source:
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content), cut to squares of `side`; return the pictures, and a line for each file that is none."""
+    """Read files (name, content), cropped to squares of `side`. Return the pictures, and a line for each unreadable file."""
     return _read(files, side)
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures, in the order of their names. Raises DataError for a missing or empty folder."""
+    """Read a folder's pictures, sorted by name. Raises DataError for a missing or empty folder."""
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")

@@ -1,10 +1,10 @@
-"""The view of `train`: how a pair's networks learn, live; training is interrupted and resumed by a button.
+"""The view of `train`: a pair's networks learn, live. A button interrupts and resumes the training.
 
 ::
 
-    buttons --what, or stop--> process: `learner` --lines of JSON--> reader: progress, curves, state
+    buttons --training, or stop--> process: `learner` --lines of JSON--> reader: progress, curves, state
                                    |
-                                   +--> checkpoint at every interrupt, weights once a network is done
+                                   +--> checkpoint at every interrupt, weights when a network is done
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from . import markup
 
 __all__ = ["Trainer"]
 
-LOOK_S = 0.05  # while a notebook's cell waits
-DRAW_S = 0.7  # between two drawings of the curves, at least
+LOOK_S = 0.05  # between two polls while a notebook's cell waits
+DRAW_S = 0.7  # least time between two drawings of the curves
 PATIENCE_S = 60.0  # for a step and its checkpoint
 DPI = 132
 IDLE, TRAINING, STOPPING, STOPPED, DONE, FAILED = "idle", "training", "stopping", "interrupted", "done", "failed"
@@ -41,11 +41,11 @@ STYLE = """<style>
 
 
 class Trainer:
-    """A view that trains a pair's missing networks: display `trainer.widget`. Existing networks are shown with their curves.
+    """Trains the missing networks of a pair while the user watches: display `trainer.widget`. Existing ones show their curves.
 
-    Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do what the buttons do;
-    `state` is one of idle, training, stopping, interrupted, done, failed. Interrupted, it goes on from where it was, and ends
-    with the weights that it would have had. Another trainer of the same `name` takes this one's place, and interrupts it.
+    Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do the same as the buttons.
+    `state` is one of idle, training, stopping, interrupted, done, failed. After an interrupt, training continues from its
+    checkpoint and ends with the same weights. Another trainer of the same `name` replaces this one, and interrupts it.
     """
 
     _open: ClassVar[dict[str, Trainer]] = {}
@@ -74,7 +74,7 @@ class Trainer:
         self.histories: dict[str, list[dict[str, Any]]] = {}
         self.totals: dict[str, int] = {}
         self.title, self.state, self.error = dataset, IDLE, ""
-        self.there = 0  # networks that are trained
+        self.there = 0  # number of trained networks
         self._label, self._last = "", ""
         self._drawn, self._stale = 0.0, False
         self._process: subprocess.Popen[str] | None = None
@@ -83,10 +83,10 @@ class Trainer:
         if begin:
             self.start()
 
-    # --- what the buttons do -------------------------------------------------------------------------------------------------
+    # --- the buttons' actions ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Train, or resume an interrupted training. Do nothing during a training."""
+        """Start the training, or continue an interrupted one. Does nothing while it runs."""
         with self._changed:
             if self.state in (TRAINING, STOPPING):
                 return
@@ -97,11 +97,11 @@ class Trainer:
             [sys.executable, "-m", f"{__package__}.learner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what it has to say it says in its lines
+            stderr=subprocess.DEVNULL,  # its lines on standard output report everything
             text=True,
             encoding="utf-8",
             env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal is this process's, which passes it on
+            start_new_session=True,  # Ctrl-C in a terminal goes to this process only, which passes it on
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(self._asked) + "\n")
@@ -109,21 +109,22 @@ class Trainer:
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Stop after the step under way, keeping a checkpoint; asked twice, at once, from the checkpoint before."""
+        """Stop after the running step, with a checkpoint. A second call stops at once, with the previous checkpoint."""
         with self._changed:
             if self.state not in (TRAINING, STOPPING) or self._process is None:
                 return
             self._set(STOPPING, "it ends with the step it is in…")
             stdin = self._process.stdin
         assert stdin is not None
-        with contextlib.suppress(OSError, ValueError):  # it has ended, or its pipe is closed
+        with contextlib.suppress(OSError, ValueError):  # the process has ended, or its pipe is closed
             stdin.write("stop\n")
             stdin.flush()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait until all is trained. Raises RunError where it was interrupted, has failed, or takes longer than `timeout` (s).
+        """Wait until all networks are trained.
 
-        Ctrl-C, or the notebook's own stop button, interrupts the training, too.
+        Raises RunError if training was interrupted, failed, or exceeds `timeout` seconds. Ctrl-C, or the notebook's own stop
+        button, interrupts the training, too.
         """
         try:
             with self._changed:
@@ -137,11 +138,14 @@ class Trainer:
         self._require_done()
 
     async def trained(self) -> None:
-        """Wait as `wait` does, in a notebook's cell by `await`: the kernel attends to the buttons meanwhile."""
+        """Wait like `wait`, but with `await` in a notebook's cell, so that the kernel handles the buttons in the meantime."""
         try:
             while self.state in (TRAINING, STOPPING):
                 await asyncio.sleep(LOOK_S)
-        except (KeyboardInterrupt, asyncio.CancelledError):  # the notebook's stop button is either, by the kernel's version
+        except (
+            KeyboardInterrupt,
+            asyncio.CancelledError,
+        ):  # the notebook's stop button raises either, depending on the kernel's version
             self.interrupt()
             self._settle()
             raise
@@ -154,12 +158,12 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt what is under way and wait for its checkpoint; what is shown stays."""
+        """Interrupt the training and wait for its checkpoint. The display stays."""
         self.interrupt()
         self._settle()
 
     def _settle(self) -> None:
-        """Wait for the process to end, and kill it after `PATIENCE_S`."""
+        """Wait for the process to end, and kill it if it does not."""
         process = self._process
         if process is None:
             return
@@ -168,7 +172,7 @@ class Trainer:
         if not ended:
             process.kill()
 
-    # --- what is shown -------------------------------------------------------------------------------------------------------
+    # --- display -------------------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
         self.start_button = widgets.Button(description="Train", icon="play", button_style="primary")
@@ -190,7 +194,7 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Take a state, report it in a line, and enable its buttons."""
+        """Set the state, its status line, and the matching buttons."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
@@ -210,7 +214,7 @@ class Trainer:
         self.progress_text.value = f'<span class="pmc2-text">step {step:,} of {total:,}, {left} left</span>'
 
     def _draw(self, now: bool = False) -> None:
-        """Bring the curves to the screen, but not more often than they can be looked at."""
+        """Display the curves, at most once every `DRAW_S` seconds."""
         self._stale = True
         if not now and time.monotonic() - self._drawn < DRAW_S:
             return
@@ -219,7 +223,7 @@ class Trainer:
         self._drawn, self._stale = time.monotonic(), False
 
     def drawn(self) -> bytes:
-        """Return the curves as they are, as a PNG on no ground: legible on light and, inverted by the page, on dark."""
+        """Return the present curves as a transparent PNG, legible on light and, inverted by the page, on dark backgrounds."""
         from .. import plots
 
         histories = {self._title(label): history for label, history in self.histories.items()}
@@ -230,7 +234,7 @@ class Trainer:
         return buffer.getvalue()
 
     def _title(self, label: str) -> str:
-        """Return a network's role and name, from its kinds and its weights' name."""
+        """Return the title of a network's column: its role and its name."""
         kinds, _, name = label.rpartition(" ")
         roles = {self._asked["auxiliary"]: "auxiliary", self._asked["target"]: "target"}
         if name in roles:
@@ -242,7 +246,7 @@ class Trainer:
         return self._title(label).replace(":", "")
 
     def _paper(self) -> dict[str, float]:
-        """Return the paper's accuracy of the target on protected images, on its own data set, by the column it goes into."""
+        """Return the paper's accuracy of the target on protected images, by column, if the data set is the paper's."""
         if self._asked["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER
@@ -250,7 +254,7 @@ class Trainer:
         found = PAPER["table2"].get(f"{self._asked['target']}-X-{self._asked['auxiliary']}")
         return {} if found is None else {"generator": found, "generator and compressor": found}
 
-    # --- what the process says -----------------------------------------------------------------------------------------------
+    # --- the process's messages ----------------------------------------------------------------------------------------------
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -263,7 +267,7 @@ class Trainer:
                 problem = message.get("error", problem)
                 last_line = message.get("line", last_line)
                 self._take(message)
-            except Exception as error:  # a thread of its own: nobody else would see it
+            except Exception as error:  # this thread has no caller that would report it
                 traceback.print_exc()
                 problem = f"{type(error).__name__}: {error}"
         process.stdout.close()
@@ -271,7 +275,7 @@ class Trainer:
         process.stdin.close()
         if self._stale:
             self._draw(now=True)
-        self._end(status, problem or (last_line if status == 1 else ""))  # 1: an exception's last line
+        self._end(status, problem or (last_line if status == 1 else ""))  # status 1: an exception's last line
 
     def _take(self, message: dict[str, Any]) -> None:
         if "bar" in message:
@@ -291,9 +295,9 @@ class Trainer:
 
     def _begin_network(self, label: str, step: int, total: int) -> None:
         self._label = label
-        if label.partition(" ")[0] in ("classifier", "generator", "compressor"):  # else what is read or downloaded
+        if label.partition(" ")[0] in ("classifier", "generator", "compressor"):  # other bars are of reading or downloading
             self.totals[label] = total
-            if step == 0 or label not in self.histories:  # else it goes on, and its curve with it
+            if step == 0 or label not in self.histories:  # otherwise the network's curve continues
                 self.histories[label] = []
             self._draw()
         if self.state == TRAINING:

@@ -1,4 +1,4 @@
-"""The interface between a live view and its parts: background tasks and picture source."""
+"""The interface of the view for the parts of `explore`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ViewProtocol(Protocol):
 
     @property
     def view(self) -> View | None:
-        """The first picture as it is shown."""
+        """The displayed view of the first picture."""
 
     @property
     def measurable(self) -> bool:
@@ -48,7 +48,7 @@ class ViewProtocol(Protocol):
 
     @property
     def by_program(self) -> bool:
-        """Whether the program sets a control."""
+        """Whether code, not a user, sets a control in this thread."""
 
     def programmatic_update(self) -> AbstractContextManager[None]:
         """Set controls without requests."""
@@ -63,31 +63,31 @@ class ViewProtocol(Protocol):
         """Show a line."""
 
     def offer(self, **choices: Any) -> None:
-        """Bring to the page what can be chosen."""
+        """Send the available choices to the page."""
 
     def guard(self, action: Callable[[], None]) -> None:
         """Run an action, and report its errors."""
 
     def renew(self) -> None:
-        """Have the page forget all views."""
+        """Make the page drop all views."""
 
     def load(self) -> Dataset:
         """Return the data set."""
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return what a figure must carry."""
+        """Return the origin that a figure must carry."""
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks of settings."""
+        """Return the networks for the settings."""
 
     def method_of(self, settings: Settings) -> Method:
-        """Return what protects, encodes and decodes at the settings."""
+        """Return the method for the settings."""
 
     def key(self, settings: Settings) -> tuple[Any, ...]:
-        """Return a key of the pictures."""
+        """Return a cache key of the pictures."""
 
     def capture(self, method: Method, settings: Settings) -> Captured:
-        """Return the pictures as the edge has them."""
+        """Return the pictures as received by the edge."""
 
     def send_seen(self, number: int, settings: Settings, seen: Seen, ahead: bool = False) -> None:
-        """Send what the cloud sees."""
+        """Send the cloud's view."""

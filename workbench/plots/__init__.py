@@ -9,6 +9,7 @@
     timing       the components of a picture's latency
     energy       the energy of a picture on the phone
     attacks      the success of attackers, and the price of reducing it
+    surface      all of it over strength and rate
 """
 
 from .attacks import attack_curves, attack_effort, attack_pairs, attack_rates, front, pareto
@@ -17,6 +18,7 @@ from .galleries import comparison, gallery, reconstructions
 from .learning import learning_curves, training_curves
 from .recognition import accuracy_bytes, heatmap, rate_accuracy, strength_curves
 from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, use_style
+from .surface import surface, surface_front
 from .timing import COMPONENT_TITLES, components, links
 
 __all__ = [
@@ -46,6 +48,8 @@ __all__ = [
     "rate_accuracy",
     "reconstructions",
     "strength_curves",
+    "surface",
+    "surface_front",
     "training_curves",
     "use_style",
 ]

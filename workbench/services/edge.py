@@ -94,8 +94,9 @@ class EdgeService(Service):
     """Protects pictures and has the cloud recognise them.
 
     `target` is the SHA-256 of the classifier that the generator was trained for. Another cloud's results are refused. So are
-    requests below `least_strength`, because at 0 the original itself would be encoded and sent. `agent` is the attestation
-    agent of the edge's guest, if any. `budget` is the memory for decoding large pictures.
+    requests below `least_strength`, because at 0 the original itself would be encoded and sent, and requests above `most_rate`
+    (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the attestation agent of the
+    edge's guest, if any. `budget` is the memory for decoding large pictures.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -114,6 +115,7 @@ class EdgeService(Service):
         capacity: int = 1024,
         wait_s: float = 0.002,
         least_strength: float = 1.0,
+        most_rate: float | None = None,
         roles: tuple[Role, ...] = ("client",),
         agent: AttestationAgent | None = None,
         budget: MemoryBudget | None = None,
@@ -127,6 +129,7 @@ class EdgeService(Service):
         self._lanes = lanes
         self.edge, self.cloud, self.classes = edge, cloud, tuple(classes)
         self.target, self.size, self.most, self.least_strength = target[:16], size, most, least_strength
+        self.most_rate = getattr(edge.codec, "rate", 0.0) if most_rate is None else most_rate
         self._decoder = PictureDecoder(edge, size, LARGE, max(1, (os.cpu_count() or 2) // 2), budget)
         self._answers = IdempotencyCache[EdgeResult]()
         self._watch: asyncio.Task[None] | None = None
@@ -228,7 +231,9 @@ class EdgeService(Service):
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
             raise ProtocolError("the input must be one tensor 'image' of BYTES, a JPEG or PNG file an element")
-        found = await self._recognised(image.data, number(request.parameters, "strength", 1.0), call, deadline)
+        strength = number(request.parameters, "strength", 1.0)
+        rate = number(request.parameters, "rate", 0.0) if "rate" in request.parameters else None
+        found = await self._recognised(image.data, strength, rate, call, deadline)
         told = {"payload_bytes": found.payload}
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
 
@@ -239,8 +244,8 @@ class EdgeService(Service):
         if len(call.id) > MAX_ID:
             raise ProtocolError(f"the header X-Request-Id may have at most {MAX_ID} characters")
         deadline, asked = self.deadline(form.number(http, "timeout")), asks_to_see(form.text(http, "show"), len(form.files))
-        strength = form.number(http, "strength")
-        found = await self._recognised(form.files, 1.0 if strength is None else strength, call, deadline, asked)
+        strength, rate = form.number(http, "strength"), form.number(http, "rate")
+        found = await self._recognised(form.files, 1.0 if strength is None else strength, rate, call, deadline, asked)
         best = found.scores.argmax(1)
         results = [
             {"label": self.classes[index], "class": int(index), "scores": [round(float(score), 6) for score in scores]}
@@ -252,7 +257,13 @@ class EdgeService(Service):
         return JSONResponse(answer | ({"id": call.id} if call.id else {}), headers={"Cache-Control": "no-store"})
 
     async def _recognised(
-        self, files: Sequence[bytes], strength: float, call: RequestContext, deadline: float, see: bool = False
+        self,
+        files: Sequence[bytes],
+        strength: float,
+        rate: float | None,
+        call: RequestContext,
+        deadline: float,
+        see: bool = False,
     ) -> EdgeResult:
         """Return the result for pictures. A repeat under the same id gets the cached result."""
         if not 0 < len(files) <= self._batcher.most:
@@ -260,20 +271,23 @@ class EdgeService(Service):
         check_strength(strength)
         if strength < self.least_strength:
             raise UsageError(f"this edge protects at a strength of {self.least_strength:g} or more, got {strength:g}")
-        call.images = len(files)
-        asked = itertools.chain((repr((strength, see)).encode(),), files)
-        found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, strength, deadline, see))
+        self.edge.codec.at(rate)  # raises for an unknown rate
+        if rate is not None and rate > self.most_rate:
+            raise UsageError(f"this edge sends at a rate of {self.most_rate:g} or less, got {rate:g}")
+        call.images, kind = len(files), (strength, rate)
+        asked = itertools.chain((repr((*kind, see)).encode(),), files)
+        found = await self._answers.answer(call, asked, deadline, lambda: self._submit(files, kind, deadline, see))
         call.payload, call.milliseconds = math.ceil(found.payload), dict(found.milliseconds)
         return found
 
-    async def _submit(self, files: Sequence[bytes], strength: float, deadline: float, see: bool) -> EdgeResult:
+    async def _submit(self, files: Sequence[bytes], kind: tuple[float, float | None], deadline: float, see: bool) -> EdgeResult:
         work = _Pictures(files, see)
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
-        found = await self._batcher.submit(work, len(files), strength, deadline)
+        found = await self._batcher.submit(work, len(files), kind, deadline)
         if work.large:  # its header showed that on the lane: decode it on another thread, then submit again
             await self._decode(work, deadline)
-            found = await self._batcher.submit(work, len(files), strength, deadline)
+            found = await self._batcher.submit(work, len(files), kind, deadline)
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
@@ -308,7 +322,8 @@ class EdgeService(Service):
         if not whole:
             return b"", clock
         images = whole[0] if len(whole) == 1 else torch.cat(whole)
-        return self.edge.protect(images, jobs[0].kind, clock), clock
+        strength, rate = jobs[0].kind
+        return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
         """Decode small pictures together, which takes half the time. Others are marked as large."""

@@ -2,7 +2,7 @@
 
 A parameter is a header or, in a form, a text field::
 
-    X-Strength  strength      X-Timeout  timeout      X-Request-Id  id      X-Show  show
+    X-Strength  strength    X-Rate  rate    X-Timeout  timeout    X-Request-Id  id    X-Show  show
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ __all__ = ["Form", "form_of"]
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its lines quote received bytes
 
-PARAMETERS = {"strength": "X-Strength", "timeout": "X-Timeout", "id": "X-Request-Id", "show": "X-Show"}
+PARAMETERS = {
+    "strength": "X-Strength",
+    "rate": "X-Rate",
+    "timeout": "X-Timeout",
+    "id": "X-Request-Id",
+    "show": "X-Show",
+}
 MOST_TEXT = 256  # bytes of a text field
 SPARE = 16  # parts of a form beyond its pictures and parameters: empty file inputs
 PLAIN = (b"7bit", b"8bit", b"binary", b"identity")

@@ -23,7 +23,7 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The classes, pair, codec, device and image size of a stage. Both ends agree, except for device and precision."""
+    """The classes, pair, codec, device and image size of a stage. Both ends agree, except for device, precision and rate."""
 
     family: str
     classes: tuple[str, ...]
@@ -33,6 +33,7 @@ class StageConfig:
     device: str = "cpu"
     size: int = 32
     precision: str = "float32"
+    rate: float = 0.0
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
@@ -77,6 +78,7 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
         if manifest.depends.get(role, sha) != sha:
             raise WeightsError(f"weights {name!r} were trained with another {role} than is there: train them again")
     options: dict[str, Any] = {"compressor": prepare(network, precision=stage.precision), "identity": manifest.sha256}
+    options |= {"rate": stage.rate} if stage.codec == "neural" else {}
     return codec(stage.codec, **options, size=(stage.size, stage.size)).to(stage.device)
 
 

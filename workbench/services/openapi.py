@@ -21,10 +21,12 @@ def edge_document(model: Model, attested: bool = False) -> Document:
             "X-Timeout", {"type": "number", "exclusiveMinimum": 0, "maximum": 600}, "seconds until the answer is worth nothing"
         ),
         _header("X-Strength", {"type": "number", "minimum": 0, "maximum": 1}, "of the perturbation; 1 unless said"),
+        _header("X-Rate", {"type": "number", "minimum": 0, "maximum": 1}, "of the codec `neural`; the edge's unless said"),
         _header("X-Show", {"enum": ["cloud"]}, f"with what the cloud saw; of at most {MOST_SHOWN} pictures"),
     ]
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
-    fields = {"strength": {"type": "number", "minimum": 0, "maximum": 1}, "timeout": {"type": "number", "exclusiveMinimum": 0}}
+    fields: Document = {name: {"type": "number", "minimum": 0, "maximum": 1} for name in ("strength", "rate")}
+    fields |= {"timeout": {"type": "number", "exclusiveMinimum": 0}}
     fields |= {"id": {"type": "string", "maxLength": 256}, "show": {"enum": ["cloud"]}}  # form fields in place of the headers
     several = {"type": "object", "properties": fields, "minProperties": 1}
     several["additionalProperties"] = {"type": "string", "format": "binary"}
@@ -144,6 +146,7 @@ def _infer_request(tensor: str) -> Document:
                 "properties": {
                     "timeout": {"type": "number", "minimum": 1_000_000, "maximum": 600_000_000, "description": "microseconds"},
                     "strength": {"type": "number", "minimum": 0, "maximum": 1},
+                    "rate": {"type": "number", "minimum": 0, "maximum": 1},
                 },
             },
             "inputs": {"type": "array", "items": _object(entry, ["name", "datatype", "shape"]), "minItems": 1, "maxItems": 1},

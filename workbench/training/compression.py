@@ -14,7 +14,7 @@ from .. import _compat
 from ..classifiers import Classifier
 from ..entropy import learn_patterns
 from ..errors import UsageError, unknown
-from ..models import NeuralCompressor, PerturbationGenerator
+from ..models import MULTIPLE, NeuralCompressor, PerturbationGenerator
 from .objectives import Objective, clamp_inwards, share
 from .protection import CAP, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 
@@ -136,17 +136,23 @@ class CompressorObjective(Objective):
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
         parts = [compressor.latents(self.generator(part.to(device))) for part in torch.split(images, 256)]
-        y, labels = torch.cat(parts), labels.to(device)
+        return self._choose_patterns(torch.cat(parts), labels.to(device))
+
+    def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
+        """Keep the commonest quantised latents of y (n x M x h x w), see `finish`."""
+        compressor = self.compressor
         chooses = self.loss.kind == "rate-accuracy"
+        compressor.reader = compressor.reader.new_zeros(0, 0)  # rounded here, not chosen
         # Of few images most patterns come once, and those of a whole class may: all are there to be chosen from.
-        patterns, counts = learn_patterns(y.round().to(torch.int32).cpu().numpy(), least=1 if chooses else 2)
+        patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=1 if chooses else 2)
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
         if not chooses or not len(patterns):
             return {}
-        decoded = [compressor.g_s(part + compressor.medians).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
+        size = (MULTIPLE * y.shape[2], MULTIPLE * y.shape[3])
+        decoded = [compressor.reconstruct(part, size).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
         compressor.answers = torch.cat([self.target(part).softmax(1) for part in decoded])
-        compressor.reader = fit_reader(y.flatten(1), labels, self.target.num_classes)
+        compressor.reader = fit_reader(compressor.sent(y, 0).flatten(1), labels, self.target.num_classes)
         for _ in range(5):  # what is chosen decides what it costs, and so what is chosen
             chosen = torch.bincount(compressor.choose(y), minlength=len(compressor.patterns))
             kept = chosen > 0

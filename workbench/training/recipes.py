@@ -15,6 +15,7 @@ from ..data import Dataset
 from ..errors import UsageError
 from ..models import NeuralCompressor, PerturbationGenerator, channels_last
 from ..pictures import to_float
+from ..rates import STOPS, rates_of, stop_of
 from ..weights import Manifest
 from .adversary import AdversarialObjective, Defence, class_means
 from .batches import seed_step
@@ -25,6 +26,9 @@ from .objectives import ClassifierObjective, Objective
 from .presets import ENCODER, LOSSES, PAPER, PRESETS, START, losses_of, settings_of
 from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, learn_apart_from_encoder, learn_from_deepest
 from .schedules import Plan
+from .variable_rate import VariableRateObjective
+
+LATENTS = 192  # channels of a variable-rate compressor of any width: at rate 1 they carry a picture
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
 
@@ -117,9 +121,14 @@ def train_compressor(
     variant: str = "",
     generator_variant: str = "",
     epochs: int | None = None,
+    rate: float | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`."""
+    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`.
+
+    By rate and accuracy it is one network for all rates and strengths, or for a single `rate`. By rate and distortion it has
+    strength 1 and one rate, as in the paper.
+    """
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
@@ -131,11 +140,20 @@ def train_compressor(
         auxiliary_model, third = _classifier(dataset, auxiliary)
         depends["auxiliary"] = third.sha256
     torch.manual_seed(seed_step(seed, -1))
-    compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
-    objective = CompressorObjective(compressor, channels_last(generator), target_model, loss, auxiliary_model)
+    generator = channels_last(generator)
+    losses = asdict(loss)
     if loss.kind == "rate-accuracy":
+        compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
+        only = None if rate is None else stop_of(rate, STOPS)
+        objective: CompressorObjective = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
         objective.initialise(to_float(dataset.train.images[:256]))
-    plan = Plan([name], "compressor", preset, settings, seed, asdict(loss), depends)
+        losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
+    elif rate is not None:
+        raise UsageError(f"a compressor of rate and distortion has one rate, set by the weight of its loss, got rate {rate:g}")
+    else:
+        compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
+        objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)
+    plan = Plan([name], "compressor", preset, settings, seed, losses, depends)
     return train_and_keep(objective, dataset, plan, **run)[0]
 
 

@@ -86,7 +86,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_weights(
     trainer = trainers(folder, name="resumed")
     assert trainer.state == "training"
     assert (trainer.start_button.disabled, trainer.stop_button.disabled) == (True, False)
-    until(lambda: trainer.histories.get(f"classifier {TARGET}"), trainer)  # its first epoch is over
+    until(lambda: trainer.histories.get(f"classifier {TARGET}"), trainer)  # wait for the first epoch
     trainer.stop_button.click()
     until(lambda: trainer.state == "interrupted", trainer)
     assert re.match(r"interrupted: stopped at step \d+ of \d+ of .*; Resume goes on from there", words(trainer))
@@ -304,7 +304,7 @@ def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Pat
         for line in process.stdout:
             message = json.loads(line)
             labels += [message["bar"]] if "bar" in message else []
-            if len(message.get("epoch", ())) == 3:  # its fourth is its last, of one step
+            if len(message.get("epoch", ())) == 3:  # the fourth epoch is the last, with one step
                 process.stdin.write("stop\n")
                 process.stdin.flush()
         assert process.wait(60) == STOPPED

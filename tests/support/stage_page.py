@@ -1,6 +1,6 @@
-"""The stage of `explore` in a page without a kernel: its ES module with a model made of a stage's state.
+"""The stage of `explore` in a page without a kernel: its ES module, with a model that holds a stage's state.
 
-    python tests/stage_page.py docs
+    python -m tests.support.stage_page docs
 
 draws the pictures of docs/explore.md, with the shipped pair and the pristine samples.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["open_stage", "state_of"]
 
-PANELS = Path(__file__).resolve().parents[1] / "workbench" / "panels"
-# A model as anywidget gives it to `render`. `sent` and `saved` keep what the page sends; `arrive` is what a kernel sends.
+PANELS = Path(__file__).resolve().parents[2] / "workbench" / "panels"
+# A model in the form of anywidget's. `sent` and `saved` record the page's messages, `arrive` plays the kernel's.
 SCRIPT = """async ([state, module, css]) => {
     const binary = (value) => {
         if (Array.isArray(value)) return value.map(binary);
@@ -61,7 +61,7 @@ SCRIPT = """async ([state, module, css]) => {
 
 
 def encoded(value: Any) -> Any:
-    """Return a value of a trait as JSON; bytes as the page's SCRIPT reads them."""
+    """Return a trait's value as JSON. Bytes have the form that the page's SCRIPT reads."""
     if isinstance(value, bytes | memoryview):
         return {"__bytes__": base64.b64encode(bytes(value)).decode()}
     if isinstance(value, dict):
@@ -95,8 +95,7 @@ def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
 
 def main() -> None:
     """Draw the pictures of the documentation."""
-    import browsers
-
+    from tests.support import browsers
     from workbench.panels import Explorer
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -41,7 +41,7 @@ __all__ = [
 ]
 __all__ += ["saved", "screenshot", "wait_for", "watched"]
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TOKEN = "a-token-of-this-test"
 FLAGS = (
     "--no-sandbox",

@@ -1,0 +1,206 @@
+"""The rate: the stops of one compressor, from the label to the picture, in payloads and in tables."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+
+from workbench import bitstream, weights
+from workbench.codecs import CompressAI, Jpeg, Neural, Png
+from workbench.data import load
+from workbench.errors import PayloadError, UsageError
+from workbench.evaluation import describe
+from workbench.inference import prepare
+from workbench.models import NeuralCompressor
+from workbench.pictures import to_float
+from workbench.rates import LABEL_CHANNELS, gains, rates_of, stop_of
+from workbench.weights import Manifest
+
+STOPS = 5
+RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return to_float(load("samples").test.images[:6])
+
+
+@pytest.fixture(scope="module")
+def codec(variable: Neural) -> Neural:
+    return variable
+
+
+@pytest.fixture(scope="module")
+def compressor(codec: Neural) -> NeuralCompressor:
+    return codec.compressor
+
+
+def test_stops_are_evenly_spread_and_their_steps_become_finer() -> None:
+    assert rates_of(STOPS) == RATES
+    assert [stop_of(rate, STOPS) for rate in RATES] == list(range(STOPS))
+    assert [stop_of(rate, 11) for rate in (0.04, 0.05, 0.3, 0.96, 1)] == [0, 1, 3, 10, 10]
+    gain = gains(STOPS)
+    assert gain[0] == gain[1]
+    assert (gain[2:] > gain[1:-1]).all()
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.01, float("nan"), float("inf")])
+def test_a_rate_that_cannot_be_is_refused(codec: Neural, rate: float) -> None:
+    with pytest.raises(UsageError, match=f"rate must be between 0 .* got {rate}"):
+        codec.at(rate)
+
+
+def test_a_compressor_of_one_rate_serves_rate_0_and_names_the_way_out(neural: Neural) -> None:
+    assert neural.rates == (0.0,)
+    assert neural.at(0.0).rate == neural.at(None).rate == 0
+    with pytest.raises(UsageError, match=r"one rate, 0, got rate 0\.4: train a variable-rate one with `workbench train"):
+        neural.at(0.4)
+    with pytest.raises(UsageError, match="one rate, 0"):
+        Neural(neural.compressor, "x", rate=1.0)
+
+
+@pytest.mark.parametrize("other", [Png(), Jpeg()], ids=["png", "jpeg"])
+def test_other_codecs_have_no_rate(other: Png | Jpeg) -> None:
+    assert other.at(None) is other
+    with pytest.raises(UsageError, match=f"codec '{other.name}' has no rate, got 0.5"):
+        other.at(0.5)
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("n", [1, 6])
+def test_a_payload_of_any_rate_is_decoded_by_any_codec_of_the_weights(
+    codec: Neural, images: torch.Tensor, rate: float, n: int
+) -> None:
+    payload = codec.at(rate).encode(images[:n])
+    symbols = codec.compressor.symbols(images[:n], stop=codec.at(rate).stop)
+    expected = codec.compressor.reconstruct(symbols, (32, 32), codec.at(rate).stop).clamp(0, 1)
+    for decoder in (codec, codec.at(1.0)):
+        assert torch.allclose(decoder.decode(payload), expected, atol=1e-5)
+        bits = codec.at(rate).bits(symbols)
+        assert decoder.sizes(payload) == pytest.approx((bits / 8).tolist())
+    assert 0 <= len(payload) - float(bits.sum()) / 8 < 10, "the information, and the header"
+
+
+def test_bytes_grow_with_the_rate_and_the_label_stays(codec: Neural, images: torch.Tensor) -> None:
+    sizes = [len(codec.at(rate).encode(images)) for rate in RATES]
+    assert sizes == sorted(sizes)
+    assert sizes[0] < 10
+    assert sizes[-1] > 1.2 * sizes[1]
+    label = codec.compressor.symbols(images)[:, :LABEL_CHANNELS]
+    for rate in RATES:
+        coded, which = codec.unpack(codec.at(rate).encode(images))
+        assert torch.equal(codec.latents(coded)[which][:, :LABEL_CHANNELS], label)
+        assert bool(codec.latents(coded)[:, LABEL_CHANNELS:].any()) == (rate > 0)
+
+
+def test_finer_steps_lose_less_of_the_latents(codec: Neural, images: torch.Tensor) -> None:
+    y = codec.compressor.latents(images)[:, LABEL_CHANNELS:]
+    lost = []
+    for stop in range(1, STOPS):
+        steps = codec.compressor.steps(stop)[LABEL_CHANNELS:]
+        read = codec.compressor.symbols(images, stop=stop)[:, LABEL_CHANNELS:] * steps
+        lost.append((read - y).abs().max().item())
+        assert lost[-1] <= steps.max() / 2 + 1e-4
+    assert lost == sorted(lost, reverse=True)
+
+
+def test_the_tag_covers_the_stop(codec: Neural, images: torch.Tensor) -> None:
+    for n in (1, 3):
+        payload = bytearray(codec.at(0.5).encode(images[:n]))
+        for stop in {0, 1, 3, 4, 200} - {payload[1]}:
+            payload[1] = stop
+            with pytest.raises(PayloadError):
+                codec.decode(bytes(payload))
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_stop_that_the_compressor_does_not_have_is_refused(codec: Neural, neural: Neural, n: int) -> None:
+    with pytest.raises(PayloadError, match=f"of stop {STOPS} of the rate, this compressor has {STOPS}"):
+        codec.decode(bitstream.pack_stream(b"abc", n, codec.key, STOPS))
+    with pytest.raises(PayloadError, match="of stop 1 of the rate, this compressor has 1"):
+        neural.decode(bitstream.pack_stream(b"abc", n, neural.key, 1))
+
+
+@pytest.mark.parametrize("stop", [0, 1, 7, 255])
+@pytest.mark.parametrize("count", [1, 2, 300, bitstream.MAX_IMAGES])
+def test_a_container_says_its_stop_and_how_many_images_it_claims(stop: int, count: int) -> None:
+    payload = bitstream.pack_stream(b"abc", count, b"key", stop)
+    assert bitstream.unpack_stream(payload, b"key") == (b"abc", count, stop)
+    assert bitstream.claimed_images(payload) == count
+    plain = bitstream.pack_stream(b"abc", count, b"key")
+    assert len(payload) == len(plain) + (stop > 0)
+    for end in range(len(payload)):
+        with pytest.raises(PayloadError):
+            bitstream.unpack_stream(payload[:end], b"key")
+
+
+@pytest.mark.parametrize("stop", [-1, 256])
+def test_a_stop_is_a_byte(stop: int) -> None:
+    with pytest.raises(UsageError, match=f"from 0 to 255, got {stop}"):
+        bitstream.pack_stream(b"abc", 1, b"key", stop)
+
+
+def test_hostile_payloads_are_decoded_or_refused_at_every_rate(
+    codec: Neural, images: torch.Tensor, request: pytest.FixtureRequest
+) -> None:
+    source = random.Random(0)
+    whole = [(codec.at(rate).stop, codec.at(rate).encode(images[:n])) for rate in RATES for n in (1, 6)]
+    for number in range(request.config.getoption("--payloads") // 4):
+        stop, valid = source.choice(whole)
+        body = bytearray(valid[8:])
+        for _ in range(source.randrange(1, 4)):
+            if body:
+                body[source.randrange(len(body))] = source.randrange(256)
+        del body[source.randrange(len(body) + 1) if number % 3 == 0 else len(body) :]
+        payload = bitstream.pack_stream(bytes(body), source.choice([1, 6, 200]), codec.key, source.choice([stop, 1, 4]))
+        try:
+            coded, which = codec.unpack(payload)
+            pictures = codec.decode_each(coded)
+        except PayloadError:
+            continue
+        assert pictures.isfinite().all()
+        assert int(which.max()) == len(pictures) - 1
+
+
+def test_images_of_another_size_than_the_label_patterns_pass_at_every_rate(compressor: NeuralCompressor) -> None:
+    wide = Neural(compressor, "ours", size=(32, 48))
+    pictures = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    for rate in RATES:
+        symbols = compressor.symbols(pictures, stop=wide.at(rate).stop)
+        expected = compressor.reconstruct(symbols, (32, 48), wide.at(rate).stop).clamp(0, 1)
+        assert torch.allclose(wide.decode(wide.at(rate).encode(pictures)), expected, atol=1e-5)
+
+
+def test_compressais_coder_sends_the_latents_of_rate_0(compressor: NeuralCompressor, images: torch.Tensor) -> None:
+    coder = CompressAI(compressor, "ours")
+    decoded = coder.decode(coder.encode(images))
+    y = compressor.sent(compressor.latents(images), 0)
+    rounded = (y / compressor.steps()).round().int()
+    assert torch.allclose(decoded, compressor.reconstruct(rounded, (32, 32)).clamp(0, 1), atol=1e-5)
+    assert torch.allclose(compressor.forward(images)["x_hat"].clamp(0, 1), decoded, atol=1e-5)
+    with pytest.raises(UsageError, match="has no rate"):
+        coder.at(0.5)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_one_file_keeps_the_tables_of_all_stops(
+    compressor: NeuralCompressor, images: torch.Tensor, empty_data: object, half: bool
+) -> None:
+    kind, spec = weights.describe(compressor)
+    assert spec == {"N": 8, "M": 12, "stops": STOPS}
+    weights.save(compressor, Manifest("c", "digits", kind, spec, "untrained", 0), half=half)
+    loaded, _ = weights.load("c", "digits", "compressor")
+    assert isinstance(loaded, NeuralCompressor)
+    for stop in range(STOPS):
+        assert all(torch.equal(a, b) for a, b in zip(loaded.tables(stop), compressor.tables(stop), strict=True))
+    ours, theirs = Neural(compressor, "same"), Neural(prepare(loaded), "same")
+    if not half:
+        assert theirs.at(0.5).encode(images) == ours.at(0.5).encode(images)
+    for rate in RATES:
+        assert theirs.decode(ours.at(rate).encode(images)).shape == images.shape
+
+
+def test_a_codec_is_named_with_its_rate(codec: Neural) -> None:
+    assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]

@@ -1,0 +1,81 @@
+"""The rates of a variable-rate compressor: its stops, the quantisation step of each, and their integer tables.
+
+::
+
+    rate 0 ... 1 -> nearest of S stops -> step 1 / Gain[stop] -> tables of that step, all from one density
+
+The gains and the density are those of CompressAI's variable-rate models (`models.vbr`, `EntropyBottleneckVbr`; Kamisli et al.
+2024, arXiv 2402.18930). Both ends need the integer tables of each stop, so that there are stops and the tables ship.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from compressai.entropy_models import EntropyBottleneckVbr
+
+__all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
+
+STOPS = 11  # of a compressor that is trained here: rates 0, 0.1, ... 1
+LABEL_CHANNELS = 4  # the label's: a label is a few bits, and hundreds of latents cost more than those
+COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels keep the coarse one
+
+
+def gains(stops: int) -> Tensor:
+    """Return the gain of each stop (S), the inverse of its quantisation step, coarse to fine."""
+    if stops < 3:
+        raise UsageError(f"a variable-rate compressor has at least 3 stops, got {stops}")
+    steps = torch.logspace(torch.tensor(COARSE).log2(), torch.tensor(FINE).log2(), stops - 1, base=2)
+    return 1 / torch.cat([steps[:1], steps])
+
+
+def rates_of(stops: int) -> tuple[float, ...]:
+    """Return the rate of each stop; of a compressor without stops rate 0 alone."""
+    return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
+
+
+def check_rate(rate: float | None) -> None:
+    """Raise UsageError for a rate that is not from 0 to 1. None is no rate of one's own."""
+    if rate is not None and not 0.0 <= rate <= 1.0:
+        raise UsageError(f"rate must be between 0 (the fewest bits) and 1 (the most), got {rate!r}")
+
+
+def stop_of(rate: float, stops: int) -> int:
+    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with so many stops does not have."""
+    check_rate(rate)
+    if not stops and rate:
+        raise UsageError(
+            f"this compressor has one rate, 0, got rate {rate:g}: train a variable-rate one with `workbench train compressor`"
+        )
+    return int(rate * (stops - 1) + 0.5) if stops else 0
+
+
+def stop_tables(bottleneck: EntropyBottleneckVbr, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
+
+    The tables are CompressAI's: cumulative frequencies, flattened (M x L of each stop, L the longest of its lengths), offsets
+    and lengths (S - 1 x M). The label's channels have stop 0's at every stop. At stop 0 the others have zero as only symbol.
+    """
+    made = []
+    for value in gain:
+        bottleneck.update_variable(force=True, qs=1 / value)
+        made.append((bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length))
+    first, label, cdfs = made[0], slice(LABEL_CHANNELS), []
+    for cdf, offset, length in made[1:]:
+        offset[label], length[label] = first[1][label], first[2][label]
+        width = int(length.max())
+        rows = [F.pad(each, (0, max(0, width - each.shape[1])))[:, :width] for each in (first[0], cdf)]
+        cdfs.append(torch.cat([rows[0][label], rows[1][label.stop :]]))
+    silent = slice(LABEL_CHANNELS, None)
+    first[0][silent], first[1][silent], first[2][silent] = 0, 0, 3
+    first[0][silent, 1:3] = first[0].new_tensor([(1 << 16) - 1, 1 << 16])
+    bottleneck._quantized_cdf, bottleneck._offset, bottleneck._cdf_length = first
+    _, offsets, lengths = zip(*made[1:], strict=True)
+    return torch.cat([cdf.flatten() for cdf in cdfs]), torch.stack(offsets), torch.stack(lengths)

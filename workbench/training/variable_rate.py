@@ -1,0 +1,179 @@
+"""The objective of a variable-rate compressor: the class at rate 0, more of the picture above it, at every strength."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..classifiers import Classifier
+from ..models import NeuralCompressor, PerturbationGenerator
+from ..rates import LABEL_CHANNELS
+from .compression import CompressorLoss, CompressorObjective
+from .objectives import clamp_inwards, share
+from .protection import CAP
+
+__all__ = ["VariableRateObjective"]
+
+READ, SMOOTHING = 0.5, 0.1
+
+LABELS = 0.35  # share of the images that are sent at stop 0
+ENDS = 1.5  # strengths are drawn from an interval so much longer than [0, 1], and clamped: both ends come often
+PICTURE_WEIGHT = 0.02  # of the squared error (on the scale of 255) at the last stop, in bits a pixel
+SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the latents at the start: the label's in steps of stop 0, the picture's
+MARGIN = 1.5  # of the tables' reach over the latents that came
+
+
+class LabelledCompressor(nn.Module):
+    """A compressor with a linear reader of its label's latents, which is not kept."""
+
+    def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
+        super().__init__()
+        self.compressor = compressor
+        self.reader = nn.Linear(4 * LABEL_CHANNELS, classes)
+
+    def read(self, y: Tensor) -> Tensor:
+        """Return the logits that a linear layer finds in the label's latents."""
+        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :LABEL_CHANNELS], 2).flatten(1))
+        return logits
+
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        """Load both, the compressor by its own way: its tables change their sizes."""
+        for name, part in self.named_children():
+            own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
+            part.load_state_dict(own)
+
+
+class VariableRateObjective(CompressorObjective):
+    """Rate + cross-entropy of the target + weighted squared error, each image at a stop and a strength of its own.
+
+    ::
+
+        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn for each image
+                                        `-> bits                   `-> target, auxiliary, squared error
+
+    The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, as the error of finer steps
+    falls (Kamisli et al. 2024). The auxiliary is to fail as much as the strength says. `only` is a stop for all images: what
+    the network of all stops is compared with.
+    """
+
+    def __init__(
+        self,
+        compressor: NeuralCompressor,
+        generator: PerturbationGenerator,
+        target: Classifier,
+        loss: CompressorLoss,
+        auxiliary: Classifier | None = None,
+        only: int | None = None,
+    ) -> None:
+        super().__init__(compressor, generator, target, loss, auxiliary)
+        self.only = only
+        self.network = self.labelled = LabelledCompressor(compressor, target.num_classes)
+        gain = compressor.Gain
+        weights = PICTURE_WEIGHT * (gain / gain[-1]).square()
+        weights[0] = 0.0
+        self.register_buffer("picture_weights", weights.detach(), persistent=False)
+
+    picture_weights: Tensor
+
+    @torch.no_grad()
+    def initialise(self, images: Tensor) -> None:
+        """Scale the latents of `images`: those of the label to some steps of stop 0, the others to some of the last."""
+        compressor = self.compressor
+        layer = compressor.g_a[-1]
+        deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
+        wanted = torch.full_like(deviation, PICTURE_SPREAD)
+        wanted[:LABEL_CHANNELS] = SPREAD / compressor.Gain[0]
+        layer.weight.mul_((wanted / deviation)[:, None, None, None])
+        layer.bias.zero_()
+        compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
+
+    def at(self, step: int, total: int) -> None:
+        """Ease the rate in, as for one rate; the steps stay as they are."""
+        self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
+
+    def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return a strength and a stop for each of n images; in validation all combinations in turn."""
+        stops = self.compressor.stops
+        if self.training:
+            strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
+            drawn = torch.randint(1, stops, (n,), device=device)
+            chosen = torch.where(torch.rand(n, device=device) < LABELS, torch.zeros_like(drawn), drawn)
+        else:
+            rows = torch.arange(n, device=device)
+            strengths, chosen = rows % 5 / 4, rows // 5 % stops
+        return strengths, chosen if self.only is None else torch.full_like(chosen, self.only)
+
+    def parts(self) -> list[nn.Module]:
+        """Return the compressor."""
+        return [self.compressor]
+
+    def before_validation(self, images: Tensor) -> None:
+        """Nothing: the tables are made once, at the end."""
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss; bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
+        strengths, stops = self._draw(len(images), images.device)
+        with torch.no_grad():
+            images = torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+        with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
+            x_hat, bits, y = self._code_at(images.float(), stops)
+            asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
+        errors = (x_hat - images).square().mean((1, 2, 3))
+        decoded = clamp_inwards(x_hat)
+        logits = self.target(decoded)
+        figures = {"bits": bits.mean(), "mse": errors.mean(), "accuracy": share(logits, labels)}
+        entropy = F.cross_entropy(logits, labels, reduction="none")
+        if self.auxiliary is not None:
+            other = self.auxiliary(decoded)
+            entropy = entropy - strengths * F.cross_entropy(other, labels, reduction="none").clamp(max=CAP)
+            figures["auxiliary"] = share(other, labels)
+        assert self.loss.weight is not None
+        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        picture = self.picture_weights[stops] * 255**2 * errors
+        return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
+
+    def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x_hat, the bits of each image (N) and the latents, at a stop for each (N).
+
+        What is decoded is rounded, with the gradient passed straight through. The rate is that of latents with uniform noise,
+        as in CompressAI, but for the label's, where noise deceives (see `CompressorObjective`).
+        """
+        compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
+        y = compressor.g_a(images)
+        step = (1 / compressor.Gain[stops])[:, None, None, None].expand(len(y), y.shape[1], 1, 1).clone()
+        step[:, :LABEL_CHANNELS] = 1 / compressor.Gain[0]
+        label = torch.arange(y.shape[1], device=y.device)[:, None, None] < LABEL_CHANNELS
+        rounded = y + (step * (y / step).round() - y).detach()
+        y_hat = torch.where(label | (stops > 0)[:, None, None, None], rounded, torch.zeros_like(y))
+        noisy = y + step * (torch.rand_like(y) - 0.5) if self.training else y_hat
+        likelihoods = _likelihoods_at(bottleneck, torch.where(label, y_hat, noisy), step)
+        sent = label | (stops > 0)[:, None, None, None]
+        bits = -(likelihoods.log2() * sent).sum((1, 2, 3))
+        return compressor.g_s(y_hat), bits, y
+
+    @torch.no_grad()
+    def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Make the tables of every stop, and what stop 0 chooses from (see `CompressorObjective.finish`)."""
+        bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
+        parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
+        y = torch.cat(parts)
+        reach = MARGIN * torch.stack([y.amin((0, 2, 3)), torch.zeros_like(y[0, :, 0, 0]), y.amax((0, 2, 3))], 1)
+        bottleneck.quantiles.copy_(reach[:, None])
+        self.compressor.update(force=True)
+        return self._choose_patterns(y, labels.to(device))
+
+    def _at_strengths(self, images: Tensor) -> Tensor:
+        """Return images at strengths 0 to 1 in turn."""
+        strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
+        return torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+
+
+def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
+    """Return the probability of the steps around values (N x M x h x w), by the density; `step` is of each image."""
+    steps = step.expand(values.shape).transpose(0, 1).flatten(1)[:, None]
+    flat = values.transpose(0, 1).flatten(1)[:, None]
+    likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood_variable(flat, qs=steps)[0])
+    return likelihoods.view(values.shape[1], len(values), *values.shape[2:]).transpose(0, 1)
