@@ -230,7 +230,7 @@ def test_the_budget_knows_which_networks_several_pairs_lack(few: Dataset, tiny_d
     assert set(missing._missing(few, [("vgg13_bn", "resnet18")], "hours")) == {
         "vgg13_bn",
         "encoder",
-        "vgg13_bn-X-resnet18@start",
+        "vgg13_bn-X-resnet18",
         "vgg13_bn-X-resnet18-compressor",
     }
 
