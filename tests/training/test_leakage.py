@@ -83,7 +83,7 @@ def test_training_lowers_the_leakage(digits: Dataset) -> None:
     made = objective(GeneratorLoss("bounded", "absolute", 0.0, leakage_weight=2.0))
     settings = TrainingSettings(40, 32, 5e-2, 0.0, warmup=0.1, clip=1.0)
     trainer = Trainer(made, digits.train.head(64), settings, device="cpu")
-    values = [float(trainer.step(step)[1]["leakage"]) for step in range(36)]
+    values = [float(trainer.step(step)[1]["leakage"].detach()) for step in range(36)]
     assert values[-1] < 0.5 * values[0]
 
 
