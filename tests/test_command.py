@@ -167,6 +167,13 @@ def test_evaluate_says_the_same_to_people(tiny_data: Path, capsys: pytest.Captur
     [
         (("--codec", "png", "--quality", "89"), 2, "--quality 89 goes with --codec jpeg or webp, not png"),
         (("--codec", "webp", "--subsampling", "4:2:0"), 2, "--subsampling 4:2:0 goes with --codec jpeg, not webp"),
+        (("--codec", "png", "--rate", "0.5"), 2, "--rate 0.5 goes with --codec neural, not png"),
+        (("--rate", "1.5"), 2, "rate must be between 0 (the fewest bits) and 1 (the most), got 1.5"),
+        (
+            ("--rate", "0.4"),
+            2,
+            "this compressor has one rate, 0, got rate 0.4: train a variable-rate one with `workbench train",
+        ),
         (("--codec", "jpeg", "--quality", "96"), 2, "JPEG quality must be a whole number from 1 to 95, got 96"),
         (("--codec", "jpeg", "--subsampling", "4:1:1"), 2, "unknown chroma subsampling '4:1:1'"),
         (("--codec", "png", "--client-quality", "0"), 2, "JPEG quality must be a whole number from 1 to 95, got 0"),
@@ -306,6 +313,7 @@ def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, caps
         ),
         (("--attacker", "read", "--source", "noise"), 2, "nothing to try: read on perturbed, decoded, payload, label"),
         (("--strength", "1.5"), 2, "strength must be between 0"),
+        (("--rate", "nan"), 2, "rate must be between 0"),
         (("--pairs", "100000"), 1, "100000 pairs were requested, the training split of scikit-learn digits has 697"),
         (("--limit", "1"), 2, "at least 2 images and 1 seed, got 1 and 1"),
         (("--dataset", "cifar"), 2, "unknown data set 'cifar': did you mean 'cifar10'?"),
@@ -374,6 +382,13 @@ def test_an_unknown_preset_is_one_line_with_the_choices(what: str, tiny_data: Pa
         (("generator", "--noise", "2"), 2, "standard deviation must be between 0 and 1, got 2.0"),
         (("generator", "--against-inversion", "-1"), 2, "the adversary's weight must be a number from 0 up, got -1.0"),
         (("generator", "--strength", "3"), 2, "strength must be between 0"),
+        (("pair", "--rate", "0.5"), 2, "--rate 0.5 goes with `train compressor`, not with a pair"),
+        (("compressor", "--rate", "2"), 2, "rate must be between 0"),
+        (
+            ("compressor", "--loss", "rate-distortion", "--rate", "0.5"),
+            2,
+            "one rate, set by the weight of its loss, got rate 0.5",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(

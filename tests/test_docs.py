@@ -30,7 +30,7 @@ PAGES += sorted((ROOT / "docs").rglob("*.md"))
 DOCS = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
-EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit", "sudo")
+EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit", "sudo", "ulimit")
 OURS = ("make", "papermill", "python", "workbench", ".venv/bin/workbench")
 TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 
@@ -109,7 +109,7 @@ def check_workbench(command: Command) -> None:
 
 def check_make(command: Command) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
     variables = re.findall(r"^([A-Z_]+) +\?=", makefile, re.MULTILINE)
     target = command.words[1]
     assert target in targets, command
@@ -139,7 +139,7 @@ def check_papermill(command: Command) -> None:
 
 
 def check_python(command: Command) -> None:
-    script = ROOT / command.words[1]
+    script = ROOT / (command.words[2].replace(".", "/") + ".py") if command.words[1] == "-m" else ROOT / command.words[1]
     assert script.is_file(), command
     text = script.read_text(encoding="utf-8")
     assert all(word in (*text.split('"'), "--help") for word in command.words[2:] if word.startswith("--")), command
@@ -186,6 +186,7 @@ def test_the_certificates_that_docs_name_are_made(tmp_path: Path) -> None:
         "papermill notebooks/energy.ipynb out.ipynb -p datasett digits",
         "python tests/nothing.py",
         "python tests/speed_explore.py --nothing",
+        "python -m tests.support.nothing",
     ],
 )
 @pytest.mark.parametrize("in_text", [False, True])

@@ -32,11 +32,10 @@ def borrowed(text: str) -> list[str]:
     return sorted({module for module, names in parts if any(re.match(r"test_|conftest$", name) for name in names)})
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_names_are_short_and_helpers_come_from_support(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    assert not long_names(text), f"at most {LONGEST} characters"
-    assert not borrowed(text), "put what two files use into tests/support"
+def test_names_are_short_and_helpers_come_from_support() -> None:
+    texts = {path.relative_to(TESTS).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+    assert not {path: names for path, text in texts.items() if (names := long_names(text))}, f"at most {LONGEST} characters"
+    assert not {path: names for path, text in texts.items() if (names := borrowed(text))}, "use tests/support"
 
 
 def test_a_long_name_and_an_import_from_a_test_are_seen() -> None:

@@ -81,7 +81,7 @@ def test_a_card_has_a_section_for_all_that_a_reader_must_know(trained: Pair) -> 
     assert all(f"`{manifest.sha256[:16]}`" in text for manifest in trained.manifests.values())
 
 
-def test_the_cost_is_the_sum_of_all_trainings_those_before_included(trained: Pair) -> None:
+def test_the_cost_is_the_sum_of_all_trainings(trained: Pair) -> None:
     text = card(trained)
     rows = [cells(section(text, "Cost"), name) for name in ("target", "generator's start", "generator", "all")]
     assert rows[0][1:3] == ["1.25", "1"]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from workbench import bitstream, weights
+from tests.support.pair import AUXILIARY, TARGET
+from workbench import bitstream, plots, weights
+from workbench.__main__ import main
+from workbench.audit import EFFORTS, Audit, sweeps
 from workbench.codecs import CompressAI, Jpeg, Neural, Png
-from workbench.data import load
+from workbench.data import Dataset, load
 from workbench.errors import PayloadError, UsageError
-from workbench.evaluation import describe
+from workbench.evaluation import Evaluation, describe
 from workbench.inference import prepare
 from workbench.models import NeuralCompressor
 from workbench.pictures import to_float
 from workbench.rates import LABEL_CHANNELS, gains, rates_of, stop_of
-from workbench.weights import Manifest
+from workbench.weights import Manifest, Pair
 
 STOPS = 5
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -52,7 +59,7 @@ def test_a_rate_that_cannot_be_is_refused(codec: Neural, rate: float) -> None:
         codec.at(rate)
 
 
-def test_a_compressor_of_one_rate_serves_rate_0_and_names_the_way_out(neural: Neural) -> None:
+def test_a_compressor_of_one_rate_serves_rate_0_alone(neural: Neural) -> None:
     assert neural.rates == (0.0,)
     assert neural.at(0.0).rate == neural.at(None).rate == 0
     with pytest.raises(UsageError, match=r"one rate, 0, got rate 0\.4: train a variable-rate one with `workbench train"):
@@ -70,9 +77,7 @@ def test_other_codecs_have_no_rate(other: Png | Jpeg) -> None:
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("n", [1, 6])
-def test_a_payload_of_any_rate_is_decoded_by_any_codec_of_the_weights(
-    codec: Neural, images: torch.Tensor, rate: float, n: int
-) -> None:
+def test_a_payload_of_any_rate_is_decoded_by_any_codec(codec: Neural, images: torch.Tensor, rate: float, n: int) -> None:
     payload = codec.at(rate).encode(images[:n])
     symbols = codec.compressor.symbols(images[:n], stop=codec.at(rate).stop)
     expected = codec.compressor.reconstruct(symbols, (32, 32), codec.at(rate).stop).clamp(0, 1)
@@ -164,7 +169,7 @@ def test_hostile_payloads_are_decoded_or_refused_at_every_rate(
         assert int(which.max()) == len(pictures) - 1
 
 
-def test_images_of_another_size_than_the_label_patterns_pass_at_every_rate(compressor: NeuralCompressor) -> None:
+def test_images_of_other_sizes_pass_at_every_rate(compressor: NeuralCompressor) -> None:
     wide = Neural(compressor, "ours", size=(32, 48))
     pictures = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))
     for rate in RATES:
@@ -204,3 +209,45 @@ def test_one_file_keeps_the_tables_of_all_stops(
 
 def test_a_codec_is_named_with_its_rate(codec: Neural) -> None:
     assert [describe(codec.at(rate)) for rate in (0.0, 0.5)] == ["neural", "neural rate 0.5"]
+
+
+def test_commands_measure_at_a_rate(
+    tiny_root: Path, tmp_path: Path, variable: Neural, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORKBENCH_DATA", str(shutil.copytree(tiny_root, tmp_path / "data")))
+    pair = weights.load_pair("digits", TARGET, AUXILIARY)
+    kind, spec = weights.describe(variable.compressor)
+    depends = {role: pair.manifests[role].sha256 for role in ("target", "generator")}
+    name = weights.compressor_name(TARGET, AUXILIARY)
+    weights.save(variable.compressor, Manifest(name, "digits", kind, spec, "untrained", 0, depends=depends))
+    named = ("--target", TARGET, "--auxiliary", AUXILIARY, "--json")
+    results = []
+    for rate in ("0", "0.75"):
+        assert main(["evaluate", *named, "--limit", "8", "--strength", "0.5", "--rate", rate]) == 0
+        results.append(json.loads(capsys.readouterr().out))
+    assert [(each["codec"], each["rate"], each["strength"]) for each in results] == [
+        ("neural", 0.0, 0.5),
+        ("neural rate 0.75", 0.75, 0.5),
+    ]
+    assert results[0]["s2_bytes"]["value"] < 0.5 * results[1]["s2_bytes"]["value"]
+    audit = ("audit", *named, "--limit", "8", "--view", "decoded", "--attacker", "undo", "--seeds", "1")
+    assert main([*audit, "--effort", "trial", "--pairs", "20", "--rate", "0.75"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["codec"], result["rate"]) == ("neural rate 0.75", 0.75)
+
+
+def test_the_surface_covers_every_strength_and_rate(networks: Pair, variable: Neural, digits: Dataset) -> None:
+    manifests = {**networks.manifests, "compressor": replace(networks.manifests["compressor"], sha256="variable")}
+    pair = replace(networks, compressor=variable.compressor, manifests=manifests)
+    rows = Evaluation(pair, digits, limit=12, batch=12).surface([0, 1], [0, 0.5, 1])
+    assert [(row["strength"], row["rate"]) for row in rows] == [(a, r) for a in (0, 1) for r in (0, 0.5, 1)]
+    sizes = [row["bytes"].value for row in rows]
+    assert sizes[0] < sizes[1] < sizes[2]
+    audit = Audit(pair, digits, n=12, seeds=1, pairs=24, effort=EFFORTS["trial"])
+    attacks = sweeps.of_surface(audit, [0, 1], [0, 0.5, 1])
+    assert [(row["strength"], row["rate"]) for row in attacks] == [(row["strength"], row["rate"]) for row in rows]
+    assert all(row["over"] == max(0.0, row["over_control"].value) for row in attacks)
+    joined = [{**row, "over": attack["over"]} for row, attack in zip(rows, attacks, strict=True)]
+    figure = plots.surface(joined, "a title")
+    assert [len(axis.texts) for axis in figure.axes[:4]] == [6] * 4
+    assert len(plots.surface_front(joined, "a title").axes) == 3

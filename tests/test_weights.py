@@ -16,8 +16,10 @@ import torch
 from tests.support.networks import PAIR, PAIR_NAME, classifier, generator, manifest, pictures, same
 from workbench import weights
 from workbench.classifiers import Classifier
+from workbench.data import Dataset
 from workbench.errors import UsageError, WeightsError
 from workbench.models import NeuralCompressor, PerturbationGenerator, build
+from workbench.training import missing
 from workbench.weights import Manifest, Pair, describe
 
 
@@ -420,6 +422,44 @@ def test_an_exported_pair_is_half_the_size_and_loads_as_a_pair(
         assert (shipped.generator(images) - pair.generator(images)).abs().max() < 5e-3
     tables = [each.compressor.entropy_bottleneck._quantized_cdf for each in (shipped, pair) if each.compressor is not None]
     assert torch.equal(*tables)
+
+
+SHIPPED = sorted((Path(__file__).resolve().parent.parent / "data" / "weights").glob("*/*-X-*-compressor.json"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: f"{path.parent.name}: {path.stem}")
+def test_each_shipped_pair_loads_without_training(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fresh clone has nothing else: `explore`, `serve` and `evaluate` work at once."""
+    (tmp_path / "weights").symlink_to(path.parent.parent)
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    name, _, variant = path.stem.removesuffix("-compressor").partition("@")
+    loaded = weights.load_pair(path.parent.name, *weights.pair_of(name), variant=variant)
+    assert set(loaded.manifests) == set(weights.ROLES)
+    for role, found in loaded.manifests.items():
+        assert found.complete
+        assert found.training["kept_in"] == "float16", f"the {role} is shipped in 32 bits"
+    size = sum(path.with_name(found.file).stat().st_size for found in loaded.manifests.values())
+    assert size < {"digits": 8 << 20}.get(path.parent.name, 64 << 20)
+
+
+def test_shipped_weights_can_be_left_aside(
+    pair: Pair, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`workbench reproduce` trains on the embedded digits, whatever ships."""
+    names = pair.target.name, pair.auxiliary.name
+    weights.export("digits", *names, tmp_path / "weights")
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+
+    def train(_: Dataset, name: str, *__: Any, **___: Any) -> Manifest:
+        raise InterruptedError(name)
+
+    monkeypatch.setattr(missing, "train_classifier", train)
+    assert [each.name for each in missing.ensure(digits, *names)][:2] == [*names]
+    with pytest.raises(InterruptedError, match=names[0]):
+        missing.ensure(digits, *names, shipped=False)
+    weights.save(pair.target, pair.manifests["target"])
+    with pytest.raises(InterruptedError, match=names[1]):
+        missing.ensure(digits, *names, shipped=False)
 
 
 def test_a_value_beyond_16_bits_is_not_exported_in_them(tmp_path: Path) -> None:

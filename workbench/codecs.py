@@ -1,10 +1,13 @@
-"""The codecs, under one contract: images in [0, 1] -> payload bytes -> images in [0, 1].
+"""The codecs, with one interface: images in [0, 1] -> payload bytes -> images in [0, 1].
 
-png, jpeg, webp; neural, a stream for the batch, from the latents that serve recognition best (rate 0) to the picture (rate 1);
-compressai, the same networks as in the paper: latents rounded, a string an image.
+::
 
-A payload is a whole batch as it crosses, its header counted (see `bitstream`). To add a codec: write a class with `name`,
-`key`, `encode_each` and `decode_each`, and a line in `CODECS`.
+    png, jpeg, webp    ordinary image files
+    neural             one stream for the batch, from the latents that serve recognition best (rate 0) to the picture (rate 1)
+    compressai         the same networks as in the paper: rounded latents, one string an image
+
+A payload is a complete batch with its header (see `bitstream`). A new codec is a class with `name`, `key`, `encode_each` and
+`decode_each`, and a line in `CODECS`.
 
     payload -> unpack (checked) -> each image still coded, equal ones once -> decode_each -> images
 """
@@ -32,21 +35,21 @@ from .warning_filter import suppress_warnings
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
-MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # of an image, in pixels; of a decoded batch, in bytes
+MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # pixels of an image's side, bytes of a decoded batch
 WORD = 4  # bytes of a latent
-BOUNDS = Limits(scans=20)  # of an image's file, beside its side
+BOUNDS = Limits(scans=20)  # of an image's file, in addition to its side
 
 
 class Codec(ABC):
-    """The contract: `decode(encode(images))` has the shape of `images`; a payload of another codec raises PayloadError."""
+    """The interface: `decode(encode(images))` has the shape of `images`. Another codec's payload raises PayloadError."""
 
     name: ClassVar[str]
-    repeats: ClassVar[bool] = False  # whether images often share their code, so that an answer is worth remembering
+    repeats: ClassVar[bool] = False  # whether images often share a code, so that caching answers pays
 
     @property
     @abstractmethod
     def key(self) -> bytes:
-        """What the decoder must know to be the right one: for a learned codec, the hash of its weights."""
+        """The identity of the matching decoder: for a learned codec, the hash of its weights."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
@@ -54,52 +57,51 @@ class Codec(ABC):
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct coded images of a payload, checked, and for each of its N images which of them it is.
+        """Return the distinct coded images of a payload, and for each of its N images the index of its code.
 
         Raises PayloadError for any other bytes.
         """
 
     @abstractmethod
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return N x 3 x H x W images in [0, 1] from what `unpack` returned."""
+        """Return N x 3 x H x W images in [0, 1] from the result of `unpack`."""
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
-        """Return each image's bytes in a payload, without what they share."""
+        """Return each image's bytes in a payload, without shared bytes."""
 
     def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]; PayloadError for any other bytes."""
+        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any other bytes."""
         coded, which = self.unpack(payload)
         with torch.inference_mode():
             images = self.decode_each(coded)
         return images[which] if self.repeats else images
 
     def at(self, rate: float | None) -> Self:
-        """Return the codec at a rate from 0 to 1; None: as it is. Raises UsageError if it has no such rate."""
+        """Return the codec at a rate in [0, 1], or itself for None. Raises UsageError if it has no such rate."""
         if rate is not None:
             raise UsageError(f"codec {self.name!r} has no rate, got {rate:g}: the codec 'neural' has one")
         return self
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the codec's networks, where it has some, to a device."""
+        """Move the codec's networks, if any, to a device."""
         return self
 
 
 class _StringCodec(Codec):
-    """A codec that makes one string of each image."""
+    """A codec that encodes each image as one string."""
 
     @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
         """Return one string for each of N x 3 x H x W images in [0, 1]."""
 
     def encode(self, images: Tensor) -> bytes:
-        """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         check_images(images)
         with torch.inference_mode():
             return bitstream.pack(self.encode_each(images), self.key)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the strings of a payload, each for itself."""
+        """Return the strings of a payload, one for each image."""
         strings = bitstream.unpack(payload, self.key)
         return strings, torch.arange(len(strings))
 
@@ -109,7 +111,10 @@ class _StringCodec(Codec):
 
 
 class _FileCodec(_StringCodec):
-    """A codec of ordinary image files, by Pillow: 8 bits a channel. Images with a longer `side` than that are not decoded."""
+    """A codec with ordinary image files, by Pillow: 8 bits a channel.
+
+    Images with a side above `side` pixels are not decoded.
+    """
 
     format: ClassVar[str]
 
@@ -118,7 +123,7 @@ class _FileCodec(_StringCodec):
 
     @property
     def key(self) -> bytes:
-        """The format: any decoder of it will do."""
+        """The format's name, because any decoder of the format will do."""
         return self.format.encode()
 
     def options(self) -> dict[str, Any]:
@@ -126,14 +131,13 @@ class _FileCodec(_StringCodec):
         return {}
 
     def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return one file for each image."""
         pixels = to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy()
         options = self.options()
         return [encode(image, self.format, **options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return the images; PayloadError where a file is damaged or their sizes differ."""
-        with suppress_warnings():  # of bombs and odd metadata; sizes are judged before anything is decoded
+        """Return the images. Raises PayloadError if a file is damaged, or if sizes differ."""
+        with suppress_warnings():  # Pillow warns of bombs and odd metadata, sizes are checked before decoding
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:
@@ -160,19 +164,19 @@ class _FileCodec(_StringCodec):
                 return np.asarray(picture.convert("RGB"))
         except PayloadError:
             raise
-        except Exception as error:  # Pillow's readers raise whatever a damaged file leads them to
+        except Exception as error:  # Pillow's readers raise exceptions of any kind for damaged files
             reason = "not of the format" if isinstance(error, UnidentifiedImageError) else " ".join(str(error).split())
             raise PayloadError(f"payload holds no whole {self.format} image: {reason}") from error
 
 
 class Png(_FileCodec):
-    """PNG: lossless at 8 bits. What the baseline sends."""
+    """PNG: lossless with 8 bits, as the baseline sends."""
 
     name, format = "png", "PNG"
 
 
 class Jpeg(_FileCodec):
-    """JPEG at a quality of 1 to 95, with optimised Huffman tables.
+    """JPEG with a quality of 1 to 95 and optimised Huffman tables.
 
     `subsampling` 4:4:4 keeps colour at full resolution, which perturbed images need (PMC², section 3.3: at quality 89, 4:2:0
     drops the target's accuracy from 91.17 % to 11.50 %).
@@ -189,12 +193,11 @@ class Jpeg(_FileCodec):
         self.quality, self.subsampling, self.optimize = quality, subsampling, optimize
 
     def options(self) -> dict[str, Any]:
-        """Return Pillow's options for saving."""
         return {"quality": self.quality, "subsampling": self.subsampling, "optimize": self.optimize}
 
 
 class WebP(_FileCodec):
-    """WebP, lossy at a quality of 1 to 100 (always 4:2:0), or lossless."""
+    """WebP, lossy with a quality of 1 to 100 (always 4:2:0), or lossless."""
 
     name, format = "webp", "WEBP"
 
@@ -205,15 +208,14 @@ class WebP(_FileCodec):
         self.quality, self.lossless = quality, lossless
 
     def options(self) -> dict[str, Any]:
-        """Return Pillow's options for saving."""
         return {"quality": self.quality, "lossless": self.lossless, "exact": True}
 
 
 class _NeuralCodec(Codec):
     """The perturbation-aware neural codec. `compressor` must be trained and its integer tables updated.
 
-    `identity` is the SHA-256 of its weights, so that a payload made for others is refused. Both ends know the `size` (H, W) of
-    the images.
+    `identity` is the SHA-256 of its weights, so that payloads for other weights are refused. Both ends know the `size` (H, W)
+    of the images.
     """
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
@@ -227,7 +229,6 @@ class _NeuralCodec(Codec):
         return f"{self.name} {self.identity} {self.size[0]}x{self.size[1]}".encode()
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the compressor to a device."""
         self.compressor.to(device)
         return self
 
@@ -241,9 +242,9 @@ class _NeuralCodec(Codec):
 class Neural(_NeuralCodec):
     """The neural codec with one entropy-coded stream for the batch (see `entropy`).
 
-    `rate` from 0, a byte or less an image, to 1 is that of `encode`, at the nearest of the compressor's `rates`; payloads of
-    every rate are decoded. `rate_weight` is what a bit is worth at rate 0 to a compressor that chooses what it sends, in
-    chances that the target errs.
+    `rate`, from 0 (at most a byte an image) to 1, is the rate of `encode`, at the nearest of the compressor's `rates`. Payloads
+    of every rate are decoded. `rate_weight` is the cost of a bit at rate 0, as a probability of a target error, for a
+    compressor that chooses patterns.
     """
 
     name, repeats = "neural", True
@@ -266,11 +267,11 @@ class Neural(_NeuralCodec):
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The rates that there are."""
+        """The available rates."""
         return rates_of(self.compressor.stops)
 
     def at(self, rate: float | None) -> Self:
-        """Return the codec at another rate; both share networks and tables. UsageError if the compressor does not have it."""
+        """Return the codec at another rate, with the same networks and tables. Raises UsageError if the compressor lacks it."""
         if rate is None:
             return self
         other = copy.copy(self)
@@ -279,7 +280,7 @@ class Neural(_NeuralCodec):
 
     @property
     def coder(self) -> LatentCoder:
-        """The entropy coder of the codec's own rate."""
+        """The entropy coder at the codec's own rate."""
         return self._coder(self.stop)
 
     def _coder(self, stop: int) -> LatentCoder:
@@ -292,13 +293,12 @@ class Neural(_NeuralCodec):
         return self._coders[stop]
 
     def encode(self, images: Tensor) -> bytes:
-        """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
         with torch.inference_mode():
             symbols = in_parts(lambda part: self.compressor.symbols(part, self.rate_weight, self.stop), self._checked(images))
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct latents of a payload, with the stop of its rate behind each, and which of them each image has.
+        """Return the distinct latents of a payload, each followed by its rate's stop, and the index of each image's latents.
 
         Stop 0 is left out.
         """
@@ -312,17 +312,17 @@ class Neural(_NeuralCodec):
         return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
 
     def latents(self, coded: list[bytes]) -> Tensor:
-        """Return what `unpack` returned as whole numbers N x M x h x w, in steps of their rate."""
+        """Return the result of `unpack` as integers N x M x h x w, in steps of their rate."""
         joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents; the stream's rounding to whole bytes is shared."""
+        """Return the information in each image's latents, in bytes. The rounding to whole bytes is shared."""
         stop, symbols, which = self._symbols(payload)
         return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
     def bits(self, symbols: Tensor) -> Tensor:
-        """Return the information in latents of the codec's rate (N x M x h x w, whole numbers), in bits (N)."""
+        """Return the information in latents at the codec's rate (N x M x h x w integers), in bits (N)."""
         return torch.from_numpy(self.coder.bits(symbols.cpu().numpy()))
 
     def _symbols(self, payload: bytes) -> tuple[int, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
@@ -333,17 +333,15 @@ class Neural(_NeuralCodec):
 
 
 class CompressAI(_NeuralCodec, _StringCodec):
-    """The neural codec as in the paper: latents rounded, CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
+    """The neural codec as in the paper: rounded latents, CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
 
     name = "compressai"
 
     def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return one string for each image."""
         strings: list[bytes] = self.compressor.strings(self._checked(images))
         return strings
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return the images, clamped to [0, 1]."""
         if any(len(string) < 8 or len(string) % 4 for string in coded):
             raise PayloadError("payload holds a string that is no whole number of 4-byte words, at least two")
         return _pictures(self.compressor.images(coded, self.size))
@@ -353,7 +351,7 @@ CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neura
 
 
 def codec(name: str, **options: Any) -> Codec:
-    """Build a codec by name with its own options; UsageError names an unknown one."""
+    """Build a codec by name with its own options. Raises UsageError for an unknown one."""
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     try:
@@ -363,7 +361,7 @@ def codec(name: str, **options: Any) -> Codec:
 
 
 def _pictures(images: Tensor) -> Tensor:
-    """Return decoded images clamped to [0, 1]; PayloadError where latents of no encoder overflowed the decoder."""
+    """Return decoded images clamped to [0, 1]. Raises PayloadError if foreign latents made the decoder overflow."""
     if not images.isfinite().all():
         raise PayloadError("payload holds latents that decode to no picture")
     return images.clamp(0, 1)

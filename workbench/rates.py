@@ -5,7 +5,7 @@
     rate 0 ... 1 -> nearest of S stops -> step 1 / Gain[stop] -> tables of that step, all from one density
 
 The gains and the density are those of CompressAI's variable-rate models (`models.vbr`, `EntropyBottleneckVbr`; Kamisli et al.
-2024, arXiv 2402.18930). Both ends need the integer tables of each stop, so that there are stops and the tables ship.
+2024, arXiv 2402.18930). Both ends need the integer tables of each stop. So the number of stops is fixed, and the tables ship.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
 
-STOPS = 11  # of a compressor that is trained here: rates 0, 0.1, ... 1
-LABEL_CHANNELS = 4  # the label's: a label is a few bits, and hundreds of latents cost more than those
+STOPS = 11  # of a newly trained compressor: rates 0, 0.1, ... 1
+LABEL_CHANNELS = 4  # channels for the label, which is only a few bits: hundreds of latents would cost more
 COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels keep the coarse one
 
 
@@ -37,18 +37,18 @@ def gains(stops: int) -> Tensor:
 
 
 def rates_of(stops: int) -> tuple[float, ...]:
-    """Return the rate of each stop; of a compressor without stops rate 0 alone."""
+    """Return the rate of each stop. A compressor without stops only has rate 0."""
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
 def check_rate(rate: float | None) -> None:
-    """Raise UsageError for a rate that is not from 0 to 1. None is no rate of one's own."""
+    """Raise UsageError for a rate outside [0, 1]. None means that no rate was requested."""
     if rate is not None and not 0.0 <= rate <= 1.0:
         raise UsageError(f"rate must be between 0 (the fewest bits) and 1 (the most), got {rate!r}")
 
 
 def stop_of(rate: float, stops: int) -> int:
-    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with so many stops does not have."""
+    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with `stops` stops does not have."""
     check_rate(rate)
     if not stops and rate:
         raise UsageError(
@@ -60,8 +60,9 @@ def stop_of(rate: float, stops: int) -> int:
 def stop_tables(bottleneck: EntropyBottleneckVbr, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
 
-    The tables are CompressAI's: cumulative frequencies, flattened (M x L of each stop, L the longest of its lengths), offsets
-    and lengths (S - 1 x M). The label's channels have stop 0's at every stop. At stop 0 the others have zero as only symbol.
+    The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and
+    lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the others only have the symbol
+    zero.
     """
     made = []
     for value in gain:

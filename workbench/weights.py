@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -125,18 +125,18 @@ def roots() -> tuple[Path, Path]:
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
-def find(name: str, family: str) -> Manifest | None:
+def find(name: str, family: str, shipped: bool = True) -> Manifest | None:
     """Return the manifest of weights by name and data set family, or None if there is none.
 
-    Raises WeightsError for an unreadable manifest.
+    With `shipped` False only weights that were trained here count. Raises WeightsError for an unreadable manifest.
     """
-    path = _locate(name, family)
+    path = _locate(name, family, roots() if shipped else roots()[:1])
     return None if path is None else _read_manifest(path)
 
 
-def _locate(name: str, family: str) -> Path | None:
+def _locate(name: str, family: str, folders: Sequence[Path] | None = None) -> Path | None:
     _plain("data set family", family)
-    return next((path for root in roots() if (path := root / family / f"{name}.json").is_file()), None)
+    return next((path for root in folders or roots() if (path := root / family / f"{name}.json").is_file()), None)
 
 
 def files(name: str, family: str) -> tuple[Path, Path]:

@@ -444,7 +444,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2, "sends": 16}
+    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2, "sends": 16, "reader": 32}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}

@@ -71,6 +71,13 @@ def test_the_judges_distance_is_a_distance_that_grows(judge: Judge, images: Tens
     torch.testing.assert_close(judge.distance(images, other), judge.distance(other, images), rtol=1e-2, atol=1e-3)
 
 
+def test_one_pass_over_the_guesses_gives_the_figures_of_two(judge: Judge, images: Tensor, digits: Dataset) -> None:
+    guesses, labels = images.flip(0), digits.test.labels[:40]
+    distance, judged = judge.compare(images, guesses, labels)
+    torch.testing.assert_close(distance, judge.distance(images, guesses))
+    assert torch.equal(judged, judge.right(guesses, labels))
+
+
 def test_a_judge_is_the_same_each_time(digits: Dataset, images: Tensor) -> None:
     first, second = (Judge(digits, 64, torch.device("cpu")) for _ in range(2))
     assert torch.equal(first.distance(images, images.flip(0)), second.distance(images, images.flip(0)))

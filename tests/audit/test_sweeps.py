@@ -12,8 +12,10 @@ from tests.support.audits import Counted, noisy
 from workbench import metrics
 from workbench.audit import Audit, Effort
 from workbench.audit.attempts import judge_passes
+from workbench.audit.reconstruct import Inversion
 from workbench.audit.scores import RECOGNISABLE, Judge
 from workbench.audit.sweeps import CODECS, of_pairs, of_rate, of_sends, of_strength
+from workbench.audit.views import Pairs
 from workbench.data import Dataset
 from workbench.metrics import Estimate
 from workbench.plots import attack_curves, attack_effort
@@ -64,6 +66,34 @@ def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, dig
     best = max((row for row in result["rows"]), key=lambda row: row["psnr"].value)
     assert own["psnr"] == best["psnr"] == made.best_rows["decoded"]["psnr"]
     assert other["psnr"] != own["psnr"]
+
+
+def test_no_curve_runs_an_attacker_that_the_table_or_another_curve_has_run(
+    networks: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted: list[str] = []
+    fit = Inversion.fit
+
+    def counted(self: Inversion, pairs: Pairs) -> None:
+        fitted.append(pairs.observed.view)
+        fit(self, pairs)
+
+    monkeypatch.setattr(Inversion, "fit", counted)
+    made = Audit(networks, digits, n=N, seeds=1, effort=EFFORT, judge=Judge(digits, 64, torch.device("cpu")))
+    result = made.result(("perturbed", "decoded"), ("undo", "invert"))
+    assert fitted.count("perturbed") == 2, "the table's, and the one at strength 0"
+    fitted.clear()
+    at_zero, at_one = of_strength(made, (0.0, 1.0))
+    neural, png = of_rate(made, ("neural", "PNG"))
+    (same,) = of_pairs(made, (EFFORT.pairs,), ("same",))["same"]
+    assert fitted == []
+    assert at_zero["psnr"] == result["unprotected"]["psnr"]
+    assert at_one["psnr"] == png["psnr"] == same["psnr"] == made.best_rows["perturbed"]["psnr"]
+    assert neural["psnr"] == made.best_rows["decoded"]["psnr"]
+    of_strength(made, (0.5,))
+    made.effort = made.effort.doubled(len(digits.train))
+    of_strength(made, (1.0,))
+    assert fitted == ["perturbed"] * 2, "another strength and another effort are run"
 
 
 def test_noise_protects_less_the_more_often_a_picture_is_sent(networks: Pair, digits: Dataset) -> None:

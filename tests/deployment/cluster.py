@@ -25,6 +25,8 @@ class Cluster:
         self.logs: dict[str, list[str]] = {"now": ["it serves"], "previous": []}
         self.scenario: Callable[[Cluster, Object], None] = comes_up
         self.delay = 0.1  # of every slow step of a cluster
+        self.proceeds = threading.Event()  # slow steps wait for it
+        self.proceeds.set()
         self.holds = False  # deleted pods stay
         self.changed = threading.Condition(threading.RLock())
         self.closed = False
@@ -36,6 +38,7 @@ class Cluster:
     def close(self) -> None:
         with self.changed:
             self.closed = True
+            self.proceeds.set()
             self.changed.notify_all()
             timers = list(self._timers)
         for timer in timers:
@@ -43,7 +46,12 @@ class Cluster:
             timer.join()
 
     def later(self, act: Callable[[], None]) -> None:
-        timer = threading.Timer(self.delay, act)
+        def step() -> None:
+            self.proceeds.wait(60)
+            if not self.closed:
+                act()
+
+        timer = threading.Timer(self.delay, step)
         timer.daemon = True
         with self.changed:
             if not self.closed:

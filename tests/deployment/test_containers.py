@@ -51,10 +51,15 @@ def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 def test_a_container_is_applied_serves_and_leaves_nothing(served: Served) -> None:
     containers = served.containers(replace(CONFIDENTIAL, logs=True, replicas_min=2, replicas_max=3))
     told: list[str] = []
+
+    def tell(line: str) -> None:
+        told.append(line)
+        served.cluster.proceeds.set()
+
     before = served.cluster.names("namespaces")
-    served.cluster.delay = 1.0
+    served.cluster.proceeds.clear()  # no pod is ready before the first line
     containers.apply()
-    containers.wait(30, told.append)
+    containers.wait(30, tell)
     state = containers.status()
     assert state.serves
     assert [pod.ready for pod in state.pods] == [True] * len(state.pods)

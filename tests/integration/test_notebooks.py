@@ -63,7 +63,7 @@ class Executed(dict[str, tuple[Path, int, str]]):
         self._wanted["latency"][1]["requests"] = 20
         self._wanted["energy"][1]["repetitions"] = 3
         self._wanted["tradeoff"][1].update(strengths=[0, 1], rates=[0], pairs=60)  # the tiny compressor has one rate
-        self._wanted["privacy"][1].update(seeds=1, effort="trial", pairs=[60, 120])
+        self._wanted["privacy"][1].update(seeds=1, effort="trial", pairs=[60, 120], others=[60])
 
     def __missing__(self, key: str) -> tuple[Path, int, str]:
         name, given = self._wanted[key]

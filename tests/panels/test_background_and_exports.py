@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.support.explorers import DIGITS, everything, meta, pixels, press, said, upload
 from tests.support.uploads import png
-from workbench.panels import Explorer, background_tasks
+from workbench.panels import Explorer, background_tasks, pipeline
 
 
 def test_the_curves_are_measured_while_the_hand_rests(explorer: Explorer) -> None:
@@ -62,6 +62,16 @@ def test_an_attacker_learns_and_its_guess_follows(explorer: Explorer, monkeypatc
     explorer.codec = "neural"
     assert explorer.rest()
     assert meta(explorer)["psnr"] is None, "of what another codec leaves it knows nothing"
+
+
+def test_a_perfect_guess_has_a_finite_psnr(explorer: Explorer) -> None:
+    settings = replace(explorer.settings(), codec="png", strength=0.0)
+    captured, _ = explorer.compute(settings)
+    perfect = pipeline.Attack(lambda _: captured.original, 1, 1, 0.0)
+    explorer.pipeline.attacks[settings.codec, settings.graded, settings.rate] = perfect
+    _, seen = explorer.compute(settings)
+    assert seen.psnr is not None
+    assert seen.psnr.tolist() == [pipeline.MOST_PSNR]
 
 
 def test_views_are_kept_side_by_side_and_shown_again(explorer: Explorer) -> None:

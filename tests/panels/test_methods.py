@@ -1,4 +1,4 @@
-"""Methods of other people in `explore`."""
+"""User-defined methods in `explore`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A view driven from code and by links."""
+"""A view controlled by code and by links."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""The views of `explore` without a browser: what the page gets, cached, and ahead of time."""
+"""The views of `explore` without a browser: the page's data, caching, and views in advance."""
 
 from __future__ import annotations
 
 import io
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 
 from tests.support.explorers import DIGITS, PAIR, everything, meta, pixels
+from workbench.codecs import Neural
 from workbench.data import Dataset, load
 from workbench.panels import Explorer, pipeline
 from workbench.panels.settings import Settings
@@ -197,3 +199,23 @@ def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkey
     assert explorer.wait()
     assert explorer.worker.wait(lambda: sum(each["id"] == explorer.stage.frames["id"] for each in sent) >= 101, 60)
     assert sum(each["id"] == first for each in sent) < 101
+
+
+def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
+    assert explorer.rest()
+    networks = explorer.pipeline
+    networks.pair = replace(networks.pair, compressor=variable.compressor)
+    networks._codecs.clear()
+    networks.cache.clear()
+    explorer.renew()
+    explorer.request()
+    assert explorer.wait()
+    assert explorer.stage.options["rates"] == list(variable.rates)
+    few = meta(explorer)
+    explorer.rate = 1.0
+    assert explorer.wait()
+    assert (few["rate"], meta(explorer)["rate"]) == (0.0, 1.0)
+    assert meta(explorer)["payload"] > few["payload"]
+    explorer.rate = 0.3
+    assert explorer.wait()
+    assert explorer.rate == meta(explorer)["rate"] == 0.25, "the nearest stop, on the page as well"

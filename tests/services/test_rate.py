@@ -1,4 +1,4 @@
-"""The rate of a request: it reaches the edge's codec, the payload says it, the operator bounds it."""
+"""The rate of a request: it reaches the edge's codec, the payload contains it, and the operator limits it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.services import Both, ask, both_of
 from workbench.client import HttpsClient
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
@@ -15,8 +16,6 @@ from workbench.errors import ServiceError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
 from workbench.weights import Pair
-
-from .conftest import Both, ask, both_of
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +65,7 @@ def test_a_rate_that_the_edge_does_not_send_at_is_refused(both: Both, files: lis
     assert (answer.status, message in str(answer.json["error"])) == (400, True)
 
 
-def test_an_edge_sends_at_its_own_rate_unless_the_operator_allows_more(
+def test_an_edge_sends_at_its_own_rate_unless_allowed_more(
     networks: Pair, variable: Neural, digits: Dataset, certs: Path, images: torch.Tensor
 ) -> None:
     own = variable.at(0.5)

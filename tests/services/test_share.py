@@ -271,6 +271,14 @@ def test_the_memory_of_what_waits_is_bounded(clock: Clock, monkeypatch: pytest.M
     assert [peer.closing for peer in peers] == [False, True, False]
 
 
+def test_the_memory_of_addresses_is_bounded(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(share_module, "MOST_TAGS", 100)
+    share = LoopShare()
+    for number in range(1000):
+        share.penalize(f"2001:db8:0:{number:x}::/64")
+        assert len(share._tags) <= 100
+
+
 def test_what_nobody_competes_for_is_not_bounded(clock: Clock) -> None:
     log: list[str] = []
 

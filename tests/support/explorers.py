@@ -1,4 +1,4 @@
-"""Views of `explore` on the tiny pair, and what their pages get."""
+"""Views of `explore` on the tiny pair, and the data of their pages."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from workbench.training.batches import crop_and_flip
 from workbench.training.compression import CompressorObjective, JointObjective
 from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective
+from workbench.training.variable_rate import VariableRateObjective
 
 SETTINGS = TrainingSettings(
     epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
@@ -63,6 +64,15 @@ def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
     return CompressorObjective(compressor, PerturbationGenerator(width=2).eval(), Small().eval(), CompressorLoss(kind))
 
 
+def variable_objective(only: int | None = None, noise: float = 0.0) -> VariableRateObjective:
+    compressor, generator = NeuralCompressor(N=4, M=6, stops=4), PerturbationGenerator(width=2, noise=noise).eval()
+    objective = VariableRateObjective(
+        compressor, generator, Small().eval(), CompressorLoss("rate-accuracy", 0.4), Small("other", logits=20).eval(), only
+    )
+    objective.initialise(torch.rand(8, 3, 32, 32))
+    return objective
+
+
 def joint_objective(keep_encoder: bool = False) -> JointObjective:
     compressor, generator = NeuralCompressor(N=4, M=6), PerturbationGenerator(width=2)
     compressor.g_a[-1].weight.data.mul_(100)
@@ -84,6 +94,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "generator": generator_objective,
     "compressor": compressor_objective,
     "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
+    "compressor, variable rate": variable_objective,
     "joint": joint_objective,
 }
 

@@ -33,7 +33,7 @@ PAIR = ("mobilenet_v2", "resnet18")
 
 @pytest.fixture
 def narrow_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The presets' own trainings with the narrowest networks, a step or two long."""
+    """The presets' own trainings with the narrowest networks, one or two steps long."""
     for name in ("quick", "hours"):
         for kind, settings in presets.PRESETS[name].items():
             tiny = replace(settings, batch=16, max_images=32, validation_images=16, width=2, classifier_width=8, captured=False)
@@ -80,7 +80,7 @@ def test_a_training_sees_small_images_first_and_counts_each_size(few: Dataset) -
 
 
 @pytest.mark.parametrize("name", CLASSIFIER_NAMES)
-def test_every_classifier_learns_at_24_pixels_and_reads_32_as_before(name: str) -> None:
+def test_every_classifier_learns_at_24_pixels_and_reads_32(name: str) -> None:
     torch.manual_seed(0)
     network = Classifier(name, width=8).eval()
     images, labels = torch.rand(2, 3, 32, 32), torch.tensor([1, 2])
@@ -140,7 +140,7 @@ def test_a_schedule_takes_most_of_its_seconds_and_no_more(seconds: float, image:
         assert spent > 0.7 * seconds
 
 
-def test_a_schedule_is_at_least_a_step_and_at_most_three_times_the_presets() -> None:
+def test_a_schedule_is_bounded_by_a_step_and_thrice_the_preset() -> None:
     assert steps(48, budget.schedule(SETTINGS, Cost(10.0, 10.0), 48, 0.1)) == 1
     whole = budget.schedule(SETTINGS, Cost(1e-9, 1e-9), 48, 100.0)
     assert steps(48, whole) == budget.LONGEST * steps(48, SETTINGS)
@@ -157,7 +157,7 @@ def test_settings_come_back_from_json() -> None:
     assert TrainingSettings.from_json(json.loads(json.dumps(settings.as_json()))) == settings
 
 
-def test_measuring_the_speed_leaves_the_network_as_it_was_and_sees_every_size(few: Dataset) -> None:
+def test_measuring_the_speed_leaves_the_network_unchanged(few: Dataset) -> None:
     network = Classifier("resnet18", width=8)
     before = {key: value.clone() for key, value in network.state_dict().items()}
     seen: list[int] = []
@@ -172,7 +172,7 @@ def test_measuring_the_speed_leaves_the_network_as_it_was_and_sees_every_size(fe
 
 
 def test_a_compiled_training_takes_the_same_steps(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "COMPILER", "eager")  # traced by the compiler, without code for this machine
+    monkeypatch.setattr(loop, "COMPILER", "eager")  # traced by the compiler, without generating machine code
     losses, costs = [], []
     for compiled in (False, True):
         torch.manual_seed(0)
@@ -189,7 +189,7 @@ def test_a_compiled_training_takes_the_same_steps(few: Dataset, monkeypatch: pyt
 # --- the budget --------------------------------------------------------------------------------------------------------------
 
 
-def test_what_a_network_leaves_is_divided_among_those_that_follow(tmp_path: Path) -> None:
+def test_unused_time_is_divided_among_the_next_networks(tmp_path: Path) -> None:
     whole = Budget(100.0, {"a": 3.0, "b": 1.0, "c": 1.0}, tmp_path / "budget.json")
     assert whole.share("a") == pytest.approx(60, abs=0.5)
     whole.done("a")
@@ -242,7 +242,7 @@ def train_all(*more: str) -> int:
     return main(["train", "all", "--dataset", "digits", "--pairs", "-X-".join(PAIR), "--device", "cpu", *more])
 
 
-def test_train_all_trains_what_a_pair_needs_in_a_budget_and_a_second_call_trains_nothing(
+def test_train_all_trains_a_pair_in_a_budget_and_only_once(
     empty_data: Path, narrow_presets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train_all("--minutes", "0.1") == 0

@@ -1,4 +1,4 @@
-"""Leakage beyond the class: its bound holds, and generators learn to lower it, at every strength at once."""
+"""Leakage beyond the class: its bound holds, and generators learn to lower it, at every strength."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_training_lowers_the_leakage(digits: Dataset) -> None:
     assert values[-1] < 0.5 * values[0]
 
 
-def test_the_expanding_half_sees_the_deepest_features_alone_and_goes_on_doing_so(digits: Dataset) -> None:
+def test_the_expanding_half_sees_only_the_deepest_features(digits: Dataset) -> None:
     made = objective()
     learn_from_deepest(made.network)
     trainer = Trainer(made, digits.train.head(48), TrainingSettings(2, 16, 1e-2, 5e-4), device="cpu")
@@ -165,7 +165,7 @@ def shown_to_the_target(made: GeneratorObjective, images: Tensor, labels: Tensor
     return seen, figures
 
 
-def test_in_training_the_target_reads_every_image_at_a_strength_of_its_own(batch: tuple[Tensor, Tensor]) -> None:
+def test_in_training_each_image_has_its_own_strength(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = torch.zeros(400, 3, 32, 32), batch[1].repeat(13)[:400]
     torch.manual_seed(0)
     (shown,), _ = shown_to_the_target(objective().train(), images, labels)

@@ -22,7 +22,7 @@ NAME = "resnet18-X-mobilenet_v2"
 
 
 @pytest.mark.parametrize("preset", ["quick", "hours"])
-def test_its_generator_has_the_papers_settings_at_the_presets_width(preset: str) -> None:
+def test_its_generator_has_the_papers_settings(preset: str) -> None:
     own, settings = settings_of(preset, "generator"), settings_of(preset, "generator", variant=PAPER)
     assert (settings.batch, settings.learning_rate, settings.weight_decay) == (256, 5e-3, 5e-4)
     assert (settings.optimizer, settings.warmup, settings.clip, settings.noise) == ("adamw", 0.3, None, 0.0)
@@ -42,7 +42,7 @@ def test_its_losses_are_the_papers_whatever_the_preset() -> None:
         assert compressor.kind == "rate-distortion"
 
 
-def test_it_is_trained_from_scratch_next_to_the_pairs_own_and_evaluated_by_its_name(
+def test_it_is_trained_from_scratch_and_evaluated_by_its_name(
     own_data: Path, few: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(presets.PAPER_EPOCHS, "quick", (1, 1))
@@ -90,7 +90,7 @@ def test_another_variant_of_a_whole_pair_is_one_line(what: str, empty_data: Path
     assert "--variant mine cannot be trained as a whole: of a pair 'paper' alone, or no variant" in line
 
 
-def test_a_variant_that_is_neither_compressor_nor_generator_is_refused(tiny_data: Path) -> None:
+def test_a_variant_of_neither_network_is_refused(tiny_data: Path) -> None:
     assert main(["evaluate", *PAIR, "--variant", "paper", "--limit", "8"]) == 1
     with pytest.raises(UsageError, match="variant"):
         weights.generator_name("resnet18", "vgg13_bn", "../x")

@@ -9,6 +9,7 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -73,8 +74,7 @@ class Attempts:
         self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
         self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
         self._protected: dict[float, Tensor] = {}
-        self._observers: dict[tuple[object, ...], Observer] = {(strength, codec, ()): self.observer}
-        self._observed: dict[Observer, dict[str, Observed]] = {}
+        self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
         self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # of every attacker that has run
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
@@ -85,10 +85,8 @@ class Attempts:
         """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
-        key = (at, codec, tuple(sorted(options.items())))
-        if key not in self._observers:
-            self._observers[key] = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
-        return self._observers[key]
+        made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
+        return self.observer if made.settings == self.observer.settings else made
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
         """Return a view of the test images. They pass through the edge only once for all views."""
@@ -178,27 +176,31 @@ class Attempts:
         """Run those of an attempt's attackers that have not run with this seed before, and return the figures of all."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
-        run = (view, source, observer, effort, seed)
+        run = (view, source, *observer.settings, effort, seed)
         missing = [name for name in attempt.attackers if (*run, name) not in self._figures]
         self.tick(self._cost(attempt.attackers, effort) - self._cost(missing, effort))
         if missing:
-            self._run(missing, *run)
+            figures = self._run(missing, view, source, observer, effort, seed)
+            self._figures |= {(*run, name): figures[name] for name in missing}
         return {name: self._figures[(*run, name)] for name in attempt.attackers}
 
-    def _run(self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int) -> None:
-        """Run attackers on a view with one seed. Keep their figures, and the guesses of the audit's own first seed."""
+    def _run(
+        self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int
+    ) -> dict[str, dict[str, Tensor]]:
+        """Run attackers on a view with one seed, and return the figures of each. The audit's own first guesses are kept."""
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None
         if any(issubclass(ATTACKERS[name], Inversion | FromInversion) for name in names):
             base = Inversion(observer, effort, seed, self.tick)
             base.fit(learnt)
+        figures = {}
         for name in names:
             attacker = self._made(name, observer, effort, seed, base)
             if attacker is not base and attacker.guesses != "which":
                 attacker.fit(learnt)
-            figures = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
-            self._figures[(view, source, observer, effort, seed, name)] = figures
+            figures[name] = self._try(attacker, observed, (view, name) if seed == 0 and own else None)
+        return figures
 
     def _made(self, name: str, observer: Observer, effort: Effort, seed: int, base: Inversion | None) -> Attacker:
         if name == "invert" and base is not None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..codecs import Png
 from ..metrics import Estimate, psnr
 from .attackers import ATTACKERS, Replay
 from .crew import Attempt
@@ -47,23 +48,22 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
     `over` is the gain of max(control, attack) over the class's mean image, in dB. `failed` is set if no attacker reached the
     control. For the audit's own codec the row is that of its table and verdict, if `Audit.result` has computed it.
     """
-    observers = []
-    for name in names:
-        codec, options = CODECS[name]
-        observers.append(audit.observer if codec == audit.codec and not options else audit.observer_at(codec=codec, **options))
+    observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
     asked = [observer for observer, row in zip(observers, known, strict=True) if row is None]
     with audit.showing("attack over bits", len(asked) * seeds * audit.effort.passes):
         control = audit.controls[0]["psnr"].value
-        fresh = iter(audit.best([Attempt("decoded", observer=observer, seeds=seeds) for observer in asked]))
+        shown = [_decoded(audit, observer) for observer in asked]
+        fresh = iter(audit.best([Attempt(view, observer=observer, seeds=seeds) for view, observer in shown]))
         rows = [next(fresh) if row is None else row for row in known]
     return [
         {
             **row,
+            "view": "decoded",
             "point": name,
             "noise": audit.pair.generator.noise,
             "bits": across([observer.bits(audit.protected(observer))]),
-            "answered": _answered(audit, "decoded", observer),
+            "answered": _answered(audit, *_decoded(audit, observer)),
             "over": max(0.0, row["psnr"].value - control),
             "failed": row["psnr"].value < control,
         }
@@ -71,13 +71,18 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
     ]
 
 
+def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
+    """Return the view of what the cloud decodes, and its observer. From PNG it decodes the perturbed view, known already."""
+    return ("perturbed", audit.observer) if isinstance(observer.codec, Png) else ("decoded", observer)
+
+
 def of_surface(
     audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the best of some attackers on the cloud's decoded images at every strength and rate, one row each.
+    """Return the best of some attackers on the cloud's decoded images, one row for each strength and rate.
 
-    `over` is its gain over the class's mean image in PSNR (dB), 0 for an attacker that stays below it. Only PSNR is measured,
-    so that 30 points take seconds with least squares (`undo`).
+    `over` is its PSNR gain over the class's mean image (dB), 0 for an attacker below it. Only PSNR is measured, so that 30
+    points take seconds with least squares (`undo`).
     """
     control = psnr(audit.images, audit.means[audit.labels]).clamp(max=100)
     rows = []

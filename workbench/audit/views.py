@@ -160,6 +160,11 @@ class Observer:
         self.cloud = Cloud(self.codec, self.networks.target, device, remembered=0)
         self.kept: Kept[tuple[Tensor, Tensor, Tensor | None]] = Kept() if like is None else like.kept
 
+    @property
+    def settings(self) -> tuple[object, ...]:
+        """The codec, its options and the strength. Observers of one pair with equal settings observe the same."""
+        return (self._asked[0], *sorted(self._options.items()), self.strength)
+
     @cached_property
     def quick(self) -> Observer:
         """The same observer in 16 bits if the device supports it, for the many pictures that attackers learn from."""

@@ -32,7 +32,7 @@ from ..system import COMPONENTS
 from .link import FREE, LINKS, Kind, Link
 from .load import PERCENTS
 
-__all__ = ["ARRANGEMENTS", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
+__all__ = ["ARRANGEMENTS", "LINKED", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
 
 ROUNDS = 10  # rounds in which the arrangements take turns
 
@@ -44,21 +44,28 @@ ARRANGEMENTS = {  # and the cloud's options
     "neural": ("--codec", "neural"),
     "pp": ("--arrangement", "pp"),
 }
+LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send what `neural` sends: over a link they differ as without it
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain."""
+    """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain.
+
+    `linked` is None if it was started without that client.
+    """
 
     name: str
     client: HttpsClient
-    linked: HttpsClient
+    linked: HttpsClient | None
     link: Link
 
 
 @contextmanager
-def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator[Arranged]:
-    """Start an arrangement's services and yield its clients. `data` are the options that name the data set to `serve`."""
+def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
+    """Start an arrangement's services and yield its clients. `data` are the options that name the data set to `serve`.
+
+    With `linked` False there is no client over a link, and no edge for it, which takes seconds to start.
+    """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
     pair = ("--target", stage.target, "--auxiliary", stage.auxiliary, "--quiet", *data)
@@ -66,23 +73,22 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = ()) -> Iterator
         local = stack.enter_context(Local())
         cloud = local.start("cloud", *pair, *ARRANGEMENTS[name], ready=False)
         link = stack.enter_context(Link(cloud.url))
-        urls, phone = (cloud.url, link.url), None
+        urls, phone = [cloud.url, link.url], None
         if name == "pp":
             phone = edge_stage(replace(stage, codec="png"))[0]
         else:
             options = (*pair, "--codec", "neural" if name in ("new", "every") else name, "--cloud")
             near = local.start("edge", *options, cloud.url, ready=False)
-            far = local.start(
-                "edge", *options, link.url, "--batch", "1", ready=False
-            )  # this edge receives one picture at a time
-            urls = near.url, far.url
+            urls = [near.url]
+            if linked:  # this edge receives one picture at a time
+                urls.append(local.start("edge", *options, link.url, "--batch", "1", ready=False).url)
         for service in local.services:
             local.await_ready(service)
-        plain, linked = (
+        plain, *others = (
             stack.enter_context(HttpsClient(url, certs=local.certs, protects=phone, deadline_s=60.0, attempt_s=60.0))
             for url in urls
         )
-        yield Arranged(name, plain, linked, link)
+        yield Arranged(name, plain, others[0] if others else None, link)
 
 
 class _EndToEnd:
@@ -164,7 +170,12 @@ def in_turns(
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over a link of each kind. Return percentiles of the end-to-end latency (ms) by the link's name."""
+    """Send single images over a link of each kind. Return percentiles of the end-to-end latency (ms) by the link's name.
+
+    Raises UsageError for an arrangement without a client over a link.
+    """
+    if system.linked is None:
+        raise UsageError(f"arrangement {system.name!r} has no client over a link: start it with linked=True")
     measured: dict[str, Any] = {}
     for kind in kinds:
         system.link.kind = kind

@@ -54,7 +54,7 @@ def add(commands: Commands) -> None:
     made.add_argument("--generator-variant", default="", metavar="NAME", help="of the generator")
     made.add_argument("--variant", default="", metavar="NAME", help="of the compressor")
     made.add_argument(
-        "--results", nargs="+", type=Path, default=[], metavar="FILE", help="what `workbench evaluate --json` printed"
+        "--results", nargs="+", type=Path, default=[], metavar="FILE", help="outputs of `workbench evaluate --json`"
     )
     made.add_argument("--output", type=Path, metavar="FILE", help="write it to a file")
 

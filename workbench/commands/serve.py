@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["add"]
 
 CLOUD, EDGE = "127.0.0.1:8444", "127.0.0.1:8443"
-YOUNG_OBJECTS = 5000  # more than Python has before it looks for garbage (700)
+YOUNG_OBJECTS = 5000  # Python's own threshold of a garbage collection is 700
 
 
 def add(commands: Commands) -> None:
@@ -73,7 +73,9 @@ def add(commands: Commands) -> None:
     made.add_argument("--most-rate", type=float, metavar="R", help="an edge refuses a higher rate (default: --rate)")
     made.add_argument("--attestation-agent", metavar="URL", help="in a guest: such as http://127.0.0.1:8006")
     made.add_argument(
-        "--secrets", metavar="NAME", help="in a guest: where its key broker has the certificates; put into --certs"
+        "--secrets",
+        metavar="NAME",
+        help="in a guest: the key broker's resource with the certificates, which are written to --certs",
     )
     made.add_argument(
         "--probes", action="store_true", help="of an edge: answer health checks that show no certificate, and nothing else"
@@ -255,7 +257,7 @@ def _service(options: argparse.Namespace) -> Service:
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
     gc.freeze()  # existing objects stay, so later collections skip them
-    gc.set_threshold(YOUNG_OBJECTS)  # the objects of some hundred requests come and go without garbage
+    gc.set_threshold(YOUNG_OBJECTS)  # the objects of about a hundred requests are freed without a collection
     return service
 
 

@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all that a pair needs."""
+"""`workbench train`: train one network, or all that pairs need."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UsageError for an option that does not go with what is trained."""
+    """Raise UsageError for an option that does not fit the kind of training."""
     what = options.what
     whole = what in ("pair", "all")
     if options.variant and whole and options.variant != "paper":
@@ -145,7 +145,7 @@ def _hardened(options: argparse.Namespace) -> dict[str, float | None]:
 
 
 def _pairs(options: argparse.Namespace) -> list[tuple[str, str]]:
-    """Return the pairs that are named, the paper's four, or the one of --target and --auxiliary."""
+    """Return the pairs to train: the named ones, the paper's four, or the pair of --target and --auxiliary."""
     from .. import weights
     from ..training import PAPER_PAIRS
 
@@ -190,7 +190,7 @@ def _train(options: argparse.Namespace, dataset: Dataset, preset: str) -> list[M
 
 
 def _losses(options: argparse.Namespace, preset: str) -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return the preset's losses with what the options change."""
+    """Return the preset's losses, changed by the options."""
     from .. import training
 
     generator, compressor = training.losses_of(preset, options.generator_variant or options.variant)

@@ -361,7 +361,7 @@ class LiveView(Controls):
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)
             settings = replace(settings, codec=method.codecs[0])
-        rates = method.rates(settings.codec)
+        rates, wished = method.rates(settings.codec), settings.rate
         nearest = min(rates, key=lambda rate: abs(rate - settings.rate)) if rates else 0.0
         settings = replace(settings, rate=nearest)
         wanted = {"codecs": list(method.codecs), "rates": list(rates)}
@@ -370,8 +370,8 @@ class LiveView(Controls):
         with self.programmatic_update():
             if self.stage.codec not in method.codecs:
                 self.stage.codec = settings.codec
-            if self.stage.codec == settings.codec and not rates:
-                self.stage.rate = 0.0
+            if self.stage.codec == settings.codec and self.stage.rate == wished:
+                self.stage.rate = settings.rate
         return settings
 
     def _bring(self, settings: Settings, captured: Captured) -> None:

@@ -34,6 +34,7 @@ from .settings import Settings
 __all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen", "View", "pairs_there", "variants_there"]
 
 TOP = 5
+MOST_PSNR = 100.0  # dB, of a guess that equals the original: JSON has no infinity
 PART = 64  # pictures that are classified at once
 SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
 CHUNK = 32  # of them in one step; a waiting request is handled between two steps
@@ -235,7 +236,7 @@ class Pipeline:
     def rates(self, codec: str) -> tuple[float, ...]:
         if codec not in NEURAL:
             return ()
-        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))
+        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))  # CompressAI's has no rate
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
@@ -305,7 +306,7 @@ class Pipeline:
             target=target[which],
             auxiliary=auxiliary[which],
             guess=guess,
-            psnr=None if guess is None else metrics.psnr(captured.original, guess[which]),
+            psnr=None if guess is None else metrics.psnr(captured.original, guess[which]).clamp(max=MOST_PSNR),
             milliseconds={name: clock.milliseconds[name] or 0.0 for name in ("compression", "decompression", "classifier")},
         )
 
@@ -368,6 +369,7 @@ class Pipeline:
         if tuple(dataset.train.images.shape[-2:]) != (32, 32):
             raise UsageError(f"attackers learn from 32 x 32 pictures, {dataset.title} has others: choose another data set")
         options: dict[str, Any] = {"quality": settings.quality} if settings.graded else {}
+        options |= {"rate": settings.rate} if self.rates(settings.codec) else {}
         observer = Observer(self.raw, settings.codec, (32, 32), settings.strength, **options)
         pairs = min(pairs, len(dataset.train))
         learner = Inversion(observer, Effort(pairs, passes, width=8), 0, tick)

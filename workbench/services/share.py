@@ -29,7 +29,7 @@ SLICE_S = 0.002  # in each round of the loop, so that others' sockets are served
 CUT_S = 0.02  # charged to an address for each of its connections that exceeds a limit
 FRESH_S = 0.005  # connections with less used time come first: about ten handshakes
 HELD = 32 << 20  # limit of all strangers' held bytes in large pieces
-MOST_TAGS = 4096
+MOST_TAGS = 16384  # addresses whose use is remembered
 PIECE = 16 << 10  # bytes: smaller pieces may always be held, since a handshake sends less at once
 
 
@@ -131,6 +131,8 @@ class LoopShare:
         self._tags[address] = max(self._now, self._tags.get(address, 0.0)) + seconds
         if len(self._tags) > MOST_TAGS:
             self._tags = {each: tag for each, tag in self._tags.items() if tag > self._now}
+            if len(self._tags) > MOST_TAGS // 2:  # so that this is rare, however many addresses there are
+                self._tags.clear()
 
     def _enqueue(self, address: str) -> None:
         tag = max(self._now, self._tags.get(address, 0.0))

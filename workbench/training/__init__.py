@@ -1,16 +1,21 @@
-"""How the networks come to be: classifiers, generators, compressors; deterministic by seed, resumable, one progress bar.
+"""Training of all networks: classifiers, generators, compressors. Deterministic by seed, resumable, with one progress bar.
 
 ::
 
     objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
     batches      the images of each step
+<<<<<<< HEAD
     loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
     fitting      networks kept as weights with their manifests
+=======
+    loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
+    fitting      networks saved as weights with their manifests
+>>>>>>> main
     presets      the settings and losses by name
     recipes      the training of each kind of network
     budget       schedules that fit a time budget
-    missing      all that a pair, or several, lack
+    missing      all missing networks of one pair, or of several
 """
 
 from .adversary import Defence

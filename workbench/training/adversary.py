@@ -20,9 +20,9 @@ from .protection import GeneratorLoss, GeneratorObjective
 
 __all__ = ["AdversarialObjective", "Defence", "class_means", "labelled_unet", "with_labels"]
 
-WARM_UP = 0.1  # share of the steps in which the adversary's term grows to its weight
+WARM_UP = 0.1  # share of the steps in which the adversarial term grows to its full weight
 PACE = 4.0  # the adversary's learning rate over the generator's
-TURNS = 3  # steps, one of which is the generator's: an adversary that lags behind misses what a fresh one finds
+TURNS = 3  # steps, one of which is the generator's: a slow adversary would miss what a newly trained one finds
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ class AdversarialObjective(Objective):
 
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''       R = 1 - MSE(x'', x) / MSE(m, x)
 
-    m is the mean image of x's class y. I gets the label, as every attacker does, and predicts the residual over m: whatever it
-    recovers is recovered beyond the label. Of three steps, two train I on the generator's output and one trains the generator
-    against I as it is. A negative R counts as zero: an adversary below the control has learnt nothing, and a larger error of
+    m is the mean image of x's class y. I gets the label, as every attacker does, and predicts the residual over m. So
+    everything that it recovers is beyond the label. Of three steps, two train I on the generator's output, and one trains the
+    generator against the present I. A negative R counts as zero: such an adversary has learnt nothing, and a larger error of
     this one network would not protect against another (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
     """
 
@@ -109,11 +109,10 @@ class AdversarialObjective(Objective):
     means: Tensor
 
     def parts(self) -> list[nn.Module]:
-        """Return the generator."""
         return [self.contest.generator]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the generator's parameters, and the adversary's with a higher rate: it must keep up."""
+        """Return the generator's parameters, and the adversary's with a higher learning rate, so that it keeps up."""
         generator = [p for p in self.contest.generator.parameters() if p.requires_grad]
         return [
             {"params": generator, "scale": 1.0},
@@ -121,21 +120,24 @@ class AdversarialObjective(Objective):
         ]
 
     def at(self, step: int, total: int) -> None:
-        """Choose whose turn the step is."""
+        """Choose the network that learns in this step."""
         self.protection.at(step, total)
         self.attacks = step % TURNS != 0
         self.turn = "adversary" if self.attacks else "generator"
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return R of a batch."""
+        """Return R of a batch: the recovered share beyond the label, a scalar of at most 1."""
         means = self.means[labels]
         residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):
             return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the network whose turn it is; in evaluation the generator's, with all figures and R."""
+        """Return the loss of the network that learns in this step.
+
+        In evaluation, return the generator's loss, all figures and R.
+        """
         if self.training and self.attacks:
             with torch.no_grad():
                 protected, _ = self.protection.protect(images)

@@ -16,7 +16,7 @@ __all__ = ["Feed", "batches", "crop_and_flip", "resize", "rows_of", "seed_step",
 
 
 def seed_step(seed: int, step: int) -> int:
-    """Spread (seed, step) over 63 bits, so that neighbouring steps share nothing (SplitMix64's finaliser)."""
+    """Mix (seed, step) to 63 bits, so that neighbouring steps share nothing (SplitMix64's finaliser)."""
     z = (seed * 0x9E3779B97F4A7C15 + (step + 3) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
@@ -24,7 +24,7 @@ def seed_step(seed: int, step: int) -> int:
 
 
 def rows_of(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the rows of the training split that make up a step: an epoch is one permutation of all."""
+    """Return the rows of the training split in one step. An epoch is one permutation of all rows."""
     epoch, position = divmod(step, math.ceil(n / batch))
     return _order(n, epoch, seed)[position * batch : (position + 1) * batch]
 
@@ -34,9 +34,9 @@ def _order(n: int, epoch: int, seed: int) -> Tensor:
 
 
 class Feed:
-    """The training images, all of them on the device, and the batch of each step; augmentation runs there, too.
+    """The training images on the device, and the batch of each step. Augmentation runs on the device, too.
 
-    `sizes` are pairs of a share of the `total` steps and the side of images, in pixels, from that step on (progressive sizes).
+    `sizes` are pairs of a share of the `total` steps and the images' side in pixels from that step on (progressive sizes).
     """
 
     def __init__(
@@ -59,14 +59,14 @@ class Feed:
         return len(self.labels)
 
     def rows(self, step: int) -> Tensor:
-        """Return the rows of a step, on the device; the permutation of an epoch is sent there once."""
+        """Return the rows of a step, on the device. The permutation of an epoch is sent there once."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, _order(len(self), epoch, self.seed).to(self.device)
         return self._rows[position * self.batch : (position + 1) * self.batch]
 
     def at(self, step: int, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images of `rows` as the network sees them at a step, N x 3 x side x side in [0, 1], and their labels."""
+        """Return the augmented images of `rows` at a step, N x 3 x side x side in [0, 1], and their labels."""
         images = to_float(self.images[rows])
         images = images if self.augment is None else self.augment(images)
         images = resize(images, side_at(self.sizes, step / self.total))
@@ -74,12 +74,12 @@ class Feed:
 
 
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
-    """Return the side of training images at this share of the steps; None: as they are."""
+    """Return the side of training images at this share of the steps, or None for the original size."""
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
 
 def resize(images: Tensor, side: int | None) -> Tensor:
-    """Return square images with another side, by antialiased bilinear interpolation; unchanged if `side` is None or theirs."""
+    """Resize square images by antialiased bilinear interpolation. They stay unchanged if `side` is None or theirs."""
     if side is None or images.shape[-1] == side:
         return images
     return F.interpolate(images, size=side, mode="bilinear", antialias=True)
@@ -93,9 +93,10 @@ def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Te
 
 
 def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
-    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip where labels survive one.
+    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip if labels survive it.
 
-    With `erase`, pixels less than half this far, both ways, from a random one are made grey (cutout), which the papers leave.
+    With `erase`, pixels closer than `erase / 2`, in both directions, to a random one become grey (cutout), which the papers do
+    not do.
     """
 
     def augment(images: Tensor) -> Tensor:

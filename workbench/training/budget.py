@@ -1,6 +1,6 @@
-"""A time budget for many networks: each trains as long as its share allows at the speed that is measured on this machine.
+"""A time budget for several networks: each trains as long as its share allows, at this machine's measured speed.
 
-The share of a network in the time that is left is its weight over the weights of all networks still to be trained:
+A network's share of the remaining time is its weight over the weights of all networks still to be trained:
 
 ========== ====== =======================================================
 network    weight
@@ -11,7 +11,7 @@ generator  3
 compressor 2
 ========== ====== =======================================================
 
-Two classifiers and their pair: 59 %, 12 %, 18 % and 12 %. The time that a network leaves is divided among the next networks.
+Two classifiers and their pair get 59 %, 12 %, 18 % and 12 %. Time that a network does not use goes to the next networks.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from .schedules import Plan, TrainingSettings, steps
 
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
+<<<<<<< HEAD
 SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0}
 USABLE = 0.85  # of a share; the rest loads, measures, and fits tables
 LONGEST = 3  # times the preset's schedule: what is left of a share then serves the networks that follow
@@ -53,20 +54,32 @@ MEASURED = 6  # or so many steps
 COMPILE_S = 60.0  # that torch.compile takes, about
 COMPILE_PAYS = 5  # times as long must the share be before compiling is tried
 GPU_BATCH = 4  # times the preset's batch: small kernels leave a GPU idle
+=======
+SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "joint": 3.0, "compressor": 2.0}
+USABLE = 0.85  # of a share for training; the rest is for loading, measuring and fitting tables
+LONGEST = 3  # times the preset's schedule: the rest of a share goes to the following networks
+VALIDATIONS = 12  # in one training, at most
+WARM_UP = 3  # steps before the measurement, which allocate memory and choose algorithms
+WARM_UP_SHARE = 0.02  # of a share, at least, for measuring the speed
+MEASURED = 6  # measured steps, at least
+COMPILE_S = 60.0  # approximate time of torch.compile
+COMPILE_PAYS = 5  # compiling is tried if the share is at least this many times as long
+GPU_BATCH = 4  # times the preset's batch, because small kernels leave a GPU idle
+>>>>>>> main
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The seconds that an image of training and that a validation take."""
+    """The seconds of one training image, and of one validation."""
 
     image: float
     validation: float
 
 
 class Budget:
-    """Seconds to divide among networks, by name and kind; kept in a file, so that a second call continues with the rest.
+    """Seconds to divide among networks, by name and kind. A file keeps them, so that a second call continues with the rest.
 
-    `weights` maps the networks that are to be trained to their weights. A file of another budget is ignored.
+    `weights` maps the networks to be trained to their weights. A file of another budget is ignored.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
@@ -80,7 +93,7 @@ class Budget:
             if kept["seconds"] == seconds:
                 self.used, self.schedules = float(kept["used"]), dict(kept["schedules"])
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # none yet, or damaged: a new one
+            pass  # a missing or damaged file: begin a new one
 
     @property
     def left(self) -> float:
@@ -88,35 +101,35 @@ class Budget:
         return max(0.0, self.seconds - self.used - (time.monotonic() - self._since))
 
     def share(self, name: str) -> float:
-        """Return the seconds that a network may take."""
+        """Return the seconds for one network."""
         weight = self.weights.get(name, SHARES["generator"])
         return self.left * weight / sum({**self.weights, name: weight}.values())
 
     def note(self) -> None:
-        """Write what was used and which schedules were chosen."""
+        """Write the used seconds and the chosen schedules to the file."""
         now = time.monotonic()
         self.used, self._since = self.used + now - self._since, now
         write_json(self.path, {"seconds": self.seconds, "used": self.used, "schedules": self.schedules})
 
     def done(self, name: str) -> None:
-        """Take a trained network off the list."""
+        """Remove a trained network from the list."""
         known = self.weights.pop(name, None) is not None
         if self.schedules.pop(name, None) is not None or known:
             self.note()
 
     def close(self) -> None:
-        """Forget the budget: all networks are trained."""
+        """Delete the budget's file, because all networks are trained."""
         self.path.unlink(missing_ok=True)
 
 
 def classifier_weight(name: str, num_classes: int = 10) -> float:
-    """Return a classifier's weight in the budget: a costlier network gets more time, though not as much as it costs more."""
+    """Return a classifier's weight in the budget. It grows with the square root of its cost."""
     return SHARES["classifier"] * math.sqrt(_flops(name, num_classes) / _flops("resnet18", num_classes))
 
 
 def _flops(name: str, num_classes: int) -> int:
     with Unset():
-        network = Classifier(name, num_classes, width=8).eval()  # relations between networks are those of full width
+        network = Classifier(name, num_classes, width=8).eval()  # the ratios between networks are those of full width
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 32, 32))
     return int(counter.get_total_flops())
@@ -131,7 +144,7 @@ def within(
     augment: Callable[[Tensor], Tensor],
     device: str,
 ) -> TrainingSettings:
-    """Return the settings with which a training fits its share of a budget; those of an interrupted one are kept."""
+    """Return the settings with which a training fits its share of a budget. An interrupted training keeps its settings."""
     name = plan.names[-1]
     if (kept := budget.schedules.get(name)) is not None:
         return TrainingSettings.from_json(kept)
@@ -145,7 +158,7 @@ def within(
     cost = measure(settings)
     if gpu and seconds > COMPILE_PAYS * COMPILE_S:
         settings, cost = _compiled(settings, cost, measure, seconds)
-    settings = schedule(settings, cost, len(train), budget.share(name))  # less than before: measuring took its part
+    settings = schedule(settings, cost, len(train), budget.share(name))  # the share is smaller now, since measuring took time
     count = steps(len(train), settings) * settings.batch
     tqdm.write(
         f"{name}: {seconds:.0f} s of the budget, {1 / cost.image:,.0f} images a second: {count / len(train):.3g} epochs",
@@ -157,7 +170,7 @@ def within(
 
 
 def for_gpu(settings: TrainingSettings) -> TrainingSettings:
-    """Return settings with larger batches and the learning rate that goes with them (Goyal et al. 2017; for AdamW its root)."""
+    """Return settings with larger batches and a matching learning rate (Goyal et al. 2017; for AdamW its square root)."""
     rate = GPU_BATCH if settings.optimizer == "sgd" else math.sqrt(GPU_BATCH)
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
 
@@ -165,14 +178,15 @@ def for_gpu(settings: TrainingSettings) -> TrainingSettings:
 def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> TrainingSettings:
     """Return settings whose steps and validations on a split of `n` images take `seconds` at this cost.
 
-    At least one step is taken, at most `LONGEST` times the preset's. Validations take a tenth of the time at most, if several.
+    At least one step is taken, and at most `LONGEST` times the preset's steps. Several validations take at most a tenth of the
+    time.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
     possible = max(0.0, usable - validations * cost.validation) / cost.image
     images = min(possible, LONGEST * settings.batch * steps(n, settings))
     images = settings.batch * max(1, int(images / settings.batch))
-    epochs = math.ceil(images / n) + 1  # a last batch may be smaller: `max_images` ends the training
+    epochs = math.ceil(images / n) + 1  # the last batch may be smaller, so `max_images` ends the training
     return replace(settings, epochs=epochs, max_images=images, validate_every=max(1, math.ceil(epochs / validations)))
 
 
@@ -185,7 +199,7 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Measure what training costs, on a copy of the objective; with progressive sizes an image costs their mean."""
+    """Measure the cost of training on a copy of the objective. With progressive sizes, an image costs their mean."""
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
     starts = [start for start, _ in settings.sizes] or [0.0]
@@ -199,7 +213,7 @@ def measured(
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
-    """Return the seconds an image of some steps from `first` on."""
+    """Return the seconds an image over some steps, starting at `first`."""
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
     float(loss.detach())  # waits for a GPU
@@ -217,11 +231,11 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
 def _compiled(
     settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
 ) -> tuple[TrainingSettings, Cost]:
-    """Return compiled settings if they save more time than compiling takes, else the settings as they are."""
+    """Return compiled settings if they save more time than compiling takes, else the settings unchanged."""
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)
-    except Exception as error:  # whatever the compiler raises: it is an optimisation
+    except Exception as error:  # compilers raise exceptions of any kind, and compiling is only an optimisation
         tqdm.write(f"torch.compile failed ({type(error).__name__}); training goes on without it", sys.stderr)
         return settings, cost
     saved = (1 - faster.image / cost.image) * seconds

@@ -1,4 +1,4 @@
-"""What the compressor learns: rate and distortion as in the paper, or rate and recognition; alone or with the generator."""
+"""Losses of the compressor: rate and distortion as in the paper, or rate and recognition, alone or with the generator."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class CompressorLoss:
     """bits per pixel + weight * distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
-    paper's; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, which the paper calls right
-    and leaves undone, less the auxiliary's, bounded. A weight of None stands for the default of each.
+    paper's; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's,
+    bounded. The paper proposes it but does not do it. A weight of None selects the default of each.
     """
 
     kind: str = "rate-distortion"
@@ -54,8 +54,8 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 class CompressorObjective(Objective):
     """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
 
-    The second asks for what the target recognises, not for what the generator made: with an `auxiliary` it also asks, as the
-    generator's bounded loss does, that this one go on failing at what the cloud decodes.
+    The second loss requires recognition by the target, not likeness to the generator's output. With an `auxiliary` it also
+    requires, like the generator's bounded loss, that the auxiliary fails on the cloud's decoded images.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class CompressorObjective(Objective):
         self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
 
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`, which as initialised would all round to zero, and fit the entropy model to them.
+        """Scale the latents of `images`, which would initially all round to zero, and fit the entropy model to them.
 
-        `ACTIVE` channels start with a spread of some rounding steps; the others are silent, and stay so: a label is a few bits,
-        and hundreds of latents that speak once in a hundred images cost more than those few that carry it.
+        `ACTIVE` channels start with a spread of several rounding steps. The others are silent and stay so. A label is a few
+        bits, and hundreds of latents that are active once in a hundred images cost more than the few that carry it.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
@@ -91,10 +91,10 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def at(self, step: int, total: int) -> None:
-        """Ease the rate in: fine steps and a heavy distortion first, coarse steps and its own weight in the last two fifths.
+        """Introduce the rate gradually: fine steps and a large distortion weight first, final values in the last two fifths.
 
-        Under full rate pressure from the start the latents go silent before the decoder has learnt to use them. The step of the
-        quantiser is the scale of the latents, so that coarser steps are a smaller last layer of g_a and a larger first of g_s.
+        Under the full rate from the start, the latents become silent before the decoder has learnt to use them. The quantiser's
+        step is the scale of the latents, so coarser steps are a smaller last layer of g_a and a larger first layer of g_s.
         """
         if self.loss.kind != "rate-accuracy":
             return
@@ -111,17 +111,21 @@ class CompressorObjective(Objective):
 
     def _latents(self, images: Tensor) -> Tensor:
         with torch.no_grad():
-            return torch.cat([self.compressor.g_a(self.generator(part)) for part in torch.split(images, 256)])
+            return torch.cat([self.compressor.g_a(self._protect(part)) for part in torch.split(images, 256)])
+
+    def _protect(self, images: Tensor) -> Tensor:
+        """Return protected images. Their random component is torch's, so that a seed gives the same compressor."""
+        return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Let the entropy model learn twenty times faster: its rate falls last. Its quantiles are solved, not learnt."""
+        """Return groups in which the entropy model learns twenty times as fast. Its quantiles are solved, not learnt."""
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
-        """Make the integer tables; where training rounds as the coder will, first fit the entropy model to `images`."""
+        """Update the integer tables. If training rounds like the coder, first fit the entropy model to `images`."""
         if self.loss.kind == "rate-distortion":
             self.compressor.update(force=True, update_quantiles=True)
             return
@@ -129,21 +133,22 @@ class CompressorObjective(Objective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Keep the commonest latents of `images` and how often each came (see `entropy`); where rate and accuracy are learnt,
-        also what it takes to choose among them (see `NeuralCompressor.choose`). Return bits and accuracy of what is chosen: in
-        sample, for the tables were fitted on these images.
+        """Store the commonest latents of `images` and their counts (see `entropy`).
+
+        Return bits and accuracy of the chosen patterns. With rate and accuracy, the tables for choosing patterns are stored,
+        too (see `NeuralCompressor.choose`). The figures are in-sample, because the tables were fitted to these images.
         """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
-        parts = [compressor.latents(self.generator(part.to(device))) for part in torch.split(images, 256)]
+        parts = [compressor.latents(self._protect(part.to(device))) for part in torch.split(images, 256)]
         return self._choose_patterns(torch.cat(parts), labels.to(device))
 
     def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
-        """Keep the commonest quantised latents of y (n x M x h x w), see `finish`."""
+        """Store the commonest quantised latents of y (n x M x h x w), see `finish`."""
         compressor = self.compressor
         chooses = self.loss.kind == "rate-accuracy"
-        compressor.reader = compressor.reader.new_zeros(0, 0)  # rounded here, not chosen
-        # Of few images most patterns come once, and those of a whole class may: all are there to be chosen from.
+        compressor.reader = compressor.reader.new_zeros(0, 0)  # rounding here, no choice of patterns
+        # With few images most patterns occur once, even all patterns of a class, so all of them can be chosen.
         patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=1 if chooses else 2)
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
@@ -153,7 +158,7 @@ class CompressorObjective(Objective):
         decoded = [compressor.reconstruct(part, size).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
         compressor.answers = torch.cat([self.target(part).softmax(1) for part in decoded])
         compressor.reader = fit_reader(compressor.sent(y, 0).flatten(1), labels, self.target.num_classes)
-        for _ in range(5):  # what is chosen decides what it costs, and so what is chosen
+        for _ in range(5):  # the choice changes the costs, and these the choice
             chosen = torch.bincount(compressor.choose(y), minlength=len(compressor.patterns))
             kept = chosen > 0
             compressor.patterns, compressor.answers = compressor.patterns[kept], compressor.answers[kept]
@@ -164,10 +169,10 @@ class CompressorObjective(Objective):
         return {"accuracy_in_sample": float(accuracy), "bits_in_sample": float(-share_of[index].log2().mean())}
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
+        """Return the loss, bits an image by the entropy model, MSE, and the target's accuracy on the reconstruction."""
         task = self.loss.kind == "rate-accuracy"
         with torch.no_grad():
-            images = self.generator(images)
+            images = self._protect(images)
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, likelihoods, _ = self._code(images.float(), straight=task and self.training)
         bits = -likelihoods.log2().sum() / len(images)
@@ -189,11 +194,11 @@ class CompressorObjective(Objective):
         return bits / images[0, 0].numel() + weight * distortion, figures
 
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x_hat, the likelihoods of y_hat and, where it is `straight`, y.
+        """Return x_hat, the likelihoods of y_hat and, if `straight`, y.
 
-        CompressAI trains on latents with noise. Near one bit an image the noise deceives: shifts far below a rounding step,
-        spread over hundreds of latents, carry the label through it and are all rounded away later. `straight` takes what will
-        be sent, the rounded latents, for rate and reconstruction, with the gradient passed straight through the rounding.
+        CompressAI trains on latents with noise. Near one bit an image the noise is misleading: shifts far below a rounding
+        step, spread over hundreds of latents, carry the label through it, and rounding later removes them all. With `straight`,
+        rate and reconstruction use the rounded latents, with the gradient passed straight through the rounding.
         """
         if not straight:
             out = self.compressor(images)
@@ -205,7 +210,7 @@ class CompressorObjective(Objective):
 
 
 class JointNetwork(nn.Module):
-    """A generator and the compressor of what it protects, as one network; and a reader of the latents, which is not kept."""
+    """A generator and its compressor as one network, and a linear reader of the latents, which is not saved."""
 
     def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__()
@@ -213,26 +218,26 @@ class JointNetwork(nn.Module):
         self.reader = nn.Linear(4 * ACTIVE, classes)
 
     def read(self, y: Tensor) -> Tensor:
-        """Return the logits that a linear layer finds in the latents that speak."""
+        """Return the logits of a linear layer on the active latents."""
         logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :ACTIVE], 2).flatten(1))
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load both, the compressor by its own way: its tables change their sizes."""
+        """Load both networks. The compressor's own method resizes its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
 
 
 class JointObjective(CompressorObjective):
-    """Generator and compressor learn together, which the paper leaves undone: both their losses on both pictures.
+    """The joint loss of generator and compressor, on the protected and on the decoded image. The paper has no such training.
 
-    generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is what the edge
-    makes and x_hat what the cloud decodes of it. The U-Net, far larger than the encoder, learns to write what that reads. While
-    the decoder has learnt nothing yet, its gradient says little: a linear reader of the latents asks for the label there too,
-    as the one will that chooses what is sent (see `NeuralCompressor.choose`).
-    The generator's batch norms keep the statistics that it came with; with `keep_encoder` its contracting half stays as it is.
-    In training the auxiliary, which costs as much as the rest and learns sooner, is shown every second picture.
+    generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is the edge's
+    protected image and x_hat the cloud's decoded one. The U-Net, far larger than the encoder, learns to write what the encoder
+    reads. While the decoder is untrained, its gradient says little. So a linear reader of the latents predicts the label there,
+    too, like the reader that later chooses patterns (see `NeuralCompressor.choose`). The generator's batch norms keep their
+    statistics. With `keep_encoder` its contracting half stays unchanged. In training the auxiliary, which costs as much as the
+    rest and learns sooner, sees every second picture.
     """
 
     def __init__(
@@ -264,7 +269,10 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Let the generator, which comes trained, learn slower: at the compressor's pace it forgets the classes."""
+        """Return groups in which the trained generator learns more slowly.
+
+        At the compressor's rate it would forget the classes.
+        """
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()
@@ -272,18 +280,17 @@ class JointObjective(CompressorObjective):
         return [{"params": others, "scale": 1.0}, {"params": generator, "scale": self.pace}, entropy]
 
     def parts(self) -> list[nn.Module]:
-        """Return the generator and its compressor."""
         return [self.generator, self.compressor]
 
     def train(self, mode: bool = True) -> JointObjective:
-        """Set the compressor's mode; the others' stays."""
+        """Set the compressor's mode. The other networks keep theirs."""
         super().train(mode)
         self.protection.eval()
-        self.protection.training = mode  # it draws strengths and noise; its networks keep their statistics
+        self.protection.training = mode  # it draws strengths and noise, while its networks keep their statistics
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
+        """Return the loss, bits an image, the target's and the auxiliary's accuracy at the cloud, SSIM and |SSIM|."""
         protected, noiseless = self.protection.protect(images)
         with torch.autocast(images.device.type, enabled=False):
             x_hat, likelihoods, y = self._code(protected.float(), straight=self.training)
@@ -298,7 +305,7 @@ class JointObjective(CompressorObjective):
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
-    """Return the probability of each symbol (M x n, whole numbers) by its channel's learnt distribution."""
+    """Return the probability of each symbol (M x n integers) by its channel's learnt distribution."""
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
     return likelihoods[:, 0]
 
@@ -321,11 +328,11 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-
 
 
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
-    """Fit the learnt distributions to latents (N x M x H x W) as they will be sent, rounded, and update the integer tables.
+    """Fit the learnt distributions to rounded latents (N x M x H x W), and update the integer tables.
 
-    The histogram of each channel is all that its distribution depends on, so that this takes a part of a second and changes no
-    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in reach keeps a little weight, for
-    images not seen here. By L-BFGS, which ends where nothing is gained.
+    Each channel's distribution depends only on its histogram. So this takes a fraction of a second, and changes no
+    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in reach keeps a small weight, for
+    unseen images. The method is L-BFGS, which ends when the loss no longer improves.
     """
     symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
     reach = int(symbols.abs().max()) + 2
@@ -336,7 +343,7 @@ def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
     optimizer = torch.optim.LBFGS(
         learnt, max_iter=100, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-4, line_search_fn="strong_wolfe"
     )
-    edges = torch.cat([values - 0.5, values[-1:] + 0.5]).expand(len(counts), 1, -1)  # a value begins where the one before ends
+    edges = torch.cat([values - 0.5, values[-1:] + 0.5]).expand(len(counts), 1, -1)  # intervals of neighbouring values touch
 
     def bits() -> Tensor:
         optimizer.zero_grad(set_to_none=True)

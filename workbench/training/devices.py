@@ -1,4 +1,4 @@
-"""On which devices a training runs, in which precision, and what its processes agree on."""
+"""The devices of a training, its precision, and decisions on which its processes agree."""
 
 from __future__ import annotations
 
@@ -30,14 +30,16 @@ def on_gpu(device: str) -> bool:
 
 
 def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> Fabric:
-    """Start Fabric on `devices` devices, a process each. Raises UsageError if there are fewer."""
+    """Start Fabric on `devices` devices, one process each. Raises UsageError if there are fewer."""
     cuda = on_gpu(device)
     if cuda and devices > torch.cuda.device_count():
         raise UsageError(f"torch sees {torch.cuda.device_count()} CUDA GPUs, fewer than the {devices} devices of the training")
     from lightning_fabric import Fabric  # imports torch's compiler, which takes seconds
 
     if cuda:
-        torch.backends.cudnn.benchmark = True  # batches of one shape: the fastest algorithm pays after a few steps
+        torch.backends.cudnn.benchmark = (
+            True  # all batches have one shape, so searching the fastest algorithm pays after a few steps
+        )
     strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
     fabric = Fabric(accelerator=device, strategy=strategy, devices=devices, precision=precision_of(device, half))
     if devices > 1:
@@ -47,7 +49,7 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
 
 
 def _leave() -> None:
-    """End the process group: gloo's threads abort if they outlive the interpreter."""
+    """End the process group, because gloo's threads abort if they outlive the interpreter."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -60,7 +62,7 @@ def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return which wishes at least one process has: clocks and signals differ between processes, decisions must not."""
+    """Return the wishes that at least one process has. Clocks and signals differ between processes, decisions must not."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
@@ -69,18 +71,18 @@ def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
 
 
 def own_rows(rows: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's rows of a batch, at least one: a last batch may be smaller than the number of processes."""
+    """Return this process's rows of a batch: at least one, since a last batch may be smaller than the number of processes."""
     return rows[fabric.global_rank % len(rows) :: fabric.world_size]
 
 
 def rank() -> int:
-    """Return the number of this training process; process 0 writes files and messages."""
+    """Return the number of this training process. Process 0 writes files and messages."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
-    return int(os.environ.get("LOCAL_RANK", "0"))  # set for the copies before the process group exists
+    return int(os.environ.get("LOCAL_RANK", "0"))  # Fabric sets it for the copies before the process group exists
 
 
 def wait_for_all() -> None:
-    """Return when every training process has called this."""
+    """Return after every training process has called this."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()

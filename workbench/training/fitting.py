@@ -1,4 +1,4 @@
-"""Fit an objective to a data set and keep its networks as weights, with manifests that record how they were made."""
+"""Fit an objective to a data set and save its networks as weights, with manifests that record the training."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from .schedules import Outcome, Plan, TrainingSettings
 
 __all__ = ["MEASURED_ON", "captured", "train_and_keep"]
 
-MEASURED_ON = {  # of the figures in a manifest's `metrics`; none is of the test split
+MEASURED_ON = {  # the split of each figure in a manifest's `metrics`, never the test split
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
-TABULATED = 4096  # images of which a compressor learns its commonest latents, at least
+TABULATED = 4096  # images, at least, for counting a compressor's commonest latents
 
 
 def train_and_keep(
@@ -44,10 +44,10 @@ def train_and_keep(
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
     budget: Budget | None = None,
 ) -> list[Manifest]:
-    """Fit an objective, keep each of its parts as weights and return their manifests.
+    """Fit an objective, save each of its parts as weights, and return their manifests.
 
-    With a `budget` the schedule follows from what the network's share of it allows on this machine. What was interrupted does
-    not replace weights that are complete.
+    With a `budget` the schedule follows from the network's share and this machine's speed. An interrupted training does not
+    replace complete weights.
     """
     gpu = on_gpu(device)
     parts = objective.parts()
@@ -83,7 +83,10 @@ def train_and_keep(
     )
     if rank() == 0:
         last = data.tabulated()
-        outcome.best = {**objective.finish(to_float(last.images), last.labels), **outcome.best}  # it overwrites no figure
+        outcome.best = {
+            **objective.finish(to_float(last.images), last.labels),
+            **outcome.best,
+        }  # must not overwrite the validation's figures
     kept = [weights.find(name, dataset.family) for name in plan.names]
     made: list[Manifest] = []
     if rank() == 0 and not outcome.complete and all(each is not None and each.complete for each in kept):
@@ -98,7 +101,7 @@ def train_and_keep(
 
 
 def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome, device: str) -> list[Manifest]:
-    """Write the networks and their manifests; a later part depends on those before it."""
+    """Write the networks and their manifests. A later part depends on the earlier ones."""
     settings = plan.settings
     training = {
         "preset": plan.preset,
@@ -131,14 +134,14 @@ _captures: WeakKeyDictionary[Dataset, dict[str, Split]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class _Splits:
-    """The splits as a training sees them: as they are, or as the edge receives them."""
+    """The splits for a training: original, or as received by the edge."""
 
     train: Split
     validation: Split
 
     @classmethod
     def of(cls, dataset: Dataset, settings: TrainingSettings) -> _Splits:
-        """Return the splits of a data set; those through JPEG are made once for all trainings of a process."""
+        """Return the splits of a data set. Those through JPEG are computed once for all trainings of a process."""
         if not settings.captured:
             return cls(dataset.train, dataset.validation)
         kept = _captures.setdefault(dataset, {})
@@ -148,17 +151,17 @@ class _Splits:
         return cls(kept["train"], kept["validation"])
 
     def tabulated(self) -> Split:
-        """Return the images of which a compressor learns how often which latents come.
+        """Return the images for counting a compressor's commonest latents.
 
-        Those of the validation split: an encoder is more certain on the images that it was fitted on, and would find its rare
-        latents too expensive on new ones. If they are few, training images are added.
+        These are the validation split's: an encoder is more certain on its training images, and would make rare latents too
+        expensive for new ones. If there are few, training images are added.
         """
         rest = self.train.head(max(0, TABULATED - len(self.validation)))
         return Split(torch.cat([self.validation.images, rest.images]), torch.cat([self.validation.labels, rest.labels]))
 
 
 def captured(split: Split) -> Split:
-    """Return a split as the edge receives it, through the JPEG that the client sends (S1)."""
+    """Return a split as the edge receives it, through the client's JPEG (S1)."""
     client = Client()
     files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
     return Split(load_pictures(files, None), split.labels)

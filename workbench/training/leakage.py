@@ -1,4 +1,4 @@
-"""A bound of what protected pictures tell of their originals beyond the class, in nats, that holds for every attacker."""
+"""A bound on the information in protected pictures beyond the class, in nats, valid for every attacker."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ __all__ = ["leakage"]
 
 
 def leakage(noiseless: Tensor, labels: Tensor, noise: float) -> Tensor:
-    """Return a bound of the information that protected pictures carry beyond their class, in nats an image.
+    """Return a bound on the information that protected pictures carry beyond their class, in nats an image.
 
     ::
 
         x' = clamp(z + noise * n)      I(x; x' | y) <= I(z; z + noise * n | y) <= sum over values of log(1 + V / noise^2) / 2
 
-    `noiseless` are the pictures z before their random component, N x 3 x H x W, V the variance of each of their values within a
-    class, pooled over the classes in the batch. Of all signals of that variance a Gaussian one carries most through Gaussian
+    `noiseless` are the pictures z before their random component, N x 3 x H x W. V is the variance of each value within a
+    class, pooled over the classes in the batch. Of all signals with this variance, a Gaussian one carries most through Gaussian
     noise, and correlated values carry less than independent ones (Cover and Thomas 2006, chapter 9). Clamping and rounding only
-    lose information. The bound is 0 if the class alone decides z. Differentiable.
+    lose information. The bound is 0 if the class alone determines z. Differentiable.
     """
     member = F.one_hot(labels).to(noiseless)
     member = member[:, member.sum(0) > 0]

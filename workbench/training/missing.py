@@ -1,4 +1,4 @@
-"""Train what pairs lack: of one pair, or of several within a time budget."""
+"""Train missing networks: of one pair, or of several within a time budget."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ PAPER_PAIRS = (  # PMC2, tables 2 and 3
 
 
 class _Wanted:
-    """The networks that are present and fit each other, and what is trained because it is missing."""
+    """The present networks that match each other, and the trainings of missing ones."""
 
-    def __init__(self, dataset: Dataset, preset: str, budget: Budget | None) -> None:
-        self.dataset, self.preset, self.budget = dataset, preset, budget
+    def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
+        self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
         self.present: dict[str, Manifest] = {}
 
     def usable(self, name: str) -> Manifest | None:
-        """Return the manifest of complete weights that were trained against those present."""
-        found = weights.find(name, self.dataset.family)
+        """Return the manifest of complete weights that were trained against the present networks, or None."""
+        found = weights.find(name, self.dataset.family, self.shipped)
         shas = {manifest.sha256 for manifest in self.present.values()}
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
@@ -78,15 +78,16 @@ def ensure(
     compressor_loss: CompressorLoss | None = None,
     variant: str = "",
     budget: Budget | None = None,
+    shipped: bool = True,
     **run: Any,
 ) -> list[Manifest]:
-    """Return the manifests of a pair's classifiers, generator and compressor, training only what is missing or was interrupted.
+    """Return the manifests of a pair's classifiers, generator and compressor. Missing or interrupted ones are trained.
 
-    What exists is taken as it is, whatever its preset; weights that were trained against others than those present are trained
-    again. With the `variant` `paper` generator and compressor are the papers', next to the pair's own. Reports on standard
-    error what it trains.
+    Existing networks are reused, whatever their preset. Weights that were trained against other networks than the present ones
+    are trained again. With `shipped` False, shipped weights count as missing. With the `variant` `paper`, generator and
+    compressor are the papers', next to the pair's own. Trainings are reported on standard error.
     """
-    wanted = _Wanted(dataset, preset, budget)
+    wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
     for each in dict.fromkeys((target, auxiliary)):
         wanted.need(each, partial(train_classifier, dataset, each, preset, seed, **run))
@@ -113,9 +114,9 @@ def train_all(
     variant: str = "",
     **options: Any,
 ) -> list[Manifest]:
-    """Train all that several pairs need, classifiers first, within `minutes` (None: by the preset's own schedules).
+    """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    The same call continues an interrupted one with the time that was left. `options` are those of `ensure`. Raises UsageError
+    The same call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError
     for a budget over several devices.
     """
     if minutes is not None and devices > 1:
@@ -150,7 +151,7 @@ def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budg
 
 
 def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
-    """Return the weight in the budget of every network that `train_all` will train, by name."""
+    """Return the weight in the budget of each network that `train_all` will train, by name."""
     wanted = _Wanted(dataset, preset, None)
     missing: dict[str, float] = {}
 
@@ -170,7 +171,15 @@ def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, va
         if lacks(generator, SHARES["generator"], after=bool({target, auxiliary} & missing.keys())):
             if ENCODER in PRESETS[preset] and variant != PAPER and wanted.usable(ENCODER) is None:
                 missing[ENCODER] = SHARES[ENCODER]
+<<<<<<< HEAD
             missing[code] = SHARES["compressor"]
+=======
+            if preset in JOINTLY and variant != PAPER:  # generator and compressor are trained together
+                del missing[generator]
+                missing |= {weights.generator_name(target, auxiliary, START): SHARES["generator"], code: SHARES["joint"]}
+            else:
+                missing[code] = SHARES["compressor"]
+>>>>>>> main
         else:
             lacks(code, SHARES["compressor"])
     return missing

@@ -1,4 +1,4 @@
-"""What is learnt: the contract of a loss, and a classifier's. To add a loss, write an Objective."""
+"""The interface of a loss, and the classifiers' loss. A new loss is a new Objective."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart",
 
 
 class Objective(nn.Module):
-    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is what is learnt and kept.
+    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is trained and saved.
 
-    `adversarial` says that two networks learn in turns, one against the other: each step leaves some parameters alone, and a
-    lower loss may only mean that the adversary was weaker, so that the last network is kept and not that of the lowest loss.
+    `adversarial` means that two networks learn in turns, one against the other. Each step then leaves some parameters
+    unchanged. A lower loss may only mean a weaker adversary, so the last network is kept, not the one with the lowest loss.
     """
 
     network: nn.Module
@@ -26,7 +26,7 @@ class Objective(nn.Module):
     turn = ""  # names the kind of step, if steps differ in cost
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of what learns. What is frozen stays in eval mode: its batch norms keep the statistics it came with."""
+        """Set the mode of trainable parts. Frozen parts stay in eval mode, so that their batch norms keep their statistics."""
         super().train(mode)
         if mode:
             for child in self.children():
@@ -34,32 +34,32 @@ class Objective(nn.Module):
         return self
 
     def parts(self) -> list[nn.Module]:
-        """Return the networks to keep, each under a name of its own."""
+        """Return the networks to save, each under its own name."""
         return [self.network]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the optimiser's parameter groups; `scale` multiplies the learning rate."""
+        """Return the optimiser's parameter groups. `scale` multiplies the learning rate."""
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
     def at(self, step: int, total: int) -> None:
-        """Learn before each step which one it is."""
+        """Called before every training step."""
 
     def before_validation(self, images: Tensor) -> None:
-        """Bring the network into the state in which it will be used; `images` are some of the training split."""
+        """Prepare the network as for later use. `images` are some of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit tables to the best network on images like those to come; return in-sample figures, named `..._in_sample`."""
+        """Fit tables to the best network on validation images. Return in-sample figures, named `..._in_sample`."""
         return {}
 
 
 class ClassifierObjective(Objective):
-    """Cross-entropy; in training with label smoothing (Szegedy et al. 2016), and without weight decay on norms and biases.
+    """Cross-entropy, in training with label smoothing (Szegedy et al. 2016), without weight decay on norms and biases.
 
-    Decay pulls the scale of a batch norm towards zero and regularises nothing: the next layer's scale makes up for it
+    Decay pulls the scale of a batch norm towards zero but regularises nothing, because the next layer's scale compensates
     (He et al. 2019, Bag of Tricks, section 3.1).
 
     With `unpadded`, training images that are smaller than the data set's (progressive sizes) get no border. Pools of 2 x 2 then
-    round up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. At multiples of 32 rounding changes nothing.
+    round up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. For multiples of 32 rounding changes nothing.
     """
 
     def __init__(self, classifier: Classifier, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -70,11 +70,11 @@ class ClassifierObjective(Objective):
                 pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return kernels, and norms and biases that are not decayed."""
+        """Return the kernels, and separately norms and biases without weight decay."""
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the share of images recognised."""
+        """Return the loss and the share of recognised images."""
         read: Callable[[Tensor], Tensor] = self.network
         if self.unpadded and self.training and isinstance(self.network, Classifier):
             read = self.network.read_unpadded
@@ -84,7 +84,7 @@ class ClassifierObjective(Objective):
 
 
 def _settle(module: nn.Module) -> None:
-    """Put each largest part of which no parameter learns into eval mode."""
+    """Set the largest parts without trainable parameters to eval mode."""
     parameters = list(module.parameters())
     if parameters and not any(each.requires_grad for each in parameters):
         module.eval()
@@ -94,7 +94,7 @@ def _settle(module: nn.Module) -> None:
 
 
 def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
-    """Return matrices and kernels in one parameter group, vectors (norms, biases) in another, which is not decayed."""
+    """Return matrices and kernels in one parameter group, vectors (norms, biases) in another without weight decay."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
@@ -120,6 +120,6 @@ class _Inwards(torch.autograd.Function):
 
 
 def clamp_inwards(x: Tensor) -> Tensor:
-    """Clamp to [0, 1]; values outside still learn, but only inwards: what is black or white does not stay so for ever."""
+    """Clamp to [0, 1]. Outside, only gradients that point inwards pass, so that black and white pixels can still change."""
     clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
     return clamped

@@ -11,12 +11,12 @@ from .schedules import TrainingSettings
 
 __all__ = ["ENCODER", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
-GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of the time at full size
-NOISE = 0.1  # against it the leakage is bounded (see `leakage`)
+GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of its time at full size
+NOISE = 0.1  # the random component, relative to which the leakage is bounded (see `leakage`)
 
 # `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
-# give the compressor's. `quick`: a minute or two on 2 cores; networks of a quarter of the width. `hours`: CIFAR-10
-# on 2 cores without a GPU; networks of full width, schedules that an afternoon has room for.
+# give the compressor's. `quick`: a minute or two on 2 cores, networks of a quarter of the width. `hours`: CIFAR-10
+# on 2 cores without a GPU: networks of full width, schedules for an afternoon.
 PRESETS: dict[str, dict[str, TrainingSettings]] = {
     "quick": {
         "classifier": TrainingSettings(
@@ -77,12 +77,20 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
         "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
+<<<<<<< HEAD
 PAPER = "paper"  # the variant that is trained as the papers do, with the widths of any preset
 PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # of its generator and its compressor
 START = "start"  # the variant of the generator that a joint training starts from
 ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
+=======
+JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
+PAPER = "paper"  # the variant that is trained like the papers', with the widths of any preset
+PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of its generator and its compressor
+START = "start"  # and start from the generator of this variant
+ENCODER = "encoder"  # if a preset has this training, that generator starts from its result
+>>>>>>> main
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
-LOSSES = {  # what each preset means where the caller does not say
+LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
     "hours": (HIDDEN, CompressorLoss("rate-accuracy", 0.02)),
     "paper": (GeneratorLoss(), CompressorLoss()),
@@ -105,7 +113,7 @@ def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str 
 
 
 def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return the losses of generator and compressor that a preset means; those of the variant `paper` are the papers'."""
+    """Return a preset's losses of generator and compressor. For the variant `paper` they are the papers'."""
     return LOSSES[PAPER if variant == PAPER else preset]
 
 

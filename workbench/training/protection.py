@@ -1,4 +1,4 @@
-"""What the perturbation generator learns: the papers' loss, terms that hide a picture, and a start for its encoder."""
+"""The perturbation generator's losses: the papers', terms that hide a picture, and the pretraining of its encoder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .objectives import Objective, decayed_apart, share
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective", "learn_from_deepest"]
 
 SSIM_TERMS = ("signed", "absolute")
-CAP = 2.5  # of a bounded auxiliary term; a uniform guess over ten classes has 2.30
-# Below these values the terms that hide a picture stop: there they no longer differ from noise, and cost the target's accuracy.
+CAP = 2.5  # limit of a bounded auxiliary term; a uniform guess over ten classes has 2.30
+# Below these values the terms that hide a picture are zero: they only measure noise there, and cost the target's accuracy.
 VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
-WHOLE = 1 / 3  # share of the images that the target sees at strength 1, if it learns to read every strength
+WHOLE = 1 / 3  # share of images that the target sees at strength 1, if it learns every strength
 FIRST = 0.1  # share of the leakage term's weight at the first step: it grows to the whole while the classes' patterns form
 
 
@@ -33,16 +33,16 @@ class GeneratorLoss:
     """CE(target, y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * log(1 + L).
 
     The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
-    bound and fights the target's term; `bounded` stops each image's at 2.5 (a uniform guess over ten classes has 2.30).
-    `ssim`: `signed` is the paper's, which rewards inverted contrast; `absolute` takes the magnitude.
+    bound and competes with the target's term. `bounded` stops at 2.5 for each image (a uniform guess over ten classes has
+    2.30). `ssim`: `signed` is the paper's, which rewards inverted contrast. `absolute` takes the magnitude.
 
     SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to zero and leave the picture legible.
-    E is what a glance reads: |SSIM| of single channels and edges, each beyond 0.015, plus the correlation of the best colour
-    mix beyond 0.08 (see `legibility`). L is a bound of what any attacker gets beyond the class, in nats beyond 2 (see
-    `leakage`); a generator that minimises it draws a pattern for each class. The papers have neither.
+    E measures what a glance reads: |SSIM| of single channels and edges, each beyond 0.015, plus the correlation of the best
+    colour mix beyond 0.08 (see `legibility`). L is a bound on any attacker's information beyond the class, in nats beyond 2
+    (see `leakage`). A generator that minimises it draws a pattern for each class. The papers have neither term.
 
-    With `every_strength` the target is shown x + a (x' - x), a = 1 for a third of the images and uniform in [0, 1] for the
-    others, drawn at each step. The other terms are those of a = 1.
+    With `every_strength` the target sees x + a (x' - x), with a = 1 for a third of the images and uniform in [0, 1] for the
+    others, drawn at each step. The other terms use a = 1.
     """
 
     auxiliary: str = "unbounded"
@@ -65,7 +65,7 @@ class GeneratorLoss:
 
 
 class ReadGenerator(nn.Module):
-    """A generator with a linear reader of the deepest features of its U-Net; the reader is not kept."""
+    """A generator with a linear reader of its U-Net's deepest features. The reader is not saved."""
 
     def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ class ReadGenerator(nn.Module):
         self.reader = nn.Linear(16 * generator.width, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """N x 3 x H x W -> logits N x K."""
+        """Return logits N x K of images N x 3 x H x W."""
         logits: Tensor = self.reader(self.generator.features(images, padded=not self.unpadded).amax((2, 3)))
         return logits
 
 
 def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Let the expanding half of a generator learn alone: what the contracting half knows of the classes is not forgotten."""
+    """Freeze the contracting half of a generator, so that it does not forget the classes."""
     unet = generator.requires_grad_(True).unet
     for part in (unet.inc, unet.d1, unet.d2, unet.d3, unet.d4):
         part.requires_grad_(False)
@@ -90,9 +90,10 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
 
 
 def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Cut the skip connections of a generator's U-Net: its expanding half sees the deepest features alone.
+    """Cut the skip connections of a generator's U-Net, so that its expanding half only gets the deepest features.
 
-    Through them every pixel reaches the output. The weights behind them are set to zero, and stay so: the U-Net keeps its form.
+    Through skip connections every pixel would reach the output. Their weights are set to zero and frozen: the U-Net keeps its
+    form.
     """
     unet = generator.unet
     for up in (unet.u1, unet.u2, unet.u3, unet.u4):
@@ -112,11 +113,11 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 
 
 class EncoderObjective(Objective):
-    """A start for a generator: its contracting half learns by cross-entropy to tell the classes apart.
+    """Pretraining of a generator: its contracting half learns to distinguish the classes by cross-entropy.
 
-    Which class a picture shows is what generator and encoder together must write into a few bits; through the loss of a frozen
-    target they learn it slowly, at ten times the cost of an image. It depends on no classifier: one start serves all pairs.
-    With `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
+    Generator and encoder together must write the class into a few bits. Through the loss of a frozen target they learn this
+    slowly, at ten times the cost of an image. The pretraining depends on no classifier, so one result serves all pairs. With
+    `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
     def __init__(self, generator: PerturbationGenerator, classes: int, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -127,25 +128,23 @@ class EncoderObjective(Objective):
             part.requires_grad_(False)
 
     def parts(self) -> list[nn.Module]:
-        """Return the generator."""
         return [self.generator]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return kernels, and norms and biases that are not decayed."""
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the share of images recognised."""
+        """Return the loss and the share of recognised images."""
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, {"accuracy": share(logits, labels)}
 
 
 class GeneratorObjective(Objective):
-    """The protective perturbation's loss; target and auxiliary stay frozen, in eval mode.
+    """The protective perturbation's loss. Target and auxiliary stay frozen, in eval mode.
 
-    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the one at which
-    the generator will be used, if its loss is not for every strength; the papers know 1 alone.
+    If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the strength at
+    which the generator will be used, unless its loss is for every strength. The papers only use 1.
     """
 
     network: PerturbationGenerator
@@ -168,19 +167,19 @@ class GeneratorObjective(Objective):
         self.ramp = 1.0
 
     def at(self, step: int, total: int) -> None:
-        """Let the leakage term grow with the steps."""
+        """Increase the leakage term's weight with the steps."""
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
+        """Return the loss, the accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
         protected, noiseless = self.protect(images)
-        every = 2 if self.training and self.loss.leakage_weight else 1  # the papers show the auxiliary every picture
+        every = 2 if self.training and self.loss.leakage_weight else 1  # in the papers the auxiliary sees every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the protected images and, if they have a random component, what they are without it.
+        """Return the protected images and, if they have a random component, the same images without it.
 
-        The component comes from torch's generator, in validation as well: the same seed chooses the same checkpoint.
+        The component comes from torch's generator, in validation as well, so that equal seeds choose equal checkpoints.
         """
         if not self.network.noise:
             return self.network(images, self.strength), None
@@ -197,9 +196,9 @@ class GeneratorObjective(Objective):
         every: int = 1,
         noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of protected images, and that of what the cloud decodes of them, added up; figures of the latter.
+        """Return the sum of the losses on protected and on decoded images, and figures on the latter.
 
-        The auxiliary, and |SSIM| by view, see every `every`-th picture. `noiseless` are the protected images without their
+        The auxiliary, and |SSIM| by view, use every `every`-th picture. `noiseless` are the protected images without their
         random component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
@@ -212,7 +211,7 @@ class GeneratorObjective(Objective):
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            first = -(-(len(shown) - len(images)) // every)  # of the latter
+            first = -(-(len(shown) - len(images)) // every)  # first row of the latter
             figures["auxiliary"] = share(other[first:], truth[first:])
         if self.loss.leakage_weight and noiseless is not None:
             figures["leakage"] = leakage(noiseless, labels, self.network.noise)
@@ -223,7 +222,7 @@ class GeneratorObjective(Objective):
     def _recognised(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the target's cross-entropy and accuracy; with every strength also the accuracy at a half."""
+        """Return the target's cross-entropy and accuracy. With `every_strength`, return the accuracy at strength 1/2, too."""
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
             protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
@@ -239,7 +238,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
     def _shown(self, images: Tensor, protected: Tensor, every: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss's terms of what an eye gets of the protected images, and their values."""
+        """Return the loss's terms for the eye, and their values."""
         loss, figures = images.new_zeros(()), {}
         with torch.autocast(images.device.type, enabled=False):
             images, protected = images.float(), protected.float()

@@ -1,4 +1,4 @@
-"""The trainings of each kind of network, by preset."""
+"""The training of each kind of network, by preset."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_gener
 def train_classifier(
     dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, epochs: int | None = None, **run: Any
 ) -> Manifest:
-    """Train a classifier on a data set and keep it under its name; `epochs` in place of the preset's."""
+    """Train a classifier on a data set, and save it under its name. `epochs` replaces the preset's."""
     settings = settings_of(preset, "classifier", epochs)
     torch.manual_seed(seed_step(seed, -1))
-    weights.classifier_name(name)  # raises for one that is unknown
+    weights.classifier_name(name)  # raises for an unknown one
     head = settings.head if settings.head in heads(name) else "public"
     network = Classifier(name, len(dataset.classes), head, settings.classifier_width)
     objective = ClassifierObjective(network, settings.smoothing, unpadded=bool(settings.sizes))
@@ -48,7 +48,7 @@ def train_classifier(
 
 
 def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs: int | None = None, **run: Any) -> Manifest:
-    """Train the start of all generators of a data set, a U-Net whose contracting half tells the classes apart; keep it."""
+    """Train and save the start of all generators of a data set: a U-Net whose contracting half distinguishes the classes."""
     settings = settings_of(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
     objective = EncoderObjective(
@@ -70,16 +70,15 @@ def train_generator(
     defence: Defence | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the perturbation generator of a pair, whose classifiers must be there; keep it under `target-X-auxiliary`.
+    """Train the perturbation generator of a pair, whose classifiers must exist. Save it as `target-X-auxiliary`.
 
-    It starts from the generator kept under the name `start`, if one is named; a `defence` lets it learn against an
-    inversion network, with a random component, for another strength than 1, or all of it. The variant `paper` is the papers':
-    their loss and settings, from scratch.
+    It starts from the generator named `start`, if given. A `defence` trains it against an inversion network, with a random
+    component, or for another strength than 1. The variant `paper` has the papers' loss and settings, from scratch.
     """
     settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
     encoded = ENCODER in PRESETS[preset] and variant != PAPER
     if PAPER in (preset, variant) and (target, auxiliary) == ("googlenet", "vgg13_bn"):
-        settings = replace(settings, learning_rate=1e-3)  # PP's public code: the one pair that needs it
+        settings = replace(settings, learning_rate=1e-3)  # as in PP's public code, for the only pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
     if start == name:
@@ -93,7 +92,7 @@ def train_generator(
     if start is not None or encoded:
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}
-        generator.requires_grad_(True)  # what is loaded is frozen
+        generator.requires_grad_(True)  # loaded networks are frozen
     generator.noise = settings.noise if defence is None or defence.noise is None else defence.noise
     if encoded:
         learn_apart_from_encoder(generator)
@@ -124,13 +123,12 @@ def train_compressor(
     rate: float | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the compressor on a generator's protected training images; keep it under `target-X-auxiliary-compressor`.
-
-    By rate and accuracy it is one network for all rates and strengths, or for a single `rate`. By rate and distortion it has
-    strength 1 and one rate, as in the paper.
-    """
+    """Train the compressor on a generator's protected training images. Save it as `target-X-auxiliary-compressor`."""
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
+    only = None if rate is None else stop_of(rate, STOPS)
+    if only is not None and loss.kind != "rate-accuracy":
+        raise UsageError(f"a compressor of rate and distortion has one rate, set by the weight of its loss, got rate {rate:g}")
     name = weights.compressor_name(target, auxiliary, variant, generator_variant)
     target_model, first = _classifier(dataset, target)
     generator, second = _generator(dataset, weights.generator_name(target, auxiliary, generator_variant))
@@ -144,12 +142,9 @@ def train_compressor(
     losses = asdict(loss)
     if loss.kind == "rate-accuracy":
         compressor = NeuralCompressor(4 * settings.width, LATENTS, STOPS)
-        only = None if rate is None else stop_of(rate, STOPS)
         objective: CompressorObjective = VariableRateObjective(compressor, generator, target_model, loss, auxiliary_model, only)
         objective.initialise(to_float(dataset.train.images[:256]))
         losses |= {} if only is None else {"rate": rates_of(STOPS)[only]}
-    elif rate is not None:
-        raise UsageError(f"a compressor of rate and distortion has one rate, set by the weight of its loss, got rate {rate:g}")
     else:
         compressor = NeuralCompressor(4 * settings.width, 6 * settings.width)
         objective = CompressorObjective(compressor, generator, target_model, loss, auxiliary_model)
@@ -170,7 +165,10 @@ def train_joint(
     epochs: int | None = None,
     **run: Any,
 ) -> list[Manifest]:
-    """Go on training a generator (a pair's `generator_variant`) together with a new compressor; keep both under `variant`."""
+    """Continue training a generator (a pair's `generator_variant`) together with a new compressor.
+
+    Save both under `variant`.
+    """
     if variant == generator_variant:
         raise UsageError(
             f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"

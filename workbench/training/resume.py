@@ -1,4 +1,4 @@
-"""The state of one training on disk and in memory: where to resume, and the best network so far."""
+"""The state of one training on disk and in memory: the step to resume from, and the best network so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """The checkpoint of a training, found again if its `identity` (settings, seed, data) is the same."""
+    """The checkpoint of a training. It is found again if its `identity` (settings, seed, data) is the same."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class RunState:
         self.outcome = Outcome()
 
     def resume(self) -> int:
-        """Load the checkpoint if there is one of this very training; return the step to go on from."""
+        """Load the checkpoint of this training, if there is one. Return the step to continue from."""
         if not self.path.exists():
             return 0
         try:
@@ -53,7 +53,7 @@ class RunState:
                     sys.stderr,
                 )
                 return 0
-        except Exception as error:  # torch raises whatever its zip and pickle readers raise
+        except Exception as error:  # torch's zip and pickle readers raise exceptions of any kind
             tqdm.write(
                 f"{self.path.name}: unreadable checkpoint ({type(error).__name__}); starting again",
                 sys.stderr,
@@ -76,7 +76,7 @@ class RunState:
         return step
 
     def save(self, step: int) -> None:
-        """Write the checkpoint, all or nothing."""
+        """Write the checkpoint atomically."""
         if self.fabric.global_rank == 0:
             state = {
                 "identity": self.identity,
@@ -94,14 +94,14 @@ class RunState:
         self.fabric.barrier()
 
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
-        """Add a validation to the history; keep the network if its loss is the lowest so far, or if it is adversarial."""
+        """Add a validation to the history. Keep the network if its loss is the lowest so far, or if training is adversarial."""
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
             self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
             self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
 
     def restore_best(self) -> None:
-        """Leave the network as it was at its best."""
+        """Restore the best network."""
         if self.best is not None:
             self.objective.network.load_state_dict(self.best)
         self.objective.network.eval()

@@ -1,4 +1,4 @@
-"""How long and how fast a network is trained, what is trained under which name, and the outcome of a training."""
+"""The settings, the names and the outcome of one training."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How long and how fast one network is trained.
+    """The schedule and the options of one training.
 
-    `epochs` over the training split, but no more than `max_images` images in all (None: no bound). The learning rate warms up
-    linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` bounds the split that
-    chooses the best checkpoint, which is measured every `validate_every` epochs and at the end.
+    `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning rate warms up
+    linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` limits the split that
+    chooses the best checkpoint. It is evaluated every `validate_every` epochs and at the end.
     """
 
     epochs: int
@@ -31,18 +31,18 @@ class TrainingSettings:
     max_images: int | None = None
     validation_images: int | None = None
     validate_every: int = 1
-    clip: float | None = None  # of the gradient's norm
+    clip: float | None = None  # limit of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
     erase: int = 0  # pixels less than half this far from a random one are made grey (cutout, DeVries and Taylor 2017)
     sizes: tuple[tuple[float, int], ...] = ()  # from this share of the steps on, images of this side in pixels
-    smoothing: float = 0.0  # share of a label that goes to all classes alike, where cross-entropy is all that is learnt
+    smoothing: float = 0.0  # share of a label that is spread over all classes, for cross-entropy alone
     width: int = 32  # of the U-Net. A compressor's N is 4 times, its M 6 times as much
     noise: float = 0.0  # standard deviation of the generator's random component
-    head: str = "public"  # of the classifiers that have several
-    classifier_width: int = 1  # by which the classifiers' channels are divided
-    half: bool = False  # forward passes in bfloat16 on a CPU that computes in it (a CUDA GPU's always are)
-    captured: bool = False  # train on what the client's JPEG leaves of the images (S1)
-    compiled: bool = False  # by torch.compile, which takes a minute before the first step
+    head: str = "public"  # of classifiers with several heads
+    classifier_width: int = 1  # divides the classifiers' channels
+    half: bool = False  # forward passes in bfloat16 on a CPU that supports it (on a CUDA GPU always)
+    captured: bool = False  # train on images after the client's JPEG (S1)
+    compiled: bool = False  # with torch.compile, which takes a minute before the first step
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.sizes]
@@ -50,7 +50,7 @@ class TrainingSettings:
             raise UsageError(f"sizes must begin at 0 and their shares must rise below 1, got {self.sizes}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields as JSON gives them back."""
+        """Return the fields in the form in which JSON restores them."""
         return {**asdict(self), "sizes": [list(each) for each in self.sizes]}
 
     @classmethod
@@ -61,9 +61,9 @@ class TrainingSettings:
 
 @dataclass(frozen=True)
 class Plan:
-    """A training: its settings, its seed and the names under which the objective's parts are kept.
+    """A training's networks, and the names under which its parts are saved.
 
-    `loss` describes the loss in the manifests; `depends` maps the role of each network it is trained against to its SHA-256.
+    `loss` describes the loss in the manifests. `depends` maps the role of each network it is trained against to its SHA-256.
     """
 
     names: list[str]
@@ -75,13 +75,13 @@ class Plan:
     depends: dict[str, str] = field(default_factory=dict)
 
     def checkpoint(self, family: str) -> Path:
-        """Return where the training's checkpoint lies."""
+        """Return the path of the training's checkpoint."""
         return data_root() / "runs" / "checkpoints" / family / f"{'+'.join(self.names)}.pt"
 
 
 @dataclass
 class Outcome:
-    """The outcome of `fit`: the figures of the best checkpoint, the curves, the cost, and whether training ran to its end.
+    """The result of `fit`: the best checkpoint's figures, the curves, the cost, and whether training ran to its end.
 
     `pflop` counts multiplications and additions of all steps' forward and backward passes, in 10^15.
     """
@@ -95,7 +95,7 @@ class Outcome:
 
 
 def steps(n: int, settings: TrainingSettings) -> int:
-    """Return the number of steps that a training on `n` images takes."""
+    """Return the number of steps of a training on `n` images."""
     full = settings.epochs * math.ceil(n / settings.batch)
     return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))
 

@@ -1,4 +1,4 @@
-"""The objective of a variable-rate compressor: the class at rate 0, more of the picture above it, at every strength."""
+"""The loss of a variable-rate compressor: the class at rate 0, and more of the picture above it, at every strength."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ __all__ = ["VariableRateObjective"]
 
 READ, SMOOTHING = 0.5, 0.1
 
-LABELS = 0.35  # share of the images that are sent at stop 0
-ENDS = 1.5  # strengths are drawn from an interval so much longer than [0, 1], and clamped: both ends come often
+LABELS = 0.35  # share of images at stop 0
+ENDS = 1.5  # strengths are drawn from an interval this much longer than [0, 1] and clamped, so both ends are frequent
 PICTURE_WEIGHT = 0.02  # of the squared error (on the scale of 255) at the last stop, in bits a pixel
-SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the latents at the start: the label's in steps of stop 0, the picture's
-MARGIN = 1.5  # of the tables' reach over the latents that came
+SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the initial latents: the label's in steps of stop 0, the picture's
+MARGIN = 1.5  # reach of the tables, as a multiple of the observed latents
 
 
 class LabelledCompressor(nn.Module):
-    """A compressor with a linear reader of its label's latents, which is not kept."""
+    """A compressor with a linear reader of its label's latents. The reader is not saved."""
 
     def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__()
@@ -35,28 +35,28 @@ class LabelledCompressor(nn.Module):
         self.reader = nn.Linear(4 * LABEL_CHANNELS, classes)
 
     def read(self, y: Tensor) -> Tensor:
-        """Return the logits that a linear layer finds in the label's latents."""
+        """Return the logits of a linear layer on the label's latents."""
         logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :LABEL_CHANNELS], 2).flatten(1))
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load both, the compressor by its own way: its tables change their sizes."""
+        """Load both networks. The compressor's own method resizes its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
 
 
 class VariableRateObjective(CompressorObjective):
-    """Rate + cross-entropy of the target + weighted squared error, each image at a stop and a strength of its own.
+    """Rate + cross-entropy of the target + weighted squared error, with a stop and a strength for each image.
 
     ::
 
-        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn for each image
+        x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
-    The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, as the error of finer steps
-    falls (Kamisli et al. 2024). The auxiliary is to fail as much as the strength says. `only` is a stop for all images: what
-    the network of all stops is compared with.
+    The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, because the error of finer
+    steps falls (Kamisli et al. 2024). The auxiliary's failure is weighted by the strength. `only` is a stop for all images: the
+    network with which that of all stops is compared.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`: those of the label to some steps of stop 0, the others to some of the last."""
+        """Scale the latents of `images`: the label's latents to some steps of stop 0, the others to some of the last stop."""
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -91,11 +91,11 @@ class VariableRateObjective(CompressorObjective):
         compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
 
     def at(self, step: int, total: int) -> None:
-        """Ease the rate in, as for one rate; the steps stay as they are."""
+        """Introduce the rate gradually, as for one rate, with constant steps."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a strength and a stop for each of n images; in validation all combinations in turn."""
+        """Return a strength and a stop for each of n images. In validation they are all combinations in turn."""
         stops = self.compressor.stops
         if self.training:
             strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
@@ -107,17 +107,16 @@ class VariableRateObjective(CompressorObjective):
         return strengths, chosen if self.only is None else torch.full_like(chosen, self.only)
 
     def parts(self) -> list[nn.Module]:
-        """Return the compressor."""
         return [self.compressor]
 
     def before_validation(self, images: Tensor) -> None:
-        """Nothing: the tables are made once, at the end."""
+        """Do nothing, because the tables are computed once, at the end."""
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss; bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
+        """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
-            images = torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+            images = torch.lerp(images, self._protect(images), strengths[:, None, None, None])
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, bits, y = self._code_at(images.float(), stops)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
@@ -136,10 +135,10 @@ class VariableRateObjective(CompressorObjective):
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the bits of each image (N) and the latents, at a stop for each (N).
+        """Return x_hat, the bits of each image (N) and the latents, for a stop of each image (N).
 
-        What is decoded is rounded, with the gradient passed straight through. The rate is that of latents with uniform noise,
-        as in CompressAI, but for the label's, where noise deceives (see `CompressorObjective`).
+        The decoder gets rounded latents, with the gradient passed straight through. The rate is that of latents with uniform
+        noise, as in CompressAI, except for the label's latents, where noise is misleading (see `CompressorObjective`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
@@ -156,7 +155,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Make the tables of every stop, and what stop 0 chooses from (see `CompressorObjective.finish`)."""
+        """Compute the tables of every stop, and the patterns of stop 0 (see `CompressorObjective.finish`)."""
         bottleneck, device = self.compressor.entropy_bottleneck, self.compressor.medians.device
         parts = [self.compressor.latents(self._at_strengths(part.to(device))) for part in torch.split(images, 256)]
         y = torch.cat(parts)
@@ -168,11 +167,11 @@ class VariableRateObjective(CompressorObjective):
     def _at_strengths(self, images: Tensor) -> Tensor:
         """Return images at strengths 0 to 1 in turn."""
         strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
-        return torch.lerp(images, self.generator(images), strengths[:, None, None, None])
+        return torch.lerp(images, self._protect(images), strengths[:, None, None, None])
 
 
 def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
-    """Return the probability of the steps around values (N x M x h x w), by the density; `step` is of each image."""
+    """Return the probability of the steps around values (N x M x h x w), by the density. Each image has its own `step`."""
     steps = step.expand(values.shape).transpose(0, 1).flatten(1)[:, None]
     flat = values.transpose(0, 1).flatten(1)[:, None]
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood_variable(flat, qs=steps)[0])

@@ -98,16 +98,17 @@ def _ported(home: Path) -> dict[str, Any]:
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
-        state = _state(home)
+        running = _runs(home)
+        state = _state(home)  # read after the check, so that it says how a stage ended that no longer runs
         with contextlib.suppress(OSError, ValueError):
             port = int((home / "port").read_text())
             write(home / "port.before", port)
             return {**state, "port": port, "running": True}
-        seen = seen or _runs(home)
+        seen = seen or running
         with contextlib.suppress(OSError):
             if not seen and (failed := (home / "supervisor.log").read_text(errors="replace").strip()):
                 raise AgentError(f"the stage's supervisor did not start: {failed.splitlines()[-1]}")
-        if "ended" in state or (seen and not _runs(home)):
+        if "ended" in state or (seen and not running):
             raise AgentError(f"the stage ended with status {state.get('status')}: {_last(state)}")
         time.sleep(0.05)
     raise AgentError(f"the stage had no port after {START_S:.0f} s: {_last(_state(home))}")
