@@ -5,13 +5,8 @@
     objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
     batches      the images of each step
-<<<<<<< HEAD
     loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
-    fitting      networks kept as weights with their manifests
-=======
-    loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
     fitting      networks saved as weights with their manifests
->>>>>>> main
     presets      the settings and losses by name
     recipes      the training of each kind of network
     budget       schedules that fit a time budget

@@ -43,19 +43,7 @@ from .schedules import Plan, TrainingSettings, steps
 
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
-<<<<<<< HEAD
 SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0}
-USABLE = 0.85  # of a share; the rest loads, measures, and fits tables
-LONGEST = 3  # times the preset's schedule: what is left of a share then serves the networks that follow
-VALIDATIONS = 12  # of a training, at most
-WARM_UP = 3  # steps before the speed is measured: memory is allotted, algorithms are chosen
-WARM_UP_SHARE = 0.02  # of a share at least measures the speed,
-MEASURED = 6  # or so many steps
-COMPILE_S = 60.0  # that torch.compile takes, about
-COMPILE_PAYS = 5  # times as long must the share be before compiling is tried
-GPU_BATCH = 4  # times the preset's batch: small kernels leave a GPU idle
-=======
-SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "joint": 3.0, "compressor": 2.0}
 USABLE = 0.85  # of a share for training; the rest is for loading, measuring and fitting tables
 LONGEST = 3  # times the preset's schedule: the rest of a share goes to the following networks
 VALIDATIONS = 12  # in one training, at most
@@ -65,7 +53,6 @@ MEASURED = 6  # measured steps, at least
 COMPILE_S = 60.0  # approximate time of torch.compile
 COMPILE_PAYS = 5  # compiling is tried if the share is at least this many times as long
 GPU_BATCH = 4  # times the preset's batch, because small kernels leave a GPU idle
->>>>>>> main
 
 
 @dataclass(frozen=True)

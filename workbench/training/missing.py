@@ -171,15 +171,7 @@ def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, va
         if lacks(generator, SHARES["generator"], after=bool({target, auxiliary} & missing.keys())):
             if ENCODER in PRESETS[preset] and variant != PAPER and wanted.usable(ENCODER) is None:
                 missing[ENCODER] = SHARES[ENCODER]
-<<<<<<< HEAD
             missing[code] = SHARES["compressor"]
-=======
-            if preset in JOINTLY and variant != PAPER:  # generator and compressor are trained together
-                del missing[generator]
-                missing |= {weights.generator_name(target, auxiliary, START): SHARES["generator"], code: SHARES["joint"]}
-            else:
-                missing[code] = SHARES["compressor"]
->>>>>>> main
         else:
             lacks(code, SHARES["compressor"])
     return missing

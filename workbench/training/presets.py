@@ -77,18 +77,10 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
         "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
-<<<<<<< HEAD
-PAPER = "paper"  # the variant that is trained as the papers do, with the widths of any preset
-PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # of its generator and its compressor
-START = "start"  # the variant of the generator that a joint training starts from
-ENCODER = "encoder"  # where a preset has this training too, that generator starts from the one kept under this name
-=======
-JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
 PAPER = "paper"  # the variant that is trained like the papers', with the widths of any preset
 PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of its generator and its compressor
-START = "start"  # and start from the generator of this variant
-ENCODER = "encoder"  # if a preset has this training, that generator starts from its result
->>>>>>> main
+START = "start"  # the variant of the generator that a joint training starts from
+ENCODER = "encoder"  # if a preset has this training, its generators start from the result
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
