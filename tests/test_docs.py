@@ -63,7 +63,7 @@ def commands() -> Iterator[Command]:
         for first, block in fences(page, *SHELLS):
             joined = block.replace("\\\n", " ")  # a backslash at its end continues a line
             for number, line in enumerate(joined.splitlines(), first):
-                for part in re.split(r"&&|;", line):
+                for part in re.split(r"&&|;", re.sub(r"(^|\s)#.*", "", line)):
                     if words := shlex.split(part, comments=True):
                         yield Command(page, number, words, in_text=False)
         text = FENCE.sub(lambda match: "\n" * match[0].count("\n"), page.read_text(encoding="utf-8"))

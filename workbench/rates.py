@@ -10,16 +10,13 @@ The gains and the density are those of CompressAI's variable-rate models (`model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import UsageError
-
-if TYPE_CHECKING:
-    from compressai.entropy_models import EntropyBottleneckVbr
 
 __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
 
@@ -57,8 +54,8 @@ def stop_of(rate: float, stops: int) -> int:
     return int(rate * (stops - 1) + 0.5) if stops else 0
 
 
-def stop_tables(bottleneck: EntropyBottleneckVbr, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
+def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in an `EntropyBottleneckVbr`.
 
     The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and
     lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the others only have the symbol

@@ -204,9 +204,10 @@ def test_a_cloud_takes_images_of_its_own_size_alone(tiny_data: Path, digits: Dat
             cloud.recognise(larger)
 
 
-def test_ten_bytes_that_claim_65535_images_cost_little(services: House) -> None:
+@pytest.mark.parametrize("stop", [0, 10])
+def test_ten_bytes_that_claim_65535_images_cost_little(services: House, stop: int) -> None:
     key = services.services["neural"].cloud.codec.key  # type: ignore[attr-defined]
-    payload = bitstream.pack_stream(b"\x55\xaa\x12", bitstream.MAX_IMAGES, key)
+    payload = bitstream.pack_stream(b"\x55\xaa\x12", bitstream.MAX_IMAGES, key, stop)
     status, _, grown = ask(services, infer("neural", Tensor.of("payload", [payload])))
     assert status == 400
     assert grown < HEAVY

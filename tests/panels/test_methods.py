@@ -80,7 +80,7 @@ def test_a_method_of_somebody_else_is_explored(kind: str, digits: Dataset) -> No
 
 
 def test_the_six_lines_of_the_page_explore_a_blur() -> None:
-    page = (Path(__file__).resolve().parents[1] / "docs" / "explore.md").read_text("utf-8")
+    page = (Path(__file__).resolve().parents[2] / "docs" / "explore.md").read_text("utf-8")
     (code,) = [block.partition("```")[0] for block in page.split("```python\n")[1:] if "Explorer.compare" in block]
     assert len([line for line in code.splitlines() if line]) == 6
     names: dict[str, Any] = {}

@@ -143,13 +143,14 @@ class CompressorObjective(Objective):
         parts = [compressor.latents(self._protect(part.to(device))) for part in torch.split(images, 256)]
         return self._choose_patterns(torch.cat(parts), labels.to(device))
 
-    def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest quantised latents of y (n x M x h x w), see `finish`."""
+    def _choose_patterns(self, y: Tensor, labels: Tensor, symbols: Tensor | None = None) -> dict[str, float]:
+        """Store the commonest quantised latents of y (n x M x h x w), or of `symbols`, see `finish`."""
         compressor = self.compressor
         chooses = self.loss.kind == "rate-accuracy"
         compressor.reader = compressor.reader.new_zeros(0, 0)  # rounding here, no choice of patterns
+        symbols = compressor.quantise(y) if symbols is None else symbols
         # With few images most patterns occur once, even all patterns of a class, so all of them can be chosen.
-        patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=1 if chooses else 2)
+        patterns, counts = learn_patterns(symbols.cpu().numpy(), least=1 if chooses else 2)
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
         if not chooses or not len(patterns):

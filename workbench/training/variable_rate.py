@@ -18,6 +18,7 @@ from .protection import CAP
 __all__ = ["VariableRateObjective"]
 
 READ, SMOOTHING = 0.5, 0.1
+PACE, SETTLED = 0.1, 0.3  # of the prototypes, which are sent in place of the rounded label from this share of the steps on
 
 LABELS = 0.35  # share of images at stop 0
 ENDS = 1.5  # strengths are drawn from an interval this much longer than [0, 1] and clamped, so both ends are frequent
@@ -33,6 +34,15 @@ class LabelledCompressor(nn.Module):
         super().__init__()
         self.compressor = compressor
         self.reader = nn.Linear(4 * LABEL_CHANNELS, classes)
+        self.register_buffer("prototypes", torch.zeros(classes, LABEL_CHANNELS, 2, 2))  # mean label of each class
+
+    prototypes: Tensor
+
+    @torch.no_grad()
+    def follow(self, y: Tensor, labels: Tensor) -> None:
+        """Move the prototypes towards the labels' latents of a batch."""
+        for label in set(labels.tolist()):
+            self.prototypes[label].lerp_(y[labels == label, :LABEL_CHANNELS].mean(0).to(self.prototypes), PACE)
 
     def read(self, y: Tensor) -> Tensor:
         """Return the logits of a linear layer on the label's latents."""
@@ -44,6 +54,7 @@ class LabelledCompressor(nn.Module):
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
+        self.prototypes.copy_(state_dict["prototypes"])
 
 
 class VariableRateObjective(CompressorObjective):
@@ -69,7 +80,7 @@ class VariableRateObjective(CompressorObjective):
         only: int | None = None,
     ) -> None:
         super().__init__(compressor, generator, target, loss, auxiliary)
-        self.only = only
+        self.only, self.settled = only, False
         self.network = self.labelled = LabelledCompressor(compressor, target.num_classes)
         gain = compressor.Gain
         weights = PICTURE_WEIGHT * (gain / gain[-1]).square()
@@ -93,6 +104,7 @@ class VariableRateObjective(CompressorObjective):
     def at(self, step: int, total: int) -> None:
         """Introduce the rate gradually, as for one rate, with constant steps."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
+        self.settled = step >= SETTLED * total
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return a strength and a stop for each of n images. In validation they are all combinations in turn."""
@@ -118,7 +130,7 @@ class VariableRateObjective(CompressorObjective):
         with torch.no_grad():
             images = torch.lerp(images, self._protect(images), strengths[:, None, None, None])
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, bits, y = self._code_at(images.float(), stops)
+            x_hat, bits, y = self._code_at(images.float(), stops, labels)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
         errors = (x_hat - images).square().mean((1, 2, 3))
         decoded = clamp_inwards(x_hat)
@@ -134,18 +146,24 @@ class VariableRateObjective(CompressorObjective):
         picture = self.picture_weights[stops] * 255**2 * errors
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
 
-    def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _code_at(self, images: Tensor, stops: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_hat, the bits of each image (N) and the latents, for a stop of each image (N).
 
-        The decoder gets rounded latents, with the gradient passed straight through. The rate is that of latents with uniform
-        noise, as in CompressAI, except for the label's latents, where noise is misleading (see `CompressorObjective`).
+        The decoder gets rounded latents, with the gradient passed straight through. The label is the prototype of the class
+        that it is read as, because the codec sends a pattern of the class. The rate is that of latents with uniform noise,
+        as in CompressAI, except for the label's latents, where noise is misleading (see `CompressorObjective`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
+        if self.training:
+            self.labelled.follow(y, labels)
         step = (1 / compressor.Gain[stops])[:, None, None, None].expand(len(y), y.shape[1], 1, 1).clone()
         step[:, :LABEL_CHANNELS] = 1 / compressor.Gain[0]
         label = torch.arange(y.shape[1], device=y.device)[:, None, None] < LABEL_CHANNELS
-        rounded = y + (step * (y / step).round() - y).detach()
+        whole = y
+        if self.settled and y.shape[2:] == self.labelled.prototypes.shape[2:]:
+            whole = torch.cat([self.labelled.prototypes[self.labelled.read(y).argmax(1)], y[:, LABEL_CHANNELS:]], 1)
+        rounded = y + (step * (whole / step).round() - y).detach()
         y_hat = torch.where(label | (stops > 0)[:, None, None, None], rounded, torch.zeros_like(y))
         noisy = y + step * (torch.rand_like(y) - 0.5) if self.training else y_hat
         likelihoods = _likelihoods_at(bottleneck, torch.where(label, y_hat, noisy), step)
@@ -162,7 +180,11 @@ class VariableRateObjective(CompressorObjective):
         reach = MARGIN * torch.stack([y.amin((0, 2, 3)), torch.zeros_like(y[0, :, 0, 0]), y.amax((0, 2, 3))], 1)
         bottleneck.quantiles.copy_(reach[:, None])
         self.compressor.update(force=True)
-        return self._choose_patterns(y, labels.to(device))
+        symbols = None
+        if self.settled:
+            symbols = y.new_zeros(len(self.labelled.prototypes), *y.shape[1:], dtype=torch.int32)
+            symbols[:, :LABEL_CHANNELS] = (self.labelled.prototypes * self.compressor.Gain[0]).round().int()
+        return self._choose_patterns(y, labels.to(device), symbols)
 
     def _at_strengths(self, images: Tensor) -> Tensor:
         """Return images at strengths 0 to 1 in turn."""
