@@ -60,6 +60,11 @@ def result(pair: Pair, **more: Any) -> dict[str, Any]:
     return {"n": 5000, "codec": "neural", "strength": 1.0, "weights": pair.sha256(), **accuracies, "s2_bytes": size, **more}
 
 
+def section(text: str, title: str) -> str:
+    """Return the text of one section."""
+    return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
 def cells(text: str, first: str) -> list[str]:
     """Return the cells of the table row that begins with `first`."""
     (line,) = [line for line in text.splitlines() if line.startswith(f"| {first} |")]
@@ -78,7 +83,7 @@ def test_a_card_has_a_section_for_all_that_a_reader_must_know(trained: Pair) -> 
 
 def test_the_cost_is_the_sum_of_all_trainings(trained: Pair) -> None:
     text = card(trained)
-    rows = [cells(text.partition("## Cost")[2], name) for name in ("target", "generator's start", "generator", "all")]
+    rows = [cells(section(text, "Cost"), name) for name in ("target", "generator's start", "generator", "all")]
     assert rows[0][1:3] == ["1.25", "1"]
     assert rows[1][1:3] == ["0.5", "0.1"]
     assert rows[2][1:3] == ["1.25", "3"]
@@ -91,12 +96,12 @@ def test_a_joint_training_is_counted_once(trained: Pair) -> None:
         role: replace(manifest, training=training if role in ("generator", "compressor") else manifest.training)
         for role, manifest in trained.manifests.items()
     }
-    assert cells(card(replace(trained, manifests=manifests)).partition("## Cost")[2], "all")[1:3] == ["3.75", "3.5"]
+    assert cells(section(card(replace(trained, manifests=manifests)), "Cost"), "all")[1:3] == ["3.75", "3.5"]
 
 
 def test_figures_carry_their_intervals(trained: Pair) -> None:
     text = card(trained, [result(trained)])
-    assert cells(text.partition("## Figures")[2], "target")[1] == wilson(4656, 5000).percent()
+    assert cells(section(text, "Figures"), "target")[1] == wilson(4656, 5000).percent()
     row = cells(text, "neural, 1, 5,000")
     assert row[1] == "93.00 % [92.26, 93.67]"
     assert row[4] == "0.446 [0.440, 0.452]"

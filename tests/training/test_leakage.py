@@ -81,9 +81,9 @@ def test_pictures_that_are_all_of_other_classes_are_no_error() -> None:
 
 def test_training_lowers_the_leakage(digits: Dataset) -> None:
     made = objective(GeneratorLoss("bounded", "absolute", 0.0, leakage_weight=2.0))
-    settings = TrainingSettings(40, 32, 2e-2, 0.0, clip=1.0)
+    settings = TrainingSettings(40, 32, 5e-2, 0.0, warmup=0.1, clip=1.0)
     trainer = Trainer(made, digits.train.head(64), settings, device="cpu")
-    values = [float(trainer.step(step)[1]["leakage"]) for step in range(30)]
+    values = [float(trainer.step(step)[1]["leakage"].detach()) for step in range(36)]
     assert values[-1] < 0.5 * values[0]
 
 
@@ -118,12 +118,13 @@ def test_black_and_white_values_learn_inwards_alone() -> None:
 def test_terms_below_their_limits_pull_no_more(batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     made = objective(GeneratorLoss("bounded", "absolute", 0.0, eye_weight=4.0, leakage_weight=0.5))
-    flat = torch.full_like(images, 0.5)
+    stripes = torch.zeros_like(images)
+    stripes[..., ::2] = 1
     plain = objective(GeneratorLoss("bounded", "absolute", 0.0))
     with torch.no_grad():
-        loss, figures = made.judge(images, flat, labels, noiseless=flat)
-        expected, _ = plain.judge(images, flat, labels)
-    assert figures["views"] < 0.015
+        loss, figures = made.judge(images, stripes, labels, noiseless=stripes)
+        expected, _ = plain.judge(images, stripes, labels)
+    assert 0 < figures["views"] < 0.015
     torch.testing.assert_close(loss, expected)
     with torch.no_grad():
         visible, _ = made.judge(images, images, labels, noiseless=images)

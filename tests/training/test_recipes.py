@@ -284,32 +284,22 @@ def test_an_interrupt_stops_the_rest_which_is_trained_later(
     assert [manifest.complete for manifest in again] == [True] * 3
 
 
-def test_the_preset_hours_ends_with_joint_training(few: Dataset, own_data: Path, tiny_presets: TrainingSettings) -> None:
-    (own_data / "runs" / "weights" / "digits" / f"{TARGET}-X-{AUXILIARY}.json").unlink()
-    epochs: list[int] = []
-
-    def stop_in_the_joint_training(history: list[dict[str, Any]]) -> None:
-        epochs.append(len(history))
-        if epochs.count(1) == 3:  # after those of the encoder and the generator
-            stop()
-
-    with pytest.raises(KeyboardInterrupt):
-        training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu", on_epoch=stop_in_the_joint_training)
-    stopped = weights.find(f"{TARGET}-X-{AUXILIARY}", "digits")
-    assert stopped is not None
-    assert not stopped.complete
-    manifests = training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu")
-    assert [each.name for each in manifests][2:] == [f"{TARGET}-X-{AUXILIARY}", f"{TARGET}-X-{AUXILIARY}-compressor"]
-    assert all(each.complete for each in manifests)
-    pair = weights.load_pair("digits", TARGET, AUXILIARY)
-    start, encoder = weights.find(f"{TARGET}-X-{AUXILIARY}@start", "digits"), weights.find("encoder", "digits")
-    assert start is not None
+def test_joint_training_continues_a_generator_and_is_resumed(
+    few: Dataset, own_data: Path, tiny_presets: TrainingSettings
+) -> None:
+    how: dict[str, Any] = {"preset": "hours", "device": "cpu"}
+    start = training.train_generator(few, TARGET, AUXILIARY, variant="start", **how)
+    stopped = training.train_joint(few, TARGET, AUXILIARY, variant="together", **how, on_epoch=lambda _: stop())
+    assert [each.complete for each in stopped] == [False, False]
+    manifests = training.train_joint(few, TARGET, AUXILIARY, variant="together", **how)
+    name = f"{TARGET}-X-{AUXILIARY}@together"
+    assert [(each.name, each.complete) for each in manifests] == [(name, True), (f"{name}-compressor", True)]
+    pair, encoder = weights.load_pair("digits", TARGET, AUXILIARY, variant="together"), weights.find("encoder", "digits")
     assert encoder is not None
     assert start.training["loss"]["start"] == encoder.sha256
     assert pair.manifests["generator"].training["loss"]["start"] == start.sha256
     assert pair.manifests["generator"].training["loss"]["before"]["seconds"] == start.training["seconds"]
     assert pair.manifests["generator"].sha256 != start.sha256
-    assert training.ensure(few, TARGET, AUXILIARY, preset="hours", device="cpu") == manifests, "nothing is trained again"
 
 
 def test_joint_training_does_not_overwrite_what_it_starts_from(few: Dataset, own_data: Path) -> None:

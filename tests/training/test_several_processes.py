@@ -27,7 +27,7 @@ def few(directory):
     return data.Dataset("digits", "few digits", "digits", made.classes, False, lambda name: getattr(made, name).head(sizes[name]))
 
 data.DATASETS["digits"] = few
-tiny = TrainingSettings(1, 16, 1e-3, 0.0, max_images=32, width=2, classifier_width=4)
+tiny = TrainingSettings(1, 16, 1e-3, 0.0, max_images=32, width=2, noise=0.1, classifier_width=4)
 recipes.PRESETS["quick"] = dict.fromkeys(("classifier", "generator", "compressor"), tiny)
 """
 

@@ -5,7 +5,7 @@
     objectives protection compression   the losses; leakage: a bound for every attacker
     adversary    ... against an inversion network
     batches      the images of each step
-    loop         `fit`; settings, devices, resume: its schedule, its device, its checkpoints
+    loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
     fitting      networks saved as weights with their manifests
     presets      the settings and losses by name
     recipes      the training of each kind of network

@@ -7,7 +7,7 @@ network    weight
 ========== ====== =======================================================
 classifier 5      times the square root of its cost over a resnet18's
 encoder    2      the start of all generators of a data set
-generator  3      with the compressor or alone
+generator  3
 compressor 2
 ========== ====== =======================================================
 
@@ -43,7 +43,7 @@ from .schedules import Plan, TrainingSettings, steps
 
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
-SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "joint": 3.0, "compressor": 2.0}
+SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0}
 USABLE = 0.85  # of a share for training; the rest is for loading, measuring and fitting tables
 LONGEST = 3  # times the preset's schedule: the rest of a share goes to the following networks
 VALIDATIONS = 12  # in one training, at most

@@ -17,9 +17,9 @@ from ..weights import Manifest
 from .budget import SHARES, Budget, classifier_weight
 from .compression import CompressorLoss
 from .devices import rank
-from .presets import ENCODER, JOINTLY, PAPER, PRESETS, START, losses_of
+from .presets import ENCODER, PAPER, PRESETS
 from .protection import GeneratorLoss
-from .recipes import train_classifier, train_compressor, train_encoder, train_generator, train_joint
+from .recipes import train_classifier, train_compressor, train_encoder, train_generator
 
 __all__ = ["PAPER_PAIRS", "ensure", "train_all"]
 
@@ -94,15 +94,9 @@ def ensure(
     pair = (dataset, target, auxiliary, preset, seed)
     name = weights.generator_name(target, auxiliary, variant)
     learn = partial(train_generator, *pair, generator_loss, **run)
-    jointly = preset in JOINTLY and (compressor_loss or losses_of(preset, variant)[1]).kind == "rate-accuracy"
     if wanted.usable(name) is None and ENCODER in PRESETS[preset] and variant != PAPER:
         wanted.need(ENCODER, partial(train_encoder, dataset, preset, seed, **run))
         del wanted.present[ENCODER]
-    if compressor and jointly and wanted.usable(name) is None:
-        start = weights.generator_name(target, auxiliary, START)
-        wanted.need(start, partial(learn, variant=START))
-        wanted.need(name, partial(train_joint, *pair, generator_loss, compressor_loss, **run))
-        del wanted.present[start]
     wanted.need(name, partial(learn, variant=variant))
     if compressor:
         code = partial(train_compressor, *pair, compressor_loss, generator_variant=variant, **run)
@@ -177,11 +171,7 @@ def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, va
         if lacks(generator, SHARES["generator"], after=bool({target, auxiliary} & missing.keys())):
             if ENCODER in PRESETS[preset] and variant != PAPER and wanted.usable(ENCODER) is None:
                 missing[ENCODER] = SHARES[ENCODER]
-            if preset in JOINTLY and variant != PAPER:  # generator and compressor are trained together
-                del missing[generator]
-                missing |= {weights.generator_name(target, auxiliary, START): SHARES["generator"], code: SHARES["joint"]}
-            else:
-                missing[code] = SHARES["compressor"]
+            missing[code] = SHARES["compressor"]
         else:
             lacks(code, SHARES["compressor"])
     return missing

@@ -9,7 +9,7 @@ from .compression import CompressorLoss
 from .protection import GeneratorLoss
 from .schedules import TrainingSettings
 
-__all__ = ["ENCODER", "JOINTLY", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
+__all__ = ["ENCODER", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
 GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of its time at full size
 NOISE = 0.1  # the random component, relative to which the leakage is bounded (see `leakage`)
@@ -66,7 +66,7 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
             2, 64, 4e-3, 5e-4, warmup=0.2, max_images=96_000, half=True, captured=True, erase=8, clip=0.25, noise=NOISE
         ),
         "compressor": TrainingSettings(
-            1, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=30_000, half=True, captured=True
+            2, 32, 1e-3, 0.0, warmup=0.1, clip=1.0, crop=2, max_images=96_000, half=True, captured=True
         ),
         "joint": TrainingSettings(2, 64, 1e-3, 0.0, warmup=0.1, clip=1.0, max_images=48_000, half=True, captured=True, erase=8),
     },
@@ -77,11 +77,10 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
         "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
-JOINTLY = ("hours",)  # presets whose pairs end with generator and compressor trained together,
 PAPER = "paper"  # the variant that is trained like the papers', with the widths of any preset
 PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of its generator and its compressor
-START = "start"  # and start from the generator of this variant
-ENCODER = "encoder"  # if a preset has this training, that generator starts from its result
+START = "start"  # the variant of the generator that a joint training starts from
+ENCODER = "encoder"  # if a preset has this training, its generators start from the result
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
