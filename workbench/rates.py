@@ -10,16 +10,13 @@ The gains and the density are those of CompressAI's variable-rate models (`model
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from .errors import UsageError
-
-if TYPE_CHECKING:
-    from compressai.entropy_models import EntropyBottleneckVbr
 
 __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
 
@@ -57,7 +54,18 @@ def stop_of(rate: float, stops: int) -> int:
     return int(rate * (stops - 1) + 0.5) if stops else 0
 
 
-def stop_tables(bottleneck: EntropyBottleneckVbr, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+class Density(Protocol):
+    """The part of CompressAI's `EntropyBottleneckVbr` that makes integer tables."""
+
+    _quantized_cdf: Any
+    _offset: Any
+    _cdf_length: Any
+
+    def update_variable(self, force: bool, qs: Any) -> bool:
+        """Make the tables of the quantisation step `qs`."""
+
+
+def stop_tables(bottleneck: Density, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in the bottleneck.
 
     The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and

@@ -68,7 +68,7 @@ def test_the_pareto_point_is_the_number_of_table_and_verdict(networks: Pair, dig
     assert other["psnr"] != own["psnr"]
 
 
-def test_no_curve_runs_an_attacker_that_the_table_or_another_curve_has_run(
+def test_no_curve_runs_an_attacker_that_has_run_already(
     networks: Pair, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fitted: list[str] = []

@@ -115,7 +115,7 @@ def test_the_tables_code_near_the_bits_that_were_learnt(few: Dataset) -> None:
                 assert float(at.bits(symbols).sum()) == pytest.approx(float(learnt), rel=0.1, abs=8 * len(images))
 
 
-def test_a_seed_gives_the_same_compressor_although_the_generator_draws(few: Dataset) -> None:
+def test_a_seed_gives_the_same_compressor_in_spite_of_noise(few: Dataset) -> None:
     objective = variable_objective(noise=0.1).train()
     images, labels = to_float(few.train.images), few.train.labels
     losses = []
