@@ -22,7 +22,7 @@ help:           ## this list
 setup: $(STAMP) ## the virtual environment, once, by uv if it is there, else by pip   [UV= for pip]
 
 $(STAMP): pyproject.toml $(LOCKS)/base.txt $(LOCKS)/build.txt locks/extras.txt locks/versions.txt
-	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed, this is %d.%d: make PYTHON=python3.11 ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else "Python 3.11 or 3.12 is needed (compressai has no packages for others), this is %d.%d: make PYTHON=python3.12 ..." % sys.version_info[:2])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(INSTALL) --constraint locks/versions.txt torch
 	$(LOCKED) -r $(LOCKS)/base.txt -r $(LOCKS)/build.txt -r locks/extras.txt
@@ -43,8 +43,8 @@ test-all: $(TESTS) ## what `make test` leaves out: whole systems, then what meas
 	$(PYTEST) -m "system and not timing" $(ARGS) || [ $$? -eq 5 ]
 	$(PYTEST) -n 0 -m timing $(ARGS) || [ $$? -eq 5 ]
 
-lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb
-	$(BIN)/jupyter lab notebooks/explore.ipynb
+lab: $(STAMP)   ## JupyterLab on notebooks/explore.ipynb   [ARGS="--no-browser --port=8888"]
+	$(BIN)/jupyter lab notebooks/explore.ipynb $(ARGS)
 
 app: $(STAMP)   ## explore as a page of its own, without code   [ARGS="-p dataset digits"]
 	$(BIN)/python -m workbench.panels.app $(ARGS)
