@@ -33,7 +33,7 @@ def pythons(image: str) -> str:
     return str(version)
 
 
-def test_the_image_installs_from_the_locks_and_starts_jupyterlab_as_a_user() -> None:
+def test_the_image_installs_locks_and_runs_jupyterlab() -> None:
     parts = instructions()
     assert {name for name, _ in parts} <= INSTRUCTIONS
     names = [name for name, _ in parts]
@@ -65,7 +65,7 @@ def test_no_key_no_data_set_and_no_run_gets_into_an_image() -> None:
     assert tracked == "", "what is part of the repository is part of the image"
 
 
-def test_the_devcontainer_sets_up_and_forwards_the_port_of_its_jupyterlab() -> None:
+def test_the_devcontainer_sets_up_and_forwards_a_port() -> None:
     container = devcontainer()
     assert container["postCreateCommand"] == "make setup"
     (port,) = container["forwardPorts"] if isinstance(container["forwardPorts"], list) else ()
