@@ -92,7 +92,7 @@ def test_the_version_is_the_packages() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("trian",), ("train",), ("train", "all"), ("evaluate", "--limit", "0"), ("models", "--x")]
+    "arguments", [(), ("trian",), ("train",), ("train", "everything"), ("evaluate", "--limit", "0"), ("models", "--x")]
 )
 def test_a_wrong_call_exits_with_two(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:

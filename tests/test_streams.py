@@ -187,7 +187,7 @@ def test_a_folder_in_place_of_a_picture_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_may_come_through_a_pipe(empty_data: Path, tmp_path: Path) -> None:
-    torch.save(classifier().network.state_dict(), tmp_path / "x.pt")
+    torch.save(classifier(width=1).network.state_dict(), tmp_path / "x.pt")  # as public checkpoints
     (imported,) = import_checkpoint(tmp_path / "x.pt")
     (again,) = import_checkpoint(pipe_with((tmp_path / "x.pt").read_bytes(), tmp_path))
     assert again.training["imported_sha256"] == imported.training["imported_sha256"]

@@ -218,7 +218,7 @@ def test_a_connection_that_waits_between_requests_is_kept(
 
 def test_a_huge_head_is_cut_off(both: Both, files: list[bytes]) -> None:
     with connected(both) as connection:
-        connection.sendall(b"GET /v2 HTTP/1.1\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n")
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: edge\r\nX-Long: " + b"x" * 20_000 + b"\r\n\r\n")
         assert status(connection) == 200
     with connected(both) as connection:
         with contextlib.suppress(OSError):

@@ -107,6 +107,7 @@ def test_strangers_leave_the_loop_to_requests_at_work(edge: Served, certs: Path)
     assert used < 2.5 * share_module.BUSY  # epoll, accept and the kernel take time that is not metered
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("source", ["127.0.0.1", "127.0.0.2"])
 def test_new_clients_and_probes_get_in_while_strangers_flood(
     edge: Served, certs: Path, files: list[bytes], source: str
