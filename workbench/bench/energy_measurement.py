@@ -130,7 +130,8 @@ def measure(
         stack.callback(lambda: pool.submit(runner.close).result())
         connection = Connection(url, lambda: client_context(local.certs, "client", role), attempt_s=60.0)
         stack.callback(lambda: pool.submit(_on_one_thread, runner, connection.__aexit__()).result())
-        sent = pool.submit(_on_one_thread, runner, _bytes(counter, local, role, phone, stage.target, images, batch)).result()
+        counted = _overhead(counter, local, role, phone, stage.target, images, batch)
+        overhead = pool.submit(_on_one_thread, runner, counted).result()
         for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
             turn = pool.submit(_on_one_thread, runner, _turn(phone, connection, stage.target, images, batch)).result()
             if number < 0:
@@ -140,8 +141,8 @@ def measure(
             for part, values in turn.cpu_ms.items():
                 found.cpu_ms[part] += values
             found.ms += turn.ms
-            found.sent.append(sent)
             found.payload = turn.sent[0]
+            found.sent.append(found.payload + overhead)
             if turn.classes != found.classes:
                 raise RunError(f"{phone.name}: the services gave other labels to the same images")
     return found
@@ -164,14 +165,14 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
     return edge.url
 
 
-async def _bytes(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
-    """Return the bytes an image that this phone sends on an open connection: payload, HTTP and TLS."""
+async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
+    """Return the bytes an image of HTTP and TLS that this phone sends on an open connection, in full batches."""
     async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
         await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
         few = images[: max(batch, min(len(images), 64) // batch * batch)]
-        await _turn(phone, connection, model, few, batch)
-        return (counter.bytes["out"] - before) / len(few)
+        turn = await _turn(phone, connection, model, few, batch)
+        return (counter.bytes["out"] - before) / len(few) - turn.sent[0]
 
 
 async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
