@@ -84,4 +84,4 @@ def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digit
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU))
     result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)
     assert set(result["membership_rmia"]) == {"perturbed"}
-    assert made.told == made.total > 2 * Shadow.cost(EFFORT)
+    assert made.counted == made.total > 2 * Shadow.cost(EFFORT)

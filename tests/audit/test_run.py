@@ -337,7 +337,7 @@ def test_there_is_no_verdict_on_a_view_that_nobody_drew_from() -> None:
 
 def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Counted, dict[str, Any]]) -> None:
     made, _ = audited
-    assert made.told == made.total > 0
+    assert made.counted == made.total > 0
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_the_bar_ends_at_its_end_whatever_is_asked_for(
     effort = Effort(pairs=50, passes=90, width=4, steps=2)
     made = Counted(networks, digits, n=6, seeds=1, effort=effort, judge=judge if judged else None)
     made.result(views, attackers)
-    assert made.told == made.total > 0
+    assert made.counted == made.total > 0
 
 
 def test_the_progress_bar_is_on_standard_error_on_request(

@@ -143,7 +143,7 @@ def test_a_curve_shows_a_bar_that_ends_at_its_end(
     judge = audit.judge if judged else None
     made = Counted(audit.pair, digits, n=N, effort=EFFORT, judge=judge, progress=True)
     curve(made)
-    assert made.told == made.total == attacked + (0 if judged else judge_passes(EFFORT))
+    assert made.counted == made.total == attacked + (0 if judged else judge_passes(EFFORT))
     out, err = capsys.readouterr()
     assert out == ""
     assert f"{title}: 100%" in err.replace("\r", "\n").splitlines()[-1]

@@ -30,4 +30,4 @@ def test_the_result_has_unseen_classifiers_on_request(networks: Pair, digits: Da
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=TINY, judge=Judge(digits, 64, CPU))
     result = made.result(("perturbed",), ("undo",), unseen=1)
     assert [set(row) for row in result["unseen"]] == [{"classifier", "width", "originals", "perturbed", "decoded"}]
-    assert made.told == made.total >= unseen_cost(TINY, 1)
+    assert made.counted == made.total >= unseen_cost(TINY, 1)

@@ -14,11 +14,11 @@ TINY = Effort(pairs=120, passes=240, width=4, steps=2)
 class Counted(Audit):
     """An audit that records the updates of its progress bar."""
 
-    told = 0
+    counted = 0
     total: float = 0
 
     def tick(self, images: int) -> None:
-        self.told += images
+        self.counted += images
         self.total = 0 if self._bar is None else self._bar.total
         super().tick(images)
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ class MeanPictures(nn.Module):
         return self.means[answers]
 
 
-class Inverter(nn.Module):
+class Inverter(nn.Module, ABC):
     """Draws originals from a view and the label: a closed-form guess plus `share` times a trained residual.
 
     The residual starts at zero, so an untrained network returns the closed-form guess.
@@ -95,9 +96,9 @@ class Inverter(nn.Module):
         guess: Tensor = self.means(answers)
         return guess
 
+    @abstractmethod
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
         """Return the trained correction of the closed-form guess."""
-        raise NotImplementedError
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
         """Fit the closed-form guess to pairs of views and originals."""

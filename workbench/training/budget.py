@@ -16,6 +16,7 @@ Two classifiers and their pair get 59 %, 12 %, 18 % and 12 %. Time that a networ
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
@@ -75,12 +76,10 @@ class Budget:
         self.seconds, self.weights, self.path = seconds, dict(weights), path
         self.used, self.schedules = 0.0, dict[str, dict[str, Any]]()
         self._since = time.monotonic()
-        try:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged file begins a new budget
             kept = json.loads(path.read_text())
             if kept["seconds"] == seconds:
                 self.used, self.schedules = float(kept["used"]), dict(kept["schedules"])
-        except (OSError, ValueError, KeyError, TypeError):
-            pass  # a missing or damaged file: begin a new one
 
     @property
     def left(self) -> float:

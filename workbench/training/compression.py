@@ -209,24 +209,31 @@ class CompressorObjective(Objective):
         return self.compressor.g_s(y_hat), likelihoods, y
 
 
-class JointNetwork(nn.Module):
-    """A generator and its compressor as one network, and a linear reader of the latents, which is not saved."""
+class WithReader(nn.Module):
+    """Networks that learn as one, with a linear reader of the first latent channels. The reader is not saved."""
 
-    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
+    def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
-        self.generator, self.compressor = generator, compressor
-        self.reader = nn.Linear(4 * ACTIVE, classes)
+        self.channels, self.reader = channels, nn.Linear(4 * channels, classes)
 
     def read(self, y: Tensor) -> Tensor:
-        """Return the logits of a linear layer on the active latents."""
-        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :ACTIVE], 2).flatten(1))
+        """Return the logits of the reader for latents N x M x h x w."""
+        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, : self.channels], 2).flatten(1))
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load both networks. The compressor's own method resizes its tables."""
+        """Load each network by its own method: the compressor's resizes its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
+
+
+class JointNetwork(WithReader):
+    """A generator and its compressor, with a reader of the active latents."""
+
+    def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
+        super().__init__(ACTIVE, classes)
+        self.generator, self.compressor = generator, compressor
 
 
 class JointObjective(CompressorObjective):

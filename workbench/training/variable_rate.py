@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from ..classifiers import Classifier
 from ..models import NeuralCompressor, PerturbationGenerator
 from ..rates import LABEL_CHANNELS
-from .compression import CompressorLoss, CompressorObjective
+from .compression import CompressorLoss, CompressorObjective, WithReader
 from .objectives import clamp_inwards, share
 from .protection import CAP
 
@@ -26,24 +26,12 @@ SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the initial latents: the label's in ste
 MARGIN = 1.5  # reach of the tables, as a multiple of the observed latents
 
 
-class LabelledCompressor(nn.Module):
-    """A compressor with a linear reader of its label's latents. The reader is not saved."""
+class LabelledCompressor(WithReader):
+    """A compressor with a reader of its label's latents."""
 
     def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
-        super().__init__()
+        super().__init__(LABEL_CHANNELS, classes)
         self.compressor = compressor
-        self.reader = nn.Linear(4 * LABEL_CHANNELS, classes)
-
-    def read(self, y: Tensor) -> Tensor:
-        """Return the logits of a linear layer on the label's latents."""
-        logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, :LABEL_CHANNELS], 2).flatten(1))
-        return logits
-
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load both networks. The compressor's own method resizes its tables."""
-        for name, part in self.named_children():
-            own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
-            part.load_state_dict(own)
 
 
 class VariableRateObjective(CompressorObjective):
