@@ -72,7 +72,8 @@ def test_the_devcontainer_sets_up_and_forwards_a_port() -> None:
     assert f"--port={port}" in str(container["postAttachCommand"])
     assert str(port) in dict(container["portsAttributes"])  # type: ignore[call-overload]
     arguments = re.findall("ARGS='(.+)'", str(container["postAttachCommand"]))
-    shown = subprocess.run(["make", "-nB", "lab", f"ARGS={arguments[0]}"], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = ["make", "--no-print-directory", "-nB", "lab", f"ARGS={arguments[0]}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout.strip().splitlines()[-1].endswith(f"jupyter lab notebooks/explore.ipynb {arguments[0]}")
 
 
