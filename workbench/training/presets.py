@@ -84,7 +84,7 @@ ENCODER = "encoder"  # if a preset has this training, its generators start from 
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
-    "hours": (HIDDEN, CompressorLoss("rate-accuracy", 0.02)),
+    "hours": (HIDDEN, CompressorLoss("rate-accuracy")),
     "paper": (GeneratorLoss(), CompressorLoss()),
 }
 
