@@ -59,6 +59,7 @@ def test_what_a_user_asked_for_is_declared(project: dict[str, Any]) -> None:
     assert set(REQUIRED) <= declared
 
 
+@pytest.mark.system
 def test_the_wheel_is_complete_and_shared_files_are_installed(project: dict[str, Any], tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -150,6 +151,7 @@ sys.exit(1 if failed else 0)
 """
 
 
+@pytest.mark.system
 def test_each_module_can_be_the_first_to_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")

@@ -189,6 +189,7 @@ def test_the_executed_notebook_is_in_the_runs_folder(batch: Batch) -> None:
     assert not any(cell.get("outputs") for cell in source.cells)
 
 
+@pytest.mark.system
 def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Path) -> None:
     assert batch.counts() == [1, 1, 1]
     (batch.output / "mended").touch()
@@ -204,6 +205,7 @@ def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Pat
     assert batch.counts() == [1, 2, 3]
 
 
+@pytest.mark.system
 def test_killed_kernels_and_missing_notebooks_are_failures(tmp_path: Path) -> None:
     tasks = [
         task(make(tmp_path, "kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "run"),
@@ -251,6 +253,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.system
 def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "run"
     endless = "import os, time\nPath(output_dir, f'{os.getppid()}-{os.getpid()}.pids').touch()\ntime.sleep(600)"

@@ -25,6 +25,7 @@ from workbench.pictures import to_float
 from workbench.weights import Pair
 
 N = 24
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def judge(digits: Dataset) -> Judge:
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
     """The complete audit of the tiny pair, and its result."""
-    made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
+    made = Counted(networks, digits, n=N, seeds=2, effort=EFFORT)
     return made, made.result()
 
 
@@ -70,7 +71,7 @@ def test_every_row_has_its_figures_with_n_and_interval(audited: tuple[Counted, d
     for row in result["rows"]:
         assert row["seeds"] == 2
         assert (row["pairs"], row["source"]) == (
-            (N, "the pictures themselves") if row["attacker"] == "replay" else (TINY.pairs, "same")
+            (N, "the pictures themselves") if row["attacker"] == "replay" else (EFFORT.pairs, "same")
         )
 
 
@@ -125,7 +126,7 @@ def test_a_row_alone_is_that_of_the_whole_audit(
     audited: tuple[Counted, dict[str, Any]], networks: Pair, digits: Dataset
 ) -> None:
     made, result = audited
-    alone = Audit(networks, digits, n=N, seeds=2, effort=TINY, judge=made.judge)
+    alone = Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=made.judge)
     for view, name in (("perturbed", "prior"), ("payload", "invert"), ("label", "replay")):
         assert alone.attack(view, name) == row_of(result, view, name)
 
@@ -176,7 +177,7 @@ def test_effort_doubles_until_the_gain_is_below_a_tenth_decibel(
 
 
 def test_the_number_where_effort_stopped_is_reported_everywhere(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    effort = Effort(pairs=40, passes=64, width=4, steps=2)
+    effort = replace(EFFORT, pairs=40)
     made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
     curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
     result = made.result(("perturbed",), ("undo", "invert"))
@@ -444,7 +445,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2, "sends": 16, "reader": 32}
+    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 32}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}

@@ -267,7 +267,7 @@ def test_an_interrupted_train_all_goes_on_with_its_schedule(few: Dataset, empty_
         if calls.count(1) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    how: dict[str, Any] = {"preset": "quick", "minutes": 2, "device": "cpu"}
+    how: dict[str, Any] = {"preset": "quick", "minutes": 0.2, "device": "cpu"}
     with pytest.raises(KeyboardInterrupt):
         training.train_all(few, [PAIR], **how, on_epoch=stop_in_the_second)
     kept = json.loads((empty_data / "runs" / "checkpoints" / "digits" / "budget.json").read_text())
