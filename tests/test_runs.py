@@ -231,7 +231,8 @@ def test_a_worker_that_is_lost_is_a_failed_status(tmp_path: Path) -> None:
 def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) -> None:
     tasks = runs.plan(runs.NOTEBOOKS, tmp_path, {}, threads=1)
     waves = [[task.name for task in wave] for wave in runs._waves(tasks)]
-    assert waves[0] == [name for name in runs.NOTEBOOKS if name not in runs.ALONE]
+    assert waves[0] == list(runs.LONGEST), "the longest first"
+    assert {*runs.LONGEST, *runs.ALONE} == set(runs.NOTEBOOKS)
     assert waves[1:] == [[name] for name in runs.ALONE]
     assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
