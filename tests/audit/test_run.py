@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.audits import TINY, Counted, noisy
+from tests.support.audits import TINY, Counted, noisy, with_train
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
 from workbench.audit.scores import FIGURES, Judge
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
-from workbench.data import Dataset, Split
+from workbench.data import Dataset
 from workbench.errors import DataError, UsageError, WeightsError
 from workbench.evaluation import provenance
 from workbench.metrics import Estimate
@@ -217,18 +217,12 @@ def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digit
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
     """The tiny target was fitted to some training images only, and is more confident on these."""
-    fitted = replace_train(digits, digits.train.head(128))
+    fitted = with_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
     assert made.linkage.members("perturbed").low > 0.5
-    same = replace_train(digits, digits.test.head(60))
+    same = with_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
     assert again.linkage.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
-
-
-def replace_train(dataset: Dataset, train: Split) -> Dataset:
-    """Return the same data set with another training split."""
-    parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
-    return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 
 
 def test_the_bound_is_the_number_of_codes(audited: tuple[Counted, dict[str, Any]]) -> None:
