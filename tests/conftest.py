@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -29,6 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def runs_tests(config: pytest.Config) -> bool:
     """Return whether this process runs tests, rather than distributing them to others."""
     return bool(config.getoption("dist", "no") == "no")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return three processes for two cores, because tests often wait for other processes, connections and browsers."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # pytest-xdist reads it
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return max(2, cores * 3 // 2)
 
 
 def pytest_configure(config: pytest.Config) -> None:
