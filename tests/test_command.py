@@ -246,7 +246,7 @@ def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], b
 @pytest.fixture
 def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in EFFORTS:
-        monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
+        monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2, reader=8))
 
 
 AUDIT = ("audit", *PAIR, "--limit", "6", "--seeds", "1", "--device", "cpu")

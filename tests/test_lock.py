@@ -155,7 +155,7 @@ def test_set_up_installs_from_the_locks_by_uv_and_by_pip(uv: str, installer: str
     assert "--no-deps --no-build-isolation" in package
 
 
-def test_packages_are_compiled_on_all_cores_after_they_are_installed() -> None:
+def test_installed_packages_are_compiled_on_all_cores() -> None:
     """Otherwise each of the first processes would compile the same files."""
     commands = recipe("test").splitlines()
     compiled = [number for number, line in enumerate(commands) if " -m compileall " in line]

@@ -25,13 +25,13 @@ from workbench.pictures import to_float
 from workbench.weights import Pair
 
 N = 24
-EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
     """A judge after few passes."""
-    return Judge(digits, 320, torch.device("cpu"))
+    return Judge(digits, 320, torch.device("cpu"), width=8)
 
 
 @pytest.fixture(scope="module")
@@ -348,7 +348,7 @@ def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Count
 def test_the_bar_ends_at_its_end_whatever_is_asked_for(
     views: tuple[str, ...], attackers: tuple[str, ...], judged: bool, networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
-    effort = Effort(pairs=50, passes=90, width=4, steps=2)
+    effort = Effort(pairs=50, passes=90, width=4, steps=2, reader=8)
     made = Counted(networks, digits, n=6, seeds=1, effort=effort, judge=judge if judged else None)
     made.result(views, attackers)
     assert made.counted == made.total > 0
@@ -439,7 +439,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 32}
+    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}

@@ -9,7 +9,7 @@ from workbench.audit import Audit, Effort
 from workbench.data import Dataset, Split
 from workbench.weights import Pair
 
-TINY = Effort(pairs=120, passes=240, width=4, steps=2)
+TINY = Effort(pairs=120, passes=240, width=4, steps=2, reader=8)
 
 
 class Counted(Audit):
