@@ -710,7 +710,7 @@ def test_a_cloud_that_ends_answers_what_it_accepted(system: Arranged) -> None:
             return await asyncio.gather(*map(one, payloads))
 
     def accepted() -> bool:
-        """Whether the cloud has accepted all payloads. The images of the load are fewer than those of one payload."""
+        """Return whether all payloads are accepted. The images of the load are fewer than those of one payload."""
         done = len(answered)
         return n * done + system.metric("pmc2_waiting_images", system.cloud) >= n * len(payloads)
 
