@@ -45,7 +45,7 @@ __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_dire
 
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy")
 ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
-LONGEST = ("privacy", "tradeoff", "bandwidth", "effectiveness", "explore", "train")  # by their time on one core
+LONGEST = ("privacy", "bandwidth", "tradeoff", "effectiveness", "explore", "train")  # by their time on one core
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -201,7 +202,8 @@ def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkey
     assert sum(each["id"] == first for each in sent) < 101
 
 
-def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
+def give(explorer: Explorer, variable: Neural) -> None:
+    """Replace the compressor of a view by one of several rates."""
     assert explorer.rest()
     networks = explorer.pipeline
     networks.pair = replace(networks.pair, compressor=variable.compressor)
@@ -210,6 +212,29 @@ def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable
     explorer.renew()
     explorer.request()
     assert explorer.wait()
+
+
+def test_no_cell_waits_for_the_surface_over_the_rates(
+    explorer: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def measure(*_: Any) -> list[dict[str, Any]]:
+        begun.set()
+        assert gate.wait(60)
+        return []
+
+    monkeypatch.setattr(explorer.tasks, "_evaluate_surface", measure)
+    give(explorer, variable)
+    explorer.tasks.refresh()
+    assert explorer.rest(60)
+    assert len(explorer.curve()) == 7
+    assert begun.wait(60)
+    gate.set()
+
+
+def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
+    give(explorer, variable)
     assert explorer.stage.options["rates"] == list(variable.rates)
     few = meta(explorer)
     explorer.rate = 1.0
