@@ -217,7 +217,7 @@ def test_no_signed_bit_can_be_flipped(vectors: dict[str, Vector], product: str) 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
 def test_no_unsigned_bit_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
-    """Unsigned are the algorithm's name and the length in bits of a certificate's signature, and a report's reserved bytes."""
+    """The unsigned bits are a signature's algorithm name and length in a certificate, and the reserved bytes of a report."""
 
     def unsigned(what: str, content: bytes) -> range:
         if what == "report":

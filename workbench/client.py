@@ -115,7 +115,7 @@ class AsyncHttpsClient:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes. They are requested once."""
+        """Return the name of the service's model and its classes. They are requested only once."""
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")

@@ -27,7 +27,7 @@ CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": 
 
 @dataclass
 class Served:
-    """A cluster, and the deployment's access to it: `containers` for one container, confidential by default."""
+    """A cluster on which `containers` controls one container (default: confidential) with kubectl."""
 
     cluster: Cluster
     kubectl: str

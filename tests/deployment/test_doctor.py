@@ -80,7 +80,7 @@ def tool(folder: Path, name: str, text: str) -> None:
 
 
 def inventory(root: Path, tools: Path, **asked: Any) -> dict[str, Any]:
-    """Return the findings of the remote program. Other tests run it remotely, isolated and from standard input."""
+    """Return the inventory, called in this process. Other tests run it on a remote host, from standard input."""
     request = {"root": str(root), "folder": ".pmc2", "python": "/nowhere/python", "reach": [], "broker": "", "broker_cert": ""}
     request |= {"image": "", "short": False, "shims": ["qemu-snp", "qemu-snp-runtime-rs"]}
     with pytest.MonkeyPatch.context() as patch:

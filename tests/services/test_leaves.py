@@ -1,4 +1,4 @@
-"""The data that leave the edge: the plain text of 1,000 requests at the edge's own send has only payloads and protocol."""
+"""The data that leave the edge: 1,000 requests, captured before their encryption, have only payloads and protocol fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The phone's page: who gets its files and with which headers, which pages may send, and the cloud's view."""
+"""The phone's page: access to its files, their headers, which pages may send requests, and the cloud's view."""
 
 from __future__ import annotations
 

@@ -172,7 +172,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Clocks of their own for tests without a service."""
+    """Simulated clocks for tests without a service."""
     clock = Clock()
     if "edge" not in request.fixturenames and "certs" not in request.fixturenames:
         monkeypatch.setattr(share_module, "time", clock)
@@ -180,7 +180,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
 
 
 class Peer:
-    """A stranger whose bytes cost `cost` seconds of the loop's time each time."""
+    """A stranger. Each piece of its bytes takes `cost` seconds of the loop's time."""
 
     def __init__(self, share: LoopShare, clock: Clock, address: str, log: list[str], cost: float = 0.003) -> None:
         self.clock = clock

@@ -96,7 +96,6 @@ class Machine:
 
     @property
     def log(self) -> str:
-        """The log of its sshd."""
         return (self.folder / "log").read_text(errors="replace")
 
     def start(self) -> Machine:

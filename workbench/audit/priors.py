@@ -139,7 +139,6 @@ class LatentPrior(WithPrior):
     settings = (0.0, 0.001, 0.01)
 
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the autoencoder."""
         random = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
             self.prior = ConditionalVAE(pairs.images.shape[-1], self.effort.width, self.means)

@@ -70,7 +70,7 @@ class EdgeResult:
 
 @dataclass
 class _Pictures:
-    """A request's files, its images once they are decoded, and their place in the payload, if the request asks to `see` it."""
+    """The files of a request, their images once they are decoded and, with `see`, their position in the payload."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
@@ -177,7 +177,7 @@ class EdgeService(Service):
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
         """Return a response with evidence.
 
-        An edge with a token gives it to everyone, since clients show the token afterwards.
+        If the edge has a token, evidence needs no credential, because clients show the token only after they have verified it.
         """
         admitted = True
         try:
@@ -227,7 +227,6 @@ class EdgeService(Service):
     # --- requests ------------------------------------------------------------------------------------------------------
 
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Recognise the pictures of an inference request."""
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
             raise ProtocolError("the input must be one tensor 'image' of BYTES, a JPEG or PNG file an element")
@@ -291,7 +290,7 @@ class EdgeService(Service):
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Add the cloud's view to a result, decoded on a lane. Its time belongs to none of the nine components."""
+        """Add the cloud's view to a result, decoded on a lane. None of the nine components includes this time."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):

@@ -102,7 +102,6 @@ class PooledConnection(asyncio.Protocol):
             self._answer.set_exception(error)
 
     def end(self) -> None:
-        """Close the connection."""
         self.open = False
         if self.transport is not None:
             self.transport.abort()
@@ -244,7 +243,7 @@ class HttpConnections:
         return kept.waits and kept.admitted and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
     def _give_up(self, since: float) -> None:
-        """Fail the requests on connections that were silent since a moment."""
+        """Fail the requests on connections that have received nothing after `since` (the loop's time)."""
         self.forget(since)
         for kept in list(self._made):
             if kept.waits and kept.admitted and kept.asked_at < since:

@@ -258,7 +258,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        """Whether the container can have a Secret. For any other container, the right to read Secrets is not needed."""
+        """Whether a Secret belongs to the container's objects. If not, kubectl needs no right to read Secrets."""
         return self.container.runtime == "development"
 
     @property

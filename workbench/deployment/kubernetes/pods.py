@@ -51,7 +51,8 @@ class Pod:
 class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
-    `final`: it will not pass. `ended`: an edge ran and may have logged the reason. `previous`: another one has replaced it.
+    `final`: it will not pass. `ended`: the edge's process ended, and its log may have the reason. `previous`: that process was
+    restarted.
     """
 
     reason: str
