@@ -194,9 +194,9 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
-        told = profile / "DevToolsActivePort"
+        port_file = profile / "DevToolsActivePort"
         port = browsers.wait_for(
-            lambda: told.is_file() and told.read_text().partition("\n")[0], 30, "the browser did not start"
+            lambda: port_file.is_file() and port_file.read_text().partition("\n")[0], 30, "the browser did not start"
         )
         yield f"http://127.0.0.1:{port}"
     finally:

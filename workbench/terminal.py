@@ -14,9 +14,9 @@ def printable(text: object, keep: str = "") -> str:
 
     The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). These are escaped:
 
-    - control characters (C0, DEL, C1), which begin every escape sequence, and separators of lines and paragraphs;
-    - formatting characters (bidirectional overrides, zero-width characters);
-    - surrogates (undecodable bytes of file names), private and unassigned code points
+    - control characters (C0, DEL, C1), which begin every escape sequence, and separators of lines and paragraphs.
+    - formatting characters (bidirectional overrides, zero-width characters).
+    - surrogates (undecodable bytes of file names), private and unassigned code points.
 
     All other characters, in any script, stay unchanged. `keep` names control characters to keep: ``"\n"`` for several lines.
     """

@@ -23,7 +23,7 @@ from workbench.remote import host_of
 
 WORDS = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\b"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\x08"
-PROGRESS = "told"  # the key of a line of progress
+PROGRESS = "report"  # the key of a line of progress
 HOSTILE = f"""\
     #!{sys.executable}
     import json, sys

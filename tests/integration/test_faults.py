@@ -551,16 +551,16 @@ def test_an_edge_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged,
 def test_an_edge_with_an_expired_certificate_recovers(system: Arranged, wrong: dict[str, Path]) -> None:
     with system.load(refusal="is not to be trusted: certificate has expired$") as load:
         system.kill(system.edge)
-        told = len(system.edge.log.read_text())
+        before = len(system.edge.log.read_text())
         for name in ("edge.key", "edge.pem"):
             shutil.copy(wrong["expired"] / "edge" / name, system.local.folder / "edge" / name)
         system.edge.restart()
-        lines = until(lambda: [line for line in system.edge.log.read_text()[told:].splitlines() if "not ready" in line])
+        lines = until(lambda: [line for line in system.edge.log.read_text()[before:].splitlines() if "not ready" in line])
         assert re.fullmatch(rf"not ready: {system.passage.url} does not trust this end \(\w+CERTIFICATE_EXPIRED\)", lines[0])
         system.put(system.certs, "edge")
         system.local.await_ready(system.edge)
         load.recovered(time.monotonic())
-    assert sum("not ready" in line for line in system.edge.log.read_text()[told:].splitlines()) == 1
+    assert sum("not ready" in line for line in system.edge.log.read_text()[before:].splitlines()) == 1
 
 
 # --- overrun ---------------------------------------------------------------------------------------------------------------

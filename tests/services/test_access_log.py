@@ -80,7 +80,7 @@ def test_nothing_that_is_logged_tells_what_was_in_a_request(
     both: Both, digits: Dataset, files: list[bytes], logged: Log
 ) -> None:
     png = Png().encode_each(to_float(digits.test.images[:1]))[0]
-    with_token = {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "told"}
+    with_token = {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "with-token"}
     labels = set()
     for file in (*files[:5], png):
         answer = ask(both.edge.url, "/recognize", file, both.certs, None, with_token)

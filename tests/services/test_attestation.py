@@ -551,10 +551,10 @@ def test_the_command_says_what_the_evidence_proves(
     (at,) = [index for index, line in enumerate(lines) if line.startswith("attested: AMD SEV-SNP on Milan, boot loader 4")]
     assert lines[at + 1] == f"WARNING: {WARNINGS['Milan']}"
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["attestation"]
-    assert told["proves"] is True
-    assert told["summary"].startswith("AMD SEV-SNP on Milan")
-    assert told["warnings"] == [WARNINGS["Milan"]]
+    attestation = json.loads(capsys.readouterr().out)["attestation"]
+    assert attestation["proves"] is True
+    assert attestation["summary"].startswith("AMD SEV-SNP on Milan")
+    assert attestation["warnings"] == [WARNINGS["Milan"]]
 
 
 def test_the_command_says_in_a_line_what_is_not_proved(

@@ -179,14 +179,14 @@ def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digit
 def test_the_page_is_told_of_an_agent_and_of_missing_tls(networks: Pair, digits: Dataset, both: Both) -> None:
     guest = edge_of(networks, Png(), digits, both.cloud.url, both.certs, agent=AttestationAgent())
     with serving(guest, both.certs, "edge") as served:
-        told = ask(served.url, "/page.json", None, both.certs).json
-        assert (told["attestation"], told["token"]) == ("agent", False)
+        state = ask(served.url, "/page.json", None, both.certs).json
+        assert (state["attestation"], state["token"]) == ("agent", False)
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
         serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True), None, "edge") as plain,
     ):
-        told = ask(plain.url, "/page.json").json
-        assert (told["admitted"], told["attestation"]) == (True, "plain")
+        state = ask(plain.url, "/page.json").json
+        assert (state["admitted"], state["attestation"]) == (True, "plain")
 
 
 def test_an_edge_that_is_not_ready_says_so(networks: Pair, digits: Dataset, both: Both) -> None:

@@ -255,8 +255,8 @@ def accessible(page: Page, part: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, part).response["violations"]
-    told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
-    assert not [each for each in told if each[1] in ("serious", "critical")], told
+    violations = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+    assert not [each for each in violations if each[1] in ("serious", "critical")], violations
 
 
 def screenshot(page: Page, folder: Path, name: str) -> None:

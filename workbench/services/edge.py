@@ -191,16 +191,16 @@ class EdgeService(Service):
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
     async def _until_known(self) -> None:
-        pause, told = 0.05, ""
+        pause, logged = 0.05, ""
         while not self.ready:
             try:
                 await self.check_cloud()
                 self.ready = True
                 return
             except WorkbenchError as error:
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("not ready: %s", told)
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("not ready: %s", logged)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
 
@@ -233,8 +233,8 @@ class EdgeService(Service):
         strength = number(request.parameters, "strength", 1.0)
         rate = number(request.parameters, "rate", 0.0) if "rate" in request.parameters else None
         found = await self._recognised(image.data, strength, rate, call, deadline)
-        told = {"payload_bytes": found.payload}
-        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
+        parameters = {"payload_bytes": found.payload}
+        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         """Return the response to a body that is a picture, or a form with several."""
@@ -353,9 +353,9 @@ class EdgeService(Service):
         answer, scores = await self._ask(payload, n, max(job.deadline for job in sent))
         passed = 1e3 * (time.perf_counter() - start)
         times = {name: clock.milliseconds[name] or 0.0 for name in ("generator", "compression")}
-        told = ("decompression", "classifier", "cloud_other")
-        times |= {name: _milliseconds(answer, name) for name in told}
-        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in told))
+        reported = ("decompression", "classifier", "cloud_other")
+        times |= {name: _milliseconds(answer, name) for name in reported}
+        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in reported))
         position = 0
         for job in sent:
             part = scores[position : position + job.size]

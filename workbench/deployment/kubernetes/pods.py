@@ -113,10 +113,10 @@ def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Tro
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
-    told = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
+    reported = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
     return [
         Trouble(event["reason"], _advised(event.get("message", ""), _advice(event)), name)
-        for name, event in told.items()
+        for name, event in reported.items()
         if event.get("reason") in EVENTS
     ]
 
