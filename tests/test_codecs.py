@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.picture_files import png_claiming
 from workbench import bitstream
 from workbench.codecs import CODECS, Codec, CompressAI, Jpeg, Neural, Png, WebP, codec
 from workbench.data import load
@@ -166,16 +165,6 @@ def test_a_damaged_payload_is_refused(coder: Codec, images: torch.Tensor, n: int
 # --- files of images -------------------------------------------------------------------------------------------------------
 
 
-def png_claiming(side: int) -> bytes:
-    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
 def file(kind: str, side: int = 16, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((side, side), 80).convert("RGB").save(buffer, kind, **options)
@@ -222,7 +211,7 @@ def test_images_of_two_sizes_in_one_payload_are_refused(kind: type[Png | Jpeg | 
 @pytest.mark.parametrize("side", [4097, 10_000, 50_000])
 def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None:
     with pytest.raises(PayloadError):
-        Png().decode(bitstream.pack([png_claiming(side)], Png().key))
+        Png().decode(bitstream.pack([png_claiming(side, side)], Png().key))
 
 
 def test_a_small_payload_that_claims_too_much_is_refused() -> None:

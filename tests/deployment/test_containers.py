@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.sshd import Ground, until
+from tests.support.sshd import Ground
+from tests.support.waiting import until
 from workbench.deployment.kubernetes.containers import Containers
 from workbench.deployment.kubernetes.manifests import Container
 from workbench.errors import RemoteError, UsageError

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 from tests.support.servers import answering, send
-from tests.support.sshd import until
+from tests.support.waiting import until
 from workbench.certs import issue
 from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, Container
 

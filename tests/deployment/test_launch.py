@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.services import until
 from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
+from tests.support.waiting import until
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
 from workbench.deployment.deployed import Deployed, StageRow

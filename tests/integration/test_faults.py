@@ -22,18 +22,19 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.authority import copy_authority
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
+from tests.support.waiting import until
 from workbench import weights
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
@@ -58,16 +59,6 @@ RECOVERY_S = 2.0
 HUNG_S = 2.0  # duration of a temporary fault
 DEADLINE_S = 30.0
 OPTIONS = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY, "--threads", "1")
-Found = TypeVar("Found")
-
-
-def until(look: Callable[[], Found], patience: float = 30.0) -> Found:
-    """Call `look` repeatedly until it returns a value. Fail if there is none in time."""
-    deadline = time.monotonic() + patience
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-    return found
 
 
 # --- weights whose labels differ -------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.services import Both, Log, ask, both_of, edge_of, form_of, serving, until
+from tests.support.services import SECRET, Both, Log, ask, both_of, edge_of, form_of, serving
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -20,7 +21,6 @@ from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.trust import Token
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 NAMES = tuple(f"species-{name}" for name in "abcdefghij")
 QUOTE = "-".join(["what", "was", "sent"])
 KEYS = ["at", "service", "status", "id", "by", "model", "images", "bytes_in", "bytes_out", "payload", "ms"]

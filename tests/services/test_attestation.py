@@ -31,7 +31,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from tests.support.authority import copy_authority
 from tests.support.guests import NONCE, OURS, POLICY, WHERE, Guest, guest_of
 from tests.support.servers import accepting
-from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
+from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.attest import WARNINGS, Policy, key_of, runtime_data, verify
 from workbench.certs import issue

@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied, until
+from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.services import until
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.client import HttpsClient
 from workbench.codecs import Jpeg, Png

@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.support.services import (
+    SECRET,
     Answered,
     Both,
     Log,
@@ -29,8 +30,8 @@ from tests.support.services import (
     measured,
     occupied,
     serving,
-    until,
 )
+from tests.support.waiting import until
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_uint8
@@ -44,7 +45,6 @@ from workbench.services.trust import Token
 from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
 SHOW = {"X-Show": "cloud"}
 FILES = sorted(path.name for path in STATIC.iterdir())

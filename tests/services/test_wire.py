@@ -14,7 +14,8 @@ import pytest
 import tritonclient.http as triton
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
+from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving
+from tests.support.waiting import until
 from workbench import __version__
 from workbench.certs import Role
 from workbench.codecs import Neural, Png
