@@ -17,7 +17,7 @@ DRAWING = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- floors: begin -->\n```\n", "```\n<!-- floors: end -->"
 FLOORS = (
     "errors terminal streams warning_filter storage processes _compat metrics rows legibility paper pictures samples folders cifar10 data",
-    "classifiers rates models weights state_dicts checkpoints inference",
+    "classifiers rates unet models weights state_dicts checkpoints inference",
     "entropy bitstream codecs",
     "system",
     "training evaluation audit",
