@@ -148,9 +148,8 @@ def test_a_folder_that_others_can_change_is_refused_first(tmp_path: Path, kind: 
 
 def test_ones_own_folder_is_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "tmp", 0o1777)
-    linked(
-        tmp_path / "scratch", tmp_path / "tmp"
-    )  # common on clusters: the path is resolved once, and the resolved path is used
+    # common on clusters: the path is resolved once, and the resolved path is used
+    linked(tmp_path / "scratch", tmp_path / "tmp")
     host, before = host_of("local"), os.umask(0)
     try:
         place = own_folder(host, str(tmp_path / "scratch" / "mine" / "far"))

@@ -387,9 +387,8 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
         local = stack.enter_context(Local())
         shutil.rmtree(local.certs)
         elsewhere = {"names": [*LOCAL, "elsewhere.example"], "cloud_names": [*LOCAL, "cloud.elsewhere.example"]}
-        issue(
-            local.certs, days=7, now=BEFORE, **elsewhere
-        )  # an authority that was valid when the expired certificates were issued
+        # an authority that was valid when the expired certificates were issued
+        issue(local.certs, days=7, now=BEFORE, **elsewhere)
         for role in ("cloud", "edge"):
             shutil.copytree(local.certs / role, local.folder / role)
         cloud = local.start("cloud", *OPTIONS, "--certs", str(local.folder / "cloud"), ready=False)

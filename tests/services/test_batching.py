@@ -478,9 +478,8 @@ def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> No
         joined.gate.set()
         assert await asyncio.gather(*answers) == list(range(ENOUGH))
         assert joined.kinds[before:] == ["part"] * (CORES + 1)
-        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (
-            CORES + 1
-        )  # one batch is in transit meanwhile
+        # one batch is in transit meanwhile
+        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (CORES + 1)
         assert joined.most_at_once == CORES
 
     asyncio.run(main())

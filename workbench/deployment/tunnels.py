@@ -208,9 +208,8 @@ class _TunnelHost:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            if not RemoteAgent(host, tunnel.folder)(
-                "free", port=before
-            ):  # the port may still be held by an old session from this machine
+            # the port may still be held by an old session from this machine
+            if not RemoteAgent(host, tunnel.folder)("free", port=before):
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
 

@@ -111,10 +111,8 @@ class Accepted(asyncio.Protocol):
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
-        self._fires_at, self._limit = (
-            math.inf,
-            math.inf,
-        )  # in the loop's time: when the timer fires, and when the connection is cut
+        # in the loop's time: when the timer fires, and when the connection is cut
+        self._fires_at = self._limit = math.inf
         self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._reads = True
         self._generation = 0
