@@ -1,8 +1,7 @@
-"""Fixtures for all tests: separate data folders, tiny networks under real names, the JPEG copy of CIFAR-10 if present."""
+"""Fixtures for all tests: separate data folders, tiny networks under real names, one browser a process."""
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -133,24 +132,6 @@ def variable() -> Neural:
     made.reader = torch.cat([y, -0.5 * y.square().sum(1, keepdim=True)], 1)  # the nearest pattern's number
     made.answers = torch.full((3, 3), 0.1) + 0.7 * torch.eye(3)
     return Neural(made, identity="variable")
-
-
-@pytest.fixture(scope="session")
-def cifar10_jpeg(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The unpacked JPEG copy of CIFAR-10's test set. Skips unless `$WORKBENCH_SHARED` names the folder that has it."""
-    import tarfile
-
-    shared = os.environ.get("WORKBENCH_SHARED", "")
-    archive = Path(shared) / "data" / "cifar10-jpeg.tar.xz"
-    if not shared or not archive.is_file():
-        pytest.skip("the JPEG copy of CIFAR-10 is not here: set WORKBENCH_SHARED to the folder with data/cifar10-jpeg.tar.xz")
-    root = tmp_path_factory.mktemp("cifar10")
-    with tarfile.open(archive) as tar:
-        members = [
-            m for m in tar if m.name.removeprefix("./").startswith("test") or m.name.endswith(("/0000.jpg", "/0001.jpg"))
-        ]
-        tar.extractall(root, members, filter="data")
-    return root
 
 
 @pytest.fixture(scope="session")

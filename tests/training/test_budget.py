@@ -106,7 +106,7 @@ def test_the_preset_hours_trains_classifiers_on_growing_images() -> None:
     settings = presets.PRESETS["hours"]["classifier"]
     assert settings.sizes == SIZES
     assert (settings.batch, settings.learning_rate, settings.weight_decay, settings.warmup) == (128, 0.1, 5e-4, 0.15)
-    assert (settings.optimizer, settings.smoothing, settings.erase, settings.half) == ("sgd", 0.1, 10, True)
+    assert (settings.optimizer, settings.smoothing, settings.erase, settings.half) == ("sgd", 0.1, 6, True)
 
 
 def test_a_feed_gives_each_step_the_images_of_its_rows(few: Dataset) -> None:
