@@ -218,7 +218,7 @@ def test_without_a_random_component_the_generator_is_exact(size: tuple[int, int]
 
 
 def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
-    """Return the random component of a generator that leaves grey unchanged, so that nothing is clamped."""
+    """Return the random component of n grey pictures. Its generator leaves grey unchanged, so nothing is clamped."""
     generator.noise = noise
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()

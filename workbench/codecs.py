@@ -317,7 +317,10 @@ class Neural(_NeuralCodec):
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes. The rounding to whole bytes is shared."""
+        """Return the information in each image's latents, in bytes.
+
+        The stream's rounding to whole bytes belongs to no image.
+        """
         stop, symbols, which = self._symbols(payload)
         return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 

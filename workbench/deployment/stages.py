@@ -52,7 +52,7 @@ class Stage(Protocol):
 
 
 class RemoteAgent:
-    """The remote agent on a machine. It is sent before the first call, after a check that only its user owns the folder."""
+    """The remote agent on a machine. The first call checks that only the user owns the folder, and sends the agent."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
