@@ -2,16 +2,18 @@
 
     python tests/speed_explore.py --out data/results/explore-speed.json
 
-JupyterLab, the shipped pair. Three measurements, each with one picture and with a sheet of 64:
+JupyterLab with the shipped pair. There are three measurements, each with one picture and with a sheet of 64:
 
-- a drag over the strength's slider while the kernel is stopped (SIGSTOP): frames a second that the page draws, each of another
-  strength, at 60 mouse events a second
-- single steps: from the key's own time stamp until what the cloud sees at that strength is on the screen. The page's table of
-  views is emptied before each step, so that every view comes from the kernel. The next step follows at once.
-- the first paint: from the click on "Run All Cells", as soon as the kernel is idle and after a person has read for a while
+- a drag over the strength's slider while the kernel is stopped (SIGSTOP): the page's frames a second, each of another strength,
+  at 60 mouse events a second
+- single steps: the time from a key's own time stamp until the cloud's view at that strength is on the screen. The page's table
+  of views is emptied before each step, so that every view comes from the kernel. The next step follows at once.
+- the first paint: the time from the click on "Run All Cells" until the view is painted, with the click as soon as the kernel is
+  idle, and with the click after a pause for reading
 
-A frame counts as on the screen when the animation frame after its drawing begins. The sheet's pictures are the pristine samples,
-turned and mirrored. What moves keys and mouse talks to the browser alone, because Playwright's watching of messages takes time.
+A frame counts as on the screen when the animation frame after its drawing begins. The sheet's pictures are the pristine
+samples, turned and mirrored. Keys and mouse are sent over the browser's own protocol, because Playwright takes time for each
+message.
 """
 
 from __future__ import annotations
@@ -75,7 +77,6 @@ PLACE = """() => {
 
 
 def main() -> None:
-    """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="where the figures go, as JSON")
     parser.add_argument(
@@ -145,7 +146,7 @@ def kernel_of(page: Page, lab: str) -> psutil.Process:
 
 
 def pictures(place: Path, samples: Dataset) -> Path:
-    """Write as many pictures as a sheet has; return their folder."""
+    """Write the pictures of a sheet, and return their folder."""
     folder = place / "pictures"
     folder.mkdir()
     images = samples.test.images.permute(0, 2, 3, 1).numpy()
@@ -156,7 +157,7 @@ def pictures(place: Path, samples: Dataset) -> Path:
 
 
 def first_paint(page: Page) -> dict[str, float]:
-    """Run all cells; return the seconds until the controls, the original, and the whole view were painted."""
+    """Run all cells, and return the seconds until the controls, the original, and the whole view were painted."""
     page.get_by_role("menuitem", name="Run", exact=True).click()
     item = page.get_by_role("menuitem", name="Run All Cells", exact=True)
     item.wait_for()
@@ -182,20 +183,20 @@ def shut_down(page: Page, lab: str) -> None:
 
 
 def crossing(page: Page) -> dict[str, str]:
-    """Return what JupyterLab wants to see of a page that changes something."""
+    """Return the XSRF header that JupyterLab requires of requests that change something."""
     cookies = {each["name"]: each["value"] for each in page.context.cookies()}
     return {"X-XSRFToken": cookies.get("_xsrf", "")}
 
 
 @contextlib.contextmanager
 def running(chromium: str, profile: Path) -> Iterator[str]:
-    """Start a headless browser that stays when Playwright goes; give its address."""
+    """Start a headless browser that outlives Playwright's connection, and yield its address."""
     flags = ["--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--window-size=1440,1087"]
     process = subprocess.Popen([chromium, *browsers.FLAGS, *flags, "about:blank"], stderr=subprocess.DEVNULL)
     try:
-        told = profile / "DevToolsActivePort"
+        port_file = profile / "DevToolsActivePort"
         port = browsers.wait_for(
-            lambda: told.is_file() and told.read_text().partition("\n")[0], 30, "the browser did not start"
+            lambda: port_file.is_file() and port_file.read_text().partition("\n")[0], 30, "the browser did not start"
         )
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -203,7 +204,7 @@ def running(chromium: str, profile: Path) -> Iterator[str]:
 
 
 class Hand:
-    """Keys and a mouse for the page of JupyterLab in a running browser, by its own protocol alone."""
+    """Keys and a mouse for the page of JupyterLab in a running browser, over the browser's own protocol."""
 
     def __init__(self, address: str, lab: str) -> None:
         with urllib.request.urlopen(f"{address}/json", timeout=30) as answer:
@@ -218,7 +219,7 @@ class Hand:
         self._socket.close()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Send a command; return its result once the browser has done it."""
+        """Send a command, and return its result."""
         self._sent += 1
         self._socket.send(json.dumps({"id": self._sent, "method": method, "params": parameters}))
         while (answer := json.loads(self._socket.recv())).get("id") != self._sent:
@@ -228,7 +229,7 @@ class Hand:
         return dict(answer["result"])
 
     def evaluate(self, function: str) -> Any:
-        """Return what a function returns in the page."""
+        """Return a function's result in the page."""
         answer = self.send("Runtime.evaluate", expression=f"({function})()", returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             sys.exit(f"the page failed: {answer['exceptionDetails']}")
@@ -239,7 +240,6 @@ class Hand:
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """Move, press or release the mouse."""
         self.send(
             "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(kind != "mouseReleased"), clickCount=1
         )
@@ -260,7 +260,7 @@ def until(hand: Hand, condition: str) -> None:
 
 
 def steps(hand: Hand, count: int) -> list[float]:
-    """Return the milliseconds from a key to what the cloud sees on the screen, one step at a time."""
+    """Return the milliseconds from a key until the cloud's view is on the screen, one step at a time."""
     hand.evaluate("() => { document.querySelector('.pmc2-strength input[type=range]').focus({preventScroll: true}) }")
     hand.press("End", 35)
     time.sleep(1)
@@ -279,7 +279,7 @@ def steps(hand: Hand, count: int) -> list[float]:
 
 
 def dragged(hand: Hand, count: int, kernel: psutil.Process) -> dict[str, Any]:
-    """Drag over the slider and back while the kernel is stopped; return the frames a second, each of another strength."""
+    """Drag over the slider and back while the kernel is stopped. Return the frames a second, each of another strength."""
     kernel.suspend()
     frames, passed, gaps = 0, 0.0, list[float]()
     try:

@@ -98,10 +98,10 @@ def published() -> Path:
 
 @pytest.fixture(scope="session")
 def vectors(published: Path) -> dict[str, Vector]:
-    told = json.loads((published / "evidence-genoa.json").read_bytes())
+    evidence = json.loads((published / "evidence-genoa.json").read_bytes())
     reports = {
         MILAN: ((published / "report-milan.bin").read_bytes(), (published / "vcek-milan.der").read_bytes()),
-        GENOA: (Report.of_fields(told["attestation_report"]).raw, bytes(told["cert_chain"][0]["data"])),
+        GENOA: (Report.of_fields(evidence["attestation_report"]).raw, bytes(evidence["cert_chain"][0]["data"])),
     }
     found = {}
     for product, (raw, vcek) in reports.items():
@@ -218,7 +218,7 @@ def test_no_signed_bit_can_be_flipped(vectors: dict[str, Vector], product: str) 
 
 @pytest.mark.parametrize("product", [MILAN, GENOA])
 def test_no_unsigned_bit_can_be_flipped(vectors: dict[str, Vector], product: str) -> None:
-    """Unsigned are the algorithm's name and the length in bits of a certificate's signature, and a report's reserved bytes."""
+    """The unsigned bits are a signature's algorithm name and length in a certificate, and the reserved bytes of a report."""
 
     def unsigned(what: str, content: bytes) -> range:
         if what == "report":
@@ -287,8 +287,8 @@ def test_one_of_several_measurements_is_enough_in_capitals_too() -> None:
 
 def test_what_a_policy_allows_is_taken_and_told() -> None:
     ours = processor()
-    told = str(verify(ours.report(DATA, policy=0xB0000, vmpl=2), ours.policy(debug=True, vmpl=2), DATA))
-    assert re.search(r"debug +off, or on +on\n", told)
+    table = str(verify(ours.report(DATA, policy=0xB0000, vmpl=2), ours.policy(debug=True, vmpl=2), DATA))
+    assert re.search(r"debug +off, or on +on\n", table)
     masked = verify(ours.report(DATA, chip_id=bytes(64)), ours.policy(masked_chip_id=True), DATA)
     assert masked.chip == "masked"
     late = verify(ours.report(DATA), ours.policy(at=NOW + timedelta(days=1000), allow_expired=True), DATA)
@@ -987,9 +987,9 @@ def test_a_field_of_anything_is_refused_properly(name: str, value: Any) -> None:
 @given(
     st.dictionaries(st.sampled_from(["attestation_report", "cert_chain", "svn", "report_data"]) | st.text(max_size=9), values)
 )
-def test_json_of_anything_is_refused_properly(told: dict[str, Any]) -> None:
-    assert judged(json.dumps(told).encode()) is None
-    assert judged(told) is None
+def test_json_of_anything_is_refused_properly(content: dict[str, Any]) -> None:
+    assert judged(json.dumps(content).encode()) is None
+    assert judged(content) is None
 
 
 @few

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import struct
-import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.support.networks import spread_compressor
+from tests.support.picture_files import png_claiming
 from workbench import bitstream
 from workbench.codecs import CODECS, Codec, CompressAI, Jpeg, Neural, Png, WebP, codec
 from workbench.data import load
@@ -26,24 +26,14 @@ from workbench.pictures import to_float, to_uint8
 from workbench.system import codec_for
 from workbench.weights import Pair
 
-
-def spread(seed: int) -> NeuralCompressor:
-    """Return an untrained compressor whose latents spread over many symbols, so that each image has a different string."""
-    torch.manual_seed(seed)
-    compressor = NeuralCompressor(N=8, M=12).requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)
-    compressor.update(force=True, update_quantiles=True)
-    return compressor
-
-
 MAKE: dict[str, Callable[[], Codec]] = {
     "png": Png,
     "jpeg 4:4:4": Jpeg,
     "jpeg 4:2:0": lambda: Jpeg(80, "4:2:0"),
     "webp lossy": WebP,
     "webp lossless": lambda: WebP(lossless=True),
-    "neural": lambda: Neural(spread(0), identity="a" * 64),
-    "compressai": lambda: CompressAI(spread(0), identity="a" * 64),
+    "neural": lambda: Neural(spread_compressor(0), identity="a" * 64),
+    "compressai": lambda: CompressAI(spread_compressor(0), identity="a" * 64),
 }
 LOSSLESS = ("png", "webp lossless")
 BASE = {name: name.split()[0] for name in MAKE}
@@ -166,16 +156,6 @@ def test_a_damaged_payload_is_refused(coder: Codec, images: torch.Tensor, n: int
 # --- files of images -------------------------------------------------------------------------------------------------------
 
 
-def png_claiming(side: int) -> bytes:
-    """Return a PNG of a few bytes whose header claims `side` x `side` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
-
-
 def file(kind: str, side: int = 16, **options: Any) -> bytes:
     buffer = io.BytesIO()
     Image.effect_noise((side, side), 80).convert("RGB").save(buffer, kind, **options)
@@ -222,7 +202,7 @@ def test_images_of_two_sizes_in_one_payload_are_refused(kind: type[Png | Jpeg | 
 @pytest.mark.parametrize("side", [4097, 10_000, 50_000])
 def test_an_image_that_claims_long_sides_is_refused_undecoded(side: int) -> None:
     with pytest.raises(PayloadError):
-        Png().decode(bitstream.pack([png_claiming(side)], Png().key))
+        Png().decode(bitstream.pack([png_claiming(side, side)], Png().key))
 
 
 def test_a_small_payload_that_claims_too_much_is_refused() -> None:
@@ -294,9 +274,9 @@ def test_the_pairs_codec_is_keyed_by_its_weights_hash(pair: Pair, images: torch.
 
 @pytest.mark.parametrize("kind", [Neural, CompressAI])
 def test_neural_refuses_payloads_of_other_weights_or_size(images: torch.Tensor, kind: type[Neural | CompressAI]) -> None:
-    ours, wide = kind(spread(0), "ours"), kind(spread(0), "ours", size=(32, 48))
+    ours, wide = kind(spread_compressor(0), "ours"), kind(spread_compressor(0), "ours", size=(32, 48))
     payload = ours.encode(images)
-    for other in (kind(spread(1), "theirs"), wide):
+    for other in (kind(spread_compressor(1), "theirs"), wide):
         with pytest.raises(PayloadError, match="other weights"):
             other.decode(payload)
     assert wide.decode(wide.encode(torch.rand(2, 3, 32, 48))).shape == (2, 3, 32, 48)
@@ -316,7 +296,7 @@ def test_neural_refuses_images_of_another_size_than_its_own(made: dict[str, Code
 
 def learnt(images: torch.Tensor) -> Neural:
     """Return a codec whose compressor has the latents of the first three images as patterns."""
-    compressor = spread(0)
+    compressor = spread_compressor(0)
     patterns, counts = learn_patterns(compressor.symbols(images[:3].repeat(4, 1, 1, 1)).numpy())
     compressor.patterns, compressor.pattern_counts = torch.from_numpy(patterns).to(torch.int8), torch.from_numpy(counts)
     return Neural(compressor, "ours")
@@ -330,7 +310,7 @@ def test_known_latents_cost_bits_equal_ones_are_decoded_once(images: torch.Tenso
     coded, which = coder.unpack(payload)
     assert len(coded) == len(set(coded)) == 3
     assert torch.equal(coder.decode_each(coded)[which], coder.decode(payload))
-    assert torch.allclose(coder.decode(payload), spread(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
+    assert torch.allclose(coder.decode(payload), spread_compressor(0).eval()(batch)["x_hat"].clamp(0, 1), atol=1e-4)
     known, unknown = coder.sizes(payload), coder.sizes(coder.encode(images[3:]))
     assert max(known) < 0.3 < min(unknown)
 
@@ -376,11 +356,11 @@ def test_images_of_another_size_than_the_patterns_are_rounded(images: torch.Tens
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_the_weight_of_a_bit_is_a_number_from_0_up(weight: float, images: torch.Tensor) -> None:
     with pytest.raises(UsageError, match=f"from 0 up, got {weight}"):
-        Neural(spread(0), "ours", rate_weight=weight)
+        Neural(spread_compressor(0), "ours", rate_weight=weight)
 
 
 def test_neural_is_lossless_on_latents_with_and_without_patterns(images: torch.Tensor) -> None:
-    plain = Neural(spread(0), "ours")
+    plain = Neural(spread_compressor(0), "ours")
     assert torch.allclose(learnt(images).decode(learnt(images).encode(images)), plain.decode(plain.encode(images)), atol=1e-5)
 
 

@@ -6,7 +6,6 @@ import itertools
 import re
 import struct
 import time
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.support.datasets import NOISE, RNG, encode, pixels, save_class_folders, save_official, shuffled
+from tests.support.picture_files import png_claiming
 from workbench import cifar10
 from workbench.data import CIFAR10_CLASSES, DATASETS, Dataset, load
 from workbench.errors import DataError, UsageError
@@ -432,16 +432,6 @@ def test_every_level_survives_the_way_to_float_and_back() -> None:
 
 
 # --- files that are no pictures --------------------------------------------------------------------------------------------
-
-
-def png_claiming(width: int, height: int) -> bytes:
-    """Return a PNG of a few bytes whose header claims `width` x `height` pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
 
 
 def jpeg_with_exif(entries: list[tuple[int, int, int, bytes]]) -> bytes:

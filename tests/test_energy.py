@@ -179,9 +179,9 @@ def test_the_baselines_shares_range_over_all_assumptions() -> None:
         for w, b, s, p in itertools.product(*(RANGES[name][:2] for name in ("cpu_w", "joules_per_byte", "slowdown", "wait_w")))
     ]
     assert found["pmc2"]["range"] == pytest.approx([min(corners), max(corners)])
-    told = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
-    assert told["share"].value == pytest.approx(4.0 / 76.0)
-    assert told["range"][0] == pytest.approx(4.0 / 76.0), "without an assumption about the core"
+    result = shares(both, Assumptions(joules_per_byte=0.0, wait_w=0.0, slowdown=1.0), {"pp": [8.0], "pmc2": [4.0]})["pmc2"]
+    assert result["share"].value == pytest.approx(4.0 / 76.0)
+    assert result["range"][0] == pytest.approx(4.0 / 76.0), "without an assumption about the core"
 
 
 def test_the_papers_figures_agree_with_what_it_says_of_them() -> None:
@@ -414,8 +414,8 @@ class Machine:
         now, cpu = time.perf_counter(), time.process_time()
         self.joules += self.rest_w * (now - self.at) + self.core_w * (cpu - self.cpu)
         self.at, self.cpu = now, cpu
-        write(self.zone, told=round(1e6 * self.joules))
-        (self.zone / "told").replace(self.zone / "energy_uj")  # renamed, so that a concurrent reader always reads a number
+        write(self.zone, reading=round(1e6 * self.joules))
+        (self.zone / "reading").replace(self.zone / "energy_uj")  # renamed, so a concurrent reader always reads a number
 
     def work(self) -> None:
         until = time.process_time() + 0.02

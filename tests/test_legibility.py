@@ -1,4 +1,4 @@
-"""Legibility: features that the eye reads and SSIM over all channels misses must be found. Noise must not be."""
+"""Legibility must find what the eye reads, even if SSIM over all channels misses it. In noise it must find nothing."""
 
 from __future__ import annotations
 

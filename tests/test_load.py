@@ -105,12 +105,12 @@ def test_refusals_are_counted_by_their_words_and_are_no_images(clock: VirtualLoo
         return 1
 
     load = clock.run(closed_loop(send, 2, 0.2))
-    told = load.as_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told["errors"] == {"the queue is full": load.errors.total()}
+    result = load.as_dict()
+    assert json.loads(json.dumps(result)) == result
+    assert result["errors"] == {"the queue is full": load.errors.total()}
     assert load.errors.total() > 3
-    assert told["images"] == told["requests"] > 3
-    assert told["ms"]["p50"]["low"] <= told["ms"]["p50"]["value"] <= told["ms"]["p50"]["high"]
+    assert result["images"] == result["requests"] > 3
+    assert result["ms"]["p50"]["low"] <= result["ms"]["p50"]["value"] <= result["ms"]["p50"]["high"]
 
 
 def test_a_load_that_nobody_answered_has_no_percentiles() -> None:

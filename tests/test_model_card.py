@@ -1,4 +1,4 @@
-"""The model card of a pair says what the manifests say, and figures only of these very weights."""
+"""A pair's model card repeats its manifests, and only has figures that were measured with these weights."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ import torch
 from scipy.stats import kstest
 from torch.nn import functional as F
 
+from tests.support.networks import spread_compressor
 from workbench import models
 from workbench.classifiers import CLASSIFIER_NAMES, MEAN, STD, Classifier
 from workbench.errors import UsageError
@@ -218,7 +219,7 @@ def test_without_a_random_component_the_generator_is_exact(size: tuple[int, int]
 
 
 def noise_of(generator: PerturbationGenerator, noise: float, n: int = 40) -> torch.Tensor:
-    """Return the random component of a generator that leaves grey unchanged, so that nothing is clamped."""
+    """Return the random component of n grey pictures. Its generator leaves grey unchanged, so nothing is clamped."""
     generator.noise = noise
     generator.unet.outc.f.weight.data.zero_()
     generator.unet.outc.f.bias.data.zero_()
@@ -305,22 +306,13 @@ def test_every_network_refuses_what_are_no_images(wrong: str) -> None:
 # --- the compressor --------------------------------------------------------------------------------------------------------
 
 
-def trained_like() -> NeuralCompressor:
-    """Return a compressor whose latents spread over many symbols, with updated tables."""
-    torch.manual_seed(0)
-    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)
-    compressor.update(force=True, update_quantiles=True)
-    return compressor
-
-
 def test_the_compressor_of_the_paper_has_its_parameters() -> None:
     assert parameters(NeuralCompressor()) == 2_998_147
 
 
 @pytest.mark.parametrize("size", [(32, 32), (40, 24)])
 def test_the_compressor_codes_every_16_by_16_block(size: tuple[int, int]) -> None:
-    compressor, images = trained_like(), pictures(2, 3, *size)
+    compressor, images = spread_compressor(), pictures(2, 3, *size)
     out = compressor(images)
     assert out["x_hat"].shape == images.shape
     assert out["likelihoods"]["y"].shape == (2, 12, -(-size[0] // 16), -(-size[1] // 16))
@@ -331,7 +323,7 @@ def test_the_compressor_codes_every_16_by_16_block(size: tuple[int, int]) -> Non
 
 
 def test_a_compressor_takes_tables_with_its_weights() -> None:
-    compressor, fresh = trained_like(), NeuralCompressor(8, 12).eval()
+    compressor, fresh = spread_compressor(), NeuralCompressor(8, 12).eval()
     fresh.load_state_dict(compressor.state_dict())
     images = pictures(2, 3, 32, 32)
     strings = compressor.strings(images)

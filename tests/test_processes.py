@@ -29,8 +29,8 @@ STUBBORN = [
 )
 def test_torchs_threads_do_not_spin_unless_requested(entry: str, said: dict[str, str], heard: str, tmp_path: Path) -> None:
     clean = {name: value for name, value in os.environ.items() if name not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    told = "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
-    code = f"import os, sys, workbench.__main__; {entry}; {told}"
+    report = "assert 'torch' not in sys.modules; print(os.environ.get('GOMP_SPINCOUNT'))"
+    code = f"import os, sys, workbench.__main__; {entry}; {report}"
     command = [sys.executable, "-c", code, str(tmp_path / "certs")]
     done = subprocess.run(command, env=clean | said, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == heard

@@ -150,7 +150,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory) -> Batch:
     made = [
         make(folder, "good", KEEP),
         make(folder, "bad", FAIL),
-        make(folder, "told", tell, parameters=PARAMETERS + "\nx: int = 0"),
+        make(folder, "reported", tell, parameters=PARAMETERS + "\nx: int = 0"),
     ]
     tasks = [task(made[0], output), task(made[1], output), task(made[2], output, threads=3, x=1)]
     with pytest.MonkeyPatch.context() as environment:
@@ -166,7 +166,7 @@ def report(batch: Batch) -> Path:
 
 
 def test_a_notebook_that_fails_does_not_stop_the_others(batch: Batch) -> None:
-    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "told"], "in the requested order"
+    assert [status["notebook"] for status in batch.statuses] == ["good", "bad", "reported"], "in the requested order"
     assert [status["status"] for status in batch.statuses] == ["done", "failed", "done"]
     assert all(status["seconds"] > 0 for status in batch.statuses)
     assert [status["parameters"] for status in batch.statuses] == [each.parameters for each in batch.tasks]
@@ -181,7 +181,7 @@ def test_a_failure_names_its_error_and_keeps_its_traceback(batch: Batch) -> None
 
 
 def test_the_executed_notebook_is_in_the_runs_folder(batch: Batch) -> None:
-    executed = nbformat.read(batch.output / "told.ipynb", as_version=4)
+    executed = nbformat.read(batch.output / "reported.ipynb", as_version=4)
     assert executed.cells[-1]["outputs"][0]["text"] == f"1 3 {Path(batch.tasks[2].notebook).parent} None\n", (
         "its parameter, its threads, the data folder, and no lab's session"
     )
@@ -310,7 +310,7 @@ def test_the_report_is_one_page_that_needs_nothing_but_itself(report: Path) -> N
     page = report.read_text(encoding="utf-8")
     parsed = References(page)
     links = [value for tag, name, value in parsed.references if (tag, name) == ("a", "href")]
-    assert links == ["good.ipynb", "bad.ipynb", "told.ipynb"]
+    assert links == ["good.ipynb", "bad.ipynb", "reported.ipynb"]
     assert all((report.parent / link).is_file() for link in links)
     others = [value for tag, name, value in parsed.references if (tag, name) != ("a", "href")]
     assert others == ["data:image/png;base64," + base64.b64encode(PIXEL).decode()]

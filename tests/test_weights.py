@@ -13,7 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from tests.support.networks import PAIR, PAIR_NAME, classifier, generator, manifest, pictures, same
+from tests.support.networks import PAIR, PAIR_NAME, classifier, generator, manifest, pictures, same, spread_compressor
 from workbench import weights
 from workbench.classifiers import Classifier
 from workbench.data import Dataset
@@ -87,10 +87,7 @@ def test_a_manifest_with_an_impossible_noise_is_refused(noise: float, kept: Path
 
 
 def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> None:
-    torch.manual_seed(0)
-    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)
-    compressor.update(force=True, update_quantiles=True)
+    compressor = spread_compressor()
     strings = compressor.strings(pictures())
     weights.save(compressor, manifest(compressor, "c"))
     loaded, _ = weights.load("c", "digits", "compressor")
@@ -101,10 +98,7 @@ def test_a_compressor_comes_back_with_its_entropy_tables(empty_data: Path) -> No
 
 
 def test_a_compressor_comes_back_with_what_it_takes_to_choose(empty_data: Path) -> None:
-    torch.manual_seed(0)
-    compressor = NeuralCompressor(8, 12).eval().requires_grad_(False)
-    compressor.g_a[-1].weight.mul_(300)
-    compressor.update(force=True, update_quantiles=True)
+    compressor = spread_compressor()
     rounded = compressor.symbols(pictures())
     compressor.patterns, compressor.pattern_counts = rounded.to(torch.int8), torch.tensor([3, 2, 1])
     compressor.reader, compressor.answers = torch.randn(10, 49), torch.rand(2, 10)

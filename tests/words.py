@@ -107,7 +107,7 @@ def _form(node: Scope, names: tuple[str, ...], docstring: str) -> Iterator[str]:
 
 
 def _is_plain_function(node: Scope) -> bool:
-    """Return whether a node is a function, but neither a property, nor a fixture, nor a test, whose docstrings may be nouns."""
+    """Return whether a node is a function whose docstring opens with a verb: no property, no fixture, no test."""
     if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name.startswith("test_"):
         return False
     decorators = " ".join(ast.unparse(each) for each in node.decorator_list)
@@ -154,7 +154,7 @@ def _blank(match: re.Match[str]) -> str:
 
 
 def _comment(line: str) -> str:
-    """Return the comment of a line of another language, or nothing."""
+    """Return the comment of a line in another language than Python, or ""."""
     match = re.search(r"(?:^|\s)(?:#|//|/\*|<!--)\s+(.*)|^\s*\*\s+(.*)", line)
     return (match[1] or match[2]) if match else ""
 

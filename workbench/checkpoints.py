@@ -55,9 +55,8 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     first = generator.get("inc.f.0.weight")
     network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
     _fill(network, generator, path)
-    saved = [
-        _keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks
-    ]  # all networks fit, so save them
+    # all networks fit, so save them
+    saved = [_keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks]
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
         depends["auxiliary"] = depends["target"]

@@ -47,7 +47,7 @@ def keys(images: Tensor) -> list[bytes]:
 
 @functools.cache
 def _ranks() -> dict[bytes, int]:
-    """Return the place of each published test picture in the papers' order: the first half is test, the second validation."""
+    """Return the position of each published test picture in the papers' order: the test half, then the validation half."""
     content = Path(__file__).with_name("cifar10_test.sha256").read_bytes()
     published = [content[start : start + KEY] for start in range(0, len(content), KEY)]
     return {published[index]: rank for rank, index in enumerate(_order(len(published)).tolist())}
@@ -60,7 +60,8 @@ def _order(n: int) -> Tensor:
 def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
     """Return the positions of a test set's test half and validation half, and a name of this division.
 
-    Published pictures go to the half they are in, in the papers' order; all others are halved by their position among them.
+    Published pictures go to their half in the papers' order. Unpublished pictures are halved by their position among the
+    unpublished ones.
     """
     ranks, names = _ranks(), keys(images)
     published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)
@@ -92,11 +93,10 @@ def in_validation_half(images: Tensor) -> int:
 
 
 def locate(directory: Path | None) -> Path | None:
-    """Return the folder that holds, or will hold after a download, the published batches; None if `directory` has neither
-    them nor their archive.
+    """Return the folder of the published batches, even before their download.
 
-    An archive is unpacked next to itself, or under `data/datasets` if its folder is read-only. Raises DataError for a damaged
-    one.
+    None if `directory` has neither batches nor their archive. An archive is unpacked next to itself, or under `data/datasets`
+    if its folder is read-only. Raises DataError for a damaged archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
     archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)

@@ -34,9 +34,8 @@ def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
         with torch.device("meta"):  # the first linear layer alone would allocate 103 M numbers in vain
             network: Any = constructor(num_classes=num_classes, init_weights=False)
         network.classifier[0] = nn.Linear(512, 4096, device="meta")
-        network._apply(
-            lambda meta: torch.empty(meta.shape, dtype=meta.dtype)
-        )  # like `to_empty`, which would import sympy first
+        # like `to_empty`, which would import sympy first
+        network._apply(lambda meta: torch.empty(meta.shape, dtype=meta.dtype))
         network.avgpool = nn.AdaptiveAvgPool2d(1)
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):

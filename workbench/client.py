@@ -115,19 +115,19 @@ class AsyncHttpsClient:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes. They are requested once."""
+        """Return the name of the service's model and its classes. They are requested only once."""
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
             if not (isinstance(names, list) and names and isinstance(names[0], str)):
                 raise ServiceError(f"{self._connection.url} is no service of this workbench: it names no model", status=502)
-            told = (await metadata(self._connection, names[0], deadline)).get("parameters", {})
-            if (codec := told.get("codec")) != "png" and self._protects is not None:
+            parameters = (await metadata(self._connection, names[0], deadline)).get("parameters", {})
+            if (codec := parameters.get("codec")) != "png" and self._protects is not None:
                 raise ServiceError(
                     f"{self._connection.url} takes payloads of {codec!r}: start it with --arrangement pp", status=502
                 )
             self._connecting_s += time.perf_counter() - start
-            self._model = names[0], tuple(str(told.get("classes", "")).split(","))
+            self._model = names[0], tuple(str(parameters.get("classes", "")).split(","))
         return self._model
 
     async def recognise(
@@ -179,19 +179,19 @@ class AsyncHttpsClient:
         if self._protects is None:
             return await self._files(self._phone.capture(images, clock), strength, rate, clock)
         payload = self._protects.protect(images, strength, clock, rate)
-        scores, told, passed = await self._ask(Tensor.of("payload", [payload]), {})
+        scores, parameters, passed = await self._ask(Tensor.of("payload", [payload]), {})
         for name in CLOUD:
-            clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
+            clock.milliseconds[name] = float(parameters.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_edge_cloud"] = passed - sum(clock.milliseconds[name] or 0.0 for name in CLOUD)
         return Recognition(scores, None, len(payload), clock.milliseconds)
 
     async def _files(self, files: Sequence[bytes], strength: float, rate: float | None, clock: Stopwatch) -> Recognition:
         options = {"strength": strength} | ({} if rate is None else {"rate": rate})
-        scores, told, passed = await self._ask(Tensor.of("image", list(files)), options)
+        scores, parameters, passed = await self._ask(Tensor.of("image", list(files)), options)
         for name in EDGE:
-            clock.milliseconds[name] = float(told.get(f"{name}_ms", 0.0))
+            clock.milliseconds[name] = float(parameters.get(f"{name}_ms", 0.0))
         clock.milliseconds["network_client_edge"] = passed - sum(clock.milliseconds[name] or 0.0 for name in EDGE)
-        return Recognition(scores, sum(map(len, files)), float(told.get("payload_bytes", 0)), clock.milliseconds)
+        return Recognition(scores, sum(map(len, files)), float(parameters.get("payload_bytes", 0)), clock.milliseconds)
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
         """Return the scores, the response's parameters, and the milliseconds until the response was complete."""

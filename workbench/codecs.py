@@ -298,9 +298,9 @@ class Neural(_NeuralCodec):
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct latents of a payload, each followed by its rate's stop, and the index of each image's latents.
+        """Return the distinct latents of a payload, and for each image the index of its latents.
 
-        Stop 0 is left out.
+        Latents end with the stop of their rate, unless it is 0.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
@@ -317,7 +317,10 @@ class Neural(_NeuralCodec):
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes. The rounding to whole bytes is shared."""
+        """Return the information in each image's latents, in bytes.
+
+        The stream's rounding to whole bytes belongs to no image.
+        """
         stop, symbols, which = self._symbols(payload)
         return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 

@@ -301,7 +301,7 @@ def _folder(directory: Path | None) -> Dataset:
 
 
 def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
-    """Return the split whose folder is divided into validation and test, and report it if that is not test/."""
+    """Return the name of the split whose images are halved into validation and test, with a note if it is not `test`."""
     if "test" in splits:
         return "test"
     _say(

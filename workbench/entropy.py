@@ -151,9 +151,9 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return the number of each image's pattern, the symbols of the images without a pattern, and those of all images.
+        """Return each image's pattern number, the symbols of the images without a pattern, and the symbols of all images.
 
-        The last are empty if patterns cover all channels.
+        The symbols of all images are empty if the patterns cover all channels.
         """
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))

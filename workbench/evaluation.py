@@ -144,7 +144,8 @@ class Evaluation:
         return sizes, torch.cat(decoded)
 
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
-        """Return what a codec delivers to the cloud: `bytes`, `psnr` to the codec's input, `target` and `auxiliary` (accuracy).
+        """Measure the images that a codec delivers to the cloud: `bytes`, `psnr` to the codec's input, accuracy of `target` and
+        `auxiliary`.
 
         `strength` is the perturbation's. None sends the originals. Each codec is measured once at each strength: its pictures
         are not decoded and classified again.

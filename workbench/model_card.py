@@ -93,7 +93,10 @@ def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
 
 
 def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each training once, by its title: the starts of a network before its own."""
+    """Yield title and settings of each training once.
+
+    A training from which a network started comes before the network's own.
+    """
     seen: set[float] = set()
     for role, manifest in manifests.items():
         chain: list[tuple[str, Mapping[str, Any]]] = [(role, manifest.training)]

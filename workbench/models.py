@@ -1,4 +1,4 @@
-"""The networks: the perturbation generator (U-Net) and the neural compressor, their shared helpers, and `build` for all kinds.
+"""The networks: the perturbation generator and the neural compressor, their shared helpers, and `build` for all kinds.
 
 All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. Module names and shapes below `unet` and `network`
 are those of the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
@@ -20,6 +20,7 @@ from . import _compat, rates
 from .classifiers import MEAN, STD, Classifier
 from .errors import UsageError, unknown
 from .pictures import check_images
+from .unet import UNet
 
 with _compat.stub_unused_imports():
     from compressai.entropy_models import EntropyBottleneckVbr
@@ -28,6 +29,7 @@ with _compat.stub_unused_imports():
 __all__ = [
     "NeuralCompressor",
     "PerturbationGenerator",
+    "UNet",
     "Unset",
     "build",
     "channels_last",
@@ -45,93 +47,6 @@ BEHIND = 64  # zero bytes for each latent: more than the decoder can read
 
 
 # --- the perturbation generator --------------------------------------------------------------------------------------------
-
-
-class DoubleConv(nn.Module):
-    """(3x3 convolution -> batch norm -> LeakyReLU 0.2) twice."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        for channels in (c_in, c_out):
-            layers += [nn.Conv2d(channels, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
-        self.f = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H x W."""
-        return self.f(x)  # type: ignore[no-any-return]
-
-
-class Down(nn.Module):
-    """2x2 max-pool -> DoubleConv."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.f = nn.Sequential(nn.MaxPool2d(2), DoubleConv(c_in, c_out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H/2 x W/2."""
-        return self.f(x)  # type: ignore[no-any-return]
-
-
-class Up(nn.Module):
-    """2x2 transposed convolution of stride 2 -> concatenation behind the skip -> DoubleConv."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.upsample = nn.ConvTranspose2d(c_in, c_in // 2, 2, stride=2)
-        self.conv = DoubleConv(c_in, c_out)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """C_in x H x W and the skip C_in/2 x 2H x 2W -> C_out x 2H x 2W."""
-        return self.conv(torch.cat([skip, self.upsample(x)], dim=1))  # type: ignore[no-any-return]
-
-
-class OutConv(nn.Module):
-    """1x1 convolution."""
-
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.f = nn.Conv2d(c_in, c_out, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """C_in x H x W -> C_out x H x W."""
-        return self.f(x)  # type: ignore[no-any-return]
-
-
-class UNet(nn.Module):
-    """The paper's five-level U-Net without its final addition: from normalised images to the additive perturbation.
-
-    ::
-
-        inc -------------------------------- skip ---------------------------> u4 -> outc
-          `-> d1 --------------------------- skip --------------------> u3 ---^
-                `-> d2 --------------------- skip -------------> u2 ---^
-                      `-> d3 --------------- skip ------> u1 ---^
-                            `-> d4 ----------------------^
-    """
-
-    def __init__(self, width: int = 32) -> None:
-        super().__init__()
-        w = width
-        self.inc = DoubleConv(3, w)
-        self.d1, self.d2, self.d3, self.d4 = Down(w, 2 * w), Down(2 * w, 4 * w), Down(4 * w, 8 * w), Down(8 * w, 16 * w)
-        self.u1, self.u2, self.u3, self.u4 = Up(16 * w, 8 * w), Up(8 * w, 4 * w), Up(4 * w, 2 * w), Up(2 * w, w)
-        self.outc = OutConv(w, 3)
-
-    def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the features of the five levels: w x H x W down to 16 w x H/16 x W/16."""
-        x1 = self.inc(x)
-        x2 = self.d1(x1)
-        x3 = self.d2(x2)
-        x4 = self.d3(x3)
-        return x1, x2, x3, x4, self.d4(x4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
-        x1, x2, x3, x4, x5 = self.contract(x)
-        y = self.u1(x5, x4)
-        return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]
 
 
 class PerturbationGenerator(nn.Module):
@@ -166,12 +81,15 @@ class PerturbationGenerator(nn.Module):
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def noiseless(self, images: Tensor) -> Tensor:
-        """Return the protected images without the random component, in [0, 1]: all that they have of the originals."""
+        """Return the protected images without the random component, in [0, 1]. All information on the originals is in them."""
         perturbation: Tensor = self.unet((_pad(images) - self.mean) / self.std)
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Return images of `noiseless` with a new random component, in [0, 1]; from torch's generator if it may be foreseen."""
+        """Return images of `noiseless` with a new random component, in [0, 1].
+
+        It comes from the operating system's generator or, if not `unforeseeable`, from torch's.
+        """
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
@@ -311,8 +229,8 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
         """Return latents (minus their medians) in steps of a stop, as integers.
 
-        They are rounded, as in the paper. If the compressor has a reader for latents of this size, the label's are the patterns
-        of `choose`.
+        They are rounded, as in the paper. If the compressor has a reader for latents of this size, the label's latents are
+        chosen from the patterns instead (see `choose`).
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -329,7 +247,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
     def choose(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
         """Return for each of N latents the pattern of least cost: the probability of a target error + rate_weight * bits.
 
-        Rounding selects the nearest pattern, and near one bit an image that is often a pattern of another class. This is
+        Near one bit an image, the nearest pattern, which rounding would select, often belongs to another class. This choice is
         rate-distortion optimised quantisation with the task's own distortion, rate + accuracy. The reader estimates each
         class's probability, and the table `answers` has the target's output for each pattern. The decoder needs neither.
         """

@@ -147,10 +147,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-_DECODER, _ENCODER = (
-    json.JSONDecoder(parse_constant=_refuse),
-    json.JSONEncoder(allow_nan=False),
-)  # built once, which saves a third of the time
+# built once, which saves a third of the time
+_DECODER, _ENCODER = json.JSONDecoder(parse_constant=_refuse), json.JSONEncoder(allow_nan=False)
 
 
 def _entries(content: dict[str, Any], key: str, required: bool = True) -> list[dict[str, Any]]:

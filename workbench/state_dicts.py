@@ -27,12 +27,8 @@ __all__ = ["StateDict", "read_state_dict", "require_finite", "within"]
 # Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, the preferred ones first.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "classifier", "weights")
 NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of the keys of other objects in a training script's checkpoint
-TRANSPARENT = (
-    "module",
-    "_orig_mod",
-    "_fsdp_wrapped_module",
-    "_checkpoint_wrapped_module",
-)  # components that wrappers add to names
+# components that wrappers add to names
+TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 ROLES = ("attack_model", "model_A", "model_B")  # prefixes in the public baseline's Lightning checkpoints, which are kept
 MOST_NESTED = 8
 

@@ -132,8 +132,8 @@ class Cloud:
     """The untrusted cloud: decodes and classifies with an unmodified recognition model. It never sees an original.
 
     If the codec lets many images share one code, the cloud caches the scores of the last `remembered` codes, because equal
-    bytes mean equal pictures. Within a payload each distinct code is decoded once. With `every` it is decoded once for each
-    image, as in the paper's cloud.
+    bytes mean equal pictures. Each distinct code of a payload is decoded once or, with `every`, once for each image, as in the
+    paper's cloud.
     """
 
     def __init__(

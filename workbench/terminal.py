@@ -12,10 +12,13 @@ SPACES = {"Zs"}  # Unicode's space separators print as spaces, though str.isprin
 def printable(text: object, keep: str = "") -> str:
     r"""Return `str(text)` with every character escaped that could mislead a terminal or a reader.
 
-    The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). Escaped are control characters (C0, DEL, C1), and so every
-    escape sequence, line and paragraph separators, formatting characters (bidirectional overrides, zero-width characters),
-    surrogates (undecodable bytes of file names), private and unassigned code points. Everything else, in any script, stays
-    unchanged. `keep` names control characters to keep: ``"\n"`` for text of several lines.
+    The escapes are those of Python's `repr` (``\x1b``, ``\u202e``). These are escaped:
+
+    - control characters (C0, DEL, C1), which begin every escape sequence, and separators of lines and paragraphs.
+    - formatting characters (bidirectional overrides, zero-width characters).
+    - surrogates (undecodable bytes of file names), private and unassigned code points.
+
+    All other characters, in any script, stay unchanged. `keep` names control characters to keep: ``"\n"`` for several lines.
     """
     whole = str(text)
     if whole.isascii() and whole.isprintable():

@@ -114,9 +114,9 @@ def test_what_passes_is_what_it_costs(name: str, open_observer: Observer, digits
 
 @pytest.mark.parametrize(("passes", "n"), [(64, 64), (65, 64), (70, 30), (5, 30), (1, 3)])
 def test_a_training_tells_how_many_of_its_passes_are_done(passes: int, n: int) -> None:
-    network, told = torch.nn.Linear(2, 1), list[int]()
-    learn(network, lambda x: network(x).square().mean(), [torch.ones(n, 2)], passes, tick=told.append)
-    assert sum(told) == passes
+    network, ticks = torch.nn.Linear(2, 1), list[int]()
+    learn(network, lambda x: network(x).square().mean(), [torch.ones(n, 2)], passes, tick=ticks.append)
+    assert sum(ticks) == passes
     assert not network.training
 
 

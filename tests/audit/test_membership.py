@@ -53,10 +53,10 @@ def test_the_rate_is_that_at_a_thousandth_of_false_positives(others: torch.Tenso
 
 def test_a_shadows_classifiers_see_no_picture_of_its_generator(digits: Dataset) -> None:
     own = digits.train.head(90)
-    told: list[int] = []
-    shadow, again = (Shadow(own, 10, EFFORT, 3, CPU, told.append) for _ in range(2))
+    ticks: list[int] = []
+    shadow, again = (Shadow(own, 10, EFFORT, 3, CPU, ticks.append) for _ in range(2))
     assert sorted(torch.cat(shadow.rows).tolist()) == list(range(90))
-    assert sum(told) == 2 * Shadow.cost(EFFORT)
+    assert sum(ticks) == 2 * Shadow.cost(EFFORT)
     images, labels = torch.rand(5, 3, 32, 32), torch.tensor([0, 1, 2, 3, 4])
     found = shadow.confidence(images, labels)
     assert found.shape == (5,)

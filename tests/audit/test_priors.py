@@ -33,7 +33,7 @@ def pairs_at(observer: Observer, images: Tensor) -> Pairs:
 
 
 def at_mean(observer: Observer, images: Tensor) -> Inversion:
-    """Return an inversion that guesses the mean picture for every observation. It holds out some of the pairs."""
+    """Return an inversion that guesses the mean picture for every observation. Some of its pairs are held out."""
     base = Inversion(observer, EFFORT)
     pairs = pairs_at(observer, images)
     constant = Observed("perturbed", torch.zeros_like(images), torch.zeros(len(images), dtype=torch.int64))

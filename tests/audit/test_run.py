@@ -30,7 +30,6 @@ EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    """A judge after few passes."""
     return Judge(digits, 320, torch.device("cpu"), width=8)
 
 
@@ -144,7 +143,7 @@ def test_the_unprotected_picture_is_found_out_by_the_same_code(networks: Pair, d
 
 
 class Scripted(Audit):
-    """An audit whose best attacker has given figures, one for each effort."""
+    """An audit whose best attacker returns scripted figures, one for each effort."""
 
     script: tuple[float, ...] = ()
 

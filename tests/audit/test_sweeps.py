@@ -27,7 +27,6 @@ EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 @pytest.fixture(scope="module")
 def audit(networks: Pair, digits: Dataset) -> Audit:
-    """A small audit."""
     judge = Judge(digits, 64, torch.device("cpu"), width=8)
     return Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=judge)
 

@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
         since = int(self.query.get("resourceVersion") or 0)
         until = time.monotonic() + float(self.query.get("timeoutSeconds", 30))
 
-        def told() -> Iterator[bytes]:
+        def events() -> Iterator[bytes]:
             last = since
             while time.monotonic() < until and not self.cluster.closed:
                 with self.cluster.changed:
@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
                     if self._fits(of, each, plural, namespace):
                         yield json.dumps({"type": kind, "object": each}).encode() + b"\n"
 
-        self._stream(told())
+        self._stream(events())
 
     def _log(self, namespace: str, name: str) -> tuple[int, Any] | None:
         if ("pods", namespace, name) not in self.cluster.objects:

@@ -79,9 +79,9 @@ class Cluster:
             metadata.setdefault("uid", f"00000000-0000-0000-0000-{self._version:012d}")
             metadata.setdefault("creationTimestamp", now())
             metadata["resourceVersion"] = str(self._version)
-            told = "MODIFIED" if key in self.objects else "ADDED"
+            change = "MODIFIED" if key in self.objects else "ADDED"
             self.objects[key] = made
-            self.changes.append((self._version, told, plural, copy.deepcopy(made)))
+            self.changes.append((self._version, change, plural, copy.deepcopy(made)))
             self.changed.notify_all()
             return copy.deepcopy(made)
 
@@ -166,8 +166,8 @@ class Cluster:
     def event(self, pod: str, reason: str, message: str) -> None:
         involved = {"kind": "Pod", "name": pod, "namespace": "default"}
         metadata = {"name": f"{pod}.{self.version:x}", "namespace": "default"}
-        told = {"reason": reason, "message": message, "type": "Warning", "lastTimestamp": now()}
-        self.put("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved, **told})
+        details = {"reason": reason, "message": message, "type": "Warning", "lastTimestamp": now()}
+        self.put("events", {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": involved, **details})
 
     def say(self, deployment: Object, ready: int, conditions: list[Object] | None = None) -> None:
         """Store a Deployment's status."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.services import until
+from tests.support.waiting import until
 from workbench.deployment.agent import log as logs
 from workbench.deployment.agent.common import locked
 from workbench.deployment.shipment import program

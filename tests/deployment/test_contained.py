@@ -149,11 +149,11 @@ def test_an_edge_in_a_container_gets_its_key_and_recognises(
     made, guest, cluster = contained
     before = set(cluster.objects)
     images = to_float(digits.test.images[:20])
-    told: list[str] = []
-    made.told = told.append
+    steps: list[str] = []
+    made.report = steps.append
     made.launch()
     digest = initdata_digest(made.plan.container())
-    assert any(digest in line for line in told), "what a policy is to ask for"
+    assert any(digest in line for line in steps), "what a policy is to ask for"
     assert guest.asked[:3] == [f"/cdh/resource/default/pmc2-edge/{name}" for name in ("ca.pem", "edge.pem", "edge.key")]
     assert [row.state for row in made.status()] == ["ready", "ready"]
 
@@ -176,8 +176,8 @@ def test_an_edge_in_a_container_gets_its_key_and_recognises(
 def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deployed, Guest, Cluster], tmp_path: Path) -> None:
     made, _, cluster = contained
     digest = initdata_digest(made.plan.container())
-    told: list[str] = []
-    made.told = told.append
+    steps: list[str] = []
+    made.report = steps.append
     for text, reason in (
         (POLICY.format("ab" * 32), f"asks for initdata = {'ab' * 32}, and the edge of guarded.toml has {digest}"),
         ('kind = "sample"\n', "proves nothing of a confidential edge"),
@@ -196,7 +196,7 @@ def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deplo
     for call in (Deployed(bare).launch, Deployed(bare).client):
         with pytest.raises(UsageError, match=r"a confidential edge needs \[client\] policy"):
             call()
-    assert told == []
+    assert steps == []
     assert not cluster.requests
     assert not made.plan.certs.exists()
 

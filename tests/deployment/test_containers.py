@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.sshd import Ground, until
+from tests.support.sshd import Ground
+from tests.support.waiting import until
 from workbench.deployment.kubernetes.containers import Containers
 from workbench.deployment.kubernetes.manifests import Container
 from workbench.errors import RemoteError, UsageError
@@ -27,7 +28,7 @@ CERTIFICATES = {"ca.pem": b"authority", "edge.pem": b"certificate", "edge.key": 
 
 @dataclass
 class Served:
-    """A cluster, and the deployment's access to it: `containers` for one container, confidential by default."""
+    """A cluster on which `containers` controls one container (default: confidential) with kubectl."""
 
     cluster: Cluster
     kubectl: str
@@ -50,10 +51,10 @@ def served(kubectl: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def test_a_container_is_applied_serves_and_leaves_nothing(served: Served) -> None:
     containers = served.containers(replace(CONFIDENTIAL, logs=True, replicas_min=2, replicas_max=3))
-    told: list[str] = []
+    steps: list[str] = []
 
     def tell(line: str) -> None:
-        told.append(line)
+        steps.append(line)
         served.cluster.proceeds.set()
 
     before = served.cluster.names("namespaces")
@@ -63,8 +64,8 @@ def test_a_container_is_applied_serves_and_leaves_nothing(served: Served) -> Non
     state = containers.status()
     assert state.serves
     assert [pod.ready for pod in state.pods] == [True] * len(state.pods)
-    assert told[0].startswith("pmc2-edge: 0 of ")
-    assert told[-1] == "pmc2-edge: all replicas serve"
+    assert steps[0].startswith("pmc2-edge: 0 of ")
+    assert steps[-1] == "pmc2-edge: all replicas serve"
     assert "it serves" in "\n".join(containers.logs())
     assert containers.address() == ("10.244.0.5", 8443)
     assert {kind for kind, _, _ in served.cluster.objects} == {
@@ -197,7 +198,7 @@ SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulabl
 
 
 @pytest.mark.parametrize(
-    ("scenario", "told"),
+    ("scenario", "message"),
     [
         (
             waits("ImagePullBackOff", f"Back-off pulling image {IMAGE}"),
@@ -220,12 +221,12 @@ SCHEDULING = {"type": "PodScheduled", "status": "False", "reason": "Unschedulabl
     ids=["image", "crash", "memory", "no room", "policy", "runtime class", "quota", "volume"],
 )
 def test_an_edge_that_does_not_start_is_one_line_with_a_reason(
-    served: Served, scenario: Callable[[Cluster, Object], None], told: str
+    served: Served, scenario: Callable[[Cluster, Object], None], message: str
 ) -> None:
     served.cluster.scenario = scenario
     containers = served.containers()
     containers.apply()
-    with pytest.raises(RemoteError, match=told) as failure:
+    with pytest.raises(RemoteError, match=message) as failure:
         containers.wait(60)
     assert "\n" not in str(failure.value)
     assert str(failure.value).startswith("pmc2-edge in namespace default on ")
@@ -254,18 +255,18 @@ def test_one_that_is_never_ready_is_given_up_in_time(served: Served) -> None:
 
 def test_a_trouble_that_passes_is_waited_for(served: Served) -> None:
     served.cluster.scenario = waits("ErrImagePull", "no route to host")
-    told: list[str] = []
+    steps: list[str] = []
 
     def passes(line: str) -> None:
-        told.append(line)
+        steps.append(line)
         if "ErrImagePull: no route to host" in line:
             comes_up(served.cluster, served.cluster.objects["deployments", "default", "pmc2-edge"])
 
     containers = served.containers(patience=60.0)
     containers.apply()
     containers.wait(60, passes)
-    assert any("ErrImagePull" in line for line in told)
-    assert told[-1] == "pmc2-edge: all replicas serve"
+    assert any("ErrImagePull" in line for line in steps)
+    assert steps[-1] == "pmc2-edge: all replicas serve"
 
 
 def test_a_fault_of_the_previous_revision_does_not_count(served: Served) -> None:
@@ -341,7 +342,7 @@ def test_a_cluster_that_is_gone_is_one_line(served: Served, kubectl: str, tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"kubectl": "no-such-kubectl"}, "there is no 'no-such-kubectl' to run on .*install kubectl there"),
         ({"context": "no-such-context"}, 'context "?no-such-context"? does not exist.*name one'),
@@ -349,8 +350,8 @@ def test_a_cluster_that_is_gone_is_one_line(served: Served, kubectl: str, tmp_pa
     ],
     ids=["kubectl", "context", "kubeconfig"],
 )
-def test_a_missing_kubectl_or_cluster_is_one_line(served: Served, options: dict[str, str], told: str) -> None:
-    with pytest.raises(RemoteError, match=told) as failure:
+def test_a_missing_kubectl_or_cluster_is_one_line(served: Served, options: dict[str, str], message: str) -> None:
+    with pytest.raises(RemoteError, match=message) as failure:
         served.containers(**options).apply()
     assert "\n" not in str(failure.value)
 

@@ -80,7 +80,7 @@ def tool(folder: Path, name: str, text: str) -> None:
 
 
 def inventory(root: Path, tools: Path, **asked: Any) -> dict[str, Any]:
-    """Return the findings of the remote program. Other tests run it remotely, isolated and from standard input."""
+    """Return the inventory, called in this process. Other tests run it on a remote host, from standard input."""
     request = {"root": str(root), "folder": ".pmc2", "python": "/nowhere/python", "reach": [], "broker": "", "broker_cert": ""}
     request |= {"image": "", "short": False, "shims": ["qemu-snp", "qemu-snp-runtime-rs"]}
     with pytest.MonkeyPatch.context() as patch:
@@ -222,10 +222,10 @@ def test_each_fault_is_a_line_with_its_remedy_and_in_json(site: Site, capsys: Ca
     assert "has no runtime class kata-qemu-snp: `helm upgrade coco oci://" in wrong["runtime class"]
     assert "in its registry: `podman push --digestfile" in wrong["image"]
     main(["doctor", str(site.plan), "--root", "rootfs", "--ssh-config", str(site.config), "--json"])
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert {each["check"] for each in told["findings"] if each["state"] == "wrong"} == set(wrong)
-    assert all(each["mend"] for each in told["findings"] if each["state"] == "wrong")
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    assert {each["check"] for each in report["findings"] if each["state"] == "wrong"} == set(wrong)
+    assert all(each["mend"] for each in report["findings"] if each["state"] == "wrong")
 
 
 def test_a_launch_that_cannot_succeed_changes_nothing(site: Site, capsys: Capture) -> None:
@@ -258,10 +258,10 @@ def test_a_launch_says_which_key_lets_pods_set_the_annotations(site: Site) -> No
 def test_a_launch_that_may_succeed_reports_and_continues(site: Site) -> None:
     """A pod that fits no node waits until one does."""
     of_node(lambda node: node["metadata"].update(labels={}))(site.cluster)
-    told: list[str] = []
-    with Deployed(Deployment.read(site.plan), site.config, told.append) as made:
+    steps: list[str] = []
+    with Deployed(Deployment.read(site.plan), site.config, steps.append) as made:
         made._examine()
-    assert [line.partition(": `")[0] for line in told] == [
+    assert [line.partition(": `")[0] for line in steps] == [
         "doctor: edge has no node with the label katacontainers.io/kata-runtime=true of the runtime class"
     ]
 
@@ -545,11 +545,11 @@ def test_every_shell_tells_the_same_facts(shell: str, tmp_path: Path) -> None:
     path = shutil.which(shell)
     if path is None:
         pytest.skip(f"there is no {shell} here")
-    told = facts(lay(tmp_path, SNP_HOST), path, *(["sh"] if shell == "busybox" else []), folder="a/b/c")
-    assert told["kernel"] == "6.17.0-8-generic"
-    assert (told["boot"], told["memory"], told["kvm"]) == (BOOT, "250000000", "yes")
-    assert int(told["free"]) > 1 << 20
-    assert told["python"].startswith("3.")
+    reported = facts(lay(tmp_path, SNP_HOST), path, *(["sh"] if shell == "busybox" else []), folder="a/b/c")
+    assert reported["kernel"] == "6.17.0-8-generic"
+    assert (reported["boot"], reported["memory"], reported["kvm"]) == (BOOT, "250000000", "yes")
+    assert int(reported["free"]) > 1 << 20
+    assert reported["python"].startswith("3.")
 
 
 # --- the cluster -------------------------------------------------------------------------------------------------------------

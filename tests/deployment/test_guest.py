@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.servers import answering, send
-from tests.support.sshd import until
+from tests.support.waiting import until
 from workbench.certs import issue
 from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, Container
 

@@ -23,7 +23,7 @@ from workbench.remote import host_of
 
 WORDS = "\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\b"
 SHOWN = r"\x1b[2J\x1b]0;owned\x07\x9b31m\u202eready\u2028\r\x08"
-PROGRESS = "told"  # the key of a line of progress
+PROGRESS = "report"  # the key of a line of progress
 HOSTILE = f"""\
     #!{sys.executable}
     import json, sys
@@ -148,9 +148,8 @@ def test_a_folder_that_others_can_change_is_refused_first(tmp_path: Path, kind: 
 
 def test_ones_own_folder_is_private_whatever_the_umask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "tmp", 0o1777)
-    linked(
-        tmp_path / "scratch", tmp_path / "tmp"
-    )  # common on clusters: the path is resolved once, and the resolved path is used
+    # common on clusters: the path is resolved once, and the resolved path is used
+    linked(tmp_path / "scratch", tmp_path / "tmp")
     host, before = host_of("local"), os.umask(0)
     try:
         place = own_folder(host, str(tmp_path / "scratch" / "mine" / "far"))

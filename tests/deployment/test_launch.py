@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.services import until
 from tests.support.ssh_faults import serving
 from tests.support.sshd import LOOPBACK, keygen, public
+from tests.support.waiting import until
 from workbench.attest import WARNINGS
 from workbench.data import Dataset
 from workbench.deployment.deployed import Deployed, StageRow
@@ -47,9 +47,9 @@ def planned(tmp_path: Path, tiny_data: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @contextlib.contextmanager
-def at(path: Path, told: list[str] | None = None) -> Iterator[Deployed]:
+def at(path: Path, steps: list[str] | None = None) -> Iterator[Deployed]:
     """Yield the deployment of a plan. It is removed at the end."""
-    with Deployed(Deployment.read(path), told=(told if told is not None else []).append) as made:
+    with Deployed(Deployment.read(path), report=(steps if steps is not None else []).append) as made:
         try:
             yield made
         finally:
@@ -72,13 +72,13 @@ def child(made: Deployed, which: str) -> int:
 @pytest.mark.system
 def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits: Dataset, tmp_path: Path) -> None:
     images = to_float(digits.test.images[:100])
-    with at(planned(), told := []) as made:
+    with at(planned(), steps := []) as made:
         assert states(made) == ["absent", "absent"]
         with pytest.raises(RemoteError, match="is not launched"):
             made.url("edge")
         urls = made.launch()
         assert states(made) == ["ready", "ready"]
-        assert any("ready at" in line for line in told)
+        assert any("ready at" in line for line in steps)
         children = child(made, "edge"), child(made, "cloud")
         assert made.launch() == urls
         assert (child(made, "edge"), child(made, "cloud")) == children
@@ -128,17 +128,17 @@ def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planne
 @pytest.mark.system
 def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned, tmp_path: Path) -> None:
     path = planned(cloud='options = ["--remember", "-1"]\n\n[client]\npolicy = "policy.toml"\n')
-    with at(path, told := []) as made:
+    with at(path, steps := []) as made:
         with pytest.raises(UsageError, match=r"policy\.toml cannot be read"):
             made.launch()
-        assert told == [], "before anything is sent"
+        assert steps == [], "before anything is sent"
         (tmp_path / "policy.toml").write_text(
             f'measurements = ["{"00" * 48}"]\ninitdata = "{"00" * 32}"\nproducts = ["Genoa", "Milan"]\nminimum_tcb = "any"\n'
         )
         with pytest.raises(RemoteError, match="from 0 up"):
             made.launch()
-        assert [line for line in told if "arXiv" in line] == [f"WARNING: {WARNINGS['Milan']}"]
-        assert told[0].startswith("WARNING")
+        assert [line for line in steps if "arXiv" in line] == [f"WARNING: {WARNINGS['Milan']}"]
+        assert steps[0].startswith("WARNING")
 
 
 def test_a_missing_gpu_is_refused_before_anything_is_sent(

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.sshd import Ground, command_of, free_port, numbers, until
+from tests.support.sshd import Ground, command_of, free_port, numbers
+from tests.support.waiting import until
 from workbench.data import Dataset
 from workbench.deployment import tunnels
 from workbench.deployment.deployed import Deployed

@@ -343,7 +343,7 @@ def test_every_object_but_the_namespace_has_the_common_labels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"image": "registry.example/pmc2-edge:1"}, "'registry.example/pmc2-edge:1' must name a digest"),
         ({"image": "registry.example/pmc2-edge@sha256:abc"}, "must name a digest"),
@@ -373,8 +373,8 @@ def test_every_object_but_the_namespace_has_the_common_labels() -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_cannot_be_is_refused_in_one_line_that_names_it(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(UsageError, match=told) as refusal:
+def test_what_cannot_be_is_refused_in_one_line_that_names_it(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as refusal:
         replace(CONFIDENTIAL, **wrong)
     assert "\n" not in str(refusal.value)
 

@@ -146,8 +146,8 @@ async def _ask(service: Service, ask: Ask) -> Answer:
     scope |= {"query_string": b"", "root_path": "", "headers": headers, "server": ("127.0.0.1", 80)}
     await service(scope, receive, send)
     start, *bodies = sent
-    told = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
-    return Answer(start["status"], told, b"".join(message.get("body", b"") for message in bodies))
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in start["headers"]}
+    return Answer(start["status"], headers, b"".join(message.get("body", b"") for message in bodies))
 
 
 def parts() -> tuple[Any, dict[str, Codec], Any]:
@@ -259,11 +259,11 @@ def judge(ask: Ask, answer: Answer) -> None:
     if answer.status not in REFUSED and (answer.status != 504 or in_time):
         raise Finding(where)
     try:
-        told = json.loads(answer.body)
-        line = told["error"]
+        content = json.loads(answer.body)
+        line = content["error"]
     except (ValueError, KeyError, TypeError):
         raise Finding(f"{where}, and no error in JSON") from None
-    if list(told) != ["error"] or not isinstance(line, str) or not line or not line.isprintable() or len(line) > 4000:
+    if list(content) != ["error"] or not isinstance(line, str) or not line or not line.isprintable() or len(line) > 4000:
         raise Finding(f"{where}, and an error that is no line")
     if re.search("0x[0-9a-f]{6}", line):
         raise Finding(f"{where}, and an error that names a place in memory")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 INSTRUMENTED = ["workbench", "PIL", "python_multipart", "starlette"]
 MOST = 1 << 14  # bytes of a generated input
-TOLD_S = 2.0  # between two lines of progress
+REPORT_S = 2.0  # between two lines of progress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,7 +82,7 @@ class Run:
 
     def __init__(self, door: Door, runs: int, out: Path) -> None:
         self.door, self.runs, self.out = door, runs, out
-        self.count, self._start, self._told = 0, time.monotonic(), 0.0
+        self.count, self._start, self._reported_at = 0, time.monotonic(), 0.0
         self._before = _peak()
 
     def one(self, data: bytes) -> None:
@@ -94,8 +94,8 @@ class Run:
             if isinstance(error, KeyboardInterrupt):
                 raise
             self._end(data, error)
-        if time.monotonic() - self._told > TOLD_S or self.count == self.runs:
-            self._told = time.monotonic()
+        if time.monotonic() - self._reported_at > REPORT_S or self.count == self.runs:
+            self._reported_at = time.monotonic()
             print(self, end="\n" if self.count == self.runs else "\r", file=sys.stderr, flush=True)
 
     def __str__(self) -> str:

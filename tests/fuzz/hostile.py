@@ -52,7 +52,6 @@ def jpeg(image: Image.Image, extra: bytes = b"", **options: Any) -> bytes:
 
 
 def picture(image: Image.Image, format: str, **options: Any) -> bytes:
-    """Encode an image as a file."""
     buffer = io.BytesIO()
     image.save(buffer, format, **options)
     return buffer.getvalue()

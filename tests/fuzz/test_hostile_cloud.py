@@ -68,8 +68,8 @@ def test_times_that_are_none_spoil_no_answer(said: str) -> None:
     with lying(lie) as services:
         answer = services.ask(ASK)
     assert answer.status == 200
-    told = json.loads(answer.body)["milliseconds"]
-    assert all(math.isfinite(value) and value >= 0 for value in told.values())
+    times = json.loads(answer.body)["milliseconds"]
+    assert all(math.isfinite(value) and value >= 0 for value in times.values())
 
 
 @pytest.mark.parametrize("score", [math.nan, math.inf])

@@ -39,7 +39,7 @@ HEAD = b'--seam\r\nContent-Disposition: form-data; name="p"; filename="p"\r\n\r\
 
 
 def filled(pattern: bytes, before: bytes = b"", behind: bytes = b"") -> Callable[[int], bytes]:
-    """Return a family of inputs that repeat a pattern."""
+    """Return a function from a size to an input of that size, which repeats a pattern."""
     return lambda n: before + pattern * (n // len(pattern)) + behind
 
 

@@ -37,7 +37,6 @@ pytestmark = pytest.mark.system
 
 @pytest.fixture
 def folder(lab_folder: Path) -> Path:
-    """JupyterLab's folder."""
     return lab_folder
 
 
@@ -65,7 +64,6 @@ class View:
         return self.of("message").inner_text()
 
     def choose(self, name: str, label: str) -> None:
-        """Choose an option in a drop-down list."""
         self.of(name, "select").select_option(label=label)
 
     def until(self, **settings: Any) -> None:
@@ -74,7 +72,6 @@ class View:
             wait_for(lambda: self.numbers(name) == str(value), 30, f"a view of {name} {value} did not come")  # noqa: B023
 
     def press(self, name: str, *keys: str) -> None:
-        """Press keys on a slider."""
         self.of(name, "input[type=range]").focus()
         for key in keys:
             self.page.keyboard.press(key)

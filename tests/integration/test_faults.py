@@ -22,18 +22,19 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
 
 from tests.support.authority import copy_authority
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
+from tests.support.waiting import until
 from workbench import weights
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
@@ -58,16 +59,6 @@ RECOVERY_S = 2.0
 HUNG_S = 2.0  # duration of a temporary fault
 DEADLINE_S = 30.0
 OPTIONS = ("--dataset", "digits", "--target", TARGET, "--auxiliary", AUXILIARY, "--threads", "1")
-Found = TypeVar("Found")
-
-
-def until(look: Callable[[], Found], patience: float = 30.0) -> Found:
-    """Call `look` repeatedly until it returns a value. Fail if there is none in time."""
-    deadline = time.monotonic() + patience
-    while not (found := look()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-    return found
 
 
 # --- weights whose labels differ -------------------------------------------------------------------------------------------
@@ -396,9 +387,8 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
         local = stack.enter_context(Local())
         shutil.rmtree(local.certs)
         elsewhere = {"names": [*LOCAL, "elsewhere.example"], "cloud_names": [*LOCAL, "cloud.elsewhere.example"]}
-        issue(
-            local.certs, days=7, now=BEFORE, **elsewhere
-        )  # an authority that was valid when the expired certificates were issued
+        # an authority that was valid when the expired certificates were issued
+        issue(local.certs, days=7, now=BEFORE, **elsewhere)
         for role in ("cloud", "edge"):
             shutil.copytree(local.certs / role, local.folder / role)
         cloud = local.start("cloud", *OPTIONS, "--certs", str(local.folder / "cloud"), ready=False)
@@ -551,16 +541,16 @@ def test_an_edge_with_a_wrong_certificate_is_refused_meanwhile(system: Arranged,
 def test_an_edge_with_an_expired_certificate_recovers(system: Arranged, wrong: dict[str, Path]) -> None:
     with system.load(refusal="is not to be trusted: certificate has expired$") as load:
         system.kill(system.edge)
-        told = len(system.edge.log.read_text())
+        before = len(system.edge.log.read_text())
         for name in ("edge.key", "edge.pem"):
             shutil.copy(wrong["expired"] / "edge" / name, system.local.folder / "edge" / name)
         system.edge.restart()
-        lines = until(lambda: [line for line in system.edge.log.read_text()[told:].splitlines() if "not ready" in line])
+        lines = until(lambda: [line for line in system.edge.log.read_text()[before:].splitlines() if "not ready" in line])
         assert re.fullmatch(rf"not ready: {system.passage.url} does not trust this end \(\w+CERTIFICATE_EXPIRED\)", lines[0])
         system.put(system.certs, "edge")
         system.local.await_ready(system.edge)
         load.recovered(time.monotonic())
-    assert sum("not ready" in line for line in system.edge.log.read_text()[told:].splitlines()) == 1
+    assert sum("not ready" in line for line in system.edge.log.read_text()[before:].splitlines()) == 1
 
 
 # --- overrun ---------------------------------------------------------------------------------------------------------------

@@ -25,13 +25,8 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
-READ = (
-    "bandwidth",
-    "latency",
-    "privacy",
-    "tradeoff",
-    "energy",
-)  # their whole output is in the file, while the other notebooks' views need a kernel
+# their whole output is in the file, while the other notebooks' views need a kernel
+READ = ("bandwidth", "latency", "privacy", "tradeoff", "energy")
 TRUE = "effectiveness"  # the notebook that `make test` runs
 pytestmark = pytest.mark.timeout(300)  # a notebook may take 200 s
 

@@ -162,7 +162,7 @@ def shoot(page: Page) -> None:
 
 def pixels(page: Page, name: str) -> np.ndarray[Any, Any]:
     """Return the pixels of a picture on the page, H x W x 3. Its policy forbids fetching its blobs, but allows drawing them."""
-    told: dict[str, Any] = page.locator(name).evaluate(
+    drawn: dict[str, Any] = page.locator(name).evaluate(
         """async (image) => {
             await image.decode();
             const pen = new OffscreenCanvas(image.naturalWidth, image.naturalHeight).getContext('2d');
@@ -171,7 +171,7 @@ def pixels(page: Page, name: str) -> np.ndarray[Any, Any]:
             return { shape: [found.height, found.width, 4], pixels: Array.from(found.data) };
         }"""
     )
-    return np.array(told["pixels"], np.uint8).reshape(told["shape"])[..., :3]
+    return np.array(drawn["pixels"], np.uint8).reshape(drawn["shape"])[..., :3]
 
 
 def opened_file(file: bytes) -> np.ndarray[Any, Any]:
@@ -354,18 +354,18 @@ def test_many_pictures_are_sent_counted_and_timed(page: Page, both: Both, files:
     assert after["pmc2_images_total"] - before.get("pmc2_images_total", 0) == 64
     assert after["pmc2_requests_total 200"] - before.get("pmc2_requests_total 200", 0) == 3
     names = page.locator("#batch-facts dt").all_inner_texts()
-    told = dict(zip(names, page.locator("#batch-facts dd").all_inner_texts(), strict=True))
-    assert float(told["Throughput"].split()[0]) > 1
+    facts = dict(zip(names, page.locator("#batch-facts dd").all_inner_texts(), strict=True))
+    assert float(facts["Throughput"].split()[0]) > 1
     parts = [float(text) for text in page.locator("#batch-hops tbody td").all_inner_texts()]
     assert len(parts) == 9
     assert min(parts[index] for index in (0, 2, 3)) > 0
     assert float(page.locator("#batch-hops tfoot td").inner_text()) == pytest.approx(sum(parts), rel=0.02)
     payload = after["pmc2_payload_bytes_total"] - before.get("pmc2_payload_bytes_total", 0)
-    assert float(told["S2, to the cloud"].split()[4].replace(",", "")) == pytest.approx(payload, abs=3), "rounded up each"
-    shares = [float(share) for share in re.findall(r"([\d.]+) %", told["Labels"])]
+    assert float(facts["S2, to the cloud"].split()[4].replace(",", "")) == pytest.approx(payload, abs=3), "rounded up each"
+    shares = [float(share) for share in re.findall(r"([\d.]+) %", facts["Labels"])]
     assert 0 < sum(shares) <= 100.1
-    assert "24 in a request" in told["Settings"]
-    assert re.fullmatch(r"\d+ % before, \d+ % after(, charging)?|this browser does not tell its level", told["Battery"])
+    assert "24 in a request" in facts["Settings"]
+    assert re.fullmatch(r"\d+ % before, \d+ % after(, charging)?|this browser does not tell its level", facts["Battery"])
 
 
 @pytest.mark.system
@@ -658,8 +658,8 @@ def test_the_page_says_what_the_edge_claims_and_no_more(
             "milan": lambda: processor("Milan").evidence(data.encode()),
             "sample": lambda: {"svn": "1", "report_data": data},
         }
-        told = given.get(kind, dict)()
-        send(handler, 500 if kind == "broken" else 200, told if isinstance(told, bytes) else json.dumps(told).encode())
+        content = given.get(kind, dict)()
+        send(handler, 500 if kind == "broken" else 200, content if isinstance(content, bytes) else json.dumps(content).encode())
 
     with answering(answer) as agent, serving(cloud_of(networks, neural, digits), folder, "cloud") as cloud:
         service = edge_of(
@@ -730,8 +730,8 @@ def test_the_page_can_be_used_by_everyone(
 
     def check(what: str) -> None:
         found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
-        told = [(each["id"], each["impact"], [node["target"] for node in each["nodes"]]) for each in found]
-        assert told == [], what
+        violations = [(each["id"], each["impact"], [node["target"] for node in each["nodes"]]) for each in found]
+        assert violations == [], what
         assert page.evaluate("() => document.documentElement.scrollWidth") <= size[0], "nothing is cut off"
         small = page.evaluate(
             """() => [...document.querySelectorAll('button, .button, summary, .check, input:not([type=checkbox], .unseen)')]

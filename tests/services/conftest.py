@@ -1,20 +1,23 @@
-"""Fixtures of the services' tests: certificates, pictures as a phone sends them, and all that is logged."""
+"""Fixtures of the services' tests: certificates, edges, pictures as a phone sends them, and all that is logged."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.support.authority import copy_authority
-from tests.support.services import Log
+from tests.support.services import SECRET, Both, Log, Served, both_of
 from workbench.certs import ROLES, issue
-from workbench.codecs import Jpeg
+from workbench.codecs import Jpeg, Png
 from workbench.data import Dataset
 from workbench.pictures import to_float
+from workbench.services.trust import Token
+from workbench.weights import Pair
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +63,17 @@ def logged(caplog: pytest.LogCaptureFixture) -> Log:
     for name in ("workbench.access", "workbench.services"):
         caplog.set_level(logging.DEBUG, name)
     return Log(caplog)
+
+
+@pytest.fixture(scope="module")
+def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
+    """An edge and its cloud, which demand certificates."""
+    with both_of(networks, Png(), digits, certs) as both:
+        yield both
+
+
+@pytest.fixture(scope="module")
+def token_edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
+    """An edge that accepts tokens, so that TLS accepts every client."""
+    with both_of(networks, Png(), digits, certs, token=Token(SECRET.encode())) as both:
+        yield both.edge

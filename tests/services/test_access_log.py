@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.services import Both, Log, ask, both_of, edge_of, form_of, serving, until
+from tests.support.services import SECRET, Both, Log, ask, both_of, edge_of, form_of, serving
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.pictures import to_float
@@ -20,7 +21,6 @@ from workbench.protocol import LENGTH_HEADER, Tensor, write_request
 from workbench.services.trust import Token
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 NAMES = tuple(f"species-{name}" for name in "abcdefghij")
 QUOTE = "-".join(["what", "was", "sent"])
 KEYS = ["at", "service", "status", "id", "by", "model", "images", "bytes_in", "bytes_out", "payload", "ms"]
@@ -80,7 +80,7 @@ def test_nothing_that_is_logged_tells_what_was_in_a_request(
     both: Both, digits: Dataset, files: list[bytes], logged: Log
 ) -> None:
     png = Png().encode_each(to_float(digits.test.images[:1]))[0]
-    with_token = {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "told"}
+    with_token = {"Authorization": f"Bearer {SECRET}", "X-Request-Id": "with-token"}
     labels = set()
     for file in (*files[:5], png):
         answer = ask(both.edge.url, "/recognize", file, both.certs, None, with_token)

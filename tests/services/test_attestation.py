@@ -31,7 +31,8 @@ from schemathesis.specs.openapi.definitions import OPENAPI_31
 from tests.support.authority import copy_authority
 from tests.support.guests import NONCE, OURS, POLICY, WHERE, Guest, guest_of
 from tests.support.servers import accepting
-from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving, until
+from tests.support.services import Answered, Log, Served, ask, cloud_of, edge_of, occupied, serving
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.attest import WARNINGS, Policy, key_of, runtime_data, verify
 from workbench.certs import issue
@@ -551,10 +552,10 @@ def test_the_command_says_what_the_evidence_proves(
     (at,) = [index for index, line in enumerate(lines) if line.startswith("attested: AMD SEV-SNP on Milan, boot loader 4")]
     assert lines[at + 1] == f"WARNING: {WARNINGS['Milan']}"
     assert main([*command, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)["attestation"]
-    assert told["proves"] is True
-    assert told["summary"].startswith("AMD SEV-SNP on Milan")
-    assert told["warnings"] == [WARNINGS["Milan"]]
+    attestation = json.loads(capsys.readouterr().out)["attestation"]
+    assert attestation["proves"] is True
+    assert attestation["summary"].startswith("AMD SEV-SNP on Milan")
+    assert attestation["warnings"] == [WARNINGS["Milan"]]
 
 
 def test_the_command_says_in_a_line_what_is_not_proved(

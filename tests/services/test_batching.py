@@ -20,7 +20,8 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied, until
+from tests.support.services import Answered, Both, ask, both_of, form_of, measured, occupied
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import ServiceError
@@ -477,9 +478,8 @@ def test_few_images_use_the_whole_lane_many_are_shared(split: ComputePool) -> No
         joined.gate.set()
         assert await asyncio.gather(*answers) == list(range(ENOUGH))
         assert joined.kinds[before:] == ["part"] * (CORES + 1)
-        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (
-            CORES + 1
-        )  # one batch is in transit meanwhile
+        # one batch is in transit meanwhile
+        assert [len(batch) for batch in joined.batches[before:]] == [BATCH_MULTIPLE] * (CORES + 1)
         assert joined.most_at_once == CORES
 
     asyncio.run(main())

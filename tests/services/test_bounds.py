@@ -13,20 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.services import (
-    Answered,
-    Both,
-    Log,
-    Served,
-    ask,
-    both_of,
-    cloud_of,
-    edge_of,
-    form_of,
-    occupied,
-    serving,
-    until,
-)
+from tests.support.services import Answered, Both, Log, Served, ask, both_of, cloud_of, edge_of, form_of, occupied, serving
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.errors import UsageError

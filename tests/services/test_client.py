@@ -19,7 +19,8 @@ import torch
 
 from tests.support.clock import Steps
 from tests.support.servers import accepting
-from tests.support.services import Both, Log, both_of, cloud_of, edge_of, measured, occupied, serving, until
+from tests.support.services import Both, Log, both_of, cloud_of, edge_of, measured, occupied, serving
+from tests.support.waiting import until
 from workbench import client as client_module
 from workbench.client import AsyncHttpsClient, HttpsClient
 from workbench.codecs import Jpeg, Png
@@ -34,12 +35,6 @@ from workbench.system import Edge, System
 from workbench.weights import Pair
 
 N = 60
-
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs) as both:
-        yield both
 
 
 @pytest.fixture(scope="module")

@@ -97,9 +97,8 @@ def test_images_keep_their_order(arranged: Arranged, images: torch.Tensor) -> No
 
 
 def test_many_at_once_get_each_its_own_answer(arranged: Arranged, images: torch.Tensor) -> None:
-    alone = [
-        arranged.reference.recognise(images[i : i + 1]).scores for i in range(len(images))
-    ]  # PNG rounds what batches change
+    # PNG rounds what batches change
+    alone = [arranged.reference.recognise(images[i : i + 1]).scores for i in range(len(images))]
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: arranged.system.recognise(images[i : i + 1]).scores, range(len(images))))
     torch.testing.assert_close(torch.cat(answers), torch.cat(alone), rtol=1e-4, atol=1e-5)

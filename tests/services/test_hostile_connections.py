@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.services import Served, ask, cloud_of, connected_to, edge_of, is_cut, measured, serving, until
+from tests.support.services import SECRET, Served, ask, connected_to, edge_of, is_cut, measured, serving
+from tests.support.waiting import until
 from workbench.bench.hostile import Probes, attacked
 from workbench.codecs import Png
 from workbench.data import Dataset
@@ -23,22 +24,14 @@ from workbench.services.quota import ConnectionQuota, address_key
 from workbench.services.trust import Token
 from workbench.weights import Pair
 
-SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked\r\n\r\n"
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux has all of 127.0.0.0/8")
 
 
-@pytest.fixture(scope="module")
-def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that accepts tokens, so that TLS accepts every client."""
-    with (
-        serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
-        serving(
-            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode())), certs, "edge", demand=False
-        ) as served,
-    ):
-        yield served
+@pytest.fixture
+def edge(token_edge: Served) -> Served:
+    return token_edge
 
 
 @pytest.fixture

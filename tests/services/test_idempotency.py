@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.services import Answered, Both, ask, both_of, measured, occupied, until
+from tests.support.services import Answered, Both, ask, both_of, measured, occupied
+from tests.support.waiting import until
 from workbench.certs import issue
 from workbench.codecs import Png
 from workbench.data import Dataset

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from tests.support.services import Served, ask, edge_of, is_cut, serving, until
+from tests.support.services import Served, ask, edge_of, is_cut, serving
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.services.accepted import MOST_CONTROL

@@ -1,4 +1,4 @@
-"""The data that leave the edge: the plain text of 1,000 requests at the edge's own send has only payloads and protocol."""
+"""The data that leave the edge: 1,000 requests, captured before their encryption, have only payloads and protocol fields."""
 
 from __future__ import annotations
 
@@ -77,10 +77,10 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
         assert head is not None, "no header but these"
         body = request[head.end() :]
         assert len(body) == int(head[1])
-        told, payload = json.loads(body[: int(head[2])]), read_request(body, head[2].decode()).inputs["payload"].data[0]
-        size = told["inputs"][0].pop("parameters")
-        ids.add(told.pop("id"))
-        assert told == KEYS
+        header, payload = json.loads(body[: int(head[2])]), read_request(body, head[2].decode()).inputs["payload"].data[0]
+        size = header["inputs"][0].pop("parameters")
+        ids.add(header.pop("id"))
+        assert header == KEYS
         assert size == {"binary_data_size": 4 + len(payload)}
         assert payload == edge.protect(to_float(picture[None])), "to the byte what the codec made of the protected picture"
         assert body[int(head[2]) + 4 :] == payload, "and nothing behind it"

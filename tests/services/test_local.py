@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.support.pair import AUXILIARY, TARGET
-from tests.support.services import until
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.client import HttpsClient
 from workbench.codecs import Jpeg, Png
@@ -104,12 +104,12 @@ def test_the_command_prints_one_object(
     assert main(["recognize", *map(str, pictures), "--edge", edge.url, "--certs", str(local.certs), "--json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
-    told = json.loads(out)
-    assert [each["file"] for each in told["results"]] == list(map(str, pictures))
-    assert (told["n"], told["arrangement"], told["strength"]) == (2, "pmc2", 1.0)
-    assert told["s1_bytes"] == sum(path.stat().st_size for path in pictures)
-    assert told["s2_bytes"] > 0
-    for each in told["results"]:
+    printed = json.loads(out)
+    assert [each["file"] for each in printed["results"]] == list(map(str, pictures))
+    assert (printed["n"], printed["arrangement"], printed["strength"]) == (2, "pmc2", 1.0)
+    assert printed["s1_bytes"] == sum(path.stat().st_size for path in pictures)
+    assert printed["s2_bytes"] > 0
+    for each in printed["results"]:
         assert tuple(each["scores"]) == tuple(digits.classes)
         assert each["label"] == max(each["scores"], key=each["scores"].get)
 
@@ -155,8 +155,8 @@ def test_a_phone_that_protects_asks_the_cloud_itself(
     cloud = local.start("cloud", *PAIR, *ONE, "--arrangement", "pp")
     where = ["--cloud", cloud.url, "--certs", str(local.certs), *PAIR]
     assert main(["recognize", *map(str, pictures), "--arrangement", "pp", *where, "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["n"], told["arrangement"], told["s1_bytes"]) == (2, "pp", None)
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["n"], printed["arrangement"], printed["s1_bytes"]) == (2, "pp", None)
 
     images = to_float(digits.test.images[:4])
     phone, _, _ = edge_stage(StageConfig("digits", digits.classes, TARGET, AUXILIARY, "png"))

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving, until
+from tests.support.services import WEIGHTS, Answered, Log, Served, ask, cloud_of, edge_of, serving
+from tests.support.waiting import until
 from workbench.codecs import Codec, Jpeg, Neural, Png
 from workbench.data import Dataset
 from workbench.errors import WeightsError, WorkbenchError

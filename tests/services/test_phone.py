@@ -1,4 +1,4 @@
-"""The phone's page: who gets its files and with which headers, which pages may send, and the cloud's view."""
+"""The phone's page: access to its files, their headers, which pages may send requests, and the cloud's view."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from tests.support.services import (
+    SECRET,
     Answered,
     Both,
     Log,
@@ -29,8 +30,8 @@ from tests.support.services import (
     measured,
     occupied,
     serving,
-    until,
 )
+from tests.support.waiting import until
 from workbench.codecs import Codec, Neural, Png
 from workbench.data import Dataset
 from workbench.pictures import to_uint8
@@ -44,7 +45,6 @@ from workbench.services.trust import Token
 from workbench.services.types import MOST_SHOWN
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 WITH_TOKEN = {"Authorization": f"Bearer {SECRET}"}
 SHOW = {"X-Show": "cloud"}
 FILES = sorted(path.name for path in STATIC.iterdir())
@@ -179,14 +179,14 @@ def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digit
 def test_the_page_is_told_of_an_agent_and_of_missing_tls(networks: Pair, digits: Dataset, both: Both) -> None:
     guest = edge_of(networks, Png(), digits, both.cloud.url, both.certs, agent=AttestationAgent())
     with serving(guest, both.certs, "edge") as served:
-        told = ask(served.url, "/page.json", None, both.certs).json
-        assert (told["attestation"], told["token"]) == ("agent", False)
+        state = ask(served.url, "/page.json", None, both.certs).json
+        assert (state["attestation"], state["token"]) == ("agent", False)
     with (
         serving(cloud_of(networks, Png(), digits, plain=True), None, "cloud") as cloud,
         serving(edge_of(networks, Png(), digits, cloud.url, None, plain=True), None, "edge") as plain,
     ):
-        told = ask(plain.url, "/page.json").json
-        assert (told["admitted"], told["attestation"]) == (True, "plain")
+        state = ask(plain.url, "/page.json").json
+        assert (state["admitted"], state["attestation"]) == (True, "plain")
 
 
 def test_an_edge_that_is_not_ready_says_so(networks: Pair, digits: Dataset, both: Both) -> None:

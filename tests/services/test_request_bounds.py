@@ -7,15 +7,15 @@ import io
 import threading
 import time
 import zlib
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, PngImagePlugin
 
-from tests.support.services import Answered, Both, Log, ask, both_of, form_of, until
+from tests.support.picture_files import chunk
+from tests.support.services import Answered, Both, Log, ask, form_of
+from tests.support.waiting import until
 from workbench import bitstream
 from workbench.codecs import Neural, Png
 from workbench.data import Dataset
@@ -33,12 +33,6 @@ from workbench.weights import Pair
 INFER = "/v2/models/resnet18/infer"
 
 
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs) as both:
-        yield both
-
-
 def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> bytes:
     buffer = io.BytesIO()
     Image.new(mode, (side, side)).save(buffer, format, **options)
@@ -46,10 +40,6 @@ def flat(side: int, mode: str = "1", format: str = "PNG", **options: bool) -> by
 
 
 # --- metadata --------------------------------------------------------------------------------------------------------------
-
-
-def chunk(kind: bytes, content: bytes) -> bytes:
-    return len(content).to_bytes(4, "big") + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
 
 
 def with_chunks(png: bytes, before: bytes, after: bytes = b"") -> bytes:

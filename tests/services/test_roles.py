@@ -21,7 +21,7 @@ import torch
 
 from tests.support.authority import sign
 from tests.support.servers import accepting
-from tests.support.services import Served, cloud_of, edge_of, serving
+from tests.support.services import SECRET, Served, cloud_of, edge_of, serving
 from workbench import certs as certificates
 from workbench.certs import ROLES, Role
 from workbench.client import HttpsClient
@@ -34,7 +34,6 @@ from workbench.services.trust import Token, client_context, server_context
 from workbench.system import Edge
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 FORGED = {  # by the same authority, without a role of a service
     "no role": {"uris": ()},
     "two roles": {"uris": ("urn:pmc2:edge", "urn:pmc2:cloud")},

@@ -17,17 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.services import Served, ask, cloud_of, connected_to, edge_of, form_of, is_cut, serving, until
+from tests.support.services import SECRET, Served, ask, cloud_of, connected_to, form_of, is_cut, serving
+from tests.support.waiting import until
 from workbench.codecs import Png
 from workbench.data import Dataset
 from workbench.services import quota as quota_module
 from workbench.services import share as share_module
 from workbench.services.quota import ConnectionQuota
 from workbench.services.share import CUT_S, FRESH_S, PIECE, LoopShare
-from workbench.services.trust import Token
 from workbench.weights import Pair
 
-SECRET = "a-token-of-the-tests-a-token"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 
 # Strangers that send one request after another, from another process. A cut connection is replaced at once.
@@ -80,16 +79,9 @@ def at_work(edge: Served, certs: Path) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def edge(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Served]:
-    """An edge that accepts tokens, so that TLS accepts every client."""
-    with (
-        serving(cloud_of(networks, Png(), digits), certs, "cloud") as cloud,
-        serving(
-            edge_of(networks, Png(), digits, cloud.url, certs, token=Token(SECRET.encode())), certs, "edge", demand=False
-        ) as served,
-    ):
-        yield served
+@pytest.fixture
+def edge(token_edge: Served) -> Served:
+    return token_edge
 
 
 # --- on real TLS -----------------------------------------------------------------------------------------------------------
@@ -172,7 +164,7 @@ class Clock:
 
 @pytest.fixture(autouse=True)
 def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Clocks of their own for tests without a service."""
+    """Simulated clocks for tests without a service."""
     clock = Clock()
     if "edge" not in request.fixturenames and "certs" not in request.fixturenames:
         monkeypatch.setattr(share_module, "time", clock)
@@ -180,7 +172,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Cl
 
 
 class Peer:
-    """A stranger whose bytes cost `cost` seconds of the loop's time each time."""
+    """A stranger. Each piece of its bytes takes `cost` seconds of the loop's time."""
 
     def __init__(self, share: LoopShare, clock: Clock, address: str, log: list[str], cost: float = 0.003) -> None:
         self.clock = clock

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.guests import NONCE, POLICY, WHERE, Guest, guest_of
-from tests.support.services import Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving, until
+from tests.support.services import SECRET, Both, Served, ask, both_of, cloud_of, connected_to, edge_of, is_cut, serving
+from tests.support.waiting import until
 from workbench.certs import issue
 from workbench.client import HttpsClient
 from workbench.codecs import Png
@@ -29,7 +30,6 @@ from workbench.services.connection import Connection
 from workbench.services.trust import Token, client_context, server_context
 from workbench.weights import Pair
 
-SECRET = "a-token-of-the-tests-a-token"
 METRICS = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
@@ -197,12 +197,6 @@ def test_a_stale_connection_is_not_used_again(both: Both, why: str) -> None:
             assert not first.open
 
     asyncio.run(run())
-
-
-@pytest.fixture(scope="module")
-def both(networks: Pair, digits: Dataset, certs: Path) -> Iterator[Both]:
-    with both_of(networks, Png(), digits, certs) as both:
-        yield both
 
 
 # --- answers of a hostile service ------------------------------------------------------------------------------------------

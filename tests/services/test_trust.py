@@ -16,7 +16,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.support.services import Both, Log, Served, ask, both_of, cloud_of, edge_of, serving, until
+from tests.support.services import SECRET, Both, Log, Served, ask, both_of, cloud_of, edge_of, serving
+from tests.support.waiting import until
 from workbench.__main__ import main
 from workbench.certs import ROLES, Role, issue
 from workbench.client import HttpsClient
@@ -28,7 +29,6 @@ from workbench.services.server import Listener, server_of
 from workbench.services.trust import Token, client_context, is_loopback, peer_of, server_context
 from workbench.weights import Pair
 
-SECRET = "correct-horse-battery-staple"
 NOWHERE = "https://127.0.0.1:1"  # nothing listens there
 PATIENCE_S = 60.0
 CODEC = Png()

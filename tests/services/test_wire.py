@@ -14,7 +14,8 @@ import pytest
 import tritonclient.http as triton
 from schemathesis.specs.openapi.definitions import OPENAPI_31
 
-from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving, until
+from tests.support.services import WEIGHTS, Answered, Both, Served, ask, both_of, cloud_of, form_of, measured, serving
+from tests.support.waiting import until
 from workbench import __version__
 from workbench.certs import Role
 from workbench.codecs import Neural, Png
@@ -89,27 +90,27 @@ def test_triton_finds_the_service_alive_and_ready(clients: dict[str, Any], what:
 
 @pytest.mark.parametrize("what", SERVICES)
 def test_triton_reads_what_the_service_is(clients: dict[str, Any], what: str) -> None:
-    told = clients[what].get_server_metadata()
-    assert told["name"] == f"pmc2-{what}"
-    assert told["version"] == __version__
-    assert "binary_tensor_data" in told["extensions"]
+    metadata = clients[what].get_server_metadata()
+    assert metadata["name"] == f"pmc2-{what}"
+    assert metadata["version"] == __version__
+    assert "binary_tensor_data" in metadata["extensions"]
 
 
 @pytest.mark.parametrize(("what", "tensor", "weights"), [("edge", "image", "generator"), ("cloud", "payload", "target")])
 def test_triton_reads_what_the_model_takes(
     clients: dict[str, Any], digits: Dataset, what: str, tensor: str, weights: str
 ) -> None:
-    told = clients[what].get_model_metadata(MODEL)
-    assert told["name"] == MODEL
-    assert told["versions"] == [WEIGHTS[weights][:16]]
-    assert [(each["name"], each["datatype"]) for each in told["inputs"]] == [(tensor, "BYTES")]
-    assert [(each["name"], each["datatype"]) for each in told["outputs"]] == [
+    metadata = clients[what].get_model_metadata(MODEL)
+    assert metadata["name"] == MODEL
+    assert metadata["versions"] == [WEIGHTS[weights][:16]]
+    assert [(each["name"], each["datatype"]) for each in metadata["inputs"]] == [(tensor, "BYTES")]
+    assert [(each["name"], each["datatype"]) for each in metadata["outputs"]] == [
         ("label", "BYTES"),
         ("class", "INT64"),
         ("scores", "FP32"),
     ]
-    assert told["parameters"]["classes"].split(",") == list(digits.classes)
-    assert clients[what].get_model_metadata(MODEL, told["versions"][0]) == told
+    assert metadata["parameters"]["classes"].split(",") == list(digits.classes)
+    assert clients[what].get_model_metadata(MODEL, metadata["versions"][0]) == metadata
 
 
 @pytest.mark.parametrize("kind", ["files", "pngs"])
@@ -133,10 +134,14 @@ def test_triton_has_pictures_recognised(
     assert result.as_numpy("class").tolist() == classes.tolist()
     labels = [label.decode() if isinstance(label, bytes) else label for label in result.as_numpy("label").tolist()]
     assert labels == [digits.classes[index] for index in classes]
-    told = result.get_response()
-    assert (told["id"], told["model_name"], told["model_version"]) == (f"{kind}-{binary}", MODEL, WEIGHTS["generator"][:16])
-    assert told["parameters"]["payload_bytes"] > 0
-    assert told["parameters"]["generator_ms"] > 0
+    response = result.get_response()
+    assert (response["id"], response["model_name"], response["model_version"]) == (
+        f"{kind}-{binary}",
+        MODEL,
+        WEIGHTS["generator"][:16],
+    )
+    assert response["parameters"]["payload_bytes"] > 0
+    assert response["parameters"]["generator_ms"] > 0
 
 
 @pytest.mark.parametrize("binary", [True, False])

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from tests.support.sshd import LOOPBACK, Ground, Machine, keygen, public, until
+from tests.support.sshd import LOOPBACK, Ground, Machine, keygen, public
+from tests.support.waiting import until
 from workbench.errors import RemoteError
 from workbench.remote import SshHost
 

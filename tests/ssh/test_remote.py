@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sshd import LOOPBACK, Ground, command_of, free_port, numbers, until
+from tests.support.sshd import LOOPBACK, Ground, command_of, free_port, numbers
+from tests.support.waiting import until
 from workbench.errors import RemoteError, StorageError, UsageError
 from workbench.remote import Here, Host, SshHost, host_of
 from workbench.ssh import relays

@@ -24,7 +24,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.ssh_faults import serving, silent
-from tests.support.sshd import LOOPBACK, Ground, free_port, keygen, public, until
+from tests.support.sshd import LOOPBACK, Ground, free_port, keygen, public
+from tests.support.waiting import until
 from workbench.errors import RemoteError
 from workbench.remote import Host, LostError, SshHost
 from workbench.ssh.addresses import route

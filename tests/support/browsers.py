@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shutil
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -56,19 +58,7 @@ BYTES = """async (image) => {
     const buffer = await (await fetch(image.src)).arrayBuffer();
     return Array.from(new Uint8Array(buffer)).map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }"""
-Found = TypeVar("Found")
-
-
-def wait_for(look: Callable[[], Found | None], seconds: float, what: str) -> Found:
-    """Call `look` until it returns a value. Fail with `what` if there is none in time."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = look()
-        if found:
-            return found
-        if time.monotonic() > deadline:
-            pytest.fail(f"{what} within {seconds:.0f} s")
-        time.sleep(0.1)
+wait_for = functools.partial(until, pause=0.1)  # each look takes a browser some milliseconds
 
 
 def chromium_path() -> str:
@@ -255,8 +245,8 @@ def accessible(page: Page, part: str) -> None:
     from axe_playwright_python.sync_playwright import Axe
 
     found = Axe().run(page, part).response["violations"]
-    told = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
-    assert not [each for each in told if each[1] in ("serious", "critical")], told
+    violations = [(each["id"], each["impact"], [node["html"][:200] for node in each["nodes"]]) for each in found]
+    assert not [each for each in violations if each[1] in ("serious", "critical")], violations
 
 
 def screenshot(page: Page, folder: Path, name: str) -> None:

@@ -17,7 +17,7 @@ DRAWING = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- floors: begin -->\n```\n", "```\n<!-- floors: end -->"
 FLOORS = (
     "errors terminal streams warning_filter storage processes _compat metrics rows legibility paper pictures samples folders cifar10 data",
-    "classifiers rates models weights state_dicts checkpoints inference",
+    "classifiers rates unet models weights state_dicts checkpoints inference",
     "entropy bitstream codecs",
     "system",
     "training evaluation audit",
@@ -86,7 +86,7 @@ def levels(graph: Graph) -> list[list[str]]:
 
 
 def circle(graph: Graph) -> list[str]:
-    """Return a closed path in a graph whose nodes all import another one."""
+    """Return a closed path in a graph in which every node imports another one."""
     path = [min(graph)]
     while path[-1] not in path[:-1]:
         path.append(min(graph[path[-1]] & set(graph)))
@@ -109,7 +109,7 @@ def drawing() -> str:
 
 
 def write() -> None:
-    """Write the drawing between its marks in the page."""
+    """Write the drawing into docs/architecture.md, between its two markers."""
     text = DRAWING.read_text(encoding="utf-8")
     front, begin, rest = text.partition(BEGIN)
     _, end, back = rest.partition(END)

@@ -56,7 +56,6 @@ class Network:
 
 
 def ip(*command: str) -> None:
-    """Run ip(8)."""
     subprocess.run(["ip", *command], check=True, capture_output=True, timeout=10)
 
 
@@ -69,7 +68,7 @@ def unavailable(reason: str) -> None:
 
 @contextlib.contextmanager
 def networks(names: Sequence[str]) -> Iterator[dict[str, Network]]:
-    """Yield a namespace for each name, with a link to this one and no way to any other; all are removed afterwards."""
+    """Yield a namespace for each name, with a link to this one and no route to any other. All are removed at the end."""
     if not shutil.which("ip"):
         unavailable("there is no ip: install Debian's iproute2")
     if os.geteuid() != 0:

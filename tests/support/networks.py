@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from workbench.classifiers import Classifier
-from workbench.models import PerturbationGenerator
+from workbench.models import NeuralCompressor, PerturbationGenerator
 from workbench.weights import Manifest, describe
 
 
@@ -19,6 +19,15 @@ def generator(seed: int = 0) -> PerturbationGenerator:
 def classifier(seed: int = 0, name: str = "mobilenet_v2", width: int = 8) -> Classifier:
     torch.manual_seed(seed)
     return Classifier(name, width=width).eval()
+
+
+def spread_compressor(seed: int = 0) -> NeuralCompressor:
+    """Return a compressor whose latents spread over many symbols, so that each image has another code."""
+    torch.manual_seed(seed)
+    made = NeuralCompressor(N=8, M=12).eval().requires_grad_(False)
+    made.g_a[-1].weight.mul_(300)
+    made.update(force=True, update_quantiles=True)
+    return made
 
 
 def manifest(module: torch.nn.Module, name: str, family: str = "digits", **fields: Any) -> Manifest:

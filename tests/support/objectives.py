@@ -21,9 +21,8 @@ from workbench.training.objectives import ClassifierObjective
 from workbench.training.protection import EncoderObjective, GeneratorObjective
 from workbench.training.variable_rate import VariableRateObjective
 
-SETTINGS = TrainingSettings(
-    epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3
-)  # 3 steps an epoch on 48 images, 6 in total
+# 3 steps an epoch on 48 images, 6 in total
+SETTINGS = TrainingSettings(epochs=2, batch=16, learning_rate=1e-2, weight_decay=1e-3)
 
 
 IDENTITY = {"name": "test"}

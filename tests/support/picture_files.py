@@ -14,6 +14,12 @@ def chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def png_claiming(width: int, height: int) -> bytes:
+    """Return a PNG of a few bytes whose header claims `width` x `height` pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 999)) + chunk(b"IEND", b"")
+
+
 def png(width: int, depth: int, colour: int, rows: Sequence[bytes], *before: bytes) -> bytes:
     """Return a PNG of unfiltered rows. `before` are chunks that precede the pixels."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, len(rows), depth, colour, 0, 0, 0))

@@ -10,7 +10,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +34,10 @@ from workbench.services.share import LoopShare
 from workbench.services.trust import client_context, server_context
 from workbench.system import Cloud, Edge
 from workbench.weights import Pair
+
+from .waiting import until
+
+SECRET = "correct-horse-battery-staple"  # a bearer token
 
 
 @dataclass
@@ -79,14 +83,6 @@ def serving(
         yield served
     finally:
         served.end()
-
-
-def until(condition: Callable[[], Any], patience: float = 30.0) -> None:
-    """Return once a condition holds. Fail if it does not in time."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
 
 
 WEIGHTS = {"generator": "a" * 64, "target": "b" * 64}

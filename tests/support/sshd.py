@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from workbench.remote import SshHost
 
 from . import netns
+from .waiting import until
 
 LOOPBACK = "127.0.0.1"
 
@@ -40,14 +40,6 @@ def missing(variable: str, reason: str) -> None:
     if os.environ.get(variable):
         pytest.fail(f"{variable} is set, and {reason}")
     pytest.skip(reason)
-
-
-def until(condition: Callable[[], Any], patience: float = 20.0) -> None:
-    """Return once a condition holds. Fail if it does not in time."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.005)
 
 
 def free_port() -> int:
@@ -96,7 +88,6 @@ class Machine:
 
     @property
     def log(self) -> str:
-        """The log of its sshd."""
         return (self.folder / "log").read_text(errors="replace")
 
     def start(self) -> Machine:

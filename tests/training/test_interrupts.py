@@ -169,6 +169,14 @@ def interrupted_checkpoint(data: Dataset, folder: Path, settings: TrainingSettin
     return folder / "test.pt"
 
 
+def starts_again(data: Dataset, folder: Path, **options: Any) -> None:
+    """Fail unless a training ignores the checkpoint in `folder`/parts and repeats an uninterrupted training."""
+    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
+    train_here(again, data, folder / "parts", **options)
+    train_here(fresh, data, folder / "whole", **options)
+    assert differences(tensors(again), tensors(fresh)) == []
+
+
 @pytest.mark.parametrize(("length", "what"), [(0.5, "truncated"), (0.0, "empty")])
 def test_a_damaged_checkpoint_restarts_the_training(
     length: float, what: str, few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -176,14 +184,11 @@ def test_a_damaged_checkpoint_restarts_the_training(
     checkpoint = interrupted_checkpoint(few, tmp_path / "parts")
     content = checkpoint.read_bytes()
     checkpoint.write_bytes(content[: int(length * len(content))])
-    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
     capsys.readouterr()
-    train_here(again, few, tmp_path / "parts")
+    starts_again(few, tmp_path)
     said = capsys.readouterr().err
     assert "test.pt: unreadable checkpoint" in said, what
     assert "starting again" in said
-    train_here(fresh, few, tmp_path / "whole")
-    assert differences(tensors(again), tensors(fresh)) == []
 
 
 @pytest.mark.parametrize("part", ["network", "optimizer"])
@@ -197,30 +202,21 @@ def test_a_checkpoint_that_another_version_wrote_is_not_used(
     else:
         state["optimizer"]["param_groups"].append(state["optimizer"]["param_groups"][0])
     torch.save(state, checkpoint)
-    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
     capsys.readouterr()
-    train_here(again, few, tmp_path / "parts")
+    starts_again(few, tmp_path)
     assert "a checkpoint of another version of this training; starting again" in capsys.readouterr().err
-    train_here(fresh, few, tmp_path / "whole")
-    assert differences(tensors(again), tensors(fresh)) == []
 
 
 def test_a_checkpoint_of_other_settings_is_not_used(few: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted_checkpoint(few, tmp_path / "parts", replace(SETTINGS, learning_rate=2e-2))
-    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
     capsys.readouterr()
-    train_here(again, few, tmp_path / "parts")
+    starts_again(few, tmp_path)
     assert "a checkpoint of other settings lies there" in capsys.readouterr().err
-    train_here(fresh, few, tmp_path / "whole")
-    assert differences(tensors(again), tensors(fresh)) == []
 
 
 def test_a_checkpoint_of_another_seed_is_not_used(few: Dataset, tmp_path: Path) -> None:
     interrupted_checkpoint(few, tmp_path / "parts")
-    again, fresh = seeded(classifier_objective), seeded(classifier_objective)
-    train_here(again, few, tmp_path / "parts", seed=1)
-    train_here(fresh, few, tmp_path / "whole", seed=1)
-    assert differences(tensors(again), tensors(fresh)) == []
+    starts_again(few, tmp_path, seed=1)
 
 
 def test_ctrl_c_keeps_the_best_and_leaves_no_partial_file(

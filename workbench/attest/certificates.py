@@ -99,9 +99,8 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
             and isinstance(key, rsa.RSAPublicKey)
             and key.key_size == 4096
             and issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            and certificate.public_bytes(Encoding.DER).endswith(
-                b"\0" + certificate.signature
-            )  # zero unused bits: no signature covers this byte
+            # zero unused bits: no signature covers this byte
+            and certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature)
         ):
             return False
         with contextlib.suppress(InvalidSignature):

@@ -45,7 +45,6 @@ class Read(Attacker):
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
     def make(self) -> nn.Module:
-        """Return the untrained classifier."""
         return SmallCNN(self.observer.pair.target.num_classes, self.effort.reader)
 
     def fit(self, pairs: Pairs) -> None:

@@ -113,7 +113,6 @@ class Attempts:
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
-        """Return the row with the highest PSNR of each attempt."""
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
@@ -173,7 +172,7 @@ class Attempts:
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run those of an attempt's attackers that have not run with this seed before, and return the figures of all."""
+        """Run an attempt's attackers with a seed, unless their figures are stored. Return the figures of all."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
         run = (view, source, *observer.settings, effort, seed)
@@ -187,7 +186,10 @@ class Attempts:
     def _run(
         self, names: Sequence[str], view: str, source: str, observer: Observer, effort: Effort, seed: int
     ) -> dict[str, dict[str, Tensor]]:
-        """Run attackers on a view with one seed, and return the figures of each. The audit's own first guesses are kept."""
+        """Run attackers on a view with one seed, and return the figures of each.
+
+        With the audit's own settings and its first seed, the guessed pictures are stored in `guesses`.
+        """
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
         base: Inversion | None = None

@@ -43,7 +43,7 @@ class Linkage:
         return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, self.pooled(view))
 
     def pooled(self, view: str) -> int:
-        """Return the side of the squares that distinguishes captures best, on as many of the attacker's own pictures."""
+        """Return the side of the squares that distinguishes captures best on the attacker's own pictures."""
         if view not in self._pooled:
             *protected, labels = self._own_protected
             first, second = (self.audit.observer.quick.show(each, view) for each in protected)
@@ -114,14 +114,14 @@ class Linkage:
 
     @cached_property
     def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """As many of the attacker's own pictures as test images, protected, their second captures, and their labels."""
+        """The attacker's own pictures, as many as test images: protected pictures, protected second captures, and labels."""
         own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
         images = to_float(own.images)
         return observer.protect(images), observer.protect(_second_captures(images)), own.labels
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """As many training images of the generator as test images, protected, and their labels."""
+        """Training images of the generator, as many as test images: protected images and labels."""
         train = self.audit.dataset.train
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
         return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]

@@ -54,7 +54,7 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 class MeanPictures(nn.Module):
     """The mean picture of an attacker's pairs for each label that the cloud returned, K x 3 x H x W.
 
-    The mean of a rare label is drawn towards the mean of all pairs, as if `PRIOR` more pairs had that picture.
+    For rare labels it is close to the mean of all pairs: each label counts `PRIOR` further pairs with that mean.
     """
 
     PRIOR = 4

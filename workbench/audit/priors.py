@@ -139,7 +139,6 @@ class LatentPrior(WithPrior):
     settings = (0.0, 0.001, 0.01)
 
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the autoencoder."""
         random = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
             self.prior = ConditionalVAE(pairs.images.shape[-1], self.effort.width, self.means)
@@ -177,10 +176,10 @@ class LatentPrior(WithPrior):
 class DiffusionPrior(WithPrior):
     """Deterministic sampling from a conditional diffusion model, each step corrected towards the observation.
 
-    The model predicts v = alpha * noise - sigma * u of u = (x - mean of the label) / spread (Salimans and Ho 2022). Here alpha
-    = cos(pi t / 2) and sigma = sin(pi t / 2). The sampler is that of Song et al. 2021. Sampling starts from the inversion's
-    guess, noised to t = `START`. `settings` are lengths of the correction in standard deviations of the remaining noise. At 0
-    the prior alone is sampled.
+    Let u = (x - mean of the label) / spread. The model predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and
+    sigma = sin(pi t / 2) (Salimans and Ho 2022). The sampler is that of Song et al. 2021. It starts from the inversion's guess,
+    noised to t = `START`. `settings` are step lengths of the correction, in standard deviations of the remaining noise. With 0,
+    there is no correction.
     """
 
     name = "diffusion"

@@ -63,7 +63,7 @@ class Judge:
         return run(self.network.distance, self.device, x, y)
 
     def compare(self, images: Tensor, guesses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `distance(images, guesses)` and `right(guesses, labels)`, with one pass over the guesses for both."""
+        """Return `distance(images, guesses)` and `right(guesses, labels)`, from a single pass over the guesses."""
 
         def both(images: Tensor, guesses: Tensor) -> Tensor:
             features, logits = self.network.features_and_logits(guesses)

@@ -46,7 +46,7 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
     """Return the best attack on the cloud's decoded images, one row for each of `CODECS`, with bits and correct answers.
 
     `over` is the gain of max(control, attack) over the class's mean image, in dB. `failed` is set if no attacker reached the
-    control. For the audit's own codec the row is that of its table and verdict, if `Audit.result` has computed it.
+    control. If `Audit.result` has run, the row of the audit's own codec is taken from it.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -72,7 +72,10 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 
 
 def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
-    """Return the view of what the cloud decodes, and its observer. From PNG it decodes the perturbed view, known already."""
+    """Return the view of the cloud's decoded images, and its observer.
+
+    For PNG it is the perturbed view, which is already computed.
+    """
     return ("perturbed", audit.observer) if isinstance(observer.codec, Png) else ("decoded", observer)
 
 

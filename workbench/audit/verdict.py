@@ -24,8 +24,8 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[
     `over` is the gain of max(control, attack), since every attacker can fall back on the control. `failed` names the measures
     in which no attacker reached the control. That is the attacks' failure and no evidence of protection. `interval` is the 95 %
     interval of the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`.
-    `over_label` is the gain over attackers that saw only the cloud's answer, if these were run. It matters because the true
-    label flatters the protection whenever the cloud errs.
+    `over_label` is the gain over attackers that saw only the cloud's answer, if these were run. A control that is given the
+    true label makes protection look better than it is whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]

@@ -126,7 +126,6 @@ class Kept(Generic[Made]):
         return future.result()
 
     def clear(self) -> None:
-        """Remove all values."""
         self._made.clear()
 
 

@@ -220,7 +220,7 @@ def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mappin
 
     `range` comes first: the least and the greatest ratio over all corners of `RANGES`. `share` is the ratio under `assumed`,
     with the interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the
-    ratio to no protection. The two are equal only if its interval contains 1 and is narrow.
+    ratio to no protection. The protection costs nothing only if the interval of `over_none` is narrow and contains 1.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

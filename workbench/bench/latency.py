@@ -44,7 +44,7 @@ ARRANGEMENTS = {  # and the cloud's options
     "neural": ("--codec", "neural"),
     "pp": ("--arrangement", "pp"),
 }
-LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send what `neural` sends: over a link they differ as without it
+LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same bytes as `neural`
 
 
 @dataclass(frozen=True)

@@ -138,9 +138,8 @@ def bench_models(
                     milliseconds, _, _ = side.run(images[start : start + batch])
                     times[name].append({part: each / batch for part, each in milliseconds.items()})
                 bar.update()
-            result["batches"][str(batch)] = _compare(
-                {name: each[1:] for name, each in times.items()}
-            )  # the first round is the warm-up
+            # the first round is the warm-up
+            result["batches"][str(batch)] = _compare({name: each[1:] for name, each in times.items()})
     return result
 
 

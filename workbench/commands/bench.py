@@ -59,7 +59,6 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def services(options: argparse.Namespace) -> int:
-    """Time edge and cloud as services, next to the same models called directly."""
     from ..bench.services import bench_services
     from ..pictures import to_float
     from ..services.loading import StageConfig
@@ -107,7 +106,6 @@ def services(options: argparse.Namespace) -> int:
 
 
 def hostile(options: argparse.Namespace, stage: StageConfig, system: System, images: Tensor, data: tuple[str, ...]) -> int:
-    """Measure honest clients next to hostile connections."""
     from ..bench.services import bench_hostile
 
     result = bench_hostile(stage, system, images, connections=options.hostile, seconds=options.seconds, data=data)
@@ -169,7 +167,6 @@ def _tables(result: dict[str, Any]) -> Iterator[tuple[list[str], list[list[str]]
 
 
 def models(options: argparse.Namespace) -> int:
-    """Time edge and cloud next to the papers' own implementation."""
     from .. import weights
     from ..bench.model_speed import bench_models
     from ..pictures import to_float

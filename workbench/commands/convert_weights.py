@@ -69,7 +69,6 @@ def add(commands: Commands) -> None:
 
 
 def import_weights(options: argparse.Namespace) -> int:
-    """Convert a checkpoint of the public baseline to safetensors."""
     from .. import checkpoints, data, weights
 
     families = [name for name in data.DATASETS if name != "folder" and not name.startswith("samples")]
@@ -86,7 +85,6 @@ def import_weights(options: argparse.Namespace) -> int:
 
 
 def export_weights(options: argparse.Namespace) -> int:
-    """Write a pair's weights in the shipped form."""
     from .. import weights
 
     for manifest in weights.export(options.dataset, options.target, options.auxiliary, options.folder, not options.full):
@@ -96,7 +94,6 @@ def export_weights(options: argparse.Namespace) -> int:
 
 
 def model_card(options: argparse.Namespace) -> int:
-    """Write a pair's model card."""
     from .. import weights
     from ..model_card import card
     from ..storage import replacing, require_writable
@@ -132,7 +129,6 @@ def _result(path: Path) -> dict[str, Any]:
 
 
 def models(options: argparse.Namespace) -> int:
-    """List the networks and the available weights."""
     from .. import weights
     from ..classifiers import CLASSIFIER_NAMES
 

@@ -63,7 +63,6 @@ def add_common(made: argparse.ArgumentParser, device: bool = True) -> None:
 
 
 def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") -> None:
-    """Declare the option of a rate."""
     made.add_argument(
         "--rate",
         type=float,
@@ -73,9 +72,9 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return the rate that the options name, None if they name none.
+    """Return the option `--rate`, or None without it.
 
-    Raises UsageError for a rate that cannot be, or another codec than neural.
+    Raises UsageError for a rate outside [0, 1], and for a codec other than `neural`.
     """
     from ..rates import check_rate
 

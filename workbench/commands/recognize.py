@@ -74,10 +74,10 @@ def recognize(options: argparse.Namespace) -> int:
         edge, images = _phone(options, files)
         with HttpsClient(options.cloud, protects=edge, **shared) as client:
             answer = client.recognise(images, options.strength, progress, options.rate)
-            return _told(options, client, answer)
+            return _print(options, client, answer)
     with HttpsClient(options.edge, **shared) as client:
         answer = client.recognise_files(files, options.strength, progress, options.rate)
-        return _told(options, client, answer)
+        return _print(options, client, answer)
 
 
 def _place(options: argparse.Namespace) -> None:
@@ -115,7 +115,7 @@ def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
     return edge_stage(stage)[0], to_float(load_pictures(files, stage.size))
 
 
-def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
+def _print(options: argparse.Namespace, client: HttpsClient, answer: Recognition) -> int:
     """Print the labels as a table or JSON, and return the exit status."""
     classes, names = client.classes, [str(path) for path in options.files]
     best = answer.scores.max(1).values.tolist()
@@ -125,14 +125,14 @@ def _told(options: argparse.Namespace, client: HttpsClient, answer: Recognition)
         results = [
             {"file": name, "label": label, "scores": row} for name, label, row in zip(names, labels, scores, strict=True)
         ]
-        told = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
-        told |= {} if options.rate is None else {"rate": options.rate}
+        result = {"results": results, "n": len(names), "arrangement": options.arrangement, "strength": options.strength}
+        result |= {} if options.rate is None else {"rate": options.rate}
         if client.verdict is not None:
             verdict = client.verdict
             warnings = list(verdict.warnings)
-            told["attestation"] = {"proves": verdict.proves, "summary": verdict.summary, "warnings": warnings}
-        told |= {"s1_bytes": answer.s1_bytes, "s2_bytes": answer.s2_bytes, "milliseconds": answer.milliseconds}
-        print(json.dumps(told, indent=1))
+            result["attestation"] = {"proves": verdict.proves, "summary": verdict.summary, "warnings": warnings}
+        result |= {"s1_bytes": answer.s1_bytes, "s2_bytes": answer.s2_bytes, "milliseconds": answer.milliseconds}
+        print(json.dumps(result, indent=1))
         return 0
     rows = [[name, label, f"{100 * score:.1f} %"] for name, label, score in zip(names, labels, best, strict=True)]
     print(text_table(["picture", "label", "score"], rows))

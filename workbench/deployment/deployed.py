@@ -40,7 +40,7 @@ from .credentials import issue_certificates, required_policy
 from .doctor import Doctor, Finding
 from .links import Links, on_this_machine
 from .plan import Deployment, StagePlan, Which
-from .stages import ContainerStage, ProcessStage, Stage, Told
+from .stages import ContainerStage, ProcessStage, Report, Stage
 
 if TYPE_CHECKING:  # it imports torch, which `status` and `logs` do not need
     from ..client import HttpsClient
@@ -72,13 +72,13 @@ class StageRow:
 class Deployed:
     """A deployment, running or not. `config` replaces ~/.ssh/config. A context manager.
 
-    `told` is called with a line for each step.
+    `report` is called with a line for each step.
     """
 
     def __init__(
-        self, deployment: Deployment, config: Path | None = None, told: Told = lambda _: None, progress: bool = False
+        self, deployment: Deployment, config: Path | None = None, report: Report = lambda _: None, progress: bool = False
     ) -> None:
-        self.plan, self.told, self.progress = deployment, told, progress
+        self.plan, self.report, self.progress = deployment, report, progress
         self.config = config.resolve() if config else None  # the tunnels' process has another working directory
         self.folder = deployment.folder
         self._hosts: dict[str, Host] = {}
@@ -125,7 +125,7 @@ class Deployed:
         """
         for finding in Doctor(self.plan, self._host, self.close).quick():
             if finding.state == "wrong" and not finding.blocks:
-                self.told(f"doctor: {finding.sentence}")
+                self.report(f"doctor: {finding.sentence}")
             if finding.blocks:
                 raise RemoteError(f"{finding.sentence}. `workbench doctor {self.plan.path.name}` tells more")
 
@@ -137,10 +137,10 @@ class Deployed:
             except BaseException:
                 self.close()  # ends running uploads, too, which the next launch resumes
                 raise
-        self.told("cloud: starting")
+        self.report("cloud: starting")
         state: dict[str, Any] = {"cloud": list(self.stage("cloud").start(""))}
         self._links.join(state)
-        self.told("edge: starting")
+        self.report("edge: starting")
         state["edge"] = list(self.stage("edge").start(self._links.cloud_seen_by_edge(state)))
         self._links.join(state)
         write_json(self.folder / "state.json", state)
@@ -152,18 +152,18 @@ class Deployed:
         """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
         policy = self.policy()
         for warning in policy.warnings if policy is not None else ():
-            self.told(f"WARNING: {warning}")
+            self.report(f"WARNING: {warning}")
 
     def _certificates(self) -> None:
         if issue_certificates(self.plan):
-            self.told("certificates: issued")
+            self.report("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
         """Stop the stages that a failed launch started. If that fails, too, `stop` can do it later."""
         for which in reversed(fresh):
             with contextlib.suppress(WorkbenchError):
                 if self.stage(which).stop():
-                    self.told(f"{which}: stopped again")
+                    self.report(f"{which}: stopped again")
         if len(fresh) == len(STAGES):
             with contextlib.suppress(WorkbenchError):
                 self._links.stop()
@@ -216,7 +216,7 @@ class Deployed:
                 try:
                     if self.stage(which).stop():
                         ran.append(which)
-                        self.told(f"{which}: stopped")
+                        self.report(f"{which}: stopped")
                 except WorkbenchError as error:
                     errors.append(error)
             if self._links.stop():
@@ -250,10 +250,10 @@ class Deployed:
                 f"`workbench manifests {self.plan.path.name} cloud` prints its objects"
             )
         host = self._host(plan.host)
-        told: Told = lambda line: self.told(f"{which}: {line}")  # noqa: E731
+        report: Report = lambda line: self.report(f"{which}: {line}")  # noqa: E731
         if plan.runtime == "process":
-            return ProcessStage(host, self.plan, which, told, self.progress)
-        return ContainerStage(host, self.plan, told)
+            return ProcessStage(host, self.plan, which, report, self.progress)
+        return ContainerStage(host, self.plan, report)
 
     def _host(self, name: str) -> Host:
         if name not in self._hosts:
@@ -306,12 +306,12 @@ class Deployed:
 
     def _await_ready(self, which: Which, patience: float) -> None:
         """Return once a stage is ready. Raises RemoteError, with its last line, if it ends or takes too long."""
-        self.told(f"{which}: loading")
+        self.report(f"{which}: loading")
         deadline, reason = time.monotonic() + patience, "it is loading"
         while time.monotonic() < deadline:
             try:
                 if self._ready(which):
-                    self.told(f"{which}: ready at {self.url(which)}")
+                    self.report(f"{which}: ready at {self.url(which)}")
                     return
                 reason = "it is not ready: its log says why"
             except ServiceError as error:

@@ -67,8 +67,8 @@ class Links:
                 return
             if time.monotonic() > deadline:
                 reasons = there.get("errors", {})
-                told = next((reasons[each.host] for each in missing if each.host in reasons), f"none in {JOINED_S:.0f} s")
-                raise RemoteError(f"no tunnel to {missing[0].host}: {told}")
+                reason = next((reasons[each.host] for each in missing if each.host in reasons), f"none in {JOINED_S:.0f} s")
+                raise RemoteError(f"no tunnel to {missing[0].host}: {reason}")
             time.sleep(0.05)
 
     def _keeper(self) -> dict[str, Any]:

@@ -188,7 +188,6 @@ class Deployment:
 
     @property
     def certs(self) -> Path:
-        """The folder of this deployment's certificates."""
         return self.folder / "certs"
 
     @property
@@ -197,7 +196,6 @@ class Deployment:
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
-        """Return the plan of the edge or the cloud."""
         return self.edge if which == "edge" else self.cloud
 
     def _beside(self, name: str) -> str:

@@ -39,9 +39,9 @@ class Wheel:
 @cache
 def wheel() -> Wheel:
     """Build a wheel of the running package, installed or a checkout."""
-    told = importlib.metadata.metadata(DISTRIBUTION)
+    metadata = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
-    least = re.search(r">=\s*(\d+\.\d+)", told["Requires-Python"] or "")
+    least = re.search(r">=\s*(\d+\.\d+)", metadata["Requires-Python"] or "")
     stem = f"{DISTRIBUTION.replace('-', '_')}-{__version__}"
     files = {str(path.relative_to(PACKAGE.parent)): path.read_bytes() for path in _sources(PACKAGE)}
     files[f"{stem}.dist-info/METADATA"] = _metadata(needs)

@@ -20,9 +20,9 @@ from .ownership import own_folder
 from .plan import Deployment, StagePlan, Which
 from .shipment import certificates_of, locks, program, weights_of, wheel
 
-__all__ = ["ContainerStage", "ProcessStage", "RemoteAgent", "Stage", "Told"]
+__all__ = ["ContainerStage", "ProcessStage", "RemoteAgent", "Report", "Stage"]
 
-Told = Callable[[str], None]
+Report = Callable[[str], None]
 SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
@@ -52,21 +52,21 @@ class Stage(Protocol):
 
 
 class RemoteAgent:
-    """The remote agent on a machine. It is sent before the first call, after a check that only its user owns the folder."""
+    """The remote agent on a machine. The first call checks that only the user owns the folder, and sends the agent."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
         self._own = self._program = ""
 
-    def __call__(self, verb: str, timeout: float = SHORT_S, told: Told | None = None, **asked: Any) -> Any:
+    def __call__(self, verb: str, timeout: float = SHORT_S, report: Report | None = None, **asked: Any) -> Any:
         """Run one verb of the agent and return its result. Raises RemoteError with the agent's message if it fails."""
         answer: dict[str, Any] = {}
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode(), timeout=timeout)
         with contextlib.closing(lines):  # type: ignore[type-var]
             for line in lines:
                 answer = self._read(line)
-                if "told" in answer and told is not None:
-                    told(printable(answer["told"]))
+                if "report" in answer and report is not None:
+                    report(printable(answer["report"]))
         if "done" not in answer:
             raise RemoteError(f"{self.host.name}: {answer.get('error', 'the remote agent ended without an answer')}")
         return answer["done"]
@@ -128,9 +128,9 @@ class ProcessStage:
     """The edge or the cloud as a process on a host."""
 
     def __init__(
-        self, host: Host, deployment: Deployment, which: Which, told: Told = lambda _: None, progress: bool = False
+        self, host: Host, deployment: Deployment, which: Which, report: Report = lambda _: None, progress: bool = False
     ) -> None:
-        self.deployment, self.which, self.told, self.progress = deployment, which, told, progress
+        self.deployment, self.which, self.report, self.progress = deployment, which, report, progress
         self.plan: StagePlan = deployment.stage(which)
         self.agent = RemoteAgent(host, self.plan.folder)
         self.name = f"{deployment.name}-{which}"
@@ -143,15 +143,15 @@ class ProcessStage:
         package = wheel()
         size = sum(path.stat().st_size for path in weights.values())
         found = self.agent("probe", device=self.plan.device, bytes=2 * size)
-        self.told(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
+        self.report(f"Python {found['python']}, {found['cores']} cores, {len(found['gpus'])} GPUs")
         shipped, *sent = self.agent.send([package.content, *locks().values(), *weights.values()], self.progress)
         locked = dict(zip(locks(), sent, strict=False))
         self._weights = dict(zip(weights, sent[len(locked) :], strict=True))
-        self.told(f"environment of {package.name}")
+        self.report(f"environment of {package.name}")
         self._environment = self.agent(
             "environment",
             INSTALL_S,
-            self.told,
+            self.report,
             wheel=shipped,
             file=package.name,
             locks=locked,
@@ -171,7 +171,7 @@ class ProcessStage:
         found = self.agent(
             "start",
             START_S,
-            self.told,
+            self.report,
             name=self.name,
             port=int(port),
             command=[*command, *self.plan.options],
@@ -203,22 +203,22 @@ class ProcessStage:
 class ContainerStage:
     """The edge in a container, on the cluster of kubectl on its host."""
 
-    def __init__(self, host: Host, deployment: Deployment, told: Told = lambda _: None) -> None:
+    def __init__(self, host: Host, deployment: Deployment, report: Report = lambda _: None) -> None:
         settings = deployment.edge.container
-        self.deployment, self.told = deployment, told
+        self.deployment, self.report = deployment, report
         self.container = deployment.container()
         self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
 
     def prepare(self) -> None:
         """Report the host_data that the edge's evidence will have. Nothing is sent, because the image contains everything."""
-        self.told(f"host_data of its evidence: {initdata_digest(self.container)}")
+        self.report(f"host_data of its evidence: {initdata_digest(self.container)}")
 
     def start(self, cloud: str = "") -> tuple[str, int]:
         """Apply the objects, and wait until the container serves."""
         certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
-        self.containers.wait(ROLL_OUT_S, self.told)
+        self.containers.wait(ROLL_OUT_S, self.report)
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class _Keeper:
             self._hosts[name].changed.set()
 
     def before(self, tunnel: Tunnel) -> int:
-        """Return the previous port of a tunnel, or 0 for a new one."""
+        """Return the previous port of a tunnel, or 0 if it had none."""
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:
@@ -129,7 +129,6 @@ class _Keeper:
             self._write()
 
     def close(self) -> None:
-        """Close all tunnels."""
         for each in self._hosts.values():
             each.end()
         for each in self._hosts.values():
@@ -209,9 +208,8 @@ class _TunnelHost:
         try:
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
         except RemoteError:
-            if not RemoteAgent(host, tunnel.folder)(
-                "free", port=before
-            ):  # the port may still be held by an old session from this machine
+            # the port may still be held by an old session from this machine
+            if not RemoteAgent(host, tunnel.folder)("free", port=before):
                 raise
             return host.reverse(("127.0.0.1", tunnel.port), listen=before)
 

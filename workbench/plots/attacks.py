@@ -23,7 +23,7 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
-    `rows` come from `audit.curves.of_strength`. `control` is the row of the class's mean image. `recognisable` has the values
+    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the class's mean image. `recognisable` has the values
     at and above which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
@@ -41,7 +41,7 @@ def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, flo
 def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM and the target's accuracy over bits an image (log scale), labelled by codec.
 
-    `rows` come from `audit.curves.of_rate`: the attacker holds the cloud's decoded images.
+    `rows` come from `audit.sweeps.of_rate`: the attacker holds the cloud's decoded images.
     """
     figure, axes = subplots(1, 3, figsize=(12, 4.2))
     rows = sorted(rows, key=lambda row: row["bits"].value)
@@ -64,7 +64,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source.
 
-    `sources` come from `audit.curves.of_pairs`: same, other, noise.
+    `sources` come from `audit.sweeps.of_pairs`: same, other, noise.
     """
     figure, axes = subplots(1, 2, figsize=(9.4, 3.5))
     for axis, key in zip(axes, AXIS_LABELS, strict=True):
@@ -115,7 +115,7 @@ def front(points: Sequence[Row]) -> list[bool]:
 def pareto(points: Sequence[Row], title: str) -> Figure:
     """Draw accuracy at the cloud over bits an image (log scale). The colour is an attacker's gain over the control (dB).
 
-    A point is a row of `audit.curves.of_rate` with the generator's `variant` ("" for the default), which selects its marker.
+    A point is a row of `audit.sweeps.of_rate` with the generator's `variant` ("" for the default), which selects its marker.
     Points on the Pareto front have a ring.
     """
     figure, axis = subplots(figsize=(8.6, 4.6))

@@ -32,8 +32,7 @@ def label_points(
     """Write the name of each point (x, y) next to it, so that it covers no point, no stroke and no other name.
 
     `strokes` are straight lines that are already drawn. `clear` is the radius of a point's marker (pt). Call this last, because
-    it
-    fixes the figure's layout.
+    it fixes the figure's layout.
     """
     figure = axis.get_figure()
     assert isinstance(figure, Figure)

@@ -111,10 +111,8 @@ class Accepted(asyncio.Protocol):
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
         self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
-        self._fires_at, self._limit = (
-            math.inf,
-            math.inf,
-        )  # in the loop's time: when the timer fires, and when the connection is cut
+        # in the loop's time: when the timer fires, and when the connection is cut
+        self._fires_at = self._limit = math.inf
         self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._reads = True
         self._generation = 0
@@ -150,7 +148,10 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Continue the handshake, or decrypt: at once for a peer with a credential, else within the share of strangers."""
+        """Continue the handshake, or decrypt.
+
+        Peers without a credential may have to wait for their share of the loop's time.
+        """
         if self.closing:
             return  # this end has closed, the peer has not noticed yet
         if self.proven and not self._held:
@@ -249,19 +250,17 @@ class Accepted(asyncio.Protocol):
         self._flush()
 
     def pause_reading(self) -> None:
-        """Stop reading from the peer."""
         self._reading_paused = True
         if not self.closing:
             self._read_no_more()
 
     def resume_reading(self) -> None:
-        """Read from the peer again."""
         self._reading_paused = False
         if not self.closing:
             self._read_on()
 
     def hold(self, held: bool) -> None:
-        """Take no more bytes from the peer until its turn has come."""
+        """Stop reading while the peer waits for its share of the loop's time. If `held` is False, read again."""
         self._held = held
         if held:
             self._read_no_more()

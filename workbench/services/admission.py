@@ -30,8 +30,8 @@ NONCE = 32  # bytes
 FOR_NOW = (429, 503, 504)  # temporary: too many requests, or the agent is slow or not started yet
 
 
-def admission(policy: Policy, told: Callable[[Verdict], None]) -> Admission:
-    """Return a check for connections: the other end's evidence must satisfy `policy`. `told` receives each verdict.
+def admission(policy: Policy, on_verdict: Callable[[Verdict], None]) -> Admission:
+    """Return a check for connections: the other end's evidence must satisfy `policy`. `on_verdict` receives each verdict.
 
     The check raises AttestationError, or ConnectionError if the edge has no evidence at the moment, so that a retry makes
     sense.
@@ -47,7 +47,7 @@ def admission(policy: Policy, told: Callable[[Verdict], None]) -> Admission:
             raise ConnectionError(f"no evidence for now: {words_of(answer)}")
         if answer.status != 200:
             raise refusal("evidence", "the edge's", f"status {answer.status}: {words_of(answer)}")
-        told(verify(_evidence(answer.body), policy, runtime_data(nonce, key_of(certificate))))
+        on_verdict(verify(_evidence(answer.body), policy, runtime_data(nonce, key_of(certificate))))
 
     return admit
 

@@ -79,7 +79,7 @@ class AttestationAgent:
 
 
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
-    """Return a response with evidence of the guest for the client's nonce and the TLS key that it sees.
+    """Return a response with evidence of the guest, for the client's nonce and the TLS key of this connection.
 
     `admitted` means that the client has shown a credential.
     """

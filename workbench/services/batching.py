@@ -36,10 +36,8 @@ __all__ = ["BATCH_MULTIPLE", "Batcher", "ComputePool", "Job"]
 
 TASKS = Path("/proc/self/task")  # Linux lists a process's threads here
 BATCH_MULTIPLE = 8  # images: larger batches are trimmed to a multiple of this
-BATCHES = (
-    *range(1, BATCH_MULTIPLE + 1),
-    *range(2 * BATCH_MULTIPLE, 65, BATCH_MULTIPLE),
-)  # images: all usual batch sizes up to 64
+# images: all usual batch sizes up to 64
+BATCHES = (*range(1, BATCH_MULTIPLE + 1), *range(2 * BATCH_MULTIPLE, 65, BATCH_MULTIPLE))
 
 Part = TypeVar("Part")
 
@@ -80,9 +78,8 @@ class ComputePool:
             cores = iter(allowed_cores())
             self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
             self._counts[self._narrow] = threads
-        self._least = BATCH_MULTIPLE * (
-            threads + 1
-        )  # images from which on splitting pays: a batch for each part, and one in transit
+        # images from which on splitting pays: a batch for each part, and one in transit
+        self._least = BATCH_MULTIPLE * (threads + 1)
         self._busy, self._used = 0, self.pool
 
     def parts(self, requests: int, images: int) -> int:

@@ -105,7 +105,6 @@ class CloudService(Service):
         self._lanes.close()
 
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Recognise the images of one payload."""
         payload = request.inputs.get("payload")
         if (
             set(request.inputs) != {"payload"}
@@ -126,7 +125,7 @@ class CloudService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
-        """Return the result of a payload, which is released as soon as it is decoded."""
+        """Return the result of a payload. The payload is released as soon as it is decoded."""
         if self._waiting + n > MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
         clock, late = Stopwatch(), threading.Event()

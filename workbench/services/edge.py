@@ -70,7 +70,7 @@ class EdgeResult:
 
 @dataclass
 class _Pictures:
-    """A request's files, its images once they are decoded, and their place in the payload, if the request asks to `see` it."""
+    """The files of a request, their images once they are decoded and, with `see`, their position in the payload."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
@@ -177,7 +177,7 @@ class EdgeService(Service):
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
         """Return a response with evidence.
 
-        An edge with a token gives it to everyone, since clients show the token afterwards.
+        If the edge has a token, evidence needs no credential, because clients show the token only after they have verified it.
         """
         admitted = True
         try:
@@ -191,16 +191,16 @@ class EdgeService(Service):
     # --- the cloud -----------------------------------------------------------------------------------------------------
 
     async def _until_known(self) -> None:
-        pause, told = 0.05, ""
+        pause, logged = 0.05, ""
         while not self.ready:
             try:
                 await self.check_cloud()
                 self.ready = True
                 return
             except WorkbenchError as error:
-                if str(error) != told:
-                    told = str(error)
-                    log.warning("not ready: %s", told)
+                if str(error) != logged:
+                    logged = str(error)
+                    log.warning("not ready: %s", logged)
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.5)
 
@@ -227,15 +227,14 @@ class EdgeService(Service):
     # --- requests ------------------------------------------------------------------------------------------------------
 
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Recognise the pictures of an inference request."""
         image = request.inputs.get("image")
         if set(request.inputs) != {"image"} or image is None or not isinstance(image.data, list) or len(image.shape) > 2:
             raise ProtocolError("the input must be one tensor 'image' of BYTES, a JPEG or PNG file an element")
         strength = number(request.parameters, "strength", 1.0)
         rate = number(request.parameters, "rate", 0.0) if "rate" in request.parameters else None
         found = await self._recognised(image.data, strength, rate, call, deadline)
-        told = {"payload_bytes": found.payload}
-        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, told, self.model.version)
+        parameters = {"payload_bytes": found.payload}
+        return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
         """Return the response to a body that is a picture, or a form with several."""
@@ -291,7 +290,7 @@ class EdgeService(Service):
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Add the cloud's view to a result, decoded on a lane. Its time belongs to none of the nine components."""
+        """Add the cloud's view to a result, decoded on a lane. None of the nine components includes this time."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
@@ -354,9 +353,9 @@ class EdgeService(Service):
         answer, scores = await self._ask(payload, n, max(job.deadline for job in sent))
         passed = 1e3 * (time.perf_counter() - start)
         times = {name: clock.milliseconds[name] or 0.0 for name in ("generator", "compression")}
-        told = ("decompression", "classifier", "cloud_other")
-        times |= {name: _milliseconds(answer, name) for name in told}
-        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in told))
+        reported = ("decompression", "classifier", "cloud_other")
+        times |= {name: _milliseconds(answer, name) for name in reported}
+        times["network_edge_cloud"] = max(0.0, passed - sum(times[name] for name in reported))
         position = 0
         for job in sent:
             part = scores[position : position + job.size]

@@ -45,8 +45,8 @@ class HttpAnswer:
     body: bytes = field(repr=False)
 
 
-# A check of a new connection before anything else is sent on it. It can send requests (a path) on that connection, gets its TLS
-# object, and raises its objection.
+# An Admission checks a new connection before anything else is sent on it, and raises an error to refuse it. It gets a function
+# that requests a path on that connection, and the connection's TLS object.
 Ask: TypeAlias = Callable[[str], Awaitable[HttpAnswer]]
 Admission: TypeAlias = Callable[[Ask, ssl.SSLObject | None], Awaitable[None]]
 
@@ -102,7 +102,6 @@ class PooledConnection(asyncio.Protocol):
             self._answer.set_exception(error)
 
     def end(self) -> None:
-        """Close the connection."""
         self.open = False
         if self.transport is not None:
             self.transport.abort()
@@ -226,9 +225,8 @@ class HttpConnections:
             while late := [kept for kept in self._made if self._is_late(kept)]:
                 start = loop.time()
                 oldest = min(late, key=lambda kept: kept.asked_at)
-                with contextlib.suppress(
-                    OSError, AttestationError
-                ):  # TimeoutError is an OSError. A refusal proves nothing about old connections.
+                # TimeoutError is an OSError. A refusal proves nothing about old connections.
+                with contextlib.suppress(OSError, AttestationError):
                     async with asyncio.timeout(DOUBT_S + (ADMIT_S if self._admit is not None else 0.0)):
                         other = await self._open(context)
                         answer = await other.exchange(oldest.asked)
@@ -244,7 +242,7 @@ class HttpConnections:
         return kept.waits and kept.admitted and 0 < len(kept.asked) <= MOST_AGAIN and kept.asked_at < now - DOUBT_S / 2
 
     def _give_up(self, since: float) -> None:
-        """Fail the requests on connections that were silent since a moment."""
+        """Fail the requests on connections that have received nothing after `since` (the loop's time)."""
         self.forget(since)
         for kept in list(self._made):
             if kept.waits and kept.admitted and kept.asked_at < since:

@@ -123,7 +123,7 @@ class Exchange:
 
 
 class HttpProtocol:
-    """The requests of one connection, one after another."""
+    """Parses the requests of one connection, one at a time, and sends the responses."""
 
     def __init__(self, wire: Accepted, app: Any, state: ServerState, app_state: dict[str, Any]) -> None:
         self.wire, self.app, self.state, self._app_state = wire, app, state, app_state

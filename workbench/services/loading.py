@@ -23,7 +23,10 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The classes, pair, codec, device and image size of a stage. Both ends agree, except for device, precision and rate."""
+    """The classes, pair, codec, device and image size of a stage.
+
+    Edge and cloud must agree in all of it, except for device, precision and rate.
+    """
 
     family: str
     classes: tuple[str, ...]

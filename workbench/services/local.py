@@ -36,7 +36,6 @@ class Running:
 
     @property
     def url(self) -> str:
-        """The URL of the service."""
         return f"{'http' if '--plain-http' in self.arguments else 'https'}://127.0.0.1:{self.port}"
 
     def restart(self) -> None:

@@ -14,15 +14,15 @@ Document = dict[str, Any]
 
 def edge_document(model: Model, attested: bool = False) -> Document:
     """Describe the edge. `attested` means that an agent gives evidence of its guest."""
-    document = _document("PMC² edge", model, "image", "JPEG or PNG files; as JSON only of binary data's length")
+    document = _document("PMC² edge", model, "image", "JPEG or PNG files, as binary data")
     limits = [
-        _header("X-Request-Id", {"type": "string", "maxLength": 256}, "a repeat under it gets the same answer"),
+        _header("X-Request-Id", {"type": "string", "maxLength": 256}, "repeats under the same id get the same response"),
+        _header("X-Timeout", {"type": "number", "exclusiveMinimum": 0, "maximum": 600}, "deadline in seconds"),
+        _header("X-Strength", {"type": "number", "minimum": 0, "maximum": 1}, "strength of the perturbation (default: 1)"),
+        _header("X-Rate", {"type": "number", "minimum": 0, "maximum": 1}, "rate of the codec `neural` (default: the edge's)"),
         _header(
-            "X-Timeout", {"type": "number", "exclusiveMinimum": 0, "maximum": 600}, "seconds until the answer is worth nothing"
+            "X-Show", {"enum": ["cloud"]}, f"`cloud` returns the pictures that the cloud decodes, for at most {MOST_SHOWN}"
         ),
-        _header("X-Strength", {"type": "number", "minimum": 0, "maximum": 1}, "of the perturbation; 1 unless said"),
-        _header("X-Rate", {"type": "number", "minimum": 0, "maximum": 1}, "of the codec `neural`; the edge's unless said"),
-        _header("X-Show", {"enum": ["cloud"]}, f"with what the cloud saw; of at most {MOST_SHOWN} pictures"),
     ]
     picture = {"schema": {"type": "string", "format": "binary", "minLength": 1}}
     fields: Document = {name: {"type": "number", "minimum": 0, "maximum": 1} for name in ("strength", "rate")}
@@ -63,14 +63,14 @@ def edge_document(model: Model, attested: bool = False) -> Document:
 
 def _attestation() -> Document:
     nonce = {"type": "string", "pattern": "^(?:[0-9a-fA-F]{2}){16,64}$"}
-    refused = {"404": "there is no TLS key to bind evidence to", "429": "too many ask: again after Retry-After seconds"}
+    refused = {"404": "there is no TLS key to bind evidence to", "429": "too many requests: retry after Retry-After seconds"}
     refused |= {"400": "no nonce of 16 to 64 bytes", "502": "the agent has no evidence", "503": "the agent cannot be reached"}
     refused |= {"504": "the agent did not answer", **{status: _REFUSALS[status] for status in ("401", "403")}}
     return {
         "summary": "Evidence of the guest, bound to SHA-256(nonce, public key of the certificate shown on this connection)",
         "parameters": [{"name": "nonce", "in": "query", "required": True, "schema": nonce}],
         "responses": {
-            "200": _response("as the guest's agent gives it", {"$ref": "#/components/schemas/Evidence"}),
+            "200": _response("the evidence of the guest's agent", {"$ref": "#/components/schemas/Evidence"}),
             **{status: _response(text, _ERROR) for status, text in sorted(refused.items())},
         },
     }
@@ -86,7 +86,11 @@ def _document(title: str, model: Model, tensor: str, what: str) -> Document:
     infer = {
         "summary": f"Recognise (Open Inference Protocol v2); the input `{tensor}` of BYTES: {what}",
         "parameters": [
-            _header("Inference-Header-Content-Length", {"type": "integer", "minimum": 0}, "of the JSON before binary data")
+            _header(
+                "Inference-Header-Content-Length",
+                {"type": "integer", "minimum": 0},
+                "length of the JSON that precedes binary data",
+            )
         ],
         "requestBody": {
             "required": True,
@@ -101,13 +105,13 @@ def _document(title: str, model: Model, tensor: str, what: str) -> Document:
         "/v2/health/live": {"get": {"summary": "The service runs", "security": [], "responses": _ok(ok)}},
         "/v2/health/ready": {
             "get": {
-                "summary": "The service is warm, and an edge knows its cloud",
+                "summary": "The service has warmed up, and an edge has verified its cloud",
                 "security": [],
                 "responses": _ok(ok) | {"503": _response("not yet", ok)},
             }
         },
-        "/v2": {"get": {"summary": "What this service is", "security": [], "responses": _ok(ok)}},
-        f"/v2/models/{model.name}": {"get": {"summary": "The model", "responses": _responses("its metadata", ok)}},
+        "/v2": {"get": {"summary": "The service's metadata", "security": [], "responses": _ok(ok)}},
+        f"/v2/models/{model.name}": {"get": {"summary": "The model's metadata", "responses": _responses("metadata", ok)}},
         f"/v2/models/{model.name}/ready": {
             "get": {"summary": "The model is ready", "security": [], "responses": _ok(ok) | {"503": _response("not yet", ok)}}
         },
@@ -158,14 +162,14 @@ def _infer_request(tensor: str) -> Document:
 
 _ERROR: Document = {"$ref": "#/components/schemas/Error"}
 _REFUSALS = {
-    "400": "not of the protocol, no picture, no payload of this codec and these weights",
-    "401": "neither certificate nor token",
-    "403": "of a role that may not, or sent by a page of another site",
+    "400": "malformed request, unreadable picture, or payload of another codec or other weights",
+    "401": "no certificate and no token",
+    "403": "the certificate's role is not allowed, or a page of another site sent the request",
     "408": "the body came too slowly",
     "413": "the body is too long",
     "415": "the body has a content coding, such as gzip",
-    "429": "the queue is full: again after Retry-After seconds",
-    "502": "the cloud is another, or cannot be trusted",
+    "429": "the queue is full: retry after Retry-After seconds",
+    "502": "the cloud has other weights, or is not trusted",
     "503": "the cloud cannot be reached",
     "504": "the deadline passed",
 }
@@ -176,7 +180,7 @@ def _responses(text: str, schema: Document) -> Document:
 
 
 def _ok(schema: Document) -> Document:
-    return {"200": _response("so it is", schema)}
+    return {"200": _response("OK", schema)}
 
 
 def _response(text: str, schema: Document) -> Document:

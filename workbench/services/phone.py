@@ -122,7 +122,10 @@ async def _page_json(service: PagedService, request: Request) -> Response:
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether `asked` requests the cloud's view of so many pictures. Raises ProtocolError."""
+    """Return whether the value `asked` of X-Show requests the cloud's view.
+
+    Raises ProtocolError for another value than `cloud`, and for too many pictures.
+    """
     if asked is None:
         return False
     if asked != "cloud":

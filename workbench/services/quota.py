@@ -77,7 +77,6 @@ class ConnectionQuota:
         self._forget_unproven(connection)
 
     def remove(self, connection: CountedConnection) -> None:
-        """Remove a closed connection."""
         if self._opened.pop(connection, None) is None:
             return
         self._reserved.pop(connection, None)

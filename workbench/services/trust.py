@@ -56,7 +56,7 @@ log = logging.getLogger("workbench.services")
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection: the role in its certificate (None: it showed none), and its name.
+    """The other end of a connection: its name, and the role in its certificate (None: it showed none).
 
     `shown` is the public key that this end has shown (empty: no TLS), in the form of `attest.key_of`.
     """

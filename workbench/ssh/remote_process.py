@@ -2,7 +2,7 @@
 
 ::
 
-    run, stream    exec sh -c LEASE: first the input, then an open stdin. The end of stdin ends the lease, and so the command
+    run, stream    exec sh -c LEASE: first the input, then an open standard input, whose end ends the command
     put, get       the command itself. The end of its standard input is the end of the file
 
 OpenSSH does not signal a command whose channel was closed, so a silent command would run for ever. But its standard input ends

@@ -118,7 +118,10 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the first missing block by the remote host's report on the part. None if the part belongs to another file."""
+        """Return the number of the first missing block, by the host's report `state` on the part.
+
+        None if the part is of another file.
+        """
         blocks, digest, size = state.split()
         if int(size) > self.size:
             return None

@@ -59,7 +59,7 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
     shutil.copyfile(stored(folder, asked["wheel"]), wheel)
     made = {"python": str(home / "env" / "bin" / "python"), "path": ""}
     if uv := uv_path():
-        _told([uv, "venv", "--quiet", "--python", asked["least"], str(home / "env")])
+        _run_step([uv, "venv", "--quiet", "--python", asked["least"], str(home / "env")])
         install = [uv, "pip", "install", "--quiet", "--python", made["python"], *asked["pip"]]
     else:
         least = tuple(map(int, asked["least"].split(".")))
@@ -68,15 +68,15 @@ def _installed(home: Path, folder: Path, asked: dict[str, Any]) -> dict[str, str
             raise AgentError(
                 f"no Python of {asked['least']} or newer, and no uv, is here: install one, or name one by python = "
             )
-        _told([base, "-m", "venv", str(home / "env")])
+        _run_step([base, "-m", "venv", str(home / "env")])
         install = [made["python"], "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *asked["pip"]]
     install.append("--no-deps")
     for part, sha in asked["locks"].items():
         if part != "cuda" or _needs_cuda(made):
-            say(told=f"installing the packages of {part}.txt")
-            _told([*install, *LOCKED, "-r", str(stored(folder, sha))])
-    say(told=f"installing {wheel.name}")
-    _told([*install, str(wheel)])
+            say(report=f"installing the packages of {part}.txt")
+            _run_step([*install, *LOCKED, "-r", str(stored(folder, sha))])
+    say(report=f"installing {wheel.name}")
+    _run_step([*install, str(wheel)])
     _checked(made, "import workbench")
     return made
 
@@ -98,7 +98,7 @@ def _version(python: str) -> tuple[int, ...]:
     return version if version < (3, 13) else (0,)
 
 
-def _told(command: Sequence[str]) -> None:
+def _run_step(command: Sequence[str]) -> None:
     """Run an installation step. Raises AgentError with its last line if it fails."""
     try:
         ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")

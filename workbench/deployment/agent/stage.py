@@ -34,7 +34,7 @@ def start(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
         if _runs(home):
             if _state(home).get("spec") == digest:
                 return _ported(home)
-            say(told="stopping what ran with other settings")
+            say(report="stopping what ran with other settings")
             _end(home, DRAIN_S)
         _fill(home, folder, asked["files"], asked["texts"])
         port_file = home / "port"

@@ -23,13 +23,13 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the command that installs the shim of a container on a cluster: a value of its chart, or the chart."""
+    """Return the Helm command for a missing shim: enable it in the installed chart, or install the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Return findings on the values of Kata's chart: whether the shim is enabled, and its guests pull their images."""
+    """Return findings on the values of Kata's chart: whether the shim is enabled, and whether its guests pull their images."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:

@@ -62,7 +62,6 @@ def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFact
 
 
 def cluster_findings(machine: str, container: Container, facts: ClusterFacts, create_namespace: bool) -> list[Finding]:
-    """Return findings on a container's cluster."""
     if not facts.answers and not all("orbidden" in error for error in facts.errors.values()):
         error = next(iter(facts.errors.values()), "kubectl answers nothing")
         text = error.removeprefix(f"kubectl on {machine}: ")

@@ -106,7 +106,7 @@ class Containers:
         if gone:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
-    def wait(self, timeout: float = 600.0, told: Callable[[str], None] = lambda _: None) -> None:
+    def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
         """Return once all replicas serve.
 
         Raises RemoteError, with the reason, if they fail or need more than `timeout` seconds.
@@ -125,12 +125,12 @@ class Containers:
                 f" ({state.trouble})" if state.trouble else ""
             )
             if line != said:
-                told(said := line)
+                report(said := line)
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RemoteError(f"{self._name} does not serve after {timeout:g} s: {self._why(state)}")
             if self._rolled_out(min(POD_POLL_S, left)):
-                told(f"{self.container.name}: all replicas serve")
+                report(f"{self.container.name}: all replicas serve")
                 return
 
     def status(self) -> PodState:
@@ -258,7 +258,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        """Whether the container can have a Secret. For any other container, the right to read Secrets is not needed."""
+        """Whether a Secret belongs to the container's objects. If not, kubectl needs no right to read Secrets."""
         return self.container.runtime == "development"
 
     @property

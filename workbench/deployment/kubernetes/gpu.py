@@ -22,16 +22,13 @@ class CloudContainer(Container):
 
     @property
     def role(self) -> str:
-        """The service that runs in the container."""
         return "cloud"
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The addresses that the pod may reach in addition to its key broker."""
         return self.egress
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The command that runs in the container. The policy allows no other."""
         secrets = ("--attestation-agent", AGENT, "--secrets", self.resource)
         return (PROGRAM, "serve", "cloud", "--listen", f"0.0.0.0:{self.port}", "--certs", CERTS, *secrets, *self.options)

@@ -51,7 +51,8 @@ class Pod:
 class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
-    `final`: it will not pass. `ended`: an edge ran and may have logged the reason. `previous`: another one has replaced it.
+    `final`: it will not pass. `ended`: the edge's process ended, and its log may have the reason. `previous`: that process was
+    restarted.
     """
 
     reason: str
@@ -112,10 +113,10 @@ def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Tro
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
-    told = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
+    reported = {pod.name: newest[pod.name] for pod in pods if pod.name in newest and not pod.started}
     return [
         Trouble(event["reason"], _advised(event.get("message", ""), _advice(event)), name)
-        for name, event in told.items()
+        for name, event in reported.items()
         if event.get("reason") in EVENTS
     ]
 

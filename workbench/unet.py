@@ -1,0 +1,95 @@
+"""The five-level U-Net of the paper. Module names and shapes are those of the public baseline, so that its checkpoints load."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["DoubleConv", "UNet"]
+
+
+class DoubleConv(nn.Module):
+    """(3x3 convolution -> batch norm -> LeakyReLU 0.2) twice."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for channels in (c_in, c_out):
+            layers += [nn.Conv2d(channels, c_out, 3, padding=1), nn.BatchNorm2d(c_out), nn.LeakyReLU(0.2, inplace=True)]
+        self.f = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H x W."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class Down(nn.Module):
+    """2x2 max-pool -> DoubleConv."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.f = nn.Sequential(nn.MaxPool2d(2), DoubleConv(c_in, c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H/2 x W/2."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class Up(nn.Module):
+    """2x2 transposed convolution of stride 2 -> concatenation behind the skip -> DoubleConv."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.upsample = nn.ConvTranspose2d(c_in, c_in // 2, 2, stride=2)
+        self.conv = DoubleConv(c_in, c_out)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """C_in x H x W and the skip C_in/2 x 2H x 2W -> C_out x 2H x 2W."""
+        return self.conv(torch.cat([skip, self.upsample(x)], dim=1))  # type: ignore[no-any-return]
+
+
+class OutConv(nn.Module):
+    """1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.f = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """C_in x H x W -> C_out x H x W."""
+        return self.f(x)  # type: ignore[no-any-return]
+
+
+class UNet(nn.Module):
+    """The paper's five-level U-Net without its final addition: from normalised images to the additive perturbation.
+
+    ::
+
+        inc -------------------------------- skip ---------------------------> u4 -> outc
+          `-> d1 --------------------------- skip --------------------> u3 ---^
+                `-> d2 --------------------- skip -------------> u2 ---^
+                      `-> d3 --------------- skip ------> u1 ---^
+                            `-> d4 ----------------------^
+    """
+
+    def __init__(self, width: int = 32) -> None:
+        super().__init__()
+        w = width
+        self.inc = DoubleConv(3, w)
+        self.d1, self.d2, self.d3, self.d4 = Down(w, 2 * w), Down(2 * w, 4 * w), Down(4 * w, 8 * w), Down(8 * w, 16 * w)
+        self.u1, self.u2, self.u3, self.u4 = Up(16 * w, 8 * w), Up(8 * w, 4 * w), Up(4 * w, 2 * w), Up(2 * w, w)
+        self.outc = OutConv(w, 3)
+
+    def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Return the features of the five levels: w x H x W down to 16 w x H/16 x W/16."""
+        x1 = self.inc(x)
+        x2 = self.d1(x1)
+        x3 = self.d2(x2)
+        x4 = self.d3(x3)
+        return x1, x2, x3, x4, self.d4(x4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
+        x1, x2, x3, x4, x5 = self.contract(x)
+        y = self.u1(x5, x4)
+        return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]
