@@ -22,6 +22,7 @@ import traceback
 from typing import Any, ClassVar
 
 import ipywidgets as widgets
+import traitlets
 
 from ..errors import RunError
 from . import markup
@@ -38,6 +39,15 @@ STYLE = """<style>
 .pmc2-train .widget-hprogress { width: min(340px, 100%); height: 20px }
 .pmc2-train .progress-bar { background: #0072B2 }
 </style>"""
+
+
+class NamedImage(widgets.Image):  # type: ignore[misc]
+    """An image with a name for screen readers: its `tooltip`.
+
+    ipywidgets' page reads the length of `description` before it sets a tooltip, and an `Image` has none: its view fails.
+    """
+
+    description = traitlets.Unicode("").tag(sync=True)
 
 
 class Trainer:
@@ -181,7 +191,7 @@ class Trainer:
         self.stop_button.on_click(lambda _: self.interrupt())
         self.message, self.progress_text = widgets.HTML(), widgets.HTML()
         self.progress = widgets.IntProgress(0, 0, 1)
-        self.curves = widgets.Image(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
+        self.curves = NamedImage(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
         for each, kind in ((self.message, "pmc2-message"), (self.curves, "pmc2-figure")):
             each.add_class(kind)
         row = widgets.HBox([self.start_button, self.stop_button, self.progress, self.progress_text])
