@@ -19,13 +19,14 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, ClassVar
+from typing import Any
 
 import ipywidgets as widgets
 import traitlets
 
 from ..errors import RunError
 from . import markup
+from .open_views import replace_view
 
 __all__ = ["Trainer"]
 
@@ -58,8 +59,6 @@ class Trainer:
     checkpoint and ends with the same weights. Another trainer of the same `name` replaces this one, and interrupts it.
     """
 
-    _open: ClassVar[dict[str, Trainer]] = {}
-
     def __init__(
         self,
         dataset: str = "digits",
@@ -74,9 +73,7 @@ class Trainer:
         begin: bool = True,
         name: str = "train",
     ) -> None:
-        if (before := self._open.get(name)) is not None:
-            before.close()
-        self._open[name] = self
+        replace_view("train", name, self)
         self._asked = {
             **{"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary},
             **{"preset": preset, "seed": seed, "compressor": compressor, "device": device},

@@ -53,6 +53,9 @@ class ViewProtocol(Protocol):
     def programmatic_update(self) -> AbstractContextManager[None]:
         """Set controls without requests."""
 
+    def save(self, path: str | Path) -> Path:
+        """Write the view as one HTML file."""
+
     def settings(self) -> Settings:
         """Return the present settings."""
 
@@ -65,7 +68,7 @@ class ViewProtocol(Protocol):
     def offer(self, **choices: Any) -> None:
         """Send the available choices to the page."""
 
-    def guard(self, action: Callable[[], None]) -> None:
+    def guard(self, action: Callable[[], object]) -> None:
         """Run an action, and report its errors."""
 
     def renew(self) -> None:
@@ -89,5 +92,5 @@ class ViewProtocol(Protocol):
     def capture(self, method: Method, settings: Settings) -> Captured:
         """Return the pictures as received by the edge."""
 
-    def send_seen(self, number: int, settings: Settings, seen: Seen, ahead: bool = False) -> None:
-        """Send the cloud's view."""
+    def pack(self, number: int, settings: Settings, seen: Seen) -> dict[str, Any]:
+        """Return the cloud's view in the page's form."""
