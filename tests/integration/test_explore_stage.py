@@ -11,7 +11,7 @@ import torch
 from tests.support.browsers import accessible, screenshot
 from tests.support.stage_page import open_stage
 from workbench.panels.explore_stage import Stage, pack_frames, pack_seen
-from workbench.panels.pipeline import Captured, Seen
+from workbench.panels.methods import Captured, Seen
 from workbench.panels.saved_page import encoded, state_of, write
 from workbench.panels.settings import Settings
 from workbench.pictures import residual, to_uint8

@@ -10,6 +10,7 @@ from ..errors import UsageError
 from . import exports
 from .callables import as_methods, as_source
 from .live_view import LiveView
+from .methods import Method
 from .settings import Settings
 
 __all__ = ["Comparison"]
@@ -54,7 +55,7 @@ class Comparison(LiveView):
         self.offer(pairs=list(self._methods), classes=named, kinds=kinds, comparison=True, ready=True)
         self.request()
 
-    def method_of(self, settings: Settings) -> Any:
+    def method_of(self, settings: Settings) -> Method:
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:

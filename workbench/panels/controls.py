@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from .background_tasks import BackgroundTasks
     from .explore_stage import Stage
     from .latest_wins import LatestWinsWorker
+    from .methods import View
     from .picture_source import PictureSource
-    from .pipeline import View
 
 __all__ = ["Controls"]
 

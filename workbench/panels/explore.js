@@ -133,7 +133,6 @@ class View {
     this.version = 0; // of the table
     this.past = [];
     this.future = [];
-    this.drawn = 0; // frames of the stage, for tests
     this.views = 0;
     this.off = [];
     this.build(el);
@@ -645,7 +644,6 @@ class View {
   draw() {
     if (!this.frames) return;
     const entry = this.present_();
-    this.drawn++;
     if (this.sheetOn) return this.drawSheet(entry);
     for (const [layer, {over, under}] of Object.entries(this.cards)) {
       const there = this.paint(over, layer, entry);

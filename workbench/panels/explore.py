@@ -19,7 +19,8 @@ from .settings import Settings, check
 
 if TYPE_CHECKING:
     from ..data import Dataset
-    from .pipeline import Method, Pipeline
+    from .methods import Method
+    from .pipeline import Pipeline
 
 __all__ = ["Explorer"]
 

@@ -26,7 +26,7 @@ from .settings import Settings, check
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .pipeline import Captured, Seen
+    from .methods import Captured, Seen
 
 __all__ = ["HERE", "LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen", "projections", "require_projection"]
 

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..data import Dataset
-    from .pipeline import Captured, Method, Pipeline, Seen, View
+    from .methods import Captured, Method, Seen, View
+    from .pipeline import Pipeline
 
 __all__ = ["LiveView"]
 
@@ -93,7 +94,7 @@ class LiveView(Controls):
     # --- of each kind of view ------------------------------------------------------------------------------------------------
 
     def _glance(self) -> None:
-        """Show what is there at once, together with the controls."""
+        """Show pictures together with the controls, if some can be read at once."""
 
     def _begin(self) -> None:
         """Read the pictures, load the method, and show the first view. Runs in the worker's thread."""
@@ -122,11 +123,14 @@ class LiveView(Controls):
 
     def load(self) -> Dataset:
         """Return the data set. Raises RunError if there is none."""
-        raise RunError(f"{self.title!r} is no data set of the workbench: this needs its training images")
+        raise self._not_a_pair()
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
         """Return the networks for the settings. Raises RunError if there are none."""
-        raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")
+        raise self._not_a_pair()
+
+    def _not_a_pair(self) -> RunError:
+        return RunError(f"{self.stage.pair!r} is not a pair of the workbench: this needs its networks and data set")
 
     def note_of(self, settings: Settings) -> str:
         """Return the training conditions of the attacker whose guess is shown."""
@@ -268,7 +272,7 @@ class LiveView(Controls):
 
     def show(self, settings: Settings, captured: Captured, seen: Seen) -> None:
         """Display a view on the page."""
-        from .pipeline import View
+        from .methods import View
 
         fresh = self._last
         for made in (each for each in (captured, seen) if each not in fresh):

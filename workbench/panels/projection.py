@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .explore_stage import pixels
-from .pipeline import Captured, Seen
+from .methods import Captured, Seen
 
 __all__ = ["as_points", "project"]
 
@@ -35,14 +35,14 @@ def _umap(features: Tensor) -> Tensor:
     """Return UMAP's points (McInnes, Healy and Melville, 2018) of the distinct features, from a fixed seed."""
     from umap import UMAP
 
-    distinct, which = features.unique(dim=0, return_inverse=True)
+    distinct, which = torch.unique(features, dim=0, return_inverse=True)
     return torch.from_numpy(UMAP(random_state=0, n_jobs=1).fit_transform(distinct.numpy()))[which]
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
     """Return the value of the stage's `points`: positions, labels, answers and pictures, in the page's form."""
     assert seen.target is not None
-    by = by if len(features.unique(dim=0)) >= FEWEST else "PCA"
+    by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {
         "points": [[round(x, 4), round(y, 4)] for x, y in project(features, by).tolist()],
         "by": by,

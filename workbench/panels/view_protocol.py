@@ -13,7 +13,8 @@ from .settings import Settings
 
 if TYPE_CHECKING:
     from ..data import Dataset
-    from .pipeline import Captured, Method, Pipeline, Seen, View
+    from .methods import Captured, Method, Seen, View
+    from .pipeline import Pipeline
 
 __all__ = ["ViewProtocol"]
 
