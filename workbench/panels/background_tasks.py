@@ -17,7 +17,7 @@ from .settings import SHEETS, Settings
 
 if TYPE_CHECKING:
     from .pipeline import Scan
-    from .view_protocol import ViewProtocol
+    from .view_base import ViewBase
 
 __all__ = ["BackgroundTasks"]
 
@@ -35,7 +35,7 @@ class BackgroundTasks:
     `curves` and `scans` are cached after they are measured.
     """
 
-    def __init__(self, explorer: ViewProtocol) -> None:
+    def __init__(self, explorer: ViewBase) -> None:
         self.explorer = explorer
         self.curves: dict[Key, list[dict[str, Any]]] = {}
         self.surfaces: dict[Key, list[dict[str, Any]]] = {}

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError, unknown
 from ..storage import expand_user
 from . import exports
 from .explore_stage import SETTINGS
 from .settings import SHEETS, Settings, check, parse
-
-if TYPE_CHECKING:
-    from .background_tasks import BackgroundTasks
-    from .explore_stage import Stage
-    from .latest_wins import LatestWinsWorker
-    from .methods import View
-    from .picture_source import PictureSource
+from .view_base import ViewBase
 
 __all__ = ["Controls"]
 
@@ -26,26 +20,8 @@ SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also c
 MOST_PINS = 12
 
 
-class Controls:
+class Controls(ViewBase):
     """Attributes that read and set the stage. An invalid value raises UsageError."""
-
-    stage: Stage
-    tasks: BackgroundTasks
-    picture_source: PictureSource
-    worker: LatestWinsWorker[Settings]
-    pinned: list[View]
-    dataset: str
-    output: Path | None
-
-    if TYPE_CHECKING:
-        view: Any
-        by_program: Any
-        programmatic_update: Any
-        request: Any
-        report: Any
-        settings: Callable[[], Settings]
-        fill_variants: Any
-        guard: Any
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
