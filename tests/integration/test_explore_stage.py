@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -384,7 +385,7 @@ def test_a_saved_sheet_is_drawn_and_text_of_it_is_no_markup(empty: Page, tmp_pat
     assert (state(empty, "sheet"), empty.title()) == (16, "sheet")
 
 
-def test_without_an_answer_the_page_names_the_settings_of_its_view(empty: Page) -> None:
+def test_without_an_answer_the_page_names_its_views_settings(empty: Page) -> None:
     given, _ = made(1)
     empty.clock.install()
     open_stage(empty, given)
@@ -398,6 +399,17 @@ def test_without_an_answer_the_page_names_the_settings_of_its_view(empty: Page) 
     empty.evaluate("(seen) => model.arrive('seen', seen)", packed)
     empty.clock.fast_forward(100)
     assert empty.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
+
+
+@pytest.mark.parametrize(("age", "moved"), [(0, True), (3600, False)])
+def test_only_a_new_view_is_kept_in_sight(empty: Page, age: int, moved: bool) -> None:
+    given, _ = made(1)
+    given["options"]["began"] = time.time() - age
+    empty.clock.install()
+    open_stage(empty, given)
+    empty.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
+    empty.clock.fast_forward(1000)
+    assert empty.evaluate("scrollY > 1000") is moved, "a reopened notebook stays as it is"
 
 
 def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> None:

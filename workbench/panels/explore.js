@@ -1108,7 +1108,6 @@ class View {
     }});
     const details = h("details", {className: "pmc2-settings", ontoggle: () => details.open && this.send({do: "link"})}, h("summary", {}, "Settings as a line: copy and paste"),
       line("python", "Python"), line("command", "command"), h("div", {className: "pmc2-row"}, labelled("paste", "paste", this.pasted)));
-    this.linkDetails = details;
     return details;
   }
 }
