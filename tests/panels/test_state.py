@@ -35,18 +35,16 @@ from workbench.panels.settings import parse
         ("pictures", [], "a view shows 1 to 256 pictures, got 0 numbers"),
     ],
 )
-def test_a_value_that_cannot_be_set_is_named_and_changes_nothing(
-    explorer: Explorer, name: str, value: Any, message: str
-) -> None:
-    before = explorer.settings()
+def test_a_value_that_cannot_be_set_is_named_and_changes_nothing(steady: Explorer, name: str, value: Any, message: str) -> None:
+    before = steady.settings()
     with pytest.raises(UsageError, match=re_escape(message)):
-        setattr(explorer, name, value)
+        setattr(steady, name, value)
     if name in ("strength", "quality"):
         with pytest.raises((UsageError, traitlets.TraitError), match=str(value)):
-            setattr(explorer.stage, name, value)  # as from a page
+            setattr(steady.stage, name, value)  # as from a page
     with pytest.raises(UsageError, match="unknown setting 'strenght': did you mean 'strength'"):
-        explorer.apply(strenght=1)
-    assert explorer.settings() == before
+        steady.apply(strenght=1)
+    assert steady.settings() == before
 
 
 def re_escape(text: str) -> str:
@@ -109,12 +107,12 @@ def test_settings_are_set_at_once_and_a_link_sets_them_again(explorer: Explorer,
         ("explorer.apply(strong=1)", "unknown setting 'strong'"),
     ],
 )
-def test_a_pasted_text_that_is_no_link_is_named(explorer: Explorer, text: str, message: str) -> None:
+def test_a_pasted_text_that_is_no_link_is_named(steady: Explorer, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(text, "digits")
-    press(explorer, "paste", text=text)
-    assert message in said(explorer)
-    assert explorer.strength == 1.0
+    press(steady, "paste", text=text)
+    assert message in said(steady)
+    assert steady.strength == 1.0
 
 
 @pytest.mark.parametrize("way", ["code", "page"])

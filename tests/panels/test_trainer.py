@@ -222,6 +222,7 @@ def test_a_killed_process_is_reported_and_resumed(folder: Path, own: Path, train
     assert not trainer.start_button.disabled
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(tmp_path / "nowhere", name="wrong")

@@ -41,6 +41,16 @@ def test_a_compressor_for_one_rate_sees_its_stop_alone() -> None:
         assert objective.train(mode)._draw(50, torch.device("cpu"))[1].unique().tolist() == [2]
 
 
+def test_errors_leave_out_the_generators_noise(few: Dataset) -> None:
+    objective = variable_objective()
+    objective.generator.noise = 0.1
+    images, strengths = to_float(few.train.images), torch.full((len(few.train), 1, 1, 1), 0.5)
+    with torch.no_grad():
+        seen, wanted = objective._seen(images, strengths)
+        torch.testing.assert_close(wanted, torch.lerp(images, objective.generator.noiseless(images), 0.5))
+    assert 0.03 < float((seen - wanted).std()) < 0.06  # half of the noise, a part of it clamped
+
+
 def test_the_loss_is_its_formula(few: Dataset) -> None:
     objective = variable_objective().eval()
     images, labels = to_float(few.train.images), few.train.labels
@@ -67,7 +77,8 @@ def test_the_loss_is_its_formula(few: Dataset) -> None:
         picture = objective.picture_weights[stops] * 255**2 * (x_hat - shown).square().mean((1, 2, 3))
         read = F.cross_entropy(objective.labelled.read(compressor.latents(shown)), labels)
     torch.testing.assert_close(figures["bits"], bits.mean(), rtol=1e-3, atol=1e-2)
-    torch.testing.assert_close(loss, (bits / 1024 + 0.4 * entropy + picture).mean() + 0.5 * read, rtol=1e-3, atol=1e-3)
+    recognised = 0.4 * torch.where(stops > 0, 4.0, 1.0) * entropy
+    torch.testing.assert_close(loss, (bits / 1024 + recognised + picture).mean() + 0.5 * read, rtol=1e-3, atol=1e-3)
     weights = objective.picture_weights
     assert weights[0] == 0
     torch.testing.assert_close(weights[2:] / weights[1], (gain[2:] / gain[1]).square())

@@ -30,9 +30,9 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """Runs tasks in the order of their requests. Between them it measures the curves, then fills the table of views in advance.
+    """Runs tasks in the order of their requests. Between them it measures the curves, then the surface, then views in advance.
 
-    `curves` and `scans` are cached after they are measured.
+    `curves`, `surfaces` and `scans` are cached after they are measured.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -42,14 +42,14 @@ class BackgroundTasks:
         self.scans: dict[tuple[str, float, Key], Scan] = {}
         self.mapping = False  # whether the page shows the map
         self._queue: deque[Callable[[], None]] = deque()
-        self._stale, self._ahead, self._busy = False, False, False
+        self._stale, self._surface, self._ahead, self._busy = False, False, False, False
         self._around: tuple[Any, ...] | None = None  # the frames and settings of the table
         self._mapped: tuple[Any, ...] | None = None
         explorer.worker.run_along(self._run, "explorer-tasks")
 
     @property
     def idle(self) -> bool:
-        """Whether all requested tasks are done. Views in advance do not count."""
+        """Whether all requested tasks are done. The surface and views in advance do not count."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class BackgroundTasks:
             with worker.changed:
                 self._busy = False
                 worker.changed.notify_all()
-                worker.changed.wait_for(lambda: worker.closed or self._queue or self._stale or self._ahead)
+                worker.changed.wait_for(lambda: worker.closed or self._queue or self._stale or self._surface or self._ahead)
                 if worker.closed:
                     return
                 self._busy = not self.idle
@@ -84,6 +84,8 @@ class BackgroundTasks:
                     task = self._queue.popleft()
                 elif self._stale:
                     task, self._stale = self._measure, False
+                elif self._surface:
+                    task, self._surface = self._measure_surface, False
                 else:
                     task, self._ahead = self._fill, False
             self.explorer.guard(task)
@@ -148,11 +150,20 @@ class BackgroundTasks:
         try:
             if key not in self.curves:
                 self.curves[key] = self._evaluate(key, settings)
-            self.show_curves(settings)
-            rates = explorer.method_of(settings).rates(settings.codec)
+            self.show_curves(explorer.settings())
+            self._surface = bool(explorer.method_of(settings).rates(settings.codec))
+        except Superseded:
+            self.refresh()
+
+    def _measure_surface(self) -> None:
+        """Measure the surface at the present settings, and show it. Only the page needs it, so nobody waits for it."""
+        self._pace()
+        settings = self.explorer.settings()
+        key, rates = self.key(settings), self.explorer.method_of(settings).rates(settings.codec)
+        try:
             if rates and (whole := (*key[:4], 0.0)) not in self.surfaces:
                 self.surfaces[whole] = self._evaluate_surface(key, settings, rates)
-            self.show_curves(explorer.settings())
+            self.show_curves(self.explorer.settings())
         except Superseded:
             self.refresh()
 

@@ -45,7 +45,7 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
             warmup=0.15,
             head="linear",
             half=True,
-            erase=10,
+            erase=6,
             smoothing=0.1,
             sizes=GROWING,
         ),
@@ -58,7 +58,7 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
             warmup=0.15,
             half=True,
             captured=True,
-            erase=10,
+            erase=6,
             smoothing=0.1,
             sizes=GROWING,
         ),
@@ -84,7 +84,7 @@ ENCODER = "encoder"  # if a preset has this training, its generators start from 
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
-    "hours": (HIDDEN, CompressorLoss("rate-accuracy", 0.02)),
+    "hours": (HIDDEN, CompressorLoss("rate-accuracy")),
     "paper": (GeneratorLoss(), CompressorLoss()),
 }
 

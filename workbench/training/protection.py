@@ -24,7 +24,7 @@ SSIM_TERMS = ("signed", "absolute")
 CAP = 2.5  # limit of a bounded auxiliary term; a uniform guess over ten classes has 2.30
 # Below these values the terms that hide a picture are zero: they only measure noise there, and cost the target's accuracy.
 VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
-WHOLE = 1 / 3  # share of images that the target sees at strength 1, if it learns every strength
+WHOLE = 1 / 2  # share of images that the target sees at strength 1, if it learns every strength
 FIRST = 0.1  # share of the leakage term's weight at the first step: it grows to the whole while the classes' patterns form
 
 
@@ -41,7 +41,7 @@ class GeneratorLoss:
     colour mix beyond 0.08 (see `legibility`). L is a bound on any attacker's information beyond the class, in nats beyond 2
     (see `leakage`). A generator that minimises it draws a pattern for each class. The papers have neither term.
 
-    With `every_strength` the target sees x + a (x' - x), with a = 1 for a third of the images and uniform in [0, 1] for the
+    With `every_strength` the target sees x + a (x' - x), with a = 1 for half of the images and uniform in [0, 1] for the
     others, drawn at each step. The other terms use a = 1.
     """
 

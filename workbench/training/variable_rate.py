@@ -22,6 +22,7 @@ READ, SMOOTHING = 0.5, 0.1
 LABELS = 0.35  # share of images at stop 0
 ENDS = 1.5  # strengths are drawn from an interval this much longer than [0, 1] and clamped, so both ends are frequent
 PICTURE_WEIGHT = 0.02  # of the squared error (on the scale of 255) at the last stop, in bits a pixel
+RECOGNISED = 4.0  # the cross-entropy counts this much more above stop 0, where the squared error would outweigh it
 SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the initial latents: the label's in steps of stop 0, the picture's
 MARGIN = 1.5  # reach of the tables, as a multiple of the observed latents
 
@@ -43,7 +44,8 @@ class VariableRateObjective(CompressorObjective):
                                         `-> bits                   `-> target, auxiliary, squared error
 
     The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, because the error of finer
-    steps falls (Kamisli et al. 2024). The auxiliary's failure is weighted by the strength. `only` is a stop for all images: the
+    steps falls (Kamisli et al. 2024). The error is that to the image without the generator's random component, which would
+    cost bits and help nobody. The auxiliary's failure is weighted by the strength. `only` is a stop for all images: the
     network with which that of all stops is compared.
     """
 
@@ -104,11 +106,11 @@ class VariableRateObjective(CompressorObjective):
         """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
-            images = torch.lerp(images, self._protect(images), strengths[:, None, None, None])
+            images, wanted = self._seen(images, strengths[:, None, None, None])
         with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
             x_hat, bits, y = self._code_at(images.float(), stops)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
-        errors = (x_hat - images).square().mean((1, 2, 3))
+        errors = (x_hat - wanted).square().mean((1, 2, 3))
         decoded = clamp_inwards(x_hat)
         logits = self.target(decoded)
         figures = {"bits": bits.mean(), "mse": errors.mean(), "accuracy": share(logits, labels)}
@@ -118,9 +120,15 @@ class VariableRateObjective(CompressorObjective):
             entropy = entropy - strengths * F.cross_entropy(other, labels, reduction="none").clamp(max=CAP)
             figures["auxiliary"] = share(other, labels)
         assert self.loss.weight is not None
-        weight = self.loss.weight * (self.ease if self.training else 1.0)
+        weight = self.loss.weight * (self.ease if self.training else 1.0) * torch.where(stops > 0, RECOGNISED, 1.0)
         picture = self.picture_weights[stops] * 255**2 * errors
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
+
+    def _seen(self, images: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images protected at `strengths`, and the same without the generator's random component, which costs bits."""
+        noiseless = self.generator.noiseless(images)
+        protected = self.generator.add_noise(noiseless, unforeseeable=False)
+        return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths).float()
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_hat, the bits of each image (N) and the latents, for a stop of each image (N).
