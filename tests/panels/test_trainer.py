@@ -75,6 +75,16 @@ def words(trainer: Trainer) -> str:
     return re.sub("<[^>]*>", "", trainer.message.value)
 
 
+def test_each_widget_with_a_tooltip_has_a_description() -> None:
+    trainer = Trainer("folder", TARGET, begin=False)
+    shown = list(trainer.widget.children)
+    for box in shown:
+        shown += getattr(box, "children", ())
+    named = [each for each in shown if each.tooltip]
+    assert trainer.curves in named
+    assert all(each.has_trait("description") for each in named), "the page fails to make any other view"
+
+
 # --- trained, live ---------------------------------------------------------------------------------------------------------
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tests.support.explorers import DIGITS, PAIR, everything, meta, pixels
 from workbench.codecs import Neural
 from workbench.data import Dataset, load
-from workbench.panels import Explorer, pipeline
+from workbench.panels import Explorer, methods
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
@@ -132,8 +132,8 @@ def test_compute_depends_on_its_settings_alone_and_is_cached(explorer: Explorer)
 
 
 def test_the_cache_drops_the_oldest_by_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "CACHED_PIXELS", 100)
-    cache, computed = pipeline.Cache(), list[int]()
+    monkeypatch.setattr(methods, "CACHED_PIXELS", 100)
+    cache, computed = methods.Cache(), list[int]()
 
     def get(key: int) -> int:
         return cache.get(key, lambda: computed.append(key) or key, lambda _: 40)  # type: ignore[func-returns-value]

@@ -17,7 +17,7 @@ from .settings import SHEETS, Settings
 
 if TYPE_CHECKING:
     from .pipeline import Scan
-    from .view_protocol import ViewProtocol
+    from .view_base import ViewBase
 
 __all__ = ["BackgroundTasks"]
 
@@ -35,7 +35,7 @@ class BackgroundTasks:
     `curves`, `surfaces` and `scans` are cached after they are measured.
     """
 
-    def __init__(self, explorer: ViewProtocol) -> None:
+    def __init__(self, explorer: ViewBase) -> None:
         self.explorer = explorer
         self.curves: dict[Key, list[dict[str, Any]]] = {}
         self.surfaces: dict[Key, list[dict[str, Any]]] = {}
@@ -112,9 +112,17 @@ class BackgroundTasks:
                 self._ahead = True
             if self._ahead or explorer.shown != number or explorer.stage.number < 0:
                 return
-            key = explorer.key(settings)
-            explorer.send_seen(number, other, method.see(other, key, captured, self._pace), ahead=True)
+            packed = explorer.pack(number, other, method.see(other, explorer.key(settings), captured, self._pace))
+            explorer.stage.send({"kind": "ahead", "meta": packed["meta"]}, [packed["blob"]])
         self._around = around
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the views at other strengths and rates in the page's form. Missing ones are computed."""
+        explorer, settings = self.explorer, self.explorer.settings()
+        number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
+        captured = explorer.capture(method, settings)
+        others = self._others(settings, method.rates(settings.codec))
+        return [explorer.pack(number, other, method.see(other, key, captured, lambda: None)) for other in others]
 
     @staticmethod
     def _others(settings: Settings, rates: tuple[float, ...]) -> Iterator[Settings]:
@@ -249,7 +257,7 @@ class BackgroundTasks:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Show the first pictures of the collection as points: the target's features at the cloud, projected by PCA."""
+        """Show the first pictures of the collection as points: the target's features at the cloud, projected to a plane."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -257,12 +265,13 @@ class BackgroundTasks:
             return
         settings = explorer.settings()
         attack = explorer.pipeline_of(settings).attack_of(settings)
-        known = (settings.source, settings.strength, self.key(settings), attack)
+        by = explorer.stage.projection
+        known = (settings.source, settings.strength, self.key(settings), attack, by)
         if known == self._mapped:
             return
         split = explorer.picture_source.sources[settings.source].split.head(MAPPED)
         captured, seen, features = explorer.pipeline_of(settings).features(settings, split.images, self._pace)
-        explorer.stage.points = as_points(captured, seen, features, split.labels)
+        explorer.stage.points = as_points(captured, seen, features, split.labels, by)
         self._mapped = known
 
     # --- an attacker ---------------------------------------------------------------------------------------------------------
@@ -301,9 +310,18 @@ class BackgroundTasks:
         from ..notebook import default_output
 
         folder, gain = explorer.output or default_output(), explorer.stage.gain
+        if kind == exports.PAGE:
+            explorer.report("computing the views of the page…", busy=True)
+            self._offer([explorer.save(folder / "explore.html")])
+            return
         views = [each for each in explorer.pinned if each is not view] + [view]
         parameters = self.parameters(view, folder, gain) if "settings" in kind else {}
         paths = exports.export(kind, views, folder, parameters, explorer.origin(view.settings), gain)
+        self._offer(paths)
+
+    def _offer(self, paths: list[Path]) -> None:
+        """Report written files, and offer a single one to the browser."""
+        explorer = self.explorer
         where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
         explorer.report(f"written: {where}", kept=True)
         if len(paths) == 1:
