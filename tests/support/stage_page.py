@@ -100,8 +100,10 @@ def main() -> None:
     explorer.close()
     with browsers.launched(browsers.chromium_path()) as browser:
         for (name, theme), state in states.items():
+            state["seen"]["meta"]["spent"] = {}  # times depend on the machine: docs/results/speed.md has them
             page = browser.new_context(viewport={"width": 1180, "height": 800}).new_page()
             open_stage(page, state, theme)
+            page.add_style_tag(content=".pmc2-numbers { min-height: 0 }")
             page.wait_for_timeout(500)
             page.locator(".pmc2-explore").screenshot(path=folder / f"{name}.png")
 
