@@ -13,6 +13,7 @@ PYTEST = $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 LOCKS   := workbench/deployment/locks
 INSTALL := $(if $(UV),$(UV) pip install --quiet --python $(BIN)/python,$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile)
 LOCKED  := $(INSTALL) --no-deps --only-binary :all: --require-hashes
+COMPILE := $(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 
 .PHONY: help setup reproduce test test-all lab app check audit format lock clean
 
@@ -27,10 +28,12 @@ $(STAMP): pyproject.toml $(LOCKS)/base.txt $(LOCKS)/build.txt locks/extras.txt l
 	$(INSTALL) --constraint locks/versions.txt torch
 	$(LOCKED) -r $(LOCKS)/base.txt -r $(LOCKS)/build.txt -r locks/extras.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	$(COMPILE)
 	@touch $@
 
 $(TESTS): $(STAMP) locks/tests.txt
 	$(LOCKED) -r locks/tests.txt
+	$(COMPILE)
 	@touch $@
 
 reproduce: $(STAMP) ## train, run every notebook, write the report   [DATASET=digits|cifar10 DATA_DIR=...]

@@ -246,7 +246,7 @@ def interrupted(arguments: Sequence[str], data: Path, ready: Callable[[bytes], b
 @pytest.fixture
 def tiny_efforts(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in EFFORTS:
-        monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2))
+        monkeypatch.setitem(EFFORTS, name, Effort(pairs=40, passes=64, width=4, steps=2, reader=8))
 
 
 AUDIT = ("audit", *PAIR, "--limit", "6", "--seeds", "1", "--device", "cpu")
@@ -338,6 +338,7 @@ def test_a_wrong_call_of_audit_exits_with_two(arguments: tuple[str, ...], capsys
     assert "usage: workbench audit" in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_ctrl_c_while_auditing_keeps_the_old_file(tiny_data: Path, tmp_path: Path) -> None:
     (tmp_path / "audit.json").write_text("before")
     command = (*AUDIT, "--json", "--output", str(tmp_path / "audit.json"))
@@ -458,6 +459,7 @@ def test_train_pair_trains_nothing_that_is_there(tiny_data: Path, capsys: pytest
     assert sorted(path.name for path in tiny_data.rglob("*")) == before
 
 
+@pytest.mark.system
 def test_ctrl_c_while_training_keeps_the_best_and_says_so(empty_data: Path) -> None:
     command = ("train", "classifier", "--target", AUXILIARY, "--device", "cpu")
     status, out, text = interrupted(command, empty_data, lambda said: b"%|" in said and b" 0/" not in said[-120:])
@@ -516,6 +518,7 @@ def test_a_batch_that_is_none_is_one_line(batch: str, empty_data: Path, capsys: 
     assert fails_in_one_line(capsys, "reproduce", "--resume", "old")[1].startswith("workbench: no run to resume at")
 
 
+@pytest.mark.system
 def test_the_report_counts_the_images_that_there_are(
     tiny_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

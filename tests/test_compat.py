@@ -35,6 +35,7 @@ print("torch_geometric" in sys.modules, type(build("generator", width=2)).__name
 """
 
 
+@pytest.mark.system
 def test_the_networks_are_there_with_another_version() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", OTHER], capture_output=True, text=True, timeout=200, check=False

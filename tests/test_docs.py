@@ -30,7 +30,7 @@ PAGES += sorted((ROOT / "docs").rglob("*.md"))
 DOCS = [page for page in PAGES if page.is_relative_to(ROOT / "docs")]
 SHELLS = ("sh", "bash")
 ELSEWHERE = "other-machine"  # ```sh other-machine: these commands need a machine that the tests do not have
-EXTERNAL = ("cd", "conda", "curl", "git", "openssl", "pip", "pre-commit", "sudo", "ulimit")
+EXTERNAL = ("cd", "conda", "curl", "git", "jupyter", "openssl", "pip", "pre-commit", "sudo", "ulimit")
 OURS = ("make", "papermill", "python", "workbench", ".venv/bin/workbench")
 TEST_OPTIONS = ("-k", "--payloads", "--regenerate", "--cycles", "--mutations")
 

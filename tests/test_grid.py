@@ -102,6 +102,7 @@ def test_a_result_of_other_weights_or_images_is_repeated(own_data: Path, command
         assert [command[0] for command in commands] == ["evaluate"]
 
 
+@pytest.mark.system
 def test_a_job_that_fails_is_named_with_its_reason(own_data: Path, tmp_path: Path) -> None:
     data: Any = ("--dataset", "folder", "--data-dir", str(tmp_path / "nowhere"))
     with pytest.raises(RunError, match=rf"{NAME}: workbench evaluate ended with \d \(workbench: .*nowhere"):

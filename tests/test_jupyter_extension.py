@@ -45,7 +45,12 @@ asyncio.run(main())
 
 @pytest.mark.parametrize(
     ("more", "expected"),
-    [([], True), (["--ServerApp.jpserver_extensions={'workbench.panels.jupyter_extension': False}"], False)],
+    [
+        ([], True),
+        pytest.param(
+            ["--ServerApp.jpserver_extensions={'workbench.panels.jupyter_extension': False}"], False, marks=pytest.mark.system
+        ),
+    ],
 )
 def test_a_kernels_messages_go_out_at_once(more: list[str], expected: bool, tmp_path: Path) -> None:
     places = {f"JUPYTER_{name}_DIR": str(tmp_path / name.lower()) for name in ("CONFIG", "DATA", "RUNTIME")}
@@ -88,6 +93,7 @@ def test_the_page_without_code_says_at_once_what_a_kernel_says() -> None:
     assert connection.connect is not ZMQChannelsWebsocketConnection.connect
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("source", "expected"), [("from workbench.panels import Explorer", True), ("import workbench", False)])
 def test_a_kernel_preloads_what_its_notebooks_panel_needs(source: str, expected: bool, tmp_path: Path) -> None:
     notebook = tmp_path / "a.ipynb"
@@ -95,7 +101,7 @@ def test_a_kernel_preloads_what_its_notebooks_panel_needs(source: str, expected:
     assert computing({"JPY_SESSION_NAME": str(notebook)}) is expected
 
 
-@pytest.mark.parametrize("name", ["", "no such.ipynb", "."])
+@pytest.mark.parametrize("name", ["", *(pytest.param(name, marks=pytest.mark.system) for name in ("no such.ipynb", "."))])
 def test_a_kernel_without_a_notebook_imports_nothing_beforehand(name: str, tmp_path: Path) -> None:
     assert computing({"JPY_SESSION_NAME": name}) is False
 

@@ -155,6 +155,16 @@ def test_set_up_installs_from_the_locks_by_uv_and_by_pip(uv: str, installer: str
     assert "--no-deps --no-build-isolation" in package
 
 
+def test_installed_packages_are_compiled_on_all_cores() -> None:
+    """Otherwise each of the first processes would compile the same files."""
+    commands = recipe("test").splitlines()
+    compiled = [number for number, line in enumerate(commands) if " -m compileall " in line]
+    installed = [number for number, line in enumerate(commands) if " install " in line]
+    assert len(compiled) == 2
+    assert compiled[-1] > installed[-1]
+    assert all("-j 0 .venv/lib" in commands[number] for number in compiled)
+
+
 @pytest.mark.parametrize("target", ["reproduce", "lab", "app", "test", "check", "audit", "format"])
 def test_only_targets_of_developers_install_what_tests_need(target: str) -> None:
     assert ("-r locks/tests.txt" in recipe(target)) == (target in {"test", "check", "audit", "format"})

@@ -84,6 +84,7 @@ with ThreadPoolExecutor() as pool:
 """
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("script", [SPARED, MEANWHILE], ids=["later", "meanwhile, in another thread"])
 def test_unused_imports_are_not_loaded_but_available(script: str) -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)

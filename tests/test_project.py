@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def test_what_a_user_asked_for_is_declared(project: dict[str, Any]) -> None:
     assert set(REQUIRED) <= declared
 
 
+@pytest.mark.system
 def test_the_wheel_is_complete_and_shared_files_are_installed(project: dict[str, Any], tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -109,12 +111,17 @@ def imports_of(names: tuple[str, ...], path: Path) -> list[tuple[ast.AST, list[a
 
 
 PATCHED = ("torchvision", "compressai")
-REACHING = sorted(path for path in PACKAGE.rglob("*.py") if imports_of(PATCHED, path))
+
+
+@functools.cache
+def reaching() -> list[Path]:
+    """Return the files that import torchvision or compressai."""
+    return sorted(path for path in PACKAGE.rglob("*.py") if imports_of(PATCHED, path))
 
 
 def test_torchvision_and_compressai_come_through_compat_alone() -> None:
-    assert {"classifiers.py", "compression.py", "cifar10.py", "inference.py", "models.py"} <= {path.name for path in REACHING}
-    for path in REACHING:
+    assert {"classifiers.py", "compression.py", "cifar10.py", "inference.py", "models.py"} <= {path.name for path in reaching()}
+    for path in reaching():
         for node, around in imports_of(PATCHED, path):
             withs = [ast.unparse(item.context_expr) for each in around if isinstance(each, ast.With) for item in each.items]
             assert "_compat.stub_unused_imports()" in withs, f"{path}:{getattr(node, 'lineno', 0)}"
@@ -150,11 +157,12 @@ sys.exit(1 if failed else 0)
 """
 
 
+@pytest.mark.system
 def test_each_module_can_be_the_first_to_import_torchvision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in REACHING]
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in reaching()]
     command = [sys.executable, "-W", "ignore", "-c", FIRST, str(tmp_path), *names]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr

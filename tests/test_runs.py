@@ -189,6 +189,7 @@ def test_the_executed_notebook_is_in_the_runs_folder(batch: Batch) -> None:
     assert not any(cell.get("outputs") for cell in source.cells)
 
 
+@pytest.mark.system
 def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Path) -> None:
     assert batch.counts() == [1, 1, 1]
     (batch.output / "mended").touch()
@@ -204,6 +205,7 @@ def test_resuming_runs_only_what_is_missing_or_changed(batch: Batch, report: Pat
     assert batch.counts() == [1, 2, 3]
 
 
+@pytest.mark.system
 def test_killed_kernels_and_missing_notebooks_are_failures(tmp_path: Path) -> None:
     tasks = [
         task(make(tmp_path, "kernel", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"), tmp_path / "run"),
@@ -229,7 +231,8 @@ def test_a_worker_that_is_lost_is_a_failed_status(tmp_path: Path) -> None:
 def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) -> None:
     tasks = runs.plan(runs.NOTEBOOKS, tmp_path, {}, threads=1)
     waves = [[task.name for task in wave] for wave in runs._waves(tasks)]
-    assert waves[0] == [name for name in runs.NOTEBOOKS if name not in runs.ALONE]
+    assert waves[0] == list(runs.LONGEST), "the longest first"
+    assert {*runs.LONGEST, *runs.ALONE} == set(runs.NOTEBOOKS)
     assert waves[1:] == [[name] for name in runs.ALONE]
     assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
     assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
@@ -251,6 +254,7 @@ except KeyboardInterrupt:
 """
 
 
+@pytest.mark.system
 def test_ctrl_c_ends_running_notebooks_and_keeps_the_rest(tmp_path: Path) -> None:
     output = tmp_path / "run"
     endless = "import os, time\nPath(output_dir, f'{os.getppid()}-{os.getpid()}.pids').touch()\ntime.sleep(600)"

@@ -45,6 +45,7 @@ __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_dire
 
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy")
 ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
+LONGEST = ("privacy", "bandwidth", "tradeoff", "effectiveness", "explore", "train")  # by their time on one core
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -210,8 +211,14 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
 
 
 def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Group the tasks into waves. The tasks of a wave run in parallel."""
-    together = [task for task in tasks if task.name not in ALONE]
+    """Group the tasks into waves. The tasks of a wave run in parallel, the longest first, so that no core ends early.
+
+    A notebook of unknown time counts as the longest.
+    """
+    together = sorted(
+        (task for task in tasks if task.name not in ALONE),
+        key=lambda task: LONGEST.index(task.name) if task.name in LONGEST else -1,
+    )
     return [wave for wave in (together, *([task] for task in tasks if task.name in ALONE)) if wave]
 
 

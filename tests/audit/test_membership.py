@@ -14,7 +14,7 @@ from workbench.errors import DataError, UsageError
 from workbench.weights import Pair
 
 CPU = torch.device("cpu")
-EFFORT = Effort(pairs=60, passes=64, width=4, steps=2)
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 
 def test_the_score_is_the_share_of_references_with_lower_ratio() -> None:
@@ -67,7 +67,7 @@ def test_a_shadows_classifiers_see_no_picture_of_its_generator(digits: Dataset) 
 
 
 def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: Dataset) -> None:
-    judge = Judge(digits, 64, CPU)
+    judge = Judge(digits, 64, CPU, width=8)
     made = Audit(networks, digits, codec="png", n=60, seeds=1, effort=EFFORT, judge=judge)
     found = made.linkage.members_by_rmia("perturbed", shadows=2)
     assert 0 <= found["area"].low <= found["area"].value <= found["area"].high <= 1
@@ -81,7 +81,7 @@ def test_members_are_training_images_that_no_shadow_saw(networks: Pair, digits: 
 
 
 def test_shadows_are_in_the_result_and_in_the_progress_bar(networks: Pair, digits: Dataset) -> None:
-    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU))
+    made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=EFFORT, judge=Judge(digits, 64, CPU, width=8))
     result = made.result(("perturbed", "label"), ("undo", "invert"), shadows=2)
     assert set(result["membership_rmia"]) == {"perturbed"}
     assert made.counted == made.total > 2 * Shadow.cost(EFFORT)

@@ -42,6 +42,7 @@ def at_mean(observer: Observer, images: Tensor) -> Inversion:
     return base
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(("kind", "passes"), [(LatentPrior, 6000), (DiffusionPrior, 1500)])
 def test_a_prior_finds_pictures_by_the_weights(kind: type[WithPrior], passes: int, networks: Pair) -> None:
     observer, known = Observer(networks, "png", strength=0.2), blobs(300, 0)
@@ -66,6 +67,7 @@ def test_a_prior_of_no_help_is_not_used(kind: type[WithPrior], networks: Pair, m
     assert torch.equal(attacker.guess(observed), attacker.base.guess(observed))
 
 
+@pytest.mark.system
 def test_the_diffusion_prior_denoises(networks: Pair) -> None:
     observer, images = Observer(networks, "png", strength=0.2), blobs(300, 0)
     attacker = DiffusionPrior(observer, replace(EFFORT, passes=4000), base=at_mean(observer, images))

@@ -211,7 +211,7 @@ def test_every_attacker_view_and_source_has_its_words() -> None:
 def test_a_real_audit_whole_or_in_part_becomes_a_page(
     views: tuple[str, ...], attackers: tuple[str, ...], codec: str, networks: Pair, digits: Dataset
 ) -> None:
-    audit = Audit(networks, digits, codec=codec, n=24, seeds=1, effort=Effort(pairs=48, passes=64, width=4, steps=2))
+    audit = Audit(networks, digits, codec=codec, n=24, seeds=1, effort=Effort(pairs=48, passes=64, width=4, steps=2, reader=8))
     made = plain(audit.result(views, attackers))
     text = words(privacy_report.render(made))
     assert f"on 24 test pictures of {digits.title}" in text

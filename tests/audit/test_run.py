@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support.audits import TINY, Counted, noisy
+from tests.support.audits import TINY, Counted, noisy, with_train
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
 from workbench.audit.scores import FIGURES, Judge
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
-from workbench.data import Dataset, Split
+from workbench.data import Dataset
 from workbench.errors import DataError, UsageError, WeightsError
 from workbench.evaluation import provenance
 from workbench.metrics import Estimate
@@ -25,17 +25,18 @@ from workbench.pictures import to_float
 from workbench.weights import Pair
 
 N = 24
+EFFORT = Effort(pairs=60, passes=64, width=4, steps=2, reader=8)
 
 
 @pytest.fixture(scope="module")
 def judge(digits: Dataset) -> Judge:
-    return Judge(digits, 320, torch.device("cpu"))
+    return Judge(digits, 320, torch.device("cpu"), width=8)
 
 
 @pytest.fixture(scope="module")
 def audited(networks: Pair, digits: Dataset) -> tuple[Counted, dict[str, Any]]:
     """The complete audit of the tiny pair, and its result."""
-    made = Counted(networks, digits, n=N, seeds=2, effort=TINY)
+    made = Counted(networks, digits, n=N, seeds=2, effort=EFFORT)
     return made, made.result()
 
 
@@ -69,7 +70,7 @@ def test_every_row_has_its_figures_with_n_and_interval(audited: tuple[Counted, d
     for row in result["rows"]:
         assert row["seeds"] == 2
         assert (row["pairs"], row["source"]) == (
-            (N, "the pictures themselves") if row["attacker"] == "replay" else (TINY.pairs, "same")
+            (N, "the pictures themselves") if row["attacker"] == "replay" else (EFFORT.pairs, "same")
         )
 
 
@@ -124,7 +125,7 @@ def test_a_row_alone_is_that_of_the_whole_audit(
     audited: tuple[Counted, dict[str, Any]], networks: Pair, digits: Dataset
 ) -> None:
     made, result = audited
-    alone = Audit(networks, digits, n=N, seeds=2, effort=TINY, judge=made.judge)
+    alone = Audit(networks, digits, n=N, seeds=2, effort=EFFORT, judge=made.judge)
     for view, name in (("perturbed", "prior"), ("payload", "invert"), ("label", "replay")):
         assert alone.attack(view, name) == row_of(result, view, name)
 
@@ -175,7 +176,7 @@ def test_effort_doubles_until_the_gain_is_below_a_tenth_decibel(
 
 
 def test_the_number_where_effort_stopped_is_reported_everywhere(networks: Pair, digits: Dataset, judge: Judge) -> None:
-    effort = Effort(pairs=40, passes=64, width=4, steps=2)
+    effort = replace(EFFORT, pairs=40)
     made = Audit(networks, digits, codec="png", n=6, seeds=1, effort=effort, judge=judge)
     curve = made.converge(("perturbed",), ("undo", "invert"), gain=100.0)
     result = made.result(("perturbed",), ("undo", "invert"))
@@ -215,18 +216,12 @@ def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digit
 
 def test_what_tells_members_is_the_targets_confidence(networks: Pair, digits: Dataset, judge: Judge) -> None:
     """The tiny target was fitted to some training images only, and is more confident on these."""
-    fitted = replace_train(digits, digits.train.head(128))
+    fitted = with_train(digits, digits.train.head(128))
     made = Audit(networks, fitted, codec="png", strength=0.0, n=120, seeds=1, effort=TINY, judge=judge)
     assert made.linkage.members("perturbed").low > 0.5
-    same = replace_train(digits, digits.test.head(60))
+    same = with_train(digits, digits.test.head(60))
     again = Audit(networks, same, codec="png", strength=0.0, n=60, effort=TINY, judge=judge)
     assert again.linkage.members("perturbed").value == pytest.approx(0.5, abs=1e-6), "equal pictures give no information"
-
-
-def replace_train(dataset: Dataset, train: Split) -> Dataset:
-    """Return the same data set with another training split."""
-    parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
-    return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 
 
 def test_the_bound_is_the_number_of_codes(audited: tuple[Counted, dict[str, Any]]) -> None:
@@ -352,7 +347,7 @@ def test_the_bar_of_the_whole_audit_ends_exactly_at_its_end(audited: tuple[Count
 def test_the_bar_ends_at_its_end_whatever_is_asked_for(
     views: tuple[str, ...], attackers: tuple[str, ...], judged: bool, networks: Pair, digits: Dataset, judge: Judge
 ) -> None:
-    effort = Effort(pairs=50, passes=90, width=4, steps=2)
+    effort = Effort(pairs=50, passes=90, width=4, steps=2, reader=8)
     made = Counted(networks, digits, n=6, seeds=1, effort=effort, judge=judge if judged else None)
     made.result(views, attackers)
     assert made.counted == made.total > 0
@@ -443,7 +438,7 @@ def test_a_result_is_one_json_object_with_its_origin(audited: tuple[Counted, dic
     assert kept["weights"] == {role: manifest.sha256 for role, manifest in networks.manifests.items()}
     assert kept["codec"] == "neural"
     assert set(provenance("cpu")) <= set(kept), "device, versions, commit"
-    assert kept["effort"] == {"pairs": 120, "passes": 240, "width": 4, "steps": 2, "sends": 16, "reader": 32}
+    assert kept["effort"] == {"pairs": 60, "passes": 64, "width": 4, "steps": 2, "sends": 16, "reader": 8}
     assert set(kept["verdict"]) == set(VIEWS)
     assert set(kept["linking"]) == set(VIEWS)
     assert set(kept["membership"]) == {"perturbed", "decoded"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
 from tests.support.audits import TINY, Counted
@@ -17,6 +18,7 @@ from workbench.weights import Pair
 CPU = torch.device("cpu")
 
 
+@pytest.mark.system
 def test_an_unseen_classifier_reads_open_pictures(networks: Pair, digits: Dataset) -> None:
     made = Audit(networks, digits, codec="png", strength=0.0, n=60, effort=replace(TINY, passes=2000))
     (row,) = unseen_rows(made, 1)

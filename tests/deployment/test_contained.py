@@ -34,7 +34,6 @@ from workbench.system import System
 from .api_server import kubeconfig, serving
 from .cluster import CREATING, Cluster, Object, equip, inside
 
-OURS = processor()
 PLAN = """[pair]
 dataset = "digits"
 target = "{target}"
@@ -80,7 +79,7 @@ class Guest:
         parts = urlsplit(path)
         if parts.path == "/aa/evidence":
             (data,) = parse_qs(parts.query)["runtime_data"]
-            return json.dumps(OURS.evidence(data.encode(), host_data=self.host_data)).encode()
+            return json.dumps(processor().evidence(data.encode(), host_data=self.host_data)).encode()
         return (self.released / parts.path.removeprefix("/cdh/resource/default/pmc2-edge/")).read_bytes()
 
     def deploy(self, cluster: Cluster, deployment: Object) -> None:
@@ -160,12 +159,12 @@ def test_an_edge_in_a_container_gets_its_key_and_recognises(
 
     guest.host_data = bytes.fromhex(digest)
     inside_labels = System.load("digits", TARGET, AUXILIARY).recognise(images).labels
-    with made.client(policy=OURS.policy(initdata=digest)) as client:
+    with made.client(policy=processor().policy(initdata=digest)) as client:
         assert torch.equal(client.recognise(images).labels, inside_labels)
         assert client.verdict is not None
         assert client.verdict.proves
     guest.host_data = bytes(32)  # another configuration, with which the host gives itself access
-    for policy in (OURS.policy(initdata=digest), OURS.policy(initdata="any")):
+    for policy in (processor().policy(initdata=digest), processor().policy(initdata="any")):
         with made.client(policy=policy) as client, pytest.raises(AttestationError, match="initdata"):
             client.recognise(images)
 

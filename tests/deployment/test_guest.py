@@ -9,6 +9,8 @@ import sys
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import pytest
+
 from tests.support.servers import answering, send
 from tests.support.waiting import until
 from workbench.certs import issue
@@ -23,6 +25,7 @@ CONTAINER = Container(
 )
 
 
+@pytest.mark.system
 def test_the_container_fetches_its_key_and_answers_probes(tiny_data: Path, tmp_path: Path) -> None:
     released, folder, port_file = tmp_path / "released", tmp_path / "certs", tmp_path / "port"
     issue(released)

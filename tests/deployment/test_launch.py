@@ -107,6 +107,7 @@ def test_a_deployment_survives_kills_and_leaves_nothing(planned: Planned, digits
     assert [path for path in made.folder.parent.iterdir() if "here" in path.name] == []
 
 
+@pytest.mark.system
 def test_a_taken_port_ends_the_launch_in_one_line(planned: Planned) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -118,11 +119,13 @@ def test_a_taken_port_ends_the_launch_in_one_line(planned: Planned) -> None:
             assert states(made) == ["absent", "absent"]
 
 
+@pytest.mark.system
 def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planned) -> None:
     with at(planned(cloud='options = ["--remember", "-1"]\n')) as made, pytest.raises(RemoteError, match="from 0 up"):
         made.launch()
 
 
+@pytest.mark.system
 def test_a_policy_for_milan_is_warned_of_a_missing_one_is_fatal(planned: Planned, tmp_path: Path) -> None:
     path = planned(cloud='options = ["--remember", "-1"]\n\n[client]\npolicy = "policy.toml"\n')
     with at(path, steps := []) as made:

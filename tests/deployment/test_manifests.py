@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import functools
 import gzip
 import hashlib
 import itertools
@@ -16,6 +17,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_validate import utils
 from kubernetes_validate.utils import all_versions
 
 from tests.support.containers import CERTIFICATES, CLOUD, CONFIDENTIAL, DEVELOPMENT, IMAGE, only, pod, rendered
@@ -57,7 +59,8 @@ OBJECTS = [json.loads(text) for text in sorted({json.dumps(each) for one in COMB
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_container_is_valid_for_this_kubernetes(version: str) -> None:
+def test_every_container_is_valid_for_this_kubernetes(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils, "schema_contents", functools.cache(utils.schema_contents))  # parse a version's schemas once
     for manifest in OBJECTS:
         kubernetes_validate.validate(manifest, version, strict=True)
 

@@ -32,6 +32,7 @@ def plan(tmp_path: Path, tiny_data: Path) -> Deployment:
     return Deployment.read(path)
 
 
+@pytest.mark.system
 def test_the_wheel_is_reproducible_and_pip_installs_it(tmp_path: Path) -> None:
     first = wheel()
     wheel.cache_clear()

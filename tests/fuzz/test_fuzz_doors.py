@@ -103,6 +103,7 @@ def test_the_script_counts_what_it_tries(capsys: pytest.CaptureFixture[str]) -> 
     assert re.search(r"protocol: 60 of 60 inputs in \d+ s; 200: \d+, 400: \d+", capsys.readouterr().err)
 
 
+@pytest.mark.system
 def test_the_script_ends_with_1_and_saves_what_it_found(tmp_path: Path, services: House) -> None:
     options = ["--door", "protocol", "--engine", "mutations", "--out", str(tmp_path)]
     code = f"import sys; sys.path.insert(0, {str(HERE)!r}); import doors, fuzz_services; doors.MOST_S = 0.0; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 
 from tests.support.browsers import accessible, screenshot
-from tests.support.stage_page import encoded, open_stage, state_of
+from tests.support.stage_page import open_stage
 from workbench.panels.explore_stage import Stage, pack_frames, pack_seen
-from workbench.panels.pipeline import Captured, Seen
+from workbench.panels.methods import Captured, Seen
+from workbench.panels.saved_page import encoded, state_of, write
 from workbench.panels.settings import Settings
 from workbench.pictures import residual, to_uint8
 
@@ -59,6 +61,12 @@ def seen(n: int, value: float, guess: bool = False) -> Seen:
 
 def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, Any], Captured]:
     """Return the state of a stage with `n` pictures, and the pictures."""
+    stage, pictures = stage_of(n, strength, guess)
+    return state_of(stage), pictures
+
+
+def stage_of(n: int, strength: float = 1.0, guess: bool = False) -> tuple[Stage, Captured]:
+    """Return a stage with `n` pictures, and the pictures."""
     settings = Settings("digits", tuple(range(n)), strength, 0.0, "neural", 89, "resnet18-X-vgg13_bn")
     pictures = captured(n)
     stage = Stage(strength=strength, pair=settings.pair, source="digits", sheet=n)
@@ -68,7 +76,7 @@ def made(n: int, strength: float = 1.0, guess: bool = False) -> tuple[dict[str, 
     }
     stage.frames = pack_frames(7, pictures, settings, [k % 3 for k in range(n)], [])
     stage.seen = pack_seen(7, settings, seen(n, 0.8, guess), {"generator": 3.0}, "learnt: 64 pairs")
-    return state_of(stage), pictures
+    return stage, pictures
 
 
 @pytest.fixture
@@ -329,6 +337,79 @@ def test_a_page_without_a_kernel_still_blends_and_says_so(empty: Page) -> None:
     assert np.abs(pixels(empty, ".pmc2-protected .pmc2-over") - levels(pictures.protected(0.5)[0])).max() <= 1
     empty.locator(".pmc2-button.pmc2-random").click()
     assert "no kernel" in empty.locator(".pmc2-message").inner_text()
+
+
+def opened(page: Page, path: Path) -> list[str]:
+    """Open a saved page. Return the addresses that it requests."""
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    page.goto(path.as_uri())
+    return requests
+
+
+def test_a_saved_page_is_whole_and_follows_the_sliders(empty: Page, tmp_path: Path) -> None:
+    stage, pictures = stage_of(1)
+    settings = Settings("digits", (0,), 0.4, 0.0, "neural", 89, "p")
+    title = "@module@ </script><b>digits</b>"
+    path = write(stage, [pack_seen(7, settings, seen(1, 0.2), {}, "")], tmp_path / "a page.html", title)
+    assert opened(empty, path) == [path.as_uri()], "nothing else is loaded"
+    assert empty.title() == title
+    assert set(pixels(empty, ".pmc2-cloud .pmc2-over")) == {204}
+    for strength in (0.4, 0.77):
+        pull(empty, "strength", strength)
+        drawn = pixels(empty, ".pmc2-protected .pmc2-over")
+        assert np.abs(drawn - levels(pictures.protected(strength)[0])).max() <= 1
+        assert set(pixels(empty, ".pmc2-cloud .pmc2-over")) == {51}, "at 0.4, and then the last view"
+        empty.wait_for_function(
+            "(late) => document.querySelector('.pmc2-message').innerText.includes('those of strength 0.4') === late",
+            arg=strength != 0.4,
+        )
+    assert empty.locator(".pmc2-asking:visible").count() == 0, "controls that need a kernel are hidden"
+    assert empty.locator(".pmc2-codec select").is_disabled()
+    accessible(empty, ".pmc2-explore")
+    empty.wait_for_function("() => document.querySelector('.pmc2-explore').pmc2.past.length")
+    empty.locator(".pmc2-undo").click()
+    assert state(empty, "strength") in (0.4, 1.0)  # whether 0.4 was a step of its own depends on the time
+    assert "kernel" not in empty.locator(".pmc2-message").inner_text()
+    screenshot(empty, tmp_path, "stage-saved")
+
+
+def test_a_saved_sheet_is_drawn_and_text_of_it_is_no_markup(empty: Page, tmp_path: Path) -> None:
+    stage, pictures = stage_of(16)
+    stage.options = {**stage.options, "classes": ["</script><script>document.title = 'no'</script>", *CLASSES[1:]]}
+    opened(empty, write(stage, [], tmp_path / "sheet.html", "sheet"))
+    pull(empty, "strength", 0.5)
+    drawn = pixels(empty, ".pmc2-sheet-box canvas").reshape(2 * SIDE, 8 * SIDE, 3)
+    assert np.abs(drawn[:SIDE, :SIDE].reshape(-1) - levels(pictures.protected(0.5)[0])).max() <= 1
+    empty.locator(".pmc2-tile").nth(3).click()
+    assert (state(empty, "sheet"), empty.title()) == (16, "sheet")
+
+
+def test_without_an_answer_the_page_names_its_views_settings(empty: Page) -> None:
+    given, _ = made(1)
+    empty.clock.install()
+    open_stage(empty, given)
+    pull(empty, "strength", 0.3)
+    empty.clock.fast_forward(1000)
+    assert empty.locator(".pmc2-message").inner_text().strip() == ""
+    empty.clock.fast_forward(5000)
+    assert "kernel has sent no other view" in empty.locator(".pmc2-message").inner_text()
+    assert "those of strength 1, rate 0, neural" in empty.locator(".pmc2-message").inner_text()
+    packed = encoded(pack_seen(7, Settings("digits", (0,), 0.3, 0.0, "neural", 89, "p"), seen(1, 0.2), {}, ""))
+    empty.evaluate("(seen) => model.arrive('seen', seen)", packed)
+    empty.clock.fast_forward(100)
+    assert empty.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
+
+
+@pytest.mark.parametrize(("age", "moved"), [(0, True), (3600, False)])
+def test_only_a_new_view_is_kept_in_sight(empty: Page, age: int, moved: bool) -> None:
+    given, _ = made(1)
+    given["options"]["began"] = time.time() - age
+    empty.clock.install()
+    open_stage(empty, given)
+    empty.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
+    empty.clock.fast_forward(1000)
+    assert empty.evaluate("scrollY > 1000") is moved, "a reopened notebook stays as it is"
 
 
 def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> None:

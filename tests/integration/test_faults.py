@@ -683,17 +683,32 @@ def test_an_edge_that_ends_answers_what_it_accepted(system: Arranged) -> None:
 def test_a_cloud_that_ends_answers_what_it_accepted(system: Arranged) -> None:
     torch.manual_seed(1)
     parts = system.pictures.system
-    payloads = [parts.edge.protect(torch.rand(64, 3, 32, 32)) for _ in range(8)]
+    n = 64  # images of a payload
+    answered: list[Any] = []
+    payloads = [parts.edge.protect(torch.rand(n, 3, 32, 32)) for _ in range(8)]
 
     async def ask() -> list[Any]:
         async with Connection(
             system.cloud.url, lambda: client_context(system.certs, "edge"), attempt_s=DEADLINE_S
         ) as connection:
-            return await asyncio.gather(*(infer(connection, TARGET, [Tensor.of("payload", [each])]) for each in payloads))
+
+            async def one(payload: bytes) -> Any:
+                answer = await infer(connection, TARGET, [Tensor.of("payload", [payload])])
+                answered.append(answer)
+                return answer
+
+            return await asyncio.gather(*map(one, payloads))
+
+    def accepted() -> bool:
+        """Return whether all payloads are accepted. The images of the load are fewer than those of one payload."""
+        done = len(answered)
+        return n * done + system.metric("pmc2_waiting_images", system.cloud) >= n * len(payloads)
 
     with system.load() as load, ThreadPoolExecutor(1) as pool:
+        assert load.clients * load.most < n
         asked = pool.submit(asyncio.run, ask())
-        until(lambda: system.metric("pmc2_waiting_images", system.cloud) >= len(payloads) / 2)
+        until(accepted)
+        assert not asked.done(), "the cloud still has to answer"
         system.cloud.process.send_signal(signal.SIGTERM)
         answers = asked.result(DEADLINE_S)
         assert system.cloud.process.wait(DEADLINE_S) == 0

@@ -138,6 +138,7 @@ def test_what_a_batch_left_is_legible_in_jupyterlab(
     accessible(page, ".jp-Notebook .jp-OutputArea-output")
 
 
+@pytest.mark.system
 def test_an_unknown_parameter_stops_the_notebook(executed: Executed) -> None:
     folder, status, said = executed["wrong"]
     assert status != 0

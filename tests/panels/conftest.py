@@ -20,6 +20,17 @@ def explorer(tiny_data: Path, tmp_path: Path) -> Iterator[Explorer]:
     made.close()
 
 
+@pytest.fixture(scope="module")
+def steady(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Explorer]:
+    """A view for all tests of a module that leave its settings as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WORKBENCH_DATA", str(tiny_root))
+        made = opened(tmp_path_factory.mktemp("steady"), name="steady")
+        assert made.rest(60)
+        yield made
+        made.close()
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A folder with two pictures and a file that is none."""

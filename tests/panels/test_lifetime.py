@@ -66,6 +66,7 @@ def test_a_thread_may_close_its_own_explorer(tiny_data: Path, tmp_path: Path) ->
     assert threads.join(made.worker.threads, 60)
 
 
+@pytest.mark.system
 def test_a_script_with_explorers_ends_with_status_0(tiny_data: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, TARGET, AUXILIARY]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,24 @@ def test_points_are_principal_components() -> None:
         assert abs(correlation) > 0.999, "the widest spread first"
     assert torch.equal(found, projection.project(places @ axes + 5))
     assert torch.equal(projection.project(torch.ones(3, 4)), torch.zeros(3, 2)), "one place"
+
+
+def test_points_by_umap_or_the_missing_package_is_named(explorer: Explorer) -> None:
+    if importlib.util.find_spec("umap") is None:
+        with pytest.raises(UsageError, match="needs umap-learn: pip install umap-learn, or choose 'PCA'"):
+            explorer.projection = "UMAP"
+        assert explorer.projection == "PCA"
+        assert explorer.stage.options["projections"] == ["PCA"]
+        return
+    explorer.projection = "UMAP"
+    groups = torch.arange(60) // 20 * 10.0
+    features = torch.randn(60, 8, generator=torch.Generator().manual_seed(0)) + groups[:, None]
+    features[1] = features[0]
+    found = projection.project(features, "UMAP")
+    assert torch.equal(found[0], found[1]), "equal features are equal points"
+    assert torch.equal(found, projection.project(features, "UMAP")), "from a fixed seed"
+    near = torch.cdist(found, found)
+    assert near[:20, :20].mean() < near[:20, 20:].mean() / 2, "groups stay together"
 
 
 def test_uploaded_pictures_are_shown_and_replaced(explorer: Explorer) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import traitlets
 
-from tests.support.explorers import press, said
+from tests.support.explorers import meta, press, said
 from workbench.errors import UsageError
 from workbench.panels import Explorer
 from workbench.panels.settings import parse
@@ -28,23 +29,22 @@ from workbench.panels.settings import parse
         ("pair", "a-X-b", "unknown pair 'a-X-b'"),
         ("variant", "private", "unknown variant 'private'"),
         ("source", "nothing", "unknown source 'nothing'"),
+        ("projection", "t-SNE", "unknown projection 't-SNE'"),
         ("pictures", [3, 12], "picture 12 is not there: scikit-learn digits has 12 pictures"),
         ("pictures", [0.5], "a picture's number is a whole number from 0 on, got 0.5"),
         ("pictures", [], "a view shows 1 to 256 pictures, got 0 numbers"),
     ],
 )
-def test_a_value_that_cannot_be_set_is_named_and_changes_nothing(
-    explorer: Explorer, name: str, value: Any, message: str
-) -> None:
-    before = explorer.settings()
+def test_a_value_that_cannot_be_set_is_named_and_changes_nothing(steady: Explorer, name: str, value: Any, message: str) -> None:
+    before = steady.settings()
     with pytest.raises(UsageError, match=re_escape(message)):
-        setattr(explorer, name, value)
+        setattr(steady, name, value)
     if name in ("strength", "quality"):
         with pytest.raises((UsageError, traitlets.TraitError), match=str(value)):
-            setattr(explorer.stage, name, value)  # as from a page
+            setattr(steady.stage, name, value)  # as from a page
     with pytest.raises(UsageError, match="unknown setting 'strenght': did you mean 'strength'"):
-        explorer.apply(strenght=1)
-    assert explorer.settings() == before
+        steady.apply(strenght=1)
+    assert steady.settings() == before
 
 
 def re_escape(text: str) -> str:
@@ -107,12 +107,35 @@ def test_settings_are_set_at_once_and_a_link_sets_them_again(explorer: Explorer,
         ("explorer.apply(strong=1)", "unknown setting 'strong'"),
     ],
 )
-def test_a_pasted_text_that_is_no_link_is_named(explorer: Explorer, text: str, message: str) -> None:
+def test_a_pasted_text_that_is_no_link_is_named(steady: Explorer, text: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         parse(text, "digits")
-    press(explorer, "paste", text=text)
-    assert message in said(explorer)
-    assert explorer.strength == 1.0
+    press(steady, "paste", text=text)
+    assert message in said(steady)
+    assert steady.strength == 1.0
+
+
+@pytest.mark.parametrize("way", ["code", "page"])
+def test_a_view_is_saved_with_the_clouds_view_at_all_strengths(explorer: Explorer, tmp_path: Path, way: str) -> None:
+    assert explorer.rest()
+    path = tmp_path / "out" / "explore.html"
+    if way == "code":
+        assert explorer.save(path) == path
+    else:
+        press(explorer, "export", what="page (HTML)")
+        assert explorer.rest()
+        assert said(explorer) == f"written: {path}"
+    text = path.read_text("utf-8")
+    state = json.loads(text.partition('id="state">')[2].partition("</script>")[0])
+    frames = state["traits"]["frames"]
+    assert base64.b64decode(frames["full"]["base64"]) == explorer.stage.frames["full"]
+    strengths = {each["meta"]["strength"]: each for each in state["ahead"]}
+    assert sorted(strengths) == [k / 100 for k in range(101)]
+    assert {each["meta"]["id"] for each in state["ahead"]} == {frames["id"]}
+    explorer.strength = 0.3
+    assert explorer.wait()
+    assert base64.b64decode(strengths[0.3]["blob"]["base64"]) == explorer.stage.seen["blob"]
+    assert strengths[0.3]["meta"]["target"] == meta(explorer)["target"]
 
 
 def test_undo_sets_all_settings_at_once(explorer: Explorer) -> None:

@@ -75,6 +75,16 @@ def words(trainer: Trainer) -> str:
     return re.sub("<[^>]*>", "", trainer.message.value)
 
 
+def test_each_widget_with_a_tooltip_has_a_description() -> None:
+    trainer = Trainer("folder", TARGET, begin=False)
+    shown = list(trainer.widget.children)
+    for box in shown:
+        shown += getattr(box, "children", ())
+    named = [each for each in shown if each.tooltip]
+    assert trainer.curves in named
+    assert all(each.has_trait("description") for each in named), "the page fails to make any other view"
+
+
 # --- trained, live ---------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +222,7 @@ def test_a_killed_process_is_reported_and_resumed(folder: Path, own: Path, train
     assert not trainer.start_button.disabled
 
 
+@pytest.mark.system
 @pytest.mark.timeout(120)
 def test_an_error_is_a_line_with_the_way_out(own: Path, tmp_path: Path, trainers: Callable[..., Trainer]) -> None:
     trainer = trainers(tmp_path / "nowhere", name="wrong")

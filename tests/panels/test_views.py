@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +18,7 @@ from PIL import Image
 from tests.support.explorers import DIGITS, PAIR, everything, meta, pixels
 from workbench.codecs import Neural
 from workbench.data import Dataset, load
-from workbench.panels import Explorer, pipeline
+from workbench.panels import Explorer, methods
 from workbench.panels.settings import Settings
 from workbench.system import Client, codec_for
 from workbench.weights import Pair
@@ -130,8 +132,8 @@ def test_compute_depends_on_its_settings_alone_and_is_cached(explorer: Explorer)
 
 
 def test_the_cache_drops_the_oldest_by_their_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "CACHED_PIXELS", 100)
-    cache, computed = pipeline.Cache(), list[int]()
+    monkeypatch.setattr(methods, "CACHED_PIXELS", 100)
+    cache, computed = methods.Cache(), list[int]()
 
     def get(key: int) -> int:
         return cache.get(key, lambda: computed.append(key) or key, lambda _: 40)  # type: ignore[func-returns-value]
@@ -141,23 +143,22 @@ def test_the_cache_drops_the_oldest_by_their_pixels(monkeypatch: pytest.MonkeyPa
 
 
 FIRST = """
-import sys
+import json, sys
 from workbench.panels import Explorer, latest_wins
 latest_wins.LatestWinsWorker.start = lambda worker: None
-made = Explorer(limit={limit}, picture={picture}, folder={folder!r})
+for number, options in enumerate(json.loads(sys.argv[1])):
+    made = Explorer(name=str(number), **options)
+    print(made.stage.frames.get("original", b"").hex())
 assert "torch" not in sys.modules
-print(made.stage.frames.get("original", b"").hex())
 """
 
 
-@pytest.mark.parametrize("options", [{"picture": 19}, {"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}])
-def test_the_first_picture_comes_with_the_controls(options: dict[str, Any]) -> None:
-    code = FIRST.format(**{"limit": 0, "picture": 0, "folder": ""} | options)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def test_the_first_picture_comes_with_the_controls() -> None:
+    options = [{"picture": 19}, {"picture": 20}, {"picture": 3, "limit": 2}, {"folder": "somewhere"}]
+    done = subprocess.run([sys.executable, "-c", FIRST, json.dumps(options)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    there = options == {"picture": 19}
-    expected = load("samples").test.images[19].permute(1, 2, 0).contiguous().numpy().tobytes() if there else b""
-    assert bytes.fromhex(done.stdout) == expected
+    expected = load("samples").test.images[19].permute(1, 2, 0).contiguous().numpy().tobytes()
+    assert [bytes.fromhex(line) for line in done.stdout.splitlines()] == [expected, b"", b"", b""]
 
 
 def ahead(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -201,7 +202,8 @@ def test_views_are_sent_ahead_for_what_is_shown_alone(explorer: Explorer, monkey
     assert sum(each["id"] == first for each in sent) < 101
 
 
-def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
+def give(explorer: Explorer, variable: Neural) -> None:
+    """Replace the compressor of a view by one of several rates."""
     assert explorer.rest()
     networks = explorer.pipeline
     networks.pair = replace(networks.pair, compressor=variable.compressor)
@@ -210,6 +212,29 @@ def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable
     explorer.renew()
     explorer.request()
     assert explorer.wait()
+
+
+def test_no_cell_waits_for_the_surface_over_the_rates(
+    explorer: Explorer, variable: Neural, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate = threading.Event(), threading.Event()
+
+    def measure(*_: Any) -> list[dict[str, Any]]:
+        begun.set()
+        assert gate.wait(60)
+        return []
+
+    monkeypatch.setattr(explorer.tasks, "_evaluate_surface", measure)
+    give(explorer, variable)
+    explorer.tasks.refresh()
+    assert explorer.rest(60)
+    assert len(explorer.curve()) == 7
+    assert begun.wait(60)
+    gate.set()
+
+
+def test_a_compressor_of_several_rates_has_a_slider(explorer: Explorer, variable: Neural) -> None:
+    give(explorer, variable)
     assert explorer.stage.options["rates"] == list(variable.rates)
     few = meta(explorer)
     explorer.rate = 1.0

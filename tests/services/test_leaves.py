@@ -64,7 +64,8 @@ def test_a_thousand_requests_hold_payloads_and_protocol_alone(
         labels = torch.cat([client.recognise_files([file]).labels for file in originals])
     assert labels.unique().numel() > 2, "the answers differ, so that they could be seen"
     cloud = int(both.cloud.url.rpartition(":")[2])
-    seen = [request for port, request in sent if port == cloud and request.startswith(b"POST")]
+    # A response that is late makes the edge send the same bytes again on another connection. Other bytes count as a request.
+    seen = list(dict.fromkeys(request for port, request in sent if port == cloud and request.startswith(b"POST")))
     others = [request for port, request in sent if port == cloud and not request.startswith(b"POST")]
     assert len(seen) == N
     assert {request.partition(b" HTTP")[0] for request in others} <= {b"GET /v2/models/resnet18"}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,13 +98,13 @@ def test_a_service_says_its_port_and_logs_a_line_a_request(local: Local, edge: R
     assert f"pmc2-edge listens on {edge.url}" in edge.log.read_text()
 
 
-def test_the_command_prints_one_object(local: Local, edge: Running, pictures: list[Path], digits: Dataset) -> None:
-    command = ["recognize", *map(str, pictures), "--edge", edge.url, "--certs", str(local.certs), "--json"]
-    done = subprocess.run(
-        [sys.executable, "-m", "workbench", *command], capture_output=True, text=True, timeout=120, check=True
-    )
-    assert done.stderr == ""
-    printed = json.loads(done.stdout)
+def test_the_command_prints_one_object(
+    local: Local, edge: Running, pictures: list[Path], digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recognize", *map(str, pictures), "--edge", edge.url, "--certs", str(local.certs), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    printed = json.loads(out)
     assert [each["file"] for each in printed["results"]] == list(map(str, pictures))
     assert (printed["n"], printed["arrangement"], printed["strength"]) == (2, "pmc2", 1.0)
     assert printed["s1_bytes"] == sum(path.stat().st_size for path in pictures)

@@ -6,9 +6,10 @@ import copy
 from dataclasses import replace
 
 from workbench.audit import Audit, Effort
+from workbench.data import Dataset, Split
 from workbench.weights import Pair
 
-TINY = Effort(pairs=120, passes=240, width=4, steps=2)
+TINY = Effort(pairs=120, passes=240, width=4, steps=2, reader=8)
 
 
 class Counted(Audit):
@@ -21,6 +22,12 @@ class Counted(Audit):
         self.counted += images
         self.total = 0 if self._bar is None else self._bar.total
         super().tick(images)
+
+
+def with_train(dataset: Dataset, train: Split) -> Dataset:
+    """Return the same data set with another training split."""
+    parts = {"train": train, "validation": dataset.validation, "test": dataset.test}
+    return Dataset(dataset.name, dataset.title, dataset.family, dataset.classes, dataset.mirror, parts.__getitem__)
 
 
 def noisy(pair: Pair, noise: float) -> Pair:

@@ -8,24 +8,23 @@ draws the pictures of docs/explore.md, with the shipped pair and the pristine sa
 from __future__ import annotations
 
 import argparse
-import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from workbench.panels.saved_page import state_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from workbench.panels.explore_stage import Stage
-
-__all__ = ["open_stage", "state_of"]
+__all__ = ["open_stage"]
 
 PANELS = Path(__file__).resolve().parents[2] / "workbench" / "panels"
 # A model in the form of anywidget's. `sent` and `saved` record the page's messages, `arrive` plays the kernel's.
 SCRIPT = """async ([state, module, css]) => {
     const binary = (value) => {
         if (Array.isArray(value)) return value.map(binary);
-        if (value && value.__bytes__ !== undefined) {
-            const bytes = Uint8Array.from(atob(value.__bytes__), (c) => c.charCodeAt(0));
+        if (value && value.base64 !== undefined) {
+            const bytes = Uint8Array.from(atob(value.base64), (c) => c.charCodeAt(0));
             return new DataView(bytes.buffer);
         }
         if (value && typeof value === "object") return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, binary(v)]));
@@ -60,21 +59,6 @@ SCRIPT = """async ([state, module, css]) => {
 }"""
 
 
-def encoded(value: Any) -> Any:
-    """Return a trait's value as JSON. Bytes have the form that the page's SCRIPT reads."""
-    if isinstance(value, bytes | memoryview):
-        return {"__bytes__": base64.b64encode(bytes(value)).decode()}
-    if isinstance(value, dict):
-        return {key: encoded(each) for key, each in value.items()}
-    return [encoded(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def state_of(stage: Stage) -> dict[str, Any]:
-    """Return a stage's traits as the page gets them."""
-    keys = [key for key in stage.keys if not key.startswith("_") and key not in ("layout", "tabbable", "tooltip")]
-    return {key: encoded(getattr(stage, key)) for key in keys}
-
-
 def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
     """Show a stage with a state in an empty page."""
     ground, text = ("#fff", "#212121") if theme == "light" else ("#111", "#ddd")
@@ -101,17 +85,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the pictures go")
     folder = parser.parse_args().folder
-    explorer = Explorer()
+    explorer = Explorer()  # at strength 1: at less, a person may recognise a protected picture
     states = {}
-    explorer.wait()
-    explorer.strength = 0.6
     explorer.rest()
     states["explore", "light"] = state_of(explorer.stage)
     explorer.pin()
-    explorer.apply(strength=0.25, codec="jpeg", quality=70, pictures=[4])
+    explorer.apply(codec="jpeg", quality=70, pictures=[4])
     explorer.rest()
     states["explore-dark", "dark"] = state_of(explorer.stage)
-    explorer.apply(strength=0.6, codec="neural", pictures=list(range(16)))
+    explorer.unpin(0)
+    explorer.apply(codec="neural", pictures=list(range(16)))
     explorer.rest()
     states["explore-sheet", "light"] = state_of(explorer.stage)
     explorer.close()

@@ -96,6 +96,7 @@ def test_in_each_turn_one_learns_and_the_other_does_not(few: Dataset) -> None:
         assert all(p.grad is None for each in frozen if each is not None for p in each.parameters())
 
 
+@pytest.mark.system
 def test_the_inversion_network_learns_to_recover(few: Dataset) -> None:
     torch.manual_seed(0)
     objective = adversarial_objective().train()
@@ -173,7 +174,9 @@ def test_against_inversion_the_last_network_is_kept(few: Dataset, tmp_path: Path
     assert differences(tensors(objective), kept[0])
 
 
-@pytest.mark.parametrize("step", [2, 3, 5])  # in a turn of each network, and in the second epoch
+@pytest.mark.parametrize(  # in a turn of each network, and in the second epoch
+    "step", [3, *(pytest.param(step, marks=pytest.mark.system) for step in (2, 5))]
+)
 def test_resumed_against_inversion_it_ends_bit_identical(step: int, few: Dataset, tmp_path: Path) -> None:
     make = lambda: adversarial_objective(noise=0.2)  # noqa: E731
 

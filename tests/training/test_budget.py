@@ -242,6 +242,7 @@ def train_all(*more: str) -> int:
     return main(["train", "all", "--dataset", "digits", "--pairs", "-X-".join(PAIR), "--device", "cpu", *more])
 
 
+@pytest.mark.system
 def test_train_all_trains_a_pair_in_a_budget_and_only_once(
     empty_data: Path, narrow_presets: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -259,6 +260,7 @@ def test_train_all_trains_a_pair_in_a_budget_and_only_once(
     assert "training them" not in capsys.readouterr().err
 
 
+@pytest.mark.system
 def test_an_interrupted_train_all_goes_on_with_its_schedule(few: Dataset, empty_data: Path, narrow_presets: None) -> None:
     calls: list[int] = []
 
@@ -267,7 +269,7 @@ def test_an_interrupted_train_all_goes_on_with_its_schedule(few: Dataset, empty_
         if calls.count(1) == 2:
             signal.raise_signal(signal.SIGINT)
 
-    how: dict[str, Any] = {"preset": "quick", "minutes": 2, "device": "cpu"}
+    how: dict[str, Any] = {"preset": "quick", "minutes": 0.2, "device": "cpu"}
     with pytest.raises(KeyboardInterrupt):
         training.train_all(few, [PAIR], **how, on_epoch=stop_in_the_second)
     kept = json.loads((empty_data / "runs" / "checkpoints" / "digits" / "budget.json").read_text())

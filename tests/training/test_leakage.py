@@ -79,6 +79,7 @@ def test_pictures_that_are_all_of_other_classes_are_no_error() -> None:
 # --- what a generator learns ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.system
 def test_training_lowers_the_leakage(digits: Dataset) -> None:
     made = objective(GeneratorLoss("bounded", "absolute", 0.0, leakage_weight=2.0))
     settings = TrainingSettings(40, 32, 5e-2, 0.0, warmup=0.1, clip=1.0)

@@ -17,7 +17,7 @@ from .settings import SHEETS, Settings
 
 if TYPE_CHECKING:
     from .pipeline import Scan
-    from .view_protocol import ViewProtocol
+    from .view_base import ViewBase
 
 __all__ = ["BackgroundTasks"]
 
@@ -30,26 +30,26 @@ Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """Runs tasks in the order of their requests. Between them it measures the curves, then fills the table of views in advance.
+    """Runs tasks in the order of their requests. Between them it measures the curves, then the surface, then views in advance.
 
-    `curves` and `scans` are cached after they are measured.
+    `curves`, `surfaces` and `scans` are cached after they are measured.
     """
 
-    def __init__(self, explorer: ViewProtocol) -> None:
+    def __init__(self, explorer: ViewBase) -> None:
         self.explorer = explorer
         self.curves: dict[Key, list[dict[str, Any]]] = {}
         self.surfaces: dict[Key, list[dict[str, Any]]] = {}
         self.scans: dict[tuple[str, float, Key], Scan] = {}
         self.mapping = False  # whether the page shows the map
         self._queue: deque[Callable[[], None]] = deque()
-        self._stale, self._ahead, self._busy = False, False, False
+        self._stale, self._surface, self._ahead, self._busy = False, False, False, False
         self._around: tuple[Any, ...] | None = None  # the frames and settings of the table
         self._mapped: tuple[Any, ...] | None = None
         explorer.worker.run_along(self._run, "explorer-tasks")
 
     @property
     def idle(self) -> bool:
-        """Whether all requested tasks are done. Views in advance do not count."""
+        """Whether all requested tasks are done. The surface and views in advance do not count."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ class BackgroundTasks:
             with worker.changed:
                 self._busy = False
                 worker.changed.notify_all()
-                worker.changed.wait_for(lambda: worker.closed or self._queue or self._stale or self._ahead)
+                worker.changed.wait_for(lambda: worker.closed or self._queue or self._stale or self._surface or self._ahead)
                 if worker.closed:
                     return
                 self._busy = not self.idle
@@ -84,6 +84,8 @@ class BackgroundTasks:
                     task = self._queue.popleft()
                 elif self._stale:
                     task, self._stale = self._measure, False
+                elif self._surface:
+                    task, self._surface = self._measure_surface, False
                 else:
                     task, self._ahead = self._fill, False
             self.explorer.guard(task)
@@ -110,9 +112,17 @@ class BackgroundTasks:
                 self._ahead = True
             if self._ahead or explorer.shown != number or explorer.stage.number < 0:
                 return
-            key = explorer.key(settings)
-            explorer.send_seen(number, other, method.see(other, key, captured, self._pace), ahead=True)
+            packed = explorer.pack(number, other, method.see(other, explorer.key(settings), captured, self._pace))
+            explorer.stage.send({"kind": "ahead", "meta": packed["meta"]}, [packed["blob"]])
         self._around = around
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the views at other strengths and rates in the page's form. Missing ones are computed."""
+        explorer, settings = self.explorer, self.explorer.settings()
+        number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
+        captured = explorer.capture(method, settings)
+        others = self._others(settings, method.rates(settings.codec))
+        return [explorer.pack(number, other, method.see(other, key, captured, lambda: None)) for other in others]
 
     @staticmethod
     def _others(settings: Settings, rates: tuple[float, ...]) -> Iterator[Settings]:
@@ -140,11 +150,20 @@ class BackgroundTasks:
         try:
             if key not in self.curves:
                 self.curves[key] = self._evaluate(key, settings)
-            self.show_curves(settings)
-            rates = explorer.method_of(settings).rates(settings.codec)
+            self.show_curves(explorer.settings())
+            self._surface = bool(explorer.method_of(settings).rates(settings.codec))
+        except Superseded:
+            self.refresh()
+
+    def _measure_surface(self) -> None:
+        """Measure the surface at the present settings, and show it. Only the page needs it, so nobody waits for it."""
+        self._pace()
+        settings = self.explorer.settings()
+        key, rates = self.key(settings), self.explorer.method_of(settings).rates(settings.codec)
+        try:
             if rates and (whole := (*key[:4], 0.0)) not in self.surfaces:
                 self.surfaces[whole] = self._evaluate_surface(key, settings, rates)
-            self.show_curves(explorer.settings())
+            self.show_curves(self.explorer.settings())
         except Superseded:
             self.refresh()
 
@@ -238,7 +257,7 @@ class BackgroundTasks:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Show the first pictures of the collection as points: the target's features at the cloud, projected by PCA."""
+        """Show the first pictures of the collection as points: the target's features at the cloud, projected to a plane."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -246,12 +265,13 @@ class BackgroundTasks:
             return
         settings = explorer.settings()
         attack = explorer.pipeline_of(settings).attack_of(settings)
-        known = (settings.source, settings.strength, self.key(settings), attack)
+        by = explorer.stage.projection
+        known = (settings.source, settings.strength, self.key(settings), attack, by)
         if known == self._mapped:
             return
         split = explorer.picture_source.sources[settings.source].split.head(MAPPED)
         captured, seen, features = explorer.pipeline_of(settings).features(settings, split.images, self._pace)
-        explorer.stage.points = as_points(captured, seen, features, split.labels)
+        explorer.stage.points = as_points(captured, seen, features, split.labels, by)
         self._mapped = known
 
     # --- an attacker ---------------------------------------------------------------------------------------------------------
@@ -290,9 +310,18 @@ class BackgroundTasks:
         from ..notebook import default_output
 
         folder, gain = explorer.output or default_output(), explorer.stage.gain
+        if kind == exports.PAGE:
+            explorer.report("computing the views of the page…", busy=True)
+            self._offer([explorer.save(folder / "explore.html")])
+            return
         views = [each for each in explorer.pinned if each is not view] + [view]
         parameters = self.parameters(view, folder, gain) if "settings" in kind else {}
         paths = exports.export(kind, views, folder, parameters, explorer.origin(view.settings), gain)
+        self._offer(paths)
+
+    def _offer(self, paths: list[Path]) -> None:
+        """Report written files, and offer a single one to the browser."""
+        explorer = self.explorer
         where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
         explorer.report(f"written: {where}", kept=True)
         if len(paths) == 1:

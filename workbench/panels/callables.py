@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,8 @@ from torch import Tensor
 from .. import metrics
 from ..data import Split
 from ..errors import UsageError
-from ..pictures import to_float, to_uint8
-from .pipeline import Cache, Captured, Seen, _pixels
+from ..pictures import to_uint8
+from .methods import Captured, Method, Seen
 from .settings import Settings
 from .sources import Source
 
@@ -24,7 +24,7 @@ Callables = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
 STOPS = tuple(k / 10 for k in range(11))  # offered values of a continuous rate
 
 
-class CallableMethod:
+class CallableMethod(Method):
     """A method of three callables on images N x 3 x H x W in [0, 1], numpy or torch like the given images.
 
     `protect(images)` returns the images at full strength. `encode(images)` returns a list of N byte strings, or one for all. An
@@ -37,7 +37,7 @@ class CallableMethod:
         self.name, self._numpy, self._recognise = name, numpy, recognise
         self._protect, self._encode, self._decode = callables
         self._rated = _takes_rate(self._encode)
-        self.cache = Cache()
+        super().__init__()
 
     @property
     def codecs(self) -> tuple[str, ...]:
@@ -48,22 +48,11 @@ class CallableMethod:
         """Return stops of the rate if `encode` takes one."""
         return STOPS if self._rated else ()
 
-    def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) with their protection at full strength."""
-        return self.cache.get(
-            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
-        )
-
     def _capture(self, original: Tensor) -> Captured:
         full = self._images("protect", self._protect(self._given(original)), original)
         return Captured(original, original, full, [0] * len(original), self._scores(original))
 
-    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Encode, decode and recognise."""
-        found = ("seen", key, settings.strength, settings.rate)
-        return self.cache.get(found, lambda: self._see(settings, captured, proceed), lambda made: _pixels(made.cloud, 1))
-
-    def _see(self, settings: Settings, captured: Captured, proceed: Callable[[], None]) -> Seen:
+    def _see(self, settings: Settings, captured: Captured, attack: object, proceed: Callable[[], None]) -> Seen:
         protected = captured.protected(settings.strength)
         given = (self._given(protected), settings.rate) if self._rated else (self._given(protected),)
         payload = self._encode(*given)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError, UsageError
+from ..errors import UsageError
 from . import exports
 from .callables import as_methods, as_source
 from .live_view import LiveView
+from .methods import Method
 from .settings import Settings
 
 __all__ = ["Comparison"]
@@ -42,22 +43,11 @@ class Comparison(LiveView):
         highest = int(self._images.split.labels.max())
         self._names = tuple(map(str, classes)) or tuple(f"class {k}" for k in range(max(1000, highest + 1)))
         first = next(iter(self._methods))
-        super().__init__(
-            "images", strength=strength, rate=rate, picture=picture, sheet=sheet, output=output, name=name, codec=first
-        )
-
-    @property
-    def measurable(self) -> bool:
-        """Always False, because there are no test images."""
-        return False
-
-    def _check_codec(self, codec: str) -> None:
-        pass
+        given = {"strength": strength, "rate": rate, "sheet": sheet}
+        super().__init__("images", picture=picture, output=output, name=name, pair=first, codec=first, **given)
 
     def _begin(self) -> None:
-        self.title, self.classes = "images", self._names
-        with self.programmatic_update():
-            self.stage.pair = next(iter(self._methods))
+        self.classes = self._names
         self.picture_source.add(self.title, self._images)
         self.picture_source.go_to(self._picture)
         named = list(self._names) if len(self._names) < 1000 else []
@@ -65,10 +55,7 @@ class Comparison(LiveView):
         self.offer(pairs=list(self._methods), classes=named, kinds=kinds, comparison=True, ready=True)
         self.request()
 
-    def fill_variants(self) -> None:
-        """Do nothing, because a method has no variants."""
-
-    def method_of(self, settings: Settings) -> Any:
+    def method_of(self, settings: Settings) -> Method:
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
@@ -80,11 +67,3 @@ class Comparison(LiveView):
     def link(self) -> dict[str, str]:
         """Return the line of Python. There is no papermill command, because no notebook has the callables."""
         return {"python": self.settings().python(), "command": ""}
-
-    def load(self) -> Any:
-        """Raise RunError, because there is no data set."""
-        return self.pipeline_of(self.settings())
-
-    def pipeline_of(self, settings: Settings) -> Any:
-        """Raise RunError, because there are no networks."""
-        raise RunError(f"{settings.pair!r} is not a pair of the workbench: this needs its networks and data set")

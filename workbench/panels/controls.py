@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import UsageError, unknown
+from ..storage import expand_user
 from . import exports
 from .explore_stage import SETTINGS
 from .settings import SHEETS, Settings, check, parse
-
-if TYPE_CHECKING:
-    from .background_tasks import BackgroundTasks
-    from .explore_stage import Stage
-    from .latest_wins import LatestWinsWorker
-    from .picture_source import PictureSource
-    from .pipeline import View
+from .view_base import ViewBase
 
 __all__ = ["Controls"]
 
@@ -25,25 +20,8 @@ SYSTEM = ("codec", "quality", "pair", "variant", "rate")  # settings that also c
 MOST_PINS = 12
 
 
-class Controls:
+class Controls(ViewBase):
     """Attributes that read and set the stage. An invalid value raises UsageError."""
-
-    stage: Stage
-    tasks: BackgroundTasks
-    picture_source: PictureSource
-    worker: LatestWinsWorker[Settings]
-    pinned: list[View]
-    dataset: str
-
-    if TYPE_CHECKING:
-        view: Any
-        by_program: Any
-        programmatic_update: Any
-        request: Any
-        report: Any
-        settings: Callable[[], Settings]
-        fill_variants: Any
-        guard: Any
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -192,15 +170,36 @@ class Controls:
         self.request()
         self.tasks.refresh()
 
+    @property
+    def projection(self) -> str:
+        """The projection of the map: "PCA", or "UMAP" if umap-learn is installed."""
+        return str(self.stage.projection)
+
+    @projection.setter
+    def projection(self, value: str) -> None:
+        self.stage.projection = value
+
+    def save(self, path: str | Path) -> Path:
+        """Write the view as one HTML file, which needs neither a kernel nor a network. Return its path.
+
+        The pictures on the screen follow both sliders there. Raises StorageError if the file cannot be written.
+        """
+        from .saved_page import write
+
+        self._require_shown()
+        return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
+
     def link(self) -> dict[str, str]:
         """Return the line of Python and the papermill command that reproduce the present settings."""
         from ..notebook import default_output
 
+        self._require_shown()
+        parameters = self.tasks.parameters(self.view, self.output or default_output(), self.stage.gain)
+        return {"python": self.settings().python(), "command": Settings.command(parameters)}
+
+    def _require_shown(self) -> None:
         if self.view is None:
             raise UsageError("nothing is shown yet: call explorer.wait() first")
-        folder = getattr(self, "output", None) or default_output()
-        parameters = self.tasks.parameters(self.view, Path(folder), self.stage.gain)
-        return {"python": self.settings().python(), "command": Settings.command(parameters)}
 
     def _choose(self, name: str, value: str, offered: Sequence[str]) -> None:
         if value not in offered:
@@ -217,6 +216,7 @@ class Controls:
         """Subscribe to the stage's changes and messages."""
         self.stage.observe(lambda _: self.request(), ["strength", "number", "sheet"])
         self.stage.observe(self._change_system, list(SYSTEM))
+        self.stage.observe(lambda _: self.tasks.show_map(self.tasks.mapping), "projection")
         self.stage.on_msg(lambda _, content, buffers: self._take(content, buffers))
 
     def _change_system(self, change: dict[str, Any]) -> None:
@@ -247,11 +247,7 @@ class Controls:
             "link": lambda: self.stage.send({"kind": "link", **self.link()}),
         }
         if not self.worker.closed and content.get("do") in actions:
-            self.guard(lambda: self._act(actions[content["do"]]))
-
-    @staticmethod
-    def _act(action: Callable[[], object]) -> None:
-        action()
+            self.guard(actions[content["do"]])
 
     # --- pins ----------------------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ const STAGES = {
 };
 const CLASS_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", "#6A3D9A"];
 const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73", PURPLE = "#7B4FA3";
-const SETTLED_MS = 400, STEPS = 50, CACHED_BYTES = 96e6, ZOOMS = [1, 2, 3, 4, 6, 8];
+const SETTLED_MS = 400, LATE_MS = 4000, SIGHT_MS = 120e3, STEPS = 50, CACHED_BYTES = 96e6, ZOOMS = [1, 2, 3, 4, 6, 8];
 
 // --- elements ----------------------------------------------------------------------------------------------------------------
 
@@ -40,6 +40,12 @@ let serial = 0;
 function labelled(name, text, control, title = "") {
   control.id ||= `pmc2-${name}-${++serial}`;
   return h("div", {className: `pmc2-field pmc2-${name}`, title}, h("label", {htmlFor: control.id}, text), control);
+}
+
+// Mark an element that needs a kernel: a saved page hides it.
+function asking(element) {
+  element.classList.add("pmc2-asking");
+  return element;
 }
 
 function choice(name, text, onchange, title) {
@@ -127,7 +133,6 @@ class View {
     this.version = 0; // of the table
     this.past = [];
     this.future = [];
-    this.drawn = 0; // frames of the stage, for tests
     this.views = 0;
     this.off = [];
     this.build(el);
@@ -135,7 +140,7 @@ class View {
     this.takeFrames();
     this.takeSeen();
     this.showAll();
-    this.remember(true);
+    this.remember();
   }
 
   // --- messages from the kernel -----------------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ class View {
     }
     this.on("change:options", () => this.showControls());
     this.on("change:frames", () => { this.takeFrames(); this.showAll(); });
-    this.on("change:seen", () => { this.takeSeen(); this.schedule(true); });
+    this.on("change:seen", () => { this.takeSeen(); this.schedule(true); if (!this.begun) this.remember(); });
     this.on("change:message", () => this.showMessage());
     this.on("change:curves", () => this.showCurves());
     this.on("change:points", () => this.showMap());
@@ -171,6 +176,7 @@ class View {
 
   close() {
     clearTimeout(this.settling);
+    clearTimeout(this.late);
     for (const off of this.off) off();
   }
 
@@ -251,15 +257,15 @@ class View {
     this.settling = setTimeout(() => { this.remember(); this.announce(); }, SETTLED_MS);
   }
 
-  remember(first = false) {
+  // Before the first view the kernel sets the settings, and these are no steps.
+  remember() {
     const now = JSON.stringify(this.state);
-    if (!first && now === this.present) return;
-    if (!first && this.begun) {
+    if (this.begun && now !== this.present) {
       this.past.push(this.present);
       this.past.splice(0, this.past.length - STEPS);
       this.future = [];
     }
-    this.begun ||= Boolean(this.options.ready && this.shown);
+    this.begun ||= Boolean(this.options.ready && this.table.size);
     this.present = now;
     this.showHistory();
   }
@@ -274,7 +280,7 @@ class View {
     for (const name of LOOK) this.model.set(name, settings[name]);
     this.model.save_changes();
     this.state = settings;
-    this.send({do: "restore", settings});
+    if (!this.options.saved) this.send({do: "restore", settings});
     this.showHistory();
     this.layout();
     this.showAll();
@@ -320,7 +326,7 @@ class View {
       return sliders[name].field;
     }];
     const decimals = (value) => String(Math.round(100 * value) / 100);
-    const sources = row(
+    const sources = asking(row(
       select("source", "pictures"),
       select("show", "show"),
       select("sort", "sort by"),
@@ -329,7 +335,7 @@ class View {
       button("previous", "‹", "the pictures before", () => this.page(-1)),
       button("next", "›", "the next pictures", () => this.page(1)),
       button("random", "random", "a picture at random", () => this.send({do: "random"})),
-    );
+    ));
     this.files = h("input", {type: "file", accept: "image/*", multiple: true, hidden: true, onchange: () => {
       this.upload(this.files.files).then(() => { this.files.value = ""; });
     }});
@@ -337,10 +343,10 @@ class View {
       if (this.folder.value.trim()) this.send({do: "folder", path: this.folder.value.trim()});
     }});
     this.drop = h("div", {className: "pmc2-drop"}, "or drop pictures here");
-    const own = row(
+    const own = asking(row(
       button("upload", "upload pictures", "choose pictures of your own", () => this.files.click()), this.files, this.drop,
       labelled("folder", "or folder", this.folder),
-    );
+    ));
     const system = part(
       slide("strength", "strength", 0, 1, 0.01, (value) => this.set("strength", Math.round(100 * value) / 100), decimals),
       slide("rate", "rate", 0, 1, 0.01, (value) => this.set("rate", this.stop(value)), decimals),
@@ -378,7 +384,7 @@ class View {
     this.said = h("div", {className: "pmc2-hidden", role: "status"});
     controls.kind = h("select", {});
     this.attackButton = button("attack", "train an attacker", "an inversion network learns from what the cloud sees", () => this.send({do: "attack"}));
-    const actions = part(
+    const actions = asking(part(
       this.attackButton,
       this.pinButton = button("pin", "pin", "keep this view next to others", () => this.send({do: "pin"})),
       labelled("export-kind", "export", controls.kind),
@@ -386,12 +392,12 @@ class View {
         this.link.replaceChildren();
         this.send({do: "export", what: controls.kind.value});
       }),
-    );
+    ));
     this.pinned = h("div", {className: "pmc2-pins"});
     this.curves = h("div", {className: "pmc2-curves"});
     this.curvesText = h("div", {className: "pmc2-soft pmc2-curves-text"});
     this.root.append(sources, own, system, this.message, view, this.shelf, this.sheetScroll, this.numbers, this.said, actions,
-      this.pinned, this.curvesText, this.curves, this.buildMap(), this.buildLink());
+      this.pinned, this.curvesText, this.curves, this.buildMap(), asking(this.buildLink()));
     fill(controls.zoom, ZOOMS.map((zoom) => [zoom, zoom === 1 ? "fit" : `${zoom}×`]), 1);
     fill(controls.layer, Object.entries(LAYERS).filter(([name]) => name !== "original").concat([["original", "original"]]), this.state.layer);
     el.append(this.root);
@@ -547,6 +553,7 @@ class View {
   }
 
   open(k) {
+    if (this.options.saved) return;
     const number = this.state.number + k;
     this.remember();
     this.model.set({number, sheet: 1});
@@ -591,7 +598,25 @@ class View {
     if (exact && exact !== this.shown) this.views++;
     if (exact) this.shown = exact;
     this.root.classList.toggle("pmc2-waiting", !exact);
+    if (exact) this.arrived();
+    else this.late ??= setTimeout(() => this.missing(), this.options.saved ? 0 : LATE_MS);
     return this.shown;
+  }
+
+  arrived() {
+    clearTimeout(this.late);
+    this.late = null;
+    if (this.isLate) this.showMessage();
+    this.isLate = false;
+  }
+
+  // Without a kernel, as in a saved notebook, the cloud's view at other settings does not come.
+  missing() {
+    const meta = this.shown?.meta;
+    if (!meta || this.model.get("message")?.busy) return;
+    this.isLate = true;
+    const reason = this.options.saved ? "this page holds no view at these settings" : "the kernel has sent no other view";
+    this.say(`${reason}: the cloud's picture and the figures are those of strength ${meta.strength}, rate ${meta.rate}, ${meta.codec}`);
   }
 
   colour(layer, entry, k) {
@@ -619,7 +644,6 @@ class View {
   draw() {
     if (!this.frames) return;
     const entry = this.present_();
-    this.drawn++;
     if (this.sheetOn) return this.drawSheet(entry);
     for (const [layer, {over, under}] of Object.entries(this.cards)) {
       const there = this.paint(over, layer, entry);
@@ -695,13 +719,16 @@ class View {
     const rates = options.rates ?? [];
     this.enable(sliders.rate, rates.length > 1);
     sliders.rate.field.title = rates.length > 1 ? `${rates.length} stops` : "this codec has one rate";
-    this.enable(sliders.quality, GRADED.includes(state.codec));
-    controls.codec.disabled = Boolean(options.comparison);
+    this.enable(sliders.quality, GRADED.includes(state.codec) && !options.saved);
+    fill(this.projection, options.projections ?? ["PCA"], this.model.get("projection") ?? "PCA");
+    this.root.classList.toggle("pmc2-saved", Boolean(options.saved));
+    controls.codec.disabled = Boolean(options.comparison || options.saved);
+    controls.pair.disabled = controls.variant.disabled = Boolean(options.saved);
     controls.variant.closest(".pmc2-field").hidden = Boolean(options.comparison);
     controls.layer.closest(".pmc2-field").hidden = !this.sheetOn;
     this.attackButton.hidden = Boolean(options.comparison);
     this.attackButton.disabled = !options.ready || Boolean(options.attacking);
-    this.mapDetails.hidden = Boolean(options.comparison);
+    this.mapDetails.hidden = Boolean(options.comparison || (options.saved && !this.points));
     sliders.strength.range.setAttribute("aria-valuetext", `strength ${state.strength}`);
     this.showCurveMarkers();
   }
@@ -863,8 +890,8 @@ class View {
       });
       return h("div", {className: "pmc2-pin-card"}, h("div", {className: "pmc2-pin-pictures"}, ...pictures), h("b", {}, pin.text),
         h("div", {className: "pmc2-soft"}, pin.system), h("div", {}, pin.figures), h("div", {}, pin.answer),
-        h("button", {className: "pmc2-button", type: "button", title: `show ${pin.text} again`, onclick: () => this.send({do: "again", at})}, "show again"), " ",
-        h("button", {className: "pmc2-button", type: "button", title: `remove ${pin.text}`, onclick: () => this.send({do: "unpin", at})}, "remove"));
+        h("button", {className: "pmc2-button pmc2-asking", type: "button", title: `show ${pin.text} again`, onclick: () => this.send({do: "again", at})}, "show again"), " ",
+        h("button", {className: "pmc2-button pmc2-asking", type: "button", title: `remove ${pin.text}`, onclick: () => this.send({do: "unpin", at})}, "remove"));
     }));
   }
 
@@ -947,14 +974,19 @@ class View {
     const [field, select] = choice("colour-by", "colour", () => this.showMap());
     this.colourBy = select;
     fill(select, [["class", "class"], ["right", "right or wrong"], ["attacker", "attacker's PSNR"]], "class");
+    const [projection, projected] = choice("projection", "projection", (value) => {
+      this.model.set("projection", value);
+      this.model.save_changes();
+    });
+    this.projection = projected;
     this.map = h("canvas", {className: "pmc2-map-canvas", width: 560, height: 360, role: "img", ariaLabel: "map of what the cloud receives"});
     this.thumbnail = h("canvas", {className: "pmc2-canvas pmc2-thumbnail", hidden: true, ariaHidden: "true"});
     this.mapText = h("div", {className: "pmc2-soft"});
     this.legend = h("div", {className: "pmc2-legend"});
     this.watchMap();
-    this.mapDetails = h("details", {className: "pmc2-map", ontoggle: () => this.send({do: "map", on: this.mapDetails.open})},
+    this.mapDetails = h("details", {className: "pmc2-map", ontoggle: () => this.options.saved || this.send({do: "map", on: this.mapDetails.open})},
       h("summary", {}, "Map: what the cloud receives of many pictures"),
-      h("div", {className: "pmc2-row"}, field, h("span", {className: "pmc2-soft"}, "drag around points to make them the sheet; Shift for a rectangle")),
+      h("div", {className: "pmc2-row"}, field, asking(projection), h("span", {className: "pmc2-soft pmc2-asking"}, "drag around points to make them the sheet; Shift for a rectangle")),
       h("div", {className: "pmc2-map-box"}, this.map, this.thumbnail), this.legend, this.mapText);
     return this.mapDetails;
   }
@@ -999,7 +1031,7 @@ class View {
       context.stroke();
     }
     const places = new Set(points.points.map(([x, y]) => `${x.toFixed(3)} ${y.toFixed(3)}`)).size;
-    this.mapText.textContent = `${points.points.length} pictures at ${places} places: principal components of what the target reads at the cloud`;
+    this.mapText.textContent = `${points.points.length} pictures at ${places} places: ${points.by === "UMAP" ? "UMAP" : "principal components"} of what the target reads at the cloud`;
     const names = by === "right" ? [["right", BLUE], ["wrong", ORANGE]] : by === "attacker" ? [[points.psnr ? "more of the picture recovered" : "no attacker is trained", ORANGE]]
       : [...new Set(points.labels)].sort((a, c) => a - c).slice(0, 10).map((label) => [this.className(label), label >= 0 ? CLASS_COLOURS[label % CLASS_COLOURS.length] : "#7F7F7F"]);
     this.legend.replaceChildren(...names.map(([name, colour]) => {
@@ -1016,7 +1048,7 @@ class View {
       return [((event.clientX - box.left) / box.width) * this.map.width, ((event.clientY - box.top) / box.height) * this.map.height];
     };
     this.map.addEventListener("pointerdown", (event) => {
-      if (!this.points) return;
+      if (!this.points || this.options.saved) return;
       this.map.setPointerCapture(event.pointerId);
       this.lasso = [at(event)];
     });
@@ -1076,7 +1108,6 @@ class View {
     }});
     const details = h("details", {className: "pmc2-settings", ontoggle: () => details.open && this.send({do: "link"})}, h("summary", {}, "Settings as a line: copy and paste"),
       line("python", "Python"), line("command", "command"), h("div", {className: "pmc2-row"}, labelled("paste", "paste", this.pasted)));
-    this.linkDetails = details;
     return details;
   }
 }
@@ -1102,12 +1133,13 @@ function keepInSight(root) {
     else if (box.width && (box.bottom < 80 || box.top > window.innerHeight - 80)) root.scrollIntoView({block: "start"});
   }, 300);
   for (const kind of kinds) window.addEventListener(kind, stop, true);
-  setTimeout(stop, 120000);
+  setTimeout(stop, SIGHT_MS);
   return stop;
 }
 
 function render({model, el}) {
-  const view = new View(model, el), stop = keepInSight(view.root);
+  const view = new View(model, el), age = Date.now() - 1000 * (view.options.began ?? 0);
+  const stop = age < SIGHT_MS ? keepInSight(view.root) : () => {}; // a reopened or saved notebook stays as it is
   return () => { stop(); view.close(); };
 }
 

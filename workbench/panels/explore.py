@@ -1,13 +1,30 @@
-"""`Explorer`: the view of the notebook `explore`."""
+"""`Explorer`: the view of the notebook `explore`, on the networks of a pair."""
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..errors import DataError, RunError, UsageError
+from ..pictures import open_picture
+from . import exports
+from .latest_wins import Closed
 from .live_view import LiveView
+from .settings import Settings, check
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from .methods import Method
+    from .pipeline import Pipeline
 
 __all__ = ["Explorer"]
+
+KEPT = 3  # pairs with loaded networks
 
 
 class Explorer(LiveView):
@@ -17,6 +34,35 @@ class Explorer(LiveView):
     (`strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`), for code as for the page.
     Another explorer of the same `name` replaces this one. Raises UsageError for an invalid parameter.
     """
+
+    def __init__(
+        self,
+        dataset: str = "samples",
+        target: str = "resnet18",
+        auxiliary: str = "vgg13_bn",
+        *,
+        folder: str = "",
+        data_dir: str = "",
+        variant: str = "",
+        strength: float = 1.0,
+        rate: float = 0.0,
+        codec: str = "neural",
+        quality: int = 89,
+        picture: int = 0,
+        sheet: int = 1,
+        limit: int = 0,
+        seed: int = 0,
+        output: Path | None = None,
+        name: str = "explore",
+    ) -> None:
+        check(codec=codec, picture=picture, limit=limit)
+        self.data_dir, self.folder, self.limit, self.seed, self.family = data_dir, folder, limit, seed, ""
+        self._wanted_variant = variant
+        self._pipelines: dict[tuple[str, str], Pipeline] = {}
+        self._loading = threading.Lock()
+        given = {"strength": strength, "rate": rate, "codec": codec, "quality": quality, "sheet": sheet}
+        pair = f"{target}-X-{auxiliary}"
+        super().__init__(dataset, picture=picture, output=output, name=name, pair=pair, variant=variant, **given)
 
     @classmethod
     def compare(
@@ -38,3 +84,161 @@ class Explorer(LiveView):
         from .comparison import Comparison
 
         return Comparison(methods, images, recognise=recognise, labels=labels, classes=classes, name=name, **parameters)
+
+    # --- for notebooks that run without a user -------------------------------------------------------------------------------
+
+    def curve(self) -> list[dict[str, Any]]:
+        """Return the rows over strength (see `Evaluation.curve`) at the present settings, once they are measured.
+
+        Raises the error that prevented it, or RunError if it took too long.
+        """
+        self.rest()
+        rows = self.tasks.curves.get(self.tasks.key(self.settings()))
+        if rows is None:
+            raise self.error or RunError("the curves are not measured: run the cell again once the view shows them")
+        return rows
+
+    def origin(self, settings: Settings | None = None) -> dict[str, Any]:
+        """Return the origin that a figure must carry: data, seed, weights, device, versions, commit."""
+        from ..evaluation import origin
+
+        return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
+
+    def gallery(self) -> tuple[dict[str, Any], list[str]]:
+        """Return rows of pictures for `plots.gallery`: the first of each class under growing strength."""
+        settings = self.settings()
+        return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The networks of the present settings."""
+        return self.pipeline_of(self.settings())
+
+    # --- the pictures and the networks ---------------------------------------------------------------------------------------
+
+    def _glance(self) -> None:
+        """Show the first picture together with the controls if it is a file.
+
+        A data set would take seconds to load, with torch.
+        """
+        from ..samples import SAMPLES, sample_files
+
+        if self.dataset in SAMPLES and not self.folder:
+            with contextlib.suppress(DataError):  # the worker has the same error, and reports it
+                files = sample_files(self.dataset)[: self.limit or None]
+                if self._picture < len(files):
+                    self._bring_original(np.asarray(open_picture(files[self._picture])))
+
+    def _bring_original(self, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        height, width, _ = picture.shape
+        self.stage.frames = {
+            **{"id": 0, "numbers": [self._picture], "labels": [-1], "names": [], "height": height, "width": width},
+            **{"original": picture.tobytes(), "s1": [], "on_original": []},
+        }
+
+    def _begin(self) -> None:
+        """Read the pictures and show the first, then load the networks."""
+        self.report("importing torch, reading the pictures…", busy=True)
+        from .sources import named
+
+        first, self.classes, self.title, self.family = named(self.dataset, self.limit, self.data_dir)
+        if self._picture >= len(first.split) and not self.folder:
+            raise UsageError(
+                f"picture {self._picture} is not there: {self.title} has {len(first.split)} test pictures, from 0 on"
+            )
+        self.picture_source.add(self.title, first)
+        self.picture_source.go_to(self._picture)
+        self.offer(classes=list(self.classes))
+        self._bring_original(first.split.images[self._picture if not self.folder else 0].permute(1, 2, 0).contiguous().numpy())
+        self.report("loading the networks…", busy=True)
+        from .pipeline import pairs_there
+
+        self._ensure()
+        if self.family == "cifar10" and self.dataset != "samples":
+            self.picture_source.offer("CIFAR-10, pristine samples", named("samples")[0])
+        there = pairs_there(self.family)
+        self.offer(pairs=there if self.stage.pair in there else [self.stage.pair, *there])
+        self.fill_variants()
+        if self.folder:
+            self.picture_source.take_folder(self.folder)
+            self.picture_source.go_to(self._picture)
+        self.offer(ready=True)
+        self.request()
+        self.tasks.refresh()
+
+    def _ensure(self) -> None:
+        """Train missing networks, if there are training images."""
+        dataset = self.load()
+        if dataset.family != dataset.name and dataset.name != "folder":
+            return
+        from .. import training
+
+        target, _, auxiliary = self.stage.pair.partition("-X-")
+
+        def report(history: list[dict[str, Any]]) -> None:
+            self._go_on()
+            self.report(f"missing networks are trained first: {len(history)} epochs of the present one are done", busy=True)
+
+        self._go_on()
+        training.ensure(dataset, target, auxiliary, seed=self.seed, on_epoch=report)
+
+    def _go_on(self) -> None:
+        if self.worker.closed:
+            raise Closed
+
+    def _release(self) -> None:
+        self._pipelines.clear()
+        super()._release()
+
+    def load(self) -> Dataset:
+        """Return the data set of the first collection."""
+        from ..data import load
+
+        return load(self.dataset, self.data_dir or None)
+
+    def fill_variants(self) -> None:
+        """Offer the generators of the pair, and choose the first if the chosen one is not among them."""
+        from .pipeline import variants_there
+
+        variants = {name: text for text, name in variants_there(self.family, self.stage.pair).items()}
+        with self.programmatic_update():
+            if self.stage.variant not in variants and self.stage.variant != self._wanted_variant:
+                self.stage.variant = next(iter(variants), "")
+        if self.stage.variant not in variants:  # it is still offered, and its absence is reported when it is loaded
+            variants[self.stage.variant] = self.stage.variant
+        self.offer(variants=[[name, text] for name, text in variants.items()])
+
+    def pipeline_of(self, settings: Settings) -> Pipeline:
+        """Return the networks for the settings, loaded once."""
+        key = (settings.pair, settings.variant)
+        with self._loading:  # for the worker and for the tasks
+            if key not in self._pipelines:
+                from .pipeline import Pipeline
+
+                self.report(f"loading {exports.system_text(settings)}…", busy=True)
+                loaded = Pipeline(self.family, settings.pair, settings.variant, self.classes)
+                while len(self._pipelines) >= KEPT:
+                    del self._pipelines[next(iter(self._pipelines))]
+                self._pipelines[key] = loaded
+                self.report("")
+            return self._pipelines[key]
+
+    def method_of(self, settings: Settings) -> Method:
+        return self.pipeline_of(settings)
+
+    @property
+    def measurable(self) -> bool:
+        return True
+
+    @property
+    def attacked(self) -> bool:
+        """Whether an attacker was trained for the present pair."""
+        made = self._pipelines.get((self.stage.pair, self.stage.variant))
+        return made is not None and bool(made.attacks)
+
+    def note_of(self, settings: Settings) -> str:
+        pipeline = self._pipelines.get((settings.pair, settings.variant))
+        attack = None if pipeline is None else pipeline.attack_of(settings)
+        if attack is None:
+            return ""
+        return f"learnt: {attack.pairs:,} pairs, strength {attack.strength:g}, {attack.passes:,} passes"

@@ -13,24 +13,27 @@ Pixels are sent as binary buffers, uint8, N x H x W x 3. Nothing here imports to
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anywidget
 import traitlets
 
+from ..errors import UsageError, unknown
 from .settings import Settings, check
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .pipeline import Captured, Seen
+    from .methods import Captured, Seen
 
-__all__ = ["LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen"]
+__all__ = ["HERE", "LAYERS", "SETTINGS", "Stage", "pack_frames", "pack_seen", "projections", "require_projection"]
 
 HERE = Path(__file__).parent
 LAYERS = ("protected", "cloud", "residual", "original", "attacker")
 SETTINGS = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "show", "sort", "number", "sheet", "selection")
+UMAP = "umap"  # the module of the package umap-learn
 TOP = 5  # classes of a single picture; a sheet's pictures have one
 
 
@@ -54,6 +57,7 @@ class Stage(anywidget.AnyWidget):
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
     layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # what a sheet's pictures show
     gain = traitlets.Float(1.0).tag(sync=True)  # of the residual
+    projection = traitlets.Unicode("PCA").tag(sync=True)  # of the map
 
     view = traitlets.Any()  # for observers in the kernel: the last `View`
     pictures: traitlets.List[int] = traitlets.List()
@@ -73,6 +77,24 @@ class Stage(anywidget.AnyWidget):
             return min(max(value, 1.0), 16.0)
         check(**{name: value})
         return value
+
+    @traitlets.validate("projection")
+    def _is_available(self, proposal: Any) -> Any:
+        require_projection(proposal["value"])
+        return proposal["value"]
+
+
+def projections() -> list[str]:
+    """Return the available projections of the map."""
+    return ["PCA", *(["UMAP"] if find_spec(UMAP) else [])]
+
+
+def require_projection(name: str) -> None:
+    """Raise UsageError for an unknown projection, and for one whose package is missing."""
+    if name == "UMAP" and name not in projections():
+        raise UsageError("the projection 'UMAP' needs umap-learn: pip install umap-learn, or choose 'PCA'")
+    if name not in projections():
+        raise unknown("projection", name, projections())
 
 
 def pixels(images: Tensor) -> bytes:

@@ -13,11 +13,12 @@ from PIL import Image
 from ..storage import replacing, write_json
 from .settings import Settings
 
-__all__ = ["KINDS", "TYPES", "export", "pixels", "png", "settings_text", "system_text", "write_pictures"]
+__all__ = ["KINDS", "PAGE", "TYPES", "export", "pixels", "png", "settings_text", "system_text", "write_pictures"]
 
-KINDS = ("figure (PNG)", "figure (SVG)", "pictures (PNG)", "settings (JSON)")
+PAGE = "page (HTML)"
+KINDS = ("figure (PNG)", "figure (SVG)", "pictures (PNG)", "settings (JSON)", PAGE)
 SHOWN = ("original", "protected", "cloud")
-TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/json"}
+TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/json", ".html": "text/html"}
 
 
 def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:

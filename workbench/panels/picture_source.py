@@ -13,7 +13,7 @@ from .settings import SHEETS
 if TYPE_CHECKING:
     from .pipeline import Scan
     from .sources import Source
-    from .view_protocol import ViewProtocol
+    from .view_base import ViewBase
 
 __all__ = ["UPLOADS", "PictureSource"]
 
@@ -26,7 +26,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 class PictureSource:
     """The collections, and the order of the chosen one. The pictures on the screen are a part of this order."""
 
-    def __init__(self, explorer: ViewProtocol) -> None:
+    def __init__(self, explorer: ViewBase) -> None:
         self.explorer, self.stage = explorer, explorer.stage
         self.sources: dict[str, Source] = {}
         self._order: list[int] | None = None

@@ -1,20 +1,11 @@
-"""One pair as client, edge and cloud in this process: views of up to 256 pictures, and the time of each stage.
-
-::
-
-    original --JPEG (S1)--> received --generator--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
-              `capture`, once for the pictures                 `see`, once for each setting
-
-`explore` shows a `Method`: a pair here, or user-defined callables in `callables`.
-"""
+"""One pair as client, edge and cloud in this process: views of up to 256 pictures, and the time of each stage."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,134 +20,15 @@ from ..inference import prepare_pair
 from ..pictures import residual, to_float
 from ..system import NEURAL, Client, Edge, Stopwatch, codec_for
 from ..weights import Pair
+from .methods import Attack, Captured, Method, Seen
 from .settings import Settings
 
-__all__ = ["SCANNED", "Attack", "Captured", "Method", "Pipeline", "Scan", "Seen", "View", "pairs_there", "variants_there"]
+__all__ = ["SCANNED", "Pipeline", "Scan", "pairs_there", "variants_there"]
 
-TOP = 5
 MOST_PSNR = 100.0  # dB, of a guess that equals the original: JSON has no infinity
 PART = 64  # pictures that are classified at once
 SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
 CHUNK = 32  # of them in one step; a waiting request is handled between two steps
-CACHED_PIXELS = 2**23  # of the pictures in the cache: 8,192 pictures of 32 x 32
-Top = list[tuple[str, float]]
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class Captured:
-    """N pictures at the edge, each N x 3 x H x W in [0, 1]: original, received, and at full strength.
-
-    `s1` has the bytes of each JPEG. `on_original` has the target's N x K probabilities for the originals, for a single picture
-    only.
-    """
-
-    original: Tensor
-    received: Tensor
-    full: Tensor
-    s1: list[int]
-    on_original: Tensor | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-    def protected(self, strength: float) -> Tensor:
-        """Return the pictures at a strength."""
-        return torch.lerp(self.received, self.full, strength)
-
-
-@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
-class Seen:
-    """The cloud's view of N pictures in one payload: the D distinct decoded pictures, and in `which` each picture's index.
-
-    `target` and `auxiliary` are N x K probabilities, `bits` the information in each picture's code, `payload` the bytes of all.
-    `guess` (D x 3 x H x W) and `psnr` (N, dB) are an attacker's, if one was trained. `codec` describes the codec.
-    """
-
-    cloud: Tensor
-    which: Tensor
-    ssim: Tensor
-    bits: list[float]
-    payload: int
-    codec: str
-    target: Tensor | None = None
-    auxiliary: Tensor | None = None
-    guess: Tensor | None = None
-    psnr: Tensor | None = None
-    milliseconds: dict[str, float] = field(default_factory=dict)
-
-
-class Method(Protocol):
-    """The interface of a method: it protects, encodes and decodes."""
-
-    @property
-    def codecs(self) -> tuple[str, ...]:
-        """The names of the available codecs."""
-
-    def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the values of a codec's rate in [0, 1], none for a codec with one rate."""
-
-    def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge."""
-
-    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return the cloud's view. `proceed` is called between the stages, and may raise."""
-
-
-@dataclass(frozen=True, repr=False, kw_only=True)
-class View:
-    """The displayed view of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
-
-    `guess` is an attacker's, if one was trained. `code_bits` is the information in the payload. The coder rounds it up, and the
-    container adds its header and tag.
-    """
-
-    settings: Settings
-    original: Tensor
-    protected: Tensor
-    cloud: Tensor
-    label: str
-    ssim: float
-    s1_bytes: int
-    s2_bytes: int
-    codec: str
-    target: Top
-    auxiliary: Top
-    on_original: Top
-    code_bits: float
-    milliseconds: dict[str, float]
-    guess: Tensor | None = None
-    guess_psnr: float = 0.0
-
-    @classmethod
-    def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
-        """Return the view of one of the pictures. In a sheet, S2 is its part of the common payload."""
-        alone = len(seen.which) == 1
-        which = int(seen.which[row])
-        return cls(
-            settings=settings,
-            original=captured.original[row],
-            protected=captured.protected(settings.strength)[row],
-            cloud=seen.cloud[which],
-            label=label,
-            ssim=float(seen.ssim[row]),
-            s1_bytes=captured.s1[row],
-            s2_bytes=seen.payload if alone else round(seen.payload / len(seen.which)),
-            codec=seen.codec,
-            target=top(seen.target, row, classes),
-            auxiliary=top(seen.auxiliary, row, classes),
-            on_original=top(captured.on_original, row, classes),
-            code_bits=seen.bits[row],
-            milliseconds=captured.milliseconds | seen.milliseconds,
-            guess=None if seen.guess is None else seen.guess[which],
-            guess_psnr=0.0 if seen.psnr is None else float(seen.psnr[row]),
-        )
-
-
-def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
-    """Return the names and probabilities of the most likely classes."""
-    if shares is None:
-        return []
-    values, order = shares[row].topk(min(TOP, shares.shape[1]))
-    return [(classes[int(i)], float(v)) for v, i in zip(values, order, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -168,51 +40,7 @@ class Scan:
     psnr: list[float]
 
 
-@dataclass(frozen=True)
-class Attack:
-    """A trained inversion network, and its training conditions."""
-
-    guess: Callable[[Tensor], Tensor] = field(repr=False)
-    pairs: int
-    passes: int
-    strength: float
-
-
-class Cache:
-    """Results by key. The oldest are dropped when all their pictures exceed `CACHED_PIXELS`. Thread-safe."""
-
-    def __init__(self) -> None:
-        self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock, self._pixels = threading.Lock(), 0
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._results
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-    def clear(self) -> None:
-        with self._lock:
-            self._results.clear()
-            self._pixels = 0
-
-    def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the result of a key. A missing one is computed."""
-        with self._lock:
-            if key in self._results:
-                self._results.move_to_end(key)
-                return self._results[key][0]  # type: ignore[no-any-return]
-        result = make()
-        with self._lock:
-            if key not in self._results:
-                self._results[key] = result, pixels(result)
-                self._pixels += pixels(result)
-                while self._pixels > CACHED_PIXELS and len(self._results) > 2:
-                    self._pixels -= self._results.popitem(last=False)[1][1]
-        return result
-
-
-class Pipeline:
+class Pipeline(Method):
     """The networks of one pair (`target-X-auxiliary`) with a generator `variant`. Raises WeightsError if one is missing."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
@@ -221,9 +49,10 @@ class Pipeline:
         self.raw = weights.load_pair(family, target, auxiliary, variant=variant, compressor=whole)
         self.pair: Pair = prepare_pair(self.raw)
         self.classes = classes
+        super().__init__()
         self.attacks: dict[tuple[str, int, float], Attack] = {}
         self._codecs: dict[tuple[Any, ...], Codec] = {}
-        self.cache, self._lock = Cache(), threading.Lock()
+        self._lock = threading.Lock()
         first = Settings("", (0,), 1.0, 0.0, self.codecs[0], 89, pair, variant)
         warm = self.capture("warm", torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # the first call is slower than all others
         self.see(first, "warm", warm, lambda: None)
@@ -253,14 +82,7 @@ class Pipeline:
             return self._codecs[name, quality, size]
 
     def attack_of(self, settings: Settings) -> Attack | None:
-        """Return the attacker that was trained at the settings' codec, quality and rate."""
         return self.attacks.get((settings.codec, settings.graded, settings.rate))
-
-    def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge, cached by `key`."""
-        return self.cache.get(
-            ("captured", key), lambda: self._capture(to_float(images)), lambda made: _pixels(made.original, 3)
-        )
 
     def _capture(self, original: Tensor) -> Captured:
         clock, edge = Stopwatch(), Edge(self.pair.generator, codec_for(self.pair, "png"))
@@ -270,14 +92,6 @@ class Pipeline:
         spent = {name: clock.milliseconds[name] or 0.0 for name in ("client_compression", "generator")}
         alone = self._classify(self.pair.target, original) if len(original) == 1 else None
         return Captured(original, received, full, [len(file) for file in files], alone, spent)
-
-    def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return the cloud's view of captured pictures, cached by `key` and settings."""
-        attack = self.attack_of(settings)
-        found = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)
-        return self.cache.get(
-            found, lambda: self._see(settings, captured, attack, proceed), lambda made: _pixels(made.cloud, 2)
-        )
 
     def _see(self, settings: Settings, captured: Captured, attack: Attack | None, proceed: Callable[[], None]) -> Seen:
         clock, size = Stopwatch(), (int(captured.original.shape[-2]), int(captured.original.shape[-1]))
@@ -383,11 +197,6 @@ class Pipeline:
         attack = Attack(guess, pairs, passes, settings.strength)
         self.attacks = {**self.attacks, (settings.codec, settings.graded, settings.rate): attack}
         return attack
-
-
-def _pixels(images: Tensor, tensors: int) -> int:
-    """Return the number of pixels in `tensors` tensors like this one."""
-    return tensors * len(images) * images.shape[-2:].numel()
 
 
 def pairs_there(family: str) -> list[str]:

@@ -8,30 +8,44 @@ import torch
 from torch import Tensor
 
 from .explore_stage import pixels
-from .pipeline import Captured, Seen
+from .methods import Captured, Seen
 
 __all__ = ["as_points", "project"]
 
+FEWEST = 16  # distinct features for UMAP, whose neighbourhoods have 15
 
-def project(features: Tensor) -> Tensor:
-    """Return N x F features in the plane of their two principal components, scaled to [0, 1] (N x 2).
 
-    Equal features are equal points. The sign of a component is fixed: its largest loading is positive.
-    """
-    centred = features.double() - features.double().mean(0)
-    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
-    axes = axes[:2] if len(axes) > 1 else torch.cat([axes, torch.zeros_like(axes)])
-    signs = torch.gather(axes, 1, axes.abs().argmax(1, keepdim=True)).sign()
-    points = centred @ (axes * torch.where(signs == 0, 1.0, signs)).T
+def project(features: Tensor, by: str = "PCA") -> Tensor:
+    """Return N x F features in a plane, scaled to [0, 1] (N x 2): by "PCA" or "UMAP". Equal features are equal points."""
+    points = _umap(features) if by == "UMAP" else _components(features)
     low, high = points.min(0).values, points.max(0).values
     return ((points - low) / (high - low).clamp(min=1e-9)).float()
 
 
-def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor) -> dict[str, Any]:
+def _components(features: Tensor) -> Tensor:
+    """Return the two principal components. The sign of each is fixed: its largest loading is positive."""
+    centred = features.double() - features.double().mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] if len(axes) > 1 else torch.cat([axes, torch.zeros_like(axes)])
+    signs = torch.gather(axes, 1, axes.abs().argmax(1, keepdim=True)).sign()
+    return centred @ (axes * torch.where(signs == 0, 1.0, signs)).T
+
+
+def _umap(features: Tensor) -> Tensor:
+    """Return UMAP's points (McInnes, Healy and Melville, 2018) of the distinct features, from a fixed seed."""
+    from umap import UMAP
+
+    distinct, which = torch.unique(features, dim=0, return_inverse=True)
+    return torch.from_numpy(UMAP(random_state=0, n_jobs=1).fit_transform(distinct.numpy()))[which]
+
+
+def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
     """Return the value of the stage's `points`: positions, labels, answers and pictures, in the page's form."""
     assert seen.target is not None
+    by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {
-        "points": [[round(x, 4), round(y, 4)] for x, y in project(features).tolist()],
+        "points": [[round(x, 4), round(y, 4)] for x, y in project(features, by).tolist()],
+        "by": by,
         "labels": labels.tolist(),
         "answers": seen.target.argmax(1).tolist(),
         "psnr": None if seen.psnr is None else [round(value, 2) for value in seen.psnr.tolist()],

@@ -19,12 +19,14 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, ClassVar
+from typing import Any
 
 import ipywidgets as widgets
+import traitlets
 
 from ..errors import RunError
 from . import markup
+from .open_views import replace_view
 
 __all__ = ["Trainer"]
 
@@ -40,6 +42,15 @@ STYLE = """<style>
 </style>"""
 
 
+class NamedImage(widgets.Image):  # type: ignore[misc]
+    """An image with a name for screen readers: its `tooltip`.
+
+    ipywidgets' page reads the length of `description` before it sets a tooltip, and an `Image` has none: its view fails.
+    """
+
+    description = traitlets.Unicode("").tag(sync=True)
+
+
 class Trainer:
     """Trains the missing networks of a pair while the user watches: display `trainer.widget`. Existing ones show their curves.
 
@@ -47,8 +58,6 @@ class Trainer:
     `state` is one of idle, training, stopping, interrupted, done, failed. After an interrupt, training continues from its
     checkpoint and ends with the same weights. Another trainer of the same `name` replaces this one, and interrupts it.
     """
-
-    _open: ClassVar[dict[str, Trainer]] = {}
 
     def __init__(
         self,
@@ -64,9 +73,7 @@ class Trainer:
         begin: bool = True,
         name: str = "train",
     ) -> None:
-        if (before := self._open.get(name)) is not None:
-            before.close()
-        self._open[name] = self
+        replace_view("train", name, self)
         self._asked = {
             **{"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary},
             **{"preset": preset, "seed": seed, "compressor": compressor, "device": device},
@@ -181,7 +188,7 @@ class Trainer:
         self.stop_button.on_click(lambda _: self.interrupt())
         self.message, self.progress_text = widgets.HTML(), widgets.HTML()
         self.progress = widgets.IntProgress(0, 0, 1)
-        self.curves = widgets.Image(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
+        self.curves = NamedImage(format="png", tooltip="learning curves", layout=widgets.Layout(display="none"))
         for each, kind in ((self.message, "pmc2-message"), (self.curves, "pmc2-figure")):
             each.add_class(kind)
         row = widgets.HBox([self.start_button, self.stop_button, self.progress, self.progress_text])

@@ -1,0 +1,48 @@
+"""A view of `explore` as one HTML file: the stage's ES module, style and state. It needs neither a kernel nor a network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..storage import write_text
+from .explore_stage import HERE, Stage
+
+__all__ = ["encoded", "state_of", "write"]
+
+
+def state_of(stage: Stage) -> dict[str, Any]:
+    """Return the traits that a stage's page gets, encoded."""
+    names = [name for name in stage.keys if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")]
+    return {name: encoded(getattr(stage, name)) for name in names}
+
+
+def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
+    """Write the page of a stage, with views for its table (see `pack_seen`), and return its path."""
+    traits = state_of(stage)
+    traits["options"] |= {"saved": True}
+    traits["message"] = {}
+    state = json.dumps({"traits": traits, "ahead": encoded(ahead)}, separators=(",", ":"))
+    parts = {
+        "title": html.escape(title),
+        "style": (HERE / "explore.css").read_text("utf-8"),
+        "state": state.replace("<", "\\u003c"),  # text of the state must not end its element
+        "module": (HERE / "explore.js").read_text("utf-8"),
+    }
+    page = (HERE / "saved_page.html").read_text("utf-8")
+    write_text(path, re.sub("@(title|style|state|module)@", lambda mark: parts[mark[1]], page))
+    return path
+
+
+def encoded(value: Any) -> Any:
+    """Return a trait's value as JSON. Bytes become `{"base64": text}`."""
+    if isinstance(value, bytes | memoryview):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, dict):
+        return {key: encoded(each) for key, each in value.items()}
+    return [encoded(each) for each in value] if isinstance(value, list | tuple) else value
