@@ -207,8 +207,9 @@ class Deployment:
 
     def container(self) -> Container:
         """Return the container of the edge. Raises UsageError if it runs as a process, or if a setting is invalid."""
-        settings, (least, most) = self._container_settings("edge", self.edge.options), self.edge.container.replicas
-        return Container(cloud=self.cloud.address, runtime=self.edge.runtime, replicas_min=least, replicas_max=most, **settings)
+        settings = self._container_settings("edge", self.edge.options) | {"runtime": self.edge.runtime}
+        least, most = self.edge.container.replicas
+        return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
         """Return the container of a cloud in a guest with a GPU. Raises UsageError for an invalid one."""
