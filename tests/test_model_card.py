@@ -61,7 +61,6 @@ def result(pair: Pair, **more: Any) -> dict[str, Any]:
 
 
 def section(text: str, title: str) -> str:
-    """Return the text of one section."""
     return text.partition(f"## {title}\n")[2].partition("\n## ")[0]
 
 

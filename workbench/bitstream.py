@@ -65,7 +65,7 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return the number of images that a payload claims to hold; 1 for bytes that are no payload, which `unpack` refuses."""
+    """Return the number of images that a payload claims to hold, or 1 for bytes that are no payload."""
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:

@@ -41,7 +41,7 @@ DOWNLOAD_TIMEOUT_S = 30
 
 
 def keys(images: Tensor) -> list[bytes]:
-    """Return the key of each uint8 picture, N x 3 x 32 x 32."""
+    """Return the first `KEY` bytes of the SHA-256 of each uint8 picture, N x 3 x 32 x 32."""
     return [hashlib.sha256(image.tobytes()).digest()[:KEY] for image in images.contiguous().numpy()]
 
 

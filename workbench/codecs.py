@@ -267,7 +267,6 @@ class Neural(_NeuralCodec):
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The available rates."""
         return rates_of(self.compressor.stops)
 
     def at(self, rate: float | None) -> Self:

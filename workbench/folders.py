@@ -48,7 +48,7 @@ class ClassFolders:
 
     @property
     def paths(self) -> list[Path]:
-        """All pictures, class by class."""
+        """The pictures of all classes, in the order of the classes."""
         return [path for paths in self.files for path in paths]
 
     @property

@@ -50,7 +50,6 @@ class Grid:
 
     @property
     def folder(self) -> Path:
-        """The folder of the results."""
         return data_root() / "runs" / "grid" / self.family
 
     @property

@@ -248,7 +248,6 @@ def pause(version: Version) -> Request:
 
 
 def edge(container: Container, version: Version) -> Request:
-    """Return the request for the edge's container."""
     annotations = {
         "io.katacontainers.pkg.oci.bundle_path": f"{BUNDLES}/{EDGE}",
         "io.katacontainers.pkg.oci.container_type": "pod_container",

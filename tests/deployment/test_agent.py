@@ -61,7 +61,6 @@ class Far:
         return sha
 
     def start(self, program: str = STAGE, name: str = "pair-edge", **more: Any) -> dict[str, Any]:
-        """Start a stage that listens."""
         environment = {"python": sys.executable, "path": ""}
         asked = {
             "name": name,

@@ -30,7 +30,6 @@ JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
 
 
 def segment(marker: int, content: bytes) -> bytes:
-    """Return a segment of a JPEG."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
 
 

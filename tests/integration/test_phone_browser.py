@@ -756,5 +756,4 @@ def test_the_page_can_be_used_by_everyone(
 
 @pytest.fixture(scope="module")
 def files(digits: Dataset) -> list[bytes]:
-    """JPEG files of digits."""
     return Jpeg().encode_each(to_float(digits.test.images[:60]))

@@ -59,6 +59,5 @@ class Steps:
             return self._now
 
     def advance(self, seconds: float) -> None:
-        """Advance the clock by `seconds`."""
         with self._lock:
             self._now += seconds

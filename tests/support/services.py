@@ -229,7 +229,6 @@ class Log:
         return [line for line in found if line["service"] == service]
 
     def records(self, name: str) -> list[logging.LogRecord]:
-        """Return the records of a logger."""
         return [record for record in list(self._caplog.records) if record.name == name]
 
     @property

@@ -182,7 +182,7 @@ class Observer:
         return self.show(self.protect(images), view)
 
     def show(self, protected: Tensor, view: str) -> Observed:
-        """Return one view of protected images."""
+        """Return the view of protected images that `view` names."""
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
         parts = [self._show(part.to(self.device), view) for part in torch.split(protected, BATCH)]

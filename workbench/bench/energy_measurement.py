@@ -25,7 +25,6 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor as Images
-from tqdm.auto import tqdm
 
 from ..certs import Role
 from ..client import new_loop
@@ -100,13 +99,7 @@ def one_thread() -> Iterator[None]:
 
 
 def measure(
-    phone: Phone,
-    stage: StageConfig,
-    images: Images,
-    repetitions: int,
-    batch: int,
-    data: Sequence[str] = (),
-    progress: bool = False,
+    phone: Phone, stage: StageConfig, images: Images, repetitions: int, batch: int, data: Sequence[str] = ()
 ) -> Measured:
     """Send the images, `batch` a request, `repetitions` times from this process to services started here.
 
@@ -132,7 +125,7 @@ def measure(
         stack.callback(lambda: pool.submit(_on_one_thread, runner, connection.__aexit__()).result())
         counted = _overhead(counter, local, role, phone, stage.target, images, batch)
         overhead = pool.submit(_on_one_thread, runner, counted).result()
-        for number in tqdm(range(-1, repetitions), desc=phone.name, unit="turn", disable=not progress, leave=False):
+        for number in range(-1, repetitions):
             turn = pool.submit(_on_one_thread, runner, _turn(phone, connection, stage.target, images, batch)).result()
             if number < 0:
                 found.classes = turn.classes

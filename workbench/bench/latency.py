@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ..client import HttpsClient
 from ..errors import UsageError, unknown
@@ -130,22 +129,17 @@ class _EndToEnd:
         }
 
 
-def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1, progress: bool = False) -> dict[str, Any]:
+def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
     """Send `requests` batches one after another, and return the components of an image's latency (ms; means with intervals).
 
     `ms` is the time from pictures in to labels back, with its percentiles over requests. `covered` is the share of it that the
     nine measured components account for. Raises UsageError if there are fewer images than a batch.
     """
-    return in_turns({"": client}, images, requests, batch, 1, progress)[""]
+    return in_turns({"": client}, images, requests, batch, 1)[""]
 
 
 def in_turns(
-    clients: Mapping[str, HttpsClient],
-    images: Tensor,
-    requests: int,
-    batch: int = 1,
-    rounds: int = ROUNDS,
-    progress: bool = False,
+    clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
     """Measure several clients like `end_to_end`, `requests` batches each, in turns: each client sends its part in every round.
 
@@ -160,7 +154,7 @@ def in_turns(
     names = list(measured)
     for each in measured.values():
         each.send(max(2, requests // 20), counts=False)
-    for number in tqdm(range(rounds), desc=f"{batch} at a time", unit="round", disable=not progress, leave=False):
+    for number in range(rounds):
         part = requests * (number + 1) // rounds - requests * number // rounds
         for name in names[number % len(names) :] + names[: number % len(names)]:
             measured[name].send(part)

@@ -55,6 +55,7 @@ SHARES = (0.3, 0.5, 0.7, 0.9)  # further rates of the open loop, as shares of sa
 SOAK = 0.7
 SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request: requests in flight that saturate the services
 DIRECT = 256  # images in a direct call
+REPEATS = 5  # requests whose bytes are counted
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
 Loop = Callable[["EdgeTarget", Any, float], Awaitable[Load]]
 WAYS: tuple[Way, ...] = ("out", "back")
@@ -363,7 +364,7 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
     return images / (time.perf_counter() - start)
 
 
-def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repeats: int = 5) -> dict[str, Any]:
+def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str) -> dict[str, Any]:
     """Count bytes a request at the sockets of both open connections, for requests of one image and of many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -377,9 +378,9 @@ def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str, repe
             client.recognise_files(files[:n])
             links = {"client_edge": near, "edge_cloud": far}
             start = {name: dict(link.bytes) for name, link in links.items()}
-            payload = [client.recognise_files(files[:n]).s2_bytes for _ in range(repeats)]
+            payload = [client.recognise_files(files[:n]).s2_bytes for _ in range(REPEATS)]
             sockets = {
-                name: {way: (link.bytes[way] - start[name][way]) / repeats for way in WAYS} for name, link in links.items()
+                name: {way: (link.bytes[way] - start[name][way]) / REPEATS for way in WAYS} for name, link in links.items()
             }
-            counted[str(n)] = {"s1_bytes": sum(map(len, files[:n])), "payload": sum(payload) / repeats, **sockets}
+            counted[str(n)] = {"s1_bytes": sum(map(len, files[:n])), "payload": sum(payload) / REPEATS, **sockets}
     return counted

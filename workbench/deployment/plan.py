@@ -207,56 +207,31 @@ class Deployment:
 
     def container(self) -> Container:
         """Return the container of the edge. Raises UsageError if it runs as a process, or if a setting is invalid."""
-        edge, settings = self.edge, self.edge.container
-        if edge.runtime == "process":
-            raise UsageError("[edge] runtime is 'process', which is no container")
-        return Container(
-            image=edge.image,
-            cloud=self.cloud.address,
-            name=f"{self.name}-edge",
-            namespace=settings.namespace,
-            runtime=edge.runtime,
-            node_port=settings.node_port,
-            memory=settings.memory,
-            cpu=settings.cpu,
-            replicas_min=settings.replicas[0],
-            replicas_max=settings.replicas[1],
-            kbs_url=settings.kbs,
-            kbs_cert=self._beside(settings.kbs_cert),
-            resource=settings.secrets,
-            egress=settings.egress,
-            logs=settings.logs,
-            options=(*self._pair_options(), *edge.options),
-            create_namespace=settings.create_namespace,
-            shim=settings.shim,
-        )
+        settings = self._container_settings("edge", self.edge.options) | {"runtime": self.edge.runtime}
+        least, most = self.edge.container.replicas
+        return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
         """Return the container of a cloud in a guest with a GPU. Raises UsageError for an invalid one."""
-        cloud, settings = self.cloud, self.cloud.container
-        if cloud.runtime == "process":
-            raise UsageError("[cloud] runtime is 'process', which is no container")
-        return CloudContainer(
-            image=cloud.image,
-            name=f"{self.name}-cloud",
-            namespace=settings.namespace,
-            node_port=settings.node_port,
-            memory=settings.memory,
-            cpu=settings.cpu,
-            kbs_url=settings.kbs,
-            kbs_cert=self._beside(settings.kbs_cert),
-            resource=settings.secrets,
-            egress=settings.egress,
-            logs=settings.logs,
-            options=(*self._pair_options(), "--device", "cuda", *cloud.options),
-            create_namespace=settings.create_namespace,
-            shim=settings.shim,
-            gpu=settings.gpu,
-        )
+        options = ("--device", "cuda", *self.cloud.options)
+        return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 
-    def _pair_options(self) -> tuple[str, ...]:
-        pair = self.pair
-        return ("--dataset", pair.dataset, "--target", pair.target, "--auxiliary", pair.auxiliary, "--codec", pair.codec)
+    def _container_settings(self, which: Which, options: tuple[str, ...]) -> dict[str, Any]:
+        """Return the settings that both kinds of containers have. Raises UsageError if the stage runs as a process."""
+        stage, settings, pair = self.stage(which), self.stage(which).container, self.pair
+        if stage.runtime == "process":
+            raise UsageError(f"[{which}] runtime is 'process', which is no container")
+        names = ("--dataset", pair.dataset, "--target", pair.target, "--auxiliary", pair.auxiliary, "--codec", pair.codec)
+        same = ("namespace", "node_port", "memory", "cpu", "egress", "logs", "create_namespace", "shim")
+        return {
+            **{name: getattr(settings, name) for name in same},
+            "image": stage.image,
+            "name": f"{self.name}-{which}",
+            "kbs_url": settings.kbs,
+            "kbs_cert": self._beside(settings.kbs_cert),
+            "resource": settings.secrets,
+            "options": (*names, *options),
+        }
 
     def _check(self) -> None:
         for which in get_args(Which):

@@ -52,7 +52,6 @@ class Tunnel:
 
 
 def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
-    """Write the wanted tunnels."""
     write_json(folder / "wanted.json", [asdict(each) for each in tunnels])
 
 

@@ -114,7 +114,6 @@ def _text(name: str, content: bytes | bytearray) -> str:
 
 
 def _parts(body: bytes, boundary: bytes, most: int) -> list[_Part]:
-    """Return the parts of a form."""
     if not 0 < len(boundary) <= 200:
         raise ProtocolError("the form's Content-Type has no boundary")
     if body.count(b"\r\n--" + boundary) > most + len(PARAMETERS) + SPARE:  # also bounds the parser's time for false boundaries

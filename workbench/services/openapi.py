@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Describe the edge. `attested` means that an agent gives evidence of its guest."""
+    """Return the OpenAPI document of an edge. `attested` means that an agent gives evidence of its guest."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files, as binary data")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "repeats under the same id get the same response"),
@@ -77,7 +77,6 @@ def _attestation() -> Document:
 
 
 def cloud_document(model: Model) -> Document:
-    """Describe the cloud."""
     return _document("PMC² cloud", model, "payload", "one payload of the codec that the metadata names, as binary data")
 
 

@@ -139,7 +139,6 @@ class Token:
 
     @property
     def header(self) -> dict[str, str]:
-        """The Authorization header with this token."""
         return {"Authorization": f"Bearer {self.secret.decode()}"}
 
 

@@ -185,7 +185,6 @@ class Containers:
     # --- the cluster's reports -----------------------------------------------------------------------------------------------
 
     def _look(self) -> tuple[PodState, list[Trouble]]:
-        """Return the state of the container, and its troubles."""
         found = self._json("get", "deployment.apps,pod", self._selector)
         deployment = next((each for each in found if each["kind"] == "Deployment"), None)
         if deployment is None:
