@@ -18,6 +18,7 @@ from workbench.training.adversary import AdversarialObjective, Defence
 from workbench.training.batches import crop_and_flip
 from workbench.training.compression import CompressorObjective, JointObjective
 from workbench.training.objectives import ClassifierObjective
+from workbench.training.presets import HIDDEN
 from workbench.training.protection import EncoderObjective, GeneratorObjective
 from workbench.training.variable_rate import VariableRateObjective
 
@@ -52,9 +53,11 @@ def classifier_objective() -> ClassifierObjective:
 
 
 def generator_objective(
-    loss: GeneratorLoss = GeneratorLoss("bounded", "absolute"), auxiliary: str = "other"
+    loss: GeneratorLoss = GeneratorLoss("bounded", "absolute"), auxiliary: str = "other", noise: float = 0.0
 ) -> GeneratorObjective:
-    return GeneratorObjective(PerturbationGenerator(width=2), Small().eval(), Small(auxiliary, logits=20).eval(), loss)
+    return GeneratorObjective(
+        PerturbationGenerator(width=2, noise=noise), Small().eval(), Small(auxiliary, logits=20).eval(), loss
+    )
 
 
 def compressor_objective(kind: str = "rate-accuracy") -> CompressorObjective:
@@ -91,6 +94,7 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "classifier": classifier_objective,
     "encoder": lambda: EncoderObjective(PerturbationGenerator(width=2), 10),
     "generator": generator_objective,
+    "generator, hidden": lambda: generator_objective(HIDDEN, noise=0.1),
     "compressor": compressor_objective,
     "compressor, rate-distortion": lambda: compressor_objective("rate-distortion"),
     "compressor, variable rate": variable_objective,

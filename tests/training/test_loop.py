@@ -12,9 +12,20 @@ from torch.nn import functional as F
 
 from tests.support.objectives import OBJECTIVES, SETTINGS, classifier_objective, differences, seeded, tensors, train_here
 from workbench.data import Dataset
+from workbench.pictures import to_float
 from workbench.training import TrainingSettings
 from workbench.training.batches import crop_and_flip, rows_of
 from workbench.training.schedules import learning_rate_share, steps
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_objectives_compute_in_mixed_precision(kind: str, few: Dataset) -> None:
+    objective = seeded(OBJECTIVES[kind])
+    for mode in (True, False):
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = objective.train(mode)(to_float(few.train.images).bfloat16(), few.train.labels)
+        assert loss.isfinite()
+    loss.backward()
 
 
 @pytest.mark.parametrize("kind", OBJECTIVES)

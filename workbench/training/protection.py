@@ -172,6 +172,7 @@ class GeneratorObjective(Objective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, the accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
+        images = images.float()  # mixed precision passes bfloat16, in which pictures lose a bit of every byte
         protected, noiseless = self.protect(images)
         every = 2 if self.training and self.loss.leakage_weight else 1  # in the papers the auxiliary sees every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)

@@ -104,11 +104,12 @@ class VariableRateObjective(CompressorObjective):
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
+        images = images.float()  # mixed precision passes bfloat16; the entropy model's logits need 32 bits
         strengths, stops = self._draw(len(images), images.device)
         with torch.no_grad():
             images, wanted = self._seen(images, strengths[:, None, None, None])
-        with torch.autocast(images.device.type, enabled=False):  # the entropy model's logits need 32 bits
-            x_hat, bits, y = self._code_at(images.float(), stops)
+        with torch.autocast(images.device.type, enabled=False):
+            x_hat, bits, y = self._code_at(images, stops)
             asked = F.cross_entropy(self.labelled.read(y), labels, label_smoothing=SMOOTHING if self.training else 0.0)
         errors = (x_hat - wanted).square().mean((1, 2, 3))
         decoded = clamp_inwards(x_hat)
@@ -128,7 +129,7 @@ class VariableRateObjective(CompressorObjective):
         """Return images protected at `strengths`, and the same without the generator's random component, which costs bits."""
         noiseless = self.generator.noiseless(images)
         protected = self.generator.add_noise(noiseless, unforeseeable=False)
-        return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths).float()
+        return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return x_hat, the bits of each image (N) and the latents, for a stop of each image (N).
