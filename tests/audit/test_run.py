@@ -295,6 +295,16 @@ def test_a_threshold_is_judged_on_the_paired_interval() -> None:
     assert unsure["over"]["psnr"] == pytest.approx(0.45)
 
 
+@pytest.mark.parametrize(("view", "holds"), [("decoded", True), ("payload", True), ("label", True), ("perturbed", False)])
+def test_few_codes_bound_what_few_pictures_leave_open(view: str, holds: bool) -> None:
+    best = row(view, "replay", psnr=13.0, ssim=0.2, identified=0.01)
+    best["identified"] = Estimate(0.01, 0.005, 0.018, 1000)  # 1.8 times the control's 0.01 may be true, 1.5 is allowed
+    assert not verdict(CONTROL, [best])[view]["holds"]["identified"]
+    found = verdict(CONTROL, [best], identifiable=0.01)[view]
+    assert found["holds"]["identified"] is holds
+    assert found["interval"]["identified"][1] == pytest.approx(1.0 if holds else 1.8)
+
+
 def test_the_gain_over_the_control_is_paired_by_picture(audited: tuple[Counted, dict[str, Any]]) -> None:
     made, result = audited
     best = row_of(result, "perturbed", "undo")

@@ -104,6 +104,7 @@ class Audit(Attempts):
             membership = {view: self.linkage.members(view) for view in pictures}
             rmia_ = {view: self.linkage.members_by_rmia(view, shadows) for view in pictures if shadows}
             unseen_ = unseen_rows(self, unseen) if unseen else []
+        bound = self.bound()
         return {
             "n": len(self.labels),
             "seeds": self.seeds,
@@ -116,9 +117,9 @@ class Audit(Attempts):
             "membership": membership,
             "membership_rmia": rmia_,
             "unseen": unseen_,
-            "bound": self.bound(),
+            "bound": bound,
             "answered": self.answered(),
-            "verdict": verdict(controls, rows),
+            "verdict": verdict(controls, rows, bound["identified"]),
             "judge": across([self.judge.right(self.images, self.labels)], share=True),
             "recognisable": RECOGNISABLE,
             "effort": asdict(self.effort),

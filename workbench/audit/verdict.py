@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from ..metrics import Estimate
@@ -14,12 +15,15 @@ ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
 NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # no gain over the control
 
 
-def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[str, Any]:
+def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifiable: float = 1.0) -> dict[str, Any]:
     """Return for each view the best attackers, their gain over the control, and whether that gain is allowed.
 
     The control is the class's mean image given the true label. For identification it is a random picture of the class. The
     decoder is public, so a payload gives the decoded image, and the cloud holds both. Therefore the best attack on either
     counts for both.
+
+    `identifiable` is the share of pictures that the distinct payloads can identify at most. It bounds what the interval of few
+    identified pictures leaves open, for payload, decoded image and label, which all follow from the payload.
 
     `over` is the gain of max(control, attack), since every attacker can fall back on the control. `failed` names the measures
     in which no attacker reached the control. That is the attacks' failure and no evidence of protection. `interval` is the 95 %
@@ -39,6 +43,9 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]]) -> dict[
         best = {key: max(those, key=lambda row: row[key].value) for key, those in tried.items()}
         value = {key: row[key].value for key, row in best.items()}
         gain = {key: _gain(key, row, control) for key, row in best.items()}
+        if view in (*coded, "label"):
+            most = max(gain["identified"].value, identifiable / control["identified"].value)
+            gain["identified"] = replace(gain["identified"], high=min(gain["identified"].high, most))
         answered = {key: [row[key].value for row in by_label if key in row] for key in ("psnr", "ssim")}
         allowed = ALLOWED | ({"psnr": ALLOWED_PERTURBED} if view == "perturbed" else {})
         views[view] = {
