@@ -309,6 +309,7 @@ def test_a_group_of_the_map_becomes_the_sheet(empty: Page) -> None:
     )
     open_stage(empty, given)
     empty.locator(".pmc2-map summary").click()
+    empty.wait_for_function("model.sent.length > 0")  # a details element reports that it is open later than the click
     assert empty.evaluate("model.sent.at(-1)[0]") == {"do": "map", "on": True}
     assert "4 pictures at 4 places" in empty.locator(".pmc2-map").inner_text()
     canvas = empty.locator(".pmc2-map-canvas")
