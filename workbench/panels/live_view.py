@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections import deque
 from dataclasses import replace
 from pathlib import Path
@@ -74,9 +75,9 @@ class LiveView(Controls):
     def _glance(self) -> None:
         """Show pictures together with the controls, if some can be read at once."""
 
+    @abstractmethod
     def _begin(self) -> None:
         """Read the pictures, load the method, and show the first view. Runs in the worker's thread."""
-        raise NotImplementedError
 
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 

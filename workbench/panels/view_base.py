@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 import traceback
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["ViewBase"]
 
 
-class ViewBase:
+class ViewBase(ABC):
     """A live view, as its controls, its background tasks and its picture source use it."""
 
     stage: Stage
@@ -76,23 +77,23 @@ class ViewBase:
 
     # --- of each kind of view ------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def request(self) -> None:
         """Show the present settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def save(self, path: str | Path) -> Path:
         """Write the view as one HTML file."""
-        raise NotImplementedError
 
+    @abstractmethod
     def method_of(self, settings: Settings) -> Method:
         """Return the method that protects, encodes and decodes at the settings."""
-        raise NotImplementedError
 
+    @abstractmethod
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
         """Return the origin that a figure must carry."""
-        raise NotImplementedError
 
-    def fill_variants(self) -> None:
+    def fill_variants(self) -> None:  # noqa: B027 (only a pair has some)
         """Offer the generators of the pair, if it has several."""
 
     @property
