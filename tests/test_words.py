@@ -1,4 +1,4 @@
-"""The check of the project's prose: the phrases that it finds, the text that it reads, and the shrinking list of exceptions."""
+"""The check of the project's prose: the phrases that it finds, and the text that it reads."""
 
 from __future__ import annotations
 
@@ -125,18 +125,8 @@ def test_a_comment_of_another_language_is_read(tmp_path: Path) -> None:
     assert places(write(tmp_path / "x.js", "const he = 1;\n// told\n")) == [2]
 
 
-def test_the_list_of_exceptions_only_shrinks(tmp_path: Path) -> None:
-    for name, text in (("clean.md", "Fine."), ("old.md", "Told."), ("new.md", "Fine.\n\nHe told it.")):
-        write(tmp_path / name, text)
-    names = ["clean.md", "new.md", "old.md"]
-    assert words.check(tmp_path, names, {"old.md", "clean.md", "gone.md"}) == [
-        "gone.md is in tests/words-not-yet.txt and does not exist: run `python tests/words.py --prune`",
-        "clean.md has no findings and is still in tests/words-not-yet.txt: run `python tests/words.py --prune`",
-        "new.md:3: 'He': write 'the attacker', 'the user' or 'they'",
-        "new.md:3: 'told': programs report, log, request",
+def test_a_finding_names_its_line(tmp_path: Path) -> None:
+    assert list(words.findings_of(write(tmp_path / "x.md", "Fine.\n\nHe told it."))) == [
+        (3, "'told': programs report, log, request"),
+        (3, "'He': write 'the attacker', 'the user' or 'they'"),
     ]
-
-
-def test_docs_and_readme_are_never_excepted() -> None:
-    listed = (words.ROOT / words.NOT_YET).read_text(encoding="utf-8").splitlines()[1:]
-    assert [name for name in listed if name.endswith((".md", ".j2")) and not name.startswith("workbench/")] == []

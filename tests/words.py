@@ -1,10 +1,7 @@
 """Check the project's prose: banned phrases, docstrings that only repeat a name, and long sentences.
 
-    python tests/words.py            check; one line for each finding
-    python tests/words.py --prune    remove files without findings from the list of files not yet rewritten
-
-The check reads docstrings, comments and messages of Python files, the text of notebooks, and Markdown outside code.
-`tests/words-not-yet.txt` lists files that have not been rewritten. It only shrinks: a listed file without findings fails, too.
+`python tests/words.py` prints a line for each finding. It reads docstrings, comments and messages of Python files, the text of
+notebooks, and Markdown outside code.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-NOT_YET = Path("tests/words-not-yet.txt")
 SUFFIXES = (".py", ".ipynb", ".md", ".j2", ".js", ".css", ".html", ".toml", ".yml", ".yaml", ".cff")
 EXEMPT = ("tests/words.py", "tests/test_words.py")  # they quote the phrases
 
@@ -183,21 +179,6 @@ def _python(text: str) -> Iterator[tuple[int, str]]:
         yield block[0][0], "\n".join(line for _, line in block)
 
 
-def check(root: Path, names: list[str], not_yet: set[str]) -> list[str]:
-    """Return a line for each finding in files that are not listed, and for each listed file that should not be."""
-    lines = [f"{name} is in {NOT_YET} and does not exist: run `{RUN} --prune`" for name in sorted(not_yet - set(names))]
-    for name in names:
-        found = [f"{name}:{line}: {what}" for line, what in findings_of(root / name)]
-        if name not in not_yet:
-            lines += sorted(set(found))
-        elif not found:
-            lines.append(f"{name} has no findings and is still in {NOT_YET}: run `{RUN} --prune`")
-    return lines
-
-
-RUN = "python tests/words.py"
-
-
 def files(root: Path) -> list[str]:
     """Return the files of the repository that hold prose."""
     command = ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard"]
@@ -209,24 +190,12 @@ def files(root: Path) -> list[str]:
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Check, or prune the list; return the exit status."""
-    path = ROOT / NOT_YET
-    comment, not_yet = path.read_text(encoding="utf-8").splitlines()[0], set(path.read_text(encoding="utf-8").split("\n")[1:])
-    not_yet.discard("")
-    names = files(ROOT)
-    if arguments == ["--prune"]:
-        kept = [name for name in sorted(not_yet & set(names)) if any(findings_of(ROOT / name))]
-        path.write_text("\n".join([comment, *kept]) + "\n", encoding="utf-8")
-        print(f"{len(not_yet) - len(kept)} of {len(not_yet)} removed")
-        return 0
-    if arguments:
-        print(f"unknown arguments {arguments}: only --prune is known", file=sys.stderr)
-        return 2
-    lines = check(ROOT, names, not_yet)
+def main() -> int:
+    """Print the findings of all files; return the exit status."""
+    lines = [f"{name}:{line}: {what}" for name in files(ROOT) for line, what in sorted(set(findings_of(ROOT / name)))]
     print("\n".join(lines), end="\n" if lines else "", file=sys.stderr)
     return 1 if lines else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
