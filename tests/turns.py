@@ -29,30 +29,19 @@ def worker(data_dir: Path) -> None:
     """Serve a tree's pair, and send each load that a line of the standard input names."""
     import torch
 
-    from workbench import client as client_module
     from workbench import pictures
-    from workbench.bench import services as bench
     from workbench.bench.load import closed_loop
+    from workbench.bench.services import ServiceFixture
+    from workbench.client import HttpsClient
     from workbench.codecs import Jpeg
     from workbench.data import load
 
     images = load("cifar10", data_dir).test.images[:IMAGES]
     files = Jpeg().encode_each(pictures.to_float(images))
-    options = [
-        "--target",
-        "resnet18",
-        "--auxiliary",
-        "vgg13_bn",
-        "--quiet",
-        "--dataset",
-        "cifar10",
-        "--data-dir",
-        str(data_dir),
-    ]
-    fixture: Any = getattr(bench, "ServiceFixture", None) or bench.Site  # type: ignore[attr-defined]  # before a renaming
-    https_client: Any = getattr(client_module, "HttpsClient", None) or client_module.Client  # type: ignore[attr-defined]
-    with fixture(options, "resnet18", files, labels := torch.zeros(IMAGES, dtype=torch.long)) as site:
-        with https_client(site.edge.url, certs=site.local.certs) as client:
+    options = ["--target", "resnet18", "--auxiliary", "vgg13_bn", "--quiet", "--dataset", "cifar10", "--data-dir"]
+    labels = torch.zeros(IMAGES, dtype=torch.long)
+    with ServiceFixture([*options, str(data_dir)], "resnet18", files, labels) as site:
+        with HttpsClient(site.edge.url, certs=site.local.certs) as client:
             for at in range(0, IMAGES, 256):
                 labels[at : at + 256] = torch.as_tensor(client.recognise_files(files[at : at + 256]).labels)
         print(json.dumps(list(pids(site))), flush=True)
@@ -60,7 +49,7 @@ def worker(data_dir: Path) -> None:
             name, seconds = json.loads(line)
             size, clients = LOADS[name]
             if "new" in name:
-                (getattr(site, "_edge_connection", None) or site._door)._http.forget()
+                site._edge_connection._http.forget()
                 site._run(asyncio.sleep(0.2))
             before = cpu_s(site)
             result = site.load(closed_loop, clients, seconds, size)

@@ -40,24 +40,6 @@ if (root := str(Path(__file__).resolve().parents[2])) not in sys.path:  # as a s
     sys.path.insert(0, root)
 from tests.support.services import cloud_of, edge_of, serving  # isort: skip
 
-__all__ = [
-    "DOORS",
-    "FORM",
-    "MODEL",
-    "Answer",
-    "Ask",
-    "Door",
-    "Finding",
-    "House",
-    "Peak",
-    "form",
-    "house",
-    "infer",
-    "judge",
-    "others",
-    "parts",
-]
-
 SIZE, MODEL = 32, "tiny"
 CLASSES = tuple("abcdefghij")
 MOST_S = 10.0  # time limit of one small input

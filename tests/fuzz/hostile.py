@@ -19,8 +19,6 @@ from PIL import Image
 from workbench import bitstream
 from workbench.errors import PayloadError
 
-__all__ = ["chunk", "damaged", "jpeg", "mended", "odd_json", "picture", "pictures", "png", "retagged", "segment"]
-
 NUMBERS = (0, 1, 2, 3, 4, 7, 8, 15, 16, 31, 32, 63, 64, 127, 128, 200, 254, 255)
 WORDS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF)
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"

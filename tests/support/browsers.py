@@ -26,23 +26,6 @@ from tests.support.waiting import until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-__all__ = [
-    "BYTES",
-    "FLAGS",
-    "TOKEN",
-    "Lab",
-    "Parked",
-    "accessible",
-    "chromium_path",
-    "ended",
-    "jupyterlab",
-    "launched",
-    "notebook",
-    "open_notebook",
-    "run_all",
-]
-__all__ += ["saved", "screenshot", "wait_for", "watched"]
-
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 TOKEN = "a-token-of-this-test"
 FLAGS = (

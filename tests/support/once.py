@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["filled_once"]
-
 
 def filled_once(folders: pytest.TempPathFactory, name: str, fill: Callable[[Path], None]) -> Path:
     """Return a folder, filled by `fill` in one of pytest-xdist's processes. If `fill` raises, the next caller tries again."""

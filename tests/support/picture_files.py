@@ -6,8 +6,6 @@ import struct
 import zlib
 from collections.abc import Sequence
 
-__all__ = ["chunk", "png", "tiff"]
-
 
 def chunk(kind: bytes, content: bytes) -> bytes:
     """Return a chunk of a PNG with its checksum."""

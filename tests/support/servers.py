@@ -8,8 +8,6 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-__all__ = ["Answer", "accepting", "answering", "send"]
-
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 

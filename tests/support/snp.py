@@ -18,20 +18,6 @@ from cryptography.x509.oid import NameOID
 
 from workbench.attest import Policy, Tcb
 
-__all__ = [
-    "CHIP",
-    "HOST_DATA",
-    "MEASUREMENT",
-    "PROVIDER",
-    "TCB",
-    "Processor",
-    "certificate",
-    "fields_of",
-    "key",
-    "processor",
-    "report",
-]
-
 PRIMES = Path(__file__).with_name("primes.txt")
 MEASUREMENT, HOST_DATA, CHIP = bytes(range(48)), bytes(range(100, 132)), bytes(range(64, 128))
 PROVIDER = "CN=cc-us-east-2.amazonaws.com"  # the form of a csp_id

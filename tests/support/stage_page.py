@@ -16,8 +16,6 @@ from workbench.panels.saved_page import state_of
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-__all__ = ["open_stage"]
-
 PANELS = Path(__file__).resolve().parents[2] / "workbench" / "panels"
 # A model in the form of anywidget's. `sent` and `saved` record the page's messages, `arrive` plays the kernel's.
 SCRIPT = """async ([state, module, css]) => {
