@@ -285,7 +285,7 @@ def test_one_of_several_measurements_is_enough_in_capitals_too() -> None:
     )
 
 
-def test_what_a_policy_allows_is_taken_and_told() -> None:
+def test_what_a_policy_allows_is_accepted_and_reported() -> None:
     ours = processor()
     table = str(verify(ours.report(DATA, policy=0xB0000, vmpl=2), ours.policy(debug=True, vmpl=2), DATA))
     assert re.search(r"debug +off, or on +on\n", table)

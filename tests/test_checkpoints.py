@@ -300,7 +300,7 @@ def test_a_checkpoint_of_one_model_against_itself_becomes_a_pair(lightning: Save
     assert same(weights.load_pair("cifar10", *PAIR, compressor=False).generator, generator())
 
 
-def test_a_generator_alone_needs_to_be_told_its_models(empty_data: Path, tmp_path: Path) -> None:
+def test_a_generator_alone_needs_the_names_of_its_models(empty_data: Path, tmp_path: Path) -> None:
     path = tmp_path / "generator.ckpt"
     torch.save(checkpoint({}, attack_model=generator().unet) | {"callbacks": {}}, path)
     with pytest.raises(WeightsError, match="name them with --target and --auxiliary"):

@@ -393,7 +393,7 @@ def test_the_processors_sensor_goes_before_the_battery(tmp_path: Path) -> None:
     assert find_sensor("estimate", tmp_path) == (None, [])
 
 
-def test_without_sensors_the_reasons_are_told(tmp_path: Path) -> None:
+def test_without_sensors_the_reasons_are_reported(tmp_path: Path) -> None:
     sensor, reasons = find_sensor("auto", tmp_path)
     assert sensor is None
     assert [reason.split(" at ")[0] for reason in reasons] == ["no RAPL counters of a processor", "no battery"]

@@ -31,7 +31,7 @@ def test_groups_are_those_of_the_bytes(n: int, dtype: torch.dtype) -> None:
     assert grouped(rows) == kinds(rows)
 
 
-def test_rows_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_that_share_a_hash_are_distinguished(monkeypatch: pytest.MonkeyPatch) -> None:
     class Zeros:
         def integers(self, low: int, high: int, size: int, dtype: type) -> np.ndarray:
             return np.zeros(size, dtype)

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 from .agent_requests import EDGE, EPHEMERAL, SANDBOX, SHARED, _bind, _storage
 
-__all__ = ["HOSTILE", "Hostile"]
-
 
 class Hostile(NamedTuple):
     """One request. `base` names the legitimate request, `gain` the host's benefit."""

@@ -15,8 +15,6 @@ from typing import Any
 
 from .agent_requests import EDGE, EPHEMERAL, SANDBOX, SHARED, Request
 
-__all__ = ["mutated", "unlike"]
-
 # --- changes ---------------------------------------------------------------------------------------------------------------
 
 TEXTS = [

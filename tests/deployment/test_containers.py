@@ -305,7 +305,7 @@ def test_without_the_right_to_events_it_is_watched_all_the_same(served: Served) 
     assert ("get", "events") in served.cluster.requests
 
 
-def test_what_does_not_go_is_told(served: Served) -> None:
+def test_a_container_that_does_not_end_is_reported(served: Served) -> None:
     containers = served.containers()
     containers.apply()
     containers.wait(30)
@@ -356,7 +356,7 @@ def test_a_missing_kubectl_or_cluster_is_one_line(served: Served, options: dict[
     assert "\n" not in str(failure.value)
 
 
-def test_what_is_wrong_with_a_manifest_is_told_by_the_server(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_server_names_what_is_wrong_with_a_manifest(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     """The server validates strictly, like a real one: it refuses an unknown field."""
     from workbench.deployment.kubernetes import manifests
 

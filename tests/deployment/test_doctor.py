@@ -299,7 +299,7 @@ def test_a_machine_without_python_gets_its_lines_all_the_same(
     assert list(home.iterdir()) == []
 
 
-def test_a_full_disk_is_told_by_the_doctor_and_by_the_launch(
+def test_a_full_disk_is_reported_by_doctor_and_launch(
     sshd: Callable[..., Ground], tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The folder is a file system of 4 MiB, mounted only for this machine's commands."""
@@ -383,7 +383,7 @@ def test_the_plan_s_own_mistakes_are_status_2(tmp_path: Path, capsys: Capture) -
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value)[:24],
 )
-def test_each_thing_that_a_node_lacks_is_told(
+def test_each_thing_that_a_node_lacks_is_reported(
     tmp_path: Path, files: dict[str, str], without: str, check: str, text: str
 ) -> None:
     tool(tmp_path / "tools", "dmesg", FIRMWARE.format("1.57"))
@@ -515,7 +515,7 @@ def test_interpreters_folders_memory_and_ports_are_judged(tmp_path: Path, own_ho
 @pytest.mark.parametrize(
     ("skew", "state", "blocks"), [(0.0, "ok", False), (-200, "ok", False), (-3600, "wrong", True), (900, "wrong", False)]
 )
-def test_a_clock_behind_stops_a_launch_and_one_ahead_is_told(skew: float, state: str, blocks: bool) -> None:
+def test_a_slow_clock_stops_a_launch_and_a_fast_one_warns(skew: float, state: str, blocks: bool) -> None:
     finding = one(hosts.shell_findings("edge", {"python": "3.11.2", "free": str(1 << 40)}, StagePlan("edge"), skew), "clock")
     assert (finding.state, finding.blocks) == (state, blocks)
 
@@ -529,7 +529,7 @@ def test_a_clock_behind_stops_a_launch_and_one_ahead_is_told(skew: float, state:
         ({}, "confidential", "unknown", "has no python3"),
     ],
 )
-def test_a_python_that_is_old_or_broken_is_told(facts: dict[str, str], runtime: Any, state: str, text: str) -> None:
+def test_an_old_or_broken_python_is_reported(facts: dict[str, str], runtime: Any, state: str, text: str) -> None:
     finding = one(hosts.shell_findings("edge", facts, StagePlan("edge", runtime), 0.0), "python")
     assert (finding.state, text in finding.text) == (state, True)
 
@@ -633,7 +633,7 @@ def seen(cluster: Cluster, namespace: str = "default") -> clusters.ClusterFacts:
 @pytest.mark.parametrize(
     ("spoil", "container", "check", "text"), WRONG_CLUSTERS, ids=[f"{row[2]}-{row[3][:20]}" for row in WRONG_CLUSTERS]
 )
-def test_each_thing_that_a_cluster_lacks_is_told(
+def test_each_thing_that_a_cluster_lacks_is_reported(
     spoil: Callable[[Cluster], object], container: dict[str, Any], check: str, text: str
 ) -> None:
     cluster = Cluster()
@@ -790,7 +790,7 @@ def test_an_annotation_that_kata_refuses_names_the_charts_key() -> None:
     ],
     ids=lambda value: "" if isinstance(value, dict) else str(value)[:16],
 )
-def test_what_a_machine_does_not_reach_is_told(found: dict[str, Any], check: str, state: str, text: str) -> None:
+def test_unreachable_services_are_reported(found: dict[str, Any], check: str, state: str, text: str) -> None:
     empty: dict[str, Any] = {"reach": {}, "broker": None, "image": None}
     finding = one(network.network_findings("edge", "edge", CONFIDENTIAL, empty | found), check)
     assert (finding.state, text in finding.text) == (state, True)
@@ -811,7 +811,7 @@ def test_an_image_s_name_leads_to_its_registry(image: str, registry: str, reposi
     assert probe._registry(image) == (registry, repository)
 
 
-def test_an_sshd_that_forwards_nothing_is_told(sshd: Callable[..., Ground]) -> None:
+def test_an_sshd_without_forwarding_is_reported(sshd: Callable[..., Ground]) -> None:
     ground = sshd("closed", AllowTcpForwarding="no")
     machine = ground["closed"]
     with ground.host("closed") as host:

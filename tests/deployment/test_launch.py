@@ -120,7 +120,7 @@ def test_a_taken_port_ends_the_launch_in_one_line(planned: Planned) -> None:
 
 
 @pytest.mark.system
-def test_an_option_that_a_stage_refuses_is_told_in_its_own_words(planned: Planned) -> None:
+def test_an_option_that_a_stage_refuses_keeps_its_error(planned: Planned) -> None:
     with at(planned(cloud='options = ["--remember", "-1"]\n')) as made, pytest.raises(RemoteError, match="from 0 up"):
         made.launch()
 

@@ -324,7 +324,7 @@ def test_quality_and_size_are_a_persons_choice(page: Page, received: list[bytes]
 
 
 @pytest.mark.system
-def test_what_is_no_picture_is_told_by_its_name(page: Page, tmp_path: Path, files: list[bytes]) -> None:
+def test_a_file_that_is_no_picture_is_named(page: Page, tmp_path: Path, files: list[bytes]) -> None:
     path = tmp_path / "words.jpg"
     path.write_text("no picture")
     page.get_by_label("Choose pictures").first.set_input_files(str(path))

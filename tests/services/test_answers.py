@@ -186,7 +186,7 @@ def test_an_abandoned_new_connection_ends_before_its_loop(
         (http(301, b"", "Location: https://192.0.2.1/"), "status 301"),
     ],
 )
-def test_what_refuses_or_is_another_service_is_told_in_a_line(said: bytes, reason: str) -> None:
+def test_an_unusable_service_is_named_in_one_line(said: bytes, reason: str) -> None:
     async def talk(port: int) -> None:
         async with Connection(f"http://127.0.0.1:{port}", None, plain=True) as connection:
             with pytest.raises(ServiceError) as caught:

@@ -145,7 +145,7 @@ def test_a_file_is_a_picture_however_it_is_described(both: Both, files: list[byt
 
 
 @pytest.mark.parametrize("parts", [[], [(EMPTY, b"")], [(field("strength"), b"1")], [(EMPTY, b""), (field("id"), b"x")]])
-def test_a_form_without_a_picture_is_told_so(both: Both, parts: list[tuple[str, bytes]]) -> None:
+def test_a_form_without_a_picture_is_refused(both: Both, parts: list[tuple[str, bytes]]) -> None:
     assert error(sent(both, *parts)) in ("the form holds no picture", "the form cannot be read (MultipartParseError)")
 
 
@@ -216,6 +216,6 @@ def test_the_cloud_refuses_codings_too(both: Both) -> None:
     assert answer.status == 415
 
 
-def test_who_may_not_ask_is_told_that_first(both: Both) -> None:
+def test_the_role_is_checked_before_the_body(both: Both) -> None:
     answer = ask(both.edge.url, "/recognize", b"x", both.certs, "edge", {"Content-Encoding": "gzip"})
     assert answer.status == 403

@@ -74,7 +74,7 @@ def test_what_is_no_tls_is_closed_within_a_second(edge: Served, certs: Path, sai
 
 
 @pytest.mark.parametrize("said", [NO_TLS["HTTP"], NO_TLS["CONNECT"]], ids=["GET", "CONNECT"])
-def test_plain_http_is_told_what_the_port_speaks(edge: Served, said: bytes) -> None:
+def test_plain_http_gets_an_error_that_names_tls(edge: Served, said: bytes) -> None:
     with connected_to(edge.url) as connection:
         connection.sendall(said)
         answer = http.client.HTTPResponse(connection)
@@ -177,7 +177,7 @@ def test_a_body_in_chunks_of_a_usual_size_is_read(edge: Served, certs: Path, fil
         assert (answer.status, b"between its segments" in answer.read()) == (400, True)  # read completely, and no picture
 
 
-def test_a_request_with_too_many_headers_is_told_so(edge: Served, certs: Path) -> None:
+def test_a_request_with_too_many_headers_is_refused(edge: Served, certs: Path) -> None:
     answer = ask(edge.url, "/v2", certs=certs, headers={f"X-{number}": "1" for number in range(200)})
     assert (answer.status, answer.json) == (431, {"error": "a request may have at most 128 headers"})
 

@@ -135,7 +135,7 @@ def test_a_repeat_waits_no_longer_than_it_says(both: Both, edge: EdgeService, fi
     assert payloads() == 1
 
 
-def test_whoever_joined_a_request_that_fails_is_told(both: Both, edge: EdgeService, files: list[bytes]) -> None:
+def test_requests_that_joined_a_failing_one_fail_too(both: Both, edge: EdgeService, files: list[bytes]) -> None:
     with ThreadPoolExecutor(2) as pool, occupied(edge._lanes.pool):
         answers = [pool.submit(sent, both, files[0], "doomed", Timeout="1") for _ in range(2)]
         assert [answer.result().status for answer in answers] == [504, 504]

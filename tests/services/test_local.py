@@ -171,7 +171,7 @@ def test_a_phone_that_protects_asks_the_cloud_itself(
 
 @pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_service_that_is_told_to_end_while_it_loads_does(local: Local, number: signal.Signals) -> None:
+def test_a_signal_ends_a_service_that_still_loads(local: Local, number: signal.Signals) -> None:
     cloud = local.start("cloud", *PAIR, *ONE, ready=False)
     status = cloud.stop(number)
     assert status == (0 if number == signal.SIGTERM else 130)

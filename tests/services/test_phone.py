@@ -153,7 +153,7 @@ def test_a_cloud_has_no_page(both: Both) -> None:
 # --- the page's status request -----------------------------------------------------------------------------------------------
 
 
-def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digits: Dataset) -> None:
+def test_the_page_learns_its_access_without_an_error(both: Both, digits: Dataset) -> None:
     nobody = stranger(both, "/page.json")
     assert nobody.status == 200
     assert nobody.json == {"ready": True, "token": True, "admitted": False, "why": "show a certificate or a bearer token"}
@@ -176,7 +176,7 @@ def test_the_page_is_told_whether_it_may_send_without_an_error(both: Both, digit
     assert ask(both.edge.url, "/page.json", None, both.certs, "edge").json["admitted"] is False, "of a role that may not"
 
 
-def test_the_page_is_told_of_an_agent_and_of_missing_tls(networks: Pair, digits: Dataset, both: Both) -> None:
+def test_the_page_learns_of_an_agent_and_of_missing_tls(networks: Pair, digits: Dataset, both: Both) -> None:
     guest = edge_of(networks, Png(), digits, both.cloud.url, both.certs, agent=AttestationAgent())
     with serving(guest, both.certs, "edge") as served:
         state = ask(served.url, "/page.json", None, both.certs).json
@@ -236,7 +236,7 @@ def test_the_page_of_another_site_cannot_send(
     assert "elsewhere" not in logged.text
 
 
-def test_another_site_is_not_told_that_it_might(both: Both) -> None:
+def test_another_site_gets_no_cors_permission(both: Both) -> None:
     asked = {"Origin": "https://elsewhere.example", "Access-Control-Request-Method": "POST"}
     answer = stranger(both, "/recognize", "OPTIONS", **asked)
     assert answer.status == 405
@@ -335,7 +335,7 @@ def test_of_a_payload_that_requests_share_each_is_shown_its_own(
         assert (one == other).all()
 
 
-def test_nothing_is_decoded_or_told_unless_asked_for(both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cloud_view_is_only_decoded_on_request(both: Both, files: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     before = measured(both.edge.url, both.certs).get("pmc2_milliseconds_count shown", 0)
     threads: list[str] = []
 

@@ -25,7 +25,7 @@ def edge(networks: Pair, neural: Neural, digits: Dataset, certs: Path) -> Iterat
 
 
 @pytest.mark.parametrize("path", ["/v2/health/live", "/v2/health/ready"])
-def test_health_is_told_without_a_certificate(edge: Served, certs: Path, path: str) -> None:
+def test_health_is_reported_without_a_certificate(edge: Served, certs: Path, path: str) -> None:
     assert ask(edge.url, path, certs=certs, role=None).status == 200
 
 
@@ -36,7 +36,7 @@ def test_nothing_is_recognised_without_one(edge: Served, certs: Path, files: lis
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/v2/models/resnet18"])
-def test_nothing_of_its_work_is_told_without_one(edge: Served, certs: Path, path: str) -> None:
+def test_other_paths_need_a_certificate(edge: Served, certs: Path, path: str) -> None:
     assert ask(edge.url, path, certs=certs, role=None).status == 401
 
 

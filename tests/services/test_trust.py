@@ -85,7 +85,7 @@ def test_only_an_edge_may_ask_the_cloud(both: Both, role: Role, path: str) -> No
     assert (answer.status, answer.json) == (403, {"error": "a certificate of role 'client' may not ask this service"})
 
 
-def test_a_phone_at_the_cloud_is_told_so_at_once(both: Both) -> None:
+def test_a_phone_at_the_cloud_is_refused_at_once(both: Both) -> None:
     error = refusal(both.cloud.url, both.certs)
     assert error.status == 502
     assert "is not to be trusted: its certificate is of the role 'cloud' and the connection is for the edge alone" in str(error)

@@ -142,7 +142,7 @@ def test_a_key_that_is_not_authorised_is_named(machines: Ground, tmp_path: Path)
     )
 
 
-def test_without_any_key_one_is_told_to_make_one(machines: Ground, own_home: Path) -> None:
+def test_without_a_key_the_error_says_how_to_make_one(machines: Ground, own_home: Path) -> None:
     refused(one(machines.config(IdentityFile=str(own_home / "none"))), "there is no key to show: make one by `ssh-keygen`")
 
 
