@@ -275,18 +275,6 @@ def test_parameters_of_another_kind_are_refused(both: Both, parameters: dict[str
     assert next(iter(parameters)) in answer.json["error"]
 
 
-def test_a_strength_that_the_edge_allows_reaches_the_generator(
-    both: Both, networks: Pair, digits: Dataset, files: list[bytes]
-) -> None:
-    with both_of(networks, Png(), digits, both.certs, least_strength=0.0) as other:
-        scores = [
-            ask(other.edge.url, "/recognize", files[0], both.certs, headers=headers).json["results"][0]["scores"]
-            for headers in ({}, {"X-Strength": "1"}, {"X-Strength": "0"})
-        ]
-    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
-    assert scores[0] != pytest.approx(scores[2], abs=1e-3)
-
-
 # --- metrics, description, refusals ----------------------------------------------------------------------------------------
 
 
