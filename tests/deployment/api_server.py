@@ -10,16 +10,17 @@ import contextlib
 import copy
 import json
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import kubernetes_validate
 import yaml
+
+from tests.support.servers import served_by
 
 from .cluster import Cluster, Object
 
@@ -298,17 +299,11 @@ def openapi_of(group: str) -> Object:
 @contextlib.contextmanager
 def serving(cluster: Cluster) -> Iterator[str]:
     """Serve a cluster's API on a loopback port, and yield its URL."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"cluster": cluster}))
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        cluster.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with served_by(type("Bound", (Handler,), {"cluster": cluster})) as url:
+        try:
+            yield url
+        finally:
+            cluster.close()
 
 
 def kubeconfig(path: Path, url: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.netns import Network, networks, unavailable
 from workbench.bench.link import Kind, Link
 
 pytestmark = pytest.mark.system
@@ -32,35 +32,14 @@ with socket.create_server((sys.argv[1], 0)) as listener:
 """
 
 
-def run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, timeout=10)
-
-
 @pytest.fixture
-def far_away() -> Iterator[tuple[str, str]]:
-    """A namespace behind a link that the kernel limits to `RATE`: its name and its address. Skips without namespaces."""
-    if not (shutil.which("ip") and shutil.which("tc")):
-        if os.environ.get("WORKBENCH_REQUIRE_TC"):
-            pytest.fail("WORKBENCH_REQUIRE_TC is set, and there is no ip or no tc")
-        pytest.skip("there is no ip or no tc: install Debian's iproute2")
-    if os.geteuid() != 0:
-        pytest.skip("network namespaces need root")
-    name, net = f"pmc2-{os.getpid()}", f"10.213.{os.getpid() % 250}"
-    near, far = f"n{os.getpid()}", f"f{os.getpid()}"
-    try:
-        run("ip", "netns", "add", name)
-    except subprocess.CalledProcessError as error:
-        pytest.skip(f"no network namespace can be made here: {error.stderr.decode().strip()}")
-    try:
-        run("ip", "link", "add", near, "type", "veth", "peer", "name", far, "netns", name)
-        run("ip", "addr", "add", f"{net}.1/30", "dev", near)
-        run("ip", "link", "set", near, "up")
-        run("ip", "netns", "exec", name, "ip", "addr", "add", f"{net}.2/30", "dev", far)
-        run("ip", "netns", "exec", name, "ip", "link", "set", far, "up")
-        run("tc", "qdisc", "add", "dev", near, "root", "tbf", "rate", f"{RATE}bit", "burst", "1600", "limit", "200000")
-        yield name, f"{net}.2"
-    finally:
-        run("ip", "netns", "del", name)
+def far_away() -> Iterator[Network]:
+    """A namespace behind a link that the kernel limits to `RATE`. Skips without namespaces."""
+    if not shutil.which("tc"):
+        unavailable("there is no tc: install Debian's iproute2")
+    with networks(("far",)) as made:
+        made["far"].slow(RATE, burst="1600")
+        yield made["far"]
 
 
 def seconds_to(address: tuple[str, int]) -> float:
@@ -78,17 +57,16 @@ def least_to(address: tuple[str, int]) -> float:
     return min(seconds_to(address) for _ in range(3))
 
 
-def test_the_relay_takes_as_long_as_the_kernels_token_bucket(far_away: tuple[str, str]) -> None:
-    name, address = far_away
+def test_the_relay_takes_as_long_as_the_kernels_token_bucket(far_away: Network) -> None:
     sink = [sys.executable, "-c", SINK]
     with (
-        subprocess.Popen(["ip", "netns", "exec", name, *sink, address, str(SENT)], stdout=subprocess.PIPE, text=True) as remote,
+        subprocess.Popen([*far_away.inside, *sink, far_away.address, str(SENT)], stdout=subprocess.PIPE, text=True) as remote,
         subprocess.Popen([*sink, "127.0.0.1", str(SENT)], stdout=subprocess.PIPE, text=True) as local,
     ):
         try:
             assert remote.stdout is not None
             assert local.stdout is not None
-            kernel = least_to((address, int(remote.stdout.readline())))
+            kernel = least_to((far_away.address, int(remote.stdout.readline())))
             with Link(f"https://127.0.0.1:{int(local.stdout.readline())}", Kind("as the kernel's", RATE, 0.0)) as link:
                 relay = least_to(("127.0.0.1", int(link.url.rpartition(":")[2])))
         finally:

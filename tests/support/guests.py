@@ -6,10 +6,11 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from tests.support.servers import answering, send
 from tests.support.snp import processor
 
 NONCE = "ab" * 32
@@ -31,20 +32,7 @@ class Guest:
         self.waits: Callable[[], Any] = lambda: None
         self.at_once, self.most_at_once = 0, 0
         self._lock = threading.Lock()
-        guest = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                guest.answer(self)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True)
-        self.thread.start()
+        self.url = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         parts = urlsplit(handler.path)
@@ -60,25 +48,14 @@ class Guest:
         finally:
             with self._lock:  # before the response is sent, since its receiver may trigger the next request
                 self.at_once -= 1
-        with contextlib.suppress(OSError):
-            handler.send_response(self.status)
-            handler.send_header("Content-Length", str(len(body)))
-            handler.end_headers()
-            handler.wfile.write(body)
-
-    def end(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join(10)
+        send(handler, self.status, body)
 
 
 @contextlib.contextmanager
 def guest_of() -> Iterator[Guest]:
     guest = Guest()
-    try:
+    with answering(guest.answer) as guest.url:
         yield guest
-    finally:
-        guest.end()
 
 
 POLICY = OURS.policy(chain=())

@@ -47,9 +47,9 @@ class Network:
         """The number of bytes sent into the namespace, headers included."""
         return int(Path(f"/sys/class/net/{self.near}/statistics/tx_bytes").read_text())
 
-    def slow(self, bits_per_s: int) -> None:
+    def slow(self, bits_per_s: int, burst: str = "16kb") -> None:
         """Limit the rate of traffic into the namespace."""
-        limit = ["tbf", "rate", f"{bits_per_s}bit", "burst", "16kb", "limit", "200000"]
+        limit = ["tbf", "rate", f"{bits_per_s}bit", "burst", burst, "limit", "200000"]
         subprocess.run(
             ["tc", "qdisc", "replace", "dev", self.near, "root", *limit], check=True, capture_output=True, timeout=10
         )

@@ -23,7 +23,14 @@ def answering(answer: Answer, port: int = 0) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    with served_by(Handler, port) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def served_by(handler: type[BaseHTTPRequestHandler], port: int = 0) -> Iterator[str]:
+    """Serve HTTP with a handler for each request, and yield the URL."""
+    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:
