@@ -257,7 +257,7 @@ class HttpsClient:
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        """Run a recognition, and charge the switch to the event loop's thread and back to the phone's other work."""
+        """Run a recognition. Switching to the event loop's thread and back counts as the phone's other work."""
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -316,7 +316,7 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Charge the time since `began` that no component accounts for to the phone's other work."""
+    """Add the time since `began` that belongs to no component to the phone's other work."""
     counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
     _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer

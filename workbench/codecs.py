@@ -299,7 +299,7 @@ class Neural(_NeuralCodec):
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
         """Return the distinct latents of a payload, and for each image the index of its latents.
 
-        Latents end with the stop of their rate, unless it is 0.
+        An image's latents are followed by the stop of their rate, unless the stop is 0.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""

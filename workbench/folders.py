@@ -120,7 +120,7 @@ def visible_folders(root: Path) -> list[Path]:
 def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
     """Return the folders of the splits `train`, `validation` and `test`, or none if `root` holds class folders.
 
-    The count is of other entries next to them. Raises DataError if a split is missing or has two folders.
+    Also return a count of the other entries next to them. Raises DataError if a split is missing or has two folders.
     """
     folders = visible_folders(root)
     splits: dict[str, Path] = {}

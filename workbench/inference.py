@@ -266,7 +266,7 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Replace each convolution, and the operations that alone follow it, by a `_Convolution`."""
+    """Fuse each convolution with the operations that only use its output into a `_Convolution`."""
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}

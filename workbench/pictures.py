@@ -197,7 +197,7 @@ def without_metadata(file: bytes) -> bytes:
 
 
 def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
-    """Return whether a text chunk can hold an orientation, and inflates to a size that one needs."""
+    """Return whether a text chunk can hold an orientation: by its keyword, and by the size of its inflated text."""
     if keyword not in ORIENTED:
         return False
     rest = content[len(keyword) + 1 :]
@@ -334,7 +334,10 @@ def _first(value: Any) -> int:
 
 
 def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
-    """Return which pixels of a PNG have its transparent colour, if Pillow scales that colour differently from the pixels."""
+    """Return a mask of the transparent pixels of a PNG, or None if Pillow finds them itself.
+
+    Pillow scales samples of 2, 4 and 16 bits to 8, but not the transparent colour. So they no longer match.
+    """
     colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
     if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
         grey: np.ndarray[Any, Any] = np.array(picture) == colour * (255 // (2**depth - 1))

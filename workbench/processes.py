@@ -174,7 +174,7 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call a function for each job, and report each result or error by the job's name as it comes.
+    """Call a function for each job. `done` gets the name and the result or error of each job when it ends.
 
     Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error of `done`, cancels
     waiting jobs, sends the signal `number` to the children, and raises.

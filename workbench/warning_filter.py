@@ -36,5 +36,5 @@ _SHARED = _SuppressWarnings()
 
 
 def suppress_warnings() -> _SuppressWarnings:
-    """Return the process's one context manager; safe in several threads at once."""
+    """Return the context manager that all threads of the process share."""
     return _SHARED

@@ -104,7 +104,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the address by which a peer is counted: IPv4 unchanged, of IPv6 the /64 network, which one host can own."""
+    """Return the key that counts a peer: its IPv4 address, or its IPv6 /64 network, because one host can own all of it."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

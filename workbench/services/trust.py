@@ -143,7 +143,7 @@ class Token:
 
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
-    """Return the TLS context of a service. With `demand` every client must show a certificate, else it may."""
+    """Return the TLS context of a service. With `demand` a client's certificate is required, else optional."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"

@@ -101,7 +101,7 @@ class Watchdog:
 
 
 class RemoteProcess(abc.ABC):
-    """A running command; a context manager. A thread reads its standard error, so that it never blocks on it."""
+    """A running command; a context manager. A thread reads its standard error, so that a full pipe never blocks the command."""
 
     def __init__(self) -> None:
         self.ended = False  # `end` was called while the command ran

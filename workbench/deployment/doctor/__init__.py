@@ -1,4 +1,4 @@
-"""Find what prevents a launch before it: each machine is probed over SSH, and nothing there is changed.
+"""Find obstacles before a launch: each machine is probed over SSH, and nothing there is changed.
 
 ::
 

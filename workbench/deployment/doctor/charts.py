@@ -73,7 +73,7 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Return whether the nodes' Kata lets pods set the annotations that the edge needs.
+    """Return findings on the annotations that the edge needs: whether the nodes' Kata lets pods set them.
 
     `configured` has a shim's allow list from the node's own files. Without it, Kata's default and the chart's values count.
     """

@@ -104,7 +104,7 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the runtime class exists, if that can be determined. Without it, further checks are pointless."""
+    """Return whether the runtime class exists, or is unknown. Without it, further checks are pointless."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -124,7 +124,7 @@ def _class(machine: str, container: Container, found: Sequence[Object], daemons:
 
 
 def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes: Sequence[Object]) -> list[Finding]:
-    """Return whether a node fits: its labels, then its free resources, then its software."""
+    """Return findings on the nodes: labels, then free resources, then software."""
     chosen = next((each for each in classes if each["metadata"]["name"] == runtime_class(container)), {})
     wanted: Mapping[str, str] = chosen.get("scheduling", {}).get("nodeSelector", {}) or {}
     usable = [node for node in nodes if _is_ready(node)]

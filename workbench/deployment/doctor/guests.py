@@ -48,7 +48,7 @@ def node_findings(
 
 
 def kernel_finding(machine: str, kernel: str) -> Finding:
-    """Return whether a kernel can start SEV-SNP guests of the supported Kata versions."""
+    """Return the finding on a kernel: whether it can start SEV-SNP guests of the supported Kata versions."""
     least = ".".join(map(str, KERNEL))
     way = "install one (Ubuntu 26.04 has it; on 24.04 `sudo apt install linux-generic-hwe-24.04`), and reboot"
     if not version_of(kernel):

@@ -63,7 +63,7 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Return whether a machine's sshd forwards ports. The test port leads to that sshd itself, which sends a greeting.
+    """Return the finding on whether a machine's sshd forwards ports. The test port leads to that sshd itself, which sends a greeting.
 
     `connection` is SSH_CONNECTION there. With `back`, forwarding from the machine to here is tested, too.
     """
@@ -92,7 +92,7 @@ def host_port(host: Host, address: str, port: int) -> socket.socket:
 
 
 def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
-    """Return whether this machine reaches a stage's address in the plan."""
+    """Return the finding on whether this machine reaches a stage's address in the plan."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
