@@ -63,9 +63,10 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Return the finding on whether a machine's sshd forwards ports. The test port leads to that sshd itself, which sends a greeting.
+    """Return the finding on whether a machine's sshd forwards ports.
 
-    `connection` is SSH_CONNECTION there. With `back`, forwarding from the machine to here is tested, too.
+    The test port leads to that sshd itself, which sends a greeting. `connection` is SSH_CONNECTION there. With
+    `back`, forwarding from the machine to here is tested, too.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()

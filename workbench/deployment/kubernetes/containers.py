@@ -63,18 +63,12 @@ class AbsentError(RemoteError):
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container: the wanted replicas, the up-to-date ones, the ready ones, and its pods."""
+    """The state of a container: the wanted replicas, the ready ones, and its pods."""
 
     wanted: int
-    updated: int
     ready: int
     pods: tuple[Pod, ...]
     trouble: str = ""
-
-    @property
-    def serves(self) -> bool:
-        """Whether all replicas have the newest manifest and are ready."""
-        return self.wanted > 0 and self.updated >= self.wanted and self.ready >= self.wanted
 
 
 @dataclass(frozen=True)
@@ -197,9 +191,9 @@ class Containers:
         troubles += refused(status, runtime_class(self.container)) if seen else []
         if pods and not troubles and not all(pod.ready for pod in pods):
             troubles += warned(self._events(), pods)
-        updated, ready = (status.get(name, 0) if seen else 0 for name in ("updatedReplicas", "readyReplicas"))
+        ready = status.get("readyReplicas", 0) if seen else 0
         line = troubles[0].line if troubles else ""
-        return PodState(spec.get("replicas", 1), updated, ready, tuple(pods), line), troubles
+        return PodState(spec.get("replicas", 1), ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
         """Return the cluster's events about pods, or none without the right to read them.

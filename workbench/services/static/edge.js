@@ -18,8 +18,6 @@ export class Refused extends Error {
   }
 }
 
-export const hasToken = () => token !== "";
-
 // Store a token in memory and, with `keep`, in the tab's storage. An empty one deletes it.
 export function setToken(text, keep) {
   if (!/^[\x21-\x7e]*$/.test(text)) throw new Error("A token has letters, digits and signs, and no spaces: paste it once more");
