@@ -281,82 +281,12 @@ def test_without_a_network_cifar10_is_one_line(empty_data: Path, monkeypatch: py
 UPRIGHT = Image.new("RGB", (48, 32), "red")
 UPRIGHT.paste("blue", (0, 0, 24, 16))
 UPRIGHT.paste("white", (24, 16, 48, 32))
-STORED = {  # the stored form of the upright picture for each EXIF orientation
-    1: None,
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_270,
-}
-
-
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
-@pytest.mark.parametrize("orientation", STORED)
-def test_exif_orientation_is_honoured(orientation: int, kind: str) -> None:
-    turn = STORED[orientation]
-    exif = Image.Exif()
-    exif[274] = orientation
-    stored = UPRIGHT if turn is None else UPRIGHT.transpose(turn)
-    read = pixels(encode(stored, kind, exif=exif, quality=100))
-    assert read.shape == (32, 48, 3)
-    corners = [read[4, 4], read[4, 44], read[28, 4], read[28, 44]]
-    assert np.allclose(corners, [(0, 0, 255), (255, 0, 0), (255, 0, 0), (255, 255, 255)], atol=8)
-
-
-@pytest.mark.parametrize(
-    ("mode", "colour", "expected"),
-    [
-        ("RGBA", (255, 0, 0, 255), (255, 0, 0)),
-        ("RGBA", (255, 0, 0, 0), (255, 255, 255)),
-        ("RGBA", (0, 0, 0, 128), (127, 127, 127)),
-        ("LA", (0, 0), (255, 255, 255)),
-        ("LA", (60, 255), (60, 60, 60)),
-        ("L", 77, (77, 77, 77)),
-        ("1", 0, (0, 0, 0)),
-        ("1", 1, (255, 255, 255)),
-        ("I;16", 0, (0, 0, 0)),
-        ("I;16", 257, (1, 1, 1)),
-        ("I;16", 32896, (128, 128, 128)),
-        ("I;16", 65535, (255, 255, 255)),
-        ("RGB", (1, 2, 3), (1, 2, 3)),
-    ],
-)
-def test_every_kind_of_png_becomes_rgb(mode: str, colour: Any, expected: tuple[int, int, int]) -> None:
-    data = encode(Image.new(mode, (32, 32), colour))
-    picture = open_picture(data, None)
-    assert picture.mode == "RGB"
-    assert np.array_equal(np.asarray(picture), np.full((32, 32, 3), expected, np.uint8))
-
-
-def test_a_transparent_palette_entry_lies_on_white() -> None:
-    picture = Image.new("P", (4, 1))
-    picture.putpalette([10, 20, 30, 40, 50, 60])
-    picture.putdata([0, 1, 0, 1])
-    read = pixels(encode(picture, transparency=1))
-    assert read[0].tolist() == [[10, 20, 30], [255, 255, 255], [10, 20, 30], [255, 255, 255]]
-
-
-def test_a_transparent_colour_of_an_rgb_png_lies_on_white() -> None:
-    picture = Image.new("RGB", (2, 1), (9, 9, 9))
-    picture.putpixel((1, 0), (200, 0, 0))
-    assert pixels(encode(picture, transparency=(9, 9, 9)))[0].tolist() == [[255, 255, 255], [200, 0, 0]]
 
 
 def test_a_16_bit_picture_is_scaled_and_not_clipped() -> None:
     ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
     read = pixels(encode(Image.fromarray(ramp)), 32)[..., 0].astype(float)
     assert np.abs(read - ramp / 257).max() <= 0.51
-
-
-def test_a_cmyk_jpeg_becomes_rgb() -> None:
-    inks = Image.new("CMYK", (64, 32), (0, 0, 0, 0))
-    inks.paste((0, 255, 255, 0), (32, 0, 64, 32))
-    read = pixels(encode(inks, "JPEG", quality=95))
-    assert np.allclose(read[16, 8], (255, 255, 255), atol=6)
-    assert np.allclose(read[16, 56], (255, 0, 0), atol=20)
 
 
 def test_the_first_frame_of_an_animation_counts() -> None:
