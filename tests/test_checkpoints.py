@@ -206,10 +206,10 @@ def test_a_file_that_is_ambiguous_or_of_another_form_says_why(
 def test_the_command_says_what_it_removed(empty_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"net": prefixed("module.")(classifier().network.state_dict())}, tmp_path / "x.pt")
     assert main(["import-weights", str(tmp_path / "x.pt")]) == 0
-    assert capsys.readouterr().err.splitlines() == [
-        f"{tmp_path / 'x.pt'}: read from 'net'",
-        f"{tmp_path / 'x.pt'}: prefix 'module.' removed",
-    ]
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [f"{tmp_path / 'x.pt'}: read from 'net'", f"{tmp_path / 'x.pt'}: prefix 'module.' removed"]
+    ((manifest, path),) = weights.listing()
+    assert out == f"classifier {manifest.name}  sha256 {manifest.sha256[:16]}  {path}\n"
 
 
 Save = Callable[[Path, dict[str, Any]], None]
