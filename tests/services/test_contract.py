@@ -1,4 +1,4 @@
-"""One contract for every system: in this process, and across real TLS connections."""
+"""One contract for every arrangement across real TLS connections, compared with the same parts in this process."""
 
 from __future__ import annotations
 
@@ -20,40 +20,32 @@ from workbench.pictures import to_float
 from workbench.system import COMPONENTS, Edge, System
 from workbench.weights import Pair
 
-NETWORKS = ("network_client_edge", "network_edge_cloud")
-ARRANGEMENTS = [(way, what) for what in ("png", "jpeg", "neural", "PP") for way in ("in process", "over HTTPS")]
-
 
 @dataclass(frozen=True)
 class Arranged:
-    """A system of one arrangement, and a system of the same parts in this process for comparison."""
+    """A client of running services, and a system of the same parts in this process for comparison."""
 
-    system: System | HttpsClient
-    way: str
+    system: HttpsClient
     what: str
     reference: System
 
 
-@pytest.fixture(scope="module", params=ARRANGEMENTS, ids=lambda each: f"{each[1]}, {each[0]}")
+@pytest.fixture(scope="module", params=["png", "jpeg", "neural", "PP"])
 def arranged(
     request: pytest.FixtureRequest, networks: Pair, neural: Neural, digits: Dataset, certs: Path
 ) -> Iterator[Arranged]:
-    way, what = request.param
     codecs: dict[str, Codec] = {"png": Png(), "jpeg": Jpeg(), "neural": neural, "PP": Png()}
-    codec = codecs[what]
+    codec = codecs[request.param]
     with contextlib.ExitStack() as stack:
-        if what == "PP":
+        if request.param == "PP":
             reference = System.baseline(networks.generator, networks.target)
+            cloud = stack.enter_context(serving(cloud_of(networks, codec, digits, roles=("client",)), certs, "cloud"))
+            client = HttpsClient(cloud.url, certs=certs, protects=Edge(networks.generator, codec))
         else:
             reference = System.in_process(networks.generator, codec, networks.target)
-        system: System | HttpsClient = reference
-        if way == "over HTTPS" and what == "PP":
-            cloud = stack.enter_context(serving(cloud_of(networks, codec, digits, roles=("client",)), certs, "cloud"))
-            system = stack.enter_context(HttpsClient(cloud.url, certs=certs, protects=Edge(networks.generator, codec)))
-        elif way == "over HTTPS":
             both = stack.enter_context(both_of(networks, codec, digits, certs, least_strength=0.0))
-            system = stack.enter_context(HttpsClient(both.edge.url, certs=certs))
-        yield Arranged(system, way, what, reference)
+            client = HttpsClient(both.edge.url, certs=certs)
+        yield Arranged(stack.enter_context(client), request.param, reference)
 
 
 @pytest.fixture(scope="module")
@@ -80,11 +72,8 @@ def test_nine_components_are_timed(arranged: Arranged, images: torch.Tensor) -> 
     milliseconds = arranged.system.recognise(images).milliseconds
     assert tuple(milliseconds) == COMPONENTS
     unmeasured = {component for component, value in milliseconds.items() if value is None}
-    if arranged.way == "in process":
-        assert unmeasured == set(NETWORKS)
-    else:
-        assert unmeasured == ({"network_client_edge"} if arranged.what == "PP" else set())
-        assert (milliseconds["network_edge_cloud"] or 0) > 0
+    assert unmeasured == ({"network_client_edge"} if arranged.what == "PP" else set())
+    assert (milliseconds["network_edge_cloud"] or 0) > 0
     assert all(value >= 0 for value in milliseconds.values() if value is not None)
     assert (milliseconds["generator"] or 0) > 0
 

@@ -183,14 +183,6 @@ def test_a_roles_folder_alone_is_enough_for_its_host(certs: Path, tmp_path: Path
         server_context(own, other)
 
 
-def test_an_old_folder_is_refused_with_the_way_out(certs: Path, tmp_path: Path) -> None:
-    shutil.copytree(certs / "edge", tmp_path / "old")
-    shutil.copy(certs / "authority" / "ca.key", tmp_path / "old")
-    for make in (lambda: server_context(tmp_path / "old", "edge"), lambda: client_context(tmp_path / "old", "edge", "cloud")):
-        with pytest.raises(UsageError, match=r"ca.key, edge.key side by side.*make it with `workbench certs"):
-            make()
-
-
 @pytest.mark.parametrize(
     ("part", "listen", "warned"),
     [("", "0.0.0.0:8443", True), ("", "127.0.0.1:0", False), ("", None, False), ("cloud", "0.0.0.0:8443", False)],
