@@ -27,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,6 +37,7 @@ from tests.support.authority import copy_authority
 from tests.support.pair import AUXILIARY, TARGET, WIDTH, fit
 from tests.support.waiting import until
 from workbench import weights
+from workbench.bench.link import Link, Way
 from workbench.certs import LOCAL, Role, issue
 from workbench.classifiers import Classifier
 from workbench.client import AsyncHttpsClient
@@ -49,6 +51,7 @@ from workbench.services.connection import Connection, infer, metadata
 from workbench.services.http import HttpAnswer
 from workbench.services.local import Local, Running
 from workbench.services.trust import client_context
+from workbench.ssh.relays import Endpoint, copy
 from workbench.system import Cloud, Edge, System
 from workbench.weights import Manifest
 
@@ -120,17 +123,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory, digits: Dataset) -> Itera
 # --- a network that can be cut ---------------------------------------------------------------------------------------------
 
 
-class Relay:
+class Relay(Link):
     """A relay to a port of this machine, which can stop passing data without closing, and drop connections."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
-        self._flows = threading.Event()
-        self._flows.set()
-        self._open: set[socket.socket] = set()
-        self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.url = f"https://127.0.0.1:{self._listening.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(f"https://127.0.0.1:{port}")
+        self.heal()
 
     def silence(self) -> None:
         """Pass no data in either direction. Connections stay open, and new ones are accepted."""
@@ -145,59 +143,19 @@ class Relay:
         """Close every connection. Later ones work."""
         before = self._flows
         self.heal()
-        for each in list(self._open):
-            _shut(each)
+        self.cut()
         before.set()
 
-    def close(self) -> None:
-        """Drop all connections, and accept no more."""
-        _shut(self._listening)
-        self._listening.close()
-        self.drop()
+    def _copy(self, source: Endpoint, sink: Endpoint, way: Way) -> None:
+        flows = self._flows
 
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listening.accept()
-                self._open.add(near)
-                threading.Thread(target=self._connect, args=(near, self._flows), daemon=True).start()
+        def receive(size: int) -> bytes:
+            data = source.recv(size)
+            flows.wait()
+            return data
 
-    def _connect(self, near: socket.socket, flows: threading.Event) -> None:
-        flows.wait()
-        try:
-            far = socket.create_connection(("127.0.0.1", self.port), 5)
-        except OSError:
-            self._forget(near)
-            return
-        self._open.add(far)
-        for end in (near, far):
-            end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            end.settimeout(None)
-        back = threading.Thread(target=self._pass, args=(far, near, flows), daemon=True)
-        back.start()
-        self._pass(near, far, flows)
-        back.join()
-        self._forget(near, far)
-
-    def _pass(self, source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
-        """Copy one direction until it ends. The other direction continues."""
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                flows.wait()
-                sink.sendall(data)
-        flows.wait()
-        _shut(source, socket.SHUT_RD)
-        _shut(sink, socket.SHUT_WR)
-
-    def _forget(self, *ends: socket.socket) -> None:
-        for end in ends:
-            self._open.discard(end)
-            end.close()
-
-
-def _shut(end: socket.socket, how: int = socket.SHUT_RDWR) -> None:
-    with contextlib.suppress(OSError):
-        end.shutdown(how)
+        gated = SimpleNamespace(recv=receive, sendall=source.sendall, shutdown=source.shutdown, close=source.close)
+        copy(gated, sink, way)
 
 
 # --- clients that never pause ----------------------------------------------------------------------------------------------
@@ -392,11 +350,9 @@ def arranged(pictures: Pictures) -> Iterator[Arranged]:
         for role in ("cloud", "edge"):
             shutil.copytree(local.certs / role, local.folder / role)
         cloud = local.start("cloud", *OPTIONS, "--certs", str(local.folder / "cloud"), ready=False)
-        passage = Relay(cloud.port)
-        stack.callback(passage.close)
+        passage = stack.enter_context(Relay(cloud.port))
         edge = local.start("edge", *OPTIONS, "--certs", str(local.folder / "edge"), "--cloud", passage.url)
-        door = Relay(edge.port)
-        stack.callback(door.close)
+        door = stack.enter_context(Relay(edge.port))
         yield Arranged(local, pictures, cloud, passage, edge, door)
 
 
