@@ -211,8 +211,8 @@ class _Machine(abc.ABC):
 class Here(_Machine):
     """The local machine, with the interface of the SSH hosts."""
 
-    def __init__(self, name: str = LOCAL) -> None:
-        super().__init__(name)
+    def __init__(self) -> None:
+        super().__init__(LOCAL)
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
         """Start a command in its own session."""

@@ -13,9 +13,9 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, band, point, subplots
 __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
-def strength_curves(rows: list[dict[str, Any]], chance: float, title: str, size: tuple[float, float] = (10, 3)) -> Figure:
+def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
     """Draw accuracy, SSIM and bytes against perturbation strength, from the rows of `Evaluation.curve`."""
-    figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=size)
+    figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
     band(accuracy, x, [row["auxiliary"] for row in rows], "auxiliary", ORANGE, 100)
