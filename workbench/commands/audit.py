@@ -175,7 +175,10 @@ def _describe(result: dict[str, Any]) -> str:
         lines.append(f"replay, {row['sends']} sends of each known picture: names {100 * row['identified']['value']:.1f} %")
     for row in result["unseen"]:
         shares = ", ".join(f"{100 * row[view]['value']:.1f} % of {view}" for view in ("originals", "perturbed", "decoded"))
-        lines.append(f"{row['classifier']}, seen by no training: recognises {shares}")
+        held = "holds" if row["holds"]["perturbed"] else "FAILS"
+        lines.append(
+            f"{row['classifier']}, seen by no training: recognises {shares}; at most 15 % of perturbed allowed: {held}"
+        )
     for row in result["effort_curve"]:
         lines.append(
             f"effort: {row['effort']['passes']} passes, {row['view']}: {row['attacker']} {row['psnr']['value']:.2f} dB"
