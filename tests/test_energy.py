@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench.energy_measurement import CpuClock, Phone, one_thread, powers, watts
+from workbench.bench.energy_measurement import CpuClock, Phone, check_labels, one_thread, powers, watts
 from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
@@ -264,6 +264,14 @@ def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
         Phone("pp", Client())
     with pytest.raises(UsageError, match="'none' has no generator on the phone"):
         Phone("none", Client(), Edge(pair.generator, Png()))
+
+
+def test_labels_may_differ_only_with_a_random_component() -> None:
+    first, turn = measured(), replace(measured(), classes=[1] * 7 + [2])
+    check_labels(first, measured())
+    check_labels(first, turn, noisy=True)
+    with pytest.raises(RunError, match="pp: the services gave other labels to the same images"):
+        check_labels(first, turn)
 
 
 # --- sensors ---------------------------------------------------------------------------------------------------------------
