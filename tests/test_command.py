@@ -280,6 +280,10 @@ def test_audit_takes_its_options(tiny_data: Path, tiny_efforts: None, capsys: py
     assert (row["attacker"], row["pairs"], row["source"], row["strength"]) == ("undo", 30, "noise", 0.5)
     assert result["codec"] == "png"
     assert "compressor" not in result["weights"]
+    assert result["sends"] == [], "replay did not run"
+    assert main([*AUDIT, "--view", "perturbed", "--attacker", "replay", "--codec", "png", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [row["sends"] for row in result["sends"]] == ([1, 2, 4, 8, 16] if result["noise"] else [1])
 
 
 def test_audit_says_the_same_to_people(tiny_data: Path, tiny_efforts: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,8 +322,20 @@ def test_the_changelog_keeps_its_format() -> None:
         "Removed",
         "Fixed",
         "Security",
+        "Corrected figures",
     }
     assert max(map(len, text.splitlines())) <= 160, "short entries, in the reader's terms"
+
+
+def test_a_corrected_figure_has_its_old_and_new_value() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = text.split("### Corrected figures", 1)[1].split("###", 1)[0]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if "|" in line]
+    assert head == ["figure", "old", "new", "why"]
+    assert len(rows) > 15
+    for figure, old, new, why in rows:
+        assert all((figure, old, new, why))
+        assert old != new, figure
 
 
 def test_the_citation_names_both_papers_as_the_readme_does() -> None:

@@ -20,10 +20,11 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench.energy_measurement import CpuClock, Phone, one_thread, powers, watts
+from workbench.bench.energy_measurement import CpuClock, Phone, check_labels, one_thread, powers, watts
 from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
+    RADIOS,
     RANGES,
     SCENARIOS,
     Assumptions,
@@ -58,7 +59,7 @@ def test_the_energy_is_time_times_power_and_bytes_and_waiting() -> None:
     assert found["cpu_ms"].value == pytest.approx(9.5)
     parts = {part: each.value for part, each in found["parts_mj"].items()}
     # ms times W is mJ. 5 µJ a byte is 5 mJ a kB. The waiting times are 3 and 2 ms.
-    wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "tail": 0.0}
+    wanted = {"compression": 1.2, "generator": 17.0, "sending": 0.8, "radio": 7.5, "waiting": 1.25, "wake": 0.0}
     assert parts == pytest.approx(wanted)
     whole = student([18.0 + 5.0 + 1.5, 20.0 + 10.0 + 1.0])
     assert found["mj"] == Estimate(
@@ -114,21 +115,34 @@ def test_ten_repetitions_have_students_interval() -> None:
     assert (found.high - found.value) / (normal.high - normal.value) == pytest.approx(2.262157 / 1.959964, rel=1e-5)
 
 
-def test_the_radios_tail_is_shared_by_the_pictures_of_a_request() -> None:
+def test_waking_the_radio_is_shared_by_the_pictures_of_a_request() -> None:
     four, one = (replace(measured(), batch=batch) for batch in (4, 1))
-    tail = Assumptions(tail_j=0.4)
-    assert energy(four, tail)["parts_mj"]["tail"].value == pytest.approx(100.0)
-    assert energy(one, tail)["parts_mj"]["tail"].value == pytest.approx(400.0)
-    assert "0.4 J of tail after a request" in energy(one, tail)["source"]
+    alone = Assumptions(alone_j=0.4)
+    assert energy(four, alone)["parts_mj"]["wake"].value == pytest.approx(100.0)
+    assert energy(one, alone)["parts_mj"]["wake"].value == pytest.approx(400.0)
+    assert "0.4 J for the radio's promotion and tail at each request" in energy(one, alone)["source"]
+
+
+def test_a_radio_alone_costs_what_its_source_says_of_one_packet() -> None:
+    """Huang et al.: one packet, promotion and tail included, costs 12.76 J over LTE and 0.04 J over Wi-Fi."""
+    assert RADIOS["LTE"].alone_j == pytest.approx(12.76, rel=0.02)
+    assert round(RADIOS["Wi-Fi"].alone_j, 2) == 0.04
+    assert (RADIOS["Wi-Fi"].joules_per_byte, RADIOS["LTE"].wait_w) == pytest.approx((2.265e-6, 1.288), rel=1e-3)
+    default = Assumptions()
+    assert (default.joules_per_byte, default.wait_w) == (RADIOS["Wi-Fi"].joules_per_byte, RADIOS["Wi-Fi"].wait_w)
 
 
 def test_the_lte_tail_dominates_a_single_picture() -> None:
     light = replace(measured("pmc2"), batch=1, cpu_ms={part: [0.5, 0.5] for part in PARTS[:3]})
-    found = shares({"pp": replace(measured(), batch=1), "pmc2": light}, Assumptions(), {})["pmc2"]
-    assert list(found["scenarios"]) == list(SCENARIOS)
-    stream, wifi, lte = found["scenarios"].values()
-    assert stream < wifi < 1
-    assert lte > 0.99, "what the phone computes no longer matters"
+    both = {"pp": replace(measured(), batch=1), "pmc2": light}
+    found = shares(both, Assumptions(), {})["pmc2"]["scenarios"]
+    assert list(found) == ["stream, Wi-Fi", "stream, LTE", "one request alone, Wi-Fi", "one request alone, LTE"]
+    assert list(found) == list(SCENARIOS)
+    assert found["stream, Wi-Fi"] < found["one request alone, Wi-Fi"] < 1
+    assert found["one request alone, LTE"] > 0.99, "what the phone computes no longer matters"
+    radio = RADIOS["LTE"]
+    over_lte = Assumptions(joules_per_byte=radio.joules_per_byte, wait_w=radio.wait_w)
+    assert found["stream, LTE"] == pytest.approx(shares(both, over_lte, {})["pmc2"]["share"].value)
 
 
 def test_what_protection_costs_over_none_has_an_interval() -> None:
@@ -250,6 +264,14 @@ def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
         Phone("pp", Client())
     with pytest.raises(UsageError, match="'none' has no generator on the phone"):
         Phone("none", Client(), Edge(pair.generator, Png()))
+
+
+def test_labels_may_differ_only_with_a_random_component() -> None:
+    first, turn = measured(), replace(measured(), classes=[1] * 7 + [2])
+    check_labels(first, measured())
+    check_labels(first, turn, noisy=True)
+    with pytest.raises(RunError, match="pp: the services gave other labels to the same images"):
+        check_labels(first, turn)
 
 
 # --- sensors ---------------------------------------------------------------------------------------------------------------

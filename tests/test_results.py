@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 
 from workbench import results
 from workbench.__main__ import main
+from workbench.bench.energy_model import PARTS, RADIOS, RANGES, Assumptions, Measured, energy, shares
+from workbench.notebook import plain
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE, TEMPLATE = "docs/results/energy.md", "docs/results/templates/energy.md.j2"
@@ -61,6 +64,85 @@ def test_a_changed_result_is_reported_then_written(checkout: Path, capsys: pytes
     assert capsys.readouterr().out.splitlines() == ["README.md", "docs/results/cifar10.md"]
     assert "| 12.34 % [" in (checkout / "README.md").read_text(encoding="utf-8")
     assert check(capsys, checkout) == (0, [])
+
+
+def test_an_audit_in_full_has_its_tables_on_the_page(checkout: Path) -> None:
+    path = checkout / "data/results/digits-resnet18-vgg13_bn-audit.json"
+    audit = json.loads(path.read_text(encoding="utf-8"))
+
+    def share(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.01, "high": value + 0.01}
+
+    audit["sends"] = [{"sends": sends, "identified": share(0.1 + sends / 100)} for sends in (1, 2, 4, 8, 16)]
+    audit["linking_by_pixel"] = {"perturbed": share(0.5)}
+    audit["membership_rmia"] = {
+        "decoded": {"true_positives": share(0.0123), "area": share(0.51), "false_positives": 0.001, "shadows": 4}
+    }
+    audit["unseen"] = [{"classifier": "vgg19_bn", **{view: share(0.11) for view in ("originals", "perturbed", "decoded")}}]
+    audit["unseen"][0]["holds"] = {"perturbed": False, "decoded": True}
+    audit["n"] = 900
+    path.write_text(json.dumps(audit), encoding="utf-8")
+    assert main(["results", "--root", str(checkout)]) == 0
+    page = (checkout / "docs/results/privacy.md").read_text(encoding="utf-8")
+    for line in (
+        "| digits | 11.0 [10.0, 12.0] | 12.0 [11.0, 13.0] | 14.0 [13.0, 15.0] | 18.0 [17.0, 19.0] | 26.0 [25.0, 27.0] |",
+        "digits: two shots are linked in 50.0 % [49.0, 51.0] of comparisons by pixel",
+        "| digits, decoded | 1.23 % [0.23, 2.23] | 51.0 % [50.0, 52.0] | 4 |",
+        "| digits, vgg19_bn (**fails**) | originals; no training saw it | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] | 11.0 [10.0, 12.0] |",
+        "| digits, payload | invert, 15.00 dB | invert, 15.00 dB |",
+        "`workbench audit --effort brief --converge --membership --unseen --limit 900 --seeds 1 --json`",
+    ):
+        assert line in page, line
+
+
+def test_a_cloud_that_decodes_every_picture_has_its_columns(checkout: Path) -> None:
+    path = checkout / "data/results/cifar10-latency-cpu.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    name = "latency: resnet18-X-vgg13_bn, "
+    every = json.loads(json.dumps(results.named(run, f"{name}new"))) | {"name": f"{name}every"}
+    every["values"]["single"]["ms"]["p50"]["value"] = 11.25
+    for row in (every, results.named(run, f"{name}new")):
+        row["values"].pop("links", None)
+    run["results"] = [row for row in run["results"] if row["name"] != f"{name}every"] + [every]
+    path.write_text(json.dumps(run), encoding="utf-8")
+    assert main(["results", "--root", str(checkout)]) == 0
+    page = (checkout / "docs/results/services.md").read_text(encoding="utf-8")
+    assert "One picture alone takes 11.2 ms with the row *every* and" in page
+    assert "PP is not ahead there" in page
+    assert "| component (ms/image, 256 a request) | PMC², PNG | PMC², JPEG | PMC², neural, every | PMC², neural | PP |" in page
+    assert "| link between the domains (p50 of one picture, ms) | PMC², PNG | PMC², JPEG | PMC², neural | PP |" in page
+
+
+def test_the_energy_page_begins_with_the_range_and_names_sources(checkout: Path) -> None:
+    """The run is one of the notebook: a picture a request, every situation, and the assumptions with their sources."""
+    path = checkout / "data/results/cifar10-energy-cpu.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    parts = {"none": (0.1, 0.0, 0.4), "pp": (0.2, 4.0, 0.4), "pmc2": (0.1, 0.0, 0.4)}
+    took, sent = {"none": 6.0, "pp": 10.0, "pmc2": 12.0}, {"none": 1256.0, "pp": 2295.0, "pmc2": 1249.0}
+    measured = {
+        name: Measured(name, 1, 8, {part: [ms, ms] for part, ms in zip(PARTS, each, strict=False)}, [took[name]] * 2)
+        for name, each in parts.items()
+    }
+    for name, each in measured.items():
+        each.sent, each.payload = [sent[name]] * 2, sent[name] - 345
+    over = shares(measured, Assumptions(), {})
+    for row, name in zip(run["results"], ("none", "pp", "pmc2"), strict=True):
+        row["values"] = plain(energy(measured[name], Assumptions()) | over.get(name, {}))
+    radios = {name: asdict(radio) | {"alone_j": radio.alone_j} for name, radio in RADIOS.items()}
+    run["results"].append(run["results"][0] | {"name": "assumptions", "values": plain({"ranges": RANGES, "radios": radios})})
+    path.write_text(json.dumps(run), encoding="utf-8")
+    assert main(["results", "--root", str(checkout)]) == 0
+    page = (checkout / PAGE).read_text(encoding="utf-8")
+    least, most = over["pmc2"]["range"]
+    assert page.index("range over the assumptions (mJ)") < page.index("## The assumptions") < page.index("## By situation")
+    assert f"| {100 * least:.1f} to {100 * most:.1f} % |" in page
+    assert "with 1 picture a request" in page
+    assert (
+        "| a byte sent | 0.64 µJ | 2.27 µJ | 6.95 µJ | a 4G uplink of a phone of 2020 (Narayanan et al., SIGCOMM '21)" in page
+    )
+    assert "| stream, Wi-Fi | stream, LTE | one request alone, Wi-Fi | one request alone, LTE |" in page
+    assert "Over LTE that tail is 11.58 s at 1.06 W" in page
+    assert "times what no protection costs, because it waits longer for its response" in page
 
 
 def test_the_text_around_the_readme_s_block_stays(checkout: Path) -> None:

@@ -304,6 +304,24 @@ def test_a_white_box_lowers_its_own_error(view: str, codec: str, lively: Pair, i
     assert end < 0.9 * start
 
 
+def test_equal_observations_are_searched_for_once(lively: Pair, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The payload of 1,000 pictures may have ten codes. Then ten searches find all that there is to find."""
+    passed: list[int] = []
+    observer = Observer(lively)
+    attacker = from_grey(observer, "payload", 3)
+    attacker.tick = passed.append
+    seen = observer.observe(images[:2], "payload").seen
+    searched: list[int] = []
+    descend = attacker._descend
+    monkeypatch.setattr(attacker, "_descend", lambda start, *rest: searched.append(len(start)) or descend(start, *rest))
+    guess = attacker.guess(seen_as("payload", seen[torch.tensor([0, 1, 0, 1, 1])]))
+    assert searched == [2]
+    assert torch.equal(guess[0], guess[2])
+    assert torch.equal(guess[1], guess[4])
+    assert not torch.equal(guess[0], guess[1])
+    assert sum(passed) == 5 * 3, "the progress bar counts every observation"
+
+
 def test_a_white_box_finds_a_picture_among_known_patterns(lively: Pair, images: Tensor) -> None:
     observer = Observer(lively)
     compressor = observer.compressor

@@ -64,6 +64,8 @@ def test_a_prior_of_no_help_is_not_used(kind: type[WithPrior], networks: Pair, m
     attacker.fit(pairs_at(observer, images))
     assert attacker.share == 0
     observed = observer.observe(images[:FEW], "perturbed")
+    monkeypatch.delattr(attacker, "search")
+    monkeypatch.setattr(kind, "search", lambda *_: pytest.fail("a search whose result is not used"))
     assert torch.equal(attacker.guess(observed), attacker.base.guess(observed))
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from tests.support.audits import TINY, Counted, noisy, with_train
 from workbench import metrics
 from workbench.audit import ATTACKERS, EFFORTS, VIEWS, Audit, Effort
+from workbench.audit.attempts import best_of
+from workbench.audit.reconstruct import Search
 from workbench.audit.scores import FIGURES, Judge
 from workbench.audit.verdict import ALLOWED, ALLOWED_PERTURBED, verdict
 from workbench.data import Dataset
@@ -130,6 +132,36 @@ def test_a_row_alone_is_that_of_the_whole_audit(
         assert alone.attack(view, name) == row_of(result, view, name)
 
 
+def test_attackers_that_search_for_each_picture_take_the_first(
+    networks: Pair, digits: Dataset, judge: Judge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Search, "most", 6)
+    made = Counted(networks, digits, codec="png", strength=0.5, n=N, seeds=1, effort=EFFORT, judge=judge)
+    result = made.result(("perturbed",), ("undo", "optimise", "latents", "replay"))
+    assert {row["attacker"]: row["identified"].n for row in result["rows"]} == {
+        "undo": N,
+        "optimise": 6,
+        "latents": 6,
+        "replay": N,
+    }
+    assert made.counted == made.total, "the progress bar knows"
+    guess, few = made.guesses["perturbed", "optimise"], made.images[:6]
+    nearest = torch.cdist(guess.flatten(1), made.images.flatten(1)).argmin(1)
+    best = row_of(result, "perturbed", "optimise")
+    assert best["identified"].value == pytest.approx(float((nearest == torch.arange(6)).float().mean())), "among all known"
+    control = metrics.psnr(few, made.means[made.labels[:6]])
+    paired = (metrics.psnr(few, guess) - control).mean()
+    assert best["over_control"]["psnr"].value == pytest.approx(float(paired), abs=1e-4)
+
+
+def test_the_best_attacker_is_best_over_the_control_of_its_pictures() -> None:
+    few, many = row("perturbed", "few", psnr=14.0, ssim=0.2, identified=0.01), row("perturbed", "many", psnr=13.5, ssim=0.2)
+    many["identified"] = figure(0.01)
+    few["over_control"], many["over_control"] = {"psnr": figure(0.1)}, {"psnr": figure(0.5)}
+    assert best_of([few, many])["attacker"] == "many", "the first pictures are easier than the others"
+    assert verdict(CONTROL, [few, many])["perturbed"]["best"]["psnr"]["attacker"] == "many"
+
+
 def test_the_unprotected_picture_is_found_out_by_the_same_code(networks: Pair, digits: Dataset, judge: Judge) -> None:
     made = Audit(networks, digits, codec="png", strength=0.0, n=N, seeds=1, effort=TINY, judge=judge)
     row = made.attack("perturbed", "undo")
@@ -149,7 +181,7 @@ class Scripted(Audit):
 
     def best(self, attempts: Any) -> list[dict[str, Any]]:
         value = self.script[len(self.effort_curve) // len(attempts)]
-        return [{"view": each.view, "psnr": figure(value)} for each in attempts]
+        return [{"view": each.view, "over_control": {"psnr": figure(value)}} for each in attempts]
 
 
 @pytest.mark.parametrize(
@@ -211,6 +243,7 @@ def test_averages_over_squares_link_what_pixel_noise_hides(networks: Pair, digit
     by_pixel = made.linkage._linked(made.observed("perturbed").seen, second, made.labels, 1).value
     assert made.linkage.pooled("perturbed") > 1
     assert made.linkage.linked("perturbed").value > by_pixel + 0.05
+    assert made.result(("perturbed",), ("undo",))["linking_by_pixel"]["perturbed"].value == by_pixel
     assert made.linkage.pooled("label") == 1, "a label has no pixels"
 
 

@@ -10,7 +10,7 @@ import torch
 from tests.support.audits import TINY, Counted
 from workbench.audit import Audit
 from workbench.audit.scores import Judge
-from workbench.audit.unseen import unseen_cost, unseen_rows
+from workbench.audit.unseen import ALLOWED_UNSEEN, unseen_cost, unseen_rows
 from workbench.classifiers import CLASSIFIER_NAMES
 from workbench.data import Dataset
 from workbench.weights import Pair
@@ -31,5 +31,8 @@ def test_an_unseen_classifier_reads_open_pictures(networks: Pair, digits: Datase
 def test_the_result_has_unseen_classifiers_on_request(networks: Pair, digits: Dataset) -> None:
     made = Counted(networks, digits, codec="png", n=12, seeds=1, effort=TINY, judge=Judge(digits, 64, CPU))
     result = made.result(("perturbed",), ("undo",), unseen=1)
-    assert [set(row) for row in result["unseen"]] == [{"classifier", "width", "originals", "perturbed", "decoded"}]
+    (row,) = result["unseen"]
+    assert set(row) == {"classifier", "width", "originals", "perturbed", "decoded", "holds"}
+    assert row["holds"] == {view: row[view].high <= ALLOWED_UNSEEN for view in ("perturbed", "decoded")}
+    assert not row["holds"]["perturbed"], "12 pictures leave more than 15 % open"
     assert made.counted == made.total >= unseen_cost(TINY, 1)

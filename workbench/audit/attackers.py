@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -103,11 +104,17 @@ class Replay(Attacker):
 
     def fit(self, pairs: Pairs) -> None:
         """Store the view of each known picture, averaged over `sends` sends."""
-        mean = pairs.observed.seen.flatten(1)
+        for _ in self.sending(pairs):
+            pass
+
+    def sending(self, pairs: Pairs) -> Iterator[int]:
+        """Send the known pictures again and again, and yield the number of sends. Each updates the stored mean views."""
+        self.known = pairs.observed.seen.flatten(1)
+        yield 1
         for send in range(2, self.sends + 1):
             again = self.observer.observe(pairs.images, pairs.observed.view).seen.flatten(1)
-            mean = mean + (again - mean) / send
-        self.known = mean
+            self.known = self.known + (again - self.known) / send
+            yield send
 
     @property
     def sends(self) -> int:

@@ -33,9 +33,10 @@ __all__ = ["Attempts", "best_of"]
 class Attempts:
     """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength and a rate.
 
-    `n` is the number of images, or all if there are fewer. Each attacker runs with `seeds` seeds, and learns from `pairs` of a
-    `source` (None: the effort's number, limited to the training split). Figures are means over images and seeds. A `judge`
-    of another audit of the same data set is reused. Raises UsageError for an unknown or impossible setting.
+    `n` is the number of images, or all if there are fewer. `Attacker.most` bounds it for some attackers. Each attacker runs
+    with `seeds` seeds, and learns from `pairs` of a `source` (None: the effort's number, limited to the training split).
+    Figures are means over images and seeds. A `judge` of another audit of the same data set is reused. Raises UsageError for
+    an unknown or impossible setting.
     """
 
     def __init__(
@@ -156,12 +157,13 @@ class Attempts:
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
         """Return an attacker's gain over the control, paired by picture: differences, and the ratio for `identified`."""
         gains = {
-            key: across([values[key] - control for values in by_seed])
+            key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
             if key in by_seed[0]
         }
         if "identified" in by_seed[0]:
-            mine, chance = across([values["identified"] for values in by_seed], share=True), float(self.by_label.mean())
+            mine = across([values["identified"] for values in by_seed], share=True)
+            chance = float(self.by_label[: mine.n].mean())
             gains["identified"] = Estimate(mine.value / chance, mine.low / chance, mine.high / chance, mine.n)
         return gains
 
@@ -219,7 +221,7 @@ class Attempts:
             known = attacker.observer.observe(self.images, observed.view) if draws else observed
             attacker.fit(Pairs(known, self.images, self.labels))
             return {"identified": identified(attacker.guess(observed))}
-        guess = attacker.guess(observed)
+        guess = attacker.guess(observed[: attacker.most])
         if attacker.guesses == "class":
             return {"read": (guess.argmax(1) == self.labels).float()}
         if keep:
@@ -295,12 +297,13 @@ class Attempts:
         """Return the number of images for one seed of some attackers, which share one inversion network."""
         made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
-        return sum(each.cost(len(self.images)) for each in made) - max(0, shared - 1) * effort.passes
+        n = len(self.images)
+        return sum(each.cost(min(n, each.most or n)) for each in made) - max(0, shared - 1) * effort.passes
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the highest PSNR."""
-    return max(rows, key=lambda row: row["psnr"].value)
+    """Return the row with the highest gain of PSNR over the control, since rows may be of other numbers of pictures."""
+    return max(rows, key=lambda row: row["over_control"]["psnr"].value)
 
 
 def judge_passes(effort: Effort) -> int:

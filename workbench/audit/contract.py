@@ -60,14 +60,15 @@ class Attacker(ABC):
     """An attacker: `fit` learns from pairs, then `guess` reconstructs from observations.
 
     `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` states what the attacker needs. `tick` receives the number of images in each training
-    step.
+    the M pictures of the pairs). `knows` states what the attacker needs. `most` bounds the observations that an audit gives to
+    an attacker that searches for each of them. `tick` receives the number of images in each training step.
     """
 
     name: ClassVar[str]
     guesses: ClassVar[str] = "picture"
     knows: ClassVar[str]
     views: ClassVar[tuple[str, ...]] = VIEWS
+    most: ClassVar[int | None] = None
 
     def __init__(self, observer: Observer, effort: Effort, seed: int = 0, tick: Callable[[int], None] = lambda _: None) -> None:
         self.observer, self.effort, self.seed, self.tick = observer, effort, seed, tick

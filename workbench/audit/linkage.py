@@ -33,14 +33,16 @@ class Linkage:
         self._pooled: dict[str, int] = {}
         self._shadows: list[Shadow] = []
 
-    def linked(self, view: str) -> Estimate:
+    def linked(self, view: str, side: int | None = None) -> Estimate:
         """Return how well two captures of one picture are distinguished from two pictures of its class (area under ROC).
 
         The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of the
-        two observations, averaged over squares of `pooled(view)` pixels: a low-pass distance ignores the generator's noise.
+        two observations, averaged over squares of `side` pixels (None: `pooled(view)`). This low-pass distance ignores the
+        generator's noise.
         """
         second = self.audit.observer.show(self._second_protected, view)
-        return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, self.pooled(view))
+        side = self.pooled(view) if side is None else side
+        return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, side)
 
     def pooled(self, view: str) -> int:
         """Return the side of the squares that distinguishes captures best on the attacker's own pictures."""

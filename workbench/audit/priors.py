@@ -23,20 +23,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..models import AT_ONCE
 from ..training.adversary import labelled_unet, with_labels
 from .networks import MeanPictures, learn, narrow, seeded
-from .reconstruct import HELD, MOST_HELD, FromInversion, held_out, observation_error
+from .reconstruct import HELD, MOST_HELD, Search, held_out, observation_error
 from .views import Observed, Pairs
 
 __all__ = ["DiffusionPrior", "LatentPrior", "WithPrior"]
 
 
-class WithPrior(FromInversion):
+class WithPrior(Search):
     """An attacker that corrects the inversion's guess with a prior (see the module)."""
 
-    views: ClassVar[tuple[str, ...]] = ("perturbed", "payload")
-    knows = "pairs, the weights of generator and encoder"
     settings: ClassVar[tuple[float, ...]]
     tuned_on = 16  # pairs
 
@@ -63,14 +60,12 @@ class WithPrior(FromInversion):
                 best, self.setting, self.share = error, setting, share
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected guesses, computed in batches."""
-        assert self.base is not None
-        starts, at_once = self.base.guess(observed), AT_ONCE.get(self.device.type, 64)
-        guesses = []
-        for row, start in zip(range(0, len(observed), at_once), torch.split(starts, at_once), strict=True):
-            found = self.search(start, observed[row : row + at_once], self.setting)
-            guesses.append((start + self.share * (found - start)).clamp(0, 1))
-        return torch.cat(guesses)
+        """Return the corrected guesses, or the inversion's if the share of the correction is 0."""
+
+        def corrected(start: Tensor, part: Observed) -> Tensor:
+            return (start + self.share * (self.search(start, part, self.setting) - start)).clamp(0, 1)
+
+        return self.searched(observed, corrected if self.share else None)
 
     @abstractmethod
     def train_prior(self, pairs: Pairs) -> None:

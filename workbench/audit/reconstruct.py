@@ -26,7 +26,7 @@ from .contract import PICTURE_VIEWS, Attacker, Effort
 from .networks import RATE, Critic, Inverter, MeanPictures, inverter, learn, narrow, run, seeded, solve
 from .views import Observed, Observer, Pairs
 
-__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Undo", "held_out", "observation_error"]
+__all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Search", "Undo", "held_out", "observation_error"]
 
 FEW = 32  # pairs an observation: with at least as many, their mean is a better guess than any network's
 HELD = 0.1  # share of the pairs that are held out to judge what was learnt from the others
@@ -241,7 +241,29 @@ class Prior(FromInversion):
         return run(self.network, self.device, observed.seen, observed.answers).clamp(0, 1)
 
 
-class Optimise(FromInversion):
+class Search(FromInversion):
+    """A white box that searches for a picture whose view is the observation, from the inversion's guess, in `effort.steps`."""
+
+    knows, views = "pairs, the weights of generator and encoder", ("perturbed", "payload")
+    most = 1000
+
+    def searched(self, observed: Observed, search: Callable[[Tensor, Observed], Tensor] | None) -> Tensor:
+        """Return `search(guesses, observations)`, in batches, or the inversion's guesses if `search` is None.
+
+        Equal observations are searched for once.
+        """
+        assert self.base is not None
+        first, which = observed.distinct
+        few = observed[first]
+        starts, at_once = self.base.guess(few), AT_ONCE.get(self.device.type, 64)
+        self.tick(self.effort.steps * (len(observed) - (len(few) if search else 0)))
+        if search is None:
+            return starts[which]
+        rows = zip(range(0, len(few), at_once), torch.split(starts, at_once), strict=True)
+        return torch.cat([search(start, few[row : row + at_once]) for row, start in rows])[which]
+
+
+class Optimise(Search):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
     The error is `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight
@@ -249,7 +271,7 @@ class Optimise(FromInversion):
     no attack of its own.
     """
 
-    name, knows, views = "optimise", "pairs, the weights of generator and encoder", ("perturbed", "payload")
+    name = "optimise"
     weights = (0.0, 0.002, 0.02)  # of total variation
     tuned_on = 16  # pairs
     smooth: float | None = 0.02  # the weight in use; None: no descent
@@ -270,19 +292,9 @@ class Optimise(FromInversion):
         self.smooth = min(errors, key=lambda weight: errors[weight])
 
     def guess(self, observed: Observed) -> Tensor:
-        """Run the gradient descent, in batches of pictures."""
-        assert self.base is not None
-        starts = self.base.guess(observed)
-        if self.smooth is None:
-            self.tick(self.effort.steps * len(observed))
-            return starts
-        at_once = AT_ONCE.get(self.device.type, 64)
-        return torch.cat(
-            [
-                self._descend(start, observed[rows : rows + at_once], self.smooth)
-                for rows, start in zip(range(0, len(observed), at_once), torch.split(starts, at_once), strict=True)
-            ]
-        )
+        """Run the gradient descent, unless no weight improves on its start."""
+        smooth = self.smooth
+        return self.searched(observed, None if smooth is None else lambda start, part: self._descend(start, part, smooth))
 
     def _descend(self, start: Tensor, observed: Observed, smooth: float) -> Tensor:
         seen = observed.seen.to(self.device)

@@ -67,7 +67,7 @@ class Audit(Attempts):
             with self.showing(f"effort x {2**number}", passes):
                 rows = self.best([Attempt(view, names) for view, names in plan.items()])
             self.effort_curve += [{**row, "effort": asdict(self.effort)} for row in rows]
-            values = {row["view"]: row["psnr"].value for row in rows}
+            values = {row["view"]: row["over_control"]["psnr"].value for row in rows}
             if last and max(values[view] - last[view] for view in values) < gain:
                 self.converged = True
                 break
@@ -114,6 +114,7 @@ class Audit(Attempts):
             "rows": rows,
             "linking": linking,
             "linking_pooled": {view: self.linkage.pooled(view) for view in views},
+            "linking_by_pixel": {view: self.linkage.linked(view, side=1) for view in views},
             "membership": membership,
             "membership_rmia": rmia_,
             "unseen": unseen_,

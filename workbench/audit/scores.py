@@ -80,10 +80,11 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return every score of N guessed pictures, one value for each picture. `identified` is relative to the N originals."""
+    """Return every score of guesses of the first N of M pictures, N values each. `identified` is relative to all M."""
+    likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
+    images, labels = images[: len(guesses)], labels[: len(guesses)]
     with torch.inference_mode():
         similarity = metrics.ssim(images, guesses)
-    likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     distance, judged = judge.compare(images, guesses, labels)
     return {
         "psnr": metrics.psnr(images, guesses).clamp(max=100),
@@ -96,9 +97,9 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
 
 
 def identified(likeness: Tensor) -> Tensor:
-    """Return the chance that the likeliest of N known pictures is the right one (N). Ties are broken by lot.
+    """Return the chance that the likeliest of M known pictures is the right one (N). Ties are broken by lot.
 
-    `likeness` is N x N, with the right pictures on its diagonal.
+    `likeness` is N x M, with the right pictures on its diagonal.
     """
     best = likeness == likeness.max(1, keepdim=True).values
     return best.diagonal().float() / best.sum(1)

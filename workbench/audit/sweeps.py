@@ -122,17 +122,17 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 
 
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
-    """Return how often `replay` identifies the picture, over how many times it sends each known picture.
+    """Return how often `replay` identifies the picture, one row for each number of sends of each known picture.
 
-    The result measures how well a generator's random component protects against repeated sends.
+    The rows measure how well a generator's random component protects against repeated sends. Without such a component the only
+    row is that of one send.
     """
     rows, observed = [], audit.observed(view)
-    known = audit.observer.observe(audit.images, view)
-    for count in counts:
-        attacker = Replay(audit.observer, replace(audit.effort, sends=count))
-        attacker.fit(Pairs(known, audit.images, audit.labels))
-        figures = across([identified(attacker.guess(observed))], share=True)
-        rows.append({"view": view, "attacker": Replay.name, "point": count, "sends": attacker.sends, "identified": figures})
+    attacker = Replay(audit.observer, replace(audit.effort, sends=max(counts)))
+    for sends in attacker.sending(Pairs(audit.observer.observe(audit.images, view), audit.images, audit.labels)):
+        if sends in counts:
+            figures = across([identified(attacker.guess(observed))], share=True)
+            rows.append({"view": view, "attacker": Replay.name, "sends": sends, "identified": figures})
     return rows
 
 

@@ -18,9 +18,10 @@ from .contract import PICTURE_VIEWS, Effort
 from .networks import learn, run, seeded
 from .scores import across
 
-__all__ = ["UNSEEN", "unseen_cost", "unseen_rows"]
+__all__ = ["ALLOWED_UNSEEN", "UNSEEN", "unseen_cost", "unseen_rows"]
 
 UNSEEN = 3  # number of classifiers
+ALLOWED_UNSEEN = 0.15  # share of protected pictures that each may recognise
 WIDTH = 4  # divides their channels, because the architecture matters here, not the best accuracy
 SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
 
@@ -32,6 +33,8 @@ def unseen_cost(effort: Effort, count: int) -> int:
 
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
     """Return a row for each unseen classifier: its name, and its accuracy on originals and on each picture view.
+
+    A view `holds` if the upper end of the interval is within `ALLOWED_UNSEEN`.
 
     The classifiers are the first `count` architectures that are neither the pair's target nor its auxiliary, at a quarter of
     the width, trained on the original training images.
@@ -45,7 +48,9 @@ def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
         right = {
             view: (run(classifier, audit.device, images).argmax(1) == audit.labels).float() for view, images in views.items()
         }
-        rows.append({"classifier": name, "width": WIDTH, **{view: across([each], share=True) for view, each in right.items()}})
+        shares = {view: across([each], share=True) for view, each in right.items()}
+        holds = {view: shares[view].high <= ALLOWED_UNSEEN for view in PICTURE_VIEWS}
+        rows.append({"classifier": name, "width": WIDTH, **shares, "holds": holds})
     return rows
 
 

@@ -40,7 +40,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
         tried = {key: [row for row in mine if key in row] for key in ALLOWED}
         if not all(tried.values()):
             continue
-        best = {key: max(those, key=lambda row: row[key].value) for key, those in tried.items()}
+        best = {key: max(those, key=lambda row: _gain(key, row, control).value) for key, those in tried.items()}
         value = {key: row[key].value for key, row in best.items()}
         gain = {key: _gain(key, row, control) for key, row in best.items()}
         if view in (*coded, "label"):

@@ -3,13 +3,22 @@
 ::
 
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
-                          + waiting time x power while waiting + tail of the radio / pictures a request
+                          + waiting time x power while waiting + energy to wake the radio and of its tail / pictures a request
 
 `energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio,
 so its energy is always assumed.
 
 The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`), and
-`SCENARIOS` names complete situations: a stream of pictures, and single pictures after which the radio stays awake for a while.
+`SCENARIOS` names complete situations: a stream of pictures, and single pictures that wake the radio, which then stays awake.
+
+Sources:
+
+- Huang et al., A Close Examination of Performance and Power Characteristics of 4G LTE Networks, MobiSys '12: the power model
+  of a phone's radios (`RADIOS`). Uplink and active power are as later work quotes them. Promotion and tail add up to the
+  paper's energy of a single packet, 12.76 J over LTE (within 2 %) and 0.04 J over Wi-Fi.
+- Narayanan et al., A Variegated Look at 5G in the Wild, SIGCOMM '21: a 4G uplink of a phone of 2020, 80.21 mW per Mbit/s.
+- Humrick, HiSilicon Kirin 960: A Closer Look at Performance and Power, AnandTech, March 2017: power of busy cores.
+- PMC², Figure 4: the generator on a Pixel 3 and on the paper's edge.
 """
 
 from __future__ import annotations
@@ -28,10 +37,12 @@ from ..metrics import Estimate, mean
 __all__ = [
     "ARRANGEMENTS",
     "PARTS",
+    "RADIOS",
     "RANGES",
     "SCENARIOS",
     "Assumptions",
     "Measured",
+    "Radio",
     "energy",
     "share",
     "shares",
@@ -40,7 +51,42 @@ __all__ = [
 ]
 
 ARRANGEMENTS = ("none", "pp", "pmc2")
-PARTS = ("compression", "generator", "sending", "radio", "waiting", "tail")
+PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
+
+
+@dataclass(frozen=True)
+class Radio:
+    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), and its promotion and tail (ms and mW).
+
+    The promotion wakes the radio before a request. The tail keeps it awake after the last byte.
+    """
+
+    uplink: float
+    active: float
+    promotion: tuple[float, float]
+    tail: tuple[float, float]
+
+    @property
+    def joules_per_byte(self) -> float:
+        """The energy of a byte sent (J), without the power of the active radio."""
+        return 8e-9 * self.uplink
+
+    @property
+    def wait_w(self) -> float:
+        """The power while the phone waits for a response (W)."""
+        return 1e-3 * self.active
+
+    @property
+    def alone_j(self) -> float:
+        """The energy of promotion and tail, which a request alone costs in addition (J)."""
+        return 1e-6 * (math.prod(self.promotion) + math.prod(self.tail))
+
+
+# Huang et al., MobiSys '12.
+RADIOS = {
+    "Wi-Fi": Radio(283.17, 132.86, (79.1, 124.4), (238.1, 119.3)),
+    "LTE": Radio(438.39, 1288.04, (260.1, 1210.7), (11576.0, 1060.0)),
+}
 
 # The least and the greatest published values for phones, and their source. The defaults lie between them.
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -50,9 +96,9 @@ RANGES: dict[str, tuple[float, float, str]] = {
         "a busy performance core of phones of 2015 and 2016, above idle (AnandTech, HiSilicon Kirin 960, March 2017)",
     ),
     "joules_per_byte": (
-        2.3e-6,
-        7e-6,
-        "sent over Wi-Fi, or LTE once it is awake (after Huang et al., MobiSys '12; not compared with its tables)",
+        8e-9 * 80.21,
+        8e-9 * 868.98,
+        "a 4G uplink of a phone of 2020 (Narayanan et al., SIGCOMM '21), or a 3G uplink (Huang et al., MobiSys '12)",
     ),
     "slowdown": (
         1.0,
@@ -60,12 +106,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
         "a phone as fast as this machine, or as much slower as the paper's phone is than its edge (8.149 and 2.616 ms a "
         "picture in the generator; PMC², Figure 4, 2025)",
     ),
-    "wait_w": (
-        0.0,
-        1.29,
-        "waiting not counted, or a radio that stays active: 0.13 W on Wi-Fi, 1.29 W on LTE "
-        "(after Huang et al., MobiSys '12; not compared with its tables)",
-    ),
+    "wait_w": (0.0, RADIOS["LTE"].wait_w, "waiting not counted, or an active LTE radio (Huang et al., MobiSys '12)"),
 }
 
 
@@ -75,15 +116,15 @@ class Assumptions:
 
     `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
     phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for the same work.
-    `tail_j`: energy of the radio's tail after each request (J), 0 in a stream of requests. Raises UsageError for a negative
-    figure, and for a power or slowdown of 0.
+    `alone_j`: energy to wake the radio for each request and of its tail (J), 0 in a stream of requests. The radio's defaults
+    are those of Wi-Fi. Raises UsageError for a negative figure, and for a power or slowdown of 0.
     """
 
     cpu_w: float = 1.5
-    joules_per_byte: float = 4e-6
-    wait_w: float = 0.13
+    joules_per_byte: float = RADIOS["Wi-Fi"].joules_per_byte
+    wait_w: float = RADIOS["Wi-Fi"].wait_w
     slowdown: float = 2.0
-    tail_j: float = 0.0
+    alone_j: float = 0.0
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -95,19 +136,22 @@ class Assumptions:
 
     def text(self) -> str:
         """Return the assumptions in words, without the core's power."""
-        words = [f"{1e6 * self.joules_per_byte:g} µJ a byte sent"]
-        words += [f"{self.wait_w:g} W while waiting"] if self.wait_w else ["waiting not counted"]
+        words = [f"{1e6 * self.joules_per_byte:.3g} µJ a byte sent"]
+        words += [f"{self.wait_w:.3g} W while waiting"] if self.wait_w else ["waiting not counted"]
         words += [f"a phone's core {self.slowdown:g} times as slow as this machine's"] if self.slowdown != 1 else []
-        words += [f"{self.tail_j:g} J of tail after a request"] if self.tail_j else []
+        words += [f"{self.alone_j:.3g} J for the radio's promotion and tail at each request"] if self.alone_j else []
         return ", ".join(words)
 
 
-# Complete situations, as changes of the assumptions. Tails, s x W: Huang et al., A Close Examination of Performance and Power
-# Characteristics of 4G LTE Networks, MobiSys '12.
+# Complete situations, as changes of the assumptions: a radio, in a stream of requests or woken for one request alone.
 SCENARIOS: dict[str, dict[str, float]] = {
-    "stream, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.0},
-    "one request alone, Wi-Fi": {"wait_w": 0.13, "tail_j": 0.238 * 0.119},
-    "one request alone, LTE": {"wait_w": 1.29, "tail_j": 11.576 * 1.060},
+    f"{kind}, {name}": {
+        "joules_per_byte": radio.joules_per_byte,
+        "wait_w": radio.wait_w,
+        "alone_j": radio.alone_j if kind == "one request alone" else 0.0,
+    }
+    for kind in ("stream", "one request alone")
+    for name, radio in RADIOS.items()
 }
 
 
@@ -148,7 +192,7 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     total_ms = [sum(values) for values in zip(*cpu_ms.values(), strict=True)]
     waited = [max(0.0, ms - cpu) for ms, cpu in zip(measured.ms, measured.total_ms, strict=True)]
     parts["waiting"] = [assumed.wait_w * ms for ms in waited]
-    parts["tail"] = [1e3 * assumed.tail_j / measured.batch] * n
+    parts["wake"] = [1e3 * assumed.alone_j / measured.batch] * n
     whole = [sum(values) for values in zip(*parts.values(), strict=True)]
     lasted = [cpu + wait for cpu, wait in zip(total_ms, waited, strict=True)]
     return {
@@ -190,7 +234,7 @@ def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     return parts | {
         "radio": 1e3 * assumed.joules_per_byte * sum(measured.sent) / n,
         "waiting": assumed.wait_w * sum(waited) / n,
-        "tail": 1e3 * assumed.tail_j / measured.batch,
+        "wake": 1e3 * assumed.alone_j / measured.batch,
     }
 
 

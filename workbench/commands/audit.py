@@ -67,7 +67,11 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
     )
     made.add_argument("--seeds", type=positive, default=3, metavar="N", help="of each attacker (default: 3)")
     made.add_argument(
-        "--limit", type=positive, default=1000, metavar="N", help="test images, all known to replay (default: 1000)"
+        "--limit",
+        type=positive,
+        default=1000,
+        metavar="N",
+        help="test images, all known to replay (default: 1000); attackers that search for each picture take at most 1000",
     )
     made.add_argument(
         "--converge", action="store_true", help="double the effort until the best attacker gains less than 0.1 dB"
@@ -83,7 +87,7 @@ views: perturbed (what a PNG link carries), decoded (what the cloud looks at), p
 
 def audit(options: argparse.Namespace) -> int:
     from ..audit import ATTACKERS as KNOWN
-    from ..audit import EFFORTS, Audit, privacy_report
+    from ..audit import EFFORTS, Audit, privacy_report, sweeps
     from ..audit.linkage import SHADOWS
     from ..audit.unseen import UNSEEN
     from ..notebook import plain
@@ -116,7 +120,9 @@ def audit(options: argparse.Namespace) -> int:
     )
     if options.converge:
         made.converge(views, attackers)
-    result = plain(made.result(views, attackers, SHADOWS if options.membership else 0, UNSEEN if options.unseen else 0))
+    result = made.result(views, attackers, SHADOWS if options.membership else 0, UNSEEN if options.unseen else 0)
+    result["sends"] = sweeps.of_sends(made) if "replay" in attackers and "perturbed" in views else []
+    result = plain(result)
     if options.output is not None:
         write_json(options.output, result)
     if options.page is not None:
@@ -165,9 +171,14 @@ def _describe(result: dict[str, Any]) -> str:
             f"training pictures at {100 * found['false_positives']:g} % false positives, area "
             f"{100 * found['area']['value']:.1f} %"
         )
+    for row in result["sends"]:
+        lines.append(f"replay, {row['sends']} sends of each known picture: names {100 * row['identified']['value']:.1f} %")
     for row in result["unseen"]:
         shares = ", ".join(f"{100 * row[view]['value']:.1f} % of {view}" for view in ("originals", "perturbed", "decoded"))
-        lines.append(f"{row['classifier']}, seen by no training: recognises {shares}")
+        held = "holds" if row["holds"]["perturbed"] else "FAILS"
+        lines.append(
+            f"{row['classifier']}, seen by no training: recognises {shares}; at most 15 % of perturbed allowed: {held}"
+        )
     for row in result["effort_curve"]:
         lines.append(
             f"effort: {row['effort']['passes']} passes, {row['view']}: {row['attacker']} {row['psnr']['value']:.2f} dB"

@@ -21,7 +21,7 @@ PART_TITLES = {
     "sending": "sending (CPU)",
     "radio": "radio",
     "waiting": "waiting",
-    "tail": "radio's tail",
+    "wake": "promotion and tail",
 }
 _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 

@@ -39,12 +39,12 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
     """Draw each attacker's best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
 
-    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` has N guesses by the attacker's name.
+    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` has guesses of the first of them by the attacker's name.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
     for line, (name, guess) in zip(axes, guesses.items(), strict=True):
-        order = psnr(images, guess).argsort(descending=True, stable=True)
+        order = psnr(images[: len(guess)], guess).argsort(descending=True, stable=True)
         for axis, rows in zip(line, (order[:each], order[-each:]), strict=True):
             _mosaic(axis, images[rows], guess[rows])
         line[0].set_yticks([images.shape[-2] / 2, 1.5 * images.shape[-2] + GAP], ["original", name])
