@@ -81,8 +81,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
     """Return every score of N guessed pictures, one value for each picture. `identified` is relative to the N originals."""
-    with torch.inference_mode():
-        similarity = metrics.ssim(images, guesses)
+    similarity = run(metrics.ssim, images.device, images, guesses)
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     distance, judged = judge.compare(images, guesses, labels)
     return {
