@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import torch
 
-from workbench.bench.energy_measurement import CpuClock, Phone, check_labels, one_thread, powers, watts
+from workbench import weights
+from workbench.bench.energy_measurement import CpuClock, Phone, check_labels, noise_of, one_thread, powers, watts
 from workbench.bench.energy_model import (
     ARRANGEMENTS,
     PARTS,
@@ -40,10 +41,12 @@ from workbench.data import Dataset
 from workbench.errors import RunError, UsageError
 from workbench.evaluation import PAPER
 from workbench.metrics import Estimate, mean
+from workbench.models import PerturbationGenerator
 from workbench.notebook import plain
 from workbench.pictures import load_pictures, to_float
+from workbench.services.loading import StageConfig
 from workbench.system import Client, Edge, System
-from workbench.weights import Pair
+from workbench.weights import Manifest, Pair
 
 # --- the model -------------------------------------------------------------------------------------------------------------
 
@@ -266,12 +269,22 @@ def test_a_phone_with_wrong_parts_is_refused(pair: Pair) -> None:
         Phone("none", Client(), Edge(pair.generator, Png()))
 
 
-def test_labels_may_differ_only_with_a_random_component() -> None:
-    first, turn = measured(), replace(measured(), classes=[1] * 7 + [2])
-    check_labels(first, measured())
-    check_labels(first, turn, noisy=True)
-    with pytest.raises(RunError, match="pp: the services gave other labels to the same images"):
-        check_labels(first, turn)
+def test_labels_may_differ_only_by_a_random_component() -> None:
+    first = [1] * 20
+    two, three = ([2] * changed + first[changed:] for changed in (2, 3))
+    check_labels("none", first, first, noise=0.0)
+    check_labels("pp", first, two, noise=0.1)
+    with pytest.raises(RunError, match="pp: the services gave other labels to 3 of the same 20 images"):
+        check_labels("pp", first, three, noise=0.1)
+    with pytest.raises(RunError, match="pmc2: the services gave other labels to 2 of the same 20 images"):
+        check_labels("pmc2", first, two, noise=0.0)
+
+
+def test_the_random_component_is_that_of_the_stages_generator(empty_data: Path, digits: Dataset) -> None:
+    generator, name = PerturbationGenerator(2, noise=0.2), weights.generator_name("resnet18", "vgg13_bn")
+    weights.save(generator, Manifest(name, "digits", *weights.describe(generator), "untrained", 0, {}, {}, {}))
+    stage = StageConfig("digits", digits.classes, "resnet18", "vgg13_bn")
+    assert [noise_of(name, stage) for name in ARRANGEMENTS] == [0.0, 0.2, 0.2]
 
 
 # --- sensors ---------------------------------------------------------------------------------------------------------------

@@ -77,7 +77,11 @@ class PerturbationGenerator(nn.Module):
         check_strength(strength)
         if strength == 0.0:
             return images
-        protected = self.add_noise(self.noiseless(images), unforeseeable=not self.training)
+        return self.blend(images, self.noiseless(images), strength)
+
+    def blend(self, images: Tensor, noiseless: Tensor, strength: float) -> Tensor:
+        """Return the protected images at a strength above 0 from `noiseless(images)`, with a new random component."""
+        protected = self.add_noise(noiseless, unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def noiseless(self, images: Tensor) -> Tensor:

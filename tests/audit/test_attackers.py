@@ -399,6 +399,17 @@ def test_a_replay_names_no_more_pictures_than_there_are_codes(observer: Observer
         assert float(found.sum()) == pytest.approx(len(first))
 
 
+def test_a_replay_compares_by_distance_and_breaks_no_tie(observer: Observer, images: Tensor) -> None:
+    seen = observer.observe(images, "perturbed").seen
+    known, nearly = torch.cat([seen, seen[:7]]), (seen + torch.randn(seen.shape) * 1e-3).clamp(0, 1)
+    attacker = Replay(observer, replace(TINY, sends=1))
+    attacker.fit(Pairs(Observed("perturbed", known, torch.zeros(47, dtype=torch.int64)), known, None))
+    scores = attacker.guess(Observed("perturbed", nearly, torch.zeros(40, dtype=torch.int64)))
+    exact = -torch.cdist(nearly.flatten(1).double(), known.flatten(1).double(), compute_mode="donot_use_mm_for_euclid_dist")
+    torch.testing.assert_close(scores, exact, rtol=0, atol=1e-6, check_dtype=False)
+    assert torch.equal(scores[:, :7], scores[:, 40:]), "equal views are equally likely"
+
+
 def test_several_sends_average_the_random_component_away(networks: Pair, images: Tensor) -> None:
     alike = 0.5 + 0.15 * (images - 0.5)
     observer = Observer(noisy(networks, 0.3), "png")

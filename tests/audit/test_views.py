@@ -91,6 +91,25 @@ def test_views_change_between_sends_only_with_random_component(networks: Pair, i
         assert [torch.equal(*each) for each in zip(first, second, strict=True)] == [same] * 4
 
 
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_repeated_send_computes_only_the_random_component(strength: float, networks: Pair, images: Tensor) -> None:
+    observer = Observer(noisy(networks, 0.1), "png", strength=strength)
+    passes: list[int] = []
+    observer.edge.generator.unet.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+    sends = torch.stack([observer.protect(images) for _ in range(16)])
+    assert sum(passes) == len(images), "the U-Net runs once"
+    whole, without = (Observer(networks, "png", strength=each).protect(images) for each in (1.0, strength))
+    inside = (whole - 0.5).abs() < 0.1  # five standard deviations from being clamped
+    assert inside.sum() > 1000
+    noise = strength * 0.1
+    torch.testing.assert_close(sends.mean(0)[inside], without[inside], rtol=0, atol=6 * noise / 4)
+    assert float(sends.std(0)[inside].mean()) == pytest.approx(noise, rel=0.05)
+    observer.protect(images[:8])
+    assert sum(passes) == len(images) + 8, "other pictures are computed"
+    observer.protect(images)
+    assert sum(passes) == 2 * len(images) + 8, "only the last pictures are stored"
+
+
 def test_the_white_box_has_weights_but_no_random_numbers(networks: Pair, images: Tensor) -> None:
     pair = noisy(networks, 0.3)
     observer = Observer(pair, "png")

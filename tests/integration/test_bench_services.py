@@ -14,12 +14,12 @@ from torch import Tensor
 
 from tests.support.pair import AUXILIARY, TARGET
 from workbench.bench import services
-from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running
+from workbench.bench.latency import ARRANGEMENTS, end_to_end, in_turns, over_links, running, running_all
 from workbench.bench.link import LINKS
 from workbench.bench.services import bench_services
 from workbench.codecs import Neural
 from workbench.data import Dataset
-from workbench.errors import UsageError
+from workbench.errors import ServiceError, UsageError
 from workbench.pictures import to_float
 from workbench.services.loading import StageConfig
 from workbench.system import COMPONENTS, Cloud, Recognition, System
@@ -107,6 +107,19 @@ def test_nine_components_account_for_the_time_of_a_picture(
     assert (one["components"]["network_client_edge"].value == 0) == (name == "pp"), "PP has one network"
     assert far["ms"]["p50"].value >= 2e3 * LINKS["LTE"].delay_s
     assert far["link"]["bits_per_s"] == LINKS["LTE"].bits_per_s
+
+
+@pytest.mark.system
+def test_arrangements_start_together_and_end_together(tiny_data: Path, digits: Dataset, stage: StageConfig) -> None:
+    images = to_float(digits.test.images[:4])
+    with running_all(["new", "pp"], stage, DATA) as systems:
+        assert list(systems) == ["new", "pp"]
+        assert (systems["new"].linked, systems["pp"].linked is None) == (None, False)
+        assert all(len(system.client.recognise(images).labels) == 4 for system in systems.values())
+    with pytest.raises(ServiceError):
+        systems["pp"].client.recognise(images)
+    with pytest.raises(UsageError, match="unknown arrangement 'p2p'"), running_all(["pp", "p2p"], stage, DATA):
+        pass
 
 
 class Recorded:

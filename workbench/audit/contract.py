@@ -50,7 +50,7 @@ class Effort:
 # them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
-    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, reader=8),
+    "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, sends=4, reader=8),
     "quick": Effort(pairs=5000, passes=8000, width=12, steps=8),
     "full": Effort(pairs=20_000, passes=60_000, width=16, steps=60),
 }

@@ -83,8 +83,7 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
     """Return every score of guesses of the first N of M pictures, N values each. `identified` is relative to all M."""
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     images, labels = images[: len(guesses)], labels[: len(guesses)]
-    with torch.inference_mode():
-        similarity = metrics.ssim(images, guesses)
+    similarity = run(metrics.ssim, images.device, images, guesses)
     distance, judged = judge.compare(images, guesses, labels)
     return {
         "psnr": metrics.psnr(images, guesses).clamp(max=100),

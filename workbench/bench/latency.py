@@ -15,7 +15,8 @@ edge. The nine components are the paper's. A network's component is one end's wa
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -25,13 +26,14 @@ from torch import Tensor
 from ..client import HttpsClient
 from ..errors import UsageError, unknown
 from ..metrics import Estimate, mean, percentile
+from ..processes import cores
 from ..services.loading import StageConfig, edge_stage
 from ..services.local import Local
 from ..system import COMPONENTS
 from .link import FREE, LINKS, Kind, Link
 from .load import PERCENTS
 
-__all__ = ["ARRANGEMENTS", "LINKED", "Arranged", "end_to_end", "in_turns", "over_links", "running"]
+__all__ = ["ARRANGEMENTS", "LINKED", "Arranged", "end_to_end", "in_turns", "over_links", "running", "running_all"]
 
 ROUNDS = 10  # rounds in which the arrangements take turns
 
@@ -88,6 +90,18 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
             for url in urls
         )
         yield Arranged(name, plain, others[0] if others else None, link)
+
+
+@contextmanager
+def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = ()) -> Iterator[dict[str, Arranged]]:
+    """Start several arrangements like `running`, as many at once as there are cores, and yield them by name.
+
+    Only those of `LINKED` get a client over a link.
+    """
+    with ExitStack() as stack:
+        with ThreadPoolExecutor(cores(), "start") as pool:
+            started = {name: pool.submit(stack.enter_context, running(name, stage, data, name in LINKED)) for name in names}
+        yield {name: system.result() for name, system in started.items()}
 
 
 class _EndToEnd:
