@@ -1121,7 +1121,7 @@ function inside([x, y], polygon) {
   return odd;
 }
 
-// "Run All" scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
+// "Run All" of JupyterLab and Notebook scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
 function keepInSight(root) {
   const kinds = ["wheel", "keydown", "pointerdown"], stop = () => {
     clearInterval(timer);
@@ -1130,7 +1130,7 @@ function keepInSight(root) {
   const timer = setInterval(() => {
     const box = root.getBoundingClientRect();
     if (!root.isConnected) stop();
-    else if (box.width && (box.bottom < 80 || box.top > window.innerHeight - 80)) root.scrollIntoView({block: "start"});
+    else if (root.closest(".jp-Notebook") && box.width && (box.bottom < 80 || box.top > window.innerHeight - 80)) root.scrollIntoView({block: "start"});
   }, 300);
   for (const kind of kinds) window.addEventListener(kind, stop, true);
   setTimeout(stop, SIGHT_MS);
