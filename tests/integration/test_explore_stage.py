@@ -402,7 +402,9 @@ def test_without_an_answer_the_page_names_its_views_settings(empty: Page) -> Non
     assert empty.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
 
 
-@pytest.mark.parametrize(("program", "age", "moved"), [("jp-Notebook", 0, True), ("jp-Notebook", 3600, False), ("vscode", 0, False)])
+@pytest.mark.parametrize(
+    ("program", "age", "moved"), [("jp-Notebook", 0, True), ("jp-Notebook", 3600, False), ("vscode", 0, False)]
+)
 def test_only_a_new_view_is_kept_in_sight(empty: Page, program: str, age: int, moved: bool) -> None:
     given, _ = made(1)
     given["options"]["began"] = time.time() - age
