@@ -89,6 +89,7 @@ function slider(name, text, min, max, step, set, format = (value) => value) {
 const bytesOf = (view) => (view ? new Uint8Array(view.buffer ?? view, view.byteOffset ?? 0, view.byteLength) : null);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const mean = (values) => values.reduce((sum, each) => sum + each, 0) / values.length;
+const ssimText = (value) => (Math.round(1000 * value) / 1000 || 0).toFixed(3); // no "-0.000"
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
 const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const grouped = (number, digits = 0) =>
@@ -796,13 +797,13 @@ class View {
     set("original", "what a person sees:", this.frames.names[0] ?? (label >= 0 ? this.className(label) : "unknown"));
     set("residual", "protected − original", `times ${this.state.gain}, grey is equal`);
     if (!meta) return;
-    set("protected", "before coding", `SSIM ${meta.ssim[0].toFixed(3)}`);
+    set("protected", "before coding", `SSIM ${ssimText(meta.ssim[0])}`);
     set("cloud", meta.name, `${grouped(meta.payload)} bytes`);
     if (meta.psnr) set("attacker", `${meta.psnr[0].toFixed(1)} dB`, meta.note.split(", ")[0]);
     this.cards.attacker.caption.title = meta.note;
     if (!meta.psnr) set("attacker", this.options.comparison ? "not for own methods" : "press “train an attacker”");
     this.cards.cloud.over.ariaLabel = `at the cloud: ${meta.name}, ${meta.payload} bytes`;
-    this.cards.protected.over.ariaLabel = `protected at strength ${meta.strength}: SSIM ${meta.ssim[0].toFixed(3)}`;
+    this.cards.protected.over.ariaLabel = `protected at strength ${meta.strength}: SSIM ${ssimText(meta.ssim[0])}`;
   }
 
   verdict(label, answer) {
@@ -811,7 +812,7 @@ class View {
 
   pictureFigures(meta) {
     const bits = 8 * meta.payload, code = meta.bits[0], label = this.frames.labels[0];
-    const found = [["SSIM, original and protected", meta.ssim[0].toFixed(3), "1 is the same picture"]];
+    const found = [["SSIM, original and protected", ssimText(meta.ssim[0]), "1 is the same picture"]];
     if (this.frames.s1[0]) found.push(["S1, phone to edge", `${grouped(this.frames.s1[0])} bytes`, "JPEG, quality 90, 4:4:4"]);
     const split = Math.abs(bits - code) < 0.05 ? `${grouped(bits)} bits` : `${grouped(bits)} bits: ${grouped(code, 1)} of code, ${grouped(bits - code, 1)} of coder`;
     found.push(["S2, edge to cloud", `${grouped(meta.payload)} bytes`, split]);
@@ -830,7 +831,7 @@ class View {
     const share = (values) => `${percent(mean(values.map(Number)), 1)}`;
     if (meta.target.length && known) found.push(["target's accuracy", share(this.right(meta)), `${this.right(meta).filter((each) => !each).length} of ${n} misread`]);
     if (meta.auxiliary.length && known) found.push(["auxiliary's accuracy", share(this.right(meta, "auxiliary")), "must not recognise them"]);
-    found.push(["SSIM, mean", mean(meta.ssim).toFixed(3), `least hidden: ${Math.max(...meta.ssim.map(Math.abs)).toFixed(3)}`]);
+    found.push(["SSIM, mean", ssimText(mean(meta.ssim)), `least hidden: ${ssimText(Math.max(...meta.ssim.map(Math.abs)))}`]);
     found.push(["S2, edge to cloud", `${grouped(meta.payload / n, 2)} bytes`, `a picture; ${grouped(meta.payload)} for ${n} in one payload`]);
     found.push(["pictures at the cloud", `${meta.distinct} distinct`, `of ${n}`]);
     if (meta.psnr) found.push(["attacker's gain", `${(mean(meta.psnr) - this.control()).toFixed(1)} dB`, `PSNR ${mean(meta.psnr).toFixed(1)} dB, over the sheet's mean picture`]);
@@ -874,7 +875,7 @@ class View {
       const name = names[k] ?? (labels[k] >= 0 ? this.className(labels[k]) : "class unknown");
       const text = [`picture ${numbers[k]}, ${name}`];
       if (answer) text.push(wrong ? `misread as ${this.className(answer[0])}` : `read as ${this.className(answer[0])}`);
-      if (meta) text.push(`SSIM ${meta.ssim[k].toFixed(3)}`);
+      if (meta) text.push(`SSIM ${ssimText(meta.ssim[k])}`);
       if (meta?.psnr) text.push(`attacker ${meta.psnr[k].toFixed(1)} dB`);
       if (least.includes(k)) text.push("least hidden");
       tile.className = `pmc2-tile${wrong ? " pmc2-wrong" : ""}${least.includes(k) ? " pmc2-least" : ""}`;
