@@ -402,15 +402,18 @@ def test_without_an_answer_the_page_names_its_views_settings(empty: Page) -> Non
     assert empty.locator(".pmc2-message").inner_text().strip() == "", "the view is there"
 
 
-@pytest.mark.parametrize(("age", "moved"), [(0, True), (3600, False)])
-def test_only_a_new_view_is_kept_in_sight(empty: Page, age: int, moved: bool) -> None:
+@pytest.mark.parametrize(
+    ("program", "age", "moved"), [("jp-Notebook", 0, True), ("jp-Notebook", 3600, False), ("vscode", 0, False)]
+)
+def test_only_a_new_view_is_kept_in_sight(empty: Page, program: str, age: int, moved: bool) -> None:
     given, _ = made(1)
     given["options"]["began"] = time.time() - age
     empty.clock.install()
     open_stage(empty, given)
+    empty.evaluate("(name) => { document.body.className = name; }", program)
     empty.evaluate("() => document.body.prepend(Object.assign(document.createElement('div'), {style: 'height: 5000px'}))")
     empty.clock.fast_forward(1000)
-    assert empty.evaluate("scrollY > 1000") is moved, "a reopened notebook stays as it is"
+    assert empty.evaluate("scrollY > 1000") is moved, "a reopened notebook, and another program's page, stay as they are"
 
 
 def test_a_closed_view_listens_no_longer_and_text_is_no_markup(empty: Page) -> None:
@@ -461,3 +464,33 @@ def test_it_is_accessible_and_nothing_is_cut_off(empty: Page, theme: str, n: int
         "!(each.labels?.length || each.ariaLabel || each.textContent.trim())).map((each) => each.outerHTML)"
     )
     assert unnamed == []
+
+
+# Of its themes Dark Modern and Light Modern.
+VSCODE = {
+    "vscode-dark": {"editor-background": "#1f1f1f", "editor-foreground": "#cccccc", "descriptionForeground": "#9d9d9d"},
+    "vscode-light": {"editor-background": "#ffffff", "editor-foreground": "#3b3b3b", "descriptionForeground": "#3b3b3b"},
+}
+VSCODE["vscode-dark"] |= {"input-background": "#313131", "textLink-foreground": "#4daafc"}
+VSCODE["vscode-light"] |= {"input-background": "#ffffff", "textLink-foreground": "#005fb8"}
+
+
+@pytest.mark.parametrize("theme", VSCODE)
+def test_it_has_the_colours_of_vs_code(empty: Page, theme: str) -> None:
+    given, _ = made(1)
+    open_stage(empty, given)
+    empty.add_style_tag(
+        content=":root { --jp-layout-color0: white; --jp-ui-font-color1: black; --jp-ui-font-color2: #555 } "
+        ".cell-output-ipywidget-background { background: white !important }"
+    )
+    grounds = """([theme, colours]) => {
+        const view = document.querySelector(".pmc2-explore"), output = view.parentElement;
+        output.className = "cell-output-ipywidget-background";
+        document.body.dataset.vscodeThemeKind = theme;
+        for (const [name, value] of Object.entries(colours)) document.documentElement.style.setProperty(`--vscode-${name}`, value);
+        document.querySelector(".pmc2-toggle").click();
+        return [output, view].map((each) => getComputedStyle(each).backgroundColor);
+    }"""
+    red, green, blue = bytes.fromhex(VSCODE[theme]["editor-background"][1:])
+    assert empty.evaluate(grounds, [theme, VSCODE[theme]]) == ["rgba(0, 0, 0, 0)", f"rgb({red}, {green}, {blue})"]
+    accessible(empty, ".pmc2-explore")

@@ -59,17 +59,9 @@ SCRIPT = """async ([state, module, css]) => {
 
 def open_stage(page: Page, state: dict[str, Any], theme: str = "light") -> None:
     """Show a stage with a state in an empty page."""
-    ground, text = ("#fff", "#212121") if theme == "light" else ("#111", "#ddd")
-    colours = (
-        ""
-        if theme == "light"
-        else (
-            "--jp-layout-color0: #111; --jp-layout-color1: #212121; --jp-layout-color2: #424242; --jp-ui-font-color1: #eee; "
-            "--jp-ui-font-color2: #bdbdbd; --jp-brand-color1: #64b5f6; --jp-border-color1: #757575; --jp-error-color1: #ef9a9a"
-        )
-    )
     page.set_content(
-        f'<!doctype html><html lang="en"><title>stage</title><body style="background:{ground};color:{text};{colours}"></body></html>'
+        f'<!doctype html><html lang="en" style="color-scheme: {theme}"><title>stage</title>'
+        '<body style="background: light-dark(#fff, #111)"></body></html>'
     )
     module, css = ((PANELS / f"explore.{kind}").read_text("utf-8") for kind in ("js", "css"))
     page.evaluate(SCRIPT, [state, module, css])

@@ -11,9 +11,10 @@ const STAGES = {
   client_compression: "phone: JPEG", generator: "edge: generator", compression: "edge: codec",
   decompression: "cloud: codec", classifier: "cloud: classifier",
 };
-const CLASS_COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", "#6A3D9A"];
-const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73", PURPLE = "#7B4FA3";
+const BLUE = "#0072B2", ORANGE = "#D55E00", GREEN = "#009E73", PURPLE = "#9467BD";
+const CLASS_COLOURS = [BLUE, ORANGE, GREEN, "#CC79A7", "#E69F00", "#56B4E9", "#8C564B", "#7F7F7F", "#BCBD22", PURPLE];
 const SETTLED_MS = 400, LATE_MS = 4000, SIGHT_MS = 120e3, STEPS = 50, CACHED_BYTES = 96e6, ZOOMS = [1, 2, 3, 4, 6, 8];
+const CHART = [320, 190, 40, 10, 24, 34]; // width, height, and the margins: left, right, top, bottom
 
 // --- elements ----------------------------------------------------------------------------------------------------------------
 
@@ -34,6 +35,8 @@ function svg(tag, attributes, ...children) {
   element.append(...children);
   return element;
 }
+
+const svgText = (x, y, string, anchor = "middle", more = {}) => svg("text", {x, y, "text-anchor": anchor, ...more}, string);
 
 let serial = 0;
 
@@ -78,7 +81,7 @@ function slider(name, text, min, max, step, set, format = (value) => value) {
   field.append(typed, marks);
   const show = (value) => {
     range.value = value;
-    if (document.activeElement !== typed) typed.value = format(value);
+    if (!typed.matches(":focus")) typed.value = format(value); // the view may be in a shadow root
   };
   return {field, range, typed, marks, show};
 }
@@ -86,7 +89,9 @@ function slider(name, text, min, max, step, set, format = (value) => value) {
 const bytesOf = (view) => (view ? new Uint8Array(view.buffer ?? view, view.byteOffset ?? 0, view.byteLength) : null);
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 const mean = (values) => values.reduce((sum, each) => sum + each, 0) / values.length;
+const ssimText = (value) => (Math.round(1000 * value) / 1000 || 0).toFixed(3); // no "-0.000"
 const percent = (share, digits = 0) => `${(100 * share).toFixed(digits)} %`;
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const grouped = (number, digits = 0) =>
   number.toLocaleString("en", {minimumFractionDigits: digits, maximumFractionDigits: digits});
 
@@ -199,11 +204,15 @@ class View {
     this.frames = {...frames};
     for (const name of ["original", "received", "full"]) this.frames[name] = bytesOf(frames[name]);
     this.size = [frames.width, frames.height];
+    this.forget();
+    this.layout();
+  }
+
+  forget() {
     this.table.clear();
     this.version++;
     this.held = 0;
     this.shown = null;
-    this.layout();
   }
 
   takeSeen() {
@@ -312,6 +321,7 @@ class View {
   build(el) {
     const row = (...children) => h("div", {className: "pmc2-row"}, ...children);
     const part = (...children) => h("div", {className: "pmc2-row pmc2-part"}, ...children);
+    const group = (...children) => h("div", {className: "pmc2-group"}, ...children); // wraps as one
     const button = (name, text, title, act) => h("button", {className: `pmc2-button pmc2-${name}`, type: "button", title, onclick: act}, text);
     this.root = h("div", {className: "pmc2-explore", onkeydown: (event) => this.keydown(event)});
     this.root.pmc2 = this;
@@ -332,9 +342,11 @@ class View {
       select("sort", "sort by"),
       select("sheet", "at once", "pictures on the screen", (value) => this.set("sheet", Number(value))),
       slide("number", "number", 0, 0, 1, (value) => this.set("number", Math.round(value))),
-      button("previous", "‹", "the pictures before", () => this.page(-1)),
-      button("next", "›", "the next pictures", () => this.page(1)),
-      button("random", "random", "a picture at random", () => this.send({do: "random"})),
+      group(
+        button("previous", "‹", "the pictures before", () => this.page(-1)),
+        button("next", "›", "the next pictures", () => this.page(1)),
+        button("random", "random", "a picture at random", () => this.send({do: "random"})),
+      ),
     ));
     this.files = h("input", {type: "file", accept: "image/*", multiple: true, hidden: true, onchange: () => {
       this.upload(this.files.files).then(() => { this.files.value = ""; });
@@ -370,9 +382,11 @@ class View {
       select("zoom", "zoom", "also Ctrl and the wheel over a picture; drag to pan", (value) => this.zoomTo(Number(value))),
       slide("gain", "residual times", 1, 16, 0.5, (value) => this.set("gain", value)),
       select("layer", "sheet shows", "what every picture of the sheet shows"),
-      this.undoButton = button("undo", "undo", "undo (Ctrl+Z)", () => this.undo()),
-      this.redoButton = button("redo", "redo", "redo (Ctrl+Shift+Z)", () => this.redo()),
-      button("full", "full screen", "the view on the whole screen; Escape leaves it", () => this.fullScreen()),
+      group(
+        this.undoButton = button("undo", "undo", "undo (Ctrl+Z)", () => this.undo()),
+        this.redoButton = button("redo", "redo", "redo (Ctrl+Shift+Z)", () => this.redo()),
+        button("full", "full screen", "the view on the whole screen; Escape leaves it", () => this.fullScreen()),
+      ),
     );
     this.cards = {};
     this.shelf = h("div", {className: "pmc2-shelf"}, ...Object.keys(LAYERS).map((name) => this.card(name)));
@@ -486,13 +500,14 @@ class View {
   }
 
   fullScreen() {
-    if (document.fullscreenElement === this.root) document.exitFullscreen();
+    if (this.isWhole) document.exitFullscreen();
     else this.root.requestFullscreen?.();
   }
 
   // --- sizes ------------------------------------------------------------------------------------------------------------------
 
   get options() { return this.model.get("options") ?? {}; }
+  get isWhole() { return this.root.matches(":fullscreen"); } // document.fullscreenElement does not see into a shadow root
   get sheetOn() { return this.state.sheet > 1; }
   get count() { return this.frames ? this.frames.numbers.length : 0; }
 
@@ -511,7 +526,7 @@ class View {
 
   fit() {
     if (!this.frames) return;
-    const width = this.root.clientWidth - 4, [w, hgt] = this.size, whole = document.fullscreenElement === this.root;
+    const width = this.root.clientWidth - 4, [w, hgt] = this.size, whole = this.isWhole;
     if (!width || width < 0) return;
     const columns = width >= 860 ? 5 : width >= 560 ? 3 : 2, most = whole ? 640 : 224;
     const side = Math.min(most, (width - 12 * (columns - 1)) / columns), longest = Math.max(w, hgt);
@@ -543,7 +558,7 @@ class View {
 
   walk(event) {
     const steps = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -this.columns, ArrowDown: this.columns};
-    const all = [...this.tiles.children], at = all.indexOf(document.activeElement);
+    const all = [...this.tiles.children], at = all.indexOf(event.target);
     const to = event.key === "Home" ? 0 : event.key === "End" ? all.length - 1 : at + (steps[event.key] ?? NaN);
     if (!(to in all)) return;
     event.preventDefault();
@@ -570,10 +585,7 @@ class View {
     const part = 3 * this.size[0] * this.size[1], frames = this.frames, one = (bytes) => bytes && bytes.slice(part * k, part * (k + 1));
     this.frames = {...frames, id: `${frames.id}.${k}`, numbers: [frames.numbers[k]], labels: [frames.labels[k]], names: frames.names.slice(k, k + 1),
       original: one(frames.original), received: one(frames.received), full: one(frames.full), s1: frames.s1.slice(k, k + 1), on_original: []};
-    this.table.clear();
-    this.version++;
-    this.held = 0;
-    this.shown = null;
+    this.forget();
   }
 
   // --- drawing ----------------------------------------------------------------------------------------------------------------
@@ -712,6 +724,7 @@ class View {
     fill(controls.codec, options.codecs ?? [], state.codec);
     fill(controls.pair, options.pairs ?? [], state.pair);
     fill(controls.variant, options.variants ?? [["", "…"]], state.variant);
+    controls.variant.title = controls.variant.selectedOptions[0]?.text ?? "";
     fill(controls.kind, options.kinds ?? [], controls.kind.value || (options.kinds ?? [""])[0]);
     controls.layer.value = state.layer;
     sliders.number.range.max = sliders.number.typed.max = Math.max(0, (options.count ?? 1) - 1);
@@ -784,13 +797,13 @@ class View {
     set("original", "what a person sees:", this.frames.names[0] ?? (label >= 0 ? this.className(label) : "unknown"));
     set("residual", "protected − original", `times ${this.state.gain}, grey is equal`);
     if (!meta) return;
-    set("protected", "before coding", `SSIM ${meta.ssim[0].toFixed(3)}`);
+    set("protected", "before coding", `SSIM ${ssimText(meta.ssim[0])}`);
     set("cloud", meta.name, `${grouped(meta.payload)} bytes`);
     if (meta.psnr) set("attacker", `${meta.psnr[0].toFixed(1)} dB`, meta.note.split(", ")[0]);
     this.cards.attacker.caption.title = meta.note;
     if (!meta.psnr) set("attacker", this.options.comparison ? "not for own methods" : "press “train an attacker”");
     this.cards.cloud.over.ariaLabel = `at the cloud: ${meta.name}, ${meta.payload} bytes`;
-    this.cards.protected.over.ariaLabel = `protected at strength ${meta.strength}: SSIM ${meta.ssim[0].toFixed(3)}`;
+    this.cards.protected.over.ariaLabel = `protected at strength ${meta.strength}: SSIM ${ssimText(meta.ssim[0])}`;
   }
 
   verdict(label, answer) {
@@ -799,7 +812,7 @@ class View {
 
   pictureFigures(meta) {
     const bits = 8 * meta.payload, code = meta.bits[0], label = this.frames.labels[0];
-    const found = [["SSIM, original and protected", meta.ssim[0].toFixed(3), "1 is the same picture"]];
+    const found = [["SSIM, original and protected", ssimText(meta.ssim[0]), "1 is the same picture"]];
     if (this.frames.s1[0]) found.push(["S1, phone to edge", `${grouped(this.frames.s1[0])} bytes`, "JPEG, quality 90, 4:4:4"]);
     const split = Math.abs(bits - code) < 0.05 ? `${grouped(bits)} bits` : `${grouped(bits)} bits: ${grouped(code, 1)} of code, ${grouped(bits - code, 1)} of coder`;
     found.push(["S2, edge to cloud", `${grouped(meta.payload)} bytes`, split]);
@@ -818,7 +831,7 @@ class View {
     const share = (values) => `${percent(mean(values.map(Number)), 1)}`;
     if (meta.target.length && known) found.push(["target's accuracy", share(this.right(meta)), `${this.right(meta).filter((each) => !each).length} of ${n} misread`]);
     if (meta.auxiliary.length && known) found.push(["auxiliary's accuracy", share(this.right(meta, "auxiliary")), "must not recognise them"]);
-    found.push(["SSIM, mean", mean(meta.ssim).toFixed(3), `least hidden: ${Math.max(...meta.ssim.map(Math.abs)).toFixed(3)}`]);
+    found.push(["SSIM, mean", ssimText(mean(meta.ssim)), `least hidden: ${ssimText(Math.max(...meta.ssim.map(Math.abs)))}`]);
     found.push(["S2, edge to cloud", `${grouped(meta.payload / n, 2)} bytes`, `a picture; ${grouped(meta.payload)} for ${n} in one payload`]);
     found.push(["pictures at the cloud", `${meta.distinct} distinct`, `of ${n}`]);
     if (meta.psnr) found.push(["attacker's gain", `${(mean(meta.psnr) - this.control()).toFixed(1)} dB`, `PSNR ${mean(meta.psnr).toFixed(1)} dB, over the sheet's mean picture`]);
@@ -862,7 +875,7 @@ class View {
       const name = names[k] ?? (labels[k] >= 0 ? this.className(labels[k]) : "class unknown");
       const text = [`picture ${numbers[k]}, ${name}`];
       if (answer) text.push(wrong ? `misread as ${this.className(answer[0])}` : `read as ${this.className(answer[0])}`);
-      if (meta) text.push(`SSIM ${meta.ssim[k].toFixed(3)}`);
+      if (meta) text.push(`SSIM ${ssimText(meta.ssim[k])}`);
       if (meta?.psnr) text.push(`attacker ${meta.psnr[k].toFixed(1)} dB`);
       if (least.includes(k)) text.push("least hidden");
       tile.className = `pmc2-tile${wrong ? " pmc2-wrong" : ""}${least.includes(k) ? " pmc2-least" : ""}`;
@@ -914,22 +927,21 @@ class View {
   }
 
   chart(title, lines, low, high, level) {
-    const W = 320, H = 190, [l, r, t, b] = [40, 10, 24, 34], x = (v) => l + v * (W - l - r), y = (v) => t + (1 - (clamp(v, low, high) - low) / (high - low)) * (H - t - b);
+    const [W, H, l, r, t, b] = CHART, x = (v) => l + v * (W - l - r), y = (v) => t + (1 - (clamp(v, low, high) - low) / (high - low)) * (H - t - b);
     const path = (points) => points.map(([u, v], k) => `${k ? "L" : "M"}${x(u).toFixed(1)} ${y(v).toFixed(1)}`).join("");
-    const text = (u, v, string, anchor = "middle", more = {}) => svg("text", {x: u, y: v, "text-anchor": anchor, ...more}, string);
     const ends = lines.map(([name, rows]) => `${name} from ${rows[0][1].toPrecision(3)} to ${rows.at(-1)[1].toPrecision(3)}`).join(", ");
     const marker = svg("line", {class: "pmc2-marker", y1: t, y2: H - b});
     this.markers.push((a) => { for (const end of ["x1", "x2"]) marker.setAttribute(end, x(a)); });
     const ticks = [low, (low + high) / 2, high].map((v) => Number(v.toPrecision(2)));
     const drawing = svg("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": `${title} over strength: ${ends}`, class: "pmc2-chart"},
-      text(l, 14, title, "start", {class: "pmc2-chart-title"}), svg("path", {class: "pmc2-axes", d: `M${l} ${t}V${H - b}H${W - r}`}),
-      ...ticks.map((v) => text(l - 5, y(v) + 4, String(v), "end")), ...[0, 0.5, 1].map((v) => text(x(v), H - b + 14, String(v))),
-      text(x(0.5), H - 3, "strength"),
+      svgText(l, 14, title, "start", {class: "pmc2-chart-title"}), svg("path", {class: "pmc2-axes", d: `M${l} ${t}V${H - b}H${W - r}`}),
+      ...ticks.map((v) => svgText(l - 5, y(v) + 4, String(v), "end")), ...[0, 0.5, 1].map((v) => svgText(x(v), H - b + 14, String(v))),
+      svgText(x(0.5), H - 3, "strength"),
       ...(level === undefined ? [] : [svg("path", {class: "pmc2-level", d: path([[0, level], [1, level]])})]),
       ...lines.flatMap(([, rows, colour]) => [
         svg("path", {d: `${path(rows.map((row) => [row[0], row[3]]))}${path(rows.map((row) => [row[0], row[2]]).reverse()).replace("M", "L")}Z`, fill: colour, opacity: 0.18}),
         svg("path", {d: path(rows.map((row) => [row[0], row[1]])), fill: "none", stroke: colour, "stroke-width": 2})]),
-      ...(lines.length > 1 ? lines.flatMap(([name, , colour], k) => [text(W - r - 22, t + H / 3 + 15 * k, name, "end", {class: "pmc2-chart-name"}),
+      ...(lines.length > 1 ? lines.flatMap(([name, , colour], k) => [svgText(W - r - 22, t + H / 3 + 15 * k, name, "end", {class: "pmc2-chart-name"}),
         svg("path", {d: `M${W - r - 18} ${t + H / 3 - 4 + 15 * k}h14`, stroke: colour, "stroke-width": 3})]) : []), marker);
     drawing.addEventListener("click", (event) => {
       const box = drawing.getBoundingClientRect(), at = (((event.clientX - box.left) / box.width) * W - l) / (W - l - r);
@@ -939,7 +951,7 @@ class View {
   }
 
   surface({n, rows}) {
-    const W = 320, H = 190, [l, r, t, b] = [40, 10, 24, 34], strengths = [...new Set(rows.map((row) => row[0]))], rates = [...new Set(rows.map((row) => row[1]))];
+    const [W, H, l, r, t, b] = CHART, strengths = [...new Set(rows.map((row) => row[0]))], rates = [...new Set(rows.map((row) => row[1]))];
     const w = (W - l - r) / strengths.length, hgt = (H - t - b) / rates.length, low = Math.min(...rows.map((row) => row[2])), high = Math.max(...rows.map((row) => row[2]));
     const cells = rows.map(([a, rate, accuracy, bytes]) => {
       const share = (accuracy - low) / Math.max(high - low, 1e-9), k = strengths.indexOf(a), j = rates.indexOf(rate);
@@ -957,11 +969,10 @@ class View {
       ring.setAttribute("cx", l + w * (place(strengths, a) + 0.5));
       ring.setAttribute("cy", H - b - hgt * (place(rates, this.state.rate) + 0.5));
     });
-    const text = (x, y, string, anchor, more = {}) => svg("text", {x, y, "text-anchor": anchor, ...more}, string);
     return svg("svg", {viewBox: `0 0 ${W} ${H}`, role: "img", class: "pmc2-chart pmc2-surface", "aria-label": `target's accuracy over strength and rate: ${low.toFixed(1)} to ${high.toFixed(1)} %`},
-      text(l, 14, `accuracy (%), ${low.toFixed(0)} to ${high.toFixed(0)}, n = ${n}: press to set both`, "start", {class: "pmc2-chart-title"}), ...cells,
-      ...[0, strengths.length - 1].map((k) => text(l + w * (k + 0.5), H - b + 14, String(strengths[k]), "middle")), text(W / 2, H - 3, "strength", "middle"),
-      ...[0, rates.length - 1].map((j) => text(l - 5, H - b - hgt * (j + 0.5) + 4, String(rates[j]), "end")), text(12, H / 2, "rate", "middle", {transform: `rotate(-90 12 ${H / 2})`}), ring);
+      svgText(l, 14, `accuracy (%), ${low.toFixed(0)} to ${high.toFixed(0)}, n = ${n}: press to set both`, "start", {class: "pmc2-chart-title"}), ...cells,
+      ...[0, strengths.length - 1].map((k) => svgText(l + w * (k + 0.5), H - b + 14, String(strengths[k]), "middle")), svgText(W / 2, H - 3, "strength", "middle"),
+      ...[0, rates.length - 1].map((j) => svgText(l - 5, H - b - hgt * (j + 0.5) + 4, String(rates[j]), "end")), svgText(12, H / 2, "rate", "middle", {transform: `rotate(-90 12 ${H / 2})`}), ring);
   }
 
   showCurveMarkers() {
@@ -1031,7 +1042,7 @@ class View {
       context.stroke();
     }
     const places = new Set(points.points.map(([x, y]) => `${x.toFixed(3)} ${y.toFixed(3)}`)).size;
-    this.mapText.textContent = `${points.points.length} pictures at ${places} places: ${points.by === "UMAP" ? "UMAP" : "principal components"} of what the target reads at the cloud`;
+    this.mapText.textContent = `${counted(points.points.length, "picture")} at ${counted(places, "place")}: ${points.by === "UMAP" ? "UMAP" : "principal components"} of what the target reads at the cloud`;
     const names = by === "right" ? [["right", BLUE], ["wrong", ORANGE]] : by === "attacker" ? [[points.psnr ? "more of the picture recovered" : "no attacker is trained", ORANGE]]
       : [...new Set(points.labels)].sort((a, c) => a - c).slice(0, 10).map((label) => [this.className(label), label >= 0 ? CLASS_COLOURS[label % CLASS_COLOURS.length] : "#7F7F7F"]);
     this.legend.replaceChildren(...names.map(([name, colour]) => {
@@ -1121,7 +1132,7 @@ function inside([x, y], polygon) {
   return odd;
 }
 
-// "Run All" scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
+// "Run All" of JupyterLab and Notebook scrolls to the last cell. Keep the view in sight until the first key, wheel or pointer event.
 function keepInSight(root) {
   const kinds = ["wheel", "keydown", "pointerdown"], stop = () => {
     clearInterval(timer);
@@ -1130,7 +1141,7 @@ function keepInSight(root) {
   const timer = setInterval(() => {
     const box = root.getBoundingClientRect();
     if (!root.isConnected) stop();
-    else if (box.width && (box.bottom < 80 || box.top > window.innerHeight - 80)) root.scrollIntoView({block: "start"});
+    else if (root.closest(".jp-Notebook") && box.width && (box.bottom < 80 || box.top > window.innerHeight - 80)) root.scrollIntoView({block: "start"});
   }, 300);
   for (const kind of kinds) window.addEventListener(kind, stop, true);
   setTimeout(stop, SIGHT_MS);

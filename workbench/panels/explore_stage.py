@@ -21,6 +21,7 @@ import anywidget
 import traitlets
 
 from ..errors import UsageError, unknown
+from .exports import pixels
 from .settings import Settings, check
 
 if TYPE_CHECKING:
@@ -97,13 +98,6 @@ def require_projection(name: str) -> None:
         raise unknown("projection", name, projections())
 
 
-def pixels(images: Tensor) -> bytes:
-    """Return images N x 3 x H x W in [0, 1] as uint8, N x H x W x 3."""
-    from ..pictures import to_uint8
-
-    return to_uint8(images.detach().cpu()).permute(0, 2, 3, 1).contiguous().numpy().tobytes()
-
-
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
     """Return the value of `frames`: the pictures on the screen, from which the page blends every strength."""
     original = captured.on_original
@@ -114,9 +108,9 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
         "names": names,
         "height": int(captured.original.shape[-2]),
         "width": int(captured.original.shape[-1]),
-        "original": pixels(captured.original),
-        "received": pixels(captured.received),
-        "full": pixels(captured.full),
+        "original": pixels(captured.original).tobytes(),
+        "received": pixels(captured.received).tobytes(),
+        "full": pixels(captured.full).tobytes(),
         "s1": captured.s1,
         "on_original": [] if original is None else _top(original, 1),
     }
@@ -128,7 +122,7 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
     `blob` holds the distinct pictures at the cloud, then the attacker's guesses of them.
     """
     count = TOP if len(seen.which) == 1 else 1
-    blob = pixels(seen.cloud) + (b"" if seen.guess is None else pixels(seen.guess))
+    blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())
     meta = {
         "id": number,
         "strength": settings.strength,

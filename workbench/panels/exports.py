@@ -21,11 +21,11 @@ SHOWN = ("original", "protected", "cloud")
 TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/json", ".html": "text/html"}
 
 
-def pixels(image: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return a picture 3 x H x W in [0, 1] as bytes, H x W x 3."""
+def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return pictures ... x 3 x H x W in [0, 1] as bytes, ... x H x W x 3."""
     from ..pictures import to_uint8
 
-    out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(image.detach().cpu()).permute(1, 2, 0).contiguous().numpy()
+    out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images.detach().cpu()).movedim(-3, -1).contiguous().numpy()
     return out
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .explore_stage import pixels
+from .exports import pixels
 from .methods import Captured, Seen
 
 __all__ = ["as_points", "project"]
@@ -53,6 +53,6 @@ def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, 
         "distinct": len(seen.cloud),
         "height": int(captured.original.shape[-2]),
         "width": int(captured.original.shape[-1]),
-        "original": pixels(captured.original),
-        "cloud": pixels(seen.cloud),
+        "original": pixels(captured.original).tobytes(),
+        "cloud": pixels(seen.cloud).tobytes(),
     }
