@@ -180,7 +180,7 @@ class Observer:
         """
         generator, received = (
             self.edge.generator,
-            (self.edge.receive(self.client.capture(part)) for part in images.split(BATCH)),
+            (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH)),
         )
         if not (generator.noise and self.strength):
             return torch.cat([self.edge.perturb(part, self.strength).cpu() for part in received])
