@@ -152,6 +152,15 @@ def test_undo_sets_polarity_colours_and_contrast_right(hide: object, observer: O
     assert decibels(hide(unseen).clamp(0, 1), unseen) < 20
 
 
+def test_equal_views_are_undone_like_single_ones(observer: Observer, digits: Dataset, images: Tensor) -> None:
+    attacker = Undo(observer, TINY)
+    attacker.fit(pairs_of(observer, digits, "decoded", 64))
+    observed = observer.observe(images, "decoded")
+    assert len(observed.distinct[0]) < len(observed), "views must repeat for this test to say anything"
+    single = torch.cat([attacker.guess(observed[row : row + 1]) for row in range(len(observed))])
+    torch.testing.assert_close(attacker.guess(observed), single, rtol=0, atol=1e-6)
+
+
 def photographs(n: int, seed: int = 0) -> Tensor:
     """Return colour pictures like photographs: the lightness varies strongly, the colours a tenth as much."""
     random = torch.Generator().manual_seed(seed)

@@ -74,7 +74,8 @@ class Undo(Attacker):
         return 0
 
     def _features(self, observed: Observed, width: float) -> Tensor:
-        x = torch.cat([self._pixels(observed.seen, width), self.means(observed.answers).flatten(2)], 1)
+        first, which = observed.distinct  # a codec with few codes leaves few pictures to sort
+        x = torch.cat([self._pixels(observed.seen[first], width)[which], self.means(observed.answers).flatten(2)], 1)
         return x.transpose(1, 2).reshape(-1, x.shape[1])
 
     @staticmethod
