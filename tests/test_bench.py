@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
+from workbench.bench.labels import Labels
 from workbench.bench.model_speed import STEPS, bench_models
 from workbench.data import Dataset
 from workbench.errors import UsageError
@@ -59,3 +61,21 @@ def test_counts_below_one_are_refused(pair: Pair, digits: Dataset, batches: tupl
 def test_a_batch_larger_than_the_images_is_refused(pair: Pair, digits: Dataset) -> None:
     with pytest.raises(UsageError, match="a batch of 5 needs as many images, there are 4"):
         bench_models(pair, to_float(digits.test.images[:4]), batches=(1, 5))
+
+
+# --- labels of repeated sends ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("noise", "others", "fits"), [(0.0, 0, True), (0.0, 1, False), (0.1, 20, True), (0.1, 21, False)])
+def test_only_a_random_component_excuses_other_labels(noise: float, others: int, fits: bool) -> None:
+    expected = np.zeros(200, dtype=np.int64)
+    found = expected.copy()
+    found[:others] = 1
+    assert Labels([expected], noise).fit(0, found) is fits
+
+
+def test_a_few_first_labels_may_differ_with_a_random_component() -> None:
+    labels = Labels([np.array([3])], noise=0.1)
+    assert labels.fit(0, np.array([4])), "one of one says little"
+    assert not all(labels.fit(0, np.array([4])) for _ in range(20))
+    assert not Labels([np.array([3])], noise=0.1).fit(0, np.array([3, 3])), "labels of more pictures than were sent"

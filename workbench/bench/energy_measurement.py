@@ -38,13 +38,13 @@ from ..services.local import Local
 from ..services.trust import client_context
 from ..system import Client, Edge, Stopwatch
 from .energy_model import ARRANGEMENTS, Measured
+from .labels import too_many_others
 from .link import Link
 from .sensors import ROOT, Sensor, find_sensor
 
 __all__ = ["CpuClock", "Phone", "check_labels", "measure", "noise_of", "one_thread", "powers", "watts"]
 
 Result = TypeVar("Result")
-OTHER_LABELS = 0.1  # share of the labels that a generator's random component may change from one send to the next
 
 
 class CpuClock(Stopwatch):
@@ -145,11 +145,11 @@ def measure(
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
     """Check the labels of a later turn against those of the first turn.
 
-    With a random component (`noise` above 0) up to `OTHER_LABELS` of the labels may differ, because each send has its own draw.
-    Without one none may. Raises RunError otherwise.
+    With a random component (`noise` above 0) some may differ (see `labels`), because each send has its own draw. Raises
+    RunError if more do.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
-    if others > (OTHER_LABELS * len(first) if noise else 0):
+    if too_many_others(others, len(first), noise):
         raise RunError(f"{name}: the services gave other labels to {others} of the same {len(first)} images")
 
 

@@ -10,7 +10,8 @@
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
 Direct and saturated take turns, round by round, on the same cores. A ratio is taken within a round. Every response is compared
-with the label of the same networks in process: a wrong label is an error.
+with the label of the same networks in process: a wrong label is an error, unless the generator's random component may explain
+it (see `labels`).
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from ..services.local import Local, Running
 from ..services.trust import client_context
 from ..system import Stopwatch, System
 from .hostile import PAUSE_S, Probes, attacked
+from .labels import Labels
 from .latency import end_to_end
 from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
@@ -64,11 +66,13 @@ WAYS: tuple[Way, ...] = ("out", "back")
 class EdgeTarget:
     """An edge as the target of a load: prepared requests with known labels."""
 
-    def __init__(self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int) -> None:
+    def __init__(
+        self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int, noise: float = 0.0
+    ) -> None:
         starts = range(0, len(files) - size + 1, size)
         self.connection, self.path, self.size = connection, f"/v2/models/{model}/infer", size
         self.requests = [write_request([Tensor.of("image", list(files[at : at + size]))]) for at in starts]
-        self.labels = [labels[at : at + size].numpy() for at in starts]
+        self.labels = Labels([labels[at : at + size].numpy() for at in starts], noise)
 
     async def __call__(self, number: int) -> int:
         """Send request `number` and return its number of images. Raises ServiceError for a failed request or a wrong label."""
@@ -80,7 +84,7 @@ class EdgeTarget:
         if answer.status != 200:
             raise ServiceError(f"status {answer.status}", status=answer.status)
         found = read_response(answer.body, answer.headers.get(LENGTH_HEADER.lower())).outputs["class"].data
-        if not np.array_equal(np.asarray(found), self.labels[which]):
+        if not self.labels.fit(which, np.asarray(found)):
             raise ServiceError("a wrong label", status=502)
         return self.size
 
@@ -88,8 +92,17 @@ class EdgeTarget:
 class ServiceFixture:
     """Edge and cloud running on this machine, and the event loop that sends loads to them."""
 
-    def __init__(self, options: Sequence[str], model: str, files: Sequence[bytes], labels: Images, token: bool = False) -> None:
-        self._options, self._model, self._files, self._labels, self._token = options, model, files, labels, token
+    def __init__(
+        self,
+        options: Sequence[str],
+        model: str,
+        files: Sequence[bytes],
+        labels: Images,
+        token: bool = False,
+        noise: float = 0.0,
+    ) -> None:
+        self._options, self._model, self._files, self._labels = options, model, files, labels
+        self._token, self._noise = token, noise
         self._stack = ExitStack()
 
     def __enter__(self) -> ServiceFixture:
@@ -109,11 +122,14 @@ class ServiceFixture:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def _target(self, size: int) -> EdgeTarget:
+        return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
+
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
         """Send a load of requests of `size` images: `much` at once in a closed loop, `much` a second in an open loop."""
 
         async def sent() -> Load:
-            return await loop(EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size), much, seconds)
+            return await loop(self._target(size), much, seconds)
 
         return self._run(sent())
 
@@ -121,7 +137,7 @@ class ServiceFixture:
         """Send single images at a rate. The first `warm_up_s` seconds do not count."""
 
         async def sent() -> Load:
-            edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+            edge_target = self._target(1)
             return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s)
 
         return self._run(sent())
@@ -144,7 +160,7 @@ class ServiceFixture:
 
             watching = asyncio.create_task(watch())
             try:
-                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                edge_target = self._target(1)
                 return await open_loop(edge_target, rate, seconds, warm_up_s=warm_up_s), used
             finally:
                 watching.cancel()
@@ -167,7 +183,7 @@ class ServiceFixture:
 
             watching = [asyncio.create_task(watch()), asyncio.create_task(probes.run())]
             try:
-                edge_target = EdgeTarget(self._edge_connection, self._model, self._files, self._labels, 1)
+                edge_target = self._target(1)
                 return await closed_loop(edge_target, HONEST, seconds)
             finally:
                 for task in watching:
@@ -223,7 +239,7 @@ def bench_services(
     result: dict[str, Any] = {**named, "n": len(images), "seconds": seconds, "rounds": rounds}
     result |= {"client_quality": system.client.jpeg.quality, **provenance()}
     bar = tqdm(total=5 + rounds + len(CLIENTS) + len(SHARES), desc="bench", unit="step", disable=not progress, file=sys.stderr)
-    with bar, ServiceFixture(options, stage.target, files, labels) as fixture:
+    with bar, ServiceFixture(options, stage.target, files, labels, noise=system.edge.generator.noise) as fixture:
         before = fixture.usage()
         bar.update()
         result["single"] = _single(fixture, system, images, requests)
@@ -271,7 +287,7 @@ def bench_hostile(
     labels = torch.cat([_direct(system, files[at : at + DIRECT], stage.size) for at in range(0, len(files), DIRECT)])
     named = _named(stage)
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
-    with ServiceFixture(options, stage.target, files, labels, token=True) as fixture:
+    with ServiceFixture(options, stage.target, files, labels, True, system.edge.generator.noise) as fixture:
         fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
         quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
         found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
