@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from workbench.bench.labels import Labels
 from workbench.bench.model_speed import STEPS, bench_models
+from workbench.bench.repeated_labels import Labels
 from workbench.data import Dataset
 from workbench.errors import UsageError
 from workbench.pictures import to_float

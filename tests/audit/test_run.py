@@ -154,7 +154,7 @@ def test_attackers_that_search_for_each_picture_take_the_first(
     assert best["over_control"]["psnr"].value == pytest.approx(float(paired), abs=1e-4)
 
 
-def test_the_best_attacker_is_best_over_the_control_of_its_pictures() -> None:
+def test_the_best_attacker_gains_most_over_its_control() -> None:
     few, many = row("perturbed", "few", psnr=14.0, ssim=0.2, identified=0.01), row("perturbed", "many", psnr=13.5, ssim=0.2)
     many["identified"] = figure(0.01)
     few["over_control"], many["over_control"] = {"psnr": figure(0.1)}, {"psnr": figure(0.5)}

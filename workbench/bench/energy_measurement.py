@@ -38,8 +38,8 @@ from ..services.local import Local
 from ..services.trust import client_context
 from ..system import Client, Edge, Stopwatch
 from .energy_model import ARRANGEMENTS, Measured
-from .labels import too_many_others
 from .link import Link
+from .repeated_labels import too_many_others
 from .sensors import ROOT, Sensor, find_sensor
 
 __all__ = ["CpuClock", "Phone", "check_labels", "measure", "noise_of", "one_thread", "powers", "watts"]
@@ -145,8 +145,8 @@ def measure(
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
     """Check the labels of a later turn against those of the first turn.
 
-    With a random component (`noise` above 0) some may differ (see `labels`), because each send has its own draw. Raises
-    RunError if more do.
+    With a random component (`noise` above 0) some may differ (see `repeated_labels`): each send has its own draw. Raises RunError
+    if more do.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):

@@ -11,7 +11,7 @@
 
 Direct and saturated take turns, round by round, on the same cores. A ratio is taken within a round. Every response is compared
 with the label of the same networks in process: a wrong label is an error, unless the generator's random component may explain
-it (see `labels`).
+it (see `repeated_labels`).
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ from ..services.local import Local, Running
 from ..services.trust import client_context
 from ..system import Stopwatch, System
 from .hostile import PAUSE_S, Probes, attacked
-from .labels import Labels
 from .latency import end_to_end
 from .link import Link, Way
 from .load import FORGET, PERCENTS, WARM_UP, Load, closed_loop, open_loop, relaxation_s
+from .repeated_labels import Labels
 
 __all__ = ["bench_hostile", "bench_services"]
 

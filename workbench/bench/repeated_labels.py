@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,11 +24,11 @@ class Labels:
     `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
     """
 
-    def __init__(self, labels: Sequence[np.ndarray], noise: float) -> None:
+    def __init__(self, labels: Sequence[np.ndarray[Any, Any]], noise: float) -> None:
         self.labels, self.noise = labels, noise
         self.n = self.others = 0
 
-    def fit(self, request: int, found: np.ndarray) -> bool:
+    def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
         """Count a response's labels, and return whether they fit so far. Labels of another number never fit."""
         expected = self.labels[request]
         if found.shape != expected.shape:
