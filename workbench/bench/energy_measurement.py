@@ -145,8 +145,8 @@ def measure(
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
     """Check the labels of a later turn against those of the first turn.
 
-    With a random component (`noise` above 0) some may differ (see `repeated_labels`): each send has its own draw. Raises RunError
-    if more do.
+    With a random component (`noise` above 0) some may differ: each send has its own draw (see `repeated_labels`). Raises
+    RunError if more do.
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):

@@ -19,7 +19,7 @@ def too_many_others(others: int, n: int, noise: float) -> bool:
 
 
 class Labels:
-    """The expected labels of requests, and a count of those that differed in the responses.
+    """The expected labels of requests, and how many labels of the responses differed.
 
     `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
     """
