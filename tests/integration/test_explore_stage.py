@@ -189,6 +189,18 @@ def test_undo_and_redo_go_over_fifty_steps_and_tell_the_kernel(empty: Page) -> N
     assert empty.locator(".pmc2-redo").is_disabled(), "a new step ends the steps ahead"
 
 
+def test_what_is_undone_at_once_can_be_redone(empty: Page) -> None:
+    given, _ = made(1)
+    open_stage(empty, given)
+    empty.clock.install()
+    pull(empty, "strength", 0.5)
+    empty.clock.fast_forward(500)
+    pull(empty, "strength", 0.7)
+    for keys, strength in (("Control+z", 0.5), ("Control+Shift+z", 0.7)):
+        empty.locator(".pmc2-strength input[type=range]").press(keys)
+        assert state(empty, "strength") == strength
+
+
 def test_divider_swap_zoom_and_pan_are_linked_and_ask_nobody(empty: Page) -> None:
     given, _ = made(1)
     open_stage(empty, given)

@@ -272,7 +272,7 @@ class View {
     if (this.begun && now !== this.present) {
       this.past.push(this.present);
       this.past.splice(0, this.past.length - STEPS);
-      this.future = [];
+      this.future.length = 0; // in place, because `step` holds this list
     }
     this.begun ||= Boolean(this.options.ready && this.table.size);
     this.present = now;
