@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -147,6 +148,14 @@ def test_a_strength_out_of_range_is_refused(evaluation: Evaluation, strength: fl
 
 
 # --- the measured images ---------------------------------------------------------------------------------------------------
+
+
+def test_a_random_component_does_not_keep_figures_from_repeating(networks: Pair, digits: Dataset) -> None:
+    generator = copy.deepcopy(networks.generator)
+    generator.noise = 0.3
+    pair = replace(networks, generator=generator)
+    first, second = (Evaluation(pair, digits, limit=8).protected() for _ in range(2))
+    assert torch.equal(first, second)
 
 
 def test_limit_takes_the_first_images_and_none_takes_all(networks: Pair, digits: Dataset) -> None:

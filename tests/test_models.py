@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from workbench import models
 from workbench.classifiers import CLASSIFIER_NAMES, MEAN, STD, Classifier
 from workbench.errors import UsageError
 from workbench.inference import prepare
-from workbench.models import NeuralCompressor, PerturbationGenerator, UNet, build, parameters
+from workbench.models import NeuralCompressor, PerturbationGenerator, UNet, build, parameters, repeatable_noise
 
 
 def pictures(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -248,6 +249,22 @@ def test_a_seed_fixes_training_noise_but_not_the_edges() -> None:
             torch.manual_seed(7)
             drawn.append(noise_of(lively().train(training), 0.1, n=2))
         assert all(torch.equal(drawn[0], each) == same for each in drawn[1:])
+
+
+def test_a_measurements_noise_repeats_in_its_own_thread_alone() -> None:
+    def drawn() -> torch.Tensor:
+        return noise_of(lively().eval(), 0.1, n=2)
+
+    measured = []
+    with ThreadPoolExecutor(1) as other:
+        for seed in (3, 3, 4):
+            with repeatable_noise(seed):
+                measured.append(drawn())
+                elsewhere = [other.submit(drawn).result() for _ in range(2)]
+    assert torch.equal(measured[0], measured[1])
+    assert not torch.equal(measured[0], measured[2])
+    assert not torch.equal(*elsewhere)
+    assert not torch.equal(drawn(), drawn()), "the edge's again"
 
 
 def test_strength_scales_the_random_component() -> None:

@@ -28,7 +28,7 @@ from .codecs import Codec, CompressAI, Jpeg, Neural, Png
 from .data import Dataset
 from .errors import UsageError
 from .inference import prepare_pair
-from .models import check_strength
+from .models import check_strength, repeatable_noise
 from .paper import PAPER
 from .pictures import to_float
 from .processes import processor_name
@@ -97,7 +97,8 @@ class Evaluation:
     def _protected(self) -> Tensor:
         edge = Edge(self.pair.generator, Png(), self.device)
         received = self._captured[1]
-        return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
+        with repeatable_noise(0):
+            return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
 
     def protected(self, strength: float = 1.0) -> Tensor:
         """Return the edge's protected test images, N x 3 x H x W on the CPU."""

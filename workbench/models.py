@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -35,6 +37,7 @@ __all__ = [
     "channels_last",
     "in_parts",
     "parameters",
+    "repeatable_noise",
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -358,11 +361,31 @@ def check_strength(strength: float) -> None:
         raise UsageError(f"strength must be between 0 (the original) and 1 (the paper's perturbation), got {strength!r}")
 
 
+_repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", default=None)
+
+
+@contextmanager
+def repeatable_noise(seed: int) -> Iterator[None]:
+    """A context in which generators draw their random component from a seed, so that a measurement can be repeated.
+
+    It is for measurements alone, since an attacker that knows the seed can subtract the component. It holds for the thread or
+    task that enters it.
+    """
+    before = _repeatable.set(torch.Generator().manual_seed(seed))
+    try:
+        yield
+    finally:
+        _repeatable.reset(before)
+
+
 def _unforeseeable(images: Tensor) -> Tensor:
     """Return standard normal numbers in the shape of `images`, from the operating system's generator.
 
-    Torch's generator starts every process with the same seed by default, and a seed has at most 32 bits.
+    Torch's generator starts every process with the same seed by default, and a seed has at most 32 bits. Within
+    `repeatable_noise` the numbers come from its seed.
     """
+    if (seeded := _repeatable.get()) is not None:
+        return torch.randn(images.shape, generator=seeded).to(images)
     words = torch.frombuffer(bytearray(os.urandom(4 * images.numel())), dtype=torch.int32).to(torch.float64)
     uniform = (words + 0.5) / 2**32  # in (-1/2, 1/2), never at its ends
     return (torch.erfinv(2 * uniform) * math.sqrt(2)).to(images).view(images.shape)

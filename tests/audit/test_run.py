@@ -493,6 +493,17 @@ def test_a_random_component_is_part_of_the_result(networks: Pair, digits: Datase
     assert made.result(("perturbed",), ("undo",))["noise"] == 0.25
 
 
+def test_an_audit_of_a_random_component_can_be_repeated(networks: Pair, digits: Dataset, judge: Judge) -> None:
+    attackers = ("undo", "optimise", "replay")
+    first, second = (
+        Audit(noisy(networks, 0.25), digits, codec="png", n=6, seeds=1, effort=TINY, judge=judge) for _ in range(2)
+    )
+    found = [each.result(("perturbed", "decoded"), attackers) for each in (first, second)]
+    assert plain(found[0]) == plain(found[1])
+    sends = [first.observer.observe(first.images, "perturbed").seen for _ in range(2)]
+    assert not torch.equal(*sends), "each send draws its own"
+
+
 def test_the_pictures_of_the_test_split_are_no_attackers_pairs(
     audited: tuple[Counted, dict[str, Any]],
 ) -> None:

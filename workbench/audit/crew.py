@@ -6,11 +6,13 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import torch
 
 from ..errors import UsageError, unknown
+from ..models import repeatable_noise
 from .attackers import ATTACKERS
 from .views import Observer
 
@@ -48,8 +50,9 @@ def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
     """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
 
     If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. A running job then raises CancelledError at its next
-    `tick`, and no further job starts. The first exception is raised at the end.
+    `tick`, and no further job starts. The first exception is raised at the end. What a job draws depends on its number alone.
     """
+    jobs = [partial(_numbered, job, number) for number, job in enumerate(jobs)]
     cores = torch.get_num_threads()
     at_once = min(len(jobs), cores, MOST) if device.type == "cpu" else 1
     if at_once <= 1:
@@ -68,3 +71,8 @@ def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
     finally:
         stop.clear()
         torch.set_num_threads(cores)  # part of this setting is process-wide
+
+
+def _numbered(job: Callable[[], Result], number: int) -> Result:
+    with repeatable_noise(number):
+        return job()

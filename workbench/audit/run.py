@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..evaluation import describe, origin
 from ..metrics import Estimate, psnr
+from ..models import repeatable_noise
 from .attackers import ATTACKERS
 from .attempts import Attempts, best_of
 from .contract import PICTURE_VIEWS
@@ -91,7 +92,7 @@ class Audit(Attempts):
         pictures = [view for view in views if view in PICTURE_VIEWS]
         passes += shadows * Shadow.cost(self.effort) if pictures else 0
         passes += unseen_cost(self.effort, unseen)
-        with self.showing("audit", passes):
+        with self.showing("audit", passes), repeatable_noise(0):
             controls = self.controls
             attempts = [Attempt(view, names) for view, names in plan.items() if names]
             unprotected = self.observer_at(strength=0.0)

@@ -13,7 +13,10 @@ picture itself. Every view includes the label, because the cloud returns it.
 from __future__ import annotations
 
 import copy
+import itertools
 import threading
+import zlib
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -29,7 +32,7 @@ from ..codecs import CompressAI, Neural
 from ..data import Dataset
 from ..errors import DataError, unknown
 from ..inference import computes_in_16_bits, prepare_pair
-from ..models import NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts
+from ..models import NeuralCompressor, PerturbationGenerator, channels_last, check_strength, in_parts, repeatable_noise
 from ..pictures import to_float, to_uint8
 from ..rows import distinct
 from ..system import Client, Cloud, Edge, codec_for
@@ -159,6 +162,7 @@ class Observer:
         self.cloud = Cloud(self.codec, self.networks.target, device, remembered=0)
         self.kept: Kept[tuple[Tensor, Tensor, Tensor | None]] = Kept() if like is None else like.kept
         self._sent: tuple[Tensor, list[Tensor], list[Tensor]] | None = None  # the last images, as received, and noiseless
+        self._sends: defaultdict[tuple[int, str], Iterator[int]] = defaultdict(itertools.count)  # by images and view
 
     @property
     def settings(self) -> tuple[object, ...]:
@@ -173,11 +177,18 @@ class Observer:
         like = None if self._like is None else self._like.quick
         return Observer(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
-    def protect(self, images: Tensor) -> Tensor:
+    def protect(self, images: Tensor, view: str = "") -> Tensor:
         """Return the edge's protected images, on the CPU, of float images N x 3 x H x W that pass the client's JPEG first.
 
-        If the same tensor is sent again, only the generator's random component is drawn again, because the rest is the same.
+        If the same tensor is sent again, only the generator's random component is drawn again, because the rest is the same. An
+        audit can be repeated: the component follows from the images, from the `view` that they are sent for, and from the
+        number of earlier sends.
         """
+        sent_before = zlib.crc32(images.numpy().tobytes()), view
+        with repeatable_noise(zlib.crc32(f"{view} {next(self._sends[sent_before])}".encode(), sent_before[0])):
+            return self._protect(images)
+
+    def _protect(self, images: Tensor) -> Tensor:
         generator, received = (
             self.edge.generator,
             (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH)),
@@ -193,7 +204,7 @@ class Observer:
 
     def observe(self, images: Tensor, view: str) -> Observed:
         """Send float images N x 3 x H x W through the system, and return one view of them."""
-        return self.show(self.protect(images), view)
+        return self.show(self.protect(images, view), view)
 
     def show(self, protected: Tensor, view: str) -> Observed:
         """Return the view of protected images that `view` names."""
