@@ -115,5 +115,5 @@ def test_the_end_of_one_side_reaches_the_other_and_a_cut_both() -> None:
 def test_where_nothing_listens_the_connection_ends() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    with Link(f"https://127.0.0.1:{port}") as link, connected(link) as near, contextlib.suppress(ConnectionResetError):
+    with Link(f"https://127.0.0.1:{port}") as link, contextlib.suppress(ConnectionResetError), connected(link) as near:
         assert near.recv(1) == b""

@@ -112,8 +112,7 @@ def test_a_client_that_goes_away_leaves_nothing_behind(both: Both, files: list[b
         until(lambda: both.edge.service.intake.held == 10)
     until(lambda: both.edge.service.intake.held == 0)
     still_works(both, files[0])
-    until(lambda: len(logged.lines()) == 2)
-    assert [line["status"] for line in logged.lines()] == [400, 200]
+    until(lambda: [line["status"] for line in logged.lines()][-2:] == [400, 200])  # that of an earlier test may come first
     assert "Traceback" not in logged.text
 
 
