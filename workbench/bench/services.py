@@ -10,8 +10,7 @@
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
 Direct and saturated take turns, round by round, on the same cores. A ratio is taken within a round. Every response is compared
-with the label of the same networks in process: a wrong label is an error, unless the generator's random component may explain
-it (see `repeated_labels`).
+with the label of the same networks in process. A wrong label is an error (see `repeated_labels`).
 """
 
 from __future__ import annotations
@@ -102,8 +101,7 @@ class ServiceFixture:
         noise: float = 0.0,
     ) -> None:
         self._options, self._model, self._files, self._labels = options, model, files, labels
-        self._token, self._noise = token, noise
-        self._stack = ExitStack()
+        self._token, self._noise, self._stack = token, noise, ExitStack()
 
     def __enter__(self) -> ServiceFixture:
         local = self._stack.enter_context(Local())
