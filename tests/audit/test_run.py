@@ -51,7 +51,7 @@ def row_of(result: dict[str, Any], view: str, attacker: str) -> dict[str, Any]:
 # --- rows and controls -----------------------------------------------------------------------------------------------------
 
 
-def test_every_attacker_has_a_row_on_every_view_that_he_works_on(audited: tuple[Counted, dict[str, Any]]) -> None:
+def test_every_attacker_has_a_row_on_every_view_it_works_on(audited: tuple[Counted, dict[str, Any]]) -> None:
     _, result = audited
     expected = [(view, name) for view in VIEWS for name, kind in ATTACKERS.items() if view in kind.views]
     assert [(row["view"], row["attacker"]) for row in result["rows"]] == expected

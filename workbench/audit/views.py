@@ -184,15 +184,14 @@ class Observer:
         audit can be repeated: the component follows from the images, from the `view` that they are sent for, and from the
         number of earlier sends.
         """
-        sent_before = zlib.crc32(images.numpy().tobytes()), view
-        with repeatable_noise(zlib.crc32(f"{view} {next(self._sends[sent_before])}".encode(), sent_before[0])):
+        content = zlib.crc32(images.numpy().tobytes())
+        send = next(self._sends[content, view])
+        with repeatable_noise(zlib.crc32(f"{view} {send}".encode(), content)):
             return self._protect(images)
 
     def _protect(self, images: Tensor) -> Tensor:
-        generator, received = (
-            self.edge.generator,
-            (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH)),
-        )
+        generator = self.edge.generator
+        received = (self.edge.receive(self.client.capture(part)) for part in torch.split(images, BATCH))
         if not (generator.noise and self.strength):
             return torch.cat([self.edge.perturb(part, self.strength).cpu() for part in received])
         sent = self._sent
