@@ -234,8 +234,8 @@ def test_what_measures_time_runs_after_the_others_and_by_itself(tmp_path: Path) 
     assert waves[0] == list(runs.LONGEST), "the longest first"
     assert {*runs.LONGEST, *runs.ALONE} == set(runs.NOTEBOOKS)
     assert waves[1:] == [[name] for name in runs.ALONE]
-    assert {task.threads for task in tasks if task.name in runs.ALONE + runs.PARALLEL} == {cores()}
-    assert {task.threads for task in tasks if task.name not in runs.ALONE + runs.PARALLEL} == {1}
+    assert {task.threads for task in tasks if task.name in runs.ALONE} == {cores()}
+    assert {task.threads for task in tasks if task.name not in runs.ALONE} == {1}
 
 
 def test_a_batch_of_nothing_is_nothing() -> None:

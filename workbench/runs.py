@@ -45,7 +45,6 @@ __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_dire
 
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy")
 ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
-PARALLEL = ("privacy",)  # its attackers run on as many cores as are free
 LONGEST = ("privacy", "bandwidth", "tradeoff", "effectiveness", "explore", "train")  # by their time on one core
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -102,7 +101,7 @@ def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], thre
             str(folder / f"{name}.ipynb"),
             str(directory),
             {key: value for key, value in parameters.items() if key in declared[name]} | {"output_dir": str(directory)},
-            cores() if name in ALONE + PARALLEL else threads,
+            cores() if name in ALONE else threads,
         )
         for name in names
     ]
@@ -128,7 +127,6 @@ def execute(task: Task) -> dict[str, Any]:
     """
     start = time.monotonic()
     environment = {
-        **({} if task.name in ALONE else {"OMP_WAIT_POLICY": "PASSIVE"}),  # a thread that spins would hold up other notebooks
         **os.environ,
         "OMP_NUM_THREADS": str(task.threads),
         "MPLBACKEND": "Agg",
