@@ -19,6 +19,7 @@ from workbench.audit.scores import RECOGNISABLE, Judge, identified
 from workbench.audit.sweeps import CODECS, of_pairs, of_rate, of_sends, of_strength
 from workbench.audit.views import Pairs
 from workbench.data import Dataset
+from workbench.errors import UsageError
 from workbench.metrics import Estimate
 from workbench.plots import attack_curves, attack_effort
 from workbench.weights import Pair
@@ -108,6 +109,12 @@ def test_noise_protects_less_the_more_often_a_picture_is_sent(networks: Pair, di
     again = float(identified(attacker.guess(made.observed("perturbed"))).mean())
     assert rows[1]["identified"].value == pytest.approx(again, abs=0.1), "as the attacker of the table"
     assert [row["sends"] for row in of_sends(Audit(networks, digits, codec="png", n=6, effort=EFFORT))] == [1]
+
+
+@pytest.mark.parametrize("counts", [(), (0, 4)])
+def test_replay_over_no_sends_is_refused(audit: Audit, counts: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match="1 or more, got"):
+        of_sends(audit, counts)
 
 
 def test_every_codec_of_the_curve_can_be_tapped(audit: Audit) -> None:

@@ -31,6 +31,7 @@ class Linkage:
     def __init__(self, audit: Attempts) -> None:
         self.audit = audit
         self._pooled: dict[str, int] = {}
+        self._second: dict[str, Observed] = {}  # views of the second captures
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
@@ -40,9 +41,10 @@ class Linkage:
         two observations, averaged over squares of `side` pixels (None: `pooled(view)`). This low-pass distance ignores the
         generator's noise.
         """
-        second = self.audit.observer.show(self._second_protected, view)
+        if view not in self._second:
+            self._second[view] = self.audit.observer.show(self._second_protected, view)
         side = self.pooled(view) if side is None else side
-        return self._linked(self.audit.observed(view).seen, second.seen, self.audit.labels, side)
+        return self._linked(self.audit.observed(view).seen, self._second[view].seen, self.audit.labels, side)
 
     def pooled(self, view: str) -> int:
         """Return the side of the squares that distinguishes captures best on the attacker's own pictures."""

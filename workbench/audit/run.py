@@ -130,7 +130,6 @@ class Audit(Attempts):
             "codec": describe(self.observer.codec),
             "strength": self.strength,
             **self._options,
-            **self._options,
             "noise": self.pair.generator.noise,
             **origin(self.pair, self.dataset, self.device),
         }

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..codecs import Png
+from ..errors import UsageError
 from ..metrics import Estimate, psnr
 from .attackers import ATTACKERS, Replay
 from .crew import Attempt
@@ -125,8 +126,10 @@ def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str =
     """Return how often `replay` identifies the picture, one row for each number of sends of each known picture.
 
     The rows measure how well a generator's random component protects against repeated sends. Without such a component the only
-    row is that of one send.
+    row is that of one send. Raises UsageError if a number is below 1, or there is none.
     """
+    if not counts or min(counts) < 1:
+        raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")
     rows, observed = [], audit.observed(view)
     attacker = Replay(audit.observer, replace(audit.effort, sends=max(counts)))
     for sends in attacker.sending(Pairs(audit.observer.observe(audit.images, view), audit.images, audit.labels)):
