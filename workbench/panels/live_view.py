@@ -68,7 +68,7 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads. The last view stays. A running step, such as an epoch, may take longer than `CLOSE_S`."""
+        """End the threads, and wait up to `CLOSE_S`. The last view stays on the page. A long step (an epoch) may run on."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
