@@ -278,10 +278,7 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return groups in which the trained generator learns more slowly.
-
-        At the compressor's rate it would forget the classes.
-        """
+        """Return parameter groups in which the pretrained generator learns more slowly, since it would forget the classes."""
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()

@@ -78,7 +78,7 @@ def train_generator(
     settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
     encoded = ENCODER in PRESETS[preset] and variant != PAPER
     if PAPER in (preset, variant) and (target, auxiliary) == ("googlenet", "vgg13_bn"):
-        settings = replace(settings, learning_rate=1e-3)  # PP's public code has this rate for this pair only
+        settings = replace(settings, learning_rate=1e-3)  # as in PP's public code, for the one pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
     if start == name:
