@@ -24,7 +24,7 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers to run on one view. Those that start from an inversion network share one.
+    """Attackers to run on one view. All attackers that start from an inversion network share one.
 
     Unset fields default to the audit's settings: source and number of the pairs, observer, number of seeds.
     """

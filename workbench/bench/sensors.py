@@ -55,7 +55,7 @@ class Sensor(ABC):
 
     @abstractmethod
     def _watched(self, found: Reading) -> AbstractContextManager[None]:
-        """A context that fills in a reading's energy. `reading` sets the time."""
+        """Return a context that fills in a reading's energy. `reading` sets the time."""
 
 
 class Rapl(Sensor):

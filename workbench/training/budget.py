@@ -45,7 +45,7 @@ from .schedules import Plan, TrainingSettings, steps
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
 SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0}
-USABLE = 0.85  # part of a share that is used for training; the rest is for loading, measuring and fitting tables
+USABLE = 0.85  # part of a share that is used for training, not for loading, measuring and fitting tables
 LONGEST = 3  # longest schedule, as a multiple of the preset's; unused time goes to the next networks
 VALIDATIONS = 12  # maximum in one training
 WARM_UP = 3  # steps before the measurement: they allocate memory and choose algorithms

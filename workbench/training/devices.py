@@ -37,9 +37,7 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
     from lightning_fabric import Fabric  # imports torch's compiler, which takes seconds
 
     if cuda:
-        torch.backends.cudnn.benchmark = (
-            True  # all batches have one shape, so searching for the fastest algorithm pays
-        )
+        torch.backends.cudnn.benchmark = True  # all batches have one shape, so searching for the fastest algorithm pays
     strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
     fabric = Fabric(accelerator=device, strategy=strategy, devices=devices, precision=precision_of(device, half))
     if devices > 1:

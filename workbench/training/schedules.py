@@ -33,7 +33,7 @@ class TrainingSettings:
     validate_every: int = 1
     clip: float | None = None  # limit of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
-    erase: int = 0  # pixels; those less than half of this from a random pixel become grey (cutout, DeVries and Taylor 2017)
+    erase: int = 0  # pixels less than half of this from a random one become grey (cutout, DeVries and Taylor 2017)
     sizes: tuple[tuple[float, int], ...] = ()  # (share of the steps, side in pixels from that step on)
     smoothing: float = 0.0  # label smoothing of the cross-entropy
     width: int = 32  # the U-Net's width; a compressor's N is 4 times, its M 6 times as large
