@@ -86,7 +86,7 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return the stream of a payload, its number of images and its rate's stop. Raises PayloadError like `unpack`."""
+    """Return a payload's stream, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 

@@ -59,7 +59,7 @@ class Codec(ABC):
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
         """Return the distinct codes in a payload of N images, and each image's index into them (N).
 
-        Raises PayloadError for any other bytes.
+        Raises PayloadError for bytes that are no payload of this codec.
         """
 
     @abstractmethod
@@ -71,7 +71,7 @@ class Codec(ABC):
         """Return the bytes of each image in a payload, without bytes that images share."""
 
     def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any other bytes."""
+        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any invalid payload."""
         coded, which = self.unpack(payload)
         with torch.inference_mode():
             images = self.decode_each(coded)
@@ -270,7 +270,7 @@ class Neural(_NeuralCodec):
         return rates_of(self.compressor.stops)
 
     def at(self, rate: float | None) -> Self:
-        """Return a codec at a rate that shares networks and tables with this one. Raises UsageError for an unsupported rate."""
+        """Return this codec at another rate, with the same networks and tables. Raises UsageError for an unsupported rate."""
         if rate is None:
             return self
         other = copy.copy(self)

@@ -44,7 +44,7 @@ class Tables:
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
     for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
     has their numbers of occurrences, with all other patterns last. If K is 0, or images have another size than the patterns,
-    all latents are coded one by one. Channels beyond P always are.
+    all latents are coded one by one. Channels beyond P are always coded one by one.
     """
 
     cdf: Integers
@@ -58,8 +58,8 @@ def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 
     """Return the patterns that occur at least `least` times in symbols N x M x h x w, commonest first, and their counts.
 
     At most `at_most` patterns are returned. The last count is for all other patterns: their occurrences plus one. With `least`
-    2 these are the patterns that occurred once. Their number estimates how many new patterns as many further images would
-    contain (Good 1953).
+    2 these are the patterns that occurred once. Their number estimates the new patterns among as many further images (Good
+    1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)

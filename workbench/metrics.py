@@ -94,7 +94,7 @@ def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
 
 
 def label_bits(share: float, classes: int) -> float:
-    """Return a lower bound on the bits an image that transmit one of `classes` uniform labels correctly in a `share` of cases.
+    """Return the least bits with which one of `classes` equally likely labels arrives correctly in a `share` of cases.
 
     The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3): log2
     K - H(D) - D log2(K - 1). No codec can need fewer bits. The result is 0 for a share at or below chance.

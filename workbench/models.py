@@ -57,10 +57,8 @@ class PerturbationGenerator(nn.Module):
 
     Images are N x 3 x H x W in [0, 1], of any size: sides that are no multiple of 16 are padded by reflection and cropped
     again. At `strength` a = 0 the result is the original, at 1 the paper's protected image. `width` 32 is the paper's (7.77 M
-    parameters).
-
-    `noise` is the standard deviation of the random component n, drawn separately for each image. The paper's value is 0, which
-    means none. Outside of training n comes from the operating system's generator, because an attacker that predicts n could
+    parameters). `noise` is the standard deviation of the random component n, drawn separately for each image (0, the paper's
+    value: none). Outside of training n comes from the operating system's generator, because an attacker that predicts n could
     subtract it. Source: PP, section 4; PMC², section 3.
     """
 
@@ -95,10 +93,7 @@ class PerturbationGenerator(nn.Module):
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Add a new random component to images of `noiseless`, and clamp to [0, 1].
-
-        The component comes from the operating system's generator or, if not `unforeseeable`, from torch's.
-        """
+        """Add a new random component, from the system's generator or, if not `unforeseeable`, from torch's. Clamp to [0, 1]."""
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
@@ -257,9 +252,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         """Return the index of the least costly pattern for each of N latents.
 
         The cost is the probability of a target error + rate_weight * bits. Near one bit an image, the nearest pattern, which
-        rounding would select, often belongs to another class. This choice is rate-distortion optimised quantisation with the
-        task's own distortion. The reader estimates each class's probability, and the table `answers` has the target's output
-        for each pattern. The decoder needs neither.
+        rounding would select, often belongs to another class. This is rate-distortion optimised quantisation with the task's
+        distortion. The reader estimates each class's probability, and `answers` has the target's output for each pattern. The
+        decoder needs neither.
         """
         return self.costs(y, rate_weight).argmin(1)
 
@@ -292,7 +287,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Decode strings that this very model's `strings` returned to images of `size` (H, W).
+        """Decode strings from this very model's `strings` to images of `size` (H, W).
 
         Zeros are appended, because CompressAI's decoder reads beyond the end of a string that is too short.
         """
@@ -312,7 +307,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """A context in which networks are built without initial weights, which would take half the time of loading them."""
+    """A context in which networks are built without initial weights. Drawing these takes half of a network's loading time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Skip torch's initialisers, and run all other functions."""

@@ -53,7 +53,7 @@ JSON_NUMBERS = (int, float, bool)
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor. Numbers are an array of its shape, and datatype BYTES is a list of its elements in row-major order."""
+    """A named tensor: an array of its shape or, for datatype BYTES, a list of its elements in row-major order."""
 
     name: str
     datatype: str

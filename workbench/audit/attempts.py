@@ -110,7 +110,10 @@ class Attempts:
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed. Return a row of Estimates for each. `how` has fields of `Attempt`."""
+        """Run attackers on a view, each with every seed. Return one row of Estimates for each attacker.
+
+        `how` has fields of `Attempt`.
+        """
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:

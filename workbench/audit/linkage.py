@@ -34,7 +34,7 @@ class Linkage:
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
-        """Return how well captures of one picture are distinguished from captures of two pictures of its class (ROC area).
+        """Return how well two captures of one picture are distinguished from captures of two pictures of a class (ROC area).
 
         The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative distance of
         two observations after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the

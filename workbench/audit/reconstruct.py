@@ -183,7 +183,7 @@ class FromInversion(Attacker):
 
 
 class Prior(FromInversion):
-    """An inversion network that is further trained against a critic, which must take its guesses for originals.
+    """An inversion network that is further trained to make a critic accept its guesses as originals.
 
     The training starts from `Inversion` and has as many passes. The loss is the absolute error, the distance of the critic's
     features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper, but mostly have a

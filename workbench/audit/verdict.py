@@ -61,7 +61,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
 
 def _gain(key: str, row: dict[str, Any], control: dict[str, Any]) -> Estimate:
-    """Return an attacker's gain over the control, paired by picture if the row has pairs, else between two estimates."""
+    """Return an attacker's gain over the control: the row's gain paired by picture, else the gain between two estimates."""
     paired: Estimate | None = row.get("over_control", {}).get(key)
     if paired is not None:
         return paired

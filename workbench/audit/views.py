@@ -171,7 +171,7 @@ class Observer:
 
     @cached_property
     def quick(self) -> Observer:
-        """The same observer in 16 bits, if the device supports it. Attackers learn from its many pictures."""
+        """The same observer in 16 bits if the device supports it, for the many pictures that attackers learn from."""
         if not computes_in_16_bits(self.device):
             return self
         like = None if self._like is None else self._like.quick

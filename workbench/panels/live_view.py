@@ -136,7 +136,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return the nearest settings that the method supports, and update the controls: its first codec, its nearest rate."""
+        """Return settings that the method supports, with its first codec or its nearest rate if needed. Update the controls."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)

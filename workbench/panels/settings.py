@@ -25,9 +25,10 @@ NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # f
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a view: pictures (a collection and numbers in it), the pair `target-X-auxiliary`, and the transmission.
+    """The settings of a view: its pictures, its networks (`pair`: `target-X-auxiliary`) and the transmission.
 
-    `strength` and `rate` are in [0, 1]. `quality`, 1 to 95, is for JPEG and WebP only.
+    `pictures` are numbers in the collection `source`. `strength` and `rate` are in [0, 1]. `quality`, 1 to 95, is for JPEG and
+    WebP only.
     """
 
     source: str

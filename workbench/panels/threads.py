@@ -18,7 +18,7 @@ _RUNNING: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
-    """Start and return a daemon thread. `end` makes the thread end. It may be called more than once."""
+    """Start and return a daemon thread. The callback `end` makes it end, and may be called more than once."""
 
     def run() -> None:
         try:

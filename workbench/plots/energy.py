@@ -87,7 +87,7 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value to the right of the bar's end and of `right`."""
+    """Write each bar's value to the right of its end, and not left of the position `right`."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 

@@ -91,7 +91,7 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def at(self, step: int, total: int) -> None:
-        """Increase the rate's influence gradually: fine steps and a large distortion weight, final values after 60 % of steps.
+        """Increase the rate's influence gradually: fine steps and a large distortion weight, until 60 % of the steps are done.
 
         With the full rate from the start, all latents become zero before the decoder has learnt to use them. The quantisation
         step is relative to the latents' scale. So coarser steps are a smaller last layer of g_a and a larger first layer of
@@ -278,7 +278,7 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return parameter groups in which the pretrained generator learns more slowly, since it would forget the classes."""
+        """Return parameter groups. The pretrained generator learns more slowly, so that it does not forget the classes."""
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()
