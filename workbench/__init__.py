@@ -1,6 +1,6 @@
-"""PMC² Workbench: client -> edge -> cloud image recognition that never shows the cloud the picture.
+"""PMC² Workbench: image recognition over client, edge and cloud, in which the cloud never receives the picture.
 
-docs/architecture.md says which file does what, and draws the floors: a file imports only from its own floor and those below.
+docs/architecture.md describes each file and draws the layers ("floors"): a file imports only from its own floor and lower ones.
 """
 
 __version__ = "0.2.0"

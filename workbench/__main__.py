@@ -1,4 +1,4 @@
-"""The `workbench` command: its entry point, and the one place where errors become a line for the user."""
+"""The entry point of the `workbench` command, and the only place where an error becomes a line for the user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
+    """Run the command. Return its exit status: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C."""
     prepare()
     try:
         status = _run(arguments)
@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _require_directory() -> None:
-    """Raise UsageError if the working directory was deleted. Libraries that are imported later would otherwise abort."""
+    """Raise UsageError if the working directory was deleted. Otherwise libraries would abort during their import."""
     try:
         Path.cwd()
     except FileNotFoundError as error:
@@ -59,7 +59,7 @@ def _require_directory() -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that escapes control characters in text quoted from the command line."""
+    """An argument parser that escapes control characters in its error messages, which quote the command line."""
 
     def _print_message(self, message: str, file: Any = None) -> None:
         super()._print_message(printable(message, "\n") if message else message, file)

@@ -1,14 +1,14 @@
-"""Repairs that torchvision and compressai need. Import both only inside `with stub_unused_imports():`.
+"""Workarounds for imports of torchvision and compressai. Import both only inside `with stub_unused_imports():`.
 
-torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import
-torchvision` fails because the operator `torchvision::nms` is not declared. Declaring the schemas is enough for its models
+torchvision's wheels are linked against CUDA torch. On a CPU build its compiled library does not load, and `import torchvision`
+fails because the operator `torchvision::nms` is not declared. This module declares it. That suffices for torchvision's models
 and transforms, which use no compiled operator.
 
-Both packages import modules that the networks never use, and that takes as long as importing torch: torch's compiler for one
-decorator of a detection operator, torch_geometric, pandas, and scipy's statistics for data sets of point clouds and a quantile.
+Both packages import modules that the networks never use: torch's compiler, torch_geometric, pandas and scipy's statistics.
+These take as long as importing torch, so empty stand-ins replace them.
 
-Both repairs depend on private details, so they are made for the tested versions only (`TESTED`). With other versions the
-imports take longer, and nothing else changes.
+Both workarounds depend on private details, so they only apply to the tested versions (`TESTED`). With other versions imports
+take longer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import library
 
 __all__ = ["stub_unused_imports", "tested"]
 
-TESTED = {"torchvision": ("0.26.", "0.28."), "compressai": ("1.2.",)}  # 0.26: on machines with a GPU
+TESTED = {"torchvision": ("0.26.", "0.28."), "compressai": ("1.2.",)}  # 0.26 is the version for machines with a GPU
 
 
 def tested(*packages: str) -> bool:
@@ -39,7 +39,7 @@ if torch.version.cuda is None and tested("torchvision"):
     for _name in ("nms", "qnms"):
         _library.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")  # type: ignore[no-untyped-call]
 
-# Modules that are imported but not used, and the names that they must have.
+# Modules that are imported but not used, and the attributes that their stand-ins need.
 _UNUSED: dict[str, dict[str, Any]] = {
     "torch._dynamo": {},
     "torch._dynamo.utils": {"is_compile_supported": lambda _: False},
@@ -52,7 +52,7 @@ _UNUSED: dict[str, dict[str, Any]] = {
 
 
 class _Empty(ModuleType):
-    """A stand-in for a module during an import. Other threads, and later imports, get the real module."""
+    """An empty stand-in for a module during imports. Threads other than the importing one wait, then get the real module."""
 
     def __init__(self, name: str, contents: dict[str, Any]) -> None:
         super().__init__(name)
@@ -69,9 +69,9 @@ class _Empty(ModuleType):
 
 @contextlib.contextmanager
 def stub_unused_imports() -> Iterator[None]:
-    """Replace unused modules by empty stand-ins while the enclosed imports run, and remove them afterwards.
+    """A context that replaces unused modules by empty stand-ins, and removes these at its end.
 
-    A later import of such a module gets the real one. A module that is already loaded stays.
+    A later import of such a module gets the real one. Modules that are already loaded are not replaced.
     """
     if not tested(*TESTED):
         yield

@@ -1,4 +1,4 @@
-"""The payload to the cloud: a batch in one versioned, length-checked, tagged container.
+"""The container of a batch's payload to the cloud: versioned, length-checked and tagged.
 
 ::
 
@@ -12,9 +12,9 @@
     bytes         the strings, one after another, or the stream
 
 The tag shows that the bytes are complete, and made for this codec with these weights. Without it, a stream of other weights
-would decode to wrong labels, and CompressAI's decoder would read beyond its input. One in 4 billion damaged or foreign payloads
-passes a tag of four bytes, and then costs a wrong label. The key is no secret: the transport authenticates the sender.
-Overhead without the tag: with a stream 1 byte for one image, 3 for 256, at most 4; with strings of two lengths 38.
+would decode to wrong labels, and CompressAI's decoder would read beyond its input. A damaged or foreign payload passes a tag of
+four bytes with a probability of 1 in 4 billion, and then gives a wrong label. The key is no secret: the transport authenticates
+the sender. Overhead without the tag: for a stream 1 byte with one image, 3 with 256, at most 4; for strings of two lengths 38.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ONE_IMAGE, AT_STOP = (SINGLE, SINGLE_AT_STOP), (SINGLE_AT_STOP, STREAM_AT_STOP)
 
 
 def pack(strings: Sequence[bytes], key: bytes) -> bytes:
-    """Return the payload that holds `strings` (1 to 65,535 of them), tagged with the codec's `key`."""
+    """Return the payload that holds 1 to 65,535 strings, tagged with the codec's `key`."""
     if not 1 <= len(strings) <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {len(strings)}")
     lengths = [len(string) for string in strings]
@@ -53,7 +53,7 @@ def pack(strings: Sequence[bytes], key: bytes) -> bytes:
 
 
 def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
-    """Return the payload that holds one stream for `count` images (1 to 65,535), coded at a stop of the rate (0 to 255)."""
+    """Return the payload that holds one stream of `count` images (1 to 65,535), coded at a rate's `stop` (0 to 255)."""
     if not 1 <= count <= MAX_IMAGES:
         raise UsageError(f"a payload holds 1 to {MAX_IMAGES} images, got {count}")
     if not 0 <= stop <= MAX_STOP:
@@ -65,7 +65,7 @@ def pack_stream(stream: bytes, count: int, key: bytes, stop: int = 0) -> bytes:
 
 
 def claimed_images(payload: bytes) -> int:
-    """Return the number of images that a payload claims to hold, or 1 for bytes that are no payload."""
+    """Return the number of images that a payload claims to hold, before any check. Invalid bytes count as 1."""
     if not payload or payload[0] >> 4 != VERSION or payload[0] & 15 not in (EQUAL, VARIED, STREAM, STREAM_AT_STOP):
         return 1
     try:
@@ -75,7 +75,7 @@ def claimed_images(payload: bytes) -> int:
 
 
 def unpack(payload: bytes, key: bytes) -> list[bytes]:
-    """Return the strings of a payload, checked against `key`.
+    """Check a payload against `key`, and return its strings.
 
     Raises PayloadError for any bytes that `pack` with this key did not produce: another version, inconsistent lengths, damage,
     another codec or other weights.
@@ -86,15 +86,15 @@ def unpack(payload: bytes, key: bytes) -> list[bytes]:
 
 
 def unpack_stream(payload: bytes, key: bytes) -> tuple[bytes, int, int]:
-    """Return the stream of a payload, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
+    """Return a payload's stream, its number of images and the stop of its rate. Raises PayloadError like `unpack`."""
     count, _, body, stop = _open(payload, key, (SINGLE, STREAM, *AT_STOP))
     return body, count, stop
 
 
 def _open(payload: bytes, key: bytes, layouts: tuple[int, ...]) -> tuple[int, list[int], bytes, int]:
-    """Return the number of images, the lengths of their strings, the body, and the stop.
+    """Check a payload, and return its number of images, the lengths of their strings, the body, and the stop.
 
-    Raises PayloadError if the tag does not match.
+    Raises PayloadError for an invalid payload.
     """
     if len(payload) > MAX_PAYLOAD:
         raise PayloadError(f"payload of {len(payload)} bytes is larger than {MAX_PAYLOAD >> 20} MiB")
@@ -134,7 +134,7 @@ def _tag(header: bytes, body: bytes, key: bytes) -> bytes:
 
 
 def _pack_lengths(lengths: Sequence[int]) -> bytes:
-    """Pack lengths in the fewest bits that distinguish them. An entropy coder's lengths are a few multiples of its word."""
+    """Pack lengths in the fewest bits that distinguish them. An entropy coder's lengths are multiples of its word."""
     least = min(lengths)
     unit = math.gcd(*(length - least for length in lengths)) or 1
     steps = (np.array(lengths) - least) // unit

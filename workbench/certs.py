@@ -1,19 +1,19 @@
-"""Development certificates: a local authority and, signed by it, certificates for edge, cloud and client.
+"""Development certificates: a local certificate authority, and certificates that it signs for edge, cloud and client.
 
 ::
 
     FOLDER/ca.pem                         the authority's certificate, which clients and phones trust
-    FOLDER/authority/ca.key               stays on this machine: nothing is served from here, nothing here is copied
+    FOLDER/authority/ca.key               stays on this machine: it is never served or copied
     FOLDER/edge/    ca.pem edge.pem edge.key        serves clients; is the cloud's only client
     FOLDER/cloud/   ca.pem cloud.pem cloud.key      serves the edge
     FOLDER/client/  ca.pem client.pem client.key    a phone
 
-A host gets the folder of its role and no other. Keys are ECDSA on P-256 and readable by their owner alone.
+A host gets the folder of its role only. Keys are ECDSA on P-256, and only their owner can read them.
 
 One authority signs edge and cloud, but neither must be able to impersonate the other. So every connection of the workbench
 checks the role in the peer's certificate (subject alternative name `urn:pmc2:edge`, `:cloud` or `:client`). Browsers check only
 names, so edge and cloud share no names except loopback. The authority can sign only the names that it was made for (critical
-NameConstraints), and a phone that trusts it trusts it only for those.
+NameConstraints), so a phone trusts it only for these.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ROLES: tuple[Role, ...] = get_args(Role)
 LOCAL = ("localhost", "127.0.0.1", "::1")
 SERVER, CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
 USES = {"edge": [SERVER, CLIENT], "cloud": [SERVER], "client": [CLIENT]}
-SKEW = timedelta(minutes=5)  # how far another machine's clock may be behind
+SKEW = timedelta(minutes=5)  # tolerance for the clocks of other machines
 Names = Sequence[x509.GeneralName]
 
 
@@ -52,13 +52,13 @@ def issue(
     *,
     cloud_names: Sequence[str] = LOCAL,
 ) -> list[Path]:
-    """Write an authority, unless one exists, and a new certificate with its key for each role. Return the written files.
+    """Write an authority, unless one exists, and a new certificate and key for each role. Return the written files.
 
     `names` are the host names and addresses of the edge, `cloud_names` those of the cloud. They may share loopback names only.
-    `days`, at most 825, is how long the certificates are valid (the authority: ten times as long, ten years at most). A second
+    The certificates are valid for `days`, at most 825, and the authority for ten times as long, at most ten years. A second
     call renews the certificates under the same authority, so clients need no change. Raises UsageError for an invalid name or
-    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. Nothing is
-    written in that case.
+    number, for an unknown role, and for an authority that is unreadable, expired or not allowed to sign these names. Then
+    nothing is written.
     """
     now = now or datetime.now(UTC)
     if not 1 <= days <= 825:
@@ -86,10 +86,10 @@ def issue(
 
 
 def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Role | None:
-    """Return the role in a certificate (DER), or None if it has none or several.
+    """Return the role that a certificate (DER) names, or None if it names none or several.
 
-    With `use` (`SERVER` or `CLIENT`) the certificate must have this extended key usage, or the role is None. TLS checks the
-    signature and the dates, this function does not.
+    With `use` (`SERVER` or `CLIENT`) the result is None if the certificate lacks this extended key usage. Signature and dates
+    are not checked here, but by TLS.
     """
     try:
         extensions = x509.load_der_x509_certificate(certificate).extensions
@@ -105,9 +105,9 @@ def role_of(certificate: bytes, use: x509.ObjectIdentifier | None = None) -> Rol
 
 
 def folder_of(folder: Path, role: Role | None) -> Path:
-    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it is that role's. For None, return `folder`.
+    """Return the folder with a role's files: `folder`/ROLE, or `folder` itself if it holds them. For None, return `folder`.
 
-    Raises UsageError for a folder with the keys of several roles, as versions before 0.2 made them.
+    Raises UsageError for a folder with the keys of several roles, as versions before 0.2 wrote them.
     """
     _check_layout(folder)
     return folder / role if role is not None and (folder / role).is_dir() else folder
@@ -154,7 +154,7 @@ def _host(name: str) -> x509.GeneralName:
 
 
 def _check_apart(edge: Names, cloud: Names) -> None:
-    """Raise UsageError for a name that edge and cloud would share, except a loopback name."""
+    """Raise UsageError for a name that edge and cloud share, except a loopback name."""
     for mine in edge:
         for theirs in cloud:
             if _overlap(mine, theirs) and not _is_loopback(mine):
@@ -176,7 +176,7 @@ def _overlap(one: x509.GeneralName, other: x509.GeneralName) -> bool:
 
 
 def _plain(address: x509.IPAddress) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """Return an address; an IPv4-mapped IPv6 address becomes the IPv4 one."""
+    """Return an address, with an IPv4-mapped IPv6 address converted to IPv4."""
     value = address.value
     assert isinstance(value, ipaddress.IPv4Address | ipaddress.IPv6Address)
     return getattr(value, "ipv4_mapped", None) or value
@@ -187,7 +187,7 @@ def _is_loopback(name: x509.GeneralName) -> bool:
 
 
 def _constraints(hosts: Names) -> x509.NameConstraints:
-    """Return constraints to these names. Both host names and addresses are listed, because an absent kind is unconstrained."""
+    """Return constraints to these names. They list both host names and addresses, since a missing kind would be unlimited."""
     subtrees: list[x509.GeneralName] = []
     for host in dict.fromkeys([*hosts, *_hosts(LOCAL)]):
         if isinstance(host, x509.IPAddress):
@@ -224,7 +224,7 @@ def _permits(subtree: x509.GeneralName, host: x509.GeneralName) -> bool:
 def _authority(
     folder: Path, hosts: Names, days: int, now: datetime
 ) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey, bool]:
-    """Return the folder's authority, its key, and whether they are new."""
+    """Return the folder's authority, its key, and whether they are new. Raises UsageError for an unusable authority."""
     paths = folder / "ca.pem", folder / "authority" / "ca.key"
     if not any(path.exists() for path in paths):
         key = ec.generate_private_key(ec.SECP256R1())

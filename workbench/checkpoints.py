@@ -1,4 +1,4 @@
-"""Import checkpoints of the public baseline: classifiers and generators from other trainings, converted to our format."""
+"""Import checkpoints of the public baseline: classifiers and generators that other projects trained, in our format."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
     A state dict of huyvnphan/PyTorch_CIFAR10 contains one classifier, recognised by its shapes. A Lightning checkpoint of
     hwsel/ProtectivePerturbation contains the generator (`attack_model.*`), and sometimes the two classifiers (`model_A.*`,
-    `model_B.*`). Target and auxiliary are read from its hyper-parameters unless given.
+    `model_B.*`). `target` and `auxiliary` default to its hyper-parameters.
 
-    Wrappers (`net`, `model`, `state_dict`, nested) are opened and prefixes (`module.`, `_orig_mod.`, `model.`) removed, which
-    the manifest records. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other
+    Wrappers (`net`, `model`, `state_dict`, nested) are opened, and prefixes (`module.`, `_orig_mod.`, `model.`) removed. The
+    manifest records this. Only tensors and plain values are unpickled. Raises WeightsError for a file that contains other
     objects, fits no network, or has a value that is not finite.
     """
     path = Path(path)
@@ -55,7 +55,7 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
     first = generator.get("inc.f.0.weight")
     network = models.PerturbationGenerator(len(first) if first is not None and first.ndim == 4 else 32)
     _fill(network, generator, path)
-    # all networks fit, so save them
+    # save only after all networks fit
     saved = [_keep(classifier, name, family, path, content, content.notes) for classifier, name, _ in networks]
     depends = {role: manifest.sha256 for (_, _, role), manifest in zip(networks, saved, strict=True)}
     if auxiliary == target and "target" in depends:
@@ -64,16 +64,16 @@ def import_checkpoint(path: str | Path, family: str = "cifar10", target: str = "
 
 
 def _part(state: dict[str, Tensor], role: str) -> dict[str, Tensor]:
-    """Return the tensors of one of the baseline's networks, with the role's prefix removed."""
+    """Return the tensors of one network of the baseline's checkpoint, without the prefix of its role."""
     inner = {key.removeprefix(f"{role}."): value for key, value in state.items() if key.startswith(f"{role}.")}
     return within(inner)[0]
 
 
 def _recognise(state: dict[str, Tensor], path: Path) -> tuple[Classifier, str]:
-    """Return the classifier that a state dict fits, in any order of its keys, and a note on tensors left out.
+    """Return the classifier that a state dict fits, with keys in any order, and a note on tensors that were left out.
 
-    If the state dict does not fit as a whole, each part of it under one prefix is tried. Raises WeightsError if no part fits,
-    or several do.
+    If the state dict does not fit as a whole, its parts under one prefix are tried. Raises WeightsError unless exactly one
+    fits.
     """
     if found := _fit(state):
         return _filled(found, state, path), ""
@@ -100,25 +100,25 @@ def _fit(state: dict[str, Tensor]) -> Classifier | None:
 
 
 def _named_alike(state: dict[str, Tensor]) -> Iterator[Classifier]:
-    """Yield classifiers with the tensor names of a state dict, and as many classes as its last layer has outputs."""
+    """Yield classifiers with a state dict's tensor names, and with as many classes as its last layer has outputs."""
     given = {key for key in state if not key.endswith(OPTIONAL)}
     for name, head in ((each, head) for each in CLASSIFIERS for head in heads(each)):
         own = _names(name, head)
         if given == set(own):
-            bias = state[next(key for key in reversed(own) if key.endswith("bias"))]  # of the network's own last layer
+            bias = state[next(key for key in reversed(own) if key.endswith("bias"))]  # bias of the network's last layer
             with models.Unset():
                 yield Classifier(name, len(bias) if bias.ndim == 1 and len(bias) else 10, head)
 
 
 @functools.cache
 def _names(name: str, head: str) -> tuple[str, ...]:
-    """Return the names of a classifier's tensors in its own order, without counters."""
+    """Return the names of a classifier's tensors in its own order, without batch-norm counters."""
     with models.Unset():
         return tuple(key for key in weights.state_dict(Classifier(name, head=head)) if not key.endswith(OPTIONAL))
 
 
 def _nearest(state: dict[str, Tensor]) -> str:
-    """Describe the first tensor whose shape differs from a classifier with the same names, such as ImageNet's first layer."""
+    """Describe the first tensor whose shape differs from a classifier of the same names, such as ImageNet's first layer."""
     for classifier in _named_alike(state):
         for key, value in weights.state_dict(classifier).items():
             if key in state and value.shape != state[key].shape:
@@ -134,14 +134,14 @@ def _filled(classifier: Classifier, state: dict[str, Tensor], path: Path) -> Cla
 def _fill(network: nn.Module, state: dict[str, Tensor], path: Path) -> None:
     """Copy tensors into a network.
 
-    Raises WeightsError for a tensor that is missing, has another shape or kind, or is not finite.
+    Raises WeightsError for a tensor that is missing, has another shape or data type, or is not finite.
     """
     own = weights.state_dict(network)
     for key, value in own.items():
         if key in state and value.is_floating_point() != state[key].is_floating_point():
             raise WeightsError(f"{path}: tensor {key!r} holds {state[key].dtype}, the network needs {value.dtype}")
     require_finite(state, own, str(path))
-    counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # files of old versions of torch lack them
+    counters = {key: value for key, value in own.items() if key.endswith(OPTIONAL)}  # old versions of torch did not save them
     weights.load_state(network, {**counters, **state}, str(path))
 
 

@@ -1,9 +1,9 @@
-"""CIFAR-10: its published files, the archive they come in, and which half of the test set a picture is in.
+"""CIFAR-10: its published files, their archive, and the division of the test set into halves.
 
-The papers halve the official test set by torch's generator seeded 0 (PP, section 5). A picture's half follows from its pixels,
-so that every layout agrees: `cifar10_test.sha256` holds, in the published order, the first 5 bytes of the SHA-256 of each test
-picture (3 x 32 x 32 bytes). Pictures that are not among them, such as a copy's that a JPEG encoder changed, are halved by
-their position in that copy.
+The papers halve the official test set by torch's generator seeded 0 (PP, section 5). A picture's half depends on its pixels, so
+that every layout of the files gives the same halves. `cifar10_test.sha256` holds, in the published order, the first 5 bytes of
+the SHA-256 of each test picture (3 x 32 x 32 bytes). Pictures with other pixels, for example after a JPEG encoder, are halved
+by their position.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ __all__ = ["ARCHIVES", "BATCHES", "OFFICIAL", "fingerprint", "halve", "in_valida
 BATCHES = "cifar-10-batches-py"
 ARCHIVES = tuple(f"cifar-10-python.{suffix}" for suffix in ("tar.gz", "tgz", "tar.xz", "tar.bz2", "tar"))
 OFFICIAL = "CIFAR-10's test set halved by torch's generator seeded 0, by picture"
-KEY = 5  # bytes of a picture's hash: no two of the 10,000 share them
-MOST_BYTES = 64 << 20  # of one file of the archive
+KEY = 5  # bytes of a picture's hash, enough to distinguish all 10,000
+MOST_BYTES = 64 << 20  # limit of one file in the archive
 DOWNLOAD_TIMEOUT_S = 30
 
 
-# --- which half a picture is in --------------------------------------------------------------------------------------------
+# --- the halves of the test set --------------------------------------------------------------------------------------------
 
 
 def keys(images: Tensor) -> list[bytes]:
@@ -47,7 +47,7 @@ def keys(images: Tensor) -> list[bytes]:
 
 @functools.cache
 def _ranks() -> dict[bytes, int]:
-    """Return the position of each published test picture in the papers' order: the test half, then the validation half."""
+    """Return each published test picture's position in the papers' order: the test half, then the validation half."""
     content = Path(__file__).with_name("cifar10_test.sha256").read_bytes()
     published = [content[start : start + KEY] for start in range(0, len(content), KEY)]
     return {published[index]: rank for rank, index in enumerate(_order(len(published)).tolist())}
@@ -58,10 +58,9 @@ def _order(n: int) -> Tensor:
 
 
 def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
-    """Return the positions of a test set's test half and validation half, and a name of this division.
+    """Return the indices of a test set's test half and validation half, and the name of this division.
 
-    Published pictures go to their half in the papers' order. Unpublished pictures are halved by their position among the
-    unpublished ones.
+    Published pictures go to their half in the papers' order. Other pictures are halved by their position among themselves.
     """
     ranks, names = _ranks(), keys(images)
     published = sorted((ranks[name], row) for row, name in enumerate(names) if name in ranks)
@@ -79,12 +78,12 @@ def halve(images: Tensor) -> tuple[Tensor, Tensor, str]:
 
 
 def fingerprint(images: Tensor) -> str:
-    """Return 8 hex digits that change with any picture and with their order."""
+    """Return 8 hex digits that identify the pictures and their order."""
     return hashlib.sha256(b"".join(keys(images))).hexdigest()[:8]
 
 
 def in_validation_half(images: Tensor) -> int:
-    """Count the pictures that are in the validation half of CIFAR-10's official test set."""
+    """Return the number of pictures that are in the validation half of CIFAR-10's official test set."""
     ranks = _ranks()
     return sum(ranks.get(name, 0) >= len(ranks) // 2 for name in keys(images))
 
@@ -93,10 +92,10 @@ def in_validation_half(images: Tensor) -> int:
 
 
 def locate(directory: Path | None) -> Path | None:
-    """Return the folder of the published batches, even before their download.
+    """Return the folder of the published batches, or the folder to which they will be downloaded.
 
-    None if `directory` has neither batches nor their archive. An archive is unpacked next to itself, or under `data/datasets`
-    if its folder is read-only. Raises DataError for a damaged archive.
+    Return None if `directory` has neither batches nor their archive. An archive is unpacked next to itself, or under
+    `data/datasets` if its folder is read-only. Raises DataError for a damaged archive.
     """
     root = directory or data_root() / "datasets" / "cifar10"
     archive = next((path for name in ARCHIVES if (path := root / name).is_file()), None)
@@ -116,7 +115,7 @@ def locate(directory: Path | None) -> Path | None:
 
 
 def read_official(root: Path, train: bool) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of a part in the published order, downloaded first if they are missing."""
+    """Return the images and labels of the training or the test part in the published order. Missing files are downloaded."""
     cifar10 = _torchvision()
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
@@ -140,7 +139,7 @@ def _torchvision() -> Any:
 
 
 def _published() -> dict[str, str | None]:
-    """Return the names of the published files with their MD5 sums."""
+    """Return the MD5 sum of each published file, by name."""
     cifar10 = _torchvision()
     return dict([*cifar10.train_list, *cifar10.test_list, (cifar10.meta["filename"], cifar10.meta["md5"])])
 
@@ -150,7 +149,7 @@ def _complete(root: Path) -> bool:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the published files, each checked by its MD5 sum before it is written; no other member is touched."""
+    """Unpack the published files only, and check the MD5 sum of each before it is written."""
     wanted = _published()
     try:
         with tarfile.open(archive) as tar:

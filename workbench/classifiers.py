@@ -1,6 +1,6 @@
-"""The eight recognition models of the papers: torchvision's networks in CIFAR-10 form.
+"""The papers' eight recognition models: torchvision's networks in their CIFAR-10 form.
 
-They follow the public PyTorch_CIFAR10 project: stems of stride 1, no early pooling if that project has none, no auxiliary
+They follow the public PyTorch_CIFAR10 project: stems of stride 1, early pooling only if that project has it, no auxiliary
 heads. All parameters have that project's names, so that its checkpoints load.
 """
 
@@ -24,14 +24,14 @@ with _compat.stub_unused_imports():
 
 __all__ = ["CLASSIFIERS", "CLASSIFIER_NAMES", "MEAN", "STD", "WIDTHS", "Classifier", "heads"]
 
-# CIFAR-10 statistics that the baseline normalises with (PP, server/data.py); used for every data set.
+# CIFAR-10 statistics with which the baseline normalises (PP, server/data.py). They are used for every data set.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
-LEAST = 32  # pixels: the least side of an image, since the VGGs halve it five times
+LEAST = 32  # minimum side of an image in pixels, since the VGGs halve it five times
 
 
 def _vgg(constructor: Callable[..., nn.Module]) -> Callable[[int], nn.Module]:
     def build_vgg(num_classes: int) -> nn.Module:
-        with torch.device("meta"):  # the first linear layer alone would allocate 103 M numbers in vain
+        with torch.device("meta"):  # without memory: the first linear layer has 103 M numbers, and is replaced
             network: Any = constructor(num_classes=num_classes, init_weights=False)
         network.classifier[0] = nn.Linear(512, 4096, device="meta")
         # like `to_empty`, which would import sympy first
@@ -96,7 +96,7 @@ def _inception_v3(num_classes: int) -> nn.Module:
     return network  # type: ignore[no-any-return]
 
 
-CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # by the number of classes
+CLASSIFIERS: dict[str, Callable[[int], nn.Module]] = {  # functions of the number of classes
     "vgg13_bn": _vgg(vision.vgg13_bn),
     "vgg16_bn": _vgg(vision.vgg16_bn),
     "resnet18": _resnet(vision.resnet18),
@@ -111,7 +111,7 @@ WIDTHS = (1, 2, 4, 8)  # common divisors of the numbers of channels of all eight
 
 
 def _narrow(network: nn.Module, width: int) -> nn.Module:
-    """Rebuild every layer with its channels divided by `width`. The image's 3 channels and the number of classes stay."""
+    """Rebuild every layer with its channels divided by `width`, except the 3 input channels and the classes."""
     named = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d | nn.BatchNorm2d | nn.Linear)
     ]
@@ -140,7 +140,7 @@ def _narrow(network: nn.Module, width: int) -> nn.Module:
 
 
 def heads(name: str) -> tuple[str, ...]:
-    """Return the heads that a classifier supports, the public checkpoints' head first."""
+    """Return the heads that a classifier supports. The head of the public checkpoints comes first."""
     return ("public", "linear") if name.startswith("vgg") else ("public",)
 
 
@@ -148,10 +148,9 @@ class Classifier(nn.Module):
     """A recognition model: images in [0, 1], N x 3 x H x W -> logits, N x K.
 
     `name` is one of `CLASSIFIERS`. Images with a side below 32 pixels are padded by repeating their border. The head `public`
-    has the form of the public checkpoints. The VGGs also support `linear`: one layer in place of three, a third of the
-    parameters (vgg13_bn: 9.4 M instead of 28.3 M). `width` divides the channels of every layer: 1 is the papers' width, and the
-    only one whose public checkpoints load; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name,
-    head or width.
+    is that of the public checkpoints. The VGGs also support `linear`: one layer in place of three, and a third of the
+    parameters (vgg13_bn: 9.4 M instead of 28.3 M). `width` divides the channels of every layer. 1 is the papers' width, and
+    public checkpoints need it; 2, 4 and 8 are for small data sets and tests. Raises UsageError for another name, head or width.
     """
 
     def __init__(self, name: str = "resnet18", num_classes: int = 10, head: str = "public", width: int = 1) -> None:
@@ -178,7 +177,7 @@ class Classifier(nn.Module):
 
     @property
     def title(self) -> str:
-        """The name, followed by the width if it is not the papers': `resnet18 (1/8 width)`."""
+        """The name, with the width unless it is the papers': `resnet18 (1/8 width)`."""
         return self.name if self.width == 1 else f"{self.name} (1/{self.width} width)"
 
     def forward(self, images: Tensor) -> Tensor:
@@ -189,6 +188,6 @@ class Classifier(nn.Module):
         return self.read_unpadded(images)
 
     def read_unpadded(self, images: Tensor) -> Tensor:
-        """Return logits of images as they are: sides below 32 get no border, which suits training at a smaller side."""
+        """Return the logits of images without padding small ones, for training at a smaller side."""
         logits: Tensor = self.network((images - self.mean) / self.std)
         return logits

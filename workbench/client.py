@@ -1,4 +1,4 @@
-"""The client of the services: sends pictures to an edge over HTTPS; in arrangement PP, protected PNG to a cloud.
+"""The client of the services. It sends pictures to an edge over HTTPS or, in arrangement PP, protected PNG to a cloud.
 
 ::
 
@@ -6,10 +6,9 @@
         answer = client.recognise(images)          like System.recognise, in process
         answer = client.recognise_files([jpeg])    files as on a phone
 
-`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one on a thread of its own, for notebooks.
-Connections are kept and reused. A request that the service refuses for lack of room, or that is lost, is sent again
-until the deadline, under an id that makes repeats harmless. Many images are sent in parallel batches, and the results keep
-their order.
+`AsyncHttpsClient` is the same with `async with` and `await`. `HttpsClient` runs one in a thread, for notebooks. Connections are
+reused. A request that is lost, or refused because the service is overloaded, is sent again until the deadline. Its id makes
+repeats harmless. Many images are sent in parallel batches, and the results keep their order.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ CLOUD = ("decompression", "classifier", "cloud_other")
 
 
 class AsyncHttpsClient:
-    """A client of the edge at `url` or, with `protects` (a local edge), of the cloud there (arrangement PP).
+    """An asynchronous client of the edge at `url` or, with a local edge in `protects`, of the cloud at `url` (arrangement PP).
 
     `certs` is a folder made by `workbench certs`. Its authority is trusted, and its client certificate is shown unless a
     `token` is given. A request may take `deadline_s` seconds, restarts of the services included. Batches of `batch` images are
     sent, at most `at_once` in parallel. `quality` and `subsampling` are those of the phone's JPEG. If a `policy` (or its file)
-    is given, the edge's evidence must satisfy it on every new connection before a picture is sent, or AttestationError is
-    raised. `verdict` is the latest verdict.
+    is given, the edge's evidence must satisfy it on every new connection before a picture is sent. Otherwise AttestationError
+    is raised. `verdict` is the latest verdict.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class AsyncHttpsClient:
         self.deadline_s, self.batch, self.at_once = deadline_s, batch, at_once
         self._model: tuple[str, tuple[str, ...]] | None = None
         self.verdict: Verdict | None = None
-        self._connecting_s = 0.0  # time spent connecting, not charged to any picture
+        self._connecting_s = 0.0  # seconds spent on connecting, which no picture's time includes
 
     def _admission(self, policy: Policy | str | Path | None) -> Admission | None:
         if policy is None:
@@ -115,7 +114,7 @@ class AsyncHttpsClient:
         await self._connection.__aexit__()
 
     async def model(self, deadline: float | None = None) -> tuple[str, tuple[str, ...]]:
-        """Return the name of the service's model and its classes. They are requested only once."""
+        """Return the name of the service's model and its classes. They are requested once and cached."""
         if self._model is None:
             start, deadline = time.perf_counter(), self._deadline() if deadline is None else deadline
             names = (await metadata(self._connection, deadline=deadline)).get("models")
@@ -135,7 +134,7 @@ class AsyncHttpsClient:
     ) -> Recognition:
         """Send float images N x 3 x H x W in [0, 1] through the system, like `System.recognise`.
 
-        `rate` is that of the edge's neural codec; None: the edge's own.
+        `rate` is the rate of the edge's neural codec (None: the edge's default).
         """
         check_images(images)
         check_strength(strength)
@@ -145,7 +144,7 @@ class AsyncHttpsClient:
     async def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
+        """Send JPEG or PNG files unchanged. The edge crops and scales them to squares of its size."""
         if self._protects is not None:
             raise UsageError("in arrangement PP the phone protects images itself: call recognise")
         if not files:
@@ -155,7 +154,7 @@ class AsyncHttpsClient:
         return await self._all(len(files), progress, lambda part: self._files(files[part], strength, rate, Stopwatch()))
 
     async def _all(self, n: int, progress: bool, send: Callable[[slice], Awaitable[Recognition]]) -> Recognition:
-        """Send slices of n images, some in parallel, and return one result in the images' order."""
+        """Send n images in slices, some in parallel, and return one result in the images' order."""
         free, began = asyncio.Semaphore(self.at_once), time.perf_counter() - self._connecting_s
         with tqdm(total=n, desc="recognise", unit="image", disable=not progress) as bar:
 
@@ -194,7 +193,7 @@ class AsyncHttpsClient:
         return Recognition(scores, sum(map(len, files)), float(parameters.get("payload_bytes", 0)), clock.milliseconds)
 
     async def _ask(self, tensor: Tensor, parameters: dict[str, Any]) -> tuple[Images, dict[str, Any], float]:
-        """Return the scores, the response's parameters, and the milliseconds until the response was complete."""
+        """Send a request. Return the scores, the response's parameters, and the milliseconds until the response is complete."""
         deadline = self._deadline()
         model, classes = await self.model(deadline)
         start = time.perf_counter()
@@ -211,7 +210,7 @@ class AsyncHttpsClient:
 
 
 class HttpsClient:
-    """`AsyncHttpsClient` without `await`, with the same arguments. It connects on first use, and `close` disconnects it."""
+    """A blocking `AsyncHttpsClient` with the same arguments. It connects at the first request; `close` disconnects it."""
 
     def __init__(self, url: str, **options: Any) -> None:
         self._inner = AsyncHttpsClient(url, **options)
@@ -230,12 +229,11 @@ class HttpsClient:
 
     @property
     def verdict(self) -> Verdict | None:
-        """The verdict on the latest connection's evidence. None before the first connection, and without a policy."""
+        """The verdict on the latest connection's evidence, or None before the first connection or without a policy."""
         return self._inner.verdict
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the model's classes."""
         return self._run(self._inner.model)[1]
 
     def recognise(
@@ -247,17 +245,17 @@ class HttpsClient:
     def recognise_files(
         self, files: Sequence[bytes], strength: float = 1.0, progress: bool = False, rate: float | None = None
     ) -> Recognition:
-        """Send JPEG or PNG files unchanged. The edge cuts them to squares of its size."""
+        """Send JPEG or PNG files unchanged. The edge crops and scales them to squares of its size."""
         return self._timed(self._inner.recognise_files, files, strength, progress, rate)
 
     def close(self) -> None:
-        """Disconnect. Calls in progress end with a ServiceError, and a later call connects again."""
+        """Disconnect. Calls in progress raise ServiceError. A later call connects again."""
         with self._starting:
             self._end()
             self._loop = None
 
     def _timed(self, function: Callable[..., Coroutine[Any, Any, Recognition]], *arguments: Any) -> Recognition:
-        """Run a recognition. Switching to the event loop's thread and back counts as the phone's other work."""
+        """Run a recognition, and charge the switches between threads to the phone's other work."""
         marks = [time.perf_counter()]
 
         async def marked() -> Recognition:
@@ -283,7 +281,7 @@ class HttpsClient:
         except CancelledError:
             raise ServiceError(f"the client of {self._inner._connection.url} was closed before the answer was there") from None
         except BaseException:
-            call.cancel()  # Ctrl-C: nobody waits for the result any more
+            call.cancel()  # after Ctrl-C the result is not needed
             raise
 
 
@@ -311,12 +309,12 @@ def _end(thread: threading.Thread, loop: asyncio.AbstractEventLoop, inner: Async
         loop.stop()
 
     asyncio.run_coroutine_threadsafe(end(), loop)
-    if threading.current_thread() is not thread:  # the garbage collector may run in `thread`, which cannot join itself
+    if threading.current_thread() is not thread:  # the garbage collector may call this in `thread`, which cannot join itself
         thread.join()
 
 
 def _whole(answer: Recognition, began: float) -> Recognition:
-    """Add the time since `began` that belongs to no component to the phone's other work."""
+    """Charge the time since `began` that no component includes to the phone's other work."""
     counted = sum(value for value in answer.milliseconds.values() if value is not None) / 1e3
     _charge(answer, max(0.0, time.perf_counter() - began - counted))
     return answer
@@ -328,7 +326,7 @@ def _charge(answer: Recognition, seconds: float) -> None:
 
 
 def _joined(parts: Sequence[Recognition]) -> Recognition:
-    """Return the results of several batches as one, with times and bytes added."""
+    """Return the results of several batches as one: scores concatenated, times and bytes added."""
     times: dict[str, float | None] = {}
     for part in parts:
         for name, value in part.milliseconds.items():

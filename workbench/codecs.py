@@ -3,7 +3,7 @@
 ::
 
     png, jpeg, webp    ordinary image files
-    neural             one stream for the batch, from the latents that serve recognition best (rate 0) to the picture (rate 1)
+    neural             one stream for the batch; rate 0 has only what recognition needs, rate 1 the picture
     compressai         the same networks as in the paper: rounded latents, one string an image
 
 A payload is a complete batch with its header (see `bitstream`). A new codec is a class with `name`, `key`, `encode_each` and
@@ -35,56 +35,56 @@ from .warning_filter import suppress_warnings
 
 __all__ = ["CODECS", "Codec", "CompressAI", "Jpeg", "Neural", "Png", "WebP", "codec"]
 
-MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # pixels of an image's side, bytes of a decoded batch
-WORD = 4  # bytes of a latent
-BOUNDS = Limits(scans=20)  # of an image's file, in addition to its side
+MAX_SIDE, MAX_TOTAL = 4096, 4 << 30  # limits: pixels of an image's side, bytes of a decoded batch
+WORD = 4  # bytes of a latent in a code
+BOUNDS = Limits(scans=20)  # limits of an image file, in addition to its side
 
 
 class Codec(ABC):
-    """The interface: `decode(encode(images))` has the shape of `images`. Another codec's payload raises PayloadError."""
+    """The interface of a codec. `decode(encode(images))` has the shape of `images`. A foreign payload raises PayloadError."""
 
     name: ClassVar[str]
-    repeats: ClassVar[bool] = False  # whether images often share a code, so that caching answers pays
+    repeats: ClassVar[bool] = False  # whether images often share a code, so that caching is useful
 
     @property
     @abstractmethod
     def key(self) -> bytes:
-        """The identity of the matching decoder: for a learned codec, the hash of its weights."""
+        """Bytes that identify the matching decoder. For a learned codec they contain the hash of its weights."""
 
     @abstractmethod
     def encode(self, images: Tensor) -> bytes:
-        """Return the payload of a batch: 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
+        """Return the payload of a batch of 1 to 65,535 float images N x 3 x H x W in [0, 1]."""
 
     @abstractmethod
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct coded images of a payload, and for each of its N images the index of its code.
+        """Return the distinct codes in a payload of N images, and each image's index into them (N).
 
-        Raises PayloadError for any other bytes.
+        Raises PayloadError for bytes that are no payload of this codec.
         """
 
     @abstractmethod
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return N x 3 x H x W images in [0, 1] from the result of `unpack`."""
+        """Decode codes from `unpack` to images N x 3 x H x W in [0, 1]."""
 
     @abstractmethod
     def sizes(self, payload: bytes) -> list[float]:
-        """Return each image's bytes in a payload, without shared bytes."""
+        """Return the bytes of each image in a payload, without bytes that images share."""
 
     def decode(self, payload: bytes) -> Tensor:
-        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any other bytes."""
+        """Return the images of a payload, float N x 3 x H x W in [0, 1]. Raises PayloadError for any invalid payload."""
         coded, which = self.unpack(payload)
         with torch.inference_mode():
             images = self.decode_each(coded)
         return images[which] if self.repeats else images
 
     def at(self, rate: float | None) -> Self:
-        """Return the codec at a rate in [0, 1], or itself for None. Raises UsageError if it has no such rate."""
+        """Return the codec at a rate in [0, 1], or unchanged for None. Raises UsageError if it has no such rate."""
         if rate is not None:
             raise UsageError(f"codec {self.name!r} has no rate, got {rate:g}: the codec 'neural' has one")
         return self
 
     def to(self, device: str | torch.device) -> Self:
-        """Move the codec's networks, if any, to a device."""
+        """Move the codec's networks, if any, to a device, and return the codec."""
         return self
 
 
@@ -93,7 +93,7 @@ class _StringCodec(Codec):
 
     @abstractmethod
     def encode_each(self, images: Tensor) -> list[bytes]:
-        """Return one string for each of N x 3 x H x W images in [0, 1]."""
+        """Return one string for each of the images N x 3 x H x W in [0, 1]."""
 
     def encode(self, images: Tensor) -> bytes:
         check_images(images)
@@ -111,7 +111,7 @@ class _StringCodec(Codec):
 
 
 class _FileCodec(_StringCodec):
-    """A codec with ordinary image files, by Pillow: 8 bits a channel.
+    """A codec whose codes are ordinary image files, by Pillow: 8 bits a channel.
 
     Images with a side above `side` pixels are not decoded.
     """
@@ -123,11 +123,11 @@ class _FileCodec(_StringCodec):
 
     @property
     def key(self) -> bytes:
-        """The format's name, because any decoder of the format will do."""
+        """The format's name, because any decoder of the format is suitable."""
         return self.format.encode()
 
     def options(self) -> dict[str, Any]:
-        """Return Pillow's options for saving."""
+        """Return the options of Pillow's `save`."""
         return {}
 
     def encode_each(self, images: Tensor) -> list[bytes]:
@@ -136,8 +136,8 @@ class _FileCodec(_StringCodec):
         return [encode(image, self.format, **options) for image in pixels]
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return the images. Raises PayloadError if a file is damaged, or if sizes differ."""
-        with suppress_warnings():  # Pillow warns of bombs and odd metadata, sizes are checked before decoding
+        """Decode files. Raises PayloadError if a file is damaged, or if sizes differ."""
+        with suppress_warnings():  # Pillow warns of large images and odd metadata; sizes are checked before decoding
             return self._decode_all(coded)
 
     def _decode_all(self, strings: list[bytes]) -> Tensor:
@@ -170,16 +170,16 @@ class _FileCodec(_StringCodec):
 
 
 class Png(_FileCodec):
-    """PNG: lossless with 8 bits, as the baseline sends."""
+    """PNG: lossless with 8 bits, as in the baseline."""
 
     name, format = "png", "PNG"
 
 
 class Jpeg(_FileCodec):
-    """JPEG with a quality of 1 to 95 and optimised Huffman tables.
+    """JPEG with a quality from 1 to 95 and optimised Huffman tables.
 
     `subsampling` 4:4:4 keeps colour at full resolution, which perturbed images need (PMC², section 3.3: at quality 89, 4:2:0
-    drops the target's accuracy from 91.17 % to 11.50 %).
+    lowers the target's accuracy from 91.17 % to 11.50 %).
     """
 
     name, format = "jpeg", "JPEG"
@@ -197,7 +197,7 @@ class Jpeg(_FileCodec):
 
 
 class WebP(_FileCodec):
-    """WebP, lossy with a quality of 1 to 100 (always 4:2:0), or lossless."""
+    """WebP: lossy with a quality from 1 to 100 (always 4:2:0), or lossless."""
 
     name, format = "webp", "WEBP"
 
@@ -212,10 +212,10 @@ class WebP(_FileCodec):
 
 
 class _NeuralCodec(Codec):
-    """The perturbation-aware neural codec. `compressor` must be trained and its integer tables updated.
+    """The base of codecs on a neural compressor, which must be trained and have its integer tables.
 
-    `identity` is the SHA-256 of its weights, so that payloads for other weights are refused. Both ends know the `size` (H, W)
-    of the images.
+    `identity` is the SHA-256 of the compressor's weights, so that payloads for other weights are refused. Both ends know the
+    `size` (H, W) of the images.
     """
 
     def __init__(self, compressor: NeuralCompressor, identity: str, size: tuple[int, int] = (32, 32)) -> None:
@@ -242,9 +242,9 @@ class _NeuralCodec(Codec):
 class Neural(_NeuralCodec):
     """The neural codec with one entropy-coded stream for the batch (see `entropy`).
 
-    `rate`, from 0 (at most a byte an image) to 1, is the rate of `encode`, at the nearest of the compressor's `rates`. Payloads
-    of every rate are decoded. `rate_weight` is the cost of a bit at rate 0, as a probability of a target error, for a
-    compressor that chooses patterns.
+    `encode` uses `rate`, from 0 (at most a byte an image) to 1, at the nearest of the compressor's `rates`. Payloads of every
+    rate are decoded. `rate_weight` is for a compressor that chooses patterns: the cost of a bit at rate 0, in units of the
+    target's error probability.
     """
 
     name, repeats = "neural", True
@@ -270,7 +270,7 @@ class Neural(_NeuralCodec):
         return rates_of(self.compressor.stops)
 
     def at(self, rate: float | None) -> Self:
-        """Return the codec at another rate, with the same networks and tables. Raises UsageError if the compressor lacks it."""
+        """Return this codec at another rate, with the same networks and tables. Raises UsageError for an unsupported rate."""
         if rate is None:
             return self
         other = copy.copy(self)
@@ -297,34 +297,34 @@ class Neural(_NeuralCodec):
         return bitstream.pack_stream(self.coder.encode(symbols.cpu().numpy()), len(images), self.key, self.stop)
 
     def unpack(self, payload: bytes) -> tuple[list[bytes], Tensor]:
-        """Return the distinct latents of a payload, and for each image the index of its latents.
+        """Return the distinct latents of a payload as bytes, and each image's index into them.
 
-        An image's latents are followed by the stop of their rate, unless the stop is 0.
+        The rate's stop follows the latents as one byte, unless it is 0.
         """
         stop, symbols, which = self._symbols(payload)
         behind = bytes([stop]) if stop else b""
         return [each.tobytes() + behind for each in symbols], torch.from_numpy(which)
 
     def decode_each(self, coded: list[bytes]) -> Tensor:
-        """Return the images of latents of one rate, clamped to [0, 1]."""
+        """Decode latents of one rate to images, clamped to [0, 1]."""
         symbols, stop = self.latents(coded), coded[0][-1] if len(coded[0]) % WORD else 0
         return _pictures(in_parts(lambda part: self.compressor.reconstruct(part, self.size, stop), symbols))
 
     def latents(self, coded: list[bytes]) -> Tensor:
-        """Return the result of `unpack` as integers N x M x h x w, in steps of their rate."""
+        """Return codes from `unpack` as integer latents N x M x h x w, in steps of their rate."""
         joined = bytearray().join(each[: len(each) // WORD * WORD] for each in coded)
         return torch.frombuffer(joined, dtype=torch.int32).view(len(coded), -1, *self._latent)
 
     def sizes(self, payload: bytes) -> list[float]:
-        """Return the information in each image's latents, in bytes.
+        """Return the information in each image's latents, in bytes (not whole numbers).
 
-        The stream's rounding to whole bytes belongs to no image.
+        Bytes from the stream's rounding belong to no image.
         """
         stop, symbols, which = self._symbols(payload)
         return (self._coder(stop).bits(symbols)[which] / 8).tolist()  # type: ignore[no-any-return]
 
     def bits(self, symbols: Tensor) -> Tensor:
-        """Return the information in latents at the codec's rate (N x M x h x w integers), in bits (N)."""
+        """Return the information in integer latents N x M x h x w at the codec's rate, in bits (N)."""
         return torch.from_numpy(self.coder.bits(symbols.cpu().numpy()))
 
     def _symbols(self, payload: bytes) -> tuple[int, np.ndarray[Any, np.dtype[np.int32]], np.ndarray[Any, np.dtype[np.int64]]]:
@@ -335,7 +335,7 @@ class Neural(_NeuralCodec):
 
 
 class CompressAI(_NeuralCodec, _StringCodec):
-    """The neural codec as in the paper: rounded latents, CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
+    """The neural codec of the paper: rounded latents and CompressAI's entropy coder, 8, 12, 16 ... bytes an image."""
 
     name = "compressai"
 
@@ -353,7 +353,7 @@ CODECS: dict[str, type[Codec]] = {"png": Png, "jpeg": Jpeg, "webp": WebP, "neura
 
 
 def codec(name: str, **options: Any) -> Codec:
-    """Build a codec by name with its own options. Raises UsageError for an unknown one."""
+    """Build a codec by name with its options. Raises UsageError for an unknown name."""
     if name not in CODECS:
         raise unknown("codec", name, CODECS)
     try:

@@ -58,7 +58,7 @@ class Split:
 class Dataset:
     """A named data set. Its splits are read on first access.
 
-    `family` names the data set whose weights serve this one (CIFAR-10's weights recognise the pristine samples). `title` is the
+    `family` names the data set whose weights are used for this one: the pristine samples use those of CIFAR-10. `title` is the
     name in figures. `mirror` states whether a mirrored image keeps its label. `notes` are lines about skipped files and
     assumptions made while reading.
     """
@@ -79,7 +79,7 @@ class Dataset:
 
     @cached_property
     def validation(self) -> Split:
-        """The images for choosing the best checkpoint."""
+        """The images that select the best checkpoint."""
         return self._read("validation")
 
     @cached_property
@@ -89,13 +89,13 @@ class Dataset:
 
     @cached_property
     def division(self) -> str:
-        """The name of the division into validation and test. Equal names mean equal splits."""
+        """The name of the division into validation and test images. Equal names mean equal splits."""
         return self._divide() or self.title
 
     def chosen_on(self, division: str) -> int | None:
-        """Count the test images that are validation images of a `division`, or return None if that is unknown.
+        """Return the number of test images that are in the validation split of a `division`, or None if it is unknown.
 
-        A measurement on images that also chose the weights would be biased.
+        Measurements are biased if they include images that selected the weights.
         """
         if division in (self.division, self.title) and not self.name.startswith("samples"):
             return 0
@@ -205,7 +205,7 @@ def cached_reader(read: Callable[[str], Split]) -> Callable[[str], Split]:
 
 def _describe_copy(first: Path) -> str:
     """Name the encoding of a copy of a data set by its first file: `JPEG q75`, `PNG`."""
-    open_picture(first)  # raises the error that names it, if it is damaged
+    open_picture(first)  # raises DataError with the file's name if it is damaged
     with Image.open(first) as picture:
         tables = getattr(picture, "quantization", None)
         if picture.format != "JPEG" or not tables:
@@ -274,7 +274,7 @@ def _folder(directory: Path | None) -> Dataset:
     pool = _held_out(splits, notes) if splits else "all"
 
     def split(name: str) -> Split:
-        """Return a split that has a folder; else halve the held-out folder, or take tenths of the whole."""
+        """Return a split with a folder of its own. Otherwise halve the held-out folder, or divide all images 8 : 1 : 1."""
         if name == "train" and splits:
             return read("train")
         if len(splits) == len(SPLITS):
@@ -301,7 +301,7 @@ def _folder(directory: Path | None) -> Dataset:
 
 
 def _held_out(splits: dict[str, Path], notes: list[str]) -> str:
-    """Return the name of the split whose images are halved into validation and test, with a note if it is not `test`."""
+    """Return the split whose images are halved into validation and test: `test`, else `validation` with a note."""
     if "test" in splits:
         return "test"
     _say(
@@ -319,7 +319,7 @@ def _report(directory: Path, passed: Counter[str], notes: list[str]) -> None:
 
 def _say(line: str, notes: list[str]) -> None:
     notes.append(line)
-    if line not in _REPORTED:  # explore opens the same folder repeatedly
+    if line not in _REPORTED:  # report once, since `explore` opens the same folder repeatedly
         _REPORTED.add(line)
         complain(line)
 

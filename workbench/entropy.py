@@ -8,11 +8,12 @@
                                                             `-> beyond the table: 32 bits
 
 Near one bit a latent, most images have latents that occurred before: there are only a few patterns for each class. Their joint
-distribution, a table of integers that ships with the weights, needs fewer bits than any product of the channels' distributions.
-A pattern that occurs twice in a batch is decoded once. Latents that always equal their median cost neither bytes nor time.
+distribution is a table of integers that ships with the weights. It needs fewer bits than any product of the channels'
+distributions. A pattern that occurs twice in a batch is decoded once. Latents that always equal their median cost neither bytes
+nor time.
 
-The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine
-produces the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
+The range coder is constriction's. Every probability is an integer of the tables over a power of two, so every machine produces
+the same bytes. The coder ends on a word of 32 bits: `_shorten` finds the fewest bytes that still decode.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ __all__ = ["LatentCoder", "Tables", "learn_patterns"]
 
 Integers = NDArray[np.int32]
 
-PRECISION = 16  # bits of a probability, as in CompressAI's tables
+PRECISION = 16  # bits of a probability in the tables, as in CompressAI
 MAX_PATTERNS = 1024
 HALF = 1 << 16  # a symbol outside its table is coded as two uniform halves of 32 bits
 
 
 @dataclass(frozen=True)
 class Tables:
-    """The integer tables that both ends share. They ship with the weights.
+    """The integer tables of encoder and decoder, which ship with the weights.
 
     `cdf` M x L, `offset` M, `length` M are CompressAI's: channel m has the symbols offset .. offset + length - 3, and one more
     for values outside this range. `patterns` K x P x h x w are the commonest latents of the first P channels. `counts` K + 1
-    says how often each occurred, with all other patterns last. If K is 0, or images have another size than the patterns, all
-    latents are coded one by one. Channels beyond P always are.
+    has their numbers of occurrences, with all other patterns last. If K is 0, or images have another size than the patterns,
+    all latents are coded one by one. Channels beyond P are always coded one by one.
     """
 
     cdf: Integers
@@ -54,10 +55,11 @@ class Tables:
 
 
 def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 2) -> tuple[Integers, NDArray[np.int64]]:
-    """Return the patterns that occurred `least` times or more among symbols N x M x h x w, commonest first, and their counts.
+    """Return the patterns that occur at least `least` times in symbols N x M x h x w, commonest first, and their counts.
 
-    The last count is for all other patterns: their occurrences plus one. With `least` 2 this is the number of patterns that
-    occurred once, which estimates how many new patterns as many further images would contain (Good 1953).
+    At most `at_most` patterns are returned. The last count is for all other patterns: their occurrences plus one. With `least`
+    2 these are the patterns that occurred once. Their number estimates the new patterns among as many further images (Good
+    1953).
     """
     flat = symbols.reshape(len(symbols), -1)
     rows, counts = np.unique(flat, axis=0, return_counts=True)
@@ -70,14 +72,14 @@ def learn_patterns(symbols: Integers, at_most: int = MAX_PATTERNS, least: int = 
 
 
 class LatentCoder:
-    """Codes batches of latents with a model's tables. Lossless for integers of 32 bits."""
+    """Encodes and decodes batches of latents with a model's tables. It is lossless for integers of 32 bits."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         frequencies = [np.diff(row[:n]).astype(np.int64) for row, n in zip(tables.cdf, tables.length.tolist(), strict=True)]
-        self._last = np.array([len(each) - 1 for each in frequencies], np.int64)  # stands for the symbols beyond a table
+        self._last = np.array([len(each) - 1 for each in frequencies], np.int64)  # the symbol for values outside the table
         self._models = [_model(each.clip(min=1)) if len(each) > 1 else None for each in frequencies]
-        self._symbol_bits = np.zeros((len(frequencies), int(self._last.max(initial=0)) + 1))  # of each channel's symbols
+        self._symbol_bits = np.zeros((len(frequencies), int(self._last.max(initial=0)) + 1))  # bits of each channel's symbols
         for row, each in zip(self._symbol_bits, frequencies, strict=True):
             row[: len(each)] = PRECISION - np.log2(each.clip(min=1))
         patterns = tables.patterns
@@ -90,16 +92,16 @@ class LatentCoder:
         shares = _normalise(tables.counts) if len(patterns) else np.ones(1, np.int64)
         self._pattern_bits = PRECISION - np.log2(shares) if len(patterns) else np.zeros(1)
         self._pattern_model = _model(shares) if len(patterns) else None
-        # A channel is silent if it is zero in every pattern. Other images store once whether they are silent there, too.
+        # A channel is silent if it is zero in every pattern. Each other image has one flag: whether it is zero there, too.
         covered = np.arange(patterns.shape[1] if len(patterns) else len(tables.cdf))
         self._loud = np.flatnonzero((patterns != 0).any(axis=(0, 2, 3))) if len(patterns) else covered
         self._quiet = np.setdiff1d(covered, self._loud)
-        self._free = np.arange(len(covered), len(tables.cdf))  # which no pattern covers
+        self._free = np.arange(len(covered), len(tables.cdf))  # channels that no pattern covers
 
     # --- encoding ----------------------------------------------------------------------------------------------------------
 
     def encode(self, symbols: Integers) -> bytes:
-        """Return the stream of symbols N x M x h x w, with N at least 1."""
+        """Return the stream of symbols N x M x h x w, N at least 1."""
         index = self.index(symbols)
         return self._encode(index, symbols[index == len(self._flat)], symbols, symbols.shape[2:])
 
@@ -134,7 +136,7 @@ class LatentCoder:
     # --- decoding ----------------------------------------------------------------------------------------------------------
 
     def decode(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[Integers, NDArray[np.int64]]:
-        """Return the distinct symbols U x M x h x w of a stream, and for each of its `n` images the index of its symbols.
+        """Return the distinct symbols U x M x h x w in a stream of `n` images, and each image's index into them (n).
 
         Raises PayloadError unless `encode` would produce exactly this stream.
         """
@@ -151,9 +153,9 @@ class LatentCoder:
         return np.concatenate([self.tables.patterns[used], others]) if len(used) else others, which
 
     def _read(self, stream: bytes, n: int, size: Sequence[int]) -> tuple[NDArray[np.int64], Integers, Integers]:
-        """Return each image's pattern number, the symbols of the images without a pattern, and the symbols of all images.
+        """Return each image's pattern number, the symbols of images without a pattern, and the symbols of all images.
 
-        The symbols of all images are empty if the patterns cover all channels.
+        The last result is empty if the patterns cover all channels.
         """
         padded = stream + bytes(8 + -len(stream) % 4)
         decoder = constriction.stream.queue.RangeDecoder(np.frombuffer(padded, ">u4").astype(np.uint32))
@@ -178,7 +180,7 @@ class LatentCoder:
         return index.astype(np.int64), others, symbols
 
     def _take(self, decoder: Any, symbols: Integers, rows: NDArray[np.int64], channels: NDArray[np.int64]) -> None:
-        """Decode the `channels` of the given `rows` into `symbols`."""
+        """Decode symbols of some `rows` and `channels`, and write them into `symbols`."""
         if not len(rows) or not len(channels):
             return
         shape = (len(rows), *symbols.shape[2:])
@@ -208,7 +210,7 @@ class LatentCoder:
         return np.where((self._flat[found] == flat).all(1), found, known)
 
     def bits(self, symbols: Integers) -> NDArray[np.float64]:
-        """Return the information in each image's symbols by the tables, in bits: the stream's length without its end."""
+        """Return the information in each image's symbols according to the tables, in bits (N)."""
         index = self.index(symbols)
         known = len(self._flat)
         out = self._pattern_bits[index] if self._fits(symbols.shape[2:]) else np.zeros(len(symbols))
@@ -221,7 +223,7 @@ class LatentCoder:
         return out + self._channel_bits(symbols[:, self._free], self._free)
 
     def _channel_bits(self, symbols: Integers, channels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the bits of symbols N x C x h x w of C channels, coded one by one (N)."""
+        """Return the bits of symbols N x C x h x w whose C channels are coded one by one (N)."""
         last = self._last[channels, None, None]
         place = symbols.astype(np.int64) - self.tables.offset[channels, None, None]
         outside = (place < 0) | (place >= last)
@@ -233,17 +235,18 @@ class LatentCoder:
 
 
 def _shorten(encoder: Any) -> bytes:
-    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero: a prefix, rounded down or up.
+    """Return the fewest bytes that decode to the same symbols if missing bytes count as zero.
 
-    A range coder's stream is a number, and all numbers of one interval decode to the same symbols. The encoder holds that
-    interval: the 64 bits of its lower end that follow the words written so far, and its width.
+    A range coder's stream is a number, and all numbers in an interval decode to the same symbols. The encoder holds that
+    interval: the 64 bits of its lower end that follow the words written so far, and its width. The result is a prefix of the
+    lower end, rounded down or up.
     """
     stream: bytes = encoder.get_compressed().astype(">u4").tobytes()
     words, (lower, width) = encoder.pos()
     bits = 32 * words + 64
     number = int.from_bytes(stream, "big") << (bits - 8 * len(stream))
     low = (number >> 64 << 64) + lower
-    low -= (1 << 64) if low > number else 0  # the last word written takes a carry
+    low -= (1 << 64) if low > number else 0  # carry into the last word written
     for length in range(max(0, len(stream) - 12), len(stream)):
         unit = bits - 8 * length
         for candidate in (number >> unit, (number >> unit) + 1):
@@ -253,7 +256,7 @@ def _shorten(encoder: Any) -> bytes:
 
 
 def _normalise(counts: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Scale counts to integers of at least 1 that add up to 2^PRECISION, with integer arithmetic only."""
+    """Scale counts to integers of at least 1 whose sum is 2^PRECISION, with integer arithmetic only."""
     total = 1 << PRECISION
     scaled: NDArray[np.int64] = np.maximum(1, counts * (total - len(counts)) // counts.sum())
     scaled[int(np.argmax(scaled))] += total - int(scaled.sum())

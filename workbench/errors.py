@@ -1,4 +1,4 @@
-"""The error tree: every exception that the workbench raises on purpose.
+"""The error hierarchy: every exception that the workbench raises deliberately.
 
 ::
 
@@ -14,8 +14,8 @@
     ├── StorageError          a full disk, a folder that cannot be written
     └── RunError              a notebook or a batch that failed
 
-A message names no pixel, key or token. It often quotes a file's name or another machine. Therefore its text escapes control
-characters (`terminal.printable`). The command prints it in one line, without a traceback.
+A message contains no pixel, key or token. It may quote a file's name or another machine's output, so its control characters are
+escaped (`terminal.printable`). The command prints it in one line, without a traceback.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class WorkbenchError(Exception):
-    """Raised when the workbench cannot continue, for a reason that its user can act on."""
+    """Raised when the workbench cannot continue, for a reason that the user can correct."""
 
     def __str__(self) -> str:
         return printable(super().__str__(), keep="\n")
@@ -69,7 +69,7 @@ class ProtocolError(WorkbenchError):
 
 
 class ServiceError(WorkbenchError):
-    """Raised when a service is unreachable or untrusted, or refuses. `status` is the HTTP status for it."""
+    """Raised when a service is unreachable, untrusted or refuses a request. `status` is the HTTP status of the error."""
 
     def __init__(self, message: str, status: int = 503, retry_after: int | None = None) -> None:
         super().__init__(message)
@@ -77,15 +77,15 @@ class ServiceError(WorkbenchError):
 
 
 class RemoteError(WorkbenchError):
-    """Raised when a machine is unreachable, untrusted or unusable, or a stage there does not run."""
+    """Raised when a machine is unreachable, untrusted or unusable, or a stage does not run there."""
 
 
 class AttestationError(WorkbenchError):
-    """Raised when evidence does not satisfy the policy. The message has the check, the expected and the actual value."""
+    """Raised when evidence does not satisfy the policy. The message names the check, the expected and the actual value."""
 
 
 class StorageError(WorkbenchError):
-    """Raised when a result cannot be written. An older result in its place is unchanged."""
+    """Raised when a result cannot be written. An older file of that name is unchanged."""
 
 
 class RunError(WorkbenchError):
@@ -93,7 +93,7 @@ class RunError(WorkbenchError):
 
 
 def unknown(kind: str, value: object, choices: Iterable[str]) -> UsageError:
-    """Return the error for a name that is not among `choices`. It suggests the nearest one."""
+    """Return an error for a name that is not among `choices`. Its message suggests the most similar one."""
     names = sorted(choices)
     near = difflib.get_close_matches(str(value), names, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -1,7 +1,7 @@
 """Measure one pair on one data set, as rows of the papers' tables, with the origin of each figure.
 
-The data that all rows share (the clients' JPEGs, the protected images) are computed once. A result is one JSON object: values
-with n and confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
+Data that all rows need (the clients' JPEGs, the protected images) are computed once. A result is one JSON object: values with n
+and confidence interval, data set, seed, weights' SHA-256, device, library versions, commit.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from .weights import Manifest, Pair, compressor_variants, load_pair
 
 __all__ = ["PAPER", "SEEN", "Evaluation", "describe", "origin", "provenance"]
 
-# Figures of how much of the original the protected image shows (see `metrics.ssim` and `legibility`).
+# Measures of how much the protected image shows of the original (see `metrics.ssim` and `legibility`).
 SEEN = (
     "ssim",
     "abs_ssim",
@@ -51,11 +51,10 @@ SEEN = (
 
 
 class Evaluation:
-    """The evaluation of a pair on the test images of a data set.
+    """The evaluation of a pair on a data set's test images.
 
-    `limit` takes the first images only. `client` is the phone (JPEG quality 90, 4:4:4 unless given). `batch` is the number of
-    images that are computed together and share one payload. Generator and classifiers compute in `precision` (see
-    `inference.prepare`).
+    `limit` is the number of test images (None: all). `client` is the phone (default: JPEG of quality 90, 4:4:4). `batch` images
+    are computed together and share one payload. Generator and classifiers compute in `precision` (see `inference.prepare`).
     """
 
     def __init__(
@@ -85,11 +84,11 @@ class Evaluation:
         split = dataset.test.head(limit)
         self.images, self.labels = to_float(split.images), split.labels
 
-    # --- what every row shares ---------------------------------------------------------------------------------------------
+    # --- shared by all rows ------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _captured(self) -> tuple[list[int], Tensor]:
-        """The bytes of S1 for each image, and the images as received by the edge."""
+        """The JPEG's size in bytes (S1) for each image, and the images as the edge receives them."""
         files = self.client.capture(self.images)
         return [len(file) for file in files], Edge(self.pair.generator, Png(), self.device).receive(files)
 
@@ -101,12 +100,12 @@ class Evaluation:
             return torch.cat([edge.perturb(received[rows]).cpu() for rows in self._batches(len(received), "perturbing")])
 
     def protected(self, strength: float = 1.0) -> Tensor:
-        """Return the edge's protected test images, N x 3 x H x W on the CPU."""
+        """Return the protected test images at a strength, N x 3 x H x W on the CPU."""
         check_strength(strength)
         return self._protected if strength == 1.0 else torch.lerp(self._captured[1], self._protected, strength)
 
     def accuracy(self, classifier: Classifier, images: Tensor) -> metrics.Estimate:
-        """Return a classifier's accuracy on images that correspond to the test images. Equal images are classified once."""
+        """Return a classifier's accuracy on versions of the test images, in their order. Equal images are classified once."""
         first, which = distinct(images)
         scores = []
         with torch.inference_mode():
@@ -117,7 +116,7 @@ class Evaluation:
 
     @functools.cached_property
     def original_accuracy(self) -> dict[str, metrics.Estimate]:
-        """The accuracy of target and auxiliary on the originals, before any JPEG."""
+        """The accuracy of target and auxiliary on the original images, before any JPEG."""
         return {
             "target": self.accuracy(self.pair.target, self.images),
             "auxiliary": self.accuracy(self.pair.auxiliary, self.images),
@@ -131,7 +130,7 @@ class Evaluation:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def transmit(self, images: Tensor, codec: Codec) -> tuple[list[float], Tensor]:
-        """Return each image's share of its payload in bytes, header included, and the cloud's decoded images."""
+        """Send images through a codec. Return each one's share of the payload (bytes, with header), and the decoded images."""
         codec = codec.to(self.device)
         cloud = Cloud(codec, self.pair.target, self.device)
         sizes: list[float] = []
@@ -145,13 +144,11 @@ class Evaluation:
         return sizes, torch.cat(decoded)
 
     def received(self, codec: Codec, strength: float | None = 1.0, auxiliary: bool = True) -> dict[str, metrics.Estimate]:
-        """Measure the images that a codec delivers to the cloud: `bytes`, `psnr` to the codec's input, accuracy of `target` and
-        `auxiliary`.
+        """Return `bytes`, `psnr` relative to the codec's input (dB), and the accuracy of `target` and `auxiliary` at the cloud.
 
-        `strength` is the perturbation's. None sends the originals. Each codec is measured once at each strength: its pictures
-        are not decoded and classified again.
+        `strength` is the perturbation's, and None sends the originals. Results are cached by codec and strength.
         """
-        options = getattr(codec, "options", None)  # those of a picture codec determine what it does
+        options = getattr(codec, "options", None)  # picture codecs with equal options are equal
         key = (strength, codec if options is None else (codec.name, *sorted(options().items())))
         figures = self._received.setdefault(key, {})
         if "target" not in figures or (auxiliary and "auxiliary" not in figures):
@@ -165,11 +162,11 @@ class Evaluation:
         return figures
 
     def result(self, codec: Codec, strength: float = 1.0) -> dict[str, Any]:
-        """Measure the whole system with a codec at a strength: the object that `workbench evaluate --json` prints.
+        """Measure the whole system with a codec at a strength. Return the object that `workbench evaluate --json` prints.
 
         `target_accuracy` and `auxiliary_accuracy` are measured at the cloud, on decoded images. `protected_accuracy` is the
-        target's accuracy on the codec's input. `ssim` and the other figures of likeness (`SEEN`) compare the protected image
-        with the client's original.
+        target's accuracy on the codec's input. `ssim` and the other measures in `SEEN` compare the protected image with the
+        client's original.
         """
         s1, _ = self._captured
         after, before = self.received(codec, strength), self.table2(strength)
@@ -207,7 +204,7 @@ class Evaluation:
         return rows
 
     def table2(self, strength: float = 1.0) -> dict[str, metrics.Estimate]:
-        """Return the row of Table 2: target and auxiliary on originals and on protected images, and the figures in `SEEN`.
+        """Return the row of Table 2: target and auxiliary on originals and on protected images, and the measures in `SEEN`.
 
         `legibility` needs at least two images, and is absent for one.
         """
@@ -241,7 +238,7 @@ class Evaluation:
         strength: Callable[[Any], float],
         auxiliary: bool = True,
     ) -> list[dict[str, Any]]:
-        """Measure accuracy, SSIM and bytes along a parameter. `codec` and `strength` map a point to its codec and its strength.
+        """Measure accuracy, SSIM and bytes at each point. `codec` and `strength` map a point to its codec and its strength.
 
         With `auxiliary` False the auxiliary model is not measured.
         """
@@ -253,7 +250,7 @@ class Evaluation:
         return rows
 
     def _similarity(self, strength: float) -> metrics.Estimate:
-        """Return the SSIM of protected images and originals, computed once for each strength."""
+        """Return the SSIM between protected images and originals, cached by strength."""
         if strength not in self._ssim:
             with torch.inference_mode():
                 self._ssim[strength] = metrics.mean(metrics.ssim(self.images, self.protected(strength)))
@@ -262,8 +259,8 @@ class Evaluation:
     def surface(self, strengths: Sequence[float], rates: Sequence[float]) -> list[dict[str, Any]]:
         """Measure the neural codec at every strength and rate, one row each.
 
-        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original: it is what a
-        person at the cloud sees.
+        `target` and `auxiliary` are accuracies at the cloud. `ssim` compares the decoded image with the original, since a
+        person at the cloud sees the decoded image.
         """
         size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         codec, rows = codec_for(self.pair, "neural", size), []
@@ -280,7 +277,7 @@ class Evaluation:
         return rows
 
     def compressors(self) -> dict[str, list[dict[str, Any]]]:
-        """Measure the pair's other compressors: for each loss, rows of `curve` over lambda, the weight of its second term."""
+        """Measure the pair's other compressors. Return rows of `curve` over lambda (the second term's weight), by loss."""
         target, auxiliary = self.pair.target.name, self.pair.auxiliary.name
         found: dict[str, dict[float, Codec]] = {}
         for variant in compressor_variants(self.pair):
@@ -299,13 +296,13 @@ class Evaluation:
 
 
 def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", precision: str = "float32") -> dict[str, Any]:
-    """Return the origin that a figure must carry: data, seed, weights, device, versions, commit."""
+    """Return the origin of a figure: data, seed, weights, device, versions, commit."""
     manifests = pair.manifests
     return {
         "dataset": dataset.title,
         "target": pair.target.name,
         "auxiliary": pair.auxiliary.name,
-        "width": {"target": pair.target.width, "auxiliary": pair.auxiliary.width},  # 1: the papers'
+        "width": {"target": pair.target.width, "auxiliary": pair.auxiliary.width},  # 1 is the papers' width
         "weights": pair.sha256(),
         "trained": {role: manifest.training.get("preset", "imported") for role, manifest in manifests.items()},
         "trained_on": {role: manifest.data for role, manifest in manifests.items()},
@@ -317,9 +314,10 @@ def origin(pair: Pair, dataset: Dataset, device: str | torch.device = "cpu", pre
 
 
 def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
-    """Return the division into validation and test, and how many test images also chose each network's weights.
+    """Return the division into validation and test, and how many test images also selected each network's weights.
 
-    `chosen_on` is None for a network if that is unknown. `selection` is one line, empty if no test image chose the weights.
+    `chosen_on` is None for a network if the number is unknown. `selection` is one line of text, empty if no test image selected
+    the weights.
     """
     chosen = {role: dataset.chosen_on(_division(manifest)) for role, manifest in pair.manifests.items()}
     some = [f"{role} on {n} of {len(dataset.test)}" for role, n in chosen.items() if n]
@@ -331,7 +329,7 @@ def selection(pair: Pair, dataset: Dataset) -> dict[str, Any]:
 
 
 def _division(manifest: Manifest) -> str:
-    """Return the division that a manifest names. Older manifests do not record it and only name their data set."""
+    """Return the division that a manifest names, or for older manifests the name of their data set."""
     named: str = manifest.training.get("division", "")
     return named or (OFFICIAL if manifest.data == "CIFAR-10" else manifest.data)
 
@@ -351,7 +349,7 @@ def describe(codec: Codec) -> str:
 
 
 def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
-    """Return the date (UTC), processor, number of its cores, device, library versions and commit of a measurement."""
+    """Return a measurement's date (UTC), processor and number of cores, device, library versions and commit."""
     kind = torch.device(device).type
     processor = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"  # such as AVX2 or AVX512
     name = torch.cuda.get_device_name() if kind == "cuda" else f"{processor}, {torch.get_num_threads()} threads"
@@ -371,7 +369,7 @@ def provenance(device: str | torch.device = "cpu") -> dict[str, Any]:
 
 @functools.cache
 def _commit() -> str | None:
-    """Return the checkout's commit, with `+` appended if files differ from it, or None outside a checkout."""
+    """Return the checkout's commit, with `+` appended if files were changed, or None outside a checkout."""
     command = [
         "git",
         "-C",

@@ -5,8 +5,8 @@
     DIR/<class>/**/picture            one folder for each class, with folders inside
     DIR/train, DIR/test[, DIR/val]    the same class folders in each (or training, testing; valid, validation, dev)
 
-Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are ignored. Every other skipped entry is counted, so
-that a caller can report it.
+Files of file managers (`._x.jpg`, `.DS_Store`, `Thumbs.db`, `__MACOSX/`) are ignored. All other skipped entries are counted for
+the caller's report.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ SPLITS = {"train": ("train", "training"), "validation": ("val", "valid", "valida
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """The pictures of each class under `root`, and a count of each kind of skipped entry."""
+    """The pictures of each class under `root`, and a count of skipped entries by kind."""
 
     root: Path
     files: tuple[list[Path], ...]
@@ -53,12 +53,12 @@ class ClassFolders:
 
     @property
     def labels(self) -> list[int]:
-        """The class index of each of `paths`."""
+        """The class indices of `paths`."""
         return [label for label, paths in enumerate(self.files) for _ in paths]
 
     @staticmethod
     def scan(root: Path, classes: Sequence[str]) -> ClassFolders:
-        """Find the pictures of `classes`.
+        """Find the pictures of `classes` under `root`.
 
         Raises DataError for a class without pictures, and for pictures of an unknown class.
         """
@@ -84,7 +84,7 @@ class ClassFolders:
 
 
 def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
-    """Return the pictures under a folder, sorted by path, with links followed, and a count of all other files."""
+    """Return the pictures under a folder, sorted by path, and a count of all other files. Links are followed."""
     pictures: list[Path] = []
     others: Counter[str] = Counter()
     entered: set[str] = set()
@@ -97,15 +97,15 @@ def find_pictures(root: Path) -> tuple[list[Path], Counter[str]]:
         for path in (Path(folder, name) for name in files if not _of_system(name)):
             if path.suffix.lower() not in SUFFIXES:
                 others[path.suffix.lower() or "files without a suffix"] += 1
-            elif path.is_file() or not path.exists():  # a broken link: reading it raises an error with its name
+            elif path.is_file() or not path.exists():  # include broken links: reading one raises an error with its name
                 pictures.append(path)
-            else:  # a pipe, a socket or a device: opening one could wait forever
+            else:  # a pipe, a socket or a device: opening it could block forever
                 others["special files"] += 1
     return sorted(pictures), others
 
 
 def passed_over(root: Path, passed: Counter[str]) -> str:
-    """Return one line that counts the skipped entries under `root`, or an empty string."""
+    """Return one line that counts the skipped entries under `root`, or an empty string if there are none."""
     if not passed:
         return ""
     counts = ", ".join(f"{count} {kind}" for kind, count in passed.most_common())
@@ -113,14 +113,14 @@ def passed_over(root: Path, passed: Counter[str]) -> str:
 
 
 def visible_folders(root: Path) -> list[Path]:
-    """Return the folders in `root` by name, without hidden ones and those of file managers."""
+    """Return the folders in `root` by name, without hidden folders and those of file managers."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not _of_system(path.name))
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
-    """Return the folders of the splits `train`, `validation` and `test`, or none if `root` holds class folders.
+    """Return the folders of the splits `train`, `validation` and `test`, and a count of other entries next to them.
 
-    Also return a count of the other entries next to them. Raises DataError if a split is missing or has two folders.
+    If `root` holds class folders, there are no splits. Raises DataError if a split is missing or has two folders.
     """
     folders = visible_folders(root)
     splits: dict[str, Path] = {}
@@ -132,7 +132,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
             splits[split] = matching[0]
     if not ("train" in splits and len(splits) > 1):
         nested = [folder.name for folder in splits.values() if visible_folders(folder)]
-        if not nested:  # classes with the name of a split, or no such folder
+        if not nested:  # class folders, some of which may have the name of a split
             return {}, Counter()
         missing = "test/ (or val/)" if "train" in splits else "train/"
         raise DataError(
@@ -145,7 +145,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], Counter[str]]:
 
 
 def _loose(root: Path, pictures: str) -> Counter[str]:
-    """Count the files next to the folders in `root`."""
+    """Return a count of the files directly in `root`, by kind."""
     counts: Counter[str] = Counter()
     for path in root.iterdir():
         if not path.is_dir() and not _of_system(path.name):

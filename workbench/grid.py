@@ -1,4 +1,4 @@
-"""The target x auxiliary grid as one batch: first the classifiers, then a generator for each pair, then its row of Table 2.
+"""The target x auxiliary grid as one batch: first the classifiers, then for each pair a generator and its row of Table 2.
 
 ::
 
@@ -6,8 +6,8 @@
                                 grid.json                       all pairs, with the measured cost and the cost of all 64
                                 target.png, auxiliary.png       the two accuracies as heat maps (and as SVG)
 
-Each job is a process on an Executor: this machine, or Dask workers with a GPU each that see the same files. Existing weights
-that fit are reused, and so are results that were measured with them.
+Each job is a process on an Executor: on this machine, or on Dask workers with a GPU each that use the same files. Existing
+weights that fit are reused, and so are the results that were measured with them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Grid:
     preset: str = "quick"
     seed: int = 0
     limit: int | None = None
-    rate: float | None = None  # of the neural codec, which is then trained, too; None: PNG, which loses nothing
+    rate: float | None = None  # rate of the neural codec, whose compressor is trained, too; None: lossless PNG
 
     @property
     def folder(self) -> Path:
@@ -54,14 +54,14 @@ class Grid:
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """All pairs as (target, auxiliary)."""
+        """All pairs of the grid as (target, auxiliary)."""
         return [(target, auxiliary) for target in self.targets for auxiliary in self.auxiliaries]
 
     def run(self, executor: Executor | None = None) -> dict[str, Any]:
         """Train missing networks, measure all pairs, and return the content of `grid.json`.
 
-        A failed job does not stop the others: RunError names the failed jobs after all others have ended. Ctrl-C stops running
-        jobs, and a later call resumes.
+        A failed job does not stop the others. RunError names the failed jobs at the end. Ctrl-C stops running jobs, and a later
+        call resumes.
         """
         names = dict.fromkeys((*self.targets, *self.auxiliaries))
         common = ("--preset", self.preset, "--seed", str(self.seed), *self.data)
@@ -92,14 +92,14 @@ class Grid:
         return result
 
     def _batch(self, label: str, jobs: dict[str, list[tuple[str, ...]]], executor: Executor | None) -> dict[str, str]:
-        """Run jobs, keep the output of pairs, and return the reason of each failure."""
+        """Run jobs, and save the results of measured pairs. Return the reason of each failure by job."""
         environment = {"WORKBENCH_DATA": str(data_root())}
         if executor is None:
             environment["OMP_NUM_THREADS"] = str(cores() // max(1, min(len(jobs), cores())))
         failed: dict[str, str] = {}
 
         def done(name: str, outcome: tuple[str, str] | Exception) -> None:
-            if isinstance(outcome, Exception):  # a lost worker: whatever the executor raises
+            if isinstance(outcome, Exception):  # a lost worker: executors raise exceptions of any kind
                 outcome = "", f"{type(outcome).__name__}: {outcome}"
             out, error = outcome
             if error:
@@ -110,7 +110,7 @@ class Grid:
 
         with tqdm(total=len(jobs), desc=label, unit="job", file=sys.stderr, disable=not jobs, dynamic_ncols=True) as bar:
             arguments = {name: (commands, environment) for name, commands in jobs.items()}
-            # SIGINT and 30 s: a training writes its checkpoint
+            # SIGINT, then 30 s for writing a checkpoint
             run_jobs(_run, arguments, executor, done, children=_children, number=signal.SIGINT, patience=30)
         return failed
 
@@ -122,7 +122,7 @@ class Grid:
         return _complete(weights.generator_name(target, auxiliary), self)
 
     def _measured(self, target: str, auxiliary: str) -> dict[str, Any] | None:
-        """Return the pair's result if it was measured with the present weights, at this rate, on as many images, else None."""
+        """Return the pair's saved result, or None unless weights, rate and number of images are the present ones."""
         path, coded = self.folder / f"{weights.generator_name(target, auxiliary)}.json", self.rate is not None
         if not path.is_file() or not self._trained(target, auxiliary, coded):
             return None
@@ -175,7 +175,7 @@ _children = Children()
 
 
 def _run(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[str, str]:
-    """Run `workbench` commands one after another. Return the last one's output, and the first error's last line."""
+    """Run `workbench` commands in order. Return the output of `evaluate`, and the reason of the first failure ("": none)."""
     out = ""
     for command in commands:
         with _children.start([sys.executable, "-m", "workbench", *command], env={**os.environ, **environment}) as process:

@@ -1,12 +1,12 @@
-"""Prepare networks for inference: the same function in fewer operations.
+"""Prepare networks for inference: the same function with fewer operations.
 
-Batch norms are folded into the preceding convolutions, activations and additions are fused into them, and their weights are
-stored in the layout that each convolution prefers. The memory layout is channels_last. In the compressor, silent channels are
-removed and the parameters of its normalisation are computed once.
+Batch norms are folded into the preceding convolutions. Activations and additions are fused into convolutions, whose weights are
+stored in the layout that each one prefers. The memory layout is channels_last. In the compressor, silent channels are removed
+and the parameters of its normalisation are computed once.
 
-Exact up to rounding: images within 1e-3, equal labels (tested). `bfloat16` convolves in 16 bits: half the time, and about one
-label in several hundred may change. The compressor's decoder stays in 32 bits. A prepared network cannot be trained, saved or
-moved to another device.
+Prepared networks are exact up to rounding: images within 1e-3, equal labels (tested). With `bfloat16` convolutions take half
+the time, and about one label in several hundred may change. The compressor's decoder always computes in 32 bits. A prepared
+network cannot be trained, saved or moved to another device.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ _TRACING = threading.Lock()
 def prepare(network: Network, device: str | torch.device | None = None, precision: str = "float32") -> Network:
     """Return a copy of a generator, a classifier or a compressor, prepared for inference on a device.
 
-    A network that is already prepared is returned itself. Raises UsageError for a precision outside `PRECISIONS`.
+    A prepared network is returned unchanged. Raises UsageError for a precision outside `PRECISIONS`, and for another precision
+    than that of a prepared network.
     """
     if precision not in PRECISIONS:
         raise unknown("precision", precision, PRECISIONS)
@@ -84,14 +85,14 @@ def computes_in_16_bits(device: str | torch.device = "cpu") -> bool:
 
 
 class _Tracer(fx.Tracer):
-    """Records the calls of one thread. torch.fx patches all threads' calls, so those of other threads are passed through."""
+    """Records the calls of one thread. torch.fx patches every thread's calls, so other threads' calls are passed through."""
 
     def __init__(self) -> None:
         super().__init__()
         self._thread = threading.get_ident()
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Record a call of this thread, or run a call of another thread."""
+        """Record a call of the tracing thread, or run a call of another thread."""
         if threading.get_ident() != self._thread:
             return forward(*args, **kwargs)
         return super().call_module(m, forward, args, kwargs)
@@ -134,7 +135,7 @@ def _fuses(where: torch.device, numbers: torch.dtype) -> bool:
 
 
 def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) -> nn.Module:
-    """Return a folded network that computes in `numbers`, with inputs and outputs in 32 bits."""
+    """Return a folded network that computes in data type `numbers` on device `where`. Inputs and outputs have 32 bits."""
     if _fuses(where, numbers):
         _fuse(network, numbers)
     else:
@@ -143,7 +144,7 @@ def _made(network: fx.GraphModule, where: torch.device, numbers: torch.dtype) ->
 
 
 class _Narrow(nn.Module):
-    """A network that computes in fewer bits."""
+    """A network that computes in 16 bits, with inputs and outputs in 32 bits."""
 
     def __init__(self, network: nn.Module, numbers: torch.dtype) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class _Narrow(nn.Module):
 
 
 class _Norm(nn.Module):
-    """A GDN or its inverse with precomputed parameters."""
+    """GDN or its inverse with precomputed parameters."""
 
     def __init__(self, gdn: GDN) -> None:
         super().__init__()
@@ -172,7 +173,7 @@ class _Norm(nn.Module):
 
 
 class _Spread(nn.Module):
-    """The last layer of g_a for the active channels; the others are zero."""
+    """The last layer of g_a, computed for the active channels only. The other channels are zero."""
 
     def __init__(self, layer: nn.Conv2d, loud: Tensor) -> None:
         super().__init__()
@@ -189,7 +190,7 @@ class _Spread(nn.Module):
 
 
 class _Gather(nn.Module):
-    """The first layer of g_s for the active channels."""
+    """The first layer of g_s, computed from the active channels only."""
 
     def __init__(self, layer: nn.ConvTranspose2d, loud: Tensor) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class _Gather(nn.Module):
 
 
 def _lighten(compressor: NeuralCompressor) -> None:
-    """Remove the channels that are always zero: those with zero weights in the last layer and a zero median."""
+    """Remove the channels that are always zero (zero weights in the last layer, zero median), and precompute the GDNs."""
     last, first = compressor.g_a[-1], compressor.g_s[0]
     medians = compressor.entropy_bottleneck.quantiles[:, 0, 1]
     silent = (last.weight == 0).flatten(1).all(1) & (last.bias == 0) & (medians == 0)
@@ -223,10 +224,11 @@ def _lighten(compressor: NeuralCompressor) -> None:
 class _Convolution(nn.Module):
     """A convolution, an addition and an activation as one call of oneDNN, with the weights in oneDNN's preferred layout.
 
-    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. The operators used
-    here are the ones that torch.compile generates for CPUs. Called directly they need neither compiler nor warm-up. The
-    preferred layout depends on the processor, and may depend on the input's size and the number of threads. One copy is kept
-    for each layout. With another layout, oneDNN would reorder the weights at every call (on AVX2 up to ten times as slow).
+    In eager mode torch reorders the weights at every call, which at batch 1 costs more than the convolution. This class uses
+    the operators that torch.compile generates for CPUs. Called directly they need neither compiler nor warm-up. The preferred
+    layout depends on the processor, and may depend on the input's size and the number of threads. One copy of the weights is
+    cached for each layout. With another layout, oneDNN would reorder the weights at every call (on AVX2 up to ten times as
+    slow).
     """
 
     def __init__(self, layer: nn.Conv2d | nn.ConvTranspose2d, numbers: torch.dtype) -> None:
@@ -235,7 +237,7 @@ class _Convolution(nn.Module):
         padding, extra, stride, dilation = map(list, (layer.padding, layer.output_padding, layer.stride, layer.dilation))
         self.shape = (padding, extra, stride, dilation) if self.transposed else (padding, stride, dilation)
         self.groups = layer.groups
-        # Neither parameters nor buffers, because `.to` must not touch weights in oneDNN's layout.
+        # Neither parameters nor buffers, because `.to` must not change weights in oneDNN's layout.
         self.weight: Tensor = layer.weight.detach().to(numbers).contiguous()
         self.bias = None if layer.bias is None else layer.bias.detach().to(numbers)
         self.activation, self.scalars = "none", list[float]()
@@ -256,7 +258,7 @@ class _Convolution(nn.Module):
         return call(x, weight, self.bias, *rest, self.activation, self.scalars, "")  # type: ignore[no-any-return]
 
     def _lay_out(self, size: torch.Size) -> Tensor:
-        """Return the weights in the preferred layout for inputs of a given size."""
+        """Return the weights in the preferred layout for inputs of a size, from the cache."""
         run = torch.ops.mkldnn
         reorder = run._reorder_convolution_transpose_weight if self.transposed else run._reorder_convolution_weight
         made = reorder(self.weight, *self.shape, self.groups, size)
@@ -266,7 +268,7 @@ class _Convolution(nn.Module):
 
 
 def _fuse(network: fx.GraphModule, numbers: torch.dtype) -> None:
-    """Fuse each convolution with the operations that only use its output into a `_Convolution`."""
+    """Replace each convolution, and the operations that alone use its output, by a `_Convolution`."""
     modules: dict[str, Any] = dict(network.named_modules())
     nodes = list(network.graph.nodes)
     order = {node: place for place, node in enumerate(nodes)}
@@ -303,7 +305,7 @@ def _absorb(network: fx.GraphModule, node: fx.Node, follower: fx.Node) -> None:
 
 
 def _activation(node: fx.Node, modules: dict[str, Any]) -> tuple[str, list[float]] | None:
-    """Return oneDNN's name and parameters of an activation, or None for any other node."""
+    """Return oneDNN's name and parameters of an activation node, or None for any other node."""
     layer = modules.get(str(node.target)) if node.op == "call_module" else None
     if isinstance(layer, nn.ReLU) or node.target in (F.relu, torch.relu):
         return "relu", []

@@ -1,8 +1,8 @@
-"""Measure how readable a protected picture is to the eye: SSIM by colour channel and edges, and the best correlated colour mix.
+"""Measure how legible a protected picture is to the eye: SSIM by colour channel and edges, and the best colour mix.
 
 SSIM over all channels misses details that a person sees: a fine checkerboard or opposite colours bring it to zero, although the
-picture stays legible. These figures use single channels, edges and mixes of colours instead. They bound what a glance
-reveals, not what a trained attacker recovers (see `audit`).
+picture stays legible. So these measures use single channels, edges and mixes of colours. They bound what a glance reveals, not
+what a trained attacker recovers (see `audit`).
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from .metrics import ssim_by_channel
 __all__ = ["CHANNELS", "LIMITS", "correlations", "legibility", "similarities"]
 
 CHANNELS = ("luma", "red", "green", "blue", "sobel")
-LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}  # noise alone has 0.04 of Sobel
+LIMITS = {**dict.fromkeys(CHANNELS, 0.03), "sobel": 0.05, "legibility": 0.03}  # pure noise has a Sobel value of 0.04
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-OTHERS = 4  # the number of other pictures that each picture is compared with
+OTHERS = 4  # number of other pictures with which each picture is compared
 
 
 def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
-    """Return |SSIM| by view of the picture, each N values: luma, red, green, blue and the Sobel magnitude of luma.
+    """Return |SSIM| by view, N values each: luma, red, green, blue, and the Sobel magnitude of luma.
 
     `images` and `protected` are N x 3 x H x W in [0, 1], H and W at least 13. For luma, red, green and blue the value is the
-    larger of |SSIM| with the protected picture and with its inverse. Edges do not change under inversion.
+    larger of |SSIM| with the protected picture and with its inverse. The Sobel magnitude does not change under inversion.
     """
     (channels, edges), (protected_channels, protected_edges) = _views(images), _views(protected)
     likeness, inverse = ssim_by_channel(channels, protected_channels)
@@ -38,10 +38,10 @@ def similarities(images: Tensor, protected: Tensor) -> dict[str, Tensor]:
 
 
 def correlations(images: Tensor, protected: Tensor) -> Tensor:
-    """Return the correlation of each original with the best colour mix of its protected picture: N values in [0, 1].
+    """Return the correlation of each original with the best colour mix of its protected picture (N, in [0, 1]).
 
-    The value is the largest Pearson correlation of the blurred luma of the original with the blurred mix, over the 26 mixes of
-    red, green and blue with weights -1, 0 and 1. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
+    The value is the largest Pearson correlation between the blurred luma of the original and a blurred mix, over the 26 mixes
+    of red, green and blue with weights -1, 0 and 1. The blur is the mean over 3 x 3 pixels. A flat picture has 0.
     """
     if images.shape != protected.shape or images.ndim != 4 or images.shape[1] != 3:
         raise UsageError(
@@ -49,7 +49,7 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
         )
     luma = _normalise(F.avg_pool2d(_luma(images), 3, stride=1))
     channels = F.avg_pool2d(protected, 3, stride=1).flatten(2)
-    # A mix and its negative have opposite correlations: 13 mixes and the magnitude stand for all 26.
+    # A mix and its negative have opposite correlations, so the magnitudes of 13 mixes cover all 26.
     mixes = [mix for mix in itertools.product((-1.0, 0.0, 1.0), repeat=3) if mix > (0.0, 0.0, 0.0)]
     mixed = _normalise(torch.tensor(mixes, dtype=channels.dtype, device=channels.device) @ channels)
     return (mixed * luma).sum(2).abs().amax(1)
@@ -58,7 +58,7 @@ def correlations(images: Tensor, protected: Tensor) -> Tensor:
 def legibility(images: Tensor, protected: Tensor) -> Tensor:
     """Return how much better each picture correlates with its own protected version than with those of other pictures (N).
 
-    Other pictures show the level of chance for this data set. Zero means that a glance reveals nothing of the picture. Raises
+    The other pictures give the chance level of this data set. Zero means that a glance reveals nothing of the picture. Raises
     UsageError for fewer than two pictures.
     """
     if len(images) < 2:

@@ -25,7 +25,7 @@ SSIM_C1, SSIM_C2 = 0.01**2, 0.03**2  # Wang et al. 2004, for values in [0, 1]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure: its value, the bounds of its 95 % confidence interval, and the number of images behind it.
+    """A figure with the bounds `low` and `high` of its 95 % confidence interval, and the number `n` of images.
 
     `std` is the standard deviation over images, for figures such as bytes and SSIM, else None.
     """
@@ -37,7 +37,7 @@ class Estimate:
     std: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, `std` only if it is known."""
+        """Return the fields as plain JSON values, without `std` if it is None."""
         fields = {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
         return fields if self.std is None else {**fields, "std": self.std}
 
@@ -50,12 +50,12 @@ class Estimate:
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Return the median, the least and the most of repeated measurements."""
+    """Return the median, the minimum and the maximum of repeated measurements."""
     return {"median": statistics.median(values), "least": min(values), "most": max(values)}
 
 
 def wilson(successes: int, n: int) -> Estimate:
-    """Return a proportion with its Wilson score interval (Wilson 1927), which stays valid near 0 and 1."""
+    """Return a proportion with Wilson's score interval (Wilson 1927), which is valid near 0 and 1, too."""
     if not 0 <= successes <= n or n == 0:
         raise UsageError(f"a proportion needs 0 <= successes <= n and n > 0, got {successes} of {n}")
     p, z2 = successes / n, _Z * _Z
@@ -65,7 +65,7 @@ def wilson(successes: int, n: int) -> Estimate:
 
 
 def mean(values: Tensor | Sequence[float]) -> Estimate:
-    """Return the mean over images with its normal interval and the standard deviation between images."""
+    """Return the mean over images with its normal interval, and the standard deviation between images."""
     x = np.asarray(values.detach().cpu() if isinstance(values, Tensor) else values, dtype=np.float64)
     if x.size == 0:
         raise UsageError("a mean needs at least one value, got none")
@@ -94,10 +94,10 @@ def accuracy(scores: Tensor, labels: Tensor) -> Estimate:
 
 
 def label_bits(share: float, classes: int) -> float:
-    """Return the least bits an image that transmit one of `classes` equally likely labels correctly in `share` of all cases.
+    """Return the least bits with which one of `classes` equally likely labels arrives correctly in a `share` of cases.
 
-    The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3):
-    log2 K - H(D) - D log2(K - 1). No codec can need fewer bits. The result is 0 for a share at or below chance.
+    The rate-distortion function of a uniform source under Hamming distortion D = 1 - share (Cover & Thomas, section 10.3): log2
+    K - H(D) - D log2(K - 1). No codec can need fewer bits. The result is 0 for a share at or below chance.
     """
     wrong = 1 - share
     if not 0 <= wrong <= 1 or classes < 2:
@@ -109,24 +109,24 @@ def label_bits(share: float, classes: int) -> float:
 
 
 def ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Return the structural similarity of each pair of images, in [-1, 1] (N values).
+    """Return the structural similarity of each pair of images, in [-1, 1] (N values). It is differentiable.
 
     `x` and `y` are N x C x H x W in [0, 1], H and W at least 11. An 11 x 11 Gaussian window of sigma 1.5 is applied without
-    padding, as in the papers (Wang et al. 2004; PP, section 4). Differentiable. A value near zero means that the local
-    structures are unrelated. A negative value means inverted contrast, which a person can still read.
+    padding, as in the papers (Wang et al. 2004; PP, section 4). A value near zero means that the local structures are
+    unrelated. A negative value means inverted contrast, which a person can still read.
     """
     return ssim_by_channel(x, y)[0].mean(1)
 
 
 def ssim_by_channel(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the structural similarity of each channel with that of `y` and with its inverse 1 - y, each N x C (see `ssim`)."""
+    """Return the SSIM of each channel of `x` with that of `y`, and with that of 1 - `y`, N x C each (see `ssim`)."""
     if x.shape != y.shape or x.ndim != 4 or min(x.shape[-2:]) < SSIM_WINDOW:
         raise UsageError(
             f"SSIM compares N x C x H x W images of one shape, H and W at least {SSIM_WINDOW}, "
             f"got {tuple(x.shape)} and {tuple(y.shape)}"
         )
     with torch.autocast(x.device.type, enabled=False):  # variances are small differences of large numbers
-        maps = torch.cat([x, y, x * x, y * y, x * y], 1)  # in one call: five calls take three times as long
+        maps = torch.cat([x, y, x * x, y * y, x * y], 1)  # one call, because five take three times as long
         place = torch.arange(SSIM_WINDOW, device=x.device, dtype=x.dtype) - SSIM_WINDOW // 2
         window = torch.softmax(-(place**2) / (2 * SSIM_SIGMA**2), 0).expand(maps.shape[1], 1, 1, -1)
         local = F.conv2d(F.conv2d(maps, window, groups=len(window)), window.mT, groups=len(window))

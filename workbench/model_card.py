@@ -1,4 +1,4 @@
-"""The model card of a pair, from its manifests and its results (model cards: Mitchell et al. 2019)."""
+"""Model cards of a pair (Mitchell et al. 2019), written from its manifests and its results."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SHARES = ("original_accuracy", "target_accuracy", "auxiliary_accuracy")
 def card(pair: Pair, results: Sequence[Mapping[str, Any]] = ()) -> str:
     """Return the model card of a pair as Markdown.
 
-    `results` are objects of `workbench evaluate --json`; UsageError for one that was measured with other weights.
+    `results` are objects of `workbench evaluate --json`. Raises UsageError for a result with other weights.
     """
     manifests = pair.manifests
     for result in results:
@@ -80,7 +80,7 @@ def _networks(manifests: Mapping[str, Manifest]) -> list[list[str]]:
 
 
 def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
-    """Yield one line for each kind of data that the networks were trained on."""
+    """Yield one line for each data set and form of images that the networks were trained on."""
     by_data: dict[str, list[str]] = {}
     for role, manifest in manifests.items():
         training = manifest.training
@@ -93,9 +93,9 @@ def _data(manifests: Mapping[str, Manifest]) -> Iterator[str]:
 
 
 def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield title and settings of each training once.
+    """Yield title and settings of each training, without repeats.
 
-    A training from which a network started comes before the network's own.
+    If a network started from another training's result, that training comes first.
     """
     seen: set[float] = set()
     for role, manifest in manifests.items():
@@ -103,7 +103,7 @@ def _stages(manifests: Mapping[str, Manifest]) -> Iterator[tuple[str, Mapping[st
         while isinstance(before := chain[0][1].get("loss", {}).get("before"), Mapping):
             chain.insert(0, (f"{role}'s start", before))
         for title, training in chain:
-            key = training.get("seconds")  # generator and compressor of one joint training share all of it
+            key = training.get("seconds")  # generator and compressor of a joint training have one record
             if key is None or key not in seen:
                 seen.update([] if key is None else [key])
                 yield title, training
@@ -144,7 +144,7 @@ def _costs(manifests: Mapping[str, Manifest]) -> list[list[str]]:
 
 
 def _figures(manifests: Mapping[str, Manifest], results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield the tables of figures with their 95 % intervals."""
+    """Yield tables of the results with 95 % intervals."""
     rows = []
     for role, manifest in manifests.items():
         n = manifest.training.get("validation_images")
@@ -174,7 +174,7 @@ def _row(result: Mapping[str, Any]) -> list[str]:
 
 
 def _own_limits(pair: Pair) -> Iterator[str]:
-    """Yield the limits that this pair's manifests show."""
+    """Yield the limitations that follow from this pair's manifests."""
     for role, manifest in pair.manifests.items():
         if not manifest.complete:
             yield f"- The training of the {role} was stopped early."

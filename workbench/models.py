@@ -1,4 +1,4 @@
-"""The networks: the perturbation generator and the neural compressor, their shared helpers, and `build` for all kinds.
+"""The perturbation generator and the neural compressor, and functions to build, move and run networks of any kind.
 
 All networks take images in [0, 1], N x 3 x H x W, and normalise them inside. Module names and shapes below `unet` and `network`
 are those of the public baseline, so that its checkpoints load (see `checkpoints.import_checkpoint`).
@@ -41,12 +41,12 @@ __all__ = [
 ]
 
 Network = TypeVar("Network", bound=nn.Module)
-MULTIPLE = 16  # both the U-Net and the compressor halve the sides four times
-RATE_WEIGHT = 0.002  # the cost of one bit in `choose`, as a probability of a target error
-# Images that pass through a network together, however large a batch is. On a CPU the activations of 64 images stay in the
+MULTIPLE = 16  # sides are multiples of this: U-Net and compressor halve them four times
+RATE_WEIGHT = 0.002  # cost of one bit in `choose`, in units of the target's error probability
+# Images that pass through a network together, for any batch size. On a CPU the activations of 64 images stay in the
 # caches, which saves a tenth of the U-Net's time and a quarter of the encoder's.
 AT_ONCE = {"cpu": 64, "cuda": 1024}
-BEHIND = 64  # zero bytes for each latent: more than the decoder can read
+BEHIND = 64  # zero bytes for each latent, more than the decoder can read
 
 
 # --- the perturbation generator --------------------------------------------------------------------------------------------
@@ -55,11 +55,11 @@ BEHIND = 64  # zero bytes for each latent: more than the decoder can read
 class PerturbationGenerator(nn.Module):
     """The protective perturbation: x + a * (G(x) - x), where G(x) = clamp(clamp(x + U-Net(x)) + noise * n).
 
-    Images in [0, 1], N x 3 x H x W, of any size: sides that are no multiple of 16 are padded by reflection and cropped again.
-    `strength` a in [0, 1]: 0 is the original, 1 the paper's protected image. `width` 32 is the paper's (7.77 M parameters).
-    `noise` is the standard deviation of the random component n, drawn separately for each image. 0, the paper's value, means
-    none. Outside of training n comes from the operating system's generator, because an attacker that predicts n could subtract
-    it. Source: PP, section 4; PMC², section 3.
+    Images are N x 3 x H x W in [0, 1], of any size: sides that are no multiple of 16 are padded by reflection and cropped
+    again. At `strength` a = 0 the result is the original, at 1 the paper's protected image. `width` 32 is the paper's (7.77 M
+    parameters). `noise` is the standard deviation of the random component n, drawn separately for each image (0, the paper's
+    value: none). Outside of training n comes from the operating system's generator, because an attacker that predicts n could
+    subtract it. Source: PP, section 4; PMC², section 3.
     """
 
     def __init__(self, width: int = 32, noise: float = 0.0) -> None:
@@ -75,7 +75,7 @@ class PerturbationGenerator(nn.Module):
     std: Tensor
 
     def forward(self, images: Tensor, strength: float = 1.0) -> Tensor:
-        """Return the protected images, in [0, 1], with the shape of `images`."""
+        """Return the protected images in [0, 1], in the shape of `images`."""
         check_images(images)
         check_strength(strength)
         if strength == 0.0:
@@ -83,20 +83,17 @@ class PerturbationGenerator(nn.Module):
         return self.blend(images, self.noiseless(images), strength)
 
     def blend(self, images: Tensor, noiseless: Tensor, strength: float) -> Tensor:
-        """Return the protected images at a strength above 0 from `noiseless(images)`, with a new random component."""
+        """Return protected images at a strength above 0, given `noiseless(images)`, with a new random component."""
         protected = self.add_noise(noiseless, unforeseeable=not self.training)
         return protected if strength == 1.0 else torch.lerp(images, protected, strength)
 
     def noiseless(self, images: Tensor) -> Tensor:
-        """Return the protected images without the random component, in [0, 1]. All information on the originals is in them."""
+        """Return the protected images in [0, 1], before the random component is added."""
         perturbation: Tensor = self.unet((_pad(images) - self.mean) / self.std)
         return (images + perturbation[..., : images.shape[-2], : images.shape[-1]] * self.std).clamp(0, 1)
 
     def add_noise(self, protected: Tensor, unforeseeable: bool = True) -> Tensor:
-        """Return images of `noiseless` with a new random component, in [0, 1].
-
-        It comes from the operating system's generator or, if not `unforeseeable`, from torch's.
-        """
+        """Add a new random component, from the system's generator or, if not `unforeseeable`, from torch's. Clamp to [0, 1]."""
         if not self.noise:
             return protected
         drawn = _unforeseeable(protected) if unforeseeable else torch.randn_like(protected)
@@ -120,9 +117,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         x -> g_a -> y -> round -> y_hat -> g_s -> x_hat         y: N x M x H/16 x W/16
                           `-> entropy model -> likelihoods
 
-    The paper's (PMC², section 3.3) is N = 128, M = 192: 2,998,147 parameters. Images are in [0, 1]. Sides that are no multiple
-    of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has those of the
-    commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
+    The paper's compressor (PMC², section 3.3) has N = 128, M = 192: 2,998,147 parameters. Images are in [0, 1]. Sides that are
+    no multiple of 16 are padded by reflection, and `x_hat` is cropped again. In addition to CompressAI's integer tables it has
+    those of the commonest latents, `patterns` and `pattern_counts` (see `entropy.Tables`).
 
     A compressor that was trained on rate and accuracy has two more tables (see `choose`): `reader` (C x (M h w + 1)), a linear
     layer that predicts the class from the latents before quantisation, and `answers` (K x C), the target's output for each
@@ -130,7 +127,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
     With `stops` it is one network for many rates, like CompressAI's `models.vbr` (Kamisli et al. 2024). Stop s quantises the
     latents in steps of 1 / Gain[s], coarse to fine, and one density (`EntropyBottleneckVbr`) gives the tables of every stop.
-    The first `LABEL_CHANNELS` carry the label, always in steps of stop 0 and as patterns. Stop 0 sends them alone.
+    The first `LABEL_CHANNELS` carry the label, always in steps of stop 0 and as patterns. Stop 0 sends no other channels.
     `stop_cdf`, `stop_offset` and `stop_length` are the tables of the other stops. Without stops the step is 1 and the rate 0.
     """
 
@@ -157,7 +154,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         self.register_buffer("answers", torch.zeros(0, 0))
 
     def load_state_dict(self, state_dict: Any, strict: bool = True) -> Any:
-        """Load weights with their integer tables, whose sizes depend on the training. CompressAI resizes only empty tables."""
+        """Load weights, and integer tables of any size. CompressAI would only resize empty tables."""
         bottleneck = self.entropy_bottleneck
         for table in ("_quantized_cdf", "_offset", "_cdf_length"):
             setattr(bottleneck, table, torch.empty(0, dtype=torch.int32, device=bottleneck.quantiles.device))
@@ -166,7 +163,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         if self.stops:  # CompressAI does not resize the tables of this density
             sized += [(bottleneck, "entropy_bottleneck.", name) for name in ("_quantized_cdf", "_offset", "_cdf_length")]
         for module, prefix, table in sized:
-            if prefix + table in state_dict:  # its size depends on the training, and it may be stored in fewer bits
+            if prefix + table in state_dict:  # its size depends on the training; it may be stored in fewer bits
                 setattr(module, table, getattr(module, table).new_empty(state_dict[prefix + table].shape))
         loaded = super().load_state_dict(state_dict, strict=strict)
         if len(self.reader):
@@ -181,7 +178,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return loaded
 
     def forward(self, images: Tensor, stop: int = 0) -> dict[str, Any]:
-        """Return `x_hat` (not clamped) and `likelihoods["y"]`; in training mode, quantisation is replaced by noise."""
+        """Return `x_hat` (not clamped) and `likelihoods["y"]`. In training mode, noise replaces quantisation."""
         check_images(images)
         out: dict[str, Any]
         if self.stops:
@@ -198,7 +195,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return out
 
     def update(self, *args: Any, force: bool = False, **options: Any) -> bool:
-        """Compute the integer tables of every stop; existing ones only with `force`."""
+        """Compute the integer tables of every stop. Existing tables are only replaced with `force`."""
         if not self.stops:
             return bool(super().update(*args, force=force, **options))
         if len(self.stop_offset) and not force:
@@ -224,20 +221,20 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return steps
 
     def sent(self, y: Tensor, stop: int) -> Tensor:
-        """Return latents N x M x h x w with zeros for the channels that a stop does not send."""
+        """Return latents N x M x h x w, with zeros in the channels that are not sent at this stop."""
         if not self.stops or stop:
             return y
         return torch.cat([y[:, : rates.LABEL_CHANNELS], torch.zeros_like(y[:, rates.LABEL_CHANNELS :])], 1)
 
     def symbols(self, images: Tensor, rate_weight: float = RATE_WEIGHT, stop: int = 0) -> Tensor:
-        """Return the quantised latents of images, integers N x M x H/16 x W/16 (see `quantise`)."""
+        """Return the quantised latents of images as integers N x M x H/16 x W/16 (see `quantise`)."""
         return self.quantise(self.latents(images), stop, rate_weight)
 
     def quantise(self, y: Tensor, stop: int = 0, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return latents (minus their medians) in steps of a stop, as integers.
+        """Return latents (minus their medians) as integers, in quantisation steps of a stop.
 
-        They are rounded, as in the paper. If the compressor has a reader for latents of this size, the label's latents are
-        chosen from the patterns instead (see `choose`).
+        They are rounded, as in the paper. If the compressor has a reader for latents of this size, patterns replace the label's
+        latents (see `choose`).
         """
         symbols = (self.sent(y, stop) / self.steps(stop)).round().to(torch.int32)
         if len(self.reader) and y.shape[1:] == self.patterns.shape[1:]:
@@ -252,23 +249,24 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return y - self.medians
 
     def choose(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return for each of N latents the pattern of least cost: the probability of a target error + rate_weight * bits.
+        """Return the index of the least costly pattern for each of N latents.
 
-        Near one bit an image, the nearest pattern, which rounding would select, often belongs to another class. This choice is
-        rate-distortion optimised quantisation with the task's own distortion, rate + accuracy. The reader estimates each
-        class's probability, and the table `answers` has the target's output for each pattern. The decoder needs neither.
+        The cost is the probability of a target error + rate_weight * bits. Near one bit an image, the nearest pattern, which
+        rounding would select, often belongs to another class. This is rate-distortion optimised quantisation with the task's
+        distortion. The reader estimates each class's probability, and `answers` has the target's output for each pattern. The
+        decoder needs neither.
         """
         return self.costs(y, rate_weight).argmin(1)
 
     def costs(self, y: Tensor, rate_weight: float = RATE_WEIGHT) -> Tensor:
-        """Return the cost of each pattern for each of N latents: N x patterns (see `choose`)."""
+        """Return the cost of each pattern for each of N latents (N x patterns), up to a constant (see `choose`)."""
         likely = F.linear(y.flatten(1), self.reader[:, :-1], self.reader[:, -1]).softmax(1)
         counts = self.pattern_counts.to(likely)
         bits = counts.sum().log2() - counts[:-1].log2()
         return rate_weight * bits - likely @ self.answers.T
 
     def reconstruct(self, symbols: Tensor, size: tuple[int, int], stop: int = 0) -> Tensor:
-        """Return the images of `size` (H, W) for the `symbols` of a stop, not clamped."""
+        """Decode `symbols` of a stop to images of `size` (H, W), not clamped."""
         x_hat: Tensor = self.g_s(symbols.to(self.medians.device) * self.steps(stop) + self.medians)
         return x_hat[..., : size[0], : size[1]]
 
@@ -279,7 +277,7 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return medians[:, None, None]
 
     def strings(self, images: Tensor) -> list[bytes]:
-        """Return the latents of stop 0, rounded and entropy-coded by CompressAI: one string an image, 8, 12, 16 ... bytes."""
+        """Round the latents of stop 0, and code them by CompressAI. Return one string an image, of 8, 12, 16 ... bytes."""
         check_images(images)
         coded: list[bytes]
         if self.stops:
@@ -289,9 +287,9 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
         return coded
 
     def images(self, strings: list[bytes], size: tuple[int, int]) -> Tensor:
-        """Return images of `size` (H, W) from strings that this very model's `strings` returned.
+        """Decode strings from this very model's `strings` to images of `size` (H, W).
 
-        CompressAI's decoder reads beyond the end of a string that is too short. Zeros are placed there.
+        Zeros are appended, because CompressAI's decoder reads beyond the end of a string that is too short.
         """
         latent = tuple(-(-side // MULTIPLE) for side in size)
         behind = bytes(BEHIND * len(self.medians) * latent[0] * latent[1])
@@ -309,17 +307,17 @@ class NeuralCompressor(FactorizedPrior):  # type: ignore[misc]
 
 
 class Unset(TorchFunctionMode):
-    """A context in which networks are built without initial weights. Drawing them takes half the time of loading a network."""
+    """A context in which networks are built without initial weights. Drawing these takes half of a network's loading time."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Skip torch's initialisers, and run every other function."""
+        """Skip torch's initialisers, and run all other functions."""
         if func in (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_):
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def build(kind: str, **spec: Any) -> nn.Module:
-    """Build a network by its kind.
+    """Build a network by its kind, with the arguments in `spec`.
 
     `classifier` (name, num_classes, head, width), `generator` (width), `compressor` (N, M, stops). Raises UsageError for an
     unknown kind.
@@ -338,12 +336,12 @@ def build(kind: str, **spec: Any) -> nn.Module:
 
 
 def channels_last(module: Network, device: str | torch.device | None = None) -> Network:
-    """Move a network to a device (None: its own) in channels_last layout, in which convolutions run fastest."""
+    """Move a network to a device (None: its present one), in channels_last layout, in which convolutions run fastest."""
     return module.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 def in_parts(function: Callable[[Tensor], Tensor], batch: Tensor) -> Tensor:
-    """Return function(batch), computed some rows at a time: a network's activations are 100 times as large as its image."""
+    """Return function(batch), computed on some rows at a time, because activations are 100 times as large as images."""
     at_once = AT_ONCE.get(batch.device.type, max(AT_ONCE.values()))
     if len(batch) <= at_once:
         return function(batch)
@@ -368,7 +366,7 @@ _repeatable: ContextVar[torch.Generator | None] = ContextVar("repeatable", defau
 def repeatable_noise(seed: int) -> Iterator[None]:
     """A context in which generators draw their random component from a seed, so that a measurement can be repeated.
 
-    It is for measurements alone, since an attacker that knows the seed can subtract the component. It holds for the thread or
+    It is for measurements only, since an attacker that knows the seed can subtract the component. It applies to the thread or
     task that enters it.
     """
     before = _repeatable.set(torch.Generator().manual_seed(seed))
@@ -379,10 +377,10 @@ def repeatable_noise(seed: int) -> Iterator[None]:
 
 
 def _unforeseeable(images: Tensor) -> Tensor:
-    """Return standard normal numbers in the shape of `images`, from the operating system's generator.
+    """Return standard normal numbers in the shape of `images` from the operating system's generator.
 
-    Torch's generator starts every process with the same seed by default, and a seed has at most 32 bits. Within
-    `repeatable_noise` the numbers come from its seed.
+    Torch's generator starts every process with the same default seed, and a seed has at most 32 bits. Within `repeatable_noise`
+    the numbers come from its seed.
     """
     if (seeded := _repeatable.get()) is not None:
         return torch.randn(images.shape, generator=seeded).to(images)

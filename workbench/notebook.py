@@ -1,8 +1,8 @@
-"""The notebook's helper: checked parameters, weights that are found or trained, and results and figures that are saved.
+"""The notebook's helper: it checks parameters, finds or trains weights, and saves results and figures.
 
 A notebook calls `Notebook(...)` once after its parameters cell. Everything is saved immediately to `<output>/<name>.json` and
-`<output>/figures/`, so that an interrupted notebook keeps its results. Heavy modules are imported in the function that needs
-them, so that the controls of `explore` appear before torch is imported.
+`<output>/figures/`, so that an interrupted notebook keeps its results. Functions import heavy modules themselves, so that the
+controls of `explore` appear before torch is imported.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Notebook", "column_kinds", "loss_text", "plain"]
 
-spin_briefly()  # the notebook's further imports may load torch
+spin_briefly()  # before the notebook's imports load torch
 
 FORMAT = 1
 _TYPES: dict[str, Any] = {"int": int, "float": (int, float), "str": str, "bool": bool, "list": list}
 
 
 class Notebook:
-    """The notebook `name`, run with `parameters` (every parameter of its parameters cell).
+    """A notebook's checked parameters and its results. `parameters` are all parameters of its parameters cell.
 
     Raises UsageError for an injected parameter that is unknown or of another type. Results go to `output_dir`. If that is
-    empty, they go to the working directory of the papermill that injected parameters, else to `data/runs/interactive`.
+    empty, they go to papermill's working directory if it injected parameters, else to `data/runs/interactive`.
     """
 
     def __init__(self, name: str, *, output_dir: str = "", **parameters: Any) -> None:
@@ -59,7 +59,7 @@ class Notebook:
         return data.load(self.parameters["dataset"], self.parameters.get("data_dir") or None)
 
     def pair(self, dataset: data.Dataset, target: str = "", auxiliary: str = "", *, compressor: bool = True) -> weights.Pair:
-        """Return a pair's networks. Missing ones are first trained with the preset `quick`, and the notebook reports it."""
+        """Return a pair's networks. Missing ones are first trained with the preset `quick`, which the notebook reports."""
         from . import training, weights
         from .inference import prepare_pair
 
@@ -69,7 +69,7 @@ class Notebook:
         return prepare_pair(weights.load_pair(dataset.family, target, auxiliary, compressor=compressor))
 
     def evaluation(self, dataset: data.Dataset, pair: weights.Pair, **options: Any) -> Evaluation:
-        """Return the evaluation of a pair on the first `limit` test images (the parameter; 0: all)."""
+        """Return the evaluation of a pair on the first `limit` test images (a parameter of the notebook; 0: all)."""
         from .evaluation import Evaluation
 
         return Evaluation(pair, dataset, limit=self.parameters.get("limit") or None, **options)
@@ -82,7 +82,7 @@ class Notebook:
     def table(
         self, title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], note: str = "", main: bool = False
     ) -> Any:
-        """Save a table and return it for display. `main` marks the table at the top of the report."""
+        """Save a table, and return it for display. `main` marks the table for the top of the report."""
         from IPython.display import HTML
 
         cells = [[format_cell(cell) for cell in row] for row in rows]
@@ -106,7 +106,7 @@ class Notebook:
             with replacing(folder / f"{self.name}-{name}.{kind}") as temporary:
                 temporary.write_bytes(image)
         width = round(figure.get_figwidth() * 96)
-        plt.close(figure)  # if it belongs to pyplot, a cell would show it a second time
+        plt.close(figure)  # else a cell would show a pyplot figure twice
         self._kept["figures"].append({"file": f"figures/{self.name}-{name}", "caption": caption, "width": width})
         self._write()
         encoded = base64.b64encode(image).decode()
@@ -121,7 +121,7 @@ class Notebook:
 
 
 def loss_text(training: dict[str, Any]) -> str:
-    """Return a line with the loss in a manifest's `training`, and its weights."""
+    """Return a line that describes the loss in a manifest's `training`, with its weights."""
     loss = training.get("loss", {})
     terms = loss.get("joint", {key: value for key, value in loss.items() if key not in ("start", "before")})
     text = ", ".join(f"{key} {value}" for key, value in terms.items())
@@ -131,7 +131,7 @@ def loss_text(training: dict[str, Any]) -> str:
 def check_parameters(declared: dict[str, Any]) -> None:
     """Raise UsageError for an injected parameter that is not in `declared`, or has another type.
 
-    papermill only warns of unknown parameters. Its injected cell is found among the inputs that this kernel executed.
+    papermill only warns of unknown parameters. Its injected cell is among the inputs that this kernel executed.
     """
     import ast
 
@@ -153,21 +153,21 @@ def check_parameters(declared: dict[str, Any]) -> None:
 
 
 def _shell() -> Any:
-    """Return IPython's shell if this is a kernel, else None."""
+    """Return IPython's shell in a notebook's kernel, else None."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def _injected() -> list[str]:
-    """Return the parameter cells that papermill injected and this kernel has executed."""
+    """Return the sources of the parameter cells that papermill injected and this kernel executed."""
     shell = _shell()
     return [] if shell is None else [cell for cell in shell.user_ns.get("In", []) if cell.startswith("# Parameters\n")]
 
 
 def default_output() -> Path:
-    """Return the results' folder without `output_dir`: papermill's working directory if it injected parameters here.
+    """Return the default folder of results: papermill's working directory if it injected parameters here.
 
     JupyterLab, `nbconvert --execute` and scripts write to `data/runs/interactive`. Environment variables cannot distinguish
-    these cases, because a papermill that was started in a notebook inherits that notebook's.
+    these cases, because a papermill that was started in a notebook inherits that notebook's variables.
     """
     return Path.cwd() if _injected() else data_root() / "runs" / "interactive"
 
@@ -186,7 +186,7 @@ def plain(value: Any) -> Any:
 
 
 def format_cell(value: Any) -> str:
-    """Format a table's cell: an `Estimate` is a proportion, shown in percent."""
+    """Return a value as the text of a table's cell. An `Estimate` is a proportion, shown in percent."""
     from .metrics import Estimate
 
     if isinstance(value, Estimate):
@@ -194,12 +194,12 @@ def format_cell(value: Any) -> str:
     return f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
-_FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # the beginning of a figure's cell
-LONG = 20  # characters of a cell that may wrap
+_FIGURE = re.compile(r"[-+−<>]?\d|—|$")  # the beginning of a cell with a number
+LONG = 20  # characters from which a cell may wrap
 
 
 def column_kinds(rows: Sequence[Sequence[str]], count: int) -> list[str]:
-    """Return for each of a table's `count` columns its kind: "figure", "word" or "words". The first column is never "figure".
+    """Return the kind of each of a table's `count` columns: "figure", "word" or "words". The first is never "figure".
 
     Figures are right-aligned, all else left-aligned. "words" may wrap.
     """

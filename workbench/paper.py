@@ -1,4 +1,4 @@
-"""The papers' published figures on CIFAR-10's 5,000 test images. They stand next to ours, never among them.
+"""The papers' published figures on CIFAR-10's 5,000 test images, for comparison with ours.
 
 Sources: PMC² (NOSSDAV '25) and its baseline (MMSys '22). Accuracies are in percent, sizes in bytes.
 """
@@ -45,7 +45,7 @@ PAPER: dict[str, Any] = {
             "neural": (1726.20, 8.00, 90.42),
         },
     },
-    # ms an image, generator in batches of 256: least and greatest over the four targets. Two components are not published.
+    # ms an image, generator in batches of 256: minimum and maximum over the four targets. Two components are not published.
     "figure4": {
         "neural": {"client_compression": 0.37, "network_client_edge": 0.54, "generator": 2.616, "compression": 0.550}
         | {"edge_other": "0.36 to 0.40", "decompression": 1.305, "cloud_other": "0.1 to 3.1"},

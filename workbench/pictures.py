@@ -1,4 +1,4 @@
-"""Read pictures: files of any kind and size become uint8 N x 3 x H x W tensors. Limits are checked before decoding.
+"""Read picture files of any kind and size as uint8 N x 3 x H x W tensors. Limits are checked before decoding.
 
 A single picture is read without torch, whose import takes seconds.
 """
@@ -37,22 +37,22 @@ __all__ = [
     "without_metadata",
 ]
 
-MAX_TOTAL = 4 << 30  # bytes of one decoded batch
-THREADS_FROM = 4 << 20  # bytes of files, estimated from the first one: below, threads cost more than they save
-ORIENTATION = 274  # the EXIF tag
+MAX_TOTAL = 4 << 30  # limit of one decoded batch in bytes
+THREADS_FROM = 4 << 20  # bytes of all files (estimated from the first) from which threads save time
+ORIENTATION = 274  # EXIF tag
 TURNS = dict(zip(range(2, 9), (Image.Transpose(t) for t in (0, 3, 1, 5, 4, 6, 2)), strict=True))  # by EXIF orientation
-METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # chunks of a PNG
+METADATA = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")  # PNG chunks
 XMP = b"XML:com.adobe.xmp"
-ORIENTED = (b"Raw profile type exif", XMP)  # keywords of texts in which Pillow finds an orientation
-MOST_ORIENTED = 256 << 10  # bytes: EXIF has at most 64 KiB, which such a text spells in hexadecimal digits
+ORIENTED = (b"Raw profile type exif", XMP)  # keywords of text chunks in which Pillow finds an orientation
+MOST_ORIENTED = 256 << 10  # bytes of such a text: at most 64 KiB of EXIF in hexadecimal digits
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
-MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # JPEG markers that begin a segment
+MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd7\xff])", re.DOTALL)  # JPEG marker that begins a segment
 START, END, SCAN, APP1 = 0xD8, 0xD9, 0xDA, 0xE1
-EXIF, MOST_EXIF = b"Exif\0\0", 16  # segments: Pillow copies all earlier ones for each further one
-MOST_FILLING = 64 << 10  # bytes between segments, which Pillow skips one at a time
-BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of a TIFF
+EXIF, MOST_EXIF = b"Exif\0\0", 16  # limit of EXIF segments: Pillow copies all earlier ones for each further one
+MOST_FILLING = 64 << 10  # limit of bytes between segments, which Pillow skips one at a time
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 WHITE_IS_ZERO, SIGNED = 0, 2
-ASSOCIATED = {"La": "LA", "RGBa": "RGBA"}  # modes whose values are multiplied by alpha
+ASSOCIATED = {"La": "LA", "RGBa": "RGBA"}  # modes with premultiplied alpha
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -61,8 +61,8 @@ class Limits:
     """Limits of decoding: formats (Pillow's names), bytes of a file, pixels of a JPEG and of any other picture.
 
     A JPEG with one scan may have more pixels, because it is decoded at the smallest sufficient scale. A JPEG with several scans
-    is held in memory completely until the last. `scans` bounds their number, because each scan costs one pass over the whole
-    picture. `pieces` bounds the segments of a JPEG and the chunks of a PNG, for which a reader stores more than their length.
+    is held in memory completely until the last. `scans` limits their number, because each scan costs one pass over the whole
+    picture. `pieces` limits the segments of a JPEG and the chunks of a PNG, for which a reader stores more than their length.
     """
 
     formats: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -74,14 +74,14 @@ class Limits:
 
     @property
     def names(self) -> str:
-        """The formats as text for a user."""
+        """The names of the formats as text for a user."""
         *others, last = (name.replace("WEBP", "WebP") for name in self.formats)
         return f"{', '.join(others)} or {last}" if others else last
 
     def scans_of(self, file: bytes, label: str) -> int:
-        """Return the number of scans of a JPEG, 0 for any other file.
+        """Check a file before it is opened. Return the number of scans of a JPEG, or 0 for any other file.
 
-        Raises DataError for an unopened file beyond the limits.
+        Raises DataError for a file beyond the limits.
         """
         pieces = scans = exif = 0
         filling = MOST_FILLING + 1 if file.startswith(JPEG) and b"\xff" * MOST_FILLING in file else 0
@@ -98,7 +98,7 @@ class Limits:
         return scans
 
     def check(self, picture: Image.Image, scans: int, label: str) -> None:
-        """Raise DataError for an opened but not yet decoded picture beyond the limits."""
+        """Raise DataError for a picture beyond the limits, after it was opened and before it is decoded."""
         width, height = picture.size
         most = self.jpeg_pixels if scans == 1 else self.pixels
         if width * height > most:
@@ -111,7 +111,8 @@ ANY = Limits()
 def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, limits: Limits = ANY) -> Tensor:
     """Read pictures (paths or files' bytes) into one uint8 tensor, N x 3 x `size` x `size` (see `open_picture`).
 
-    With `size` None they are not scaled. Raises DataError if they then differ in size, and for any unreadable picture.
+    With `size` None they are not scaled, and must have equal sizes. Raises DataError for different sizes or an unreadable
+    picture.
     """
     import torch
 
@@ -132,7 +133,7 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
             raise DataError(f"pictures differ in size, {first.shape[:2]} and {pixels.shape[:2]}: give one size to scale all to")
         out[index] = pixels
 
-    with suppress_warnings():  # once for all threads
+    with suppress_warnings():  # one context for all threads
         if _length(sources[0]) * len(sources) < THREADS_FROM:
             for index in range(1, len(sources)):
                 read(index)
@@ -145,14 +146,14 @@ def load_pictures(sources: Iterable[str | Path | bytes], size: int | None = 32, 
 def open_picture(source: str | Path | bytes, size: int | None = 32, limits: Limits = ANY, name: str = "") -> Image.Image:
     """Read one picture as RGB, upright, cropped to its central square and scaled to `size` x `size` (None: unscaled).
 
-    EXIF orientation is applied. Transparency is laid on white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
-    animation the first frame is read. A picture that is already `size` x `size` is not changed. White in a grey picture is the
+    EXIF orientation is applied. Transparent pixels become white. Grey, palette and CMYK pictures become 8-bit RGB. Of an
+    animation the first frame is read. A picture that is already `size` x `size` is not scaled. White in a grey picture is the
     largest value of its bits. With 32 bits it is the picture's maximum (floats: 1, or the maximum if that is larger).
 
     `name` is the name in error messages of a picture that is given as bytes. Raises DataError for a file that is missing, no
     picture, truncated, or beyond the `limits`. The header is checked before anything is decoded.
     """
-    with suppress_warnings():  # Pillow warns of bombs and odd metadata, our limits are checked below
+    with suppress_warnings():  # Pillow warns of large images and odd metadata; our limits are checked below
         return _open(source, size, limits, name)
 
 
@@ -160,7 +161,7 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the segments of a JPEG or the chunks of a PNG in their decoders' order. Other formats yield nothing.
 
     A piece is its marker (0 for a chunk), the position of its content, and the number of stray bytes before it. Pictures
-    embedded in a segment, and bytes after the end, do not count.
+    embedded in a segment, and bytes after the end, are not included.
     """
     if file.startswith(PNG):
         position = len(PNG)
@@ -176,9 +177,9 @@ def _pieces(file: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def without_metadata(file: bytes) -> bytes:
-    """Return a PNG without its texts and colour profile, except for an orientation. Other files are returned unchanged.
+    """Return a PNG without texts and colour profile, but with its orientation. Other files are returned unchanged.
 
-    Pillow inflates each of these chunks, a kilobyte to a megabyte, though nothing here uses them.
+    Pillow would inflate each of these chunks, a kilobyte to a megabyte, though they are not used.
     """
     if not file.startswith(PNG):
         return file
@@ -197,11 +198,11 @@ def without_metadata(file: bytes) -> bytes:
 
 
 def _orients(kind: bytes, keyword: bytes, content: bytes) -> bool:
-    """Return whether a text chunk can hold an orientation: by its keyword, and by the size of its inflated text."""
+    """Return whether a text chunk may hold an orientation, by its keyword and the size of its inflated text."""
     if keyword not in ORIENTED:
         return False
     rest = content[len(keyword) + 1 :]
-    if kind == b"iTXt":  # flag of compression, method, language, translated keyword, text
+    if kind == b"iTXt":  # compression flag, method, language, translated keyword, text
         compressed, text = rest[:1] == b"\1", rest[2:].split(b"\0", 2)[-1]
     else:
         compressed, text = kind == b"zTXt", rest[1:]  # method, text
@@ -220,7 +221,7 @@ def _length(source: str | Path | bytes) -> int:
 
 
 def read_picture(path: str | Path, limits: Limits = ANY) -> bytes:
-    """Return the content of a picture's file, which may be a pipe. Raises DataError if it is unreadable or too large."""
+    """Return the content of a picture file, which may be a pipe. Raises DataError if it is unreadable or too large."""
     try:
         with Path(path).open("rb") as file:
             content = file.read(limits.file_bytes + 1)
@@ -266,10 +267,9 @@ def _open(source: str | Path | bytes, size: int | None, limits: Limits, name: st
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Return the EXIF orientation that is still to be applied to a loaded picture, or 1 if there is none.
+    """Return the EXIF orientation still to be applied to a loaded picture, or 1 if there is none.
 
-    Pillow applies a TIFF's orientation while loading, and then removes the tag. Damaged EXIF does not make a picture
-    unreadable.
+    Pillow applies a TIFF's orientation while loading, and then removes the tag. Damaged EXIF data are ignored.
     """
     try:
         value = picture.getexif().get(ORIENTATION, 1)
@@ -299,7 +299,7 @@ def _to_rgb(picture: Image.Image, content: bytes) -> Image.Image:
 
 
 def _wide_grey(picture: Image.Image) -> np.ndarray[Any, Any] | None:
-    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread. None for every other picture.
+    """Return the levels, 0 to 255, of a grey picture that convert() would clip or misread, or None for other pictures.
 
     White is the largest value of the samples' bits. For 32-bit integers it is the picture's own maximum, because such files use
     a small part of their range. For floats it is 1, or the maximum if that is larger. Negative values and NaN are black.
@@ -336,7 +336,7 @@ def _first(value: Any) -> int:
 def _sees_through(picture: Image.Image, content: bytes) -> np.ndarray[Any, Any] | None:
     """Return a mask of the transparent pixels of a PNG, or None if Pillow finds them itself.
 
-    Pillow scales samples of 2, 4 and 16 bits to 8, but not the transparent colour. So they no longer match.
+    Pillow scales samples of 2, 4 and 16 bits to 8, but not the transparent colour, which then matches no pixel.
     """
     colour, depth = picture.info.get("transparency"), content[24] if content.startswith(PNG) else 8
     if picture.mode == "L" and depth in (2, 4) and isinstance(colour, int):
@@ -368,14 +368,14 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def encode(pixels: np.ndarray[Any, np.dtype[np.uint8]], format: str = "PNG", **options: Any) -> bytes:
-    """Return uint8 pixels H x W x 3 as a file of a format, with Pillow's options."""
+    """Encode uint8 pixels H x W x 3 as a file of a format, with Pillow's options."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def residual(x: Tensor, y: Tensor, gain: float = 1.0) -> Tensor:
-    """Return the signed difference y - x, amplified by `gain`, as an image with mid-grey for equal pixels."""
+    """Return the difference y - x, amplified by `gain`, as an image in which equal pixels are mid-grey."""
     return ((y - x) * gain / 2 + 0.5).clamp(0, 1)
 
 

@@ -1,4 +1,4 @@
-"""Processes that a batch starts, Ctrl-C between two steps, and settings of memory and threads."""
+"""Child processes of a batch, Ctrl-C between two steps, and settings of memory and threads."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ MALLOC = {M_TRIM_THRESHOLD: 1 << 30, M_TOP_PAD: 64 << 20, M_MMAP_THRESHOLD: 1 <<
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Yield an event that the first Ctrl-C sets instead of raising. A second Ctrl-C raises.
+    """A context that yields an event, which the first Ctrl-C sets instead of raising. A second Ctrl-C raises.
 
     So Ctrl-C takes effect between two steps. An interrupted step would leave partial batch statistics, or an update that the
-    resumed run repeats. An exception raised in a finaliser is lost. Only the main thread can be interrupted. In other threads
-    the event stays unset.
+    resumed run repeats, and an exception in a finaliser would be lost. Only the main thread receives Ctrl-C: in other threads
+    the event is never set.
     """
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -63,7 +63,7 @@ def interrupts() -> Iterator[threading.Event]:
 
 
 def allowed_cores() -> list[int]:
-    """Return the cores that this process may use, or none if threads cannot be pinned to cores (macOS, Windows)."""
+    """Return the cores that this process may use, or none if the system cannot pin threads to cores (macOS, Windows)."""
     return sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 
 
@@ -83,10 +83,10 @@ def processor_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory and share it between all threads. Call it before any thread starts.
+    """Make the C library keep freed memory and share it between all threads. Call it before any thread starts.
 
-    Otherwise the memory of a batch's activations returns to the system after each batch, and half a gigabyte of pages is
-    faulted in and cleared for the next. Does nothing unless the C library is glibc.
+    By default the memory of a batch's activations returns to the system after each batch. For the next batch, half a gigabyte
+    of pages must be faulted in and cleared. Does nothing unless the C library is glibc.
     """
     if platform.libc_ver()[0] != "glibc":
         return
@@ -96,17 +96,17 @@ def keep_memory() -> None:
 
 
 def spin_briefly() -> None:
-    """Let torch's idle threads spin for 10,000 turns before they sleep. Call it before torch is loaded.
+    """Limit the spinning of torch's idle threads to 10,000 turns. Call it before torch is loaded.
 
-    That bridges the pauses within a network. The default of 300,000 turns takes the processor from other threads, including the
-    one that is waited for. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
+    That bridges the pauses within a network. The default of 300,000 turns keeps other threads from the processor, including the
+    one whose result is needed. OMP_WAIT_POLICY and GOMP_SPINCOUNT, if set, are respected.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 class Children:
-    """The child processes of this process. After `stop` no further process starts until `restart`."""
+    """The child processes of a batch. After `stop` no further process starts until `restart`."""
 
     def __init__(self) -> None:
         self._running: set[subprocess.Popen[str]] = set()
@@ -119,7 +119,7 @@ class Children:
 
     @contextlib.contextmanager
     def start(self, command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
-        """Yield a process in a session of its own, with its output piped. Raises RunError after `stop`."""
+        """A context with a child process in a session of its own, its output piped. Raises RunError after `stop`."""
         with self._lock:
             if self._stopped:
                 raise RunError(f"{command[0]} was not started: the batch is being stopped")
@@ -134,7 +134,7 @@ class Children:
                 self._running.discard(process)
 
     def stop(self, number: int, patience: float = 0.0) -> None:
-        """Send a signal to all sessions.
+        """Send a signal to the sessions of all children, and refuse to start more.
 
         If `patience` is above 0, kill the processes that still run after that many seconds.
         """
@@ -152,9 +152,9 @@ class Children:
 
 
 def as_done(futures: Iterable[Future[Result]], interrupted: threading.Event | None = None) -> Iterator[Future[Result]]:
-    """Yield futures as they complete. Raise KeyboardInterrupt between two of them after Ctrl-C (see `interrupts`).
+    """Yield futures as they complete. After Ctrl-C, raise KeyboardInterrupt before the next one (see `interrupts`).
 
-    All waits have a limit, because a signal that arrives just before a wait for a lock is handled only after it.
+    Waits are short, because a signal that arrives just before a wait for a lock is handled only after the wait.
     """
     pending = set(futures)
     while pending:
@@ -174,10 +174,10 @@ def run_jobs(
     number: int = signal.SIGTERM,
     patience: float = 0.0,
 ) -> None:
-    """Call a function for each job. `done` gets the name and the result or error of each job when it ends.
+    """Call a function for each job, and pass the job's name and its result or error to `done` when it ends.
 
-    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error of `done`, cancels
-    waiting jobs, sends the signal `number` to the children, and raises.
+    Without an executor, threads of this process call it, one for each core. Ctrl-C, or an error in `done`, cancels waiting
+    jobs, sends the signal `number` to the children, and raises.
     """
     pool = executor or ThreadPoolExecutor(max(1, min(len(jobs), cores())))
     futures: dict[Future[Result], str] = {}

@@ -7,8 +7,8 @@
               parameters have `binary_data_size`, in order, little-endian; an element of BYTES is its length in 4 bytes, then
               its content
 
-The bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are checked before any object is built. Anything
-malformed raises a `ProtocolError`. No message contains data.
+The bytes may be hostile. Lengths, counts, shapes and the depth of the JSON are checked before any object is built. Malformed
+bytes raise a `ProtocolError`. No message contains data.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ DATATYPES: dict[str, str] = {
     **{f"INT{bits}": f"<i{bits // 8}" for bits in (8, 16, 32, 64)},
     **{f"FP{bits}": f"<f{bits // 8}" for bits in (16, 32, 64)},
 }
-MAX_JSON = 1 << 20  # bytes: Python's objects take up to 30 times the memory of their JSON
+MAX_JSON = 1 << 20  # bytes; Python's objects take up to 30 times the memory of their JSON
 MAX_TENSORS, MAX_RANK, MAX_ELEMENTS, MAX_ID = 64, 8, 1 << 24, 256
-MAX_STRINGS = 1 << 16  # elements of BYTES, each of which becomes an object
+MAX_STRINGS = 1 << 16  # elements of a BYTES tensor, each of which becomes an object
 DATATYPE_OF = {np.dtype(code): datatype for datatype, code in DATATYPES.items()}
 JSON_NUMBERS = (int, float, bool)
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A named tensor: numbers as an array of its shape or, for datatype BYTES, a list of its elements in row-major order."""
+    """A named tensor: an array of its shape or, for datatype BYTES, a list of its elements in row-major order."""
 
     name: str
     datatype: str
@@ -62,7 +62,7 @@ class Tensor:
 
     @classmethod
     def of(cls, name: str, data: NDArray[Any] | list[bytes]) -> Tensor:
-        """Make a tensor of an array or a list of byte strings. Raises ProtocolError for an unsupported kind of array."""
+        """Return a tensor of an array or of a list of byte strings. Raises ProtocolError for an unsupported kind of array."""
         if isinstance(data, list):
             return cls(name, "BYTES", (len(data),), data)
         if data.dtype not in DATATYPE_OF:
@@ -72,13 +72,13 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Request:
-    """An inference request: its inputs, the requested outputs (none: all), and which of them as binary data."""
+    """An inference request: inputs, requested outputs (none: all), and the names of those requested as binary data."""
 
     inputs: dict[str, Tensor]
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
-    binary: frozenset[str] | None = frozenset()  # None: all
+    binary: frozenset[str] | None = frozenset()  # None: all outputs
 
     def wants_binary(self, name: str) -> bool:
         """Return whether an output was requested as binary data."""
@@ -87,7 +87,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Response:
-    """A response: the model's name, and its outputs."""
+    """An inference response: the model's name and its outputs."""
 
     model: str
     outputs: dict[str, Tensor]
@@ -126,7 +126,7 @@ def read_response(body: bytes, json_length: str | None = None) -> Response:
 
 
 def _content(body: bytes, json_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """Return the JSON object of a body, and the bytes after it."""
+    """Return the JSON object of a body, and the bytes that follow it."""
     length = len(body)
     if json_length is not None:
         if not (json_length.isascii() and json_length.isdigit() and len(json_length) < 10 and int(json_length) <= len(body)):
@@ -147,7 +147,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(constant)
 
 
-# built once, which saves a third of the time
+# compiled once, which saves a third of the time
 _DECODER, _ENCODER = json.JSONDecoder(parse_constant=_refuse), json.JSONEncoder(allow_nan=False)
 
 

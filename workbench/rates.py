@@ -1,11 +1,12 @@
-"""The rates of a variable-rate compressor: its stops, the quantisation step of each, and their integer tables.
+"""The rates of a variable-rate compressor: its stops, and each stop's quantisation step and integer tables.
 
 ::
 
     rate 0 ... 1 -> nearest of S stops -> step 1 / Gain[stop] -> tables of that step, all from one density
 
-The gains and the density are those of CompressAI's variable-rate models (`models.vbr`, `EntropyBottleneckVbr`; Kamisli et al.
-2024, arXiv 2402.18930). Both ends need the integer tables of each stop. So the number of stops is fixed, and the tables ship.
+A stop is one of the S discrete rates. The gains and the density are those of CompressAI's variable-rate models (`models.vbr`,
+`EntropyBottleneckVbr`; Kamisli et al. 2024, arXiv 2402.18930). Encoder and decoder need equal integer tables. So the number of
+stops is fixed, and their tables ship with the weights.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from .errors import UsageError
 
 __all__ = ["LABEL_CHANNELS", "STOPS", "check_rate", "gains", "rates_of", "stop_of", "stop_tables"]
 
-STOPS = 11  # of a newly trained compressor: rates 0, 0.1, ... 1
-LABEL_CHANNELS = 4  # channels for the label, which is only a few bits: hundreds of latents would cost more
-COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels keep the coarse one
+STOPS = 11  # stops of a new compressor: rates 0, 0.1, ... 1
+LABEL_CHANNELS = 4  # channels for the label: more channels would cost more bits
+COARSE, FINE = 4.0, 0.125  # quantisation steps of stops 1 and S - 1; the label's channels always have the coarse one
 
 
 def gains(stops: int) -> Tensor:
-    """Return the gain of each stop (S), the inverse of its quantisation step, coarse to fine."""
+    """Return the gain of each stop (S), which is the inverse of its quantisation step, coarse to fine."""
     if stops < 3:
         raise UsageError(f"a variable-rate compressor has at least 3 stops, got {stops}")
     steps = torch.logspace(torch.tensor(COARSE).log2(), torch.tensor(FINE).log2(), stops - 1, base=2)
@@ -34,18 +35,18 @@ def gains(stops: int) -> Tensor:
 
 
 def rates_of(stops: int) -> tuple[float, ...]:
-    """Return the rate of each stop. A compressor without stops only has rate 0."""
+    """Return the rate of each stop. A compressor without stops has only rate 0."""
     return tuple(round(stop / (stops - 1), 6) for stop in range(stops)) if stops else (0.0,)
 
 
 def check_rate(rate: float | None) -> None:
-    """Raise UsageError for a rate outside [0, 1]. None means that no rate was requested."""
+    """Raise UsageError for a rate outside [0, 1]. None is allowed."""
     if rate is not None and not 0.0 <= rate <= 1.0:
         raise UsageError(f"rate must be between 0 (the fewest bits) and 1 (the most), got {rate!r}")
 
 
 def stop_of(rate: float, stops: int) -> int:
-    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with `stops` stops does not have."""
+    """Return the stop nearest to a rate. Raises UsageError for a rate that a compressor with `stops` stops lacks."""
     check_rate(rate)
     if not stops and rate:
         raise UsageError(
@@ -55,11 +56,11 @@ def stop_of(rate: float, stops: int) -> int:
 
 
 def stop_tables(bottleneck: Any, gain: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the integer tables of stops 1 .. S - 1, and leave those of stop 0 in an `EntropyBottleneckVbr`.
+    """Return the integer tables of stops 1 to S - 1, and set those of stop 0 in the `EntropyBottleneckVbr`.
 
     The tables are CompressAI's: cumulative frequencies, flattened (M x L for each stop, with L its longest length), offsets and
-    lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the others only have the symbol
-    zero.
+    lengths (S - 1 x M). The label's channels have stop 0's tables at every stop. At stop 0 the other channels have the symbol
+    zero only.
     """
     made = []
     for value in gain:

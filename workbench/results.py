@@ -1,4 +1,4 @@
-"""The results pages: every table and caption is rendered from the JSON files of `data/results`.
+"""The results pages, whose tables and captions are rendered from the JSON files of `data/results`.
 
 `docs/results/templates/<page>.md.j2` becomes `docs/results/<page>.md`. The template `README.md.j2` becomes the block between
 the two markers of README.md. Templates read a file with `load("name")`, so that no figure is typed by hand.
@@ -28,7 +28,7 @@ UNKNOWN = "not recorded"
 def pages(root: Path) -> dict[Path, str]:
     """Return the text of each generated file, by its path below `root` (a checkout).
 
-    Raises UsageError if a template, a result that it names or the README's markers are missing.
+    Raises UsageError if a template, a result or the README's markers are missing.
     """
     names = sorted(path.name.removesuffix(".j2") for path in (root / TEMPLATES).glob("*.md.j2"))
     if not names:
@@ -46,7 +46,7 @@ def pages(root: Path) -> dict[Path, str]:
 
 
 def differing(root: Path, rendered: dict[Path, str]) -> list[str]:
-    """Return one line for each file below `root` that differs from its rendering, or has no template."""
+    """Return a line for each generated file below `root` that differs from `rendered`, or has no template."""
     lines = []
     for path, text in rendered.items():
         kept = (root / path).read_text(encoding="utf-8") if (root / path).is_file() else None
@@ -67,7 +67,7 @@ def _first_difference(kept: str, text: str) -> int:
 
 
 def _insert(path: Path, text: str) -> str:
-    """Return a file's text with `text` between its two markers."""
+    """Return a file's text with `text` in place of the block between its markers."""
     whole = path.read_text(encoding="utf-8") if path.is_file() else ""
     before, begin, rest = whole.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -102,7 +102,7 @@ def _render(environment: jinja2.Environment, name: str) -> str:
 
 
 def _load(root: Path, name: str) -> dict[str, Any]:
-    """Return a result in `data/results` by its name without `.json`."""
+    """Return the result in `data/results` with this name (without `.json`)."""
     path = root / RESULTS / f"{name}.json"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -140,17 +140,17 @@ def percent(figure: dict[str, float], digits: int = 2) -> str:
 
 
 def spread(figure: dict[str, float], digits: int = 1) -> str:
-    """Format a mean and the standard deviation over images: `748.7 ± 81.3`."""
+    """Format a mean and its standard deviation over images: `748.7 ± 81.3`."""
     return f"{fixed(figure['value'], digits)} ± {fixed(figure['std'], digits)}"
 
 
 def named(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the result of a run or a notebook with this name."""
+    """Return the result with this name in the file of a run or a notebook."""
     return picked(run["results"], name=name)
 
 
 def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
-    """Return the first row with the wanted values. Raises UsageError if there is none."""
+    """Return the first row whose values equal `wanted`. Raises UsageError if there is none."""
     for row in rows:
         if all(row.get(key) == value for key, value in wanted.items()):
             return row
@@ -158,7 +158,7 @@ def picked(rows: Iterable[dict[str, Any]], **wanted: Any) -> dict[str, Any]:
 
 
 def source(name: str, origin: dict[str, Any], command: str = "", when: str = "") -> str:
-    """Return the line below a table: its file, date, processor, commit and the command that measures it again."""
+    """Return the line below a table: its file, date, processor, commit, and the command that repeats the measurement."""
     recorded = origin.get("date")
     day = f"{date.fromisoformat(recorded):%-d %B %Y}" if recorded else when or UNKNOWN
     processor = f"{origin['processor']}, {origin['cores']} cores" if "processor" in origin else UNKNOWN

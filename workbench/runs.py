@@ -1,4 +1,4 @@
-"""Batches of notebooks: papermill executes them in parallel, one process each, then results are collected and a report written.
+"""Batches of notebooks: papermill executes them in parallel processes, then results are collected and a report is written.
 
 ::
 
@@ -10,8 +10,8 @@
                        summary.json          one object for each result
                        report.html           one self-contained page
 
-A batch runs on any `concurrent.futures.Executor`: this machine's threads, each waiting for the process of its notebook, or a
-cluster's workers (`dask_executor`), which must see the same files. `resume` skips completed notebooks.
+A batch runs on any `concurrent.futures.Executor`: threads of this machine, each waiting for a notebook's process, or a
+cluster's workers (`dask_executor`), which must access the same files. `resume` skips completed notebooks.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from .storage import data_root, write_json, write_text
 __all__ = ["NOTEBOOKS", "Task", "collect", "dask_executor", "execute", "new_directory", "notebooks_folder", "run_batch"]
 
 NOTEBOOKS = ("explore", "train", "effectiveness", "bandwidth", "privacy", "tradeoff", "latency", "energy", "deploy")
-ALONE = ("latency", "energy", "deploy")  # these measure time, so nothing else may run
-LONGEST = ("privacy", "bandwidth", "tradeoff", "effectiveness", "explore", "train")  # by their time on one core
+ALONE = ("latency", "energy", "deploy")  # these measure time and run alone
+LONGEST = ("privacy", "bandwidth", "tradeoff", "effectiveness", "explore", "train")  # by decreasing time on one core
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
 class Task:
-    """One notebook to execute: its path, its output folder, its parameters and its number of threads."""
+    """A notebook to execute: its path, output folder, parameters and number of threads."""
 
     notebook: str
     output_dir: str
@@ -80,7 +80,7 @@ def notebooks_folder() -> Path:
 def plan(names: Sequence[str], directory: Path, parameters: dict[str, Any], threads: int = 1) -> list[Task]:
     """Return the tasks of a batch. A notebook gets only the parameters that it declares.
 
-    A parameter must be declared by at least one of the notebooks, and survive JSON unchanged. Otherwise UsageError is raised.
+    Raises UsageError for a parameter that none of the notebooks declares, or that JSON would change.
     """
     import papermill
 
@@ -121,7 +121,7 @@ _children = Children()
 
 
 def execute(task: Task) -> dict[str, Any]:
-    """Execute a notebook in its own process, and return its status: `done` or `failed`, seconds, the error.
+    """Execute a notebook in its own process. Return its status: `done` or `failed`, the seconds, the error.
 
     Errors in the notebook are not raised. The status is also written next to the executed notebook.
     """
@@ -148,7 +148,7 @@ def execute(task: Task) -> dict[str, Any]:
 
 
 def _execute_here(task: Task) -> dict[str, Any]:
-    """Execute a notebook in this process: the entry of `python -m workbench.runs`, with the task on its standard input."""
+    """Execute a notebook in this process. `python -m workbench.runs` calls this with the task from standard input."""
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -158,7 +158,7 @@ def _execute_here(task: Task) -> dict[str, Any]:
     try:
         with tempfile.TemporaryDirectory(prefix="pmc2-") as sockets:
             config = Config()
-            if os.name == "posix":  # parallel kernels race for TCP ports, but not for sockets in a folder
+            if os.name == "posix":  # parallel kernels compete for TCP ports, so use sockets in a folder
                 config.KernelManager.transport = "ipc"
                 config.KernelManager.ip = str(Path(sockets) / "kernel")
             papermill.execute_notebook(
@@ -179,10 +179,10 @@ def _execute_here(task: Task) -> dict[str, Any]:
 
 
 def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: bool = False) -> list[dict[str, Any]]:
-    """Execute tasks and return their statuses in order. A failed task does not stop the others.
+    """Execute tasks, and return their statuses in order. A failed task does not stop the others.
 
     `resume` skips tasks that are done with the same parameters. Without an executor the notebooks share this machine's cores.
-    Ctrl-C stops running notebooks and raises. Completed ones are kept.
+    Ctrl-C stops running notebooks and raises. The results of completed ones stay.
     """
     statuses: dict[str, dict[str, Any]] = {}
     if resume:
@@ -211,9 +211,9 @@ def run_batch(tasks: Sequence[Task], executor: Executor | None = None, resume: b
 
 
 def _waves(tasks: Sequence[Task]) -> list[list[Task]]:
-    """Group the tasks into waves. The tasks of a wave run in parallel, the longest first, so that no core ends early.
+    """Group tasks into waves. The tasks of a wave run in parallel, the longest first, so that all cores stay busy.
 
-    A notebook of unknown time counts as the longest.
+    A notebook of unknown duration counts as the longest. Notebooks that measure time run alone, after the others.
     """
     together = sorted(
         (task for task in tasks if task.name not in ALONE),
@@ -232,9 +232,9 @@ def _read_status(path: Path) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def dask_executor(scheduler: str) -> Iterator[Executor]:
-    """Yield an Executor on a Dask cluster, by its scheduler's address (`tcp://host:8786`). Needs the extra `cluster`.
+    """A context with an Executor on the Dask cluster whose scheduler is at an address (`tcp://host:8786`).
 
-    Raises RunError if the extra is missing, or if the scheduler does not respond within ten seconds.
+    It needs the extra `cluster`. Raises RunError without it, or if the scheduler does not respond within ten seconds.
     """
     try:
         from distributed import Client
@@ -242,7 +242,7 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
     except ImportError as error:
         raise RunError("--scheduler needs Dask: pip install -e '.[cluster]' in the checkout") from error
     try:
-        # Try a plain connection first: a Client that never connects logs errors when it is closed.
+        # Try a plain connection first: a Dask Client that never connects logs errors when it is closed.
         socket.create_connection(get_address_host_port(scheduler), timeout=10).close()
         client = Client(scheduler, timeout=10, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, TimeoutError, ValueError) as error:
@@ -257,7 +257,7 @@ def dask_executor(scheduler: str) -> Iterator[Executor]:
 
 
 def new_directory() -> Path:
-    """Make and return `data/runs/<time>`."""
+    """Create and return `data/runs/<time>`."""
     runs = data_root() / "runs"
     stem = datetime.now().strftime("%Y-%m-%dT%H-%M-%S")
     for attempt in range(100):
@@ -275,7 +275,7 @@ def new_directory() -> Path:
 
 
 def point_latest(directory: Path) -> None:
-    """Make `data/runs/latest` a link to a run."""
+    """Make `data/runs/latest` a symbolic link to a run."""
     link = directory.parent / "latest"
     aside = directory.parent / f".latest.{os.getpid()}"
     try:
@@ -287,7 +287,7 @@ def point_latest(directory: Path) -> None:
 
 
 def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str, Any]) -> Path:
-    """Write `summary.json` and `report.html` from the results of a run's notebooks, and return the report's path."""
+    """Write `summary.json` and `report.html` from the results of a run's notebooks. Return the report's path."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     notebooks = []
@@ -310,7 +310,7 @@ def collect(directory: Path, statuses: Sequence[dict[str, Any]], about: dict[str
 
 
 def main_table(directory: Path) -> dict[str, Any]:
-    """Return the table that a notebook of the run marked as its main one, or a table that reports its absence."""
+    """Return the table that a notebook marked as the main one, or a table that reports its absence."""
     for path in sorted(directory.glob("*.json")):
         for table in read_json(path).get("tables", []):
             if table.get("main"):
@@ -319,7 +319,7 @@ def main_table(directory: Path) -> dict[str, Any]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file, or an empty one if the file is missing or unreadable."""
+    """Return the object in a JSON file, or an empty one if the file is missing or invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Checkpoint files of other projects as plain tensors by name: unwrapped, without wrappers' prefixes, checked to be finite.
+"""Read checkpoint files of other projects as tensors by name, without wrappers and prefixes.
 
 ::
 
@@ -24,18 +24,18 @@ from .errors import WeightsError
 
 __all__ = ["StateDict", "read_state_dict", "require_finite", "within"]
 
-# Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, the preferred ones first.
+# Keys under which training scripts store a state dict next to epoch, optimizer and accuracy, preferred ones first.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "module", "classifier", "weights")
-NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of the keys of other objects in a training script's checkpoint
-# components that wrappers add to names
+NOT_NETWORKS = ("optim", "sched", "scaler", "callbacks")  # parts of keys of objects that are not networks
+# name components that wrappers add
 TRANSPARENT = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-ROLES = ("attack_model", "model_A", "model_B")  # prefixes in the public baseline's Lightning checkpoints, which are kept
+ROLES = ("attack_model", "model_A", "model_B")  # prefixes to keep, in the public baseline's Lightning checkpoints
 MOST_NESTED = 8
 
 
 @dataclass(frozen=True)
 class StateDict:
-    """Tensors by name, the textual hyper-parameters, and notes on what was unwrapped, removed or left out."""
+    """Tensors by name, hyper-parameters that are text, and notes on what was unwrapped, removed or left out."""
 
     tensors: dict[str, Tensor]
     sha256: str = ""
@@ -44,7 +44,7 @@ class StateDict:
 
 
 class _Inert(dict):  # type: ignore[type-arg]
-    """A stand-in for the few classes in the baseline's Lightning checkpoints. It stores fields and runs no code."""
+    """A substitute for the few classes in the baseline's Lightning checkpoints. It stores fields and runs no code."""
 
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
@@ -52,14 +52,14 @@ class _Inert(dict):  # type: ignore[type-arg]
 
 
 _KNOWN_GLOBALS: dict[str, type] = {
-    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch's unpickler sets items only on these
+    "pytorch_lightning.utilities.parsing.AttributeDict": OrderedDict,  # torch's unpickler only sets items on this class
     "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint": _Inert,
     "argparse.Namespace": _Inert,
 }
 
 
 def read_state_dict(path: Path) -> StateDict:
-    """Read a checkpoint (torch's or safetensors). Only tensors and plain values are unpickled.
+    """Read a checkpoint in torch's or safetensors' format. Only tensors and plain values are unpickled.
 
     Raises WeightsError for a file that is unreadable, contains other objects, or has no tensors by name.
     """
@@ -79,7 +79,7 @@ def read_state_dict(path: Path) -> StateDict:
 
 
 def _read(path: Path) -> bytes:
-    """Return the content of a file in one reading, since it may be a pipe."""
+    """Return a file's content, read once because it may be a pipe."""
     try:
         return path.read_bytes()
     except OSError as error:
@@ -89,7 +89,7 @@ def _read(path: Path) -> bytes:
 def _load(file: bytes, path: Path) -> Any:
     allowed: list[Any] = [(stand_in, name) for name, stand_in in _KNOWN_GLOBALS.items()]
     try:
-        if file[8:9] == b"{":  # safetensors: the length of a JSON header, then the header
+        if file[8:9] == b"{":  # safetensors begins with the length of a JSON header
             return safetensors.torch.load(file)
         with torch.serialization.safe_globals(allowed):
             return torch.load(io.BytesIO(file), map_location="cpu", weights_only=True)
@@ -100,7 +100,7 @@ def _load(file: bytes, path: Path) -> Any:
 
 
 def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, dict[str, Tensor], list[str]]:
-    """Return the largest state dict with its path (`model.net`), and the keys of others next to it."""
+    """Return the path (`model.net`) of the largest state dict, its tensors, and the paths of other state dicts."""
     own = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     inner: dict[str, tuple[str, dict[str, Tensor], list[str]]] = {}
     for key, value in content.items() if depth < MOST_NESTED else ():
@@ -118,7 +118,7 @@ def _unwrap(content: dict[Any, Any], path: Path, depth: int = 0) -> tuple[str, d
 
 
 def _plain_names(state: StateDict, path: Path) -> StateDict:
-    """Remove the prefixes that DataParallel, torch.compile and enclosing modules put before and inside the names."""
+    """Remove the prefixes that DataParallel, torch.compile and enclosing modules add before and inside the names."""
     removed: list[str] = []
     split = {key: [part for part in key.split(".") if part not in TRANSPARENT] for key in state.tensors}
     if len({tuple(parts) for parts in split.values()}) < len(split):
@@ -134,7 +134,7 @@ def _plain_names(state: StateDict, path: Path) -> StateDict:
 
 
 def within(tensors: dict[str, Tensor], keep: str = "") -> tuple[dict[str, Tensor], str]:
-    """Remove the components with which all names begin, and return the tensors and those components (`model.net.`)."""
+    """Remove the components that begin all names. Return the tensors and the removed prefix (`model.net.`)."""
     prefix = ""
     while True:
         first = {name.partition(".")[0] for name in tensors}

@@ -21,7 +21,7 @@ __all__ = ["data_root", "expand_user", "replacing", "require_writable", "write_j
 
 
 def data_root() -> Path:
-    """Return the `data/` folder: `$WORKBENCH_DATA`, else the checkout's own, else `./data`."""
+    """Return the `data/` folder: `$WORKBENCH_DATA`, else the checkout's, else `./data`."""
     if given := os.environ.get("WORKBENCH_DATA"):
         return expand_user(given).resolve()
     checkout = Path(__file__).resolve().parent.parent
@@ -29,9 +29,9 @@ def data_root() -> Path:
 
 
 def expand_user(path: str | Path) -> Path:
-    """Return a path with `~` expanded.
+    """Expand `~` in a path.
 
-    If that user has no home directory here, the path is returned unchanged, and does not exist.
+    If the named user has no home directory here, the path is returned unchanged, and does not exist.
     """
     try:
         return Path(path).expanduser()
@@ -41,11 +41,10 @@ def expand_user(path: str | Path) -> Path:
 
 @contextlib.contextmanager
 def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path` to write to. On success it replaces `path` atomically, else it is removed.
+    """A context that yields a temporary path to write. On success the file replaces `path` atomically, else it is removed.
 
-    The temporary file is readable by its owner alone; the result has permissions `mode`.
-
-    Raises StorageError if the folder cannot be written or the disk is full. `path` is then unchanged.
+    The temporary file is in the folder of `path` and readable by its owner alone. The result has permissions `mode`. Raises
+    StorageError if the folder cannot be written or the disk is full. `path` is then unchanged.
     """
     temporary: Path | None = None
     try:
@@ -67,7 +66,7 @@ def replacing(path: Path, mode: int = 0o644) -> Iterator[Path]:
 
 
 def _sweep(path: Path) -> None:
-    """Remove temporary files of `path` that killed processes of this machine left."""
+    """Remove temporary files for `path` that killed processes of this machine left."""
     for left in path.parent.glob(f"{glob.escape(f'.{path.name}.{_HOST}-')}*.tmp"):
         pid = left.name.removeprefix(f".{path.name}.{_HOST}-").partition(".")[0]
         if pid.isdigit() and not _alive(int(pid)):
@@ -85,7 +84,7 @@ def _alive(pid: int) -> bool:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder, and raise StorageError unless a file can be written there. Call it before hours of work."""
+    """Create a folder, and raise StorageError unless files can be written there. Call it before hours of work."""
     with replacing(folder / ".probe") as temporary:
         temporary.write_bytes(b"\0" * 4096)
     (folder / ".probe").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-r"""The standard streams of a command, made usable in every state: closed, full, or with a narrow encoding.
+r"""Make a command's standard streams usable in every state: closed, full, or with a narrow encoding.
 
 ==================  ================================================================================
 closed              replaced by /dev/null, so that no file opened later gets its descriptor
@@ -22,9 +22,7 @@ from .terminal import printable
 __all__ = ["complain", "flushed", "prepare"]
 
 KEPT = "\n\t"
-_WRAPPED: list[
-    io.TextIOWrapper
-] = []  # references: a collected wrapper would close the buffer that it shares with sys.__stdout__
+_WRAPPED: list[io.TextIOWrapper] = []  # keeps wrappers alive: a collected one would close the buffer of sys.__stdout__
 
 
 class _Output(io.TextIOWrapper):
@@ -45,7 +43,7 @@ class _Diagnostics(io.TextIOWrapper):
 
 
 def prepare() -> None:
-    """Make the process's standard streams usable. Streams that a caller, such as a test, has replaced are not changed."""
+    """Make the process's standard streams usable. Streams that a caller, such as a test, has replaced stay unchanged."""
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
@@ -87,7 +85,7 @@ def complain(text: object) -> None:
 
 
 def flushed() -> bool:
-    """Flush standard output. If it cannot be written, report it on standard error, drop the rest and return False."""
+    """Flush standard output. If that fails, report it on standard error, discard the rest and return False."""
     try:
         sys.stdout.flush()
     except OSError as error:

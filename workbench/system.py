@@ -1,4 +1,4 @@
-"""The system of the paper as plain objects: Client, Edge, Cloud, and System, the three joined.
+"""The system of the paper as plain objects: Client, Edge, Cloud, and System, which joins the three.
 
 ::
 
@@ -7,8 +7,8 @@
         ^                                                                        |
         +------------------------------- scores <--------------------------------+
 
-The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, PNG goes straight to
-the cloud, and there is no first hop. `Edge.protect` is the only door through which anything leaves the trusted domain.
+The baseline (PP, MMSys '22) is a second arrangement of the same parts: the generator runs on the phone, which sends PNG
+directly to the cloud. Data leave the trusted domain only through `Edge.protect`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .weights import Pair, load_pair
 
 __all__ = ["COMPONENTS", "Client", "Cloud", "Edge", "Recognition", "Stopwatch", "System", "codec_for"]
 
-# The nine components of Figure 4. In one process nothing crosses a network, so its two components stay None.
+# The nine components of Figure 4. In one process nothing crosses a network, so the two networks' components are None.
 COMPONENTS = (
     "client_compression",
     "network_client_edge",
@@ -45,14 +45,14 @@ COMPONENTS = (
     "classifier",
     "cloud_other",
 )
-NEURAL = ("neural", "compressai")  # the codecs that need the pair's compressor
+NEURAL = ("neural", "compressai")  # codecs that need the pair's compressor
 NETWORKS = ("network_client_edge", "network_edge_cloud")
 PART = 256  # images that a cloud decodes and classifies between two calls of `proceed`
-REMEMBERED = 4096  # codes in the cloud's cache: about 13 MB with codes of 3 KB
+REMEMBERED = 4096  # limit of codes in the cloud's cache: about 13 MB for codes of 3 KB
 
 
 def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options: Any) -> Codec:
-    """Build a codec by name for a pair. The neural codec uses the pair's compressor and the images' `size` (H, W)."""
+    """Build a codec by name for a pair. The neural codecs use the pair's compressor and the images' `size` (H, W)."""
     if name not in NEURAL:
         return codec(name, **options)
     if pair.compressor is None:
@@ -61,7 +61,7 @@ def codec_for(pair: Pair, name: str, size: tuple[int, int] = (32, 32), **options
 
 
 class Stopwatch:
-    """A stopwatch that adds up milliseconds by component. It waits for a CUDA device before it reads the clock."""
+    """Adds up milliseconds by component. It synchronises with a CUDA device before it reads the clock."""
 
     def __init__(self) -> None:
         self.milliseconds: dict[str, float | None] = dict.fromkeys(COMPONENTS, 0.0) | dict.fromkeys(NETWORKS)
@@ -82,7 +82,7 @@ class Stopwatch:
 
 
 class Client:
-    """The phone: compresses the private picture with JPEG and sends it to the edge. It needs no model."""
+    """The phone: compresses the private picture with JPEG for the edge. It needs no model."""
 
     def __init__(self, quality: int = 90, subsampling: str = "4:4:4") -> None:
         self.jpeg = Jpeg(quality, subsampling)
@@ -95,7 +95,7 @@ class Client:
 
 
 class Edge:
-    """The trusted edge: perturbs, then encodes. Both run inside the confidential container when it is deployed."""
+    """The trusted edge: perturbs images, then encodes them. In a deployment it runs inside the confidential container."""
 
     def __init__(self, generator: PerturbationGenerator, codec: Codec, device: str | torch.device = "cpu") -> None:
         self.device = torch.device(device)
@@ -105,7 +105,7 @@ class Edge:
     def receive(
         self, files: Sequence[bytes], size: int | None = None, clock: Stopwatch | None = None, limits: Limits = ANY
     ) -> Tensor:
-        """Return the clients' files as images in [0, 1], cropped to squares of `size` (None: unscaled, all of one size).
+        """Decode the clients' files to images in [0, 1], cropped and scaled to squares of `size` (None: unscaled, equal sizes).
 
         Raises DataError for a file that is unreadable or beyond the `limits`.
         """
@@ -129,11 +129,11 @@ class Edge:
 
 
 class Cloud:
-    """The untrusted cloud: decodes and classifies with an unmodified recognition model. It never sees an original.
+    """The untrusted cloud: decodes images and classifies them with an unmodified model. It never receives an original.
 
-    If the codec lets many images share one code, the cloud caches the scores of the last `remembered` codes, because equal
-    bytes mean equal pictures. Each distinct code of a payload is decoded once or, with `every`, once for each image, as in the
-    paper's cloud.
+    If the codec's images often share a code, the cloud caches the scores of the last `remembered` codes, because equal codes
+    mean equal pictures. Each distinct code of a payload is decoded once. With `every`, each image is decoded, as in the paper's
+    cloud.
     """
 
     def __init__(
@@ -149,18 +149,18 @@ class Cloud:
         self.classifier = channels_last(classifier.eval(), self.device)
         self.codec, self.remembered = codec, remembered if codec.repeats and not every else 0
         self._answers: dict[bytes, Tensor] = {}
-        self._singles: dict[bytes, Tensor] = {}  # by payload, for payloads of one image
-        self._lock = threading.Lock()  # guards the caches, since a service recognises in several threads
+        self._singles: dict[bytes, Tensor] = {}  # scores by payload, for payloads of one image
+        self._lock = threading.Lock()  # guards the caches, since a service runs several threads
 
     def decode(self, payload: bytes, clock: Stopwatch | None = None) -> Tensor:
-        """Return the decoded images, in [0, 1]. Raises PayloadError for bytes that are no payload of the codec."""
+        """Return a payload's images in [0, 1]. Raises PayloadError for bytes that are no payload of the codec."""
         with (clock or Stopwatch())("decompression", self.device):
             return self.codec.decode(payload)
 
     def recognise(self, payload: bytes, clock: Stopwatch | None = None, proceed: Callable[[], None] = lambda: None) -> Tensor:
-        """Return scores N x K: the model's class probabilities, on the CPU. Images with equal latents are classified once.
+        """Return the class probabilities of a payload's images (N x K), on the CPU. Equal latents are classified once.
 
-        `proceed` is called before each part of the images. An exception in it ends the work.
+        `proceed` is called before each part of the images. It may raise to stop the work.
         """
         clock = clock or Stopwatch()
         with clock("decompression"):
@@ -186,7 +186,7 @@ class Cloud:
             return scores
 
     def remember(self, payload: bytes) -> Tensor | None:
-        """Return the cached scores for the payload of one image, or None if these bytes are not in the cache."""
+        """Return the cached scores of a payload with one image, or None if it is not in the cache."""
         return self._singles.get(payload)
 
     def _classify(self, coded: list[bytes], clock: Stopwatch, proceed: Callable[[], None]) -> Tensor:
@@ -201,7 +201,7 @@ class Cloud:
         return scores[0] if len(scores) == 1 else torch.cat(scores)
 
     def _remember(self, answers: dict[bytes, Tensor], found: dict[bytes, Tensor]) -> None:
-        """Add scores to a cache, and remove the oldest ones above its limit."""
+        """Add scores to a cache, and remove the oldest ones beyond its limit."""
         with self._lock:
             answers |= found
             while len(answers) > self.remembered:
@@ -210,9 +210,9 @@ class Cloud:
 
 @dataclass(frozen=True)
 class Recognition:
-    """The result of a batch: scores N x K, the bytes of each hop, and the time by component (ms), all for the whole batch.
+    """The result of a batch: scores N x K, bytes of each hop, and milliseconds by component, each for the whole batch.
 
-    For a request that shares a payload with others, the bytes are its share.
+    If a request shares a payload with others, its bytes are its share.
     """
 
     scores: Tensor
@@ -222,13 +222,13 @@ class Recognition:
 
     @property
     def labels(self) -> Tensor:
-        """The class of highest score for each image (N)."""
+        """The most likely class of each image (N)."""
         return self.scores.argmax(1)
 
 
 @dataclass(frozen=True)
 class System:
-    """Client, Edge and Cloud joined. Without a client, the phone itself does the edge's work: the baseline PP."""
+    """Client, Edge and Cloud joined. Without a client, the phone does the edge's work (the baseline PP)."""
 
     client: Client | None
     edge: Edge
@@ -244,9 +244,9 @@ class System:
         device: str | torch.device = "cpu",
         precision: str = "float32",
     ) -> System:
-        """Join PMC² in this process: JPEG to the edge (quality 90, 4:4:4 unless a client is given), `codec` to the cloud.
+        """Join PMC² in this process: JPEG from client to edge, `codec` from edge to cloud.
 
-        Generator and classifier compute in `precision` (see `inference`).
+        `client` defaults to a JPEG of quality 90, 4:4:4. Generator and classifier compute in `precision` (see `inference`).
         """
         codec = codec.to(device)
         generator, classifier = prepare(generator, device, precision), prepare(classifier, device, precision)
@@ -263,7 +263,7 @@ class System:
         precision: str = "float32",
         **options: Any,
     ) -> System:
-        """Join PMC² with the weights of a pair, found by name. `options` go to the codec. Raises WeightsError."""
+        """Join PMC² with a pair's weights, found by name. `options` go to the codec. Raises WeightsError without weights."""
         pair = load_pair(family, target, auxiliary, compressor=codec in NEURAL)
         pair = pair if pair.compressor is None else replace(pair, compressor=prepare(pair.compressor, precision=precision))
         return cls.in_process(
@@ -272,7 +272,7 @@ class System:
 
     @classmethod
     def baseline(cls, generator: PerturbationGenerator, classifier: Classifier, device: str | torch.device = "cpu") -> System:
-        """Join the baseline PP: generator on the phone, PNG straight to the cloud, no edge."""
+        """Join the baseline PP: the generator on the phone, which sends PNG directly to the cloud."""
         codec = Png()
         return cls(None, Edge(generator, codec, device), Cloud(codec, classifier, device))
 

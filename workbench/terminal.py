@@ -1,4 +1,4 @@
-"""Make foreign text safe to print: file names, class names, and output of other machines."""
+"""Make text from outside safe to print: file names, class names, output of other machines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unicodedata
 
 __all__ = ["printable"]
 
-SPACES = {"Zs"}  # Unicode's space separators print as spaces, though str.isprintable() refuses all but the ASCII one
+SPACES = {"Zs"}  # Unicode's space separators print as spaces, but str.isprintable() only accepts the ASCII space
 
 
 def printable(text: object, keep: str = "") -> str:

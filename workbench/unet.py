@@ -1,4 +1,4 @@
-"""The five-level U-Net of the paper. Module names and shapes are those of the public baseline, so that its checkpoints load."""
+"""The paper's five-level U-Net. Module names and shapes are those of the public baseline, so that its checkpoints load."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["DoubleConv", "UNet"]
 
 
 class DoubleConv(nn.Module):
-    """(3x3 convolution -> batch norm -> LeakyReLU 0.2) twice."""
+    """Twice: 3x3 convolution -> batch norm -> LeakyReLU 0.2."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """2x2 transposed convolution of stride 2 -> concatenation behind the skip -> DoubleConv."""
+    """2x2 transposed convolution of stride 2 -> concatenation, with the skip connection first -> DoubleConv."""
 
     def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class OutConv(nn.Module):
 
 
 class UNet(nn.Module):
-    """The paper's five-level U-Net without its final addition: from normalised images to the additive perturbation.
+    """The paper's five-level U-Net without its final addition: from normalised images to an additive perturbation.
 
     ::
 
@@ -81,7 +81,7 @@ class UNet(nn.Module):
         self.outc = OutConv(w, 3)
 
     def contract(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Return the features of the five levels: w x H x W down to 16 w x H/16 x W/16."""
+        """Return the features of the five levels, from w x H x W to 16 w x H/16 x W/16, with w the width."""
         x1 = self.inc(x)
         x2 = self.d1(x1)
         x3 = self.d2(x2)
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         return x1, x2, x3, x4, self.d4(x4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """N x 3 x H x W -> N x 3 x H x W, sides multiples of 16."""
+        """N x 3 x H x W -> N x 3 x H x W. Sides are multiples of 16."""
         x1, x2, x3, x4, x5 = self.contract(x)
         y = self.u1(x5, x4)
         return self.outc(self.u4(self.u3(self.u2(y, x3), x2), x1))  # type: ignore[no-any-return]

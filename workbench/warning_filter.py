@@ -9,9 +9,9 @@ __all__ = ["suppress_warnings"]
 
 
 class _SuppressWarnings:
-    """A context that suppresses warnings while any thread is inside.
+    """A context that suppresses warnings while any thread is inside it.
 
-    Python's `catch_warnings` is not thread-safe: on exit it restores filters that another thread has changed.
+    Python's `catch_warnings` is not thread-safe: on exit it may restore filters that another thread has changed.
     """
 
     def __init__(self) -> None:

@@ -1,11 +1,11 @@
-"""Store weights: safetensors with a manifest (SHA-256, architecture, data, seed, accuracy).
+"""Storage of weights as safetensors, each with a manifest (SHA-256, architecture, data, seed, accuracy).
 
 One network is two files in `data/weights/<family>/` (shipped) or `data/runs/weights/<family>/` (trained here)::
 
     resnet18-X-vgg13_bn.json                   the manifest; names the file below and its hash
     resnet18-X-vgg13_bn.3f9a1c02.safetensors   the tensors
 
-The tensors are written first, under a new name. Then the manifest is replaced, so a kill leaves the old pair or the new one.
+The tensors are written first, under a new name. Then the manifest is replaced. So a kill leaves the old network or the new one.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _TYPES: dict[str, Any] = {
     "seed": (int, type(None)),
     "complete": bool,
 }
-TABLES = (  # sized by training
+TABLES = (  # their sizes depend on the training
     *("_quantized_cdf", "_offset", "_cdf_length", "patterns", "pattern_counts", "reader", "answers"),
     *("stop_cdf", "stop_offset", "stop_length"),
 )
@@ -59,12 +59,12 @@ TABLES = (  # sized by training
 
 @dataclass(frozen=True)
 class Manifest:
-    """The description of one set of weights.
+    """The description of one network's weights.
 
-    `name` and `family` (of the data set) locate it. `kind` and `spec` build the network. `depends` maps the role of each
-    network it was trained against to that network's SHA-256. `training` has preset and options. `metrics` were measured on the
-    validation split, which also chose the checkpoint. Metrics whose names end in `_in_sample` were measured on the images that
-    tables were fitted to. `complete` states whether training ran to its end.
+    `name` and `family` (of the data set) locate the files. `kind` and `spec` build the network. `depends` maps the role of each
+    network that it was trained against to that network's SHA-256. `training` has preset and options. `metrics` were measured on
+    the validation split, which also chose the checkpoint. Metrics whose names end in `_in_sample` were measured on the images
+    that tables were fitted to. `complete` states whether training ran to its end.
     """
 
     name: str
@@ -83,24 +83,24 @@ class Manifest:
 
 
 def classifier_name(name: str) -> str:
-    """Return the name of a classifier's weights, which is its architecture's. Raises UsageError for an unknown one."""
+    """Return the name of a classifier's weights, which is its architecture's. Raises UsageError for an unknown name."""
     if name not in CLASSIFIERS:
-        Classifier(name)  # raises the error that lists the names
+        Classifier(name)  # raises UsageError, which lists the names
     return name
 
 
 def generator_name(target: str, auxiliary: str, variant: str = "") -> str:
-    """Return the name of a generator's weights, as in the baseline: `target-X-auxiliary`, with `@variant` if there is one."""
+    """Return the name of a generator's weights as in the baseline, `target-X-auxiliary`, with `@variant` if given."""
     return f"{classifier_name(target)}-X-{classifier_name(auxiliary)}" + (f"@{_variant(variant)}" if variant else "")
 
 
 def compressor_name(target: str, auxiliary: str, variant: str = "", generator_variant: str = "") -> str:
-    """Return the name of the compressor's weights that belong to a generator."""
+    """Return the name of a compressor's weights. `generator_variant` names the generator that it belongs to."""
     return f"{generator_name(target, auxiliary, generator_variant)}-compressor" + (f"@{_variant(variant)}" if variant else "")
 
 
 def pair_of(name: str) -> tuple[str, str]:
-    """Return target and auxiliary of a pair's name, `target-X-auxiliary`. Raises UsageError for any other text."""
+    """Return target and auxiliary from a pair's name, `target-X-auxiliary`. Raises UsageError for any other text."""
     target, separator, auxiliary = name.partition("-X-")
     if not separator:
         raise UsageError(f"{name!r} is not a pair: write target-X-auxiliary, such as resnet18-X-vgg13_bn")
@@ -112,7 +112,7 @@ def _variant(variant: str) -> str:
 
 
 def _plain(what: str, name: str) -> str:
-    """Return a name for use in a file name. Raises UsageError if it could lead to another folder."""
+    """Return a name that is safe in a file name. Raises UsageError if it could lead to another folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
         raise UsageError(
             f"{what} {name!r} must be up to 64 letters, digits, '.', '_' or '-', and begin with one of the first two"
@@ -121,12 +121,12 @@ def _plain(what: str, name: str) -> str:
 
 
 def roots() -> tuple[Path, Path]:
-    """Return the folders of weights in the order of the search: trained here, shipped."""
+    """Return the folders of weights in the order of search: trained here, then shipped."""
     return data_root() / "runs" / "weights", data_root() / "weights"
 
 
 def find(name: str, family: str, shipped: bool = True) -> Manifest | None:
-    """Return the manifest of weights by name and data set family, or None if there is none.
+    """Return the manifest of weights by name and family, or None if there are none.
 
     With `shipped` False only weights that were trained here count. Raises WeightsError for an unreadable manifest.
     """
@@ -140,7 +140,7 @@ def _locate(name: str, family: str, folders: Sequence[Path] | None = None) -> Pa
 
 
 def files(name: str, family: str) -> tuple[Path, Path]:
-    """Return the paths of a manifest and its tensors. Raises WeightsError if there are none, or the manifest is unreadable."""
+    """Return the paths of a manifest and its tensors. Raises WeightsError if they are missing or unreadable."""
     path, manifest = _found(name, family)
     return path, path.with_name(manifest.file)
 
@@ -158,7 +158,7 @@ def _found(name: str, family: str) -> tuple[Path, Manifest]:
 def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[tuple[Manifest, Path]]:
     """Yield every manifest with the path of its tensors. Weights trained here hide shipped weights of the same name.
 
-    An unreadable manifest raises WeightsError. With `on_error` the error is passed to it, and the manifest is skipped.
+    An unreadable manifest raises WeightsError. If `on_error` is given, it gets the error instead, and the manifest is skipped.
     """
     seen: set[tuple[str, str]] = set()
     for root in roots():
@@ -176,7 +176,7 @@ def listing(on_error: Callable[[WeightsError], None] | None = None) -> Iterator[
 
 
 def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: bool = False) -> Manifest:
-    """Write a network's tensors and its manifest atomically. Return the manifest with file name and hash filled in.
+    """Write a network's tensors and manifest atomically. Return the manifest, completed with file name and hash.
 
     `root` is `data/runs/weights` unless given. `half` stores floats in 16 bits, which `load` widens again. Raises StorageError
     if the disk is full or the folder cannot be written, and WeightsError for a value outside 16 bits or a metric that is not
@@ -208,9 +208,9 @@ def save(module: nn.Module, manifest: Manifest, root: Path | None = None, half: 
 
 
 def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
-    """Return a network in eval mode, frozen, with its manifest, after checking the hash of its file.
+    """Return a network in eval mode, frozen, with its manifest. The hash of its file is checked first.
 
-    Raises WeightsError if there are none by that name, if file and manifest disagree, or if the kind differs.
+    Raises WeightsError if the weights are missing, if file and manifest disagree, or if the kind differs.
     """
     path, manifest = _found(name, family)
     if manifest.kind != kind:
@@ -231,7 +231,7 @@ def load(name: str, family: str, kind: str) -> tuple[nn.Module, Manifest]:
 
 @dataclass(frozen=True)
 class Pair:
-    """The networks of one target and auxiliary that belong together, frozen, with their manifests by role."""
+    """The matching networks of one target and auxiliary, frozen, with their manifests by role."""
 
     target: Classifier
     auxiliary: Classifier
@@ -241,7 +241,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        """The pair's name, `target-X-auxiliary`."""
+        """The name of the pair, `target-X-auxiliary`."""
         return f"{self.target.name}-X-{self.auxiliary.name}"
 
     def sha256(self) -> dict[str, str]:
@@ -258,7 +258,7 @@ def load_pair(
     variant: str = "",
     compressor_variant: str = "",
 ) -> Pair:
-    """Load a pair's networks, and check that each was trained against the present version of the others.
+    """Load a pair's networks, and check that each was trained against the present versions of the others.
 
     Raises WeightsError for networks that are missing, corrupted or made for other weights.
     """
@@ -283,7 +283,7 @@ def load_pair(
 
 
 def compressor_variants(pair: Pair) -> list[str]:
-    """Return the variants of compressors for a pair's generator, other than the pair's own."""
+    """Return the variants of compressors for a pair's generator, without the pair's own compressor."""
     generator = pair.manifests["generator"]
     prefix = f"{generator.name}-compressor@"
     return [
@@ -296,9 +296,10 @@ def compressor_variants(pair: Pair) -> list[str]:
 
 
 def export(family: str, target: str, auxiliary: str, root: Path, half: bool = True) -> list[Manifest]:
-    """Write a pair's four networks to a folder in the shipped form, and return their manifests.
+    """Write a pair's networks to a folder in the form in which they ship, and return their manifests.
 
-    Floats are stored in 16 bits unless `half` is False. The hashes change, and dependent manifests are updated.
+    Floats are stored in 16 bits unless `half` is False. This changes the hashes, and the manifests that refer to them are
+    updated.
     """
     pair = load_pair(family, target, auxiliary)
     made: dict[str, Manifest] = {}
@@ -310,12 +311,12 @@ def export(family: str, target: str, auxiliary: str, root: Path, half: bool = Tr
 
 
 def state_dict(module: nn.Module) -> dict[str, Tensor]:
-    """Return the tensors of a network under the public names (without the wrapper's `network.` or `unet.`)."""
+    """Return a network's tensors under their public names (without the wrapper's `network.` or `unet.`)."""
     return _core(module).state_dict()
 
 
 def load_state(module: nn.Module, state: dict[str, Tensor], label: str) -> None:
-    """Fill a network from tensors under the public names. Raises WeightsError with the first name that does not fit."""
+    """Copy tensors with public names into a network. Raises WeightsError with the first name that does not fit."""
     own = state_dict(module)
     tables = {key for key in own if key.rpartition(".")[2] in TABLES}
     for key in sorted(own.keys() | state.keys()):
@@ -366,7 +367,7 @@ def _read_manifest(path: Path) -> Manifest:
 
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """Return the kind and the spec from which `models.build` builds a network of this shape."""
+    """Return the kind and the spec with which `models.build` builds a network of this shape."""
     if isinstance(module, Classifier):
         spec = {"name": module.name, "num_classes": module.num_classes}
         spec |= {"head": module.head} if module.head != "public" else {}

@@ -1,13 +1,13 @@
-"""The privacy audit: views of the pictures, attackers that learn from pairs, and controls that every figure is compared with.
+"""The privacy audit: attackers that learn from pairs and reconstruct pictures, and controls to compare every figure with.
 
 ::
 
     views           an attacker's observations, and the pairs that it learns from
     contract        the interface of an attacker, and its effort
-    reconstruct     attackers that draw pictures
+    reconstruct     attackers that reconstruct pictures
     attackers       attackers that read classes or replay pictures, and the registry
     scores          the measures of a guess
-    membership      whether a picture was among a generator's training images
+    membership      the RMIA test: whether a picture was among a generator's training images
     crew            attackers in parallel
     attempts        attackers on views, each with every seed, next to the controls
     linkage         linking of captures, and membership of training images

@@ -1,11 +1,11 @@
-"""The registry of attackers. A new attacker is a class with `fit` and `guess`, and a line in `ATTACKERS`.
+"""The registry of attackers. A new attacker is a class with `fit` and `guess`, and an entry in `KINDS`.
 
 ::
 
     pictures   undo, invert, prior, optimise: see `reconstruct`; latents, diffusion: see `priors`
     classes    read      a classifier of the attacker's own, trained on protected pictures
                retrain   the auxiliary model, fine-tuned on protected pictures
-    which      replay    sends every known picture through the edge, several times, and compares
+    which      replay    sends every known picture through the edge, several times, and compares the views
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ __all__ = [
 
 
 class Read(Attacker):
-    """A small classifier, trained on the observations."""
+    """A small classifier that is trained on the observations."""
 
     name, knows, guesses, views = "read", "pairs and their classes", "class", PICTURE_VIEWS
 
@@ -50,7 +50,7 @@ class Read(Attacker):
         return SmallCNN(self.observer.pair.target.num_classes, self.effort.reader)
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the classifier. Raises UsageError for pairs without classes."""
+        """Train the classifier. Raises UsageError for pairs without labels."""
         if pairs.labels is None:
             raise UsageError(f"attacker {self.name!r} needs pairs whose classes are known: source 'same'")
         with seeded(self.seed):
@@ -71,12 +71,12 @@ class Read(Attacker):
 
 
 class Retrain(Read):
-    """The auxiliary model, against which the perturbation was optimised, fine-tuned on protected pictures."""
+    """The auxiliary model, against which the generator was trained, fine-tuned on protected pictures."""
 
     name, knows = "retrain", "pairs and their classes, the auxiliary model"
 
     def make(self) -> nn.Module:
-        """Return the auxiliary with all parameters trainable. Dropout is off, since it would draw from the shared generator."""
+        """Return the auxiliary with trainable parameters. Dropout is off: it would draw from the shared random generator."""
         made = copy.deepcopy(self.observer.pair.auxiliary).requires_grad_(True)
         for layer in made.modules():
             if isinstance(layer, nn.Dropout):
@@ -87,14 +87,14 @@ class Retrain(Read):
         return self.effort.passes // 4, RATE / 8
 
     def cost(self, n: int) -> int:
-        """Return a quarter of the passes, because each pass costs four times as much."""
+        """Return a quarter of the effort's passes, because each pass costs four times as much."""
         return self.effort.passes // 4
 
 
 class Replay(Attacker):
-    """Sends every known picture through the edge `effort.sends` times, and returns the mean view nearest to the observation.
+    """Sends each known picture through the edge `effort.sends` times, and compares the mean views with the observation.
 
-    A generator with a random component returns another view at every send. Their mean converges to the view without noise.
+    A generator with a random component returns a different view at every send. The mean converges to the view without noise.
     """
 
     name, knows, guesses = "replay", "the pictures among which the observed one is", "which"
@@ -104,12 +104,12 @@ class Replay(Attacker):
         return 0
 
     def fit(self, pairs: Pairs) -> None:
-        """Store the view of each known picture, averaged over `sends` sends."""
+        """Store the mean view of each known picture over `sends` sends."""
         for _ in self.sending(pairs):
             pass
 
     def sending(self, pairs: Pairs) -> Iterator[int]:
-        """Send the known pictures again and again, and yield the number of sends. Each updates the stored mean views."""
+        """Send the known pictures repeatedly, and update the mean views. Yield the number of sends after each."""
         self.known = pairs.observed.seen.flatten(1)
         yield 1
         for send in range(2, self.sends + 1):
@@ -119,14 +119,14 @@ class Replay(Attacker):
 
     @property
     def sends(self) -> int:
-        """The number of sends of each picture: 1 if every send gives the same view."""
+        """The number of sends of each picture, or 1 if the generator has no random component."""
         return self.effort.sends if self.observer.pair.generator.noise else 1
 
     def guess(self, observed: Observed) -> Tensor:
         """Return the negative distances to the known pictures' mean views (N x M)."""
         (first, which), (first_known, which_known) = observed.distinct, distinct(self.known + 0.0)  # -0 becomes 0
         seen, known = observed.seen[first].flatten(1).double(), self.known[first_known].double()
-        likeness = -torch.cdist(seen, known, compute_mode="use_mm_for_euclid_dist")  # in 64 bits 20 times as fast, and as exact
+        likeness = -torch.cdist(seen, known, compute_mode="use_mm_for_euclid_dist")  # 20 times as fast, and exact in 64 bits
         return likeness[which][:, which_known]
 
 

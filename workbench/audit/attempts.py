@@ -1,4 +1,4 @@
-"""Run attackers on views, each with every seed, next to the controls."""
+"""Run attackers on views, each with several seeds, and compare them with the controls."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ __all__ = ["Attempts", "best_of"]
 
 
 class Attempts:
-    """Runs attackers on the views of a data set's test images, for a pair with a codec at a strength and a rate.
+    """Runs attackers on views of a data set's test images: one pair, with a codec at a strength and a rate.
 
-    `n` is the number of images, or all if there are fewer. `Attacker.most` bounds it for some attackers. Each attacker runs
-    with `seeds` seeds, and learns from `pairs` of a `source` (None: the effort's number, limited to the training split).
-    Figures are means over images and seeds. A `judge` of another audit of the same data set is reused. Raises UsageError for
-    an unknown or impossible setting.
+    The first `n` test images are attacked, or all if there are fewer. `Attacker.most` limits them further for some attackers.
+    Each attacker runs with `seeds` seeds, and learns from `pairs` pairs of a `source` (None: the effort's number, limited to
+    the training split). Figures are means over images and seeds. A `judge` from another audit of the same data set can be
+    reused. Raises UsageError for an unknown or impossible setting, and DataError for more pairs than training images.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Attempts:
             )
         if n < 2 or seeds < 1:
             raise UsageError(f"an audit needs at least 2 images and 1 seed, got {n} and {seeds}")
-        if pairs is not None and source == "same" and pairs > len(dataset.train):  # checked before minutes of work
+        if pairs is not None and source == "same" and pairs > len(dataset.train):  # fail before minutes of work
             raise DataError(f"{pairs} pairs were requested, the training split of {dataset.title} has {len(dataset.train)}")
         self.pair, self.dataset, self.codec, self.strength = pair, dataset, codec, strength
         self.seeds, self.device, self.progress = seeds, torch.device(device), progress
@@ -73,24 +73,24 @@ class Attempts:
         self._size = (int(self.images.shape[-2]), int(self.images.shape[-1]))
         self._options: dict[str, Any] = {} if rate is None else {"rate": rate}
         self.observer = Observer(pair, codec, self._size, strength, device, **self._options)
-        self.guesses: dict[tuple[str, str], Tensor] = {}  # guessed pictures of the first seed, for display
+        self.guesses: dict[tuple[str, str], Tensor] = {}  # guesses of the first seed for display, by view and attacker
         self._protected: dict[float, Tensor] = {}
         self._observed: WeakKeyDictionary[Observer, dict[str, Observed]] = WeakKeyDictionary()
-        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # of every attacker that has run
+        self._figures: dict[tuple[object, ...], dict[str, Tensor]] = {}  # figures of every attacker that has run
         self._bar: tqdm[Any] | None = None
         self._stop, self._telling = threading.Event(), threading.Lock()
         if judge is not None:
             self.judge = judge
 
     def observer_at(self, strength: float | None = None, codec: str | None = None, **options: Any) -> Observer:
-        """Return the same observer at another strength, or with another codec and its `options`, such as a rate."""
+        """Return an observer like the audit's own at another strength, or with another codec and its `options` (a rate)."""
         options = (self._options if codec in (None, self.codec) else {}) | options
         at, codec = self.strength if strength is None else strength, codec or self.codec
         made = Observer(self.pair, codec, self._size, at, str(self.device), like=self.observer, **options)
         return self.observer if made.settings == self.observer.settings else made
 
     def observed(self, view: str, observer: Observer | None = None) -> Observed:
-        """Return a view of the test images. They pass through the edge only once for all views."""
+        """Return a view of the test images, cached. One pass through the edge serves all views."""
         observer = observer or self.observer
         kept = self._observed.setdefault(observer, {})
         if view not in kept:
@@ -98,7 +98,7 @@ class Attempts:
         return kept[view]
 
     def protected(self, observer: Observer) -> Tensor:
-        """Return the protected test images at an observer's strength, for any codec."""
+        """Return the protected test images at an observer's strength (N x 3 x H x W), cached for all codecs."""
         if observer.strength not in self._protected:
             self._protected[observer.strength] = observer.protect(self.images)
         return self._protected[observer.strength]
@@ -106,20 +106,23 @@ class Attempts:
     # --- rows --------------------------------------------------------------------------------------------------------------
 
     def attack(self, view: str, attacker: str, **how: Any) -> dict[str, Any]:
-        """Run one attacker on a view. Return its row: the view, the attacker, its pairs, and every figure as an Estimate."""
+        """Run one attacker on a view, and return its row (see `rows`)."""
         return self.rows(view, [attacker], **how)[0]
 
     def rows(self, view: str, attackers: Sequence[str], **how: Any) -> list[dict[str, Any]]:
-        """Run attackers on a view, each with every seed, and return one row for each. `how` has the fields of an `Attempt`."""
+        """Run attackers on a view, each with every seed. Return one row of Estimates for each attacker.
+
+        `how` has fields of `Attempt`.
+        """
         return self.tried([Attempt(view, attackers, **how)])[0]
 
     def best(self, attempts: Sequence[Attempt]) -> list[dict[str, Any]]:
         return [best_of(rows) for rows in self.tried(attempts)]
 
     def tried(self, attempts: Sequence[Attempt]) -> list[list[dict[str, Any]]]:
-        """Return the rows of each attempt. Attempts and seeds run in parallel."""
+        """Run attempts in parallel, each with every seed. Return one row for each attacker of each attempt."""
         self._control  # noqa: B018
-        for attempt in attempts:  # computed once for all seeds
+        for attempt in attempts:  # compute what all seeds share before the threads start
             self.observed(attempt.view, attempt.observer)
             (attempt.observer or self.observer).quick  # noqa: B018
             if any(ATTACKERS[name].guesses == "picture" for name in attempt.attackers):
@@ -132,7 +135,7 @@ class Attempts:
         return [self._rows(*each) for each in zip(attempts, by_seed, strict=True)]
 
     def _rows(self, attempt: Attempt, by_seed: list[dict[str, dict[str, Tensor]]]) -> list[dict[str, Any]]:
-        """Return a row for each attacker from its figures, by seed."""
+        """Return a row for each attacker, from its figures by seed."""
         replays = {"source": "the pictures themselves", "pairs": len(self.images), "sends": self._sends}
         learns = {"source": attempt.source or self.source, "pairs": attempt.pairs or self.effort.pairs}
         return [
@@ -155,7 +158,7 @@ class Attempts:
         return self.effort.sends if self.pair.generator.noise else 1
 
     def _over(self, by_seed: list[dict[str, Tensor]]) -> dict[str, Estimate]:
-        """Return an attacker's gain over the control, paired by picture: differences, and the ratio for `identified`."""
+        """Return the attacker's gain over the control, paired by picture: a difference, or for `identified` a ratio."""
         gains = {
             key: across([values[key] - control[: len(values[key])] for values in by_seed])
             for key, control in self._control.items()
@@ -169,12 +172,12 @@ class Attempts:
 
     @cached_property
     def _control(self) -> dict[str, Tensor]:
-        """The control's PSNR and SSIM for each picture."""
+        """PSNR (dB) and SSIM of the class's mean image for each picture (N)."""
         guess = self.means[self.labels]
         return {"psnr": psnr(self.images, guess).clamp(max=100), "ssim": ssim(self.images, guess)}
 
     def _try_all(self, attempt: Attempt, seed: int) -> dict[str, dict[str, Tensor]]:
-        """Run an attempt's attackers with a seed, unless their figures are stored. Return the figures of all."""
+        """Return the figures of an attempt's attackers for one seed. Attackers without stored figures run first."""
         view, source, observer = attempt.view, attempt.source or self.source, attempt.observer or self.observer
         effort = self.effort if attempt.pairs is None else self.effort.of(attempt.pairs)
         run = (view, source, *observer.settings, effort, seed)
@@ -190,7 +193,8 @@ class Attempts:
     ) -> dict[str, dict[str, Tensor]]:
         """Run attackers on a view with one seed, and return the figures of each.
 
-        With the audit's own settings and its first seed, the guessed pictures are stored in `guesses`.
+        The guessed pictures of the first seed are stored in `guesses`, if the observer, the source and the effort are the
+        audit's.
         """
         own = observer is self.observer and source == self.source and effort == self.effort
         learnt, observed = pairs_of(observer, self.dataset, view, effort.pairs, source, seed), self.observed(view, observer)
@@ -216,7 +220,7 @@ class Attempts:
 
     def _try(self, attacker: Attacker, observed: Observed, keep: tuple[str, str] | None) -> dict[str, Tensor]:
         if attacker.guesses == "which":
-            # Without a random component, another send shows the same.
+            # Without a random component, another send gives the same view.
             draws = attacker.observer.pair.generator.noise > 0
             known = attacker.observer.observe(self.images, observed.view) if draws else observed
             attacker.fit(Pairs(known, self.images, self.labels))
@@ -230,17 +234,17 @@ class Attempts:
 
     @cached_property
     def judge(self) -> Judge:
-        """The network that judges reconstructions."""
+        """The classifier that judges reconstructions, trained on first access."""
         return Judge(self.dataset, judge_passes(self.effort), self.device, self.tick, self.effort.reader)
 
     @cached_property
     def means(self) -> Tensor:
-        """The mean training image of each class."""
+        """The mean training image of each class, K x 3 x H x W."""
         return class_means(self.dataset.train, len(self.dataset.classes))
 
     @cached_property
     def controls(self) -> list[dict[str, Any]]:
-        """The guesses that need no view: the mean image of the true class, and a random training image of it."""
+        """Rows of the guesses that need no view: the true class's mean image, and a random training image of that class."""
         mean = self.means[self.labels]
         self.guesses["control", "class mean"] = mean
         drawn = []
@@ -256,12 +260,12 @@ class Attempts:
             values = [score(each, self.images, self.labels, self.judge) for each in guesses]
             figures = {key: across([each[key] for each in values], key in SHARES) for key in FIGURES}
             rows_.append({"view": "control", "attacker": name, "knows": "the true label", "seeds": len(guesses), **figures})
-        rows_[0]["identified"] = across([self.by_label], share=True)  # a random picture of the class
+        rows_[0]["identified"] = across([self.by_label], share=True)  # chance of a random picture of the class
         return rows_
 
     @property
     def by_label(self) -> Tensor:
-        """The chance of identifying the right known picture from its class alone (N)."""
+        """The probability of identifying each known picture by a random choice within its class (N)."""
         return 1 / (self.labels[:, None] == self.labels[None]).sum(1)
 
     # --- progress ----------------------------------------------------------------------------------------------------------
@@ -276,7 +280,7 @@ class Attempts:
 
     @contextmanager
     def showing(self, title: str, passes: int) -> Iterator[None]:
-        """Show a progress bar, if enabled, of the images that attackers and judge learn from."""
+        """A context that shows a progress bar, if enabled, over `passes` training images and those of the judge."""
         total = passes + (0 if "judge" in vars(self) else judge_passes(self.effort))
         self._bar = tqdm(
             total=total,
@@ -294,7 +298,7 @@ class Attempts:
             self._bar = None
 
     def _cost(self, names: Sequence[str], effort: Effort) -> int:
-        """Return the number of images for one seed of some attackers, which share one inversion network."""
+        """Return the number of images that attackers process for one seed. They share one inversion network."""
         made = [ATTACKERS[name](self.observer, effort) for name in names]
         shared = sum(isinstance(each, FromInversion | Inversion) for each in made)
         n = len(self.images)
@@ -302,10 +306,10 @@ class Attempts:
 
 
 def best_of(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the row with the highest gain of PSNR over the control, since rows may be of other numbers of pictures."""
+    """Return the row with the highest PSNR gain over the control. Rows may have different numbers of pictures."""
     return max(rows, key=lambda row: row["over_control"]["psnr"].value)
 
 
 def judge_passes(effort: Effort) -> int:
-    """Return how many images the judge learns from: twice an attacker's, up to 60,000."""
+    """Return the judge's number of training images: twice an attacker's, at most 60,000."""
     return min(2 * effort.passes, 60_000)

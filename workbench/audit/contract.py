@@ -21,9 +21,9 @@ PICTURE_VIEWS = ("perturbed", "decoded")
 class Effort:
     """The budget of an attacker.
 
-    `pairs`: the number of pictures that it sends through the edge. `passes`: training images of one network, repeats included.
-    `width`: channels of its inversion networks. `reader`: channels of its classifiers, and of the judge's. `steps`: gradient
-    steps of the white box for each picture. `sends`: how often `replay` sends each known picture.
+    `pairs`: pictures that the attacker sends through the edge. `passes`: training images of one network, repeats included.
+    `width`: channels of its inversion networks. `reader`: channels of its classifiers and of the judge. `steps`: gradient steps
+    of a white box for each picture. `sends`: how often `replay` sends each known picture.
     """
 
     pairs: int
@@ -34,20 +34,20 @@ class Effort:
     reader: int = 32
 
     def of(self, pairs: int) -> Effort:
-        """Return the same effort with another number of pairs, and at least one pass for each pair."""
+        """Return this effort with another number of pairs. `passes` is raised to at least one for each pair."""
         if pairs < 1:
             raise UsageError(f"an attacker needs at least 1 pair to learn from, got {pairs}")
         return replace(self, pairs=pairs, passes=max(self.passes, pairs))
 
     def doubled(self, most_pairs: int) -> Effort:
-        """Return twice the effort, with at most `most_pairs` pairs. The networks keep their width."""
+        """Return doubled pairs (at most `most_pairs`), passes and steps. Widths and sends stay."""
         pairs = max(self.pairs, min(2 * self.pairs, most_pairs))
         return replace(self, pairs=pairs, passes=2 * self.passes, steps=2 * self.steps)
 
 
-# `trial`: seconds, to check that everything runs; its figures mean nothing. `brief`: a notebook's, minutes with its curves; a
-# lower bound. `quick`: one pair in minutes on 2 cores; a lower bound. `full`: an hour and more. `Audit.converge` doubles any of
-# them until the attackers stop gaining. The white box's steps are as many passes over 1,000 pictures as the others' training.
+# `trial` takes seconds, and its figures mean nothing. `brief` takes minutes in a notebook, `quick` minutes a pair on 2 cores;
+# both give lower bounds. `full` takes an hour and more. `Audit.converge` doubles any of them until the attackers stop gaining.
+# For 1,000 pictures, a white box's steps process about as many images as the other attackers' training.
 EFFORTS = {
     "trial": Effort(pairs=120, passes=240, width=4, steps=2, sends=4, reader=8),
     "brief": Effort(pairs=1000, passes=2000, width=8, steps=5, sends=4, reader=8),
@@ -60,8 +60,8 @@ class Attacker(ABC):
     """An attacker: `fit` learns from pairs, then `guess` reconstructs from observations.
 
     `guesses` names the kind of guess: `picture` (N x 3 x H x W in [0, 1]), `class` (logits N x K) or `which` (scores N x M for
-    the M pictures of the pairs). `knows` states what the attacker needs. `most` bounds the observations that an audit gives to
-    an attacker that searches for each of them. `tick` receives the number of images in each training step.
+    the M pictures of the pairs). `knows` states what the attacker needs. `most` limits the number of observations in an audit,
+    for attackers that search for each picture. `tick` receives the number of images of each training step.
     """
 
     name: ClassVar[str]
@@ -83,5 +83,5 @@ class Attacker(ABC):
         """Return one guess for each of the N observations."""
 
     def cost(self, n: int) -> int:
-        """Return how many images `fit` and `guess` will report to `tick` for `n` observations."""
+        """Return the number of images that `fit` and `guess` report to `tick` for `n` observations."""
         return self.effort.passes

@@ -1,4 +1,4 @@
-"""Run attackers in parallel. One attacker's networks are too small to keep two cores busy."""
+"""Run attackers in parallel threads. One attacker's networks are too small to keep several cores busy."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ MOST = 4  # parallel jobs: more would wait for the interpreter lock
 
 @dataclass(frozen=True)
 class Attempt:
-    """Attackers on one view. All attackers that start from an inversion network share one.
+    """Attackers to run on one view. All attackers that start from an inversion network share one.
 
-    Unset fields default to the audit's settings: the source and number of the pairs, the observer, the number of seeds.
+    Unset fields default to the audit's settings: source and number of the pairs, observer, number of seeds.
     """
 
     view: str
@@ -49,8 +49,9 @@ class Attempt:
 def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, stop: threading.Event) -> list[Result]:
     """Run all jobs and return their results in order. On a CPU up to `MOST` jobs run at once and share the cores.
 
-    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. A running job then raises CancelledError at its next
-    `tick`, and no further job starts. The first exception is raised at the end. What a job draws depends on its number alone.
+    If a job raises, or on Ctrl-C, `stop` is set until all jobs have ended. Running jobs then raise CancelledError at their next
+    `tick`, and no further job starts. The first exception is raised at the end. Each job's random numbers depend on its index
+    only, not on the other jobs.
     """
     jobs = [partial(_numbered, job, number) for number, job in enumerate(jobs)]
     cores = torch.get_num_threads()
@@ -70,7 +71,7 @@ def run_parallel(jobs: Sequence[Callable[[], Result]], device: torch.device, sto
             return [each.result() for each in futures]
     finally:
         stop.clear()
-        torch.set_num_threads(cores)  # part of this setting is process-wide
+        torch.set_num_threads(cores)  # this setting is partly process-wide: restore it
 
 
 def _numbered(job: Callable[[], Result], number: int) -> Result:

@@ -1,4 +1,4 @@
-"""Link captures of one picture, and distinguish the generator's training images from new ones."""
+"""Two privacy tests: linking two captures of one picture, and membership of a picture in the generator's training images."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from .views import Observed
 __all__ = ["SHADOWS", "Linkage"]
 
 SHADOWS = 4  # shadow generators of the membership test
-POOLED = (1, 2, 4, 8, 16)  # sides of the squares over which a linking attacker averages
+POOLED = (1, 2, 4, 8, 16)  # pooling sizes, in pixels, that a linking attacker tries
 
 
 class Linkage:
-    """Linking and membership on the test images of an audit."""
+    """Linking and membership tests on the test images of an audit."""
 
     def __init__(self, audit: Attempts) -> None:
         self.audit = audit
@@ -35,10 +35,10 @@ class Linkage:
         self._shadows: list[Shadow] = []
 
     def linked(self, view: str, side: int | None = None) -> Estimate:
-        """Return how well two captures of one picture are distinguished from two pictures of its class (area under ROC).
+        """Return how well two captures of one picture are distinguished from captures of two pictures of a class (ROC area).
 
-        The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is minus the distance of the
-        two observations, averaged over squares of `side` pixels (None: `pooled(view)`). This low-pass distance ignores the
+        The second capture is shifted by a pixel, 5 % brighter, and a JPEG of quality 70. The score is the negative distance of
+        two observations after average pooling over squares of `side` pixels (None: `pooled(view)`). Pooling suppresses the
         generator's noise.
         """
         if view not in self._second:
@@ -47,7 +47,7 @@ class Linkage:
         return self._linked(self.audit.observed(view).seen, self._second[view].seen, self.audit.labels, side)
 
     def pooled(self, view: str) -> int:
-        """Return the side of the squares that distinguishes captures best on the attacker's own pictures."""
+        """Return the pooling size (pixels) that links captures of the attacker's own pictures best."""
         if view not in self._pooled:
             *protected, labels = self._own_protected
             first, second = (self.audit.observer.quick.show(each, view) for each in protected)
@@ -62,7 +62,7 @@ class Linkage:
         other = torch.arange(len(labels))
         for label in range(len(self.audit.dataset.classes)):
             rows = (labels == label).nonzero()[:, 0]
-            if len(rows) > 1:  # each picture is compared with the next one of its class, in random order
+            if len(rows) > 1:  # compare each picture with the next of its class, in random order
                 rows = rows[torch.randperm(len(rows), generator=random)]
                 other[rows] = rows.roll(1)
         alone = other == torch.arange(len(other))
@@ -71,10 +71,11 @@ class Linkage:
         return area(same, different)
 
     def members_by_rmia(self, view: str, shadows: int = SHADOWS) -> dict[str, Any]:
-        """Return how well RMIA distinguishes the generator's training images from new ones: area under ROC, and true positives.
+        """Return how well RMIA separates the generator's training images from test images: `area` under ROC, `true_positives`.
 
-        `true_positives` is their rate at 0.1 % false positives. The shadows learn from training images outside the candidates.
-        Half of the other images are reference pictures. Raises DataError if too few training images are left.
+        `true_positives` is the rate at 0.1 % false positives. The candidates are as many random training images as test images.
+        Half of the other training images train the shadows, and half are the reference pictures. Raises DataError if too few
+        are left.
         """
         audit, train, n = self.audit, self.audit.dataset.train, len(self.audit.images)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))
@@ -106,26 +107,26 @@ class Linkage:
         }
 
     def members(self, view: str) -> Estimate:
-        """Return how well the target's confidence separates the generator's training images from new ones (area under ROC)."""
+        """Return how well the target's confidence separates the generator's training images from test images (ROC area)."""
         protected, labels = self._trained_on
         inside = self.audit.observer.show(protected, view)
         return area(self._confidence(inside, labels), self._confidence(self.audit.observed(view), self.audit.labels))
 
     @cached_property
     def _second_protected(self) -> Tensor:
-        """The second captures of the test images, protected."""
+        """The protected second captures of the test images."""
         return self.audit.observer.protect(_second_captures(self.audit.images))
 
     @cached_property
     def _own_protected(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The attacker's own pictures, as many as test images: protected pictures, protected second captures, and labels."""
+        """The attacker's own pictures, as many as test images: protected, protected second captures, and labels."""
         own, observer = self.audit.dataset.train.head(len(self.audit.labels)), self.audit.observer.quick
         images = to_float(own.images)
         return observer.protect(images), observer.protect(_second_captures(images)), own.labels
 
     @cached_property
     def _trained_on(self) -> tuple[Tensor, Tensor]:
-        """Training images of the generator, as many as test images: protected images and labels."""
+        """Random training images, as many as test images: protected, and labels."""
         train = self.audit.dataset.train
         rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(self.audit.images)]
         return self.audit.observer.protect(to_float(train.images[rows])), train.labels[rows]

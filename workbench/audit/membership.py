@@ -1,4 +1,4 @@
-"""Membership: whether a picture was among a generator's training images, by the RMIA test with shadow generators.
+"""Membership inference by RMIA with shadow generators: whether a picture was among a generator's training images.
 
 ::
 
@@ -7,7 +7,7 @@
     score   the share of reference pictures z whose ratio is below the ratio of x
 
 Source: Zarifzadeh, Liu, Shokri, Low-Cost High-Power Membership Inference Attacks, ICML 2024 (offline form). A shadow is a
-narrow generator with its own small target and auxiliary. Its three networks learn from one third each of the attacker's
+narrow generator with its own small target and auxiliary. Each of its three networks learns from another third of the attacker's
 pictures. So target and auxiliary have not seen the generator's training pictures.
 """
 
@@ -32,11 +32,11 @@ __all__ = ["FALSE_POSITIVES", "Shadow", "rmia", "true_positives"]
 
 FALSE_POSITIVES = 0.001
 WIDTH = 4  # channels of a shadow's generator
-TOWARDS_ONE = 0.3  # the offline form's estimate of p(x) from models that did not see x: ((1 + a) p_out + 1 - a) / 2
+TOWARDS_ONE = 0.3  # RMIA's offline estimate of p(x) is ((1 + a) p_out + 1 - a) / 2; p_out: the shadows' mean
 
 
 class Shadow:
-    """A narrow generator with its own target, trained like the audited generator on the attacker's own pictures."""
+    """A narrow generator with its own target, trained on the attacker's own pictures with a bounded protection loss."""
 
     def __init__(
         self,
@@ -70,11 +70,11 @@ class Shadow:
 
     @staticmethod
     def cost(effort: Effort) -> int:
-        """Return the number of training images of one shadow, repeats included."""
+        """Return the number of images that train one shadow's three networks, repeats included."""
         return 3 * effort.passes
 
     def confidence(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the target's confidence in the labels of protected images (N)."""
+        """Protect images, and return the target's confidence in their labels, in [0, 1] (N)."""
         scores = run(lambda part: self.target(self.generator(part)).float().softmax(1), self.device, images)
         return scores.gather(1, labels[:, None])[:, 0]
 
@@ -87,10 +87,10 @@ def _recognition(network: nn.Module) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def rmia(audited: Tensor, shadows: Tensor, references: Tensor, shadows_of_references: Tensor) -> Tensor:
-    """Return the RMIA score of N pictures, in [0, 1].
+    """Return the RMIA scores of N pictures, in [0, 1]. A high score suggests a member.
 
     `audited` (N) and `references` (R) are the audited generator's confidences. `shadows` (S x N) and `shadows_of_references` (S
-    x R) are the confidences of S shadow generators that saw none of these pictures.
+    x R) are those of S shadow generators that saw none of these pictures.
     """
     ratio, others = _ratio(audited, shadows), _ratio(references, shadows_of_references)
     ordered = others.sort().values
@@ -106,9 +106,10 @@ def _ratio(confidence: Tensor, shadows: Tensor) -> Tensor:
 
 
 def true_positives(members: Tensor, others: Tensor, false_positives: float = FALSE_POSITIVES) -> Estimate:
-    """Return the share of members scored above all but a share `false_positives` of the others, with Wilson's interval.
+    """Return the share of members that score above the threshold for a rate `false_positives` of non-members (`others`).
 
-    With fewer than 1 / `false_positives` others, no false positive is allowed. Raises UsageError if either side is empty.
+    The interval is Wilson's. With fewer than 1 / `false_positives` non-members, no false positive is allowed. Raises UsageError
+    if either side is empty.
     """
     if not len(members) or not len(others):
         raise UsageError(f"a rate needs scores on both sides, got {len(members)} and {len(others)}")

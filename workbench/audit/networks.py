@@ -1,4 +1,4 @@
-"""The networks of attackers and of the judge, and their training loop."""
+"""The networks of the attackers and of the judge, and their training loop."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ _drawing = threading.Lock()
 
 
 def solve(x: Tensor, wanted: Tensor) -> Tensor:
-    """Return the least-squares solution of x @ solution = wanted, from the normal equations in float64 with a tiny ridge.
+    """Return the least-squares solution of x @ solution = wanted, by the normal equations in float64 with a tiny ridge.
 
-    `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 drops every direction below
-    1e-7 N of the largest. For the pixels of 2,000 pictures that is a quarter of the directions, and with them the colours.
+    `x` is N x F, `wanted` N x T, the solution F x T in float32. `torch.linalg.lstsq` in float32 would drop every direction
+    below 1e-7 N of the largest. For the pixels of 2,000 pictures this is a quarter of the directions, which carry the colours.
     """
     x, wanted = x.double(), wanted.double()
     gram = x.T @ x
@@ -54,7 +54,7 @@ def solve(x: Tensor, wanted: Tensor) -> Tensor:
 class MeanPictures(nn.Module):
     """The mean picture of an attacker's pairs for each label that the cloud returned, K x 3 x H x W.
 
-    For rare labels it is close to the mean of all pairs: each label counts `PRIOR` further pairs with that mean.
+    The means of rare labels are shrunk towards the mean of all pairs, which counts as `PRIOR` further pairs of each label.
     """
 
     PRIOR = 4
@@ -73,12 +73,12 @@ class MeanPictures(nn.Module):
         return cls((sums + cls.PRIOR * images.mean(0)) / (counts + cls.PRIOR))
 
     def forward(self, answers: Tensor) -> Tensor:
-        """Return the mean picture of each label, N x 3 x H x W."""
+        """Return the mean pictures of N labels, N x 3 x H x W."""
         return self.means[answers]
 
 
 class Inverter(nn.Module, ABC):
-    """Draws originals from a view and the label: a closed-form guess plus `share` times a trained residual.
+    """Reconstructs originals from a view and the label: a closed-form guess plus `share` times a trained residual.
 
     The residual starts at zero, so an untrained network returns the closed-form guess.
     """
@@ -92,20 +92,20 @@ class Inverter(nn.Module, ABC):
         return self.base(seen, answers) + self.share * self.residual(seen, answers)
 
     def base(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the closed-form guesses: the mean picture of each label."""
+        """Return the closed-form guesses, N x 3 x H x W. By default they are the labels' mean pictures."""
         guess: Tensor = self.means(answers)
         return guess
 
     @abstractmethod
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
-        """Return the trained correction of the closed-form guess."""
+        """Return the trained corrections of the closed-form guesses, N x 3 x H x W."""
 
     def fit_base(self, seen: Tensor, answers: Tensor, images: Tensor) -> None:
-        """Fit the closed-form guess to pairs of views and originals."""
+        """Fit the closed-form guess to pairs of views and originals. Does nothing by default."""
 
 
 class PictureInverter(Inverter):
-    """An inverter of picture-like views N x 3 x H x W: least squares on pixels and the label's mean, and a U-Net's residual."""
+    """An inverter of views N x 3 x H x W: least squares on pixels and the label's mean picture, plus a U-Net's residual."""
 
     def __init__(self, width: int, means: MeanPictures) -> None:
         super().__init__(means)
@@ -124,7 +124,7 @@ class PictureInverter(Inverter):
         return torch.cat([shown, shown.square(), self.means(answers) - 0.5, torch.ones_like(shown[:, :1])], 1)
 
     def base(self, seen: Tensor, answers: Tensor) -> Tensor:
-        with torch.autocast(seen.device.type, enabled=False):  # 16 bits would round an unprotected picture
+        with torch.autocast(seen.device.type, enabled=False):  # 16 bits would round the pixels of an unprotected picture
             return torch.einsum("nfhw,ft->nthw", self._pixels(seen.float(), answers), self.matrix)
 
     def residual(self, seen: Tensor, answers: Tensor) -> Tensor:
@@ -132,7 +132,7 @@ class PictureInverter(Inverter):
 
 
 class CodeInverter(Inverter):
-    """An inverter of codes N x C x h x w: the label's mean, and the residual of a transposed-convolution decoder."""
+    """An inverter of codes N x C x h x w: the label's mean picture, plus the residual of a transposed-convolution decoder."""
 
     def __init__(self, example: Tensor, width: int, means: MeanPictures, size: int) -> None:
         super().__init__(means)
@@ -163,21 +163,21 @@ class CodeInverter(Inverter):
 
 
 def zero_(layer: nn.Conv2d) -> None:
-    """Set a layer's parameters to zero, so that it returns zero until it is trained."""
+    """Set a layer's parameters to zero, so that the untrained layer returns zero."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def inverter(example: Tensor, width: int, means: MeanPictures, size: int) -> Inverter:
-    """Return an untrained network that draws originals of `size` x `size` pixels from views like `example`."""
+    """Return an untrained inverter of views like `example` to originals of `size` x `size` pixels."""
     if example.shape[1] == 3 and example.shape[-1] == size:
         return PictureInverter(width, means)
     return CodeInverter(example, width, means, size)
 
 
 class SmallCNN(nn.Module):
-    """A small classifier of five convolutions. It judges reconstructions or reads the class from a view."""
+    """A small classifier of five convolutions, for the judge and for attackers that read the class."""
 
     def __init__(self, classes: int, width: int = 32) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class SmallCNN(nn.Module):
         return activations, self._head(x)
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the distance of each pair of images in feature space (N): squared, averaged over pixels, summed over blocks.
+        """Return the feature distance of N pairs of images (N): squared, averaged over pixels, summed over blocks.
 
         This is LPIPS (Zhang et al. 2018) on this network in place of AlexNet, without learnt channel weights.
         """
@@ -218,12 +218,12 @@ class SmallCNN(nn.Module):
 
 
 def feature_distance(x: Sequence[Tensor], y: Sequence[Tensor]) -> Tensor:
-    """Return the distance of each pair of images (N) from the activations of each block."""
+    """Return the distance of N pairs of images (N) from their activations by block (see `SmallCNN.distance`)."""
     return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in zip(x, y, strict=True)]).sum(0)
 
 
 class Critic(nn.Module):
-    """A patch discriminator of guesses and originals: N x 3 x H x W -> N x 1 x H/8 x W/8 logits (Isola et al. 2017)."""
+    """A patch discriminator of originals and guesses: N x 3 x H x W -> logits N x 1 x H/8 x W/8 (Isola et al. 2017)."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -233,14 +233,14 @@ class Critic(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, padding=1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits of each patch being an original."""
+        """Return a logit for each patch, positive for an original."""
         logits: Tensor = self.layers(4 * (images - 0.5))
         return logits
 
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's global generator inside the context, for example for initial weights. Other threads wait."""
+    """A context in which torch's global generator is seeded, for example for initial weights. Other threads wait outside."""
     with _drawing:
         torch.manual_seed(seed)
         yield
@@ -257,9 +257,9 @@ def learn(
     seed: int = 0,
     tick: Callable[[int], None] = lambda _: None,
 ) -> None:
-    """Fit a network to `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
+    """Train a network on `loss(*rows)` over `passes` images of `data`, repeats included: AdamW, one learning-rate cycle.
 
-    `tick` receives the number of images of each step. Their sum is `passes`, even if the last batch is larger.
+    `tick` receives the number of images of each step. The numbers add up to `passes`, even if the last batch is larger.
     """
     channels_last(network.train())
     parameters = [each for each in network.parameters() if each.requires_grad]
@@ -267,7 +267,7 @@ def learn(
     batch = min(batch, n)
     total = max(1, math.ceil(passes / batch))
     optimizer = torch.optim.AdamW(parameters, rate, weight_decay=1e-4)
-    # With exactly five steps the warm-up would have length zero, by which torch divides.
+    # With exactly five steps torch would divide by a warm-up of length zero.
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=max(6, total + 1), pct_start=0.2)
     random = torch.Generator().manual_seed(seed)
     order = torch.empty(0, dtype=torch.int64)
@@ -286,9 +286,9 @@ def learn(
 
 
 def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """Return a context that computes in 16 bits if the device supports it.
+    """Return a context that computes in 16 bits, if the device supports it.
 
-    Autocast's weight cache is off, because it is process-wide and the first thread to finish would clear it.
+    Autocast's weight cache is off: it is process-wide, and the first thread to finish would clear it.
     """
     return (
         torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
@@ -298,7 +298,7 @@ def narrow(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def run(network: Callable[..., Tensor], device: torch.device, *inputs: Tensor) -> Tensor:
-    """Return network(*inputs) on the CPU, computed in batches without gradients."""
+    """Return network(*inputs) on the CPU, computed in batches on `device` without gradients."""
     with torch.inference_mode(), narrow(device):
         rows = torch.arange(len(inputs[0]))
         return in_parts(lambda part: network(*(each[part].to(device) for each in inputs)).float().cpu(), rows)

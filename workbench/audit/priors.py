@@ -1,4 +1,4 @@
-"""White-box attackers with a learnt image prior: they search for a likely picture whose view is the observation.
+"""White-box attackers with a learnt image prior. They search for a likely picture whose view is the observation.
 
 ::
 
@@ -7,9 +7,9 @@
     diffusion  sampling from a diffusion prior, guided by the observation, as DRAG does (Lei et al., ICML 2025; Chung et al.,
                ICLR 2023); the prior is small and trained here, in place of DRAG's Stable Diffusion
 
-Both know the generator's and the encoder's weights, train their prior on the attacker's own pictures, and start from the
-inversion network's guess. On held-out pairs they choose their setting and the share of their correction. So a prior that does
-not help is not used.
+Both know the weights of generator and encoder, and train their prior on the attacker's own pictures. The search starts from the
+inversion network's guess. Held-out pairs choose its setting and the share of its correction. The share is 0 if the prior does
+not help.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["DiffusionPrior", "LatentPrior", "WithPrior"]
 
 
 class WithPrior(Search):
-    """An attacker that corrects the inversion's guess with a prior (see the module)."""
+    """An attacker that corrects the inversion's guess by a search with an image prior."""
 
     settings: ClassVar[tuple[float, ...]]
-    tuned_on = 16  # pairs
+    tuned_on = 16  # held-out pairs
 
     def further(self, n: int) -> int:
-        """Return the prior's training images, plus one image for every step of every picture, tuning included."""
+        """Return the prior's number of training images, plus one for each step of each picture, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.passes + self.effort.steps * (n + len(self.settings) * min(self.tuned_on, held))
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the inversion and the prior. Choose the setting and the share of the correction on held-out pairs."""
+        """Fit the inversion and the prior. Choose the setting and the correction's share on held-out pairs."""
         base = self.based(pairs)
         learnt, _ = held_out(pairs)
         self.means = MeanPictures.of(learnt, self.observer.pair.target.num_classes)
@@ -60,7 +60,7 @@ class WithPrior(Search):
                 best, self.setting, self.share = error, setting, share
 
     def guess(self, observed: Observed) -> Tensor:
-        """Return the corrected guesses, or the inversion's if the share of the correction is 0."""
+        """Return the corrected guesses, or the inversion's if the correction's share is 0."""
 
         def corrected(start: Tensor, part: Observed) -> Tensor:
             return (start + self.share * (self.search(start, part, self.setting) - start)).clamp(0, 1)
@@ -69,23 +69,23 @@ class WithPrior(Search):
 
     @abstractmethod
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the prior on the pictures of these pairs and the cloud's labels for them."""
+        """Train the prior on the pairs' pictures and the labels that the cloud returned for them."""
 
     @abstractmethod
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU, starting at the guesses `start`."""
+        """Return likely pictures for the observations, N x 3 x H x W in [0, 1] on the CPU. The search begins at `start`."""
 
     def mismatch(self, pictures: Tensor, seen: Tensor, view: str) -> Tensor:
-        """Return the distance between the views of pictures and the observations `seen` (a scalar)."""
+        """Return the scalar distance between the views of pictures and the observations `seen`."""
         with narrow(self.device):
             return observation_error(self.observer, pictures, seen, view)
 
 
 class ConditionalVAE(nn.Module):
-    """A convolutional variational autoencoder of residuals over the label's mean picture, with `LATENTS` numbers a picture."""
+    """A convolutional variational autoencoder of the residual over the label's mean picture: `LATENTS` numbers a picture."""
 
     LATENTS = 64
-    SIGMA = 0.03  # standard deviation of a pixel in the likelihood
+    SIGMA = 0.03  # standard deviation of the pixels' Gaussian likelihood
 
     def __init__(self, size: int, width: int, means: MeanPictures) -> None:
         super().__init__()
@@ -109,14 +109,14 @@ class ConditionalVAE(nn.Module):
         return mean, log_variance.clamp(-12, 4)
 
     def decode(self, latents: Tensor, answers: Tensor) -> Tensor:
-        """Return the pictures of latents, N x 3 x H x W, not clamped."""
+        """Return the pictures for latents and labels, N x 3 x H x W, not clamped."""
         label = F.one_hot(answers, self.classes).to(latents)
         grid = self.first(torch.cat([latents, label], 1)).view(len(latents), -1, self.side, self.side)
         pictures: Tensor = self.means(answers) + self.up(grid)[..., : self.size, : self.size]
         return pictures
 
     def loss(self, images: Tensor, answers: Tensor, noise: Tensor) -> Tensor:
-        """Return the negative evidence lower bound for each picture. `noise` is standard normal, N x `LATENTS`."""
+        """Return the negative evidence lower bound of each picture (N). `noise` is standard normal, N x `LATENTS`."""
         mean, log_variance = (each.float() for each in self.encode(images, answers))
         pictures = self.decode(mean + noise * (log_variance / 2).exp(), answers).float()
         reconstruction = (pictures - images).square().flatten(1).sum(1) / (2 * self.SIGMA**2)
@@ -125,9 +125,9 @@ class ConditionalVAE(nn.Module):
 
 
 class LatentPrior(WithPrior):
-    """Gradient descent in the latents of a conditional autoencoder, from the latents of the inversion's guess.
+    """Gradient descent on the latents of a conditional autoencoder, starting from the latents of the inversion's guess.
 
-    `settings` are the weights of |z|^2, the prior's own term.
+    `settings` are the weights of the prior's term, |z|^2.
     """
 
     name = "latents"
@@ -137,7 +137,7 @@ class LatentPrior(WithPrior):
         random = torch.Generator().manual_seed(self.seed)
         with seeded(self.seed):
             self.prior = ConditionalVAE(pairs.images.shape[-1], self.effort.width, self.means)
-            self.prior.encode(pairs.images[:2], pairs.observed.answers[:2])  # initialises the lazy layer's shape
+            self.prior.encode(pairs.images[:2], pairs.observed.answers[:2])  # gives the lazy layer its shape
         self.prior.to(self.device)
 
         def loss(images: Tensor, answers: Tensor) -> Tensor:
@@ -149,7 +149,7 @@ class LatentPrior(WithPrior):
         self.prior.requires_grad_(False)
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Descend on the mismatch plus `setting` times the mean square of the latents."""
+        """Minimise the mismatch plus `setting` times the mean square of the latents by gradient descent."""
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         with torch.no_grad():
             latents = self.prior.encode(start.to(self.device), answers)[0].float()
@@ -169,11 +169,11 @@ class LatentPrior(WithPrior):
 
 
 class DiffusionPrior(WithPrior):
-    """Deterministic sampling from a conditional diffusion model, each step corrected towards the observation.
+    """Deterministic sampling from a conditional diffusion model, with a correction towards the observation at each step.
 
     Let u = (x - mean of the label) / spread. The model predicts v = alpha * noise - sigma * u, with alpha = cos(pi t / 2) and
-    sigma = sin(pi t / 2) (Salimans and Ho 2022). The sampler is that of Song et al. 2021. It starts from the inversion's guess,
-    noised to t = `START`. `settings` are step lengths of the correction, in standard deviations of the remaining noise. With 0,
+    sigma = sin(pi t / 2) (Salimans and Ho 2022). The sampler is that of Song et al. 2021. It starts from the inversion's guess
+    with noise of t = `START`. `settings` are the correction's step lengths, in standard deviations of the remaining noise. At 0
     there is no correction.
     """
 
@@ -182,7 +182,7 @@ class DiffusionPrior(WithPrior):
     START = 0.7
 
     def train_prior(self, pairs: Pairs) -> None:
-        """Train the denoiser. Its inputs are the noised picture, the label, and t as an additional constant channel."""
+        """Train the denoiser. Its inputs are the noisy picture, the label, and t as a constant channel."""
         random = torch.Generator().manual_seed(self.seed)
         self.classes = len(self.means.means)
         with seeded(self.seed):
@@ -208,7 +208,7 @@ class DiffusionPrior(WithPrior):
         return velocity
 
     def search(self, start: Tensor, observed: Observed, setting: float) -> Tensor:
-        """Sample in `effort.steps` steps. Equal seeds draw equal noise."""
+        """Sample in `effort.steps` steps. The noise depends on the attacker's seed only."""
         seen, answers = observed.seen.to(self.device), observed.answers.to(self.device)
         middle = self.means(answers)
         noise = torch.randn(start.shape, generator=torch.Generator().manual_seed(self.seed)).to(self.device)

@@ -1,4 +1,4 @@
-"""One page for a privacy officer: the promise, the attackers, the method, and the failures of the protection.
+"""The report for a privacy officer, one HTML page: the promise, the attackers, the method, and where the protection fails.
 
 Every verdict, number and name on the page comes from an audit's result.
 """
@@ -15,7 +15,7 @@ __all__ = ["fragment", "render", "write"]
 
 Result = Mapping[str, Any]
 
-# Everyday words for a view, and its holder.
+# Plain names of each view, and of the party that holds it.
 VIEWS = {
     "label": (
         "the answer alone",
@@ -53,21 +53,21 @@ CONTROLS = {"class mean": "the average picture of its class", "training image": 
 
 
 def write(result: Result, path: Path, variants: Mapping[str, Result] | None = None) -> None:
-    """Write the page to `path`, self-contained and atomically. The arguments are those of `render`."""
+    """Write the report to `path`, self-contained and atomically. The arguments are those of `render`."""
     write_text(path, render(result, variants))
 
 
 def render(result: Result, variants: Mapping[str, Result] | None = None) -> str:
-    """Return the page as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
+    """Return the report as HTML. `result` is an audit's result (`Audit.result`) as plain JSON.
 
-    `variants` are other generators by name: each with the verdict on its perturbed view (`over`, `allowed`, `holds`) and the
-    target's share of correct answers on it (`answered`).
+    `variants` are results of other generators, by name. Each has the verdict on its perturbed view (`over`, `allowed`, `holds`)
+    and the target's share of correct answers on it (`answered`).
     """
     return _rendered(result, variants, whole=True)
 
 
 def fragment(result: Result, variants: Mapping[str, Result] | None = None) -> str:
-    """Return the page's content with its style, to be embedded in another page."""
+    """Return the report's content with its style, to embed in another page."""
     return _rendered(result, variants, whole=False)
 
 
@@ -99,17 +99,17 @@ def _rendered(result: Result, variants: Mapping[str, Result] | None, whole: bool
 
 
 def figure(value: Any, digits: int = 2) -> str:
-    """Return an estimate as `12.31 [12.20, 12.42]`."""
+    """Format an estimate with its interval: `12.31 [12.20, 12.42]`."""
     return f"{value['value']:.{digits}f} [{value['low']:.{digits}f}, {value['high']:.{digits}f}]"
 
 
 def percent(value: Any) -> str:
-    """Return a proportion as `91.2 % [90.1, 92.2]`, with no-break spaces."""
+    """Format a proportion with its interval in percent: `91.2 % [90.1, 92.2]`, with no-break spaces."""
     return f"{100 * value['value']:.1f}\u00a0% [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
 
 
 def signed(value: float, digits: int = 2) -> str:
-    """Return a difference with its sign. A difference that rounds to zero gets the sign of zero."""
+    """Format a difference with its sign. A difference that rounds to zero gets the sign of zero."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
@@ -118,7 +118,7 @@ def _tried(result: Result) -> list[str]:
 
 
 def _view(result: Result, name: str) -> dict[str, Any]:
-    """Return the page's data on one view: whether it holds, and a row for each measure."""
+    """Return the data of one view for the template: whether it holds, and a row for each measure."""
     found, (title, holder) = result["verdict"][name], VIEWS[name]
     best, allowed = found["best"], found["allowed"]
     rows = []
@@ -139,7 +139,7 @@ def _view(result: Result, name: str) -> dict[str, Any]:
 
 
 def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
-    """Return the gain over the control with its interval, or that no attacker reached the control."""
+    """Format the gain over the control with its interval, or state that no attacker reached the control."""
     if key in view["failed"]:
         return "attack failed: below the control"
     low, high = view["interval"][key]
@@ -149,12 +149,12 @@ def _over(view: dict[str, Any], key: str, unit: str, digits: int) -> str:
 
 
 def _neural(result: Result) -> bool:
-    """Return whether the codec between edge and cloud keeps the perturbed image at the edge."""
+    """Return whether the codec is neural, so that the perturbed image never leaves the edge."""
     return str(result["codec"]).startswith("neural")
 
 
 def _attacks(result: Result) -> list[dict[str, Any]]:
-    """Return each attacker with a sentence and its views."""
+    """Return for each attacker its name, a sentence about it, and the views that it attacked."""
     views: dict[str, list[str]] = {}
     knows: dict[str, str] = {}
     for row in result["rows"]:
@@ -167,7 +167,7 @@ def _attacks(result: Result) -> list[dict[str, Any]]:
 
 
 def _effort(result: Result) -> str:
-    """Return a sentence on whether more effort would have gained more."""
+    """Return a sentence that states whether the attackers gain from more effort."""
     if result["converged"]:
         passes = " to ".join(str(each["effort"]["passes"]) for each in (result["effort_curve"][0], result["effort_curve"][-1]))
         return f"Effort was doubled from {passes} training images, until the best attacker gained less than 0.1 dB."
@@ -177,13 +177,13 @@ def _effort(result: Result) -> str:
 
 
 def _learnt(result: Result) -> list[str]:
-    """Return the attackers' training sources without repeats, such as `2000 pictures of the same data set`."""
+    """Return the distinct sources of the attackers' training pictures, such as `2000 pictures of the same data set`."""
     sources = dict.fromkeys((row["pairs"], row["source"]) for row in result["rows"] if row["source"] in SOURCES)
     return [f"{pairs} pictures {SOURCES[source]}" for pairs, source in sources]
 
 
 def _fails(result: Result) -> list[str]:
-    """Return the failures of the protection, one sentence each: broken bounds, linkable pictures, recognisable members."""
+    """Return one sentence for each failure of the protection: broken bounds, linkable pictures, recognisable members."""
     said = []
     for name, found in result["verdict"].items():
         title, over, n = VIEWS[name][0], found["over"], result["n"]

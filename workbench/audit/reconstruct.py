@@ -7,8 +7,9 @@
     prior     the same network, further trained with an adversarial and a feature loss
     optimise  white box: gradient descent to a picture whose protected form, by the generator's weights, is the observation
 
-Every guess is a closed-form guess plus a residual. The closed-form guess is the mean picture of the observed label and, if the
-view is a picture, least squares on its pixels. A residual that does not lower the error on held-out pairs is not used.
+Every guess is a closed-form guess plus a residual. The closed-form guess is the mean picture of the observed label or, if the
+view is a picture, least squares on that mean and the view's pixels. A residual is used only if it lowers the error on held-out
+pairs.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from .views import Observed, Observer, Pairs
 
 __all__ = ["FEW", "FromInversion", "Inversion", "Optimise", "Prior", "Search", "Undo", "held_out", "observation_error"]
 
-FEW = 32  # pairs an observation: with at least as many, their mean is a better guess than any network's
-HELD = 0.1  # share of the pairs that are held out to judge what was learnt from the others
+FEW = 32  # pairs for each distinct observation from which on their mean picture is the guess
+HELD = 0.1  # share of the pairs that are held out for validation
 MOST_HELD = 500  # held-out pairs at most
 
 
 def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
-    """Split pairs into those to learn from and those held out to judge the result. A single pair is in both."""
+    """Split pairs into a training part and a held-out part. A single pair is in both."""
     held = min(MOST_HELD, max(1, round(HELD * len(pairs))))
     cut = max(1, len(pairs) - held)
     rows = torch.arange(len(pairs))
@@ -42,17 +43,17 @@ def held_out(pairs: Pairs) -> tuple[Pairs, Pairs]:
 
 
 class Undo(Attacker):
-    """Least squares on pixels of the smoothed view, its equalised histogram and the label's mean.
+    """Least squares on pixels of the smoothed view, its equalised histogram and the label's mean picture.
 
-    One matrix, 10 x 3, corrects a channel's polarity, mixed colours and stretched contrast. Several smoothing widths are tried.
+    One matrix, 10 x 3, corrects polarity, mixed colours and contrast. `fit` tries several smoothing widths (pixels).
     """
 
     name, knows, views = "undo", "some pairs", PICTURE_VIEWS
     widths = (0.0, 0.6, 1.0, 1.6)
-    learns_from = 500  # pairs at most: 500,000 pixels for 30 coefficients
+    learns_from = 500  # limit of pairs: 500,000 pixels suffice for 30 coefficients
 
     def fit(self, pairs: Pairs) -> None:
-        """Choose the smoothing width and the matrix of least error."""
+        """Fit the matrix at each smoothing width, and keep the one with the least squared error."""
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
         few = pairs[torch.arange(min(self.learns_from, len(pairs)))]
         wanted = few.images.permute(0, 2, 3, 1).reshape(-1, 3)
@@ -74,13 +75,13 @@ class Undo(Attacker):
         return 0
 
     def _features(self, observed: Observed, width: float) -> Tensor:
-        first, which = observed.distinct  # a codec with few codes leaves few pictures to sort
+        first, which = observed.distinct  # sort equal pictures once: a codec may have few codes
         x = torch.cat([self._pixels(observed.seen[first], width)[which], self.means(observed.answers).flatten(2)], 1)
         return x.transpose(1, 2).reshape(-1, x.shape[1])
 
     @staticmethod
     def _pixels(seen: Tensor, width: float) -> Tensor:
-        """Return smoothed channels, their equalised histograms and a constant, N x 7 x HW."""
+        """Return smoothed channels, their equalised histograms and a constant, N x 7 x HW. `width` is the Gaussian's sigma."""
         if width:
             reach = torch.arange(-3, 4, dtype=torch.float32)
             kernel = torch.exp(-(reach**2) / (2 * width**2))
@@ -90,12 +91,12 @@ class Undo(Attacker):
         flat = seen.flatten(2).contiguous()
         ordered = flat.sort(-1).values.contiguous()
         darker, no_lighter = (torch.searchsorted(ordered, flat, right=right) for right in (False, True))
-        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # the share of darker pixels, equal pixels count half
+        even = (darker + no_lighter).float() / (2 * flat.shape[-1])  # share of darker pixels; equal pixels count half
         return torch.cat([flat, even, torch.ones_like(flat[:, :1])], 1)
 
 
 class Inversion(Attacker):
-    """An inversion network with mean squared error (He et al. 2019).
+    """An inversion network that minimises the mean squared error (He et al. 2019).
 
     If few distinct observations occur, the guess is the mean of all pictures with the same observation, which minimises the
     mean squared error.
@@ -104,7 +105,7 @@ class Inversion(Attacker):
     name, knows = "invert", "pairs"
 
     def fit(self, pairs: Pairs) -> None:
-        """Train the network or, for few distinct observations, tabulate their mean pictures."""
+        """Train the network. If few distinct observations occur, tabulate the mean picture of each instead."""
         first, which = pairs.observed.distinct
         self.network: Inverter | None = None
         self.means = MeanPictures.of(pairs, self.observer.pair.target.num_classes)
@@ -123,14 +124,14 @@ class Inversion(Attacker):
         network.share = self._share(network)
 
     def untrained(self, pairs: Pairs) -> Inverter:
-        """Return a network whose guess is the closed-form one until it is trained."""
+        """Return a network whose closed-form guess is fitted and whose residual is zero."""
         with seeded(self.seed):
             network = inverter(pairs.observed.seen[:4096], self.effort.width, self.means, pairs.images.shape[-1])
         network.fit_base(pairs.observed.seen[:2000], pairs.observed.answers[:2000], pairs.images[:2000])
         return network.to(self.device)
 
     def _share(self, network: Inverter) -> float:
-        """Return the factor of the network's residual, in [0, 1], with the least error on held-out pairs."""
+        """Return the factor in [0, 1] for the residual that minimises the squared error on held-out pairs."""
         seen, answers, images = self.held.observed.seen, self.held.observed.answers, self.held.images
         base = run(network.base, self.device, seen, answers)
         residual = run(network, self.device, seen, answers) - base
@@ -152,7 +153,7 @@ class Inversion(Attacker):
 
 
 class FromInversion(Attacker):
-    """An attacker that starts from a fitted inversion network: from `base`, or from its own if `base` is None."""
+    """An attacker that starts from a fitted inversion network: `base`, or one that it fits if `base` is None."""
 
     def __init__(
         self,
@@ -166,15 +167,15 @@ class FromInversion(Attacker):
         self.base = base
 
     def cost(self, n: int) -> int:
-        """Return the images of `further`, plus those of the inversion itself if no base was given."""
+        """Return the images of `further`, plus those of the inversion network if no base was given."""
         return self.further(n) + (self.effort.passes if self.base is None else 0)
 
     @abstractmethod
     def further(self, n: int) -> int:
-        """Return the number of images that are processed after the inversion."""
+        """Return the number of images that are processed after the inversion network's training."""
 
     def based(self, pairs: Pairs) -> Inversion:
-        """Return the base inversion, fitted to the pairs if none was given."""
+        """Return the base inversion network, which is fitted to the pairs if none was given."""
         if self.base is None:
             self.base = Inversion(self.observer, self.effort, self.seed, self.tick)
             self.base.fit(pairs)
@@ -182,27 +183,27 @@ class FromInversion(Attacker):
 
 
 class Prior(FromInversion):
-    """An inversion network with a learnt image prior: a critic must take its guesses for originals.
+    """An inversion network that is further trained to make a critic accept its guesses as originals.
 
-    Training continues from `Inversion` for as many passes. The loss is absolute error + the critic's features + its judgement
-    (Isola et al. 2017; Wang et al. 2018). The guesses are sharper and, by mean squared error, mostly worse. If the closed-form
-    guess is better by absolute error and features on held-out pairs, it is used instead.
+    The training starts from `Inversion` and has as many passes. The loss is the absolute error, the distance of the critic's
+    features, and the critic's judgement (Isola et al. 2017; Wang et al. 2018). The guesses are sharper, but mostly have a
+    larger squared error. The closed-form guess is used instead if its absolute and feature error on held-out pairs is lower.
     """
 
     name, knows = "prior", "pairs"
 
     def further(self, n: int) -> int:
-        """Return the inversion's passes, since both run with the same effort."""
+        """Return the passes of the further training, as many as the inversion network's."""
         return self.effort.passes
 
     def fit(self, pairs: Pairs) -> None:
-        """Train against a critic that is trained at the same time."""
+        """Train the network and its critic in alternation."""
         base = self.based(pairs)
         learnt, held = held_out(pairs)
         network, rate = copy.deepcopy(base.network), RATE / 4
         with seeded(self.seed):
             critic = channels_last(Critic(), self.device)
-        if network is None:  # the base has tabulated means and no network
+        if network is None:  # the base is a table and has no network
             network, rate = base.untrained(learnt), RATE
         network.share = 1.0
         self.network = network
@@ -243,13 +244,13 @@ class Prior(FromInversion):
 
 
 class Search(FromInversion):
-    """A white box that searches for a picture whose view is the observation, from the inversion's guess, in `effort.steps`."""
+    """A white-box attacker that searches, in `effort.steps` steps from the inversion's guess, for a picture of equal view."""
 
     knows, views = "pairs, the weights of generator and encoder", ("perturbed", "payload")
     most = 1000
 
     def searched(self, observed: Observed, search: Callable[[Tensor, Observed], Tensor] | None) -> Tensor:
-        """Return `search(guesses, observations)`, in batches, or the inversion's guesses if `search` is None.
+        """Return `search(guesses, observations)`, computed in batches. If `search` is None, return the inversion's guesses.
 
         Equal observations are searched for once.
         """
@@ -267,23 +268,23 @@ class Search(FromInversion):
 class Optimise(Search):
     """White box: gradient descent from the inversion's guess to a picture whose protected form is the observation.
 
-    The error is `observation_error`. Total variation is added, with the weight that is best on held-out pairs. If no weight
-    improves on the start there, the start is the guess. The payload determines the decoded image, so the view `decoded` needs
-    no attack of its own.
+    The loss is `observation_error` plus total variation, with the weight that is best on held-out pairs. If no weight improves
+    on the inversion's guess there, that guess is returned. The payload determines the decoded image, so an attack on the
+    payload covers the view `decoded`.
     """
 
     name = "optimise"
-    weights = (0.0, 0.002, 0.02)  # of total variation
-    tuned_on = 16  # pairs
-    smooth: float | None = 0.02  # the weight in use; None: no descent
+    weights = (0.0, 0.002, 0.02)  # candidates for the weight of total variation
+    tuned_on = 16  # held-out pairs
+    smooth: float | None = 0.02  # the chosen weight; None: no descent
 
     def further(self, n: int) -> int:
-        """Return one image for every gradient step of every picture, tuning included."""
+        """Return the number of gradient steps times pictures, tuning included."""
         held = min(MOST_HELD, max(1, round(HELD * self.effort.pairs)))
         return self.effort.steps * (n + len(self.weights) * min(self.tuned_on, held))
 
     def fit(self, pairs: Pairs) -> None:
-        """Fit the inversion that gives the start, and choose the weight of total variation."""
+        """Fit the inversion network, and choose the weight of total variation on held-out pairs."""
         base = self.based(pairs)
         few = base.held[torch.arange(min(self.tuned_on, len(base.held)))]
         start = base.guess(few.observed)
@@ -293,7 +294,7 @@ class Optimise(Search):
         self.smooth = min(errors, key=lambda weight: errors[weight])
 
     def guess(self, observed: Observed) -> Tensor:
-        """Run the gradient descent, unless no weight improves on its start."""
+        """Return the pictures of the gradient descent, or the inversion's guesses if no weight improves on them."""
         smooth = self.smooth
         return self.searched(observed, None if smooth is None else lambda start, part: self._descend(start, part, smooth))
 
@@ -317,10 +318,10 @@ class Optimise(Search):
 
 
 def observation_error(observer: Observer, x: Tensor, seen: Tensor, view: str) -> Tensor:
-    """Return the distance between the views of pictures `x` and the observations `seen`, a differentiable scalar.
+    """Return the distance between the views of pictures `x` and the observations `seen` as a differentiable scalar.
 
-    On `perturbed` it is the mean squared error. On `payload` it is that of the latents, or the cross-entropy of the edge's
-    choice of a pattern.
+    For `perturbed` it is the mean squared error. For `payload` it is the mean squared error of the latents or, if the edge
+    chooses patterns, the cross-entropy of that choice.
     """
     protected = observer.generator(x, observer.strength)
     compressor = observer.compressor

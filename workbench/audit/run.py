@@ -1,4 +1,4 @@
-"""The audit of one pair: every attacker on every view, the controls, linking and membership."""
+"""The complete audit of one pair: every attacker on every view, the controls, linking and membership."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from .views import VIEWS
 
 __all__ = ["Audit"]
 
-GAIN = 0.1  # dB: attackers that gain less from twice the effort have converged
-DOUBLINGS = 6  # of the effort, at most
+GAIN = 0.1  # dB: attackers have converged if twice the effort gains less
+DOUBLINGS = 6  # maximum number of doublings of the effort
 
 
 class Audit(Attempts):
-    """The audit of the test images of a data set: every attacker on every view. The settings are those of `Attempts`."""
+    """The audit of a data set's test images: every attacker on every view. The settings are those of `Attempts`."""
 
     def __init__(self, *settings: Any, **options: Any) -> None:
         super().__init__(*settings, **options)
         self.linkage = Linkage(self)
-        self.best_rows: dict[str, dict[str, Any]] = {}  # of `result`, by view
+        self.best_rows: dict[str, dict[str, Any]] = {}  # best rows of `result`, by view
         self.effort_curve: list[dict[str, Any]] = []
-        self.converged: bool | None = None  # unknown until `converge`
+        self.converged: bool | None = None  # None until `converge` has run
 
     # --- effort -------------------------------------------------------------------------------------------------------------
 
@@ -46,11 +46,11 @@ class Audit(Attempts):
         gain: float = GAIN,
         doublings: int = DOUBLINGS,
     ) -> list[dict[str, Any]]:
-        """Double the effort until the best attacker gains less than `gain` dB on every view. Return its curve over effort.
+        """Double the effort until the best attacker gains less than `gain` dB on every view. Return the curve over effort.
 
         A row of the curve is a view's best attacker at one effort. The last effort becomes the audit's own, so that table,
-        verdict and Pareto front use it. `converged` is False if `doublings` did not suffice. The figures are then a lower
-        bound. Raises UsageError if none of the attackers draws pictures.
+        verdict and Pareto front use it. If `doublings` did not suffice, `converged` is False and the figures are lower bounds.
+        Raises UsageError if none of the attackers reconstructs pictures.
         """
         plan = {view: [name for name in attackers if _draws(name, view)] for view in views}
         plan = {view: names for view, names in plan.items() if names}
@@ -82,10 +82,10 @@ class Audit(Attempts):
     ) -> dict[str, Any]:
         """Return the audit: controls, every attacker on every view, linking, membership, bits, verdict, origin.
 
-        `unprotected` is the best row of the same attackers at strength 0. `identity` is the result of doing nothing at strength
-        0, which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is
-        a lower bound. `membership_rmia` exists if `shadows` is above 0, the number of shadow generators to train for it.
-        `unseen` has the rows of as many classifiers that no training saw (see `unseen_rows`).
+        `unprotected` is the same attackers' best row at strength 0. `identity` is the PSNR of the view itself at strength 0,
+        which a working attacker reaches. `converged` and `effort_curve` are those of `converge`; without it every figure is a
+        lower bound. `shadows` is the number of shadow generators that are trained for `membership_rmia`, which is empty for 0.
+        `unseen` is the number of classifiers for the rows `unseen` (see `unseen_rows`).
         """
         plan = self._plan(views, attackers)
         passes = self.effort.passes + sum(self.seeds * self._cost(names, self.effort) for names in plan.values())
@@ -135,7 +135,7 @@ class Audit(Attempts):
         }
 
     def _plan(self, views: Sequence[str], attackers: Sequence[str]) -> dict[str, list[str]]:
-        """Return the usable attackers by view. Raises UsageError if there are none."""
+        """Return the attackers that can run on each view. Raises UsageError if there are none."""
 
         def works(name: str, view: str) -> bool:
             attacker = ATTACKERS[name]
@@ -150,14 +150,14 @@ class Audit(Attempts):
         return plan
 
     def answered(self) -> dict[str, Estimate]:
-        """Return the cloud's share of correct answers by view: the price of the protection."""
+        """Return the cloud's accuracy by view, which shows the cost of the protection."""
         return {
             view: across([(self.observed(view).answers == self.labels).float()], share=True)
             for view in ("perturbed", "decoded")
         }
 
     def bound(self) -> dict[str, Any]:
-        """Return the limits of every attacker on the payload: its bits, its distinct codes, and the share that these identify.
+        """Return limits for every attacker on the payload: its bits, its distinct codes, and the share that they can identify.
 
         From C distinct codes at most C of n pictures can be identified.
         """
@@ -172,5 +172,5 @@ class Audit(Attempts):
 
 
 def _draws(name: str, view: str) -> bool:
-    """Return whether an attacker draws pictures from a view."""
+    """Return whether an attacker reconstructs pictures from a view."""
     return ATTACKERS[name].guesses == "picture" and view in ATTACKERS[name].views

@@ -1,4 +1,4 @@
-"""Scores of a guess: by pixels, by structure, by a network unknown to the attackers, and by identification of the picture."""
+"""Scores of a guess: pixel error, structure, feature distance, recognition by a judge, and identification of the picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .networks import SmallCNN, feature_distance, learn, run
 
 __all__ = ["FIGURES", "RECOGNISABLE", "Judge", "across", "area", "identified", "score"]
 
-# The scores of every guessed picture. Those marked as shares are proportions.
+# The scores of every guessed picture. True marks a proportion.
 FIGURES = ("psnr", "ssim", "abs_ssim", "distance", "judged", "identified")
 SHARES = ("judged", "identified", "read")
 # The thresholds from which a reconstruction counts as recognisable (He et al., ACSAC 2019, section 4).
@@ -28,10 +28,10 @@ JUDGE_SEED = 1000
 
 
 class Judge:
-    """A small classifier, trained on original training images only, that judges reconstructions.
+    """A small classifier that judges reconstructions, trained on original training images only.
 
-    `distance` is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights. LPIPS's own weights
-    would need a download. So distances compare only with each other, not with published LPIPS.
+    `distance` is LPIPS (Zhang et al. 2018) on this network's features, without learnt channel weights, because LPIPS's own
+    weights would need a download. These distances are comparable with each other, but not with published LPIPS.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Judge:
         learn(self.network, loss, (images, labels), passes, seed=JUDGE_SEED, tick=tick)
 
     def right(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return 1 for each picture that the judge assigns to its class, else 0 (N)."""
+        """Return 1 for each picture that the judge classifies correctly, else 0 (N)."""
         return (run(self.network, self.device, images).argmax(1) == labels).float()
 
     def distance(self, x: Tensor, y: Tensor) -> Tensor:
@@ -63,7 +63,7 @@ class Judge:
         return run(self.network.distance, self.device, x, y)
 
     def compare(self, images: Tensor, guesses: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `distance(images, guesses)` and `right(guesses, labels)`, from a single pass over the guesses."""
+        """Return `distance(images, guesses)` and `right(guesses, labels)` from one pass over the guesses."""
 
         def both(images: Tensor, guesses: Tensor) -> Tensor:
             features, logits = self.network.features_and_logits(guesses)
@@ -80,7 +80,7 @@ def _shifted(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict[str, Tensor]:
-    """Return every score of guesses of the first N of M pictures, N values each. `identified` is relative to all M."""
+    """Return the scores of guesses of the first N of M pictures, N values each. `identified` is relative to all M."""
     likeness = -torch.cdist(guesses.flatten(1), images.flatten(1)) if len(images) > 1 else torch.zeros(1, 1)
     images, labels = images[: len(guesses)], labels[: len(guesses)]
     similarity = run(metrics.ssim, images.device, images, guesses)
@@ -96,7 +96,7 @@ def score(guesses: Tensor, images: Tensor, labels: Tensor, judge: Judge) -> dict
 
 
 def identified(likeness: Tensor) -> Tensor:
-    """Return the chance that the likeliest of M known pictures is the right one (N). Ties are broken by lot.
+    """Return the probability that the likeliest of M known pictures is the right one (N). Ties are broken at random.
 
     `likeness` is N x M, with the right pictures on its diagonal.
     """
@@ -105,7 +105,7 @@ def identified(likeness: Tensor) -> Tensor:
 
 
 def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
-    """Return the mean of one score (N values for each of S seeds) with an interval over images and seeds.
+    """Return the mean of a score (N values for each of S seeds), with a 95 % interval over images and seeds.
 
     Two half-widths are added in quadrature: that of the images' means over seeds, and that of the S seeds' means by Student's
     t. For a `share` the first is Wilson's, which stays valid near 0 and 1.
@@ -127,10 +127,9 @@ def across(figures: Sequence[Tensor], share: bool = False) -> Estimate:
 
 
 def area(positive: Tensor, negative: Tensor) -> Estimate:
-    """Return the area under the ROC curve of a score: the chance that a positive has the larger one, where a tie counts half.
+    """Return the area under the ROC curve: the probability that a positive scores above a negative. A tie counts half.
 
-    An area of 1/2 means that the score has no information. The interval is Hanley and McNeil's (1982). Raises UsageError if
-    either side is empty.
+    At 1/2 the score has no information. The interval is Hanley and McNeil's (1982). Raises UsageError if either side is empty.
     """
     if not len(positive) or not len(negative):
         raise UsageError(f"an area needs scores on both sides, got {len(positive)} and {len(negative)}")

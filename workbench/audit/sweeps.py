@@ -1,4 +1,4 @@
-"""Curves of the best attack over the perturbation's strength, the transmitted bits, and the attackers' pairs."""
+"""The best attack's success over the perturbation's strength, the transmitted bits, the attackers' pairs, and their sends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .views import Observer, Pairs, pairs_of
 
 __all__ = ["CODECS", "of_pairs", "of_rate", "of_sends", "of_strength", "of_surface"]
 
-# From less than a byte an image to a complete picture, by the names in figures.
+# Codecs from less than a byte an image to a complete picture, by their names in figures.
 CODECS: dict[str, tuple[str, dict[str, Any]]] = {
     "neural": ("neural", {}),
     "neural, rounded": ("compressai", {}),
@@ -32,7 +32,7 @@ CODECS: dict[str, tuple[str, dict[str, Any]]] = {
 def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[dict[str, Any]]:
     """Return the better of least squares and an inversion network on the perturbed view, one row for each strength.
 
-    `answered` is the target's share of correct answers.
+    `answered` is the target's accuracy on that view.
     """
     observers = [audit.observer_at(strength=point) for point in points]
     with audit.showing("attack over strength", len(points) * seeds * audit.effort.passes):
@@ -44,10 +44,11 @@ def of_strength(audit: Audit, points: Sequence[float], seeds: int = 1) -> list[d
 
 
 def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str, Any]]:
-    """Return the best attack on the cloud's decoded images, one row for each of `CODECS`, with bits and correct answers.
+    """Return the best attack on the cloud's decoded images, one row for each codec in `names` (of `CODECS`).
 
-    `over` is the gain of max(control, attack) over the class's mean image, in dB. `failed` is set if no attacker reached the
-    control. If `Audit.result` has run, the row of the audit's own codec is taken from it.
+    `bits` is the information in an image, `answered` the cloud's accuracy. `over` is the gain of max(control, attack) over the
+    class's mean image (dB). `failed` is set if no attacker reached the control. The audit's own codec reuses the row of
+    `Audit.result`.
     """
     observers = [audit.observer_at(codec=codec, **options) for codec, options in map(CODECS.__getitem__, names)]
     known = [audit.best_rows.get("decoded") if observer is audit.observer else None for observer in observers]
@@ -75,7 +76,7 @@ def of_rate(audit: Audit, names: Sequence[str], seeds: int = 1) -> list[dict[str
 def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
     """Return the view of the cloud's decoded images, and its observer.
 
-    For PNG it is the perturbed view, which is already computed.
+    PNG is lossless, so its view is the perturbed one, which is already computed.
     """
     return ("perturbed", audit.observer) if isinstance(observer.codec, Png) else ("decoded", observer)
 
@@ -83,10 +84,10 @@ def _decoded(audit: Audit, observer: Observer) -> tuple[str, Observer]:
 def of_surface(
     audit: Audit, strengths: Sequence[float], rates: Sequence[float], attackers: Sequence[str] = ("undo",), seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Return the best of some attackers on the cloud's decoded images, one row for each strength and rate.
+    """Return the best of the given attackers on the cloud's decoded images, one row for each strength and rate.
 
-    `over` is its PSNR gain over the class's mean image (dB), 0 for an attacker below it. Only PSNR is measured, so that 30
-    points take seconds with least squares (`undo`).
+    `over` is the PSNR gain over the class's mean image (dB), or 0 for an attacker below it. Only PSNR is measured, so 30 points
+    take seconds with least squares (`undo`).
     """
     control = psnr(audit.images, audit.means[audit.labels]).clamp(max=100)
     rows = []
@@ -106,9 +107,9 @@ def of_surface(
 
 
 def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds: int = 1) -> dict[str, list[dict[str, Any]]]:
-    """Return the better attack on the perturbed view over the number of pairs, by source.
+    """Return the best attack on the perturbed view, one row for each number of pairs, by source of the pairs.
 
-    Counts of the data set's own pictures are limited to the size of its training split.
+    Numbers of pairs of the source `same` are limited to the size of the training split.
     """
     most = len(audit.dataset.train)
     plan = {source: list(dict.fromkeys(min(each, most) if source == "same" else each for each in counts)) for source in sources}
@@ -123,10 +124,10 @@ def of_pairs(audit: Audit, counts: Sequence[int], sources: Sequence[str], seeds:
 
 
 def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str = "perturbed") -> list[dict[str, Any]]:
-    """Return how often `replay` identifies the picture, one row for each number of sends of each known picture.
+    """Return the share of pictures that `replay` identifies, one row for each number of sends of each known picture.
 
-    The rows measure how well a generator's random component protects against repeated sends. Without such a component the only
-    row is that of one send. Raises UsageError if a number is below 1, or there is none.
+    The rows measure how well a generator's random component protects against repeated sends. Without it, the only row is that
+    of one send. Raises UsageError if a number is below 1, or there is none.
     """
     if not counts or min(counts) < 1:
         raise UsageError(f"replay needs numbers of sends of 1 or more, got {', '.join(map(str, counts)) or 'none'}")
@@ -140,5 +141,5 @@ def of_sends(audit: Audit, counts: Sequence[int] = (1, 2, 4, 8, 16), view: str =
 
 
 def _answered(audit: Audit, view: str, observer: Observer) -> Estimate:
-    """Return the cloud's share of correct answers."""
+    """Return the cloud's accuracy on a view."""
     return across([(audit.observed(view, observer).answers == audit.labels).float()], share=True)

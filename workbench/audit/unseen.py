@@ -1,7 +1,6 @@
-"""Classifiers that no training used: the share of protected pictures that each recognises.
+"""Transferability of the protection: the accuracy, on protected pictures, of classifiers that no training used.
 
-The generator's loss only uses the pair's auxiliary model. Protection must hold against other models as well (PP, section 5.4,
-transferability).
+The generator's loss only uses the pair's auxiliary model. Protection must hold against other models as well (PP, section 5.4).
 """
 
 from __future__ import annotations
@@ -20,24 +19,23 @@ from .scores import across
 
 __all__ = ["ALLOWED_UNSEEN", "UNSEEN", "unseen_cost", "unseen_rows"]
 
-UNSEEN = 3  # number of classifiers
+UNSEEN = 3  # default number of classifiers
 ALLOWED_UNSEEN = 0.15  # share of protected pictures that each may recognise
-WIDTH = 4  # divides their channels, because the architecture matters here, not the best accuracy
+WIDTH = 4  # divisor of their channels: the architecture matters, not the best accuracy
 SCHEDULE = 2  # passes of each classifier, as a multiple of an attacker's
 
 
 def unseen_cost(effort: Effort, count: int) -> int:
-    """Return the number of training images of `count` classifiers, repeats included."""
+    """Return the number of images that train `count` classifiers, repeats included."""
     return count * SCHEDULE * effort.passes
 
 
 def unseen_rows(audit: Attempts, count: int = UNSEEN) -> list[dict[str, Any]]:
     """Return a row for each unseen classifier: its name, and its accuracy on originals and on each picture view.
 
-    A view `holds` if the upper end of the interval is within `ALLOWED_UNSEEN`.
-
-    The classifiers are the first `count` architectures that are neither the pair's target nor its auxiliary, at a quarter of
-    the width, trained on the original training images.
+    A view `holds` if the upper end of the interval is within `ALLOWED_UNSEEN`. The classifiers are the first `count`
+    architectures that are neither the pair's target nor its auxiliary. They have a quarter of the width, and learn from
+    original training images.
     """
     pair = audit.pair
     names = [name for name in CLASSIFIER_NAMES if name not in (pair.target.name, pair.auxiliary.name)][:count]

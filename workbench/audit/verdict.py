@@ -1,4 +1,4 @@
-"""The verdict of an audit: for each view, whether the best attackers stay within the allowed gain."""
+"""The verdict of an audit: whether the best attackers stay within the allowed gain on each view."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from ..metrics import Estimate
 
 __all__ = ["ALLOWED", "ALLOWED_PERTURBED", "verdict"]
 
-# The gain beyond the label that a protected view may allow: differences from the control, and a ratio.
+# The allowed gain over the control: differences of PSNR (dB) and SSIM, and a ratio for `identified`.
 ALLOWED = {"psnr": 0.5, "ssim": 0.03, "identified": 1.5}
-ALLOWED_PERTURBED = 1.5  # dB, of the perturbed view
-NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # no gain over the control
+ALLOWED_PERTURBED = 1.5  # dB, allowed PSNR gain on the perturbed view
+NOTHING = {"psnr": 0.0, "ssim": 0.0, "identified": 1.0}  # the values of no gain
 
 
 def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifiable: float = 1.0) -> dict[str, Any]:
     """Return for each view the best attackers, their gain over the control, and whether that gain is allowed.
 
-    The control is the class's mean image given the true label. For identification it is a random picture of the class. The
-    decoder is public, so a payload gives the decoded image, and the cloud holds both. Therefore the best attack on either
-    counts for both.
+    The control is the class's mean image given the true label. For identification it is a random picture of the class. A
+    payload determines the decoded image, because the decoder is public, and the cloud holds both. Therefore the best attack on
+    either counts for both.
 
-    `identifiable` is the share of pictures that the distinct payloads can identify at most. It bounds what the interval of few
-    identified pictures leaves open, for payload, decoded image and label, which all follow from the payload.
+    `identifiable` is the share of pictures that the distinct payloads can identify at most. It limits the upper end of the
+    interval of `identified` for payload, decoded image and label, which all follow from the payload.
 
-    `over` is the gain of max(control, attack), since every attacker can fall back on the control. `failed` names the measures
-    in which no attacker reached the control. That is the attacks' failure and no evidence of protection. `interval` is the 95 %
-    interval of the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`.
-    `over_label` is the gain over attackers that saw only the cloud's answer, if these were run. A control that is given the
-    true label makes protection look better than it is whenever the cloud errs.
+    `over` is the gain of max(control, attack), since every attacker can use the control's guess. `failed` names the measures in
+    which no attacker reached the control: the attacks are then too weak to prove protection. `interval` is the 95 % interval of
+    the gain, paired by picture. A measure `holds` if the upper end of that interval is within `allowed`. `over_label` is the
+    gain over attackers that saw only the cloud's label, if these were run. The control knows the true label, so `over`
+    overstates the protection whenever the cloud errs.
     """
     control, coded = controls[0], ("decoded", "payload")
     by_label = [row for row in rows if row["view"] == "label"]
@@ -61,7 +61,7 @@ def verdict(controls: list[dict[str, Any]], rows: list[dict[str, Any]], identifi
 
 
 def _gain(key: str, row: dict[str, Any], control: dict[str, Any]) -> Estimate:
-    """Return an attacker's gain over the control: paired by picture if the row has it, else between the two estimates."""
+    """Return an attacker's gain over the control: the row's gain paired by picture, else the gain between two estimates."""
     paired: Estimate | None = row.get("over_control", {}).get(key)
     if paired is not None:
         return paired

@@ -5,9 +5,9 @@
     picture -> client's JPEG -> edge: generator ----> codec ----payload----> cloud: codec -> target --> label
                                             `perturbed     `payload                  `decoded           `label
 
-`perturbed` is what a link without the neural codec carries: PNG, or another codec that does not protect. `decoded` is the
-cloud's decoded image. `payload` is the bytes on the wire, behind TLS. `label` is the message of an edge that classifies the
-picture itself. Every view includes the label, because the cloud returns it.
+`perturbed` is the protected image itself, which a lossless link such as PNG carries. `decoded` is the cloud's decoded image.
+`payload` is the bytes on the wire, inside TLS. `label` is the only message of an edge that classifies the picture itself. Every
+view includes the label, because the cloud returns it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ Made = TypeVar("Made")
 VIEWS = ("perturbed", "decoded", "payload", "label")
 SOURCES = ("same", "other", "noise")
 BATCH = 256  # pictures in one payload
-KEPT = 3  # sets of protected pictures that an observer caches
+KEPT = 3  # number of sets of protected pictures in an observer's cache
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Observed:
-    """Observations of N pictures: `seen` (N x C x H x W) in the view, and `answers` (N), the cloud's labels."""
+    """Observations of N pictures: `seen` (N x C x H x W) in one view, and `answers` (N), the cloud's labels."""
 
     view: str
     seen: Tensor
@@ -71,15 +71,15 @@ class Observed:
 
     @cached_property
     def distinct(self) -> tuple[Tensor, Tensor]:
-        """The row of each distinct observation's first occurrence, and for each observation the index of its kind (N)."""
+        """The row of the first occurrence of each distinct observation (U), and each observation's index into these (N)."""
         return distinct(self.seen + 0.0)  # -0 becomes 0
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Pairs:
-    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations and true labels.
+    """An attacker's training data: its own pictures (N x 3 x H x W in [0, 1]), their observations, and true labels.
 
-    `labels` is None if the pictures show none of the classes.
+    `labels` is None if the pictures show none of the data set's classes.
     """
 
     observed: Observed
@@ -98,7 +98,7 @@ class Pairs:
 
 
 class Kept(Generic[Made]):
-    """A cache of the last few values. If two callers request a missing value, the second waits for the first."""
+    """A cache of the last `KEPT` values. If two threads request a missing value, the second waits for the first."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, Future[Made]] = {}
@@ -111,7 +111,7 @@ class Kept(Generic[Made]):
         return iter([each.result() for each in self._made.values()])
 
     def get(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """Return the cached value of a key. A missing value is computed by `make`."""
+        """Return the cached value of a key, computed by `make` if it is missing."""
         with self._lock:
             future = self._made.get(key)
             mine = future is None
@@ -133,10 +133,10 @@ class Kept(Generic[Made]):
 
 
 class Observer:
-    """An observer of all the data that pass through a pair with a codec, at a strength.
+    """An observer of everything that passes from client to cloud, for a pair with a codec at a strength.
 
-    `options` go to the codec. `like` is another observer on the same pair, whose networks and protected pictures this one
-    shares. Raises UsageError for a strength outside [0, 1].
+    `options` go to the codec. `like` is an observer of the same pair, whose networks and protected pictures this one shares.
+    Raises UsageError for a strength outside [0, 1].
     """
 
     def __init__(
@@ -161,12 +161,12 @@ class Observer:
         self.edge = Edge(self.networks.generator, self.codec, device)
         self.cloud = Cloud(self.codec, self.networks.target, device, remembered=0)
         self.kept: Kept[tuple[Tensor, Tensor, Tensor | None]] = Kept() if like is None else like.kept
-        self._sent: tuple[Tensor, list[Tensor], list[Tensor]] | None = None  # the last images, as received, and noiseless
+        self._sent: tuple[Tensor, list[Tensor], list[Tensor]] | None = None  # the last images: original, received, noiseless
         self._sends: defaultdict[tuple[int, str], Iterator[int]] = defaultdict(itertools.count)  # by images and view
 
     @property
     def settings(self) -> tuple[object, ...]:
-        """The codec, its options and the strength. Observers of one pair with equal settings observe the same."""
+        """The codec, its options and the strength. Observers of one pair with equal settings have equal views."""
         return (self._asked[0], *sorted(self._options.items()), self.strength)
 
     @cached_property
@@ -178,11 +178,10 @@ class Observer:
         return Observer(self.pair, *self._asked, precision="bfloat16", like=like, **self._options)
 
     def protect(self, images: Tensor, view: str = "") -> Tensor:
-        """Return the edge's protected images, on the CPU, of float images N x 3 x H x W that pass the client's JPEG first.
+        """Send float images N x 3 x H x W through the client's JPEG, and return the edge's protected images, on the CPU.
 
-        If the same tensor is sent again, only the generator's random component is drawn again, because the rest is the same. An
-        audit can be repeated: the component follows from the images, from the `view` that they are sent for, and from the
-        number of earlier sends.
+        Repeated sends of one tensor differ in the generator's random component only, and reuse all else. The component follows
+        from the images, the `view` that they are sent for, and the number of earlier sends, so that an audit can be repeated.
         """
         content = zlib.crc32(images.numpy().tobytes())
         send = next(self._sends[content, view])
@@ -202,11 +201,11 @@ class Observer:
             return torch.cat([generator.blend(*both, self.strength).cpu() for both in zip(*sent[1:], strict=True)])
 
     def observe(self, images: Tensor, view: str) -> Observed:
-        """Send float images N x 3 x H x W through the system, and return one view of them."""
+        """Send float images N x 3 x H x W through the system, and return their observations in one view."""
         return self.show(self.protect(images, view), view)
 
     def show(self, protected: Tensor, view: str) -> Observed:
-        """Return the view of protected images that `view` names."""
+        """Return the observations of protected images in a view. Raises UsageError for an unknown view."""
         if view not in VIEWS:
             raise unknown("view", view, VIEWS)
         parts = [self._show(part.to(self.device), view) for part in torch.split(protected, BATCH)]
@@ -229,7 +228,7 @@ class Observer:
             return in_parts(self.cloud.classifier, pictures.to(self.device)).argmax(1)
 
     def _symbols(self, coded: list[bytes], protected: Tensor) -> Tensor:
-        """Return a payload's content: the latents of a neural codec, or the decoded pictures of another codec."""
+        """Return the content of a payload: a neural codec's latents, or another codec's decoded pictures."""
         if isinstance(self.codec, Neural):
             return self.codec.latents(coded).float()
         if isinstance(self.codec, CompressAI):  # one string for each image, in order
@@ -238,20 +237,20 @@ class Observer:
         return self.codec.decode_each(coded)
 
     def bits(self, protected: Tensor) -> Tensor:
-        """Return the information in each protected image's part of its payload, in bits (N)."""
+        """Return the information in each protected image's code, in bits (N)."""
         parts = torch.split(protected, BATCH)
         return 8 * torch.tensor([size for part in parts for size in self.codec.sizes(self.codec.encode(part.to(self.device)))])
 
     @cached_property
     def generator(self) -> PerturbationGenerator:
-        """The generator as a white-box attacker runs it: without the random component, since its draws are unknown."""
+        """The generator as a white-box attacker runs it: without the random component, whose draws are unknown."""
         made = channels_last(copy.deepcopy(self.pair.generator).eval().requires_grad_(False), self.device)
         made.noise = 0.0
         return made
 
     @cached_property
     def compressor(self) -> NeuralCompressor | None:
-        """The compressor as a white-box attacker runs it, or None if the codec has no compressor."""
+        """The compressor as a white-box attacker runs it. None for a codec without a compressor."""
         if not isinstance(self.codec, Neural | CompressAI) or self.pair.compressor is None:
             return None
         made: NeuralCompressor = copy.deepcopy(self.pair.compressor).eval().requires_grad_(False)
@@ -261,9 +260,9 @@ class Observer:
 def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: str = "same", seed: int = 0) -> Pairs:
     """Send `n` of the attacker's own pictures through the edge, as any client may, and return them with their observations.
 
-    Sources: `same` is random pictures of the data set's training split, `other` is other data of the same kind, and `noise` is
-    smoothed noise. The last few protected sets are cached for other views and codecs. Raises UsageError for an unknown source,
-    and DataError if the training split has fewer than `n` pictures.
+    The source `same` is random pictures of the data set's training split, `other` is other data of the same kind, `noise` is
+    smoothed noise. The last protected sets are cached for other views and codecs. Raises UsageError for an unknown source, and
+    DataError if the training split has fewer than `n` pictures.
     """
     quick, asked = observer.quick, (dataset.name, n, source, seed, observer.strength)
 
@@ -276,7 +275,7 @@ def pairs_of(observer: Observer, dataset: Dataset, view: str, n: int, source: st
 
 
 def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor, Tensor | None]:
-    """Return an attacker's own pictures, and their labels or None if they show none of the classes."""
+    """Return an attacker's own pictures (n x 3 x H x W in [0, 1]) and labels, which are None unless `source` is `same`."""
     size = int(dataset.test.images.shape[-1])
     random = torch.Generator().manual_seed(seed)
     if source == "same":
@@ -292,7 +291,7 @@ def _pictures(dataset: Dataset, n: int, source: str, seed: int) -> tuple[Tensor,
 
 
 def _noise(n: int, size: int, random: torch.Generator) -> Tensor:
-    """Return noise at several scales: random colours on grids of 2, 4, 8, 16 and 32 cells, enlarged."""
+    """Return noise at several scales: random colours on grids of 2, 4, 8, 16 or 32 cells a side, enlarged."""
     images = torch.empty(n, 3, size, size)
     for row in range(n):
         cells = 2 ** int(torch.randint(1, 6, (1,), generator=random))
@@ -324,7 +323,7 @@ def _cuttings(n: int, size: int, random: torch.Generator) -> Tensor:
 
 
 def _glyphs(n: int, size: int, seed: int) -> Tensor:
-    """Return digits in matplotlib's fonts, rotated, shifted and scaled, in the resolution of scikit-learn's digits."""
+    """Return digits in matplotlib's fonts, rotated, shifted and scaled, at the resolution of scikit-learn's digits."""
     from matplotlib import font_manager
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,4 +1,4 @@
-"""Measure the inputs of the energy model: without protection, with the baseline, with PMC².
+"""Measure the inputs of the energy model for three arrangements: no protection, the baseline, PMC².
 
 ::
 
@@ -6,9 +6,9 @@
     pp      phone: generator -> PNG  --PNG---> cloud              the baseline, Protective Perturbation
     pmc2    phone: JPEG              --JPEG--> edge --> cloud     the phone computes the same as in `none`
 
-This process is the phone. Its CPU time is measured: its own stages and the sending, over TLS, to services in other processes.
-Bytes are counted at the socket, HTTP and TLS included, for the given number of pictures a request. The core's power is read
-from a sensor (see `sensors`), or assumed (see `energy_model`).
+This process is the phone. Its CPU time includes its own stages and the sending, over TLS, to services in other processes. Bytes
+are counted at the socket, with HTTP and TLS, for a given number of pictures a request. The power of a core is read from a
+sensor (see `sensors`), or assumed (see `energy_model`).
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class CpuClock(Stopwatch):
 
 @dataclass(frozen=True)
 class Phone:
-    """The phone's side of an arrangement: images in, the transmitted tensor out. `edge` is the baseline's generator stage."""
+    """The phone of an arrangement: its stages turn images into a tensor to send. `edge` is the baseline's generator."""
 
     name: str
     client: Client
@@ -75,7 +75,7 @@ class Phone:
     def work(self, images: Images, clock: Stopwatch | None = None) -> tuple[Tensor, int]:
         """Run the phone's stages on images N x 3 x H x W in [0, 1].
 
-        Return the tensor to send and its bytes without protocol.
+        Return the tensor to send, and the size of its content in bytes, without protocol overhead.
         """
         if self.edge is not None:
             payload = self.edge.protect(images, 1.0, clock)
@@ -84,14 +84,14 @@ class Phone:
             files = self.client.capture(images, clock)
             return Tensor.of("image", list(files)), sum(map(len, files))
         clock = clock or Stopwatch()
-        with clock("client_compression"):  # the same files, in the container that the cloud accepts
+        with clock("client_compression"):  # the JPEGs, in the container that the cloud accepts
             payload = self.client.jpeg.encode(images)
         return Tensor.of("payload", [payload]), len(payload)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limit torch to one thread inside the context. With several, their waiting would count as CPU time."""
+    """A context that limits torch to one thread. The waiting of further threads would count as CPU time."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -103,11 +103,11 @@ def one_thread() -> Iterator[None]:
 def measure(
     phone: Phone, stage: StageConfig, images: Images, repetitions: int, batch: int, data: Sequence[str] = ()
 ) -> Measured:
-    """Send the images, `batch` a request, `repetitions` times from this process to services started here.
+    """Start an arrangement's services, send the images `repetitions` times, `batch` a request, and return the measurements.
 
-    The edge uses the stage's codec, and its cloud caches no answers. `data` are the options that name the data set to
-    `workbench serve`. Two turns come first and do not count: one through a relay that counts bytes, and one warm-up. Raises
-    UsageError for too few images or repetitions, and RunError for labels that differ between turns (see `check_labels`).
+    The edge uses the stage's codec, and its cloud caches no answers. `data` are the options of `workbench serve` that name the
+    data set. Two unmeasured turns come first: one through a relay that counts bytes, and one as warm-up. Raises UsageError for
+    too few images or repetitions, and RunError for labels that differ between turns (see `check_labels`).
     """
     if repetitions < 2 or not 0 < batch <= len(images):
         raise UsageError(
@@ -143,10 +143,9 @@ def measure(
 
 
 def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: float) -> None:
-    """Check the labels of a later turn against those of the first turn.
+    """Raise RunError if a later turn's labels differ from the first turn's.
 
-    With a random component (`noise` above 0) some may differ: each send has its own draw (see `repeated_labels`). Raises
-    RunError if more do.
+    With a random component (`noise` above 0) a tenth may differ, because each send has its own draw (see `repeated_labels`).
     """
     others = sum(one != other for one, other in zip(first, later, strict=True))
     if too_many_others(others, len(first), noise):
@@ -154,7 +153,7 @@ def check_labels(name: str, first: Sequence[int], later: Sequence[int], noise: f
 
 
 def noise_of(name: str, stage: StageConfig) -> float:
-    """Return the standard deviation of the random component of an arrangement's generator."""
+    """Return the standard deviation of the random component of an arrangement's generator, or 0 without one."""
     manifest = None if name == "none" else weights.find(weights.generator_name(stage.target, stage.auxiliary), stage.family)
     return float(manifest.spec.get("noise", 0.0)) if manifest else 0.0
 
@@ -165,7 +164,7 @@ def _on_one_thread(runner: asyncio.Runner, work: Coroutine[Any, Any, Result]) ->
 
 
 def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
-    """Start the services of an arrangement, and return the URL for the phone."""
+    """Start an arrangement's services, and return the URL that the phone sends to."""
     if name != "pmc2":
         options = ("--arrangement", "pp", "--codec", "png" if name == "pp" else "jpeg")
         return local.start("cloud", *pair, *options).url
@@ -177,7 +176,7 @@ def _start(local: Local, name: str, codec: str, pair: Sequence[str]) -> str:
 
 
 async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model: str, images: Images, batch: int) -> float:
-    """Return the bytes an image of HTTP and TLS that this phone sends on an open connection, in full batches."""
+    """Return the bytes of HTTP and TLS that the phone sends for an image, in full batches on an open connection."""
     async with Connection(counter.url, lambda: client_context(local.certs, "client", role), attempt_s=60.0) as connection:
         await _turn(phone, connection, model, images[:batch], batch)  # opens the connection
         before = counter.bytes["out"]
@@ -187,7 +186,7 @@ async def _overhead(counter: Link, local: Local, role: Role, phone: Phone, model
 
 
 async def _turn(phone: Phone, connection: Connection, model: str, images: Images, batch: int) -> Measured:
-    """Send all images once. Return each picture's share of this process's CPU time, of the time, and of the bytes."""
+    """Send all images once. Return the CPU time by part (ms), the time (ms) and the bytes of an image."""
     turn, clock, sent = Measured(phone.name, batch), CpuClock(), 0
     deadline = asyncio.get_running_loop().time() + 120.0
     start, cpu = time.perf_counter(), time.process_time()
@@ -209,11 +208,11 @@ async def _turn(phone: Phone, connection: Connection, model: str, images: Images
 def powers(
     phones: Mapping[str, Phone], images: Images, source: str = "auto", root: Path = ROOT
 ) -> tuple[dict[str, list[float]], str, list[str]]:
-    """Return the power of a busy core for each phone's work (W, by window), its source, and why other sensors are not used.
+    """Return the power of a busy core for each phone (W, by window), its source, and the reasons against other sensors.
 
-    `source` is one of `sensors.SOURCES`. An empty list of powers means that the power must be assumed. Nothing else should run
-    on the machine. `auto` skips a sensor that cannot distinguish work from rest, and reports it. If such a sensor was requested
-    by name, RunError is raised.
+    `source` is one of `sensors.SOURCES`. Without powers, the power must be assumed. Nothing else should run on the machine.
+    `auto` skips a sensor that cannot distinguish work from rest, and gives the reason. If that sensor was requested by name,
+    RunError is raised.
     """
     sensor, reasons = find_sensor(source, root)
     if sensor is None:
@@ -231,7 +230,7 @@ def powers(
 
 
 def watts(sensor: Sensor, work: Callable[[], object], rest: Callable[[float], object] = time.sleep) -> list[float]:
-    """Return the power of a busy core above rest (W), by window. Each window repeats `work`, then rests for the same time.
+    """Return the power of a busy core above rest (W), by window. A window rests, then repeats `work` for the same time.
 
     Raises RunError if the sensor's readings at work are no higher than at rest: it is too coarse, or the machine is busy.
     """

@@ -1,15 +1,15 @@
-"""The energy of a picture on the phone (PMC², Figures 1 and 5), from measured work and stated assumptions.
+"""A model of the phone's energy for a picture (PMC², Figures 1 and 5), from measured work and stated assumptions.
 
 ::
 
     energy of a picture = CPU time x power of a busy core + bytes sent x energy of a byte
                           + waiting time x power while waiting + energy to wake the radio and of its tail / pictures a request
 
-`energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio,
-so its energy is always assumed.
+`energy_measurement` measures CPU time, bytes and, with a sensor, the power of a busy core. No sensor measures the radio, so its
+energy is always assumed.
 
-The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`), and
-`SCENARIOS` names complete situations: a stream of pictures, and single pictures that wake the radio, which then stays awake.
+The assumptions matter more than the noise. So every result begins with the range over the assumptions (`RANGES`). `SCENARIOS`
+names complete situations: a stream of pictures, and single pictures, for each of which the radio wakes up.
 
 Sources:
 
@@ -56,7 +56,7 @@ PARTS = ("compression", "generator", "sending", "radio", "waiting", "wake")
 
 @dataclass(frozen=True)
 class Radio:
-    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), and its promotion and tail (ms and mW).
+    """A radio's published figures: uplink (mW per Mbit/s), power when active (mW), and promotion and tail (ms and mW).
 
     The promotion wakes the radio before a request. The tail keeps it awake after the last byte.
     """
@@ -68,17 +68,17 @@ class Radio:
 
     @property
     def joules_per_byte(self) -> float:
-        """The energy of a byte sent (J), without the power of the active radio."""
+        """The energy to send a byte (J), in addition to the power of the active radio."""
         return 8e-9 * self.uplink
 
     @property
     def wait_w(self) -> float:
-        """The power while the phone waits for a response (W)."""
+        """The radio's power while the phone waits for a response (W)."""
         return 1e-3 * self.active
 
     @property
     def alone_j(self) -> float:
-        """The energy of promotion and tail, which a request alone costs in addition (J)."""
+        """The energy of promotion and tail (J), which a single request costs in addition."""
         return 1e-6 * (math.prod(self.promotion) + math.prod(self.tail))
 
 
@@ -112,12 +112,12 @@ RANGES: dict[str, tuple[float, float, str]] = {
 
 @dataclass(frozen=True)
 class Assumptions:
-    """The inputs of the energy model that are not measured.
+    """The inputs of the energy model that are assumed, not measured.
 
-    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: of a byte sent. `wait_w`: power while the
-    phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for the same work.
-    `alone_j`: energy to wake the radio for each request and of its tail (J), 0 in a stream of requests. The radio's defaults
-    are those of Wi-Fi. Raises UsageError for a negative figure, and for a power or slowdown of 0.
+    `cpu_w`: power of a busy core (W), unless a sensor reads it. `joules_per_byte`: energy to send a byte. `wait_w`: power while
+    the phone waits for a response. `slowdown`: the time of a phone's core over that of this machine's core for equal work.
+    `alone_j`: energy of the radio's promotion and tail for each request (J), 0 in a stream of requests. The radio's defaults
+    are Wi-Fi's. Raises UsageError for a negative figure, and for a power or slowdown of 0.
     """
 
     cpu_w: float = 1.5
@@ -135,7 +135,7 @@ class Assumptions:
                 raise UsageError(f"{name} must be above 0, got 0")
 
     def text(self) -> str:
-        """Return the assumptions in words, without the core's power."""
+        """Return the assumptions as text, without the core's power."""
         words = [f"{1e6 * self.joules_per_byte:.3g} µJ a byte sent"]
         words += [f"{self.wait_w:.3g} W while waiting"] if self.wait_w else ["waiting not counted"]
         words += [f"a phone's core {self.slowdown:g} times as slow as this machine's"] if self.slowdown != 1 else []
@@ -143,7 +143,7 @@ class Assumptions:
         return ", ".join(words)
 
 
-# Complete situations, as changes of the assumptions: a radio, in a stream of requests or woken for one request alone.
+# Complete situations, as changes of the assumptions: each radio, in a stream of requests or woken for a single one.
 SCENARIOS: dict[str, dict[str, float]] = {
     f"{kind}, {name}": {
         "joules_per_byte": radio.joules_per_byte,
@@ -157,7 +157,7 @@ SCENARIOS: dict[str, dict[str, float]] = {
 
 @dataclass
 class Measured:
-    """The measurements of an arrangement, one value an image and repetition: CPU time by part (ms), time (ms), bytes sent.
+    """The measurements of an arrangement by image and repetition: CPU time by part (ms), time (ms), bytes sent.
 
     `sent` counts bytes at the socket, `payload` only the picture's own bytes.
     """
@@ -173,7 +173,7 @@ class Measured:
 
     @property
     def total_ms(self) -> list[float]:
-        """The CPU time of an image (ms), by repetition."""
+        """The CPU time of an image (ms), one value for each repetition."""
         return [sum(parts) for parts in zip(*self.cpu_ms.values(), strict=True)]
 
 
@@ -181,8 +181,8 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
     """Return the energy of a picture (mJ) by part, with Student's intervals over repetitions.
 
     `range_mj` comes first: the energy at the least and the greatest value of every assumption in `RANGES`. `power` is the
-    result of `watts` (W; empty: assumed), `sees` its source. `joules_5000` and `watts` (energy over time) compare with the
-    paper's figures, which are for 5,000 images.
+    result of `watts` (W; empty: assumed), `sees` describes its source. `joules_5000` and `watts` (energy over time) are
+    comparable with the paper's figures for 5,000 images.
     """
     n = len(measured.ms)
     each_w = [power[turn % len(power)] if power else assumed.cpu_w for turn in range(n)]
@@ -215,7 +215,7 @@ def energy(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
 
 
 def _range(measured: Measured, assumed: Assumptions, power: Sequence[float]) -> list[float]:
-    """Return the least and the greatest energy (mJ) over `RANGES`. The energy grows with every assumption."""
+    """Return the least and the greatest energy (mJ) over `RANGES`. The energy increases with every assumption."""
     if power:
         assumed = replace(assumed, cpu_w=1.0)
     ends = []
@@ -239,32 +239,33 @@ def _parts(measured: Measured, assumed: Assumptions, power: Sequence[float] = ()
 
 
 def student(values: Sequence[float]) -> Estimate:
-    """Return the mean of few repetitions with its interval by Student's t."""
+    """Return the mean of a few repetitions with its 95 % interval by Student's t."""
     found = mean(values)
     half = float(stdtrit(len(values) - 1, 0.975)) * (found.std or 0.0) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     return Estimate(found.value, found.value - half, found.value + half, found.n, found.std)
 
 
 def source_of(assumed: Assumptions, power: Sequence[float] = (), sees: str = "") -> str:
-    """Return the source of the energy in words: a sensor or an `estimate`, and the assumptions."""
+    """Return the source of the energy as text: a sensor or an `estimate`, and the assumptions."""
     if power:
         return f"{sees}: {mean(list(power)).value:.2f} W a busy core above rest; assumed: {assumed.text()}"
     return f"estimate: assumed {assumed.cpu_w:g} W a busy core, {assumed.text()}"
 
 
 def share(part: Estimate, whole: Estimate) -> Estimate:
-    """Return `part` over `whole`, two independent means, with an interval from their relative errors (delta method)."""
+    """Return the ratio `part` / `whole` of two independent means, with an interval from relative errors (delta method)."""
     ratio = part.value / whole.value
     relative = math.hypot((part.high - part.value) / part.value, (whole.high - whole.value) / whole.value)
     return Estimate(ratio, ratio * (1 - relative), ratio * (1 + relative), min(part.n, whole.n))
 
 
 def shares(measured: Mapping[str, Measured], assumed: Assumptions, power: Mapping[str, Sequence[float]]) -> dict[str, Any]:
-    """Return the energy of each arrangement over the baseline's (`pp`).
+    """Return the energy of each arrangement relative to the baseline's (`pp`).
 
-    `range` comes first: the least and the greatest ratio over all corners of `RANGES`. `share` is the ratio under `assumed`,
-    with the interval of the measurements' noise alone. `scenarios` has the ratio in each of `SCENARIOS`. `over_none` is the
-    ratio to no protection. The protection costs nothing only if the interval of `over_none` is narrow and contains 1.
+    `range` comes first: the least and the greatest ratio over all combinations of `RANGES`. `share` is the ratio under
+    `assumed`, with an interval for the measurements' noise only. `scenarios` has the ratio in each of `SCENARIOS`. `over_none`
+    is the ratio to no protection. Only a narrow interval of `over_none` that contains 1 shows that the protection costs
+    nothing.
     """
     result: dict[str, Any] = {}
     ends = {name: sorted({*bounds[:2], getattr(assumed, name)}) for name, bounds in RANGES.items()}

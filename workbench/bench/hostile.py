@@ -1,4 +1,4 @@
-"""Hostile connections next to honest clients: how well the services' limits protect latency, memory and health checks.
+"""Measure how well the services' limits protect honest clients, memory and health checks against hostile connections.
 
 ::
 
@@ -8,8 +8,8 @@
        newlines   an empty line a second after a response                 the edge's memory
        unread     requests whose responses are never read
 
-Attackers have no credential. The edge accepts their connections up to HTTP, because it accepts tokens. A closed attacker
-reconnects after a pause, so about the same number of connections is open or attempted throughout.
+Attackers have no credential. The edge accepts their connections up to HTTP, because it accepts tokens. An attacker whose
+connection was closed reconnects after a pause, so the number of attackers stays the same.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from ..errors import UsageError
 __all__ = ["Attack", "Probes", "main"]
 
 ADDRESSES = 40
-PAUSE_S = (30.0, 90.0)  # range of the pause before a closed attacker reconnects
-STEP_S = 0.25  # between two writes of an attacker
+PAUSE_S = (30.0, 90.0)  # seconds, range of the pause before an attacker reconnects
+STEP_S = 0.25  # seconds between two writes of an attacker
 GET = b"GET /openapi.json HTTP/1.1\r\nHost: edge\r\n\r\n"
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: edge\r\n\r\n"
 CHUNKED = b"POST /recognize HTTP/1.1\r\nHost: edge\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n"
@@ -110,7 +110,7 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
     async def attacker(number: int) -> None:
         attack = list(ATTACKS.values())[number % len(ATTACKS)]
-        await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # attackers do not all connect at once
+        await asyncio.sleep(random.uniform(0.0, pause_s[0] / 2))  # spread the first connections over time
         local = (f"127.0.1.{1 + number % ADDRESSES}", 0) if sys.platform == "linux" else None
         while True:
             writer = None
@@ -142,7 +142,7 @@ async def _attack(url: str, authority: Path, connections: int, pause_s: Sequence
 
 @dataclass
 class Attack:
-    """A running attack in a process of its own. `counts` has the attackers' results so far."""
+    """A context that runs attackers in a separate process. After its end, `counts` has their numbers of connections."""
 
     url: str
     authority: Path
@@ -157,7 +157,7 @@ class Attack:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, start_new_session=True
         )
         assert self._process.stdout is not None
-        self._process.stdout.readline()  # the first counts: the attack begins
+        self._process.stdout.readline()  # the first line of counts: the attack has begun
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +169,7 @@ class Attack:
 
 @dataclass
 class Probes:
-    """Health checks, one a second, each on a new connection without a credential, as a cluster sends them."""
+    """Health checks like a cluster's: one a second, each on a new connection without a credential."""
 
     url: str
     authority: Path
@@ -201,14 +201,14 @@ class Probes:
             writer.transport.abort()
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain JSON values."""
+        """Return the numbers of probes sent and failed, and the 95th percentile (ms), as plain JSON values."""
         answered = {"ms_p95": float(np.percentile(self.milliseconds, 95))} if self.milliseconds else {}
         return {"sent": len(self.milliseconds) + self.failed, "failed": self.failed, **answered}
 
 
 @contextlib.contextmanager
 def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, float] = PAUSE_S) -> Iterator[Attack]:
-    """Attack a service while the context lasts. Raises UsageError if the process may not open enough files."""
+    """A context in which a service is attacked. Raises UsageError if the process may not open enough files."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     if connections + FILES_APART > most:
         raise UsageError(f"{connections} hostile connections need {connections + FILES_APART} open files, the limit is {most}")
@@ -217,14 +217,14 @@ def attacked(url: str, authority: Path, connections: int, pause_s: tuple[float, 
 
 
 def _yield_cores() -> None:
-    """Lower this process's priority: real attackers have machines of their own."""
+    """Lower this process's priority, because real attackers would not use the service's cores."""
     os.nice(NICE)
-    with contextlib.suppress(OSError):  # Linux with autogroups compares sessions, and `nice` only within a session
+    with contextlib.suppress(OSError):  # Linux's autogroups apply `nice` only within a session, so lower the session's priority
         AUTOGROUP.write_text(str(NICE))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Attack a service until terminated."""
+    """Attack a service until the process is terminated."""
     parser = argparse.ArgumentParser()
     parser.add_argument("url")
     parser.add_argument("authority", type=Path)

@@ -8,8 +8,8 @@
     pp                   phone (generator) --PNG-------> cloud        the baseline, Protective Perturbation
 
 Edge and cloud are processes of this machine, reached over TLS on loopback. All share its cores, so the phone is as fast as the
-edge. The nine components are the paper's. A network's component is one end's waiting time less the other end's reported time.
-`in_turns` measures arrangements in turns within one run, so that a temporary slowdown of the machine affects all of them.
+edge. The nine components are the paper's. A network's component is the sender's waiting time minus the time that the receiver
+reports. `in_turns` alternates between arrangements within one run, so that a temporary slowdown affects all of them.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from .load import PERCENTS
 
 __all__ = ["ARRANGEMENTS", "LINKED", "Arranged", "end_to_end", "in_turns", "over_links", "running", "running_all"]
 
-ROUNDS = 10  # rounds in which the arrangements take turns
+ROUNDS = 10  # default number of rounds, in each of which every arrangement is measured
 
-ARRANGEMENTS = {  # and the cloud's options
+ARRANGEMENTS = {  # name: the cloud's options
     "png": ("--codec", "png"),
     "jpeg": ("--codec", "jpeg"),
     "every": ("--codec", "neural", "--decode-every"),
@@ -50,9 +50,9 @@ LINKED = ("png", "jpeg", "neural", "pp")  # `every` and `new` send the same byte
 
 @dataclass(frozen=True)
 class Arranged:
-    """A running arrangement: its client, and a client whose pictures cross a link between trusted and untrusted domain.
+    """A running arrangement: a client, and a second client whose pictures cross `link` between trusted and untrusted domain.
 
-    `linked` is None if it was started without that client.
+    `linked` is the second client, or None if the arrangement was started without it.
     """
 
     name: str
@@ -63,9 +63,10 @@ class Arranged:
 
 @contextmanager
 def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: bool = True) -> Iterator[Arranged]:
-    """Start an arrangement's services and yield its clients. `data` are the options that name the data set to `serve`.
+    """A context that starts an arrangement's services and yields its clients.
 
-    With `linked` False there is no client over a link, and no edge for it, which takes seconds to start.
+    `data` are the options of `workbench serve` that name the data set. With `linked` False there is no client over a link, and
+    no edge for it, which would take seconds to start.
     """
     if name not in ARRANGEMENTS:
         raise unknown("arrangement", name, ARRANGEMENTS)
@@ -81,7 +82,7 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
             options = (*pair, "--codec", "neural" if name in ("new", "every") else name, "--cloud")
             near = local.start("edge", *options, cloud.url, ready=False)
             urls = [near.url]
-            if linked:  # this edge receives one picture at a time
+            if linked:  # a second edge, which receives one picture at a time
                 urls.append(local.start("edge", *options, link.url, "--batch", "1", ready=False).url)
         for service in local.services:
             local.await_ready(service)
@@ -94,9 +95,9 @@ def running(name: str, stage: StageConfig, data: Sequence[str] = (), linked: boo
 
 @contextmanager
 def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = ()) -> Iterator[dict[str, Arranged]]:
-    """Start several arrangements like `running`, as many at once as there are cores, and yield them by name.
+    """A context that starts several arrangements like `running`, in parallel, and yields them by name.
 
-    Only those of `LINKED` get a client over a link.
+    Only those in `LINKED` get a client over a link.
     """
     with ExitStack() as stack:
         with ThreadPoolExecutor(cores(), "start") as pool:
@@ -105,7 +106,7 @@ def running_all(names: Iterable[str], stage: StageConfig, data: Sequence[str] = 
 
 
 class _EndToEnd:
-    """The latencies of batches that one client sends, one after another."""
+    """Sends batches from one client, one after another, and records their latencies."""
 
     def __init__(self, client: HttpsClient, images: Tensor, batch: int) -> None:
         self.client, self.images, self.batch, self.sent = client, images, batch, 0
@@ -114,7 +115,7 @@ class _EndToEnd:
         self.bytes: list[float] = []
 
     def send(self, requests: int, counts: bool = True) -> None:
-        """Send `requests` batches. With `counts` False they are the warm-up."""
+        """Send `requests` batches. With `counts` False they are a warm-up and not recorded."""
         for _ in range(requests):
             first = self.sent * self.batch % (len(self.images) - self.batch + 1)
             part = self.images[first : first + self.batch]
@@ -129,7 +130,7 @@ class _EndToEnd:
                     self.components[name].append((value or 0.0) / self.batch)
 
     def result(self) -> dict[str, Any]:
-        """Return means, percentiles and components of an image (ms)."""
+        """Return means, percentiles and components of an image's latency (ms)."""
         means: dict[str, Estimate] = {name: mean(values) for name, values in self.components.items()}
         whole = mean(self.took)
         return {
@@ -144,10 +145,10 @@ class _EndToEnd:
 
 
 def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 1) -> dict[str, Any]:
-    """Send `requests` batches one after another, and return the components of an image's latency (ms; means with intervals).
+    """Send `requests` batches one after another. Return the components of an image's latency (ms; means with intervals).
 
-    `ms` is the time from pictures in to labels back, with its percentiles over requests. `covered` is the share of it that the
-    nine measured components account for. Raises UsageError if there are fewer images than a batch.
+    `ms` is the time from images to labels, with percentiles over requests. `covered` is the share of it that the nine measured
+    components account for. Raises UsageError if there are fewer images than a batch.
     """
     return in_turns({"": client}, images, requests, batch, 1)[""]
 
@@ -155,7 +156,7 @@ def end_to_end(client: HttpsClient, images: Tensor, requests: int, batch: int = 
 def in_turns(
     clients: Mapping[str, HttpsClient], images: Tensor, requests: int, batch: int = 1, rounds: int = ROUNDS
 ) -> dict[str, dict[str, Any]]:
-    """Measure several clients like `end_to_end`, `requests` batches each, in turns: each client sends its part in every round.
+    """Measure several clients like `end_to_end`, `requests` batches each, spread over rounds in which every client sends.
 
     The order rotates from round to round. Raises UsageError for fewer images than a batch, or less than one request a round.
     """
@@ -178,7 +179,7 @@ def in_turns(
 def over_links(
     system: Arranged, images: Tensor, requests: int, kinds: Sequence[Kind] = (FREE, *LINKS.values())
 ) -> dict[str, Any]:
-    """Send single images over a link of each kind. Return percentiles of the end-to-end latency (ms) by the link's name.
+    """Send single images over each kind of link. Return percentiles of the end-to-end latency (ms), by the link's name.
 
     Raises UsageError for an arrangement without a client over a link.
     """

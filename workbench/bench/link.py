@@ -1,11 +1,11 @@
-"""A link between two machines: a TCP relay on loopback with a bandwidth and a delay, which counts the bytes that pass.
+"""An emulated link: a TCP relay on loopback with a bandwidth and a delay, which counts the bytes that pass.
 
 ::
 
     client --> Link --(queue: one byte after another at the link's rate)--(delay)--> service
 
-Each direction has the whole rate, shared by all connections. Bytes are counted at the socket: TLS record headers included, the
-headers of TCP and IP not.
+Each direction has the full rate, shared by all connections. Bytes are counted at the socket: TLS record headers are included,
+the headers of TCP and IP are not.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from ..ssh.relays import Endpoint, RelayedConnections, Way, dial, forward, liste
 __all__ = ["LINKS", "Kind", "Link", "Way"]
 
 CHUNK = 16 << 10
-WAITING = 64  # queued chunks, until the sender is held back
+WAITING = 64  # limit of queued chunks, at which the sender must wait
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of link: bits a second in each direction (None: unlimited), and the delay in one direction in seconds."""
+    """A kind of link: bits a second in each direction (None: unlimited), and the one-way delay (s)."""
 
     name: str
     bits_per_s: float | None
     delay_s: float
 
 
-# Typical figures, chosen by us: the paper measured one campus network and names none.
+# Typical figures, chosen by us: the paper measured one campus network and gives no figures.
 LINKS = {
     kind.name: kind
     for kind in (
@@ -63,7 +63,7 @@ class Link:
         self.url = f"{parts.scheme}://127.0.0.1:{self._listener.getsockname()[1]}"
         self.kind = kind
         self.bytes: dict[Way, int] = {"out": 0, "back": 0}
-        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # when the last accepted byte will have been sent
+        self._free: dict[Way, float] = {"out": 0.0, "back": 0.0}  # time at which the last accepted byte will have been sent
         self._lock = threading.Lock()
         self._connections = RelayedConnections(self._copy)
 
@@ -75,7 +75,7 @@ class Link:
         self._forward.close()
 
     def cut(self) -> None:
-        """Break every connection."""
+        """Close every connection abruptly."""
         self._connections.cut()
 
     def _copy(self, source: Endpoint, sink: Endpoint, way: Way) -> None:
@@ -92,7 +92,7 @@ class Link:
         sender.join()
 
     def _due(self, length: int, way: Way) -> float:
-        """Return when bytes that arrive now will be delivered, after all earlier ones."""
+        """Return the time at which `length` bytes that arrive now will be delivered, after all earlier ones."""
         kind, now = self.kind, time.perf_counter()
         with self._lock:
             self.bytes[way] += length
@@ -113,6 +113,6 @@ def _deliver(queue: Queue[tuple[float, bytes]], sink: Endpoint) -> None:
             elif not broken:
                 sink.sendall(data)
         except OSError:
-            broken = True  # the rest of the queue is dropped, so that its reader does not wait
+            broken = True  # keep draining the queue, so that its producer does not block
         if not data:
             return

@@ -5,11 +5,11 @@
     closed   `concurrency` clients, each sends its next request after its response: measures the throughput
     open     requests arrive at a rate, whether or not earlier ones are complete: measures the time in the system
 
-In the open loop a request's time counts from when it was due, not from when it was sent. A service that stalls for a second is
+In the open loop a request's latency counts from its due time, not from its sending. So a service that stalls for a second is
 charged for every request that was due in that second (no coordinated omission).
 
-Times in a queue depend on each other: one slow second delays hundreds of requests. A window starts with a warm-up that does not
-count. It is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a bootstrap of blocks
+Times in a queue depend on each other: one slow second delays hundreds of requests. So a window starts with a warm-up that does
+not count, and is long compared with the queue's relaxation time (`relaxation_s`). Intervals come from a bootstrap of blocks
 (Kuensch 1989), because order statistics of independent samples would be far too narrow.
 """
 
@@ -31,10 +31,10 @@ from ..metrics import Estimate, percentile
 __all__ = ["PERCENTS", "Load", "closed_loop", "open_loop", "percentile_of_blocks", "relaxation_s"]
 
 PERCENTS = (50, 95, 99)
-BLOCKS = 20  # blocks of a window, each resampled as a whole
+BLOCKS = 20  # number of blocks in a window, each resampled as a whole
 RESAMPLES = 400
-WARM_UP = 5.0  # relaxation times at the start that do not count
-FORGET = 50.0  # relaxation times that a window lasts after the warm-up
+WARM_UP = 5.0  # length of the warm-up, in relaxation times
+FORGET = 50.0  # length of a window after the warm-up, in relaxation times
 
 Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of images
 
@@ -42,7 +42,7 @@ Send = Callable[[int], Awaitable[int]]  # sends request k, returns its number of
 def relaxation_s(rate: float, capacity: float) -> float:
     """Return the relaxation time of an M/M/1 queue (s): 1 / (sqrt(capacity) - sqrt(rate))^2.
 
-    `rate` and `capacity` are requests a second (Cohen, The Single Server Queue). A server with less random service times
+    `rate` and `capacity` are in requests a second (Cohen, The Single Server Queue). A server with less random service times
     relaxes sooner. Raises UsageError unless the rate is below the capacity.
     """
     if not 0 < rate < capacity:
@@ -51,7 +51,7 @@ def relaxation_s(rate: float, capacity: float) -> float:
 
 
 def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = BLOCKS, seed: int = 0) -> Estimate:
-    """Return a percentile of dependent values, in their order, with the 95 % interval of a moving-block bootstrap.
+    """Return a percentile of dependent values, in order of time, with the 95 % interval of a moving-block bootstrap.
 
     Values within a block may depend on each other in any way. Blocks must be long compared with that dependence, which a window
     of `FORGET` relaxation times ensures. With fewer than two values a block, the interval is that of independent values.
@@ -61,7 +61,7 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
     if length < 2:
         return percentile(values, percent)
     starts = np.random.default_rng(seed).integers(0, len(x) - length + 1, (RESAMPLES, blocks))
-    # Bins save memory: each resample is a sum of its blocks' counts.
+    # Counts in bins save memory: a resample is the sum of its blocks' counts.
     order = np.argsort(x, kind="stable")
     ranks = np.empty(len(x), np.int64)
     ranks[order] = np.arange(len(x))
@@ -77,9 +77,9 @@ def percentile_of_blocks(values: Sequence[float], percent: float, blocks: int = 
 
 @dataclass
 class Load:
-    """A load: its kind and duration, the milliseconds of each completed request in the order of sending, and errors by text.
+    """The record of a load: kind, duration, the latency of each completed request (ms, in order of sending), errors by text.
 
-    Requests of the warm-up count neither as times nor as images. `warm_up` is their number.
+    Requests of the warm-up are left out of times and images. `warm_up` is their number.
     """
 
     kind: str
@@ -87,7 +87,7 @@ class Load:
     seconds: float = 0.0
     cpu_s: float = 0.0  # CPU time of the load generator, if it shares the services' cores
     milliseconds: list[float] = field(default_factory=list)
-    late_ms: list[float] = field(default_factory=list)  # delay of the load generator itself, in an open loop
+    late_ms: list[float] = field(default_factory=list)  # delays of the load generator itself (ms), in an open loop
     warm_up: int = 0
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -97,7 +97,7 @@ class Load:
         return self.images / self.seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain JSON values: percentiles with their 95 % intervals, from blocks of requests."""
+        """Return the record as plain JSON values. Percentiles have 95 % intervals from blocks of requests."""
         result: dict[str, Any] = {"loop": self.kind, "requests": len(self.milliseconds), "images": self.images}
         result |= {
             "warm_up": self.warm_up,
@@ -114,7 +114,7 @@ class Load:
 
 
 async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
-    """Keep `concurrency` requests in flight for `seconds`, then wait for the last ones, which count too."""
+    """Keep `concurrency` requests in flight for `seconds`, then wait for the last ones, which also count."""
     load = Load(f"closed, {concurrency} at once")
     start, cpu = time.perf_counter(), time.process_time()
     numbers = iter(range(1 << 62))
@@ -129,9 +129,9 @@ async def closed_loop(send: Send, concurrency: int, seconds: float) -> Load:
 
 
 async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm_up_s: float = 0.0) -> Load:
-    """Send requests at a mean rate (a second) at random moments (Poisson), and wait for all of them.
+    """Send requests at random times (Poisson) with a mean of `rate` a second, and wait for all responses.
 
-    The load lasts `warm_up_s`, whose requests do not count, and then `seconds`. Times are in the order of the due moments.
+    A warm-up of `warm_up_s`, which does not count, precedes the `seconds`. Latencies are in the order of the due times.
     """
     load = Load(f"open, {rate:.0f} a second")
     before, count = round(rate * warm_up_s), max(1, round(rate * seconds))
@@ -158,13 +158,13 @@ async def open_loop(send: Send, rate: float, seconds: float, seed: int = 0, warm
 
 
 async def _timed(load: Load, times: dict[int, float], send: Send, number: int, due: float) -> None:
-    """Send one request and store its time by its number, since responses arrive in another order."""
+    """Send one request, and store its latency by its number, since responses arrive out of order."""
     if await _one(load, send, number, due):
         times[number] = load.milliseconds[-1]
 
 
 async def _one(load: Load, send: Send, number: int, began: float) -> bool:
-    """Send one request, and return whether it succeeded. An error is counted by its text."""
+    """Send one request and record its latency from `began`, or its error by text. Return whether it succeeded."""
     try:
         images = await send(number)
     except WorkbenchError as error:

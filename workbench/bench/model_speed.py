@@ -1,4 +1,4 @@
-"""The speed of edge and cloud next to the papers' own implementation, all in one run.
+"""The speed of edge and cloud compared with the papers' own implementation, in one run.
 
 ::
 
@@ -7,7 +7,8 @@
     new       as ours, at a cloud that caches no answers of an earlier batch
     reduced   as ours, generator, encoder and classifier in bfloat16
 
-All sides take turns, round by round, so that other load on the machine affects all of them. A ratio is taken within a round.
+All implementations run in every round, one after another, so that other load on the machine affects all of them. A ratio
+compares times of one round.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class _Side(Protocol):
 
 @dataclass(frozen=True)
 class _Papers:
-    """The papers' own implementation, with CompressAI's coder and no additional step."""
+    """The papers' implementation, with CompressAI's coder and no further step."""
 
     generator: PerturbationGenerator
     codec: Codec
@@ -75,7 +76,7 @@ class _Papers:
 
 @dataclass(frozen=True)
 class _Ours:
-    """Edge and cloud as deployed: every step between images in and scores out."""
+    """Edge and cloud as deployed, with every step from images to scores."""
 
     edge: Edge
     cloud: Cloud
@@ -105,13 +106,13 @@ def bench_models(
     progress: bool = False,
     rate: float = 0.0,
 ) -> dict[str, Any]:
-    """Time all sides on images (float N x 3 x H x W in [0, 1]) in batches of each size, and return one JSON object.
+    """Time all implementations on images (float N x 3 x H x W in [0, 1]) in batches of each size. Return one JSON object.
 
     `rate` is that of the codec `neural`. Milliseconds are for one image: the median over rounds with the least and the
-    greatest. `ratio` is the papers' time over the side's time, within each round. `agreement` compares each side with the
-    plain networks under the same codec, over all `images`: the largest difference between protected images (values in [0,
-    1]), and the number of different labels. The papers' implementation rounds the latents, and so has other labels. Raises
-    UsageError for fewer images than the largest batch.
+    greatest. `ratio` is the papers' time over ours, within each round. `agreement` compares each implementation with the plain
+    networks under the same codec, over all `images`: the largest difference between protected images (values in [0, 1]), and
+    the number of different labels. The papers' implementation rounds the latents, and so has other labels. Raises UsageError
+    for fewer images than the largest batch.
     """
     if rounds < 1 or min(batches, default=0) < 1:
         raise UsageError(f"rounds and batches must be at least 1, got {rounds} and {list(batches)}")
@@ -126,7 +127,7 @@ def bench_models(
     plain = copy.deepcopy(pair)
     codec = codec_for(plain, "neural", size=size, rate=rate).to(device)
     reference = _Ours(Edge(plain.generator, codec, device), Cloud(codec, plain.target, device, remembered=0))
-    result["agreement"] = _agreement(reference, sides, images)  # first, so that the cloud's cache has the codes of ordinary use
+    result["agreement"] = _agreement(reference, sides, images)  # first, so that the cloud's cache has codes, as in use
     result["batches"] = {}
     bar = tqdm(total=len(batches) * (rounds + 1), desc="bench", unit="round", disable=not progress, file=sys.stderr)
     with bar:
@@ -155,7 +156,7 @@ def _sides(pair: Pair, size: tuple[int, int], device: torch.device, rate: float 
 
 
 def _compare(times: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Return each part's milliseconds for each side, and how many times faster it is than the papers' implementation."""
+    """Return for each part the milliseconds of each implementation, and its speed relative to the papers'."""
     paper = times["paper"]
     return {
         part: {

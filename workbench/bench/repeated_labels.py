@@ -1,4 +1,4 @@
-"""The labels of repeated sends. A generator's random component may change some of them."""
+"""Check the labels of repeated sends, of which a generator's random component may change some."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 
 __all__ = ["Labels", "too_many_others"]
 
-OTHER_LABELS = 0.1  # share of the labels that a random component may change from one send to the next
-FEWEST = 100  # labels, below which a share says little
+OTHER_LABELS = 0.1  # share of labels that a random component may change between two sends
+FEWEST = 100  # minimum number of labels for a meaningful share
 
 
 def too_many_others(others: int, n: int, noise: float) -> bool:
-    """Return whether too many of `n` labels differ: any without a random component (`noise` 0), with one over a tenth."""
+    """Return whether too many of `n` labels differ: more than 0 for `noise` 0, else more than a tenth."""
     return others > (OTHER_LABELS * n if noise else 0)
 
 
 class Labels:
-    """The expected labels of requests, and how many labels of the responses differed.
+    """The expected labels of requests, and the number of labels in responses that differed.
 
     `labels` has one array for each request. `noise` is the standard deviation of the generator's random component.
     """
@@ -29,7 +29,10 @@ class Labels:
         self.n = self.others = 0
 
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
-        """Count a response's labels, and return whether they fit so far. Labels of another number never fit."""
+        """Count a response's labels, and return whether the differences so far are acceptable.
+
+        A response with another number of labels never is.
+        """
         expected = self.labels[request]
         if found.shape != expected.shape:
             return False

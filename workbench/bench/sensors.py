@@ -1,12 +1,12 @@
-"""The machine's own energy readings: its processor's counters (RAPL), or its battery's readings.
+"""The machine's own energy readings, from its processor's counters (RAPL) or its battery.
 
 ::
 
     powercap/intel-rapl:N/energy_uj     µJ; counts up, and wraps at max_energy_range_uj. AMD's counters have these names, too
     power_supply/BAT*/power_now         µW at this moment, or energy_now (µWh left), or charge_now (µAh) x voltage_now (µV)
 
-RAPL measures the processor's packages alone, a battery the whole device. Both include everything that the machine does
-meanwhile. So nothing else should run, and the reading at rest must be subtracted.
+RAPL measures the processor's packages only, a battery the whole device. Both include all processes on the machine. So nothing
+else should run, and the reading at rest must be subtracted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["SOURCES", "Battery", "Rapl", "Reading", "Sensor", "find_sensor"]
 
 ROOT = Path("/sys/class")
 SOURCES = ("auto", "rapl", "battery", "estimate")
-BATTERY_POLL_S = 0.1  # interval between two readings of a battery's power
+BATTERY_POLL_S = 0.1  # seconds between two readings of a battery's power
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Reading:
 
 
 class Sensor(ABC):
-    """An energy sensor. Work must last `window_s` for a meaningful reading, and `windows` readings are taken."""
+    """An energy sensor. A meaningful reading needs work of `window_s` seconds, and `windows` readings are taken."""
 
     source: ClassVar[str]
     sees: ClassVar[str]
@@ -47,7 +47,7 @@ class Sensor(ABC):
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """Yield a reading that is filled in after the enclosed work. Raises RunError if the sensor stops working."""
+        """A context that yields a reading, and fills it in after the enclosed work. Raises RunError if the sensor fails."""
         found, start = Reading(), time.perf_counter()
         with self._watched(found):
             yield found
@@ -55,14 +55,14 @@ class Sensor(ABC):
 
     @abstractmethod
     def _watched(self, found: Reading) -> AbstractContextManager[None]:
-        """Fill in the energy of the enclosed work. The time is set when the work ends."""
+        """Return a context that fills in a reading's energy. `reading` sets the time."""
 
 
 class Rapl(Sensor):
-    """A processor's energy counters, summed over its packages. `folder` is powercap's folder.
+    """A processor's energy counters, summed over its packages. `folder` is the kernel's powercap folder.
 
-    Raises RunError with the reason if there are no counters or they are unreadable. Work must end before a counter could wrap
-    twice (after five minutes at 65 kJ and 200 W).
+    Raises RunError with the reason if there are no counters or they are unreadable. Work must end before a counter wraps twice
+    (after five minutes at 65 kJ and 200 W).
     """
 
     source = "measured RAPL"
@@ -70,7 +70,7 @@ class Rapl(Sensor):
     window_s, windows = 0.5, 5
 
     def __init__(self, folder: Path = ROOT / "powercap") -> None:
-        # A package already includes its own domains (intel-rapl:0:0), and psys includes the packages.
+        # Packages only: they include their domains (intel-rapl:0:0), and psys would count them twice.
         zones = [zone for zone in sorted(folder.glob("intel-rapl:*")) if zone.name.count(":") == 1]
         self._zones = [zone for zone in zones if _text(zone / "name").startswith("package")]
         if not self._zones:
@@ -92,7 +92,7 @@ class Rapl(Sensor):
 class Battery(Sensor):
     """A battery's readings for the whole device. `folder` is the kernel's list of power supplies.
 
-    Raises RunError with the reason if there is no battery, if it reports nothing, or while it is charging.
+    Raises RunError with the reason if there is no battery, if it has no readings, or while it is charging.
     """
 
     source = "battery"
@@ -118,7 +118,7 @@ class Battery(Sensor):
         return abs(_number(self._at / "power_now")) / 1e6
 
     def _left(self) -> float:
-        """Return the remaining energy in J."""
+        """Return the battery's remaining energy (J)."""
         if (self._at / "energy_now").exists():
             return _number(self._at / "energy_now") * 3600e-6
         if not (self._at / "charge_now").exists():
@@ -139,11 +139,11 @@ class Battery(Sensor):
 
     @contextmanager
     def _sampled(self, found: Reading) -> Iterator[None]:
-        """Sample the power repeatedly. The energy is the mean power times the time."""
+        """A context that samples the power repeatedly. The energy is the mean power times the time."""
         seen, done = [self._power()], threading.Event()
 
         def look() -> None:
-            with suppress(RunError):  # the last reading, below, reports the error
+            with suppress(RunError):  # the last reading, below, raises the error
                 while not done.wait(BATTERY_POLL_S):
                     seen.append(self._power())
 
@@ -159,7 +159,7 @@ class Battery(Sensor):
 
 
 def find_sensor(source: str = "auto", root: Path = ROOT) -> tuple[Sensor | None, list[str]]:
-    """Return the sensor for `source` and the reasons why others are not used. The sensor is None if energy must be estimated.
+    """Return the sensor for `source` (None: estimate the energy), and the reasons why other sensors are not used.
 
     `auto` prefers RAPL to a battery. Raises UsageError for an unknown source, or for a requested sensor that is missing.
     """
@@ -186,7 +186,7 @@ def _text(path: Path) -> str:
 
 
 def _number(path: Path) -> int:
-    """Return a reading. Raises RunError if it is unreadable."""
+    """Return the number in a kernel file. Raises RunError if it is unreadable."""
     try:
         return int(path.read_text(encoding="utf-8"))
     except PermissionError:

@@ -1,4 +1,4 @@
-"""Benchmark of the running services: throughput next to the same models called directly, latency, bytes, CPU and memory.
+"""Benchmark of the running services: throughput compared with direct calls, latency, bytes, CPU and memory.
 
 ::
 
@@ -6,11 +6,11 @@
     saturated   the same JPEGs over TLS, through both services, with enough requests in flight for full throughput
     ladder      one image a request, more and more clients                open    one image a request, at a rate
     soak        one image a request at 70 % of saturation, for minutes: errors, memory, and percentiles again
-    hostile     honest clients next to hostile connections (see `hostile`), against the same clients alone
+    hostile     honest clients next to hostile connections (see `hostile`), and the same clients alone
     wire        bytes at the sockets of both connections: the payload, with HTTP, and with TLS
 
-Direct and saturated take turns, round by round, on the same cores. A ratio is taken within a round. Every response is compared
-with the label of the same networks in process. A wrong label is an error (see `repeated_labels`).
+Direct and saturated alternate, round by round, on the same cores. A ratio compares measurements of one round. Every response is
+compared with the label of the same networks in process. A wrong label is an error (see `repeated_labels`).
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from .repeated_labels import Labels
 __all__ = ["bench_hostile", "bench_services"]
 
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
-HONEST = 8  # honest clients next to hostile connections
-FEW = 10.0  # images a second in the open loop: so few that each one finds the services idle
+HONEST = 8  # number of honest clients next to hostile connections
+FEW = 10.0  # images a second in an open loop that leaves the services idle between requests
 SHARES = (0.3, 0.5, 0.7, 0.9)  # further rates of the open loop, as shares of saturation
 SOAK = 0.7
 SIZES = {1: 192, 8: 24, 64: 4, 256: 2}  # images a request: requests in flight that saturate the services
-DIRECT = 256  # images in a direct call
-REPEATS = 5  # requests whose bytes are counted
+DIRECT = 256  # images in one direct call
+REPEATS = 5  # number of requests whose bytes are counted
 USAGE = ("process_cpu_seconds_total", "process_resident_memory_bytes")
 Loop = Callable[["EdgeTarget", Any, float], Awaitable[Load]]
 WAYS: tuple[Way, ...] = ("out", "back")
 
 
 class EdgeTarget:
-    """An edge as the target of a load: prepared requests with known labels."""
+    """The edge as the target of a load, with prepared requests whose labels are known."""
 
     def __init__(
         self, connection: Connection, model: str, files: Sequence[bytes], labels: Images, size: int, noise: float = 0.0
@@ -74,7 +74,7 @@ class EdgeTarget:
         self.labels = Labels([labels[at : at + size].numpy() for at in starts], noise)
 
     async def __call__(self, number: int) -> int:
-        """Send request `number` and return its number of images. Raises ServiceError for a failed request or a wrong label."""
+        """Send request `number`, and return its number of images. Raises ServiceError if it fails or a label is wrong."""
         which = number % len(self.requests)
         body, length = self.requests[which]
         deadline = asyncio.get_running_loop().time() + 60.0
@@ -89,7 +89,7 @@ class EdgeTarget:
 
 
 class ServiceFixture:
-    """Edge and cloud running on this machine, and the event loop that sends loads to them."""
+    """Runs edge and cloud on this machine, and an event loop that sends loads to them."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class ServiceFixture:
         return EdgeTarget(self._edge_connection, self._model, self._files, self._labels, size, self._noise)
 
     def load(self, loop: Loop, much: float, seconds: float, size: int = 1) -> Load:
-        """Send a load of requests of `size` images: `much` at once in a closed loop, `much` a second in an open loop."""
+        """Send requests of `size` images for `seconds`. `much` is a closed loop's concurrency or an open loop's rate."""
 
         async def sent() -> Load:
             return await loop(self._target(size), much, seconds)
@@ -132,7 +132,7 @@ class ServiceFixture:
         return self._run(sent())
 
     def arrivals(self, rate: float, seconds: float, warm_up_s: float) -> Load:
-        """Send single images at a rate. The first `warm_up_s` seconds do not count."""
+        """Send single images in an open loop at a rate (a second). The first `warm_up_s` seconds do not count."""
 
         async def sent() -> Load:
             edge_target = self._target(1)
@@ -141,11 +141,11 @@ class ServiceFixture:
         return self._run(sent())
 
     def usage(self) -> dict[str, Any]:
-        """Return both services' CPU time (s) and resident memory (bytes), as they report them."""
+        """Return the CPU time (s) and the resident memory (bytes) that both services report."""
         return self._run(self._usage())
 
     def soak(self, rate: float, seconds: float, every: float, warm_up_s: float = 0.0) -> tuple[Load, list[dict[str, Any]]]:
-        """Send single images at a rate for a long time. Return the load, and the services' usage every `every` seconds."""
+        """Send single images at a rate for `seconds`. Return the load, and the services' usage every `every` seconds."""
 
         async def watched() -> tuple[Load, list[dict[str, Any]]]:
             used: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ class ServiceFixture:
     def under_attack(
         self, connections: int, seconds: float, every: float, pause_s: tuple[float, float] = PAUSE_S
     ) -> dict[str, Any]:
-        """Send single images from honest clients next to hostile connections. Return their load, probes, memory, attackers."""
+        """Send single images from honest clients during an attack. Return their load, probes, memory, attackers' counts."""
         authority = self.local.certs / "client" / "ca.pem"
         probes, memory = Probes(self.edge.url, authority), list[float]()
 
@@ -217,13 +217,11 @@ def bench_services(
     forget: float = FORGET,
     progress: bool = False,
 ) -> dict[str, Any]:
-    """Measure the services of a pair, started here, and the same networks in this process. Return one JSON object.
+    """Measure the services of a pair, which are started here, and the same networks in this process. Return one JSON object.
 
-    `system` has the same weights. `data` are the options that name the data set to `workbench serve`. A closed loop lasts
-    `seconds`, the soak `soak_s` (0: none). A window of the open loop lasts at least `forget` relaxation times of the queue.
-    `requests` single pictures are sent one after another.
-
-    Raises UsageError for too few images.
+    `system` has the same weights. `data` are the options of `workbench serve` that name the data set. A closed loop lasts
+    `seconds`, the soak `soak_s` (0: none), and a window of the open loop at least `forget` relaxation times of the queue.
+    `requests` single pictures are sent one after another. Raises UsageError for too few images.
     """
     if len(images) < DIRECT or rounds < 1 or requests < 1 or seconds <= 0:
         raise UsageError(
@@ -277,8 +275,8 @@ def bench_hostile(
 ) -> dict[str, Any]:
     """Measure honest clients alone, then for `seconds` next to hostile connections. Return one JSON object.
 
-    `memory_change` compares the edge's memory at the end with that after the first tenth. `p95_ratio` compares the honest
-    clients' 95th percentile with and without the attack.
+    `memory_change` compares the edge's memory at the end with that after the first tenth. `p95_ratio` is the honest clients'
+    95th percentile of latency under attack over that without.
     """
     assert system.client is not None
     files = system.client.capture(images)
@@ -286,7 +284,7 @@ def bench_hostile(
     named = _named(stage)
     options = (*(text for name, value in named.items() for text in (f"--{name}", value)), "--quiet", *data)
     with ServiceFixture(options, stage.target, files, labels, True, system.edge.generator.noise) as fixture:
-        fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warms up
+        fixture.load(closed_loop, HONEST, min(2.0, seconds))  # warm-up
         quiet = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
         found = fixture.under_attack(connections, seconds, max(0.25, seconds / 60), pause_s)
         after = fixture.load(closed_loop, HONEST, max(2.0, min(20.0, seconds / 4))).as_dict()
@@ -300,13 +298,13 @@ def bench_hostile(
 
 
 def _named(stage: StageConfig) -> dict[str, str]:
-    """Return the options of `workbench serve` that say what a stage is."""
+    """Return the options of `workbench serve` that describe a stage."""
     named = {"target": stage.target, "auxiliary": stage.auxiliary, "codec": stage.codec, "precision": stage.precision}
     return named | ({"rate": f"{stage.rate:g}"} if stage.rate else {})
 
 
 def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Return the change of each service's memory from the second tenth of a soak to the last. The first tenth is warm-up."""
+    """Return the change of each service's memory from a soak's second tenth to its last. The first tenth is warm-up."""
     tenth = max(1, len(used) // 10)
     change: dict[str, float] = {}
     for name in ("edge", "cloud"):
@@ -317,7 +315,7 @@ def _changes(used: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def _single(fixture: ServiceFixture, system: System, images: Images, requests: int) -> dict[str, Any]:
-    """Measure pictures sent one by one: from the image in this process to its label back, over TLS, then directly."""
+    """Measure pictures one by one, from the image in this process to its label: over TLS, then directly."""
     own: list[float] = []
     with HttpsClient(fixture.edge.url, certs=fixture.local.certs) as client:
         found = end_to_end(client, images, requests)
@@ -342,7 +340,7 @@ def _saturated(
     rounds: int,
     done: Callable[[], Any],
 ) -> dict[str, Any]:
-    """Measure images a second, directly and through the services with requests of several sizes, in turns."""
+    """Measure images a second in alternation: directly, and through the services with requests of several sizes."""
     rates: dict[str, list[float]] = {"direct": [], **{str(each): [] for each in SIZES}}
     generator: dict[str, list[float]] = {str(each): [] for each in SIZES}
     errors: dict[str, int] = {}
@@ -379,7 +377,7 @@ def _direct_rate(system: System, files: Sequence[bytes], size: int, seconds: flo
 
 
 def _wire(options: Sequence[str], files: Sequence[bytes], *protection: str) -> dict[str, Any]:
-    """Count bytes a request at the sockets of both open connections, for requests of one image and of many."""
+    """Count the bytes of a request at the sockets of both connections, for requests of one image and of many."""
     counted: dict[str, Any] = {}
     with ExitStack() as stack:
         local = stack.enter_context(Local())

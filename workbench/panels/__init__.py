@@ -1,4 +1,4 @@
-"""Interactive views for Jupyter. Torch is imported by the function that needs it, so that controls appear first."""
+"""Interactive views for Jupyter. Views and torch are imported on first use, so that the controls appear first."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ROOMS = {"DeployPanel": "deploy", "Explorer": "explore", "PairGrid": "pairs", "
 
 
 def __getattr__(name: str) -> Any:
-    """Import a view on first use, so that controls appear before the networks' libraries are loaded."""
+    """Import a view on first use."""
     from importlib import import_module
 
     if name not in _ROOMS:

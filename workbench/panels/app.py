@@ -1,11 +1,11 @@
-"""`make app`: the view of a notebook as a page, without its code, by Voilà (extra `app`).
+"""`make app`: serve a notebook's view as a web page without its code, by Voilà (extra `app`).
 
 ::
 
-    browser --token--> Voilà, on this machine alone --> a kernel for each page: the notebook's cells, up to the one with a view
+    browser --token--> Voilà on loopback --> one kernel for each page: the notebook's cells, up to the one with a view
 
-Cells after the view (figures, results) are not run, so that the page appears at once. A closed page ends its kernel. A lost one
-is ended after `CULL_S`.
+Cells after the view (figures, results) are not run, so that the page appears at once. Closing the page ends its kernel. If the
+connection is lost, the kernel ends after `CULL_S` idle seconds.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = ["config", "main", "view_of"]
 PORT = 8866
 CULL_S = 300
 TEMPLATE = "page"
-# A page's own resources only: the browser compiles the widgets' code, and anywidget loads the stage's module from a blob.
+# Content-Security-Policy: own resources only. The widgets' code needs `eval`, and anywidget loads its module from a blob.
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss: data: blob:; base-uri 'none'; "
@@ -40,7 +40,7 @@ POLICY = (
 
 
 def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbformat.NotebookNode:
-    """Return the notebook's code up to the cell that ends in a view (`... .widget`), with `parameters` after its own.
+    """Return a copy of the notebook for the page: its code cells up to the first that ends in `.widget`, with `parameters` set.
 
     Raises UsageError for an undeclared parameter, and RunError if no cell shows a view.
     """
@@ -64,12 +64,12 @@ def view_of(notebook: nbformat.NotebookNode, parameters: dict[str, Any]) -> nbfo
 
 
 def _names(source: str) -> list[str]:
-    """Return the parameters that a cell declares."""
+    """Return the names of the parameters that a cell declares."""
     return [line.partition(":")[0].strip() for line in source.splitlines() if ":" in line.partition("=")[0]]
 
 
 def config(notebook: Path, parameters: dict[str, Any], theme: str = "light", token: str | None = None) -> dict[str, Any]:
-    """Return Voilà's configuration for a notebook's view: on loopback, with a token (None: a new one), serving no files."""
+    """Return Voilà's configuration for a notebook's view: loopback only, no files served, with a token (None: a new one)."""
     from jupyter_server.services.kernels.connection.channels import ZMQChannelsWebsocketConnection
 
     try:
@@ -136,7 +136,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _value(name: str, text: str) -> Any:
-    """Return a parameter's value, parsed like papermill."""
+    """Return a parameter's value, parsed as YAML like in papermill. Raises UsageError if it is no YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:

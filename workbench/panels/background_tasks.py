@@ -1,4 +1,4 @@
-"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, and views computed in advance.
+"""The longer tasks of `explore`: curves, searches, attackers, the map, exports, and prefetched views.
 
 They run one after another in their own thread, and pause while the user moves a control.
 """
@@ -25,14 +25,15 @@ CURVE_IMAGES = 1000
 SURFACE_IMAGES = 256
 ATTACK = (2000, 12_000)  # an attacker's training pairs, and its training images with repeats
 MAPPED = 256  # points on the map
-PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths computed in advance, by the number of pictures on the screen
+PLACES = {1: 101, 16: 41, 64: 21, 256: 11}  # strengths to prefetch, by the number of pictures on the screen
 Key = tuple[str, str, str, int, float]
 
 
 class BackgroundTasks:
-    """Runs tasks in the order of their requests. Between them it measures the curves, then the surface, then views in advance.
+    """Runs requested tasks in order. When none waits, it measures the curves, then the surface, then prefetches views.
 
-    `curves`, `surfaces` and `scans` are cached after they are measured.
+    A prefetched view is the cloud's view at another strength or rate, sent to the page before the user selects it. `curves`,
+    `surfaces` and `scans` cache the measurements.
     """
 
     def __init__(self, explorer: ViewBase) -> None:
@@ -43,29 +44,29 @@ class BackgroundTasks:
         self.mapping = False  # whether the page shows the map
         self._queue: deque[Callable[[], None]] = deque()
         self._stale, self._surface, self._ahead, self._busy = False, False, False, False
-        self._around: tuple[Any, ...] | None = None  # the frames and settings of the table
+        self._around: tuple[Any, ...] | None = None  # the frames and the settings whose prefetched views are complete
         self._mapped: tuple[Any, ...] | None = None
         explorer.worker.run_along(self._run, "explorer-tasks")
 
     @property
     def idle(self) -> bool:
-        """Whether all requested tasks are done. The surface and views in advance do not count."""
+        """Whether no requested task and no curve is pending or running. The surface and prefetching do not count."""
         return not (self._queue or self._stale or self._busy)
 
     def later(self, task: Callable[[], None]) -> None:
-        """Run a task after all earlier ones."""
+        """Queue a task behind all earlier ones."""
         with self.explorer.worker.changed:
             self._queue.append(task)
             self.explorer.worker.changed.notify_all()
 
     def refresh(self) -> None:
-        """Measure the curves of the present settings, unless they are known."""
+        """Schedule the curves of the present settings. Measured curves are taken from the cache."""
         with self.explorer.worker.changed:
             self._stale = True
             self.explorer.worker.changed.notify_all()
 
     def look_ahead(self) -> None:
-        """Fill the table of views around the present settings."""
+        """Schedule prefetching around the present settings."""
         with self.explorer.worker.changed:
             self._ahead = True
             self.explorer.worker.changed.notify_all()
@@ -93,10 +94,10 @@ class BackgroundTasks:
     def _pace(self) -> None:
         self.explorer.worker.wait_for_rest(REST_S)
 
-    # --- views in advance ----------------------------------------------------------------------------------------------------
+    # --- prefetched views ----------------------------------------------------------------------------------------------------
 
     def _fill(self) -> None:
-        """Send views at other strengths and rates, the nearest first, until the settings change."""
+        """Prefetch views at other strengths and rates, the nearest strengths first, until the settings change."""
         self._pace()
         explorer, settings = self.explorer, self.explorer.settings()
         number, method = explorer.shown, explorer.method_of(settings)
@@ -117,7 +118,7 @@ class BackgroundTasks:
         self._around = around
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the views at other strengths and rates in the page's form. Missing ones are computed."""
+        """Return the views at all prefetched strengths and rates, packed for the page (see `pack_seen`)."""
         explorer, settings = self.explorer, self.explorer.settings()
         number, method, key = explorer.shown, explorer.method_of(settings), explorer.key(settings)
         captured = explorer.capture(method, settings)
@@ -136,11 +137,11 @@ class BackgroundTasks:
 
     @staticmethod
     def key(settings: Settings) -> Key:
-        """Return the settings on which a curve over strength depends."""
+        """Return the cache key of a curve over strength: the settings that it depends on."""
         return settings.pair, settings.variant, settings.codec, settings.graded, settings.rate
 
     def _measure(self) -> None:
-        """Measure the curves at the present settings, and show them."""
+        """Measure the curves at the present settings unless they are cached, show them, and schedule the surface."""
         self._pace()
         explorer = self.explorer
         if not explorer.measurable:
@@ -156,7 +157,7 @@ class BackgroundTasks:
             self.refresh()
 
     def _measure_surface(self) -> None:
-        """Measure the surface at the present settings, and show it. Only the page needs it, so nobody waits for it."""
+        """Measure the surface at the present settings unless it is cached, and show it. `idle` does not wait for it."""
         self._pace()
         settings = self.explorer.settings()
         key, rates = self.key(settings), self.explorer.method_of(settings).rates(settings.codec)
@@ -168,7 +169,7 @@ class BackgroundTasks:
             self.refresh()
 
     def _paced(self, key: Key, settings: Settings, limit: int) -> Any:
-        """Return the evaluation of the test images. It stops when a newer request supersedes it."""
+        """Return an evaluation of at most `limit` test images. It pauses for the user; a newer request raises Superseded."""
         from .curves import Paced
 
         def pace() -> None:
@@ -212,12 +213,12 @@ class BackgroundTasks:
         return rows
 
     def show_known(self) -> None:
-        """Show the curves of the present settings, or none if they are not measured."""
+        """Show the curves of the present settings if they are cached, else clear the plot."""
         if self.explorer.measurable and self.explorer.picture_source.sources:
             self.show_curves(self.explorer.settings())
 
     def show_curves(self, settings: Settings) -> None:
-        """Show the curves of the settings, or none until they are measured."""
+        """Show the cached curves of the settings, or an empty plot if they are not measured."""
         from .curves import for_page
 
         key = self.key(settings)
@@ -228,7 +229,7 @@ class BackgroundTasks:
     # --- searches and the map ------------------------------------------------------------------------------------------------
 
     def search(self) -> None:
-        """Filter and sort by the cloud's labels, SSIM or an attacker's PSNR, at the present settings."""
+        """Filter and sort the collection by the cloud's labels, SSIM or an attacker's PSNR at the present settings."""
         explorer = self.explorer
         self._pace()
         settings, wanted = explorer.settings(), (explorer.stage.show, explorer.stage.sort)
@@ -246,18 +247,18 @@ class BackgroundTasks:
             explorer.report(f"{count} of the first {n} pictures, at strength {settings.strength:g}", kept=True)
 
     def forget(self, source: str) -> None:
-        """Drop the searches of a replaced collection."""
+        """Drop the cached searches of a collection whose pictures were replaced."""
         self._around = self._mapped = None
         self.scans = {key: scan for key, scan in self.scans.items() if key[0] != source}
 
     def show_map(self, on: bool) -> None:
-        """Switch the map, and its updates, on or off."""
+        """Switch the map and its updates on or off."""
         self.mapping = on
         if on:
             self.later(self.draw_map)
 
     def draw_map(self) -> None:
-        """Show the first pictures of the collection as points: the target's features at the cloud, projected to a plane."""
+        """Plot the first `MAPPED` pictures of the collection: the target's features at the cloud, projected to a plane."""
         from .projection import as_points
 
         explorer = self.explorer
@@ -277,7 +278,7 @@ class BackgroundTasks:
     # --- an attacker ---------------------------------------------------------------------------------------------------------
 
     def attack(self) -> None:
-        """Train an attacker on the cloud's view at the present settings, and show its guesses from then on."""
+        """Train an attacker on the cloud's decoded pictures at the present settings, then show its guesses in every view."""
         explorer = self.explorer
         settings, dataset = explorer.settings(), explorer.load()
         pairs, passes = ATTACK
@@ -303,7 +304,7 @@ class BackgroundTasks:
     # --- exports -------------------------------------------------------------------------------------------------------------
 
     def export(self, kind: str) -> None:
-        """Write the view, with the pinned ones in a figure. Report the files, and offer one to the browser."""
+        """Write the present view as `kind` and report the files. A figure also contains the pinned views."""
         explorer, view = self.explorer, self.explorer.view
         if view is None:
             return
@@ -320,7 +321,7 @@ class BackgroundTasks:
         self._offer(paths)
 
     def _offer(self, paths: list[Path]) -> None:
-        """Report written files, and offer a single one to the browser."""
+        """Report written files. Send a single file to the browser as a download."""
         explorer = self.explorer
         where = str(paths[0]) if len(paths) == 1 else f"{len(paths)} pictures in {paths[0].parent}"
         explorer.report(f"written: {where}", kept=True)
@@ -329,7 +330,7 @@ class BackgroundTasks:
             explorer.stage.send(content, [paths[0].read_bytes()])
 
     def parameters(self, view: Any, folder: Path, gain: float) -> dict[str, Any]:
-        """Return the notebook's parameters that reproduce a view. An uploaded picture is written next to the settings."""
+        """Return the notebook parameters that reproduce a view. Uploaded pictures are first written below `folder`."""
         explorer = self.explorer
         settings: Settings = view.settings
         source = explorer.picture_source.sources[settings.source]

@@ -1,4 +1,4 @@
-"""User-defined methods in the stage of `explore`: three callables in place of a pair's networks."""
+"""User-defined methods in `explore`: three callables in place of a pair's networks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ from .sources import Source
 __all__ = ["CallableMethod", "as_methods", "as_source"]
 
 Callables = tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]
-STOPS = tuple(k / 10 for k in range(11))  # offered values of a continuous rate
+STOPS = tuple(k / 10 for k in range(11))  # selectable values of a continuous rate
 
 
 class CallableMethod(Method):
-    """A method of three callables on images N x 3 x H x W in [0, 1], numpy or torch like the given images.
+    """A method of three callables. They get and return images N x 3 x H x W in [0, 1], as numpy or torch like the given images.
 
-    `protect(images)` returns the images at full strength. `encode(images)` returns a list of N byte strings, or one for all. An
-    `encode(images, rate)` has a rate in [0, 1]. `decode(payload)` returns the images. `recognise(images)` returns N x K scores.
+    `protect(images)` returns the images at full strength. `encode(images)` or `encode(images, rate)`, with a rate in [0, 1],
+    returns N byte strings, or one for the whole batch. `decode(payload)` returns the images. `recognise(images)` returns N x K
+    scores.
     """
 
     def __init__(self, name: str, callables: Callables, recognise: Callable[..., Any] | None, numpy: bool) -> None:
@@ -41,11 +42,11 @@ class CallableMethod(Method):
 
     @property
     def codecs(self) -> tuple[str, ...]:
-        """The method's own codec, under the method's name."""
+        """The only codec, which has the method's name."""
         return (self.name,)
 
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return stops of the rate if `encode` takes one."""
+        """Return the selectable rates, or none if `encode` takes no rate."""
         return STOPS if self._rated else ()
 
     def _capture(self, original: Tensor) -> Captured:
@@ -102,14 +103,14 @@ class CallableMethod(Method):
 
 
 def as_methods(methods: dict[str, Callables], recognise: Callable[..., Any] | None, numpy: bool) -> dict[str, CallableMethod]:
-    """Return the methods by name. Raises UsageError if there are none."""
+    """Return the methods by name. Raises UsageError if there are none, or if one is not three callables."""
     if not methods:
         raise UsageError("no method to compare: give {'name': (protect, encode, decode)}")
     return {name: CallableMethod(name, callables, recognise, numpy) for name, callables in methods.items()}
 
 
 def as_source(images: Any, labels: Sequence[int] | None) -> Source:
-    """Return N x 3 x H x W images as a collection: uint8, or floats in [0, 1]. Raises UsageError for anything else."""
+    """Return images N x 3 x H x W, uint8 or floats in [0, 1], as a collection. Raises UsageError for any other input."""
     tensor = images.detach().cpu() if isinstance(images, Tensor) else torch.from_numpy(np.ascontiguousarray(images))
     if tensor.ndim != 4 or tensor.shape[1] != 3 or not len(tensor) or min(tensor.shape[-2:]) < metrics.SSIM_WINDOW:
         raise UsageError(f"expected images N x 3 x H x W, H and W at least {metrics.SSIM_WINDOW}, got {tuple(tensor.shape)}")

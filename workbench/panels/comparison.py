@@ -1,4 +1,4 @@
-"""`Explorer.compare`: the view of user-defined methods. It shows everything that needs no networks of the workbench."""
+"""The view of `Explorer.compare`: user-defined methods, without the networks of a pair."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Comparison"]
 
 
 class Comparison(LiveView):
-    """A live view of callables. `pair` names the method. See `Explorer.compare`."""
+    """A live view of user-defined callables (see `Explorer.compare`). The setting `pair` is the method's name."""
 
     def __init__(
         self,
@@ -59,11 +59,11 @@ class Comparison(LiveView):
         return self._methods[settings.pair]
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin for a figure, without weights of the workbench."""
+        """Return the origin for a figure. It names no weights, because no network of the workbench was used."""
         from ..evaluation import provenance
 
         return {"dataset": self.title, "weights": {"generator": "none"}, **provenance("cpu")}
 
     def link(self) -> dict[str, str]:
-        """Return the line of Python. There is no papermill command, because no notebook has the callables."""
+        """Return the Python call that restores the settings. The papermill command is empty: no notebook has the callables."""
         return {"python": self.settings().python(), "command": ""}

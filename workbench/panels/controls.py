@@ -1,4 +1,4 @@
-"""The settings of `explore` as attributes for code, and the actions of the page's buttons."""
+"""The settings of `explore` as Python attributes, and the actions of the page's buttons."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_PINS = 12
 
 
 class Controls(ViewBase):
-    """Attributes that read and set the stage. An invalid value raises UsageError."""
+    """The settings of the stage as attributes to read and set. An invalid value raises UsageError."""
 
     # --- attributes ----------------------------------------------------------------------------------------------------------
 
@@ -68,7 +68,7 @@ class Controls(ViewBase):
 
     @property
     def pair(self) -> str:
-        """The networks, `target-X-auxiliary`, or the method's name in a comparison."""
+        """The pair of networks, `target-X-auxiliary`, or the method's name in a comparison."""
         return str(self.stage.pair)
 
     @pair.setter
@@ -77,7 +77,7 @@ class Controls(ViewBase):
 
     @property
     def variant(self) -> str:
-        """The variant of the pair's generator, empty for its own."""
+        """The variant of the pair's generator. Empty means the pair's own generator."""
         return str(self.stage.variant)
 
     @variant.setter
@@ -86,7 +86,7 @@ class Controls(ViewBase):
 
     @property
     def source(self) -> str:
-        """The collection of pictures."""
+        """The name of the chosen collection of pictures."""
         return str(self.stage.source)
 
     @source.setter
@@ -95,7 +95,7 @@ class Controls(ViewBase):
 
     @property
     def pictures(self) -> list[int]:
-        """The numbers of the pictures on the screen, in their collection."""
+        """The pictures on the screen, by their numbers in the collection."""
         return list(self.picture_source.pictures)
 
     @pictures.setter
@@ -112,27 +112,26 @@ class Controls(ViewBase):
             self.picture_source.select(numbers)
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show a selection of pictures as a sheet. Raises UsageError for a number that the collection does not have."""
+        """Show pictures of the collection, by number, as a sheet. Raises UsageError for an unknown number."""
         numbers = list(numbers)
         check(pictures=numbers)
         self._require_sources()
         self.picture_source.select(numbers)
 
     def observe(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """Call `handler` with each change of an attribute. "view" is called with each new `View`, in the worker's thread."""
+        """Call `handler` at every change of the named attributes. For "view" it is called in the worker's thread."""
         for name in [names] if isinstance(names, str) else names:
             if name not in OBSERVABLE:
                 raise unknown("attribute", name, OBSERVABLE)
             self.stage.observe(handler, name)
 
     def unobserve(self, handler: Callable[[Any], None], names: str | Sequence[str] = ("strength",)) -> None:
-        """Stop calling `handler`."""
         self.stage.unobserve(handler, [names] if isinstance(names, str) else list(names))
 
     def apply(self, **settings: Any) -> None:
-        """Set several settings at once: `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`.
+        """Set several of `strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source` and `pictures` at once.
 
-        All are checked first. UsageError names an invalid one, and then nothing changes.
+        Raises UsageError for an invalid value before anything changes.
         """
         own = {key: value for key, value in settings.items() if key not in ("source", "pictures")}
         for key in own:
@@ -156,7 +155,7 @@ class Controls(ViewBase):
             self.pictures = settings["pictures"]
 
     def restore(self, settings: dict[str, Any]) -> None:
-        """Set stage traits by name at once, like the page's undo, and show them."""
+        """Set several of the stage's traits by name in one step, and show the result. The page's undo uses it."""
         source = settings.get("source", self.stage.source)
         if source not in self.picture_source.sources:
             self.report(f"the pictures {source!r} are no longer there", bad=True)
@@ -172,7 +171,7 @@ class Controls(ViewBase):
 
     @property
     def projection(self) -> str:
-        """The projection of the map: "PCA", or "UMAP" if umap-learn is installed."""
+        """The map's projection: "PCA", or "UMAP" if umap-learn is installed."""
         return str(self.stage.projection)
 
     @projection.setter
@@ -180,9 +179,9 @@ class Controls(ViewBase):
         self.stage.projection = value
 
     def save(self, path: str | Path) -> Path:
-        """Write the view as one HTML file, which needs neither a kernel nor a network. Return its path.
+        """Write the view as one HTML file that works without a kernel, and return its path.
 
-        The pictures on the screen follow both sliders there. Raises StorageError if the file cannot be written.
+        In the file, the pictures on the screen still follow both sliders. Raises StorageError if it cannot be written.
         """
         from .saved_page import write
 
@@ -190,7 +189,7 @@ class Controls(ViewBase):
         return write(self.stage, self.tasks.table(), expand_user(path), exports.settings_text(self.view))
 
     def link(self) -> dict[str, str]:
-        """Return the line of Python and the papermill command that reproduce the present settings."""
+        """Return the Python call and the papermill command that reproduce the present settings, as `python` and `command`."""
         from ..notebook import default_output
 
         self._require_shown()
@@ -230,7 +229,7 @@ class Controls(ViewBase):
         self.tasks.refresh()
 
     def _take(self, content: dict[str, Any], buffers: Sequence[Any]) -> None:
-        """Perform the action that a message of the page names."""
+        """Perform the action of a message from the page. `content["do"]` names the action."""
         actions: dict[str, Callable[[], object]] = {
             "random": self.picture_source.random,
             "attack": lambda: self.tasks.later(self.tasks.attack),
@@ -252,18 +251,17 @@ class Controls(ViewBase):
     # --- pins ----------------------------------------------------------------------------------------------------------------
 
     def pin(self) -> None:
-        """Keep the present view next to others."""
+        """Keep the present view for comparison. The oldest pin beyond `MOST_PINS` is dropped."""
         if self.view is not None:
             self.pinned = [*self.pinned, self.view][-MOST_PINS:]
             self._show_pins()
 
     def unpin(self, at: int) -> None:
-        """Remove a pin."""
         self.pinned = [view for number, view in enumerate(self.pinned) if number != at]
         self._show_pins()
 
     def show_again(self, at: int) -> None:
-        """Apply the settings of a pin."""
+        """Apply the settings of the pin at an index."""
         settings = self.pinned[at].settings
         source = self.picture_source.sources.get(settings.source)
         if source is None or settings.index >= len(source.split):

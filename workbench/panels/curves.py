@@ -1,4 +1,4 @@
-"""The curves over strength, and the surface over strength and rate: measured while the controls rest, drawn by the page."""
+"""The curves over strength, and the surface over strength and rate, in the page's format. Measuring pauses for the user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STRENGTHS = (0.0, 0.2, 0.4, 0.6, 0.75, 0.9, 1.0)
 
 
 class Paced(Evaluation):
-    """An evaluation that calls `pace` before each few images. `pace` may raise."""
+    """An evaluation that calls `pace` before each batch. `pace` may raise to stop the evaluation."""
 
     def __init__(self, pair: Pair, dataset: Dataset, pace: Callable[[], None], limit: int) -> None:
         super().__init__(pair, dataset, limit=limit, batch=CHUNK)
@@ -29,7 +29,7 @@ class Paced(Evaluation):
 
 
 def for_page(rows: list[dict[str, Any]], surface: list[dict[str, Any]], title: str, classes: int) -> dict[str, Any]:
-    """Return rows of `Evaluation.curve` in the page's form: (strength, value, low, high) each, and the surface."""
+    """Return the page's plot: each curve as (strength, value, low, high) from rows of `Evaluation.curve`, and the surface."""
 
     def series(name: str, factor: float = 1.0) -> list[list[float]]:
         return [

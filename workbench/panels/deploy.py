@@ -1,4 +1,4 @@
-"""The view of `deploy`: buttons that launch and stop the stages, their states, and both their logs."""
+"""The view of `deploy`: buttons that launch and stop edge and cloud, their states, and their logs."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ line-height: 1.4; white-space: pre-wrap; color: inherit; background: none }
 
 
 class DeployPanel:
-    """A deployment with buttons: display `panel.widget`. Every step runs on a thread, so that the notebook stays usable.
+    """A deployment with buttons: display `panel.widget`. Actions run in a thread, so that the notebook stays responsive.
 
-    `launch`, `stop` and `wait` do the same as the buttons. A failure is shown in a line, and `wait` raises it.
+    `launch` and `stop` do the same as the buttons. The panel shows a failure in one line, and `wait` raises it.
     """
 
     def __init__(self, plan: str | Path, config: Path | None = None) -> None:
@@ -54,15 +54,15 @@ class DeployPanel:
         self._watcher.start()
 
     def launch(self) -> None:
-        """Start both stages."""
+        """Launch both stages in the background."""
         self._do("launching", self.deployed.launch)
 
     def stop(self, purge: bool = False) -> None:
-        """Stop and remove both stages. `purge` also removes the files for the next launch."""
+        """Stop and remove both stages in the background. `purge` also removes the files that speed up the next launch."""
         self._do("stopping", lambda: self.deployed.stop(purge))
 
     def wait(self, timeout: float = 4000.0) -> None:
-        """Wait for the running action, which may install an environment first. Raises its error."""
+        """Wait for the running action, at most `timeout` seconds. Raises its error, or RemoteError at the timeout."""
         deadline = time.monotonic() + timeout
         while self._busy.is_set():
             if time.monotonic() > deadline:
@@ -72,7 +72,7 @@ class DeployPanel:
             raise self.error
 
     def close(self) -> None:
-        """Stop watching and disconnect. The stages keep running."""
+        """Stop polling and disconnect. The stages keep running."""
         self._closed.set()
         self._watcher.join(30)
         self.deployed.close()
@@ -115,7 +115,7 @@ class DeployPanel:
         )
 
     def show(self, rows: Sequence[StageRow]) -> None:
-        """Display the state of the stages."""
+        """Display one row of the table for each stage."""
         lines = "".join(
             f"<tr><td>{row.stage}</td><td>{html.escape(row.host)}</td><td>{row.runtime}</td>"
             f'<td class="state" style="--dot:{COLOURS.get(row.state, "#888")}">{row.state}</td>'
@@ -157,7 +157,7 @@ class DeployPanel:
         self._say(str(error), bad=True)
 
     def look(self) -> None:
-        """Query both machines, and display their states."""
+        """Query the state and the log of each stage, and display them."""
         with self._looking:
             self.rows = self.deployed.status()
             self.show(self.rows)
@@ -175,6 +175,6 @@ class DeployPanel:
             if not self._busy.is_set():
                 try:
                     self.look()
-                except Exception as error:  # as above
+                except Exception as error:  # this thread has no caller that would report it
                     self._say(f"{type(error).__name__}: {error}", bad=True)
             self._closed.wait(LOOK_S)

@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Explorer"]
 
-KEPT = 3  # pairs with loaded networks
+KEPT = 3  # pairs whose networks stay loaded
 
 
 class Explorer(LiveView):
-    """Pictures through the system, live: display `explorer.widget`. The parameters are those of the notebook `explore`.
+    """The interactive view of pictures on their way through a pair's networks: display `explorer.widget`.
 
-    The controls appear at once. Networks are loaded, and missing ones trained, in the background. The settings are attributes
-    (`strength`, `rate`, `codec`, `quality`, `pair`, `variant`, `source`, `pictures`), for code as for the page.
-    Another explorer of the same `name` replaces this one. Raises UsageError for an invalid parameter.
+    The parameters are those of the notebook `explore`. The controls appear at once. Networks are loaded in the background, and
+    missing ones are trained. Code reads and sets the settings as attributes: `strength`, `rate`, `codec`, `quality`, `pair`,
+    `variant`, `source`, `pictures`. A new explorer closes an open one of the same `name`. Raises UsageError for an invalid
+    parameter.
     """
 
     def __init__(
@@ -78,8 +79,9 @@ class Explorer(LiveView):
     ) -> LiveView:
         """Show user-defined methods on images N x 3 x H x W (numpy or torch, uint8 or floats in [0, 1]).
 
-        A method is `(protect, encode, decode)`, see `callables.CallableMethod`. `recognise` returns scores N x K, `labels` are
-        the true classes. Further parameters are those of the class. Raises UsageError for other shapes and values.
+        A method is a tuple `(protect, encode, decode)` (see `callables.CallableMethod`). `recognise` returns scores N x K,
+        `labels` are the true classes, `classes` their names. Further `parameters` are those of `Comparison`. Raises UsageError
+        for other shapes and values.
         """
         from .comparison import Comparison
 
@@ -88,9 +90,9 @@ class Explorer(LiveView):
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
     def curve(self) -> list[dict[str, Any]]:
-        """Return the rows over strength (see `Evaluation.curve`) at the present settings, once they are measured.
+        """Wait for the curves at the present settings, and return their rows over strength (see `Evaluation.curve`).
 
-        Raises the error that prevented it, or RunError if it took too long.
+        Raises the error that prevented the measurement, or RunError if it took too long.
         """
         self.rest()
         rows = self.tasks.curves.get(self.tasks.key(self.settings()))
@@ -99,32 +101,32 @@ class Explorer(LiveView):
         return rows
 
     def origin(self, settings: Settings | None = None) -> dict[str, Any]:
-        """Return the origin that a figure must carry: data, seed, weights, device, versions, commit."""
+        """Return the origin of a figure: data, seed, weights, device, versions, commit."""
         from ..evaluation import origin
 
         return origin(self.pipeline_of(settings or self.settings()).raw, self.load())
 
     def gallery(self) -> tuple[dict[str, Any], list[str]]:
-        """Return rows of pictures for `plots.gallery`: the first of each class under growing strength."""
+        """Return rows of pictures and their captions for `plots.gallery`: one picture of each class at increasing strength."""
         settings = self.settings()
         return self.pipeline.gallery(settings, self.picture_source.sources[settings.source].split)
 
     @property
     def pipeline(self) -> Pipeline:
-        """The networks of the present settings."""
+        """The networks that the present settings select."""
         return self.pipeline_of(self.settings())
 
     # --- the pictures and the networks ---------------------------------------------------------------------------------------
 
     def _glance(self) -> None:
-        """Show the first picture together with the controls if it is a file.
+        """Show the first picture together with the controls, if it is a file of the samples.
 
-        A data set would take seconds to load, with torch.
+        Other data sets take seconds to load, with torch.
         """
         from ..samples import SAMPLES, sample_files
 
         if self.dataset in SAMPLES and not self.folder:
-            with contextlib.suppress(DataError):  # the worker has the same error, and reports it
+            with contextlib.suppress(DataError):  # the worker meets the same error, and reports it
                 files = sample_files(self.dataset)[: self.limit or None]
                 if self._picture < len(files):
                     self._bring_original(np.asarray(open_picture(files[self._picture])))
@@ -137,7 +139,7 @@ class Explorer(LiveView):
         }
 
     def _begin(self) -> None:
-        """Read the pictures and show the first, then load the networks."""
+        """Read and show the first picture, load the networks, then request the view. Runs in the worker's thread."""
         self.report("importing torch, reading the pictures…", busy=True)
         from .sources import named
 
@@ -167,7 +169,7 @@ class Explorer(LiveView):
         self.tasks.refresh()
 
     def _ensure(self) -> None:
-        """Train missing networks, if there are training images."""
+        """Train the pair's missing networks, if the data set has training images."""
         dataset = self.load()
         if dataset.family != dataset.name and dataset.name != "folder":
             return
@@ -191,27 +193,27 @@ class Explorer(LiveView):
         super()._release()
 
     def load(self) -> Dataset:
-        """Return the data set of the first collection."""
+        """Return the data set that the explorer was opened with."""
         from ..data import load
 
         return load(self.dataset, self.data_dir or None)
 
     def fill_variants(self) -> None:
-        """Offer the generators of the pair, and choose the first if the chosen one is not among them."""
+        """Update the list of the pair's generators. If the selected variant is not among them, select the first."""
         from .pipeline import variants_there
 
         variants = {name: text for text, name in variants_there(self.family, self.stage.pair).items()}
         with self.programmatic_update():
             if self.stage.variant not in variants and self.stage.variant != self._wanted_variant:
                 self.stage.variant = next(iter(variants), "")
-        if self.stage.variant not in variants:  # it is still offered, and its absence is reported when it is loaded
+        if self.stage.variant not in variants:  # keep it in the list: loading it reports that it is missing
             variants[self.stage.variant] = self.stage.variant
         self.offer(variants=[[name, text] for name, text in variants.items()])
 
     def pipeline_of(self, settings: Settings) -> Pipeline:
-        """Return the networks for the settings, loaded once."""
+        """Return the networks for the settings from a cache of `KEPT` pairs, or load them."""
         key = (settings.pair, settings.variant)
-        with self._loading:  # for the worker and for the tasks
+        with self._loading:  # the worker's thread and the tasks' thread both load
             if key not in self._pipelines:
                 from .pipeline import Pipeline
 

@@ -5,10 +5,11 @@
     page                                              kernel
     settings (strength, rate, codec, ...)  <------->  traits of the stage
     blend x + a (G(x) - x), on canvases    <--------  `frames`: x, G(x), once for the pictures on the screen
-    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: in advance
+    at the cloud, classes, bytes           <--------  `seen`: at the present settings; custom messages: prefetched
     buttons, files, pasted settings        -------->  custom messages
 
-Pixels are sent as binary buffers, uint8, N x H x W x 3. Nothing here imports torch: the controls appear before it is loaded.
+Pixels are binary buffers, uint8, N x H x W x 3. This module does not import torch, so that the controls appear before it is
+loaded.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ HERE = Path(__file__).parent
 LAYERS = ("protected", "cloud", "residual", "original", "attacker")
 SETTINGS = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "show", "sort", "number", "sheet", "selection")
 UMAP = "umap"  # the module of the package umap-learn
-TOP = 5  # classes of a single picture; a sheet's pictures have one
+TOP = 5  # classes shown for a single picture; one for each picture of a sheet
 
 
 class Stage(anywidget.AnyWidget):
-    """The settings as typed traits, and the page's data. A value out of range raises UsageError."""
+    """The widget: the settings as typed traits, and the data that its page draws. A value out of range raises UsageError."""
 
     _esm = HERE / "explore.js"
     _css = HERE / "explore.css"
@@ -51,16 +52,16 @@ class Stage(anywidget.AnyWidget):
     pair = traitlets.Unicode().tag(sync=True)
     variant = traitlets.Unicode().tag(sync=True)
     source = traitlets.Unicode().tag(sync=True)
-    show = traitlets.Unicode("all").tag(sync=True)  # which pictures of the source
+    show = traitlets.Unicode("all").tag(sync=True)  # filter of the source's pictures
     sort = traitlets.Unicode("number").tag(sync=True)
-    number = traitlets.Int(0).tag(sync=True)  # position of the first picture among these
-    sheet = traitlets.Int(1).tag(sync=True)  # pictures on the screen
+    number = traitlets.Int(0).tag(sync=True)  # position of the first picture in the filtered order
+    sheet = traitlets.Int(1).tag(sync=True)  # number of pictures on the screen
     selection = traitlets.List(traitlets.Int()).tag(sync=True)
-    layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # what a sheet's pictures show
-    gain = traitlets.Float(1.0).tag(sync=True)  # of the residual
-    projection = traitlets.Unicode("PCA").tag(sync=True)  # of the map
+    layer = traitlets.Enum(LAYERS, "protected").tag(sync=True)  # image shown for each picture of a sheet
+    gain = traitlets.Float(1.0).tag(sync=True)  # amplification of the residual
+    projection = traitlets.Unicode("PCA").tag(sync=True)  # projection of the map
 
-    view = traitlets.Any()  # for observers in the kernel: the last `View`
+    view = traitlets.Any()  # the displayed `View`, for observers in the kernel
     pictures: traitlets.List[int] = traitlets.List()
 
     options = traitlets.Dict().tag(sync=True)
@@ -86,12 +87,12 @@ class Stage(anywidget.AnyWidget):
 
 
 def projections() -> list[str]:
-    """Return the available projections of the map."""
+    """Return the map's projections whose packages are installed."""
     return ["PCA", *(["UMAP"] if find_spec(UMAP) else [])]
 
 
 def require_projection(name: str) -> None:
-    """Raise UsageError for an unknown projection, and for one whose package is missing."""
+    """Raise UsageError for a projection that is unknown or whose package is missing."""
     if name == "UMAP" and name not in projections():
         raise UsageError("the projection 'UMAP' needs umap-learn: pip install umap-learn, or choose 'PCA'")
     if name not in projections():
@@ -99,7 +100,7 @@ def require_projection(name: str) -> None:
 
 
 def pack_frames(number: int, captured: Captured, settings: Settings, labels: list[int], names: list[str]) -> dict[str, Any]:
-    """Return the value of `frames`: the pictures on the screen, from which the page blends every strength."""
+    """Return the value of `frames`: the originals, received and fully protected pictures, which the page blends."""
     original = captured.on_original
     return {
         "id": number,
@@ -117,9 +118,9 @@ def pack_frames(number: int, captured: Captured, settings: Settings, labels: lis
 
 
 def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, float], note: str) -> dict[str, Any]:
-    """Return the value of `seen`: the cloud's view and labels for the pictures of the frames `number`.
+    """Return the value of `seen`: the decoded pictures, labels and figures for the pictures of the frames with id `number`.
 
-    `blob` holds the distinct pictures at the cloud, then the attacker's guesses of them.
+    `blob` holds the D distinct decoded pictures, then an attacker's guesses of them if one was trained.
     """
     count = TOP if len(seen.which) == 1 else 1
     blob = pixels(seen.cloud).tobytes() + (b"" if seen.guess is None else pixels(seen.guess).tobytes())
@@ -145,7 +146,7 @@ def pack_seen(number: int, settings: Settings, seen: Seen, spent: dict[str, floa
 
 
 def _top(shares: Tensor, count: int) -> list[list[list[float]]]:
-    """Return the classes of the largest shares for each row, each with its share."""
+    """Return for each row the `count` most likely classes, as [class index, probability]."""
     values, order = shares.topk(min(count, shares.shape[1]), dim=1)
     return [
         [[int(k), round(float(v), 4)] for v, k in zip(*row, strict=True)]

@@ -1,4 +1,4 @@
-"""Exports of `explore`: a figure, the pictures in their own resolution, the settings with the command that reproduces them."""
+"""Exports of `explore`: a figure, the pictures at their own resolution, or the settings with a command that reproduces them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TYPES = {".png": "image/png", ".svg": "image/svg+xml", ".json": "application/jso
 
 
 def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Return pictures ... x 3 x H x W in [0, 1] as bytes, ... x H x W x 3."""
+    """Return pictures ... x 3 x H x W in [0, 1] as uint8, ... x H x W x 3."""
     from ..pictures import to_uint8
 
     out: np.ndarray[Any, np.dtype[np.uint8]] = to_uint8(images.detach().cpu()).movedim(-3, -1).contiguous().numpy()
@@ -30,19 +30,19 @@ def pixels(images: Any) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def png(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    """Encode bytes H x W x 3 as a PNG of the same size."""
+    """Encode uint8 pixels H x W x 3 as a PNG of the same size."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
 
 
 def system_text(settings: Settings) -> str:
-    """Return the name of the settings' networks."""
+    """Return the networks' name: `target-X-auxiliary`, with `@variant` if there is one."""
     return f"{settings.pair}@{settings.variant}" if settings.variant else settings.pair
 
 
 def settings_text(view: Any) -> str:
-    """Return a view's settings as short text."""
+    """Return a view's picture, strength and codec as short text."""
     settings = view.settings
     return f"{settings.source}, {settings.index}: strength {settings.strength:g}, {view.codec}"
 
@@ -50,9 +50,9 @@ def settings_text(view: Any) -> str:
 def export(
     kind: str, views: Sequence[Any], folder: Path, parameters: dict[str, Any], origin: dict[str, Any], gain: float
 ) -> list[Path]:
-    """Write views to a folder as `kind` (of `KINDS`), and return the files.
+    """Write views to a folder as `kind` (one of `KINDS` except `PAGE`), and return the files.
 
-    Pictures and settings are those of the last view.
+    A figure shows all `views`. Pictures and settings are those of the last view only.
     """
     stem, last = folder / "explore", views[-1]
     if kind.startswith("figure"):
@@ -70,7 +70,7 @@ def export(
 
 
 def write_pictures(view: Any, folder: Path, gain: float, only: str = "") -> list[Path]:
-    """Write a view's pictures, or one of them, in their own resolution."""
+    """Write a view's pictures as PNG files at their own resolution, and return the paths. `only` selects one by name."""
     from ..pictures import residual
 
     shown = {name: getattr(view, name) for name in SHOWN} | {"residual": residual(view.original, view.protected, gain)}

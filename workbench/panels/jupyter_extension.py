@@ -1,19 +1,19 @@
-"""Additions to Jupyter: a server sends each message of a kernel at once, and a kernel imports torch in advance.
+"""Jupyter extensions for lower latency: the server sends kernel messages without delay, and kernels import torch early.
 
 ::
 
     page --value--> kernel --view---> server -+-> page
                            --"idle"-> server -'           kept back by Nagle's algorithm until the view is acknowledged
 
-By default a server's WebSockets use Nagle's algorithm: a small message waits until the previous message is acknowledged
-(RFC 896). A peer without data to send delays that for up to 40 ms (RFC 1122, 4.2.3.2). A view that follows another message
-would reach the page that much later.
+By default a server's WebSockets use Nagle's algorithm: a small message waits until the previous message is acknowledged (RFC
+896). A receiver may delay that acknowledgement by up to 40 ms (RFC 1122, 4.2.3.2). A view that follows another message would
+arrive late by this time.
 
     kernel  started ------------- "Run All Cells" -- controls -- view
-                    importing torch takes seconds, in which a person reads
+                    importing torch takes seconds, while the user still reads
 
 `pmc2-workbench.json` and `ipython_kernel_config.json` make every Jupyter server and every kernel of the environment load this
-module. `overrides.json` disables JupyterLab's news. The page itself is not changed.
+module. `overrides.json` disables JupyterLab's news. JupyterLab's page is not changed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CONNECTION = "kernel_websocket_connection_class"
 
 
 def at_once(connection: type[Any]) -> type[Any]:
-    """Return a server's connection class with TCP_NODELAY on the page's side."""
+    """Return a subclass of a server's connection class that sets TCP_NODELAY on the WebSocket."""
 
     class AtOnce(connection):  # type: ignore[misc]
         def connect(self) -> Any:
@@ -44,7 +44,7 @@ def at_once(connection: type[Any]) -> type[Any]:
 
 
 def load_ipython_extension(shell: object) -> None:
-    """Import the panels' libraries in a thread, if the kernel belongs to a notebook with a panel."""
+    """Import the panels' libraries in a thread, if the kernel's notebook mentions `workbench.panels`."""
     notebook = Path(os.environ.get("JPY_SESSION_NAME", ""))  # set by a Jupyter server, not by papermill
     with contextlib.suppress(OSError, UnicodeError):
         if "workbench.panels" in notebook.read_text("utf-8"):

@@ -1,8 +1,8 @@
-"""The only change to ipykernel that the stage needs: controls do not wait for a running cell.
+"""The one patch of ipykernel that the stage needs: its messages are handled while a cell runs.
 
-The page's messages are handled next to running cells, in the thread of a subshell (JEP 91). ipykernel 7.4 sends a widget's
-messages to the thread that last sent a message for the widget. That is the cells' own thread, which created it. Without this
-change no view would appear before the cell ends.
+The page sends messages on a subshell (JEP 91), whose thread handles them next to running cells. ipykernel 7.4 instead uses the
+thread that last sent a message for the widget. At first that is the cells' thread, which created the widget. Without the patch
+no view would appear before the cell ends.
 """
 
 from __future__ import annotations
@@ -13,6 +13,6 @@ __all__ = ["handle_on_subshell"]
 
 
 def handle_on_subshell(widget: ipywidgets.Widget) -> None:
-    """Handle the page's messages to a widget on the subshell that the page names. Does nothing without a kernel."""
+    """Handle a widget's messages on the subshell that the page requests. Does nothing without a kernel."""
     if hasattr(widget.comm, "_reply_subshell_for"):  # ipykernel has no public interface for this
         widget.comm._reply_subshell_for = lambda _, requested: requested

@@ -1,4 +1,4 @@
-"""A worker thread that always handles the newest request. Superseded requests are dropped, and nothing queues."""
+"""A worker thread that handles only the newest request. A newer request replaces a waiting one, so there is no queue."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from . import threads
 
 __all__ = ["REST_S", "Closed", "LatestWinsWorker", "Superseded"]
 
-REST_S = 0.3  # without a request, until background work may run
+REST_S = 0.3  # seconds without a request before background work may run
 Request = TypeVar("Request")
 
 
 class Closed(Exception):  # noqa: N818 - not an error
-    """Raised in a task of a worker that was closed."""
+    """Raised in a callback or task after the worker was closed."""
 
 
 class Superseded(Exception):  # noqa: N818 - not an error
-    """Raised in a task whose request a newer one has replaced."""
+    """Raised in a callback or task after a newer request replaced the one it works on."""
 
 
 class LatestWinsWorker(Generic[Request]):
-    """Runs `begin` once, then `handle` on the newest request, in one thread. Runs `end` when it is closed.
+    """A thread that runs `begin` once, then `handle` on the newest request, and `end` after `close`.
 
-    None of the callbacks may raise. The condition `changed` is notified of every change of state. The worker is busy from the
-    start until `begin` has returned.
+    The callbacks must not raise. The condition `changed` is notified of every change of state. The worker counts as busy from
+    its construction until `begin` has returned.
     """
 
     def __init__(
@@ -41,48 +41,47 @@ class LatestWinsWorker(Generic[Request]):
         self.threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Start the thread."""
         self.run_along(self._run, self._name)
 
     def run_along(self, target: Callable[[], None], name: str) -> None:
-        """Start another thread, which must end when `closed` is set and `changed` notified. `join` waits for it, too."""
+        """Start a further thread. It must end once `closed` is set and `changed` is notified. `join` also waits for it."""
         self.threads.append(threads.start(target, name, self.close))
 
     def join(self, timeout: float) -> bool:
-        """Wait for the threads to end after `close`. Return whether they did within `timeout` seconds."""
+        """Wait for all threads to end. Return whether they did within `timeout` seconds. Call `close` first."""
         return threads.join(self.threads, timeout)
 
     def close(self) -> None:
-        """End the threads after their present step."""
+        """Make all threads end after their present step."""
         with self.changed:
             self.closed = True
             self.changed.notify_all()
 
     def request(self, request: Request) -> None:
-        """Set the newest request. It replaces a waiting one."""
+        """Submit a request. It replaces a waiting one."""
         with self.changed:
             self._wanted, self._requested_at = request, time.monotonic()
             self.changed.notify_all()
 
     @property
     def idle(self) -> bool:
-        """Whether no request is waiting or being handled."""
+        """Whether the worker neither handles a request nor has one waiting."""
         return self._wanted is None and not self._busy
 
     def proceed(self) -> None:
-        """Called between the steps of `handle`. Raises Superseded if a newer request waits, Closed after `close`."""
+        """Raise Superseded if a newer request waits, or Closed after `close`. `handle` calls this between its steps."""
         if self.closed:
             raise Closed
         if self._wanted is not None:
             raise Superseded
 
     def wait(self, condition: Callable[[], bool], timeout: float) -> bool:
-        """Wait for a condition. Return False after `timeout` seconds, or if the worker was closed."""
+        """Wait until `condition()` holds, tested whenever `changed` is notified. Return False after a timeout or `close`."""
         with self.changed:
             return self.changed.wait_for(lambda: self.closed or condition(), timeout) and not self.closed
 
     def wait_for_rest(self, seconds: float) -> None:
-        """Wait until there was no request for `seconds` and none is being handled. Raises Closed."""
+        """Wait until the worker is idle and the last request is at least `seconds` old. Raises Closed."""
         with self.changed:
             while not self.closed:
                 left = self._requested_at + seconds - time.monotonic()

@@ -1,13 +1,13 @@
-"""The training process for the view of `train`. It reads and writes lines of JSON.
+"""The training process of the view `train`. It exchanges lines of JSON with the kernel.
 
 ::
 
-    stdin     the training; a further line, or the end of the parent, stops it after the present step, a second line at once
-    stdout    {"bar": ...} a progress   {"epoch": ...} a history as it grows   {"line": ...} other output
+    stdin     first line: the settings; a second line, or end of file: stop after the present step; a third: stop at once
+    stdout    {"bar": ...} progress   {"epoch": ...} the history so far   {"line": ...} other output
               {"known": ...} existing networks   {"error": ...} the reason of a failure
 
-A separate process is needed, because a training can only be interrupted between two steps in a main thread, and because nothing
-else may draw random numbers in it. So a resumed training ends with the same weights as an uninterrupted one.
+A training can only be interrupted between two steps in the main thread of a process. No other code may draw random numbers in
+that process. Then a resumed training ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _BAR = re.compile(
 
 
 class Told(io.TextIOBase):
-    """Standard error as messages: a progress bar's state, or a line of text."""
+    """A replacement for standard error that sends each line and each state of a progress bar as a message."""
 
     encoding = "utf-8"
 
@@ -44,15 +44,15 @@ class Told(io.TextIOBase):
         self._label, self.stopping = "", False
 
     def send(self, **message: Any) -> None:
-        """Send a message."""
+        """Write one message as a line of JSON."""
         with self._lock:
             self._out.write(json.dumps(message) + "\n")
             self._out.flush()
 
     def write(self, text: str) -> int:
-        """Turn the text into messages: each line, and each state of a bar."""
+        """Send the complete lines and progress-bar states in `text` as messages. Return the length of `text`."""
         *lines, self._kept = re.split(r"[\r\n]", self._kept + text)
-        if _BAR.match(self._kept):  # a bar's state ends with the next one
+        if _BAR.match(self._kept):  # tqdm ends no state with a newline: send it at once
             lines, self._kept = [*lines, self._kept], ""
         for line in filter(None, (re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", line).strip() for line in lines)):
             self._say(line)
@@ -63,13 +63,13 @@ class Told(io.TextIOBase):
             self.send(line=line)
         else:
             if bar["label"] != self._label and self.stopping:
-                _interrupt()  # the previous network ended in the step after which it should stop
+                _interrupt()  # the interrupt came in the previous network's last step
             self._label = bar["label"]
             self.send(bar=bar["label"], step=int(bar["step"]), total=int(bar["total"]), left=bar["left"])
 
 
 def main() -> int:
-    """Run the requested training. Return 0, 1 for an error, or STOPPED."""
+    """Run the training that standard input requests. Return 0, 1 after an error, or STOPPED after an interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
     told = Told(sys.stdout)
     asked = json.loads(sys.stdin.readline())
@@ -86,7 +86,7 @@ def main() -> int:
 
 
 def _stop_when_told(told: Told, asker: TextIO) -> None:
-    """Interrupt the main thread for each line of input, and at its end."""
+    """Send SIGINT to this process for each line of input, and at the end of the input."""
     for _ in asker:
         told.stopping = True
         _interrupt()
@@ -101,7 +101,7 @@ def _interrupt() -> None:
 def _train(
     told: Told, dataset: str, data_dir: str, target: str, auxiliary: str, preset: str, seed: int, compressor: bool, device: str
 ) -> None:
-    """Train the missing networks of a pair, like `Notebook.pair`, and report all of its networks."""
+    """Train the missing networks of a pair. Report all of its networks before and after."""
     from .. import data, training, weights
 
     if preset not in training.PRESETS:

@@ -1,12 +1,12 @@
-"""The parts of `explore` that need no networks of the workbench: the newest settings win, and their view goes to the page.
+"""The part of `explore` that needs no networks of the workbench: it computes the view of the newest settings for the page.
 
 ::
 
     page: blends every strength alone
       |  settings
       v
-    Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, nothing queues
-      `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, views in advance      while the controls rest
+    Stage --newest settings--> LatestWinsWorker: Method.capture, Method.see --frames, seen--> page      at once, without a queue
+      `----tasks-------------> BackgroundTasks: curves, searches, attackers, map, prefetching           while the user is idle
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveView"]
 
-CLOSE_S = 2.0  # limit of `close`; at Python's exit the threads have longer
-SHOWN_IN_FIGURE = 10  # of a sheet's pictures
+CLOSE_S = 2.0  # seconds that `close` waits; Python's exit waits longer
+SHOWN_IN_FIGURE = 10  # pictures of a sheet
 
 
 class LiveView(Controls):
-    """Pictures through a method, live. `Explorer` is the view of a pair, `Comparison` that of callables."""
+    """The base of `Explorer`, which shows a pair of networks, and of `Comparison`, which shows user-defined callables."""
 
     tasks: BackgroundTasks
     picture_source: PictureSource
@@ -68,16 +68,16 @@ class LiveView(Controls):
         self.worker.start()
 
     def close(self) -> None:
-        """End the threads. The last view stays. A running step, such as an epoch, may take longer than `CLOSE_S`."""
+        """End the threads, and wait up to `CLOSE_S`. The last view stays on the page. A long step (an epoch) may run on."""
         self.worker.close()
         self.worker.join(CLOSE_S)
 
     def _glance(self) -> None:
-        """Show pictures together with the controls, if some can be read at once."""
+        """Show pictures together with the controls, if that needs no slow import. Does nothing by default."""
 
     @abstractmethod
     def _begin(self) -> None:
-        """Read the pictures, load the method, and show the first view. Runs in the worker's thread."""
+        """Read the pictures, load the method, and request the first view. Runs in the worker's thread."""
 
     # --- for notebooks that run without a user -------------------------------------------------------------------------------
 
@@ -92,14 +92,14 @@ class LiveView(Controls):
         return done
 
     def rest(self, timeout: float = 1200.0) -> bool:
-        """Wait like `wait`, and until the requested tasks are done, too."""
+        """Wait until the view matches the settings and all requested tasks are done. Return False after `timeout` seconds."""
         deadline = time.monotonic() + timeout
         return self.wait(timeout) and self.worker.wait(
             lambda: self.tasks.idle and self.worker.idle, deadline - time.monotonic()
         )
 
     def frame(self) -> Figure:
-        """Return the display as a figure: one picture with its figures, or the first pictures of a sheet."""
+        """Return the view as a figure: one picture with its measurements, or the first pictures of a sheet."""
         from .. import plots
 
         captured, seen = self._last
@@ -112,10 +112,10 @@ class LiveView(Controls):
         rows["at the cloud"] = seen.cloud[seen.which]
         return plots.gallery({key: images[:SHOWN_IN_FIGURE] for key, images in rows.items()})
 
-    # --- the worker: the newest settings win ---------------------------------------------------------------------------------
+    # --- the worker ----------------------------------------------------------------------------------------------------------
 
     def request(self) -> None:
-        """Show the present settings."""
+        """Request the view of the present settings from the worker, unless code is changing several controls at once."""
         if not self.by_program and self.picture_source.sources:
             self.worker.request(self.settings())
 
@@ -123,12 +123,12 @@ class LiveView(Controls):
         self.guard(lambda: self.show(settings, *self.compute(settings)))
 
     def _release(self) -> None:
-        """Drop the pictures, because the widgets of a closed view live as long as the kernel and would keep them."""
+        """Drop the pictures. The widgets of a closed view live as long as the kernel, and would keep them in memory."""
         self.picture_source.sources.clear()
         self._last = (None, None)
 
     def compute(self, settings: Settings) -> tuple[Captured, Seen]:
-        """Send the pictures through edge and cloud."""
+        """Send the pictures through edge and cloud, and return both results. Raises Superseded after a newer request."""
         method = self.method_of(settings)
         settings = self._possible(settings, method)
         captured = self.capture(method, settings)
@@ -136,7 +136,7 @@ class LiveView(Controls):
         return captured, method.see(settings, self.key(settings), captured, self.worker.proceed)
 
     def _possible(self, settings: Settings, method: Method) -> Settings:
-        """Return the nearest supported settings: another codec if the method lacks this one, rate 0 for a single rate."""
+        """Return settings that the method supports, with its first codec or its nearest rate if needed. Update the controls."""
         if settings.codec not in method.codecs:
             text = f"{exports.system_text(settings)} has no compressor of its own: shown with {method.codecs[0]}"
             self.report(text, kept=True)
@@ -155,7 +155,7 @@ class LiveView(Controls):
         return settings
 
     def _bring(self, settings: Settings, captured: Captured) -> None:
-        """Send the pictures to the page, unless it has them."""
+        """Send the pictures to the page, unless it already has them."""
         frames = (*self.key(settings), settings.pair, settings.variant, self._renewed)
         if frames == self._frames:
             return

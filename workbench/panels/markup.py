@@ -1,4 +1,4 @@
-"""The common look of panels with plain ipywidgets: `train` and the grid of pairs."""
+"""The common style of the panels that use plain ipywidgets: `train` and the grid of pairs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ STYLE = f"<style>{Path(__file__).with_name('panels.css').read_text('utf-8')}</st
 
 
 def message(text: str, bad: bool = False) -> str:
-    """Return the status line as HTML. A screen reader reads it out."""
+    """Return a status line as HTML that screen readers announce. `bad` marks an error."""
     kind = "pmc2-text bad" if bad else "pmc2-text soft"
     return f'<div class="{kind}" role="status" aria-live="polite">{html.escape(printable(text))}</div>'

@@ -5,7 +5,7 @@
     original --JPEG (S1)--> received --protect--> full --strength--> protected --codec, rate (S2)--> cloud, recognised
               `capture`, once for the pictures               `see`, once for each setting
 
-`pipeline` implements it with the networks of a pair, `callables` with user-defined functions.
+`pipeline` implements the interface with the networks of a pair, `callables` with user-defined functions.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from .settings import Settings
 __all__ = ["Attack", "Cache", "Captured", "Method", "Seen", "View"]
 
 TOP = 5
-CACHED_PIXELS = 2**23  # of the pictures in the cache: 8,192 pictures of 32 x 32
+CACHED_PIXELS = 2**23  # limit of the cache, in pixels of pictures: 8,192 pictures of 32 x 32
 Top = list[tuple[str, float]]
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Captured:
-    """N pictures at the edge, each N x 3 x H x W in [0, 1]: original, received, and at full strength.
+    """N pictures at the edge, each N x 3 x H x W in [0, 1]: `original`, `received` after JPEG, and `full`, at full strength.
 
-    `s1` has the bytes of each JPEG. `on_original` has the target's N x K probabilities for the originals, for a single picture
-    only.
+    `s1` has the size of each JPEG in bytes. `on_original`, set for a single picture only, has the target's probabilities for
+    the original (1 x K).
     """
 
     original: Tensor
@@ -47,16 +47,16 @@ class Captured:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def protected(self, strength: float) -> Tensor:
-        """Return the pictures at a strength."""
+        """Return the protected pictures at a strength in [0, 1]."""
         return torch.lerp(self.received, self.full, strength)
 
 
 @dataclass(frozen=True, repr=False, eq=False, kw_only=True)
 class Seen:
-    """The cloud's view of N pictures in one payload: the D distinct decoded pictures, and in `which` each picture's index.
+    """The cloud's result for N pictures in one payload: `cloud` has the D distinct decoded pictures, `which` (N) their indices.
 
-    `target` and `auxiliary` are N x K probabilities, `bits` the information in each picture's code, `payload` the bytes of all.
-    `guess` (D x 3 x H x W) and `psnr` (N, dB) are an attacker's, if one was trained. `codec` describes the codec.
+    `target` and `auxiliary` are probabilities N x K. `bits` is the information in each picture's code, `payload` the payload's
+    bytes. `guess` (D x 3 x H x W) and `psnr` (N, dB) belong to an attacker, if one was trained. `codec` describes the codec.
     """
 
     cloud: Tensor
@@ -74,10 +74,10 @@ class Seen:
 
 @dataclass(frozen=True, repr=False, kw_only=True)
 class View:
-    """The displayed view of one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
+    """The displayed result for one picture: images 3 x H x W in [0, 1], top classes (name, probability), milliseconds by stage.
 
-    `guess` is an attacker's, if one was trained. `code_bits` is the information in the payload. The coder rounds it up, and the
-    container adds its header and tag.
+    `guess` is an attacker's, if one was trained. `code_bits` is the information in the code: the payload is longer, because the
+    coder rounds up and the container adds a header and a tag.
     """
 
     settings: Settings
@@ -99,7 +99,7 @@ class View:
 
     @classmethod
     def of(cls, settings: Settings, captured: Captured, seen: Seen, label: str, classes: tuple[str, ...], row: int = 0) -> View:
-        """Return the view of one of the pictures. In a sheet, S2 is its part of the common payload."""
+        """Return the view of picture `row` of a sheet. Its S2 bytes are an equal share of the common payload."""
         alone = len(seen.which) == 1
         which = int(seen.which[row])
         return cls(
@@ -123,7 +123,7 @@ class View:
 
 
 def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
-    """Return the names and probabilities of the most likely classes."""
+    """Return the `TOP` most likely classes of a row of probabilities, each as (name, probability)."""
     if shares is None:
         return []
     values, order = shares[row].topk(min(TOP, shares.shape[1]))
@@ -132,7 +132,7 @@ def top(shares: Tensor | None, row: int, classes: tuple[str, ...]) -> Top:
 
 @dataclass(frozen=True)
 class Attack:
-    """A trained inversion network, and its training conditions."""
+    """A trained inversion network, with the number of pairs, the passes and the strength of its training."""
 
     guess: Callable[[Tensor], Tensor] = field(repr=False)
     pairs: int
@@ -141,7 +141,7 @@ class Attack:
 
 
 class Cache:
-    """Results by key. The oldest are dropped when all their pictures exceed `CACHED_PIXELS`. Thread-safe."""
+    """A thread-safe cache of results. The least recently used ones are dropped when their pixels exceed `CACHED_PIXELS`."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
@@ -153,7 +153,7 @@ class Cache:
             self._pixels = 0
 
     def get(self, key: Hashable, make: Callable[[], Result], pixels: Callable[[Result], int]) -> Result:
-        """Return the result of a key. A missing one is computed."""
+        """Return the result of a key, computed by `make` if it is missing. `pixels` returns the size of a result."""
         with self._lock:
             if key in self._results:
                 self._results.move_to_end(key)
@@ -169,7 +169,7 @@ class Cache:
 
 
 class Method(ABC):
-    """Protects, encodes and decodes. `capture` and `see` cache their results."""
+    """The interface of a method. `capture` and `see` cache their results."""
 
     def __init__(self) -> None:
         self.cache = Cache()
@@ -177,14 +177,14 @@ class Method(ABC):
     @property
     @abstractmethod
     def codecs(self) -> tuple[str, ...]:
-        """The names of the available codecs."""
+        """The names of the codecs that the method supports."""
 
     @abstractmethod
     def rates(self, codec: str) -> tuple[float, ...]:
-        """Return the values of a codec's rate in [0, 1], none for a codec with one rate."""
+        """Return the selectable rates of a codec in [0, 1], or none for a codec with a single rate."""
 
     def attack_of(self, settings: Settings) -> Attack | None:
-        """Return the attacker that was trained at the settings' codec, quality and rate."""
+        """Return the attacker that was trained at the settings' codec, quality and rate, or None."""
         return None
 
     @abstractmethod
@@ -194,15 +194,15 @@ class Method(ABC):
     def _see(self, settings: Settings, captured: Captured, attack: Attack | None, proceed: Callable[[], None]) -> Seen: ...
 
     def capture(self, key: Hashable, images: Tensor) -> Captured:
-        """Return pictures (uint8, N x 3 x H x W) as received and protected by the edge, cached by `key`."""
+        """Return pictures (uint8, N x 3 x H x W) as the edge receives and protects them, cached by `key`."""
         return self.cache.get(
             ("captured", key), lambda: self._capture(to_float(images)), lambda made: 3 * _pixels(made.original)
         )
 
     def see(self, settings: Settings, key: Hashable, captured: Captured, proceed: Callable[[], None]) -> Seen:
-        """Return the cloud's view of captured pictures, cached by `key` and settings.
+        """Return the cloud's result for captured pictures, cached by `key` and settings.
 
-        `proceed` is called between the stages, and may raise.
+        `proceed` is called between the stages. It may raise to stop the work.
         """
         attack = self.attack_of(settings)
         known = ("seen", key, settings.strength, settings.rate, settings.codec, settings.graded, attack)

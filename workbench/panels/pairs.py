@@ -1,4 +1,4 @@
-"""The target x auxiliary grid as a heat map with buttons: each pair opens in `explore` below it."""
+"""The target x auxiliary grid as a heat map of buttons. Pressing a pair opens it in `explore` below the grid."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 __all__ = ["PairGrid"]
 
-WIDTH = 104  # of a cell, in screen pixels
-LIGHT = 0.5  # brightness above which a cell's figure is black
+WIDTH = 104  # width of a cell in screen pixels
+LIGHT = 0.5  # brightness above which a cell's text is black
 
 
 class PairGrid:
-    """The accuracy on protected images by (target, auxiliary). Display `widget`. Pairs without a value stay blank.
+    """A grid of the target's accuracy on protected images, by (target, auxiliary). Display `widget`. Missing pairs stay blank.
 
-    A pressed pair opens as an `Explorer` of `dataset`, with its further parameters.
+    Pressing a pair opens it in an `Explorer`, which gets `dataset` and the further parameters.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class PairGrid:
         return cell
 
     def open(self, target: str, auxiliary: str) -> None:
-        """Show a pair below, in place of the previous one."""
+        """Open a pair below the grid, in place of the previous one."""
         from .explore import Explorer
 
         self.explorer = Explorer(target=target, auxiliary=auxiliary, name="pairs", **self._given)
@@ -79,7 +79,7 @@ class PairGrid:
 
 
 def shade(share: float) -> tuple[str, bool]:
-    """Return the colour of a share in [0, 1], the same as in `plots.heatmap`, and whether figures on it must be dark."""
+    """Return the cell colour of a share in [0, 1], as in `plots.heatmap`, and whether text on it must be dark."""
     from matplotlib import colormaps
     from matplotlib.colors import to_hex
 

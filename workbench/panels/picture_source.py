@@ -1,4 +1,4 @@
-"""The pictures that `explore` shows: the collection, the selection, its order, and the number on the screen."""
+"""The pictures that `explore` shows: the collections, and the filter, the order and the position in the chosen one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SELECTION, RIGHT, MISREAD, EVERY = "selection", "recognised", "misclassified", "
 
 
 class PictureSource:
-    """The collections, and the order of the chosen one. The pictures on the screen are a part of this order."""
+    """The collections of pictures, and the order of the chosen one. The screen shows a section of this order."""
 
     def __init__(self, explorer: ViewBase) -> None:
         self.explorer, self.stage = explorer, explorer.stage
@@ -35,7 +35,7 @@ class PictureSource:
 
     @property
     def pictures(self) -> tuple[int, ...]:
-        """The numbers of the pictures on the screen."""
+        """The pictures on the screen, by their numbers in the collection."""
         first, count = self.stage.number, self.stage.sheet
         order: Sequence[int] = range(self._count()) if self._order is None else self._order
         return tuple(order[first : first + count]) or tuple(order[:1])
@@ -49,7 +49,7 @@ class PictureSource:
         self.tell()
 
     def add(self, name: str, source: Source) -> None:
-        """Add a collection, and choose it."""
+        """Add a collection, choose it, and reset filter and order."""
         self.sources[name] = source
         with self.explorer.programmatic_update():
             self.stage.source = name
@@ -57,7 +57,7 @@ class PictureSource:
         self.tell()
 
     def tell(self) -> None:
-        """Send the available choices to the page."""
+        """Send the available collections, filters and orders to the page."""
         if (source := self.sources.get(self.stage.source)) is None:
             return
         self.explorer.offer(
@@ -68,12 +68,12 @@ class PictureSource:
         )
 
     def go_to(self, number: int) -> None:
-        """Choose a picture by its position in the order, or the last one."""
+        """Go to a position in the order, limited to the last picture."""
         with self.explorer.programmatic_update():
             self.stage.number = max(0, min(number, self._count() - 1))
 
     def select(self, numbers: Sequence[int]) -> None:
-        """Show some pictures of the collection in the given order. Raises UsageError for a missing number."""
+        """Show pictures of the collection, by number, in the given order. Raises UsageError for an unknown number."""
         there = len(self.sources[self.stage.source].split)
         for number in numbers:
             if not 0 <= number < there:
@@ -86,23 +86,23 @@ class PictureSource:
         self.explorer.request()
 
     def choose(self, name: str) -> None:
-        """Choose a collection by name. Raises UsageError for an unknown one."""
+        """Choose a collection by name. Raises UsageError for an unknown name."""
         if name not in self.sources:
             raise unknown("source", name, self.sources)
         self.stage.source = name
 
     def random(self) -> None:
-        """Go to a random picture."""
+        """Go to a random position."""
         self.stage.number = random.randrange(self._count())
 
     def take_folder(self, path: str) -> None:
-        """Add the pictures of a folder."""
+        """Add a folder's pictures as a collection, and choose it."""
         from .sources import from_folder
 
         self._take(f"folder {Path(path).name}", lambda: from_folder(path, self._side()))
 
     def take_files(self, names: Sequence[str], contents: Sequence[bytes]) -> None:
-        """Add uploaded pictures. They replace the previous upload."""
+        """Add uploaded pictures as a collection, and choose it. It replaces the previous upload."""
         if sum(map(len, contents)) > MOST_UPLOADED:
             self.explorer.report(f"these files have more than {MOST_UPLOADED >> 20} MiB together; choose fewer", bad=True)
             return
@@ -111,12 +111,12 @@ class PictureSource:
         self._take(UPLOADS, lambda: from_files(list(zip(names, contents, strict=True)), self._side()))
 
     def repeat_search(self) -> None:
-        """Filter and sort again if the order depends on the networks, which have changed."""
+        """Filter and sort again after a change of the networks, if the order depends on them."""
         if self._searched():
             self._change_order({})
 
     def rearrange(self) -> None:
-        """Apply filter and sort, which code has set, and keep the position."""
+        """Apply the filter and the order that code has set. The position stays, unless a search is needed."""
         if self._searched():
             self.explorer.tasks.later(self.explorer.tasks.search)
             return
@@ -126,7 +126,7 @@ class PictureSource:
         self.tell()
 
     def arrange(self, scan: Scan) -> None:
-        """Order the scanned pictures by the chosen filter and sort."""
+        """Apply the chosen filter and order to the pictures that were scanned."""
         numbers = self._filtered()
         if self.stage.show in (RIGHT, MISREAD):
             wanted = self.stage.show == RIGHT
@@ -182,7 +182,7 @@ class PictureSource:
             self._run_over(self._filtered())
 
     def _take(self, name: str, read: Callable[[], tuple[Source | None, list[str]]]) -> None:
-        """Add a collection, and report its unreadable files."""
+        """Add the collection that `read` returns, choose it, and report its unreadable files."""
         try:
             source, wrong = read()
         except WorkbenchError as error:

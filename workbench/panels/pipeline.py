@@ -1,4 +1,4 @@
-"""One pair as client, edge and cloud in this process: views of up to 256 pictures, and the time of each stage."""
+"""Client, edge and cloud of one pair in this process: views of up to 256 pictures, and the time of each stage."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from .settings import Settings
 
 __all__ = ["SCANNED", "Pipeline", "Scan", "pairs_there", "variants_there"]
 
-MOST_PSNR = 100.0  # dB, of a guess that equals the original: JSON has no infinity
-PART = 64  # pictures that are classified at once
-SCANNED = 512  # pictures of a collection that are sent for filtering and sorting
-CHUNK = 32  # of them in one step; a waiting request is handled between two steps
+MOST_PSNR = 100.0  # limit of PSNR in dB, since JSON has no infinity
+PART = 64  # pictures in one batch of a classifier
+SCANNED = 512  # pictures of a collection that a search covers
+CHUNK = 32  # pictures in one step of a search; requests are handled between two steps
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The first pictures of a collection as sent: whether the cloud recognises each, its |SSIM|, an attacker's PSNR."""
+    """Figures of a collection's first pictures: whether the cloud's label is right, |SSIM|, and an attacker's PSNR (dB)."""
 
     right: list[bool]
     ssim: list[float]
@@ -42,7 +42,7 @@ class Scan:
 
 
 class Pipeline(Method):
-    """The networks of one pair (`target-X-auxiliary`) with a generator `variant`. Raises WeightsError if one is missing."""
+    """A method with the networks of a pair (`target-X-auxiliary`, generator `variant`). Raises WeightsError without them."""
 
     def __init__(self, family: str, pair: str, variant: str, classes: tuple[str, ...]) -> None:
         target, auxiliary = weights.pair_of(pair)
@@ -55,7 +55,7 @@ class Pipeline(Method):
         self._codecs: dict[tuple[Any, ...], Codec] = {}
         self._lock = threading.Lock()
         first = Settings("", (0,), 1.0, 0.0, self.codecs[0], 89, pair, variant)
-        warm = self.capture("warm", torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # the first call is slower than all others
+        warm = self.capture("warm", torch.zeros(1, 3, 32, 32, dtype=torch.uint8))  # warm-up: the first call is slow
         self.see(first, "warm", warm, lambda: None)
         self.cache.clear()
 
@@ -66,11 +66,11 @@ class Pipeline(Method):
     def rates(self, codec: str) -> tuple[float, ...]:
         if codec not in NEURAL:
             return ()
-        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))  # CompressAI's has no rate
+        stops: tuple[float, ...] = getattr(self._codec(codec, 0, (32, 32)), "rates", (0.0,))  # compressai has no rate
         return stops if len(stops) > 1 else ()
 
     def codec(self, settings: Settings, size: tuple[int, int]) -> Codec:
-        """Return the codec of the settings for images of `size` (H, W)."""
+        """Return the settings' codec, at their rate, for images of `size` (H, W)."""
         codec: Any = self._codec(settings.codec, settings.graded, size)
         rated: Codec = codec.at(settings.rate) if self.rates(settings.codec) else codec
         return rated
@@ -89,7 +89,7 @@ class Pipeline(Method):
         clock, edge = Stopwatch(), Edge(self.pair.generator, codec_for(self.pair, "png"))
         files = Client().capture(original, clock)
         received = edge.receive(files, clock=clock)
-        with repeatable_noise(0):  # a picture looks the same each time it is shown
+        with repeatable_noise(0):  # the same picture gets the same random component
             full = edge.perturb(received, 1.0, clock)
         spent = {name: clock.milliseconds[name] or 0.0 for name in ("client_compression", "generator")}
         alone = self._classify(self.pair.target, original) if len(original) == 1 else None
@@ -133,7 +133,7 @@ class Pipeline(Method):
             return torch.cat([classifier(part).softmax(1) for part in parts])
 
     def scan(self, settings: Settings, images: Tensor, labels: Tensor, pace: Callable[[], None]) -> Scan:
-        """Send the first pictures (uint8, N x 3 x H x W) at the settings. `pace` is called before each part."""
+        """Send the first `SCANNED` pictures (uint8, N x 3 x H x W) through edge and cloud. `pace` is called between steps."""
         right, ssim, psnr = [], [], []
         for start in range(0, min(SCANNED, len(images)), CHUNK):
             pace()
@@ -147,7 +147,7 @@ class Pipeline(Method):
         return Scan(right, ssim, psnr)
 
     def features(self, settings: Settings, images: Tensor, pace: Callable[[], None]) -> tuple[Captured, Seen, Tensor]:
-        """Return pictures at the cloud, and the target's features of each of them: N x F."""
+        """Send pictures (uint8, N x 3 x H x W). Return both results, and the target's features at the cloud (N x F)."""
         captured = self._capture(to_float(images))
         pace()
         seen = self._see(settings, captured, self.attack_of(settings), pace)
@@ -164,7 +164,7 @@ class Pipeline(Method):
         return captured, seen, torch.cat(read)[seen.which]
 
     def gallery(self, settings: Settings, split: Split) -> tuple[dict[str, Tensor], list[str]]:
-        """Return rows of pictures, the first of each class under growing strength, and the names of the classes."""
+        """Return rows of pictures by title, the first of each class at increasing strength, and the columns' class names."""
         there = [int((split.labels == k).nonzero()[0]) for k in range(len(self.classes)) if bool((split.labels == k).any())]
         there = there[:10] or list(range(min(10, len(split))))
         captured = self._capture(to_float(split.images[there]))
@@ -175,9 +175,10 @@ class Pipeline(Method):
         return rows, [self.classes[int(k)] if k >= 0 else "" for k in split.labels[there]]
 
     def attack(self, settings: Settings, dataset: Dataset, tick: Callable[[int], None], pairs: int, passes: int) -> Attack:
-        """Train an inversion network on the cloud's view of training pictures, and keep it.
+        """Train an inversion network on decoded training pictures at the settings, store it, and return it.
 
-        `tick` gets the number of processed images. Raises DataError if there are no training pictures.
+        `tick` gets the number of images of each training step. Raises DataError without training pictures, and UsageError
+        unless they are 32 x 32.
         """
         from ..audit.attackers import Effort, Inversion
         from ..audit.views import Observed, Observer, pairs_of
@@ -202,13 +203,13 @@ class Pipeline(Method):
 
 
 def pairs_there(family: str) -> list[str]:
-    """Return the names of the pairs with all three networks."""
+    """Return the names of the pairs whose target, auxiliary and generator are available."""
     names = {name.partition("@")[0] for name in _generators(family)}
     return sorted(name for name in names if all(weights.find(each, family) for each in weights.pair_of(name)))
 
 
 def variants_there(family: str, pair: str) -> dict[str, str]:
-    """Return the variants of a pair's generator, each described by its loss."""
+    """Return the variants of a pair's generator, by a text that describes the variant and its loss."""
     from ..notebook import loss_text
 
     found = {}
@@ -220,6 +221,6 @@ def variants_there(family: str, pair: str) -> dict[str, str]:
 
 
 def _generators(family: str) -> dict[str, dict[str, object]]:
-    """Return the training records of each complete generator of a pair, without encoders."""
+    """Return the training record of each complete pair's generator in a data set's family, by the generator's name."""
     listed = [each for each, _ in weights.listing(on_error=lambda _: None) if each.kind == "generator" and "-X-" in each.name]
     return {each.name: each.training for each in listed if each.family == family and each.complete}

@@ -1,4 +1,4 @@
-"""The map of `explore`: the target's features of many decoded pictures, as points in a plane."""
+"""The map of `explore`: the target's features of the decoded pictures, projected to points in a plane."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .methods import Captured, Seen
 
 __all__ = ["as_points", "project"]
 
-FEWEST = 16  # distinct features for UMAP, whose neighbourhoods have 15
+FEWEST = 16  # distinct features that UMAP needs, because its neighbourhoods have 15
 
 
 def project(features: Tensor, by: str = "PCA") -> Tensor:
-    """Return N x F features in a plane, scaled to [0, 1] (N x 2): by "PCA" or "UMAP". Equal features are equal points."""
+    """Project features N x F to a plane by "PCA" or "UMAP", scaled to [0, 1] (N x 2). Equal features get equal points."""
     points = _umap(features) if by == "UMAP" else _components(features)
     low, high = points.min(0).values, points.max(0).values
     return ((points - low) / (high - low).clamp(min=1e-9)).float()
 
 
 def _components(features: Tensor) -> Tensor:
-    """Return the two principal components. The sign of each is fixed: its largest loading is positive."""
+    """Return the first two principal components (N x 2). The largest loading of each is positive, which fixes its sign."""
     centred = features.double() - features.double().mean(0)
     _, _, axes = torch.linalg.svd(centred, full_matrices=False)
     axes = axes[:2] if len(axes) > 1 else torch.cat([axes, torch.zeros_like(axes)])
@@ -32,7 +32,7 @@ def _components(features: Tensor) -> Tensor:
 
 
 def _umap(features: Tensor) -> Tensor:
-    """Return UMAP's points (McInnes, Healy and Melville, 2018) of the distinct features, from a fixed seed."""
+    """Return the UMAP projection (McInnes, Healy and Melville 2018) of the distinct features, from a fixed seed (N x 2)."""
     from umap import UMAP
 
     distinct, which = torch.unique(features, dim=0, return_inverse=True)
@@ -40,7 +40,7 @@ def _umap(features: Tensor) -> Tensor:
 
 
 def as_points(captured: Captured, seen: Seen, features: Tensor, labels: Tensor, by: str) -> dict[str, Any]:
-    """Return the value of the stage's `points`: positions, labels, answers and pictures, in the page's form."""
+    """Return the value of the stage's `points`: positions, labels, predictions and pictures."""
     assert seen.target is not None
     by = by if len(torch.unique(features, dim=0)) >= FEWEST else "PCA"
     return {

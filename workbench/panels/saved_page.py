@@ -1,4 +1,4 @@
-"""A view of `explore` as one HTML file: the stage's ES module, style and state. It needs neither a kernel nor a network."""
+"""Save a view of `explore` as one HTML file with the stage's ES module, style and state. It works without a kernel."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["encoded", "state_of", "write"]
 
 
 def state_of(stage: Stage) -> dict[str, Any]:
-    """Return the traits that a stage's page gets, encoded."""
+    """Return the traits that a stage synchronises with its page, as JSON values."""
     names = [name for name in stage.keys if not name.startswith("_") and name not in ("layout", "tabbable", "tooltip")]
     return {name: encoded(getattr(stage, name)) for name in names}
 
 
 def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str) -> Path:
-    """Write the page of a stage, with views for its table (see `pack_seen`), and return its path."""
+    """Write a stage's page to `path` and return it. `ahead` are the views at other settings (see `pack_seen`)."""
     traits = state_of(stage)
     traits["options"] |= {"saved": True}
     traits["message"] = {}
@@ -31,7 +31,7 @@ def write(stage: Stage, ahead: Sequence[dict[str, Any]], path: Path, title: str)
     parts = {
         "title": html.escape(title),
         "style": (HERE / "explore.css").read_text("utf-8"),
-        "state": state.replace("<", "\\u003c"),  # text of the state must not end its element
+        "state": state.replace("<", "\\u003c"),  # "</script>" in the state must not end its element
         "module": (HERE / "explore.js").read_text("utf-8"),
     }
     page = (HERE / "saved_page.html").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The settings of `explore`: checked, written as a line of Python, JSON or a papermill command, and parsed from these."""
+"""The settings of `explore`: their ranges, and their forms as a Python call, JSON or a papermill command."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..errors import UsageError, unknown
 __all__ = ["CODECS", "GRADED", "SHEETS", "Settings", "check", "parse"]
 
 CODECS = ("neural", "compressai", "png", "jpeg", "webp")
-GRADED = ("jpeg", "webp")  # codecs with a quality
+GRADED = ("jpeg", "webp")  # codecs with a quality setting
 SHEETS = (1, 16, 64, 256)  # numbers of pictures in one view
 VIEW = ("strength", "rate", "codec", "quality", "pair", "variant", "source", "pictures")  # settings in a link
 NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # further parameters of the notebook
@@ -25,9 +25,10 @@ NOTEBOOK = ("dataset", "data_dir", "folder", "limit", "seed", "output_dir")  # f
 
 @dataclass(frozen=True)
 class Settings:
-    """The pictures (a collection and numbers in it) and the transmission settings. `pair` is `target-X-auxiliary`.
+    """The settings of a view: its pictures, its networks (`pair`: `target-X-auxiliary`) and the transmission.
 
-    `strength` and `rate` are in [0, 1]. `quality` is for JPEG and WebP only.
+    `pictures` are numbers in the collection `source`. `strength` and `rate` are in [0, 1]. `quality`, 1 to 95, is for JPEG and
+    WebP only.
     """
 
     source: str
@@ -41,16 +42,16 @@ class Settings:
 
     @property
     def index(self) -> int:
-        """The number of the first picture."""
+        """The number of the first picture in the collection."""
         return self.pictures[0]
 
     @property
     def graded(self) -> int:
-        """The quality if the codec has one, else 0."""
+        """The quality, or 0 if the codec has none."""
         return self.quality if self.codec in GRADED else 0
 
     def parameters(self, dataset: str, data_dir: str = "", folder: str = "") -> dict[str, Any]:
-        """Return the parameters of the notebook `explore` for these settings, with a picture of `folder` if it is given."""
+        """Return the parameters of the notebook `explore` for these settings. `folder`, if given, is the pictures' folder."""
         target, _, auxiliary = self.pair.partition("-X-")
         values = {"dataset": dataset, "data_dir": data_dir, "folder": folder, "target": target, "auxiliary": auxiliary}
         own = {key: getattr(self, key) for key in ("variant", "strength", "rate", "codec", "quality")}
@@ -58,18 +59,18 @@ class Settings:
 
     @staticmethod
     def command(parameters: dict[str, Any]) -> str:
-        """Return the shell command that runs the notebook with parameters."""
+        """Return the papermill command that runs the notebook `explore` with parameters."""
         given = [f"-p {key} {shlex.quote(str(value))}" for key, value in parameters.items() if value != ""]
         return " ".join(["papermill notebooks/explore.ipynb out.ipynb", *given])
 
     def python(self) -> str:
-        """Return the line of Python that sets a view to these settings."""
+        """Return the Python call that applies these settings to an explorer."""
         values = asdict(self) | {"pictures": list(self.pictures)}
         return f"explorer.apply({', '.join(f'{key}={values[key]!r}' for key in VIEW)})"
 
 
 def parse(text: str, dataset: str) -> dict[str, Any]:
-    """Return the settings in a line of Python, a papermill command or exported JSON, for `Explorer.apply`.
+    """Return the settings in a Python call, a papermill command or exported JSON, as arguments of `Explorer.apply`.
 
     Raises UsageError for any other text, and for settings of another data set than `dataset`.
     """
@@ -95,7 +96,7 @@ def parse(text: str, dataset: str) -> dict[str, Any]:
 
 
 def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
-    """Convert the notebook's parameters to settings of a view."""
+    """Convert parameters of the notebook to settings of a view."""
     other = given.get("dataset", dataset)
     if other != dataset:
         raise UsageError(f"these settings are of the data set {other!r}, this view shows {dataset!r}: run the command instead")
@@ -114,7 +115,7 @@ def _of_view(given: dict[str, Any], dataset: str) -> dict[str, Any]:
 
 
 def check(**values: Any) -> None:
-    """Raise UsageError for a setting out of range. Only the given settings are checked."""
+    """Raise UsageError if one of the given settings is out of range."""
     for name in ("strength", "rate"):
         if name in values and not _share(values[name]):
             raise UsageError(f"{name} must be between 0 and 1, got {values[name]!r}")

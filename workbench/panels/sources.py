@@ -1,4 +1,4 @@
-"""The collections of pictures for `explore`: of a data set, of a folder, uploaded."""
+"""The collections of pictures for `explore`: a data set's test images, a folder, or uploaded files."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ..storage import expand_user
 
 __all__ = ["Source", "from_files", "from_folder", "named"]
 
-MOST = 5000  # pictures from a folder
+MOST = 5000  # pictures that are read from a folder
 
 
 @dataclass(frozen=True)
 class Source:
-    """A collection of pictures. `dataset` is its name for `data.load`, `folder` its folder, if any."""
+    """A collection of pictures. `dataset` is its name for `data.load`, `folder` its path, if it comes from one."""
 
     split: Split
     dataset: str = ""
@@ -30,23 +30,23 @@ class Source:
     names: tuple[str, ...] = ()
 
     def choices(self, classes: Sequence[str]) -> list[str]:
-        """Return the filters: all, each class and, if the classes are known, recognised and misclassified."""
+        """Return the filters: "all", each class that occurs and, if any does, "recognised" and "misclassified"."""
         there = [name for k, name in enumerate(classes) if bool((self.split.labels == k).any())]
         return ["all", *there, *(["recognised", "misclassified"] if there else [])]
 
     def of_class(self, k: int) -> list[int]:
-        """Return the numbers of a class's pictures."""
+        """Return the numbers of the pictures of class index `k`."""
         numbers: list[int] = (self.split.labels == k).nonzero()[:, 0].tolist()
         return numbers
 
 
 def from_files(files: Sequence[tuple[str, bytes]], side: int) -> tuple[Source | None, list[str]]:
-    """Read files (name, content), cropped to squares of `side`. Return the pictures, and a line for each unreadable file."""
+    """Read files (name, content) as squares of `side` pixels. Return the collection, and a line for each unreadable file."""
     return _read(files, side)
 
 
 def from_folder(path: str, side: int) -> tuple[Source | None, list[str]]:
-    """Read a folder's pictures, sorted by name. Raises DataError for a missing or empty folder."""
+    """Read a folder's pictures by name, as `from_files` does. Raises DataError for a missing or empty folder."""
     folder = expand_user(path)
     if not folder.is_dir():
         raise DataError(f"folder {path!r} does not exist; give the path of a folder with pictures")
@@ -73,7 +73,7 @@ def _read(files: Sequence[tuple[str, bytes | Path]], side: int, folder: str = ""
 
 
 def named(name: str, limit: int = 0, data_dir: str = "") -> tuple[Source, tuple[str, ...], str, str]:
-    """Return the test pictures of a data set, its classes, its title and the family of its weights."""
+    """Return a data set's test pictures, class names, title and family. `limit` takes the first ones (0: all)."""
     from ..data import load
 
     dataset = load(name, data_dir or None)

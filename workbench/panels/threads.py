@@ -1,7 +1,7 @@
-"""Background threads that are joined before Python exits.
+"""Background threads that end before Python exits.
 
-A daemon thread that is inside torch while the interpreter shuts down aborts the process ("terminate called"). Each thread here
-has a callback that requests its end. At exit all of them are ended and joined.
+A daemon thread that is inside torch while the interpreter shuts down aborts the process ("terminate called"). So each thread
+has a callback that requests its end. At exit all callbacks are called, and the threads are joined.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterable
 
 __all__ = ["join", "start"]
 
-EXIT_S = 60.0  # for the running step, such as an epoch of a training
+EXIT_S = 60.0  # seconds for the running step, such as a training epoch
 _RUNNING: dict[threading.Thread, Callable[[], None]] = {}
 
 
 def start(target: Callable[[], object], name: str, end: Callable[[], None] = lambda: None) -> threading.Thread:
-    """Start and return a daemon thread. `end` requests its end, and may be called more than once."""
+    """Start and return a daemon thread. The callback `end` makes it end, and may be called more than once."""
 
     def run() -> None:
         try:
@@ -33,7 +33,7 @@ def start(target: Callable[[], object], name: str, end: Callable[[], None] = lam
 
 
 def join(threads: Iterable[threading.Thread], timeout: float) -> bool:
-    """Wait for threads other than the current one. Return whether all have ended within `timeout` seconds."""
+    """Wait for threads, except the current one. Return whether all have ended within `timeout` seconds."""
     deadline = time.monotonic() + timeout
     others = [thread for thread in threads if thread is not threading.current_thread()]
     for thread in others:

@@ -1,4 +1,4 @@
-"""The view of `train`: a pair's networks learn, live. A button interrupts and resumes the training.
+"""The view of `train`: live curves while a pair's networks are trained, with buttons that interrupt and resume.
 
 ::
 
@@ -30,9 +30,9 @@ from .open_views import replace_view
 
 __all__ = ["Trainer"]
 
-LOOK_S = 0.05  # between two polls while a notebook's cell waits
-DRAW_S = 0.7  # least time between two drawings of the curves
-PATIENCE_S = 60.0  # for a step and its checkpoint
+LOOK_S = 0.05  # interval of polling while a notebook's cell waits
+DRAW_S = 0.7  # minimum interval between two drawings of the curves
+PATIENCE_S = 60.0  # limit for the running step and its checkpoint
 DPI = 132
 IDLE, TRAINING, STOPPING, STOPPED, DONE, FAILED = "idle", "training", "stopping", "interrupted", "done", "failed"
 STYLE = """<style>
@@ -43,20 +43,21 @@ STYLE = """<style>
 
 
 class NamedImage(widgets.Image):  # type: ignore[misc]
-    """An image with a name for screen readers: its `tooltip`.
+    """An image whose `tooltip` is its name for screen readers.
 
-    ipywidgets' page reads the length of `description` before it sets a tooltip, and an `Image` has none: its view fails.
+    ipywidgets' page reads the length of `description` before it sets a tooltip. `Image` lacks that trait, and its view would
+    fail.
     """
 
     description = traitlets.Unicode("").tag(sync=True)
 
 
 class Trainer:
-    """Trains the missing networks of a pair while the user watches: display `trainer.widget`. Existing ones show their curves.
+    """Trains the missing networks of a pair, and shows the curves of all its networks: display `trainer.widget`.
 
-    Training runs in a process of its own, and ends with this one. `start`, `interrupt` and `wait` do the same as the buttons.
-    `state` is one of idle, training, stopping, interrupted, done, failed. After an interrupt, training continues from its
-    checkpoint and ends with the same weights. Another trainer of the same `name` replaces this one, and interrupts it.
+    Training runs in its own process, which ends with this one. `start` and `interrupt` do the same as the buttons. `state` is
+    one of idle, training, stopping, interrupted, done, failed. A resumed training continues from its checkpoint and ends with
+    the same weights as an uninterrupted one. A new trainer of the same `name` interrupts and replaces this one.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class Trainer:
     # --- the buttons' actions ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the training, or continue an interrupted one. Does nothing while it runs."""
+        """Start or resume the training. Does nothing while it runs."""
         with self._changed:
             if self.state in (TRAINING, STOPPING):
                 return
@@ -104,11 +105,11 @@ class Trainer:
             [sys.executable, "-m", f"{__package__}.learner"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # its lines on standard output report everything
+            stderr=subprocess.DEVNULL,  # the learner sends its standard error as messages on standard output
             text=True,
             encoding="utf-8",
             env=environment,
-            start_new_session=True,  # Ctrl-C in a terminal goes to this process only, which passes it on
+            start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which sends "stop"
         )
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(self._asked) + "\n")
@@ -116,7 +117,7 @@ class Trainer:
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
     def interrupt(self) -> None:
-        """Stop after the running step, with a checkpoint. A second call stops at once, with the previous checkpoint."""
+        """Stop after the running step and write a checkpoint. A second call stops at once: the previous checkpoint stays."""
         with self._changed:
             if self.state not in (TRAINING, STOPPING) or self._process is None:
                 return
@@ -130,8 +131,8 @@ class Trainer:
     def wait(self, timeout: float | None = None) -> None:
         """Wait until all networks are trained.
 
-        Raises RunError if training was interrupted, failed, or exceeds `timeout` seconds. Ctrl-C, or the notebook's own stop
-        button, interrupts the training, too.
+        Raises RunError if training was interrupted, failed, or takes longer than `timeout` seconds. Ctrl-C and the notebook's
+        stop button interrupt the training, too.
         """
         try:
             with self._changed:
@@ -145,7 +146,7 @@ class Trainer:
         self._require_done()
 
     async def trained(self) -> None:
-        """Wait like `wait`, but with `await` in a notebook's cell, so that the kernel handles the buttons in the meantime."""
+        """Wait like `wait`, for `await` in a notebook's cell: the kernel handles the buttons while the cell waits."""
         try:
             while self.state in (TRAINING, STOPPING):
                 await asyncio.sleep(LOOK_S)
@@ -165,12 +166,12 @@ class Trainer:
             raise RunError(self.error)
 
     def close(self) -> None:
-        """Interrupt the training and wait for its checkpoint. The display stays."""
+        """Interrupt the training and wait for its checkpoint. The curves stay on the page."""
         self.interrupt()
         self._settle()
 
     def _settle(self) -> None:
-        """Wait for the process to end, and kill it if it does not."""
+        """Wait up to `PATIENCE_S` for the training process to end, then kill it."""
         process = self._process
         if process is None:
             return
@@ -201,7 +202,7 @@ class Trainer:
         self._set(IDLE, "not started")
 
     def _set(self, state: str, text: str, bad: bool = False) -> None:
-        """Set the state, its status line, and the matching buttons."""
+        """Set the state, show it with `text` in the status line, and enable the matching buttons."""
         with self._changed:
             self.state = state
             self.message.value = markup.message(f"{state}: {text}" if text else state, bad)
@@ -221,7 +222,7 @@ class Trainer:
         self.progress_text.value = f'<span class="pmc2-text">step {step:,} of {total:,}, {left} left</span>'
 
     def _draw(self, now: bool = False) -> None:
-        """Display the curves, at most once every `DRAW_S` seconds."""
+        """Draw the curves, at most once every `DRAW_S` seconds unless `now` is set."""
         self._stale = True
         if not now and time.monotonic() - self._drawn < DRAW_S:
             return
@@ -230,7 +231,7 @@ class Trainer:
         self._drawn, self._stale = time.monotonic(), False
 
     def drawn(self) -> bytes:
-        """Return the present curves as a transparent PNG, legible on light and, inverted by the page, on dark backgrounds."""
+        """Return the curves as a transparent PNG. The page inverts it on a dark background."""
         from .. import plots
 
         histories = {self._title(label): history for label, history in self.histories.items()}
@@ -241,7 +242,7 @@ class Trainer:
         return buffer.getvalue()
 
     def _title(self, label: str) -> str:
-        """Return the title of a network's column: its role and its name."""
+        """Return the title of a network's column: its role and its architecture."""
         kinds, _, name = label.rpartition(" ")
         roles = {self._asked["auxiliary"]: "auxiliary", self._asked["target"]: "target"}
         if name in roles:
@@ -253,7 +254,7 @@ class Trainer:
         return self._title(label).replace(":", "")
 
     def _paper(self) -> dict[str, float]:
-        """Return the paper's accuracy of the target on protected images, by column, if the data set is the paper's."""
+        """Return the paper's accuracy of the target on protected images (%), by column, or nothing for other data sets."""
         if self._asked["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER
@@ -302,9 +303,9 @@ class Trainer:
 
     def _begin_network(self, label: str, step: int, total: int) -> None:
         self._label = label
-        if label.partition(" ")[0] in ("classifier", "generator", "compressor"):  # other bars are of reading or downloading
+        if label.partition(" ")[0] in ("classifier", "generator", "compressor"):  # other bars show reading or downloading
             self.totals[label] = total
-            if step == 0 or label not in self.histories:  # otherwise the network's curve continues
+            if step == 0 or label not in self.histories:  # else the network resumes, and its curve continues
                 self.histories[label] = []
             self._draw()
         if self.state == TRAINING:

@@ -1,15 +1,16 @@
-"""The figures: one visual language for notebooks, report and papers. The colours are those of Okabe and Ito.
+"""The figures, with one visual language for notebooks, report and papers. The colours are those of Okabe and Ito.
 
 ::
 
     style        colours, defaults, a line with its interval
     galleries    pictures in rows and columns
+    labels       labels next to points
     recognition  accuracy over strength, bytes and pairs
     learning     loss and accuracy during and after training
     timing       the components of a picture's latency
     energy       the energy of a picture on the phone
-    attacks      the success of attackers, and the price of reducing it
-    surface      all of it over strength and rate
+    attacks      the success of attackers, and its trade-off with accuracy and bits
+    surface      accuracy, similarity and an attacker's gain over strength and rate
 """
 
 from .attacks import attack_curves, attack_effort, attack_pairs, attack_rates, front, pareto

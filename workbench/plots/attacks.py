@@ -1,4 +1,4 @@
-"""The success of attackers over strength, bits, pairs and effort, and the price of reducing it."""
+"""Figures of attackers' success over strength, bits, pairs and effort, and of its trade-off with accuracy and bits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ SOURCE_TITLES = {"same": "the same data", "other": "other data", "noise": "noise
 def attack_curves(rows: Sequence[Row], control: Row, recognisable: dict[str, float], title: str) -> Figure:
     """Draw an attacker's PSNR and SSIM over the perturbation's strength, and the target's accuracy.
 
-    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the class's mean image. `recognisable` has the values
-    at and above which a reconstruction counts as recognisable.
+    `rows` come from `audit.sweeps.of_strength`. `control` is the row of the class's mean image. `recognisable` has the
+    thresholds from which a reconstruction counts as recognisable.
     """
     figure, axes = subplots(1, 3, figsize=(10, 3.3))
     x = [row["point"] for row in rows]
@@ -53,7 +53,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
         axis.set(xlabel="payload to the cloud (bits/image)", xscale="log")
         axis.margins(x=0.14, y=0.16)
     _finished(figure, axes, title)
-    axes[2].set_ylim(0, 125)  # leaves room for names
+    axes[2].set_ylim(0, 125)  # room for the codecs' names
     axes[2].set_yticks(range(0, 101, 20))
     for axis, key, factor in zip(axes, (*AXIS_LABELS, "answered"), (1, 1, 100), strict=True):
         at = [(row["bits"].value, factor * row[key].value) for row in rows]
@@ -62,7 +62,7 @@ def attack_rates(rows: Sequence[Row], control: Row, recognisable: dict[str, floa
 
 
 def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: dict[str, float], title: str) -> Figure:
-    """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source.
+    """Draw an attacker's PSNR and SSIM over its number of training pairs (log scale), one line for each source of pairs.
 
     `sources` come from `audit.sweeps.of_pairs`: same, other, noise.
     """
@@ -75,7 +75,7 @@ def attack_pairs(sources: dict[str, Sequence[Row]], control: Row, recognisable: 
     for axis in axes:
         axis.set(xlabel="pairs that the attacker learns from", xscale="log")
         axis.set_xticks(counts, [f"{count:,}" for count in counts])
-        axis.tick_params(axis="x", labelsize=8)  # the numbers of neighbours must not touch
+        axis.tick_params(axis="x", labelsize=8)  # adjacent tick labels must not touch
         axis.minorticks_off()
         axis.margins(x=0.08)
     return _finished(figure, axes, title)
@@ -103,7 +103,7 @@ def attack_effort(rows: Sequence[Row], control: Row, title: str) -> Figure:
 def front(points: Sequence[Row]) -> list[bool]:
     """Return for each point whether it is on the Pareto front.
 
-    A point has `answered` (accuracy, higher is better), `bits` (lower is better), both Estimates, and `over` (dB, lower is
+    A point has `answered` (accuracy, higher is better) and `bits` (lower is better), both Estimates, and `over` (dB, lower is
     better).
     """
     costs = [(-point["answered"].value, point["bits"].value, point["over"]) for point in points]
@@ -154,7 +154,7 @@ def pareto(points: Sequence[Row], title: str) -> Figure:
 
 
 def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) -> None:
-    """Draw the control with its interval, and the literature's threshold."""
+    """Draw the control with its interval, and the recognisability thresholds, as horizontal lines."""
     for axis, key in zip(axes, AXIS_LABELS, strict=False):
         level: Estimate = control[key]
         axis.axhline(level.value, color="black", lw=1, ls="--", label="class mean (control)")
@@ -163,7 +163,7 @@ def _levels(axes: Sequence[Axes], control: Row, recognisable: dict[str, float]) 
 
 
 def _finished(figure: Figure, axes: Sequence[Axes], title: str) -> Figure:
-    """Label the axes, and draw one legend for all of them below."""
+    """Label the axes, draw one legend below them, and return the figure."""
     for axis, text in zip(axes, AXIS_LABELS.values(), strict=False):
         axis.set_ylabel(text)
     axes[1].set_ylim(top=min(1.02, axes[1].get_ylim()[1]))  # an SSIM is at most 1, a normal interval may reach above it

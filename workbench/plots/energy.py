@@ -1,4 +1,4 @@
-"""The energy of a picture on the phone."""
+"""Figures of the phone's energy for a picture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PART_COLOURS = ("#9A9A9A", ORANGE, PURPLE, BLUE, SKY, GREEN)
 
 
 def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str, meter: str) -> Figure:
-    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's on an axis of its own.
+    """Draw the energy of a picture by arrangement (mJ): ours by part, and the paper's in a second panel.
 
     A row of `ours` is a result of `energy_model.energy`. Thin bars show the range over the assumptions, thick bars the 95 %
     interval over repetitions. `paper` has mJ a picture by the same names. If it is empty, there is no second panel.
@@ -61,7 +61,7 @@ def energy_bars(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float
 
 
 def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, float], title: str) -> Figure:
-    """Draw each arrangement's energy in percent of the baseline's: ours with its range and its interval, and the paper's.
+    """Draw each arrangement's energy in percent of the baseline's: ours with range and interval, and the paper's.
 
     A row of `ours` comes from `bench.energy_model.shares`. `paper` has percent by the same names.
     """
@@ -87,13 +87,13 @@ def energy_shares(ours: Mapping[str, Mapping[str, Any]], paper: Mapping[str, flo
 
 
 def _numbers(axis: Axes, values: Any, right: Any) -> None:
-    """Write each bar's value to the right of both the bar and `right`."""
+    """Write each bar's value to the right of its end, and not left of the position `right`."""
     for row, (value, end) in enumerate(zip(values, right, strict=True)):
         axis.annotate(f"{value:.2f}", (max(value, end), row), (6, 0), textcoords="offset points", va="center", fontsize=9)
 
 
 def _reach(middle: Any, low: Any, high: Any) -> Any:
-    """Return the lengths of error bars on both sides (2 x N)."""
+    """Return the lengths of error bars below and above `middle` (2 x N)."""
     return np.clip(np.array([middle - low, high - middle]), 0, None)
 
 

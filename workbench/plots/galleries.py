@@ -1,4 +1,4 @@
-"""Pictures in rows and columns."""
+"""Figures of pictures in rows and columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GAP = 2  # pixels between the pictures of a mosaic
 
 
 def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
-    """Draw rows of images, each N x 3 x H x W in [0, 1], with their names on the left and `captions` above the columns."""
+    """Draw rows of images, each N x 3 x H x W in [0, 1], with row names on the left and `captions` above the columns."""
     n = max(len(images) for images in rows.values())
     figure, axes = subplots(len(rows), n, figsize=(1.35 + 0.95 * n, 0.98 * len(rows) + 0.25), squeeze=False)
     for line, (name, images) in zip(axes, rows.items(), strict=True):
@@ -39,7 +39,7 @@ def gallery(rows: dict[str, Tensor], captions: Sequence[str] = ()) -> Figure:
 def reconstructions(images: Tensor, guesses: dict[str, Tensor], title: str, each: int = 5) -> Figure:
     """Draw each attacker's best and worst guesses by PSNR, with the originals above them and the PSNR (dB) below.
 
-    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` has guesses of the first of them by the attacker's name.
+    `images` are the N x 3 x H x W originals in [0, 1]. `guesses` maps an attacker's name to its guesses of the first of these.
     """
     each = min(each, len(images))
     figure, axes = subplots(len(guesses), 2, figsize=(1.7 + 1.3 * each, 0.35 + 1.72 * len(guesses)), squeeze=False)
@@ -78,7 +78,7 @@ def _line(images: Tensor) -> np.ndarray[Any, Any]:
 
 
 def comparison(views: Sequence[Any], gain: float, title: str) -> Figure:
-    """Draw one row for each view of `explore`: original, protected, at the cloud, signed residual, and a column of figures.
+    """Draw a row for each view of `explore`: original, protected, at the cloud, signed residual, and a column of text.
 
     A view has the images `original`, `protected` and `cloud` (3 x H x W in [0, 1]), and `guess` if an attacker was trained.
     """

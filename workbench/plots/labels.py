@@ -1,4 +1,4 @@
-"""Labels next to points, placed so that they cover nothing."""
+"""Place labels next to points, so that they cover nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .style import GREY
 __all__ = ["label_points"]
 
 Point = tuple[float, float]
-NEAR = 10  # pt; a line leads to a name that stands farther away
+NEAR = 10  # pt; a line connects a point with a name that is farther away
 # Offsets of a name from its point (pt), best first: left and right, above and below, diagonal, then the same farther away.
 PLACES = [
     (reach * math.cos(eighth * math.pi / 4), reach * math.sin(eighth * math.pi / 4))
@@ -65,7 +65,7 @@ def label_points(
 
 
 def _along(ends: Any) -> Any:
-    """Return the pixels along a stroke from one end to the other, two pixels apart (N x 2)."""
+    """Return points on a stroke from end to end, two pixels apart (N x 2)."""
     count = 2 + int(np.hypot(*(ends[1] - ends[0])) / 2)
     return np.linspace(ends[0], ends[1], count)
 
@@ -79,13 +79,13 @@ def _side(right: float) -> Literal["left", "center", "right"]:
 
 
 def _box(place: Any, right: float, up: float, size: Bbox) -> tuple[float, float, float, float]:
-    """Return the box of a text of a given size next to a place: left, bottom, right and top (pixels)."""
+    """Return the bounding box (pixels) of a text next to a place: left, bottom, right and top."""
     left = place[0] + right - {"left": 0.0, "center": 0.5, "right": 1.0}[_side(right)] * size.width
     bottom = place[1] + up - size.height / 2
     return left, bottom, left + size.width, bottom + size.height
 
 
 def _overlap(boxes: Any, others: Any) -> Any:
-    """Return the area of each box (N x 4: left, bottom, right, top) that other boxes (M x 4) cover (N)."""
+    """Return the area of each box (N x 4: left, bottom, right, top) that the other boxes (M x 4) cover (N)."""
     common = np.minimum(boxes[:, None, 2:], others[None, :, 2:]) - np.maximum(boxes[:, None, :2], others[None, :, :2])
     return common.clip(min=0).prod(axis=2).sum(axis=1)

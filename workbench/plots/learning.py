@@ -1,4 +1,4 @@
-"""Learning curves by epoch, during and after training."""
+"""Learning curves over steps, during and after training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .style import BLUE, GREEN, GREY, ORANGE, PURPLE, subplots
 __all__ = ["learning_curves", "training_curves"]
 
 History = Sequence[Mapping[str, Any]]
-LEAST = 4  # columns: with fewer, a column is as wide as with four
+LEAST = 4  # minimum number of columns in the layout
 
 
 def learning_curves(
@@ -21,7 +21,7 @@ def learning_curves(
 ) -> Figure:
     """Draw each network's validation accuracy (%) and losses over its steps, one column for each network.
 
-    `histories` come from `training.fit`. `totals` has the planned number of steps, if known. `paper` has the paper's accuracy
+    `histories` come from `training.fit`. `totals` has the planned numbers of steps, if known. `paper` has the paper's accuracy
     (%) of some networks, drawn as a line. A mark shows the best epoch, whose weights are kept.
     """
     columns = max(1, len(histories))

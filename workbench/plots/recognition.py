@@ -1,4 +1,4 @@
-"""The accuracy of targets and auxiliaries over strength, over bytes, and by pair."""
+"""Figures of the target's and the auxiliary's accuracy over strength, over bytes, and by pair."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["accuracy_bytes", "heatmap", "rate_accuracy", "strength_curves"]
 
 
 def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Figure:
-    """Draw accuracy, SSIM and bytes against perturbation strength, from the rows of `Evaluation.curve`."""
+    """Draw accuracy, SSIM and bytes over the perturbation's strength, from the rows of `Evaluation.curve`."""
     figure, (accuracy, ssim, size_axis) = subplots(1, 3, figsize=(10, 3))
     x = [row["point"] for row in rows]
     band(accuracy, x, [row["target"] for row in rows], "target", BLUE, 100)
@@ -36,7 +36,7 @@ def strength_curves(rows: list[dict[str, Any]], chance: float, title: str) -> Fi
 def accuracy_bytes(
     curves: dict[str, list[dict[str, Any]]], title: str, points: dict[str, dict[str, Any]] | None = None
 ) -> Figure:
-    """Draw accuracy over bytes (log scale) for codecs of variable quality, and single `points` for the others."""
+    """Draw accuracy over bytes (log scale): curves for codecs of variable quality, and `points` for the other codecs."""
     figure, (quality, rate) = subplots(1, 2, figsize=(10, 3.4))
     for colour, (name, rows) in zip((BLUE, ORANGE, GREEN, PURPLE), curves.items(), strict=False):
         band(quality, [row["point"] for row in rows], [row["target"] for row in rows], name, colour, 100)
@@ -57,10 +57,10 @@ def accuracy_bytes(
 def rate_accuracy(
     curves: dict[str, list[dict[str, Any]]], points: dict[str, dict[str, Any]], label: Estimate, classes: int, title: str
 ) -> Figure:
-    """Draw accuracy over bytes with the theoretical bound for codecs, and the accuracy of sending only the label.
+    """Draw accuracy over bytes with the theoretical bound for codecs, and the accuracy of an edge that sends only the label.
 
-    `label` is the accuracy of an edge that classifies locally and sends the class, log2 K bits. `curves` and `points` are as in
-    `accuracy_bytes`.
+    `label` is the accuracy of an edge that classifies locally and sends the class in log2 K bits. `curves` and `points` are as
+    in `accuracy_bytes`.
     """
     figure, axis = subplots(figsize=(8.2, 4.2))
     shares = np.linspace(1 / classes + 0.02, 1 - 1e-6, 200)

@@ -1,4 +1,4 @@
-"""The elements that all figures share: the colours, matplotlib's defaults, lines and points with intervals."""
+"""The elements that all figures share: colours, matplotlib's defaults, and lines and points with intervals."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def use_style() -> None:
 def subplots(
     rows: int = 1, columns: int = 1, figsize: tuple[float, float] = (6, 4), squeeze: bool = True
 ) -> tuple[Figure, Any]:
-    """Return a figure with axes outside pyplot: no cell shows it automatically, and any thread may draw it."""
+    """Return a figure and its axes, made without pyplot: no cell shows it automatically, and any thread may draw it."""
     use_style()
     figure = Figure(figsize=figsize, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
 def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colour: str, factor: float = 1.0) -> None:
-    """Draw a line over `x` with its 95 % interval as a band, both multiplied by `factor`."""
+    """Draw estimates over `x` as a line, with their 95 % intervals as a band, both multiplied by `factor`."""
     axis.plot(x, [factor * e.value for e in estimates], color=colour, marker=".", label=label)
     axis.fill_between(
         x, [factor * e.low for e in estimates], [factor * e.high for e in estimates], color=colour, alpha=0.18, lw=0
@@ -55,6 +55,6 @@ def band(axis: Axes, x: list[float], estimates: list[Estimate], label: str, colo
 
 
 def point(axis: Any, x: float, y: Estimate, name: str, colour: str, marker: str) -> None:
-    """Draw a proportion in percent with its 95 % interval."""
+    """Draw a proportion in percent as a point with its 95 % interval."""
     bars = [[100 * (y.value - y.low)], [100 * (y.high - y.value)]]
     axis.errorbar([x], [100 * y.value], yerr=bars, fmt=marker, color=colour, capsize=3, label=name)

@@ -1,12 +1,14 @@
-"""Training of all networks: classifiers, generators, compressors. Deterministic by seed, resumable, with one progress bar.
+"""Training of all networks: classifiers, generators, compressors. It is deterministic by seed and resumable.
 
 ::
 
-    objectives protection compression   the losses; leakage: a bound for every attacker
-    adversary    ... against an inversion network
+    objectives   the interface of a loss, and the classifiers' loss
+    protection   the generator's losses; leakage: a bound on the information for every attacker
+    adversary    the generator's loss against an inversion network
+    compression  the compressor's losses; variable_rate: for many rates
     batches      the images of each step
     loop         `fit`; schedules, devices, resume: its schedule, its device, its checkpoints
-    fitting      networks saved as weights with their manifests
+    fitting      fit an objective, and save its networks as weights with their manifests
     presets      the settings and losses by name
     recipes      the training of each kind of network
     budget       schedules that fit a time budget

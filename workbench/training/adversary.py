@@ -1,4 +1,4 @@
-"""Min-max training of a generator against an inversion network, in turns."""
+"""Min-max training of a generator against an inversion network, in alternating steps."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .protection import GeneratorLoss, GeneratorObjective
 
 __all__ = ["AdversarialObjective", "Defence", "class_means", "labelled_unet", "with_labels"]
 
-WARM_UP = 0.1  # share of the steps in which the adversarial term grows to its full weight
-PACE = 4.0  # the adversary's learning rate over the generator's
-TURNS = 3  # steps, one of which is the generator's: a slow adversary would miss what a newly trained one finds
+WARM_UP = 0.1  # share of the steps over which the adversarial term's weight increases
+PACE = 4.0  # ratio of the adversary's learning rate to the generator's
+TURNS = 3  # steps in a cycle, one of which trains the generator: a slow adversary would be too weak
 
 
 @dataclass(frozen=True)
 class Defence:
-    """The adversarial term of a generator's loss: weight * the share that an inversion network recovers beyond the label.
+    """The adversarial term of a generator's loss: `weight` times the share that an inversion network recovers beyond the label.
 
     `noise` is the standard deviation of the generator's random component (see `PerturbationGenerator`; None: unchanged).
-    `strength` is the strength at which the generator will be used, `width` the inversion network's. A weight of 0 trains
+    `strength` is the strength at which the generator will be used, `width` the inversion network's width. A weight of 0 trains
     without the adversary.
     """
 
@@ -48,12 +48,12 @@ class Defence:
 
 
 def class_means(split: Split, classes: int) -> Tensor:
-    """Return the mean image of each class, K x 3 x H x W in [0, 1]: the best guess of a picture from its label alone."""
+    """Return the mean image of each class, K x 3 x H x W in [0, 1]. It is the best guess of a picture from its label."""
     return torch.stack([to_float(split.images[split.labels == k]).mean(0) for k in range(classes)])
 
 
 def labelled_unet(width: int, classes: int) -> UNet:
-    """Return a U-Net whose input has one more channel for each class (see `with_labels`)."""
+    """Return a U-Net with one further input channel for each class (see `with_labels`)."""
     unet = UNet(width)
     first = unet.inc.f[0]
     assert isinstance(first, nn.Conv2d)
@@ -62,13 +62,13 @@ def labelled_unet(width: int, classes: int) -> UNet:
 
 
 def with_labels(images: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Return images N x 3 x H x W followed by their one-hot labels as constant channels, N x (3 + K) x H x W."""
+    """Append one-hot labels as constant channels to images N x 3 x H x W. Return N x (3 + K) x H x W."""
     channels = F.one_hot(labels, classes).to(images)[:, :, None, None].expand(-1, -1, *images.shape[-2:])
     return torch.cat([images, channels], 1)
 
 
 class _Contest(nn.Module):
-    """A generator and its adversary, as one network."""
+    """A generator and its adversary as one network for the optimiser."""
 
     def __init__(self, generator: PerturbationGenerator, inverter: nn.Module) -> None:
         super().__init__()
@@ -82,10 +82,10 @@ class AdversarialObjective(Objective):
 
         x -> generator (+ noise) -> x' -> m + I(x', y) -> x''       R = 1 - MSE(x'', x) / MSE(m, x)
 
-    m is the mean image of x's class y. I gets the label, as every attacker does, and predicts the residual over m. So
-    everything that it recovers is beyond the label. Of three steps, two train I on the generator's output, and one trains the
-    generator against the present I. A negative R counts as zero: such an adversary has learnt nothing, and a larger error of
-    this one network would not protect against another (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
+    m is the mean image of x's class y. I knows the label, as every attacker does, and predicts the residual over m. So R counts
+    only what I recovers beyond the label. Of three steps, two train I on the generator's output, and one trains the generator
+    against the present I. A negative R counts as zero: I has then learnt nothing, and a larger error of this one network would
+    not protect against another (inversion networks: He et al. 2019; the game: Goodfellow et al. 2014).
     """
 
     adversarial = True
@@ -112,7 +112,7 @@ class AdversarialObjective(Objective):
         return [self.contest.generator]
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the generator's parameters, and the adversary's with a higher learning rate, so that it keeps up."""
+        """Return the parameters of both networks. The adversary has a higher learning rate, to follow the generator."""
         generator = [p for p in self.contest.generator.parameters() if p.requires_grad]
         return [
             {"params": generator, "scale": 1.0},
@@ -120,24 +120,21 @@ class AdversarialObjective(Objective):
         ]
 
     def at(self, step: int, total: int) -> None:
-        """Choose the network that learns in this step."""
+        """Select the network that this step trains."""
         self.protection.at(step, total)
         self.attacks = step % TURNS != 0
         self.turn = "adversary" if self.attacks else "generator"
         self.ramp = min(1.0, step / max(1.0, WARM_UP * total))
 
     def recovered(self, protected: Tensor, images: Tensor, labels: Tensor) -> Tensor:
-        """Return R of a batch: the recovered share beyond the label, a scalar of at most 1."""
+        """Return R of a batch, the share recovered beyond the label: a scalar of at most 1."""
         means = self.means[labels]
         residual = self.contest.inverter(with_labels((protected - 0.5) * 4, labels, len(self.means)))
         with torch.autocast(images.device.type, enabled=False):
             return 1 - F.mse_loss(means + residual.float(), images) / F.mse_loss(means, images)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of the network that learns in this step.
-
-        In evaluation, return the generator's loss, all figures and R.
-        """
+        """Return the loss and figures of the network that this step trains. In evaluation it is the generator."""
         if self.training and self.attacks:
             with torch.no_grad():
                 protected, _ = self.protection.protect(images)

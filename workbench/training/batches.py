@@ -1,4 +1,4 @@
-"""The images of each training step: chosen by seed and step alone, each epoch a permutation; cropped, flipped, resized."""
+"""The images of each training step, chosen by seed and step only: epochs as permutations, and augmentation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Feed", "batches", "crop_and_flip", "resize", "rows_of", "seed_step",
 
 
 def seed_step(seed: int, step: int) -> int:
-    """Mix (seed, step) to 63 bits, so that neighbouring steps share nothing (SplitMix64's finaliser)."""
+    """Return a seed of 63 bits for one step. Neighbouring steps get unrelated seeds (SplitMix64's finaliser)."""
     z = (seed * 0x9E3779B97F4A7C15 + (step + 3) * 0xD1B54A32D192ED03) & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF
     z = (z ^ z >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
@@ -24,7 +24,7 @@ def seed_step(seed: int, step: int) -> int:
 
 
 def rows_of(n: int, batch: int, step: int, seed: int) -> Tensor:
-    """Return the rows of the training split in one step. An epoch is one permutation of all rows."""
+    """Return the row indices of one step in the training split. An epoch is one permutation of all rows."""
     epoch, position = divmod(step, math.ceil(n / batch))
     return _order(n, epoch, seed)[position * batch : (position + 1) * batch]
 
@@ -34,7 +34,7 @@ def _order(n: int, epoch: int, seed: int) -> Tensor:
 
 
 class Feed:
-    """The training images on the device, and the batch of each step. Augmentation runs on the device, too.
+    """The training images on the device, and the augmented batch of each step.
 
     `sizes` are pairs of a share of the `total` steps and the images' side in pixels from that step on (progressive sizes).
     """
@@ -59,7 +59,7 @@ class Feed:
         return len(self.labels)
 
     def rows(self, step: int) -> Tensor:
-        """Return the rows of a step, on the device. The permutation of an epoch is sent there once."""
+        """Return the row indices of a step, on the device. The permutation of an epoch is transferred once."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             self._epoch, self._rows = epoch, _order(len(self), epoch, self.seed).to(self.device)
@@ -74,29 +74,29 @@ class Feed:
 
 
 def side_at(sizes: Sequence[tuple[float, int]], progress: float) -> int | None:
-    """Return the side of training images at this share of the steps, or None for the original size."""
+    """Return the images' side in pixels after a share `progress` of the steps, or None for the original size."""
     return next((side for start, side in reversed(sizes) if progress >= start), None)
 
 
 def resize(images: Tensor, side: int | None) -> Tensor:
-    """Resize square images by antialiased bilinear interpolation. They stay unchanged if `side` is None or theirs."""
+    """Resize square images to `side` pixels by antialiased bilinear interpolation. None keeps their size."""
     if side is None or images.shape[-1] == side:
         return images
     return F.interpolate(images, size=side, mode="bilinear", antialias=True)
 
 
 def batches(split: Split, batch: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield a split's images in [0, 1] and labels in order, `batch` at a time, on a device."""
+    """Yield images in [0, 1] and labels of a split in order, `batch` at a time, on a device."""
     for start in range(0, len(split), batch):
         images = to_float(split.images[start : start + batch].to(device))
         yield images.contiguous(memory_format=torch.channels_last), split.labels[start : start + batch].to(device)
 
 
 def crop_and_flip(mirror: bool, padding: int = 4, erase: int = 0) -> Callable[[Tensor], Tensor]:
-    """Return the papers' augmentation: a random crop after zero padding, and a horizontal flip if labels survive it.
+    """Return the papers' augmentation: a random crop after zero padding and, with `mirror`, a random horizontal flip.
 
-    With `erase`, pixels closer than `erase / 2`, in both directions, to a random one become grey (cutout), which the papers do
-    not do.
+    With `erase`, pixels less than `erase / 2` from a random pixel in both directions become grey (cutout). The papers do not
+    use this.
     """
 
     def augment(images: Tensor) -> Tensor:

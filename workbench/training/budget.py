@@ -45,29 +45,29 @@ from .schedules import Plan, TrainingSettings, steps
 __all__ = ["SHARES", "Budget", "Cost", "classifier_weight", "for_gpu", "measured", "schedule", "within"]
 
 SHARES = {"classifier": 5.0, "encoder": 2.0, "generator": 3.0, "compressor": 2.0}
-USABLE = 0.85  # of a share for training; the rest is for loading, measuring and fitting tables
-LONGEST = 3  # times the preset's schedule: the rest of a share goes to the following networks
-VALIDATIONS = 12  # in one training, at most
-WARM_UP = 3  # steps before the measurement, which allocate memory and choose algorithms
-WARM_UP_SHARE = 0.02  # of a share, at least, for measuring the speed
-MEASURED = 6  # measured steps, at least
+USABLE = 0.85  # part of a share that is used for training, not for loading, measuring and fitting tables
+LONGEST = 3  # longest schedule, as a multiple of the preset's; unused time goes to the next networks
+VALIDATIONS = 12  # maximum in one training
+WARM_UP = 3  # steps before the measurement: they allocate memory and choose algorithms
+WARM_UP_SHARE = 0.02  # minimum part of a share for measuring the speed
+MEASURED = 6  # minimum number of measured steps
 COMPILE_S = 60.0  # approximate time of torch.compile
-COMPILE_PAYS = 5  # compiling is tried if the share is at least this many times as long
-GPU_BATCH = 4  # times the preset's batch, because small kernels leave a GPU idle
+COMPILE_PAYS = 5  # compiling is tried if the share is longer than this many times COMPILE_S
+GPU_BATCH = 4  # factor on the preset's batch: small kernels would leave a GPU idle
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The seconds of one training image, and of one validation."""
+    """The measured seconds of one training image, and of one validation."""
 
     image: float
     validation: float
 
 
 class Budget:
-    """Seconds to divide among networks, by name and kind. A file keeps them, so that a second call continues with the rest.
+    """A budget of seconds for several networks. A file stores its state, so that a second call continues with the rest.
 
-    `weights` maps the networks to be trained to their weights. A file of another budget is ignored.
+    `weights` maps the names of the networks to be trained to their weights. A file with another number of seconds is ignored.
     """
 
     def __init__(self, seconds: float, weights: Mapping[str, float], path: Path) -> None:
@@ -76,18 +76,18 @@ class Budget:
         self.seconds, self.weights, self.path = seconds, dict(weights), path
         self.used, self.schedules = 0.0, dict[str, dict[str, Any]]()
         self._since = time.monotonic()
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged file begins a new budget
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # a missing or damaged file starts a new budget
             kept = json.loads(path.read_text())
             if kept["seconds"] == seconds:
                 self.used, self.schedules = float(kept["used"]), dict(kept["schedules"])
 
     @property
     def left(self) -> float:
-        """The seconds that remain."""
+        """The remaining seconds."""
         return max(0.0, self.seconds - self.used - (time.monotonic() - self._since))
 
     def share(self, name: str) -> float:
-        """Return the seconds for one network."""
+        """Return the seconds for one network, from its weight and the remaining time."""
         weight = self.weights.get(name, SHARES["generator"])
         return self.left * weight / sum({**self.weights, name: weight}.values())
 
@@ -98,24 +98,24 @@ class Budget:
         write_json(self.path, {"seconds": self.seconds, "used": self.used, "schedules": self.schedules})
 
     def done(self, name: str) -> None:
-        """Remove a trained network from the list."""
+        """Remove a trained network, so that its unused time goes to the others."""
         known = self.weights.pop(name, None) is not None
         if self.schedules.pop(name, None) is not None or known:
             self.note()
 
     def close(self) -> None:
-        """Delete the budget's file, because all networks are trained."""
+        """Delete the budget's file, once all networks are trained."""
         self.path.unlink(missing_ok=True)
 
 
 def classifier_weight(name: str, num_classes: int = 10) -> float:
-    """Return a classifier's weight in the budget. It grows with the square root of its cost."""
+    """Return a classifier's weight in the budget, which grows with the square root of its operations."""
     return SHARES["classifier"] * math.sqrt(_flops(name, num_classes) / _flops("resnet18", num_classes))
 
 
 def _flops(name: str, num_classes: int) -> int:
     with Unset():
-        network = Classifier(name, num_classes, width=8).eval()  # the ratios between networks are those of full width
+        network = Classifier(name, num_classes, width=8).eval()  # cheap: the ratios are those of full width
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(torch.zeros(1, 3, 32, 32))
     return int(counter.get_total_flops())
@@ -130,7 +130,7 @@ def within(
     augment: Callable[[Tensor], Tensor],
     device: str,
 ) -> TrainingSettings:
-    """Return the settings with which a training fits its share of a budget. An interrupted training keeps its settings."""
+    """Return the settings that fit a training into its share of a budget. A resumed training keeps its first settings."""
     name = plan.names[-1]
     if (kept := budget.schedules.get(name)) is not None:
         return TrainingSettings.from_json(kept)
@@ -144,7 +144,7 @@ def within(
     cost = measure(settings)
     if gpu and seconds > COMPILE_PAYS * COMPILE_S:
         settings, cost = _compiled(settings, cost, measure, seconds)
-    settings = schedule(settings, cost, len(train), budget.share(name))  # the share is smaller now, since measuring took time
+    settings = schedule(settings, cost, len(train), budget.share(name))  # smaller by the time of measuring
     count = steps(len(train), settings) * settings.batch
     tqdm.write(
         f"{name}: {seconds:.0f} s of the budget, {1 / cost.image:,.0f} images a second: {count / len(train):.3g} epochs",
@@ -156,23 +156,26 @@ def within(
 
 
 def for_gpu(settings: TrainingSettings) -> TrainingSettings:
-    """Return settings with larger batches and a matching learning rate (Goyal et al. 2017; for AdamW its square root)."""
+    """Return settings with larger batches, and with the learning rate scaled to match: linearly for SGD (Goyal et al. 2017).
+
+    For AdamW the factor is the square root.
+    """
     rate = GPU_BATCH if settings.optimizer == "sgd" else math.sqrt(GPU_BATCH)
     return replace(settings, batch=GPU_BATCH * settings.batch, learning_rate=rate * settings.learning_rate)
 
 
 def schedule(settings: TrainingSettings, cost: Cost, n: int, seconds: float) -> TrainingSettings:
-    """Return settings whose steps and validations on a split of `n` images take `seconds` at this cost.
+    """Return settings whose steps and validations on a split of `n` images take `seconds` at a measured cost.
 
-    At least one step is taken, and at most `LONGEST` times the preset's steps. Several validations take at most a tenth of the
-    time.
+    The number of steps is at least one, and at most `LONGEST` times the preset's. Validations take at most a tenth of the time,
+    unless there is only one.
     """
     usable = USABLE * seconds
     validations = min(VALIDATIONS, max(1, int(usable / 10 / max(cost.validation, 1e-9))))
     possible = max(0.0, usable - validations * cost.validation) / cost.image
     images = min(possible, LONGEST * settings.batch * steps(n, settings))
     images = settings.batch * max(1, int(images / settings.batch))
-    epochs = math.ceil(images / n) + 1  # the last batch may be smaller, so `max_images` ends the training
+    epochs = math.ceil(images / n) + 1  # one more, since a last batch may be smaller: `max_images` ends the training
     return replace(settings, epochs=epochs, max_images=images, validate_every=max(1, math.ceil(epochs / validations)))
 
 
@@ -185,7 +188,7 @@ def measured(
     device: str,
     at_least_s: float,
 ) -> Cost:
-    """Measure the cost of training on a copy of the objective. With progressive sizes, an image costs their mean."""
+    """Measure the cost of training on a copy of the objective. With progressive sizes, an image's cost is a weighted mean."""
     settings = replace(settings, epochs=1000, max_images=None)
     trainer = Trainer(copy.deepcopy(objective), train, settings, augment=augment, device=device)
     starts = [start for start, _ in settings.sizes] or [0.0]
@@ -199,10 +202,10 @@ def measured(
 
 
 def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
-    """Return the seconds an image over some steps, starting at `first`."""
+    """Return the seconds for one image, measured over some steps that start at `first`."""
     for step in range(WARM_UP):
         loss, _, _ = trainer.step(first + step)
-    float(loss.detach())  # waits for a GPU
+    float(loss.detach())  # synchronises with the GPU
     begin, count, images = time.monotonic(), 0, 0
     while count < MEASURED or time.monotonic() - begin < at_least_s:
         step = first + WARM_UP + count
@@ -217,7 +220,7 @@ def _timed(trainer: Trainer, first: int, at_least_s: float) -> float:
 def _compiled(
     settings: TrainingSettings, cost: Cost, measure: Callable[[TrainingSettings], Cost], seconds: float
 ) -> tuple[TrainingSettings, Cost]:
-    """Return compiled settings if they save more time than compiling takes, else the settings unchanged."""
+    """Return settings with torch.compile and their cost if that saves more than `COMPILE_S`, else the given ones."""
     try:
         compiled = replace(settings, compiled=True)
         faster = measure(compiled)

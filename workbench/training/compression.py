@@ -1,4 +1,4 @@
-"""Losses of the compressor: rate and distortion as in the paper, or rate and recognition, alone or with the generator."""
+"""Losses of the compressor: rate + distortion as in the paper, or rate + recognition, alone or jointly with the generator."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class CompressorLoss:
     """bits per pixel + weight * distortion.
 
     `rate-distortion`: the mean squared error between the protected image and its reconstruction, on the scale of 255 (the
-    paper's; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's,
-    bounded. The paper proposes it but does not do it. A weight of None selects the default of each.
+    paper's loss; PMC², section 3.3). `rate-accuracy`: the target's cross-entropy on the reconstruction, minus the auxiliary's,
+    which is bounded. The paper proposes this loss but does not evaluate it. A weight of None selects each kind's default.
     """
 
     kind: str = "rate-distortion"
@@ -52,10 +52,10 @@ ACTIVE, EASE, COARSEN = 4, 10.0, 6.0
 
 
 class CompressorObjective(Objective):
-    """Rate + distortion, or rate + cross-entropy of the target, on images that the frozen generator protects.
+    """Rate + distortion, or rate + the target's cross-entropy, on images that the frozen generator protects.
 
-    The second loss requires recognition by the target, not likeness to the generator's output. With an `auxiliary` it also
-    requires, like the generator's bounded loss, that the auxiliary fails on the cloud's decoded images.
+    The second loss requires that the target recognises the decoded image, not that it resembles the generator's output. With an
+    `auxiliary` it also requires that the auxiliary fails on the decoded image, like the generator's bounded loss.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class CompressorObjective(Objective):
         self.auxiliary = None if auxiliary is None or auxiliary.name == target.name else auxiliary.requires_grad_(False)
 
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`, which would initially all round to zero, and fit the entropy model to them.
+        """Scale the latents of `images`, which would otherwise all round to zero, and fit the entropy model to them.
 
-        `ACTIVE` channels start with a spread of several rounding steps. The others are silent and stay so. A label is a few
-        bits, and hundreds of latents that are active once in a hundred images cost more than the few that carry it.
+        `ACTIVE` channels start with a spread of several rounding steps. The others are zero and stay so. A label needs a few
+        bits. Hundreds of latents, each active once in a hundred images, would cost more than the few that carry it.
         """
         layer = self.compressor.g_a[-1]
         with torch.no_grad():
@@ -91,10 +91,11 @@ class CompressorObjective(Objective):
         refit_entropy_model(self.compressor.entropy_bottleneck, self._latents(images))
 
     def at(self, step: int, total: int) -> None:
-        """Introduce the rate gradually: fine steps and a large distortion weight first, final values in the last two fifths.
+        """Increase the rate's influence gradually: fine steps and a large distortion weight, until 60 % of the steps are done.
 
-        Under the full rate from the start, the latents become silent before the decoder has learnt to use them. The quantiser's
-        step is the scale of the latents, so coarser steps are a smaller last layer of g_a and a larger first layer of g_s.
+        With the full rate from the start, all latents become zero before the decoder has learnt to use them. The quantisation
+        step is relative to the latents' scale. So coarser steps are a smaller last layer of g_a and a larger first layer of
+        g_s.
         """
         if self.loss.kind != "rate-accuracy":
             return
@@ -114,18 +115,18 @@ class CompressorObjective(Objective):
             return torch.cat([self.compressor.g_a(self._protect(part)) for part in torch.split(images, 256)])
 
     def _protect(self, images: Tensor) -> Tensor:
-        """Return protected images. Their random component is torch's, so that a seed gives the same compressor."""
+        """Return protected images. The random component is from torch's generator, so that a seed determines the compressor."""
         return self.generator.add_noise(self.generator.noiseless(images), unforeseeable=False)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return groups in which the entropy model learns twenty times as fast. Its quantiles are solved, not learnt."""
+        """Return parameter groups: the entropy model learns twenty times as fast as the rest. Its quantiles are not trained."""
         entropy = [p for p in self.compressor.entropy_bottleneck.parameters() if p.requires_grad]
         known = {id(p) for p in entropy}
         rest = [p for p in self.network.parameters() if p.requires_grad and id(p) not in known]
         return [{"params": rest, "scale": 1.0}, {"params": entropy, "scale": 20.0}]
 
     def before_validation(self, images: Tensor) -> None:
-        """Update the integer tables. If training rounds like the coder, first fit the entropy model to `images`."""
+        """Update the integer tables. For rate-accuracy, first fit the entropy model to the rounded latents of `images`."""
         if self.loss.kind == "rate-distortion":
             self.compressor.update(force=True, update_quantiles=True)
             return
@@ -133,10 +134,10 @@ class CompressorObjective(Objective):
 
     @torch.no_grad()
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest latents of `images` and their counts (see `entropy`).
+        """Store the commonest latents of `images` and their counts in the compressor (see `entropy`).
 
-        Return bits and accuracy of the chosen patterns. With rate and accuracy, the tables for choosing patterns are stored,
-        too (see `NeuralCompressor.choose`). The figures are in-sample, because the tables were fitted to these images.
+        For rate-accuracy, also store the tables for choosing patterns (see `NeuralCompressor.choose`), and return the bits and
+        the accuracy of the chosen patterns. They are in-sample figures, because the tables were fitted to these images.
         """
         compressor = self.compressor
         device = compressor.entropy_bottleneck.quantiles.device
@@ -144,11 +145,11 @@ class CompressorObjective(Objective):
         return self._choose_patterns(torch.cat(parts), labels.to(device))
 
     def _choose_patterns(self, y: Tensor, labels: Tensor) -> dict[str, float]:
-        """Store the commonest quantised latents of y (n x M x h x w), see `finish`."""
+        """Store the commonest quantised latents of y (n x M x h x w), and the tables to choose them (see `finish`)."""
         compressor = self.compressor
         chooses = self.loss.kind == "rate-accuracy"
-        compressor.reader = compressor.reader.new_zeros(0, 0)  # rounding here, no choice of patterns
-        # With few images most patterns occur once, even all patterns of a class, so all of them can be chosen.
+        compressor.reader = compressor.reader.new_zeros(0, 0)  # without a reader, `quantise` rounds
+        # With few images, all patterns of a class may occur only once: keep patterns that occur once, too.
         patterns, counts = learn_patterns(compressor.quantise(y).cpu().numpy(), least=1 if chooses else 2)
         compressor.patterns = torch.from_numpy(patterns).to(compressor.patterns)
         compressor.pattern_counts = torch.from_numpy(counts).to(compressor.pattern_counts)
@@ -158,7 +159,7 @@ class CompressorObjective(Objective):
         decoded = [compressor.reconstruct(part, size).clamp(0, 1) for part in torch.split(compressor.patterns, 256)]
         compressor.answers = torch.cat([self.target(part).softmax(1) for part in decoded])
         compressor.reader = fit_reader(compressor.sent(y, 0).flatten(1), labels, self.target.num_classes)
-        for _ in range(5):  # the choice changes the costs, and these the choice
+        for _ in range(5):  # costs depend on the counts of chosen patterns, so iterate
             chosen = torch.bincount(compressor.choose(y), minlength=len(compressor.patterns))
             kept = chosen > 0
             compressor.patterns, compressor.answers = compressor.patterns[kept], compressor.answers[kept]
@@ -194,11 +195,11 @@ class CompressorObjective(Objective):
         return bits / images[0, 0].numel() + weight * distortion, figures
 
     def _code(self, images: Tensor, straight: bool) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return x_hat, the likelihoods of y_hat and, if `straight`, y.
+        """Return x_hat, the likelihoods of y_hat and, if `straight`, y (else None).
 
-        CompressAI trains on latents with noise. Near one bit an image the noise is misleading: shifts far below a rounding
-        step, spread over hundreds of latents, carry the label through it, and rounding later removes them all. With `straight`,
-        rate and reconstruction use the rounded latents, with the gradient passed straight through the rounding.
+        CompressAI trains on latents with uniform noise. Near one bit an image this is misleading: shifts far below a rounding
+        step, spread over hundreds of latents, carry the label through the noise, but rounding later removes them. With
+        `straight`, rate and reconstruction use rounded latents, and the gradient passes straight through the rounding.
         """
         if not straight:
             out = self.compressor(images)
@@ -210,26 +211,26 @@ class CompressorObjective(Objective):
 
 
 class WithReader(nn.Module):
-    """Networks that learn as one, with a linear reader of the first latent channels. The reader is not saved."""
+    """Networks that are trained together, with a linear reader of the first latent channels. The reader is not saved."""
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         self.channels, self.reader = channels, nn.Linear(4 * channels, classes)
 
     def read(self, y: Tensor) -> Tensor:
-        """Return the logits of the reader for latents N x M x h x w."""
+        """Return the reader's logits (N x K) for latents N x M x h x w."""
         logits: Tensor = self.reader(F.adaptive_avg_pool2d(y[:, : self.channels], 2).flatten(1))
         return logits
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Load each network by its own method: the compressor's resizes its tables."""
+        """Load each network by its own method, because the compressor's resizes its tables."""
         for name, part in self.named_children():
             own = {key.removeprefix(f"{name}."): value for key, value in state_dict.items() if key.startswith(f"{name}.")}
             part.load_state_dict(own)
 
 
 class JointNetwork(WithReader):
-    """A generator and its compressor, with a reader of the active latents."""
+    """A generator and its compressor, with a reader of the compressor's active latents."""
 
     def __init__(self, generator: PerturbationGenerator, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(ACTIVE, classes)
@@ -237,14 +238,15 @@ class JointNetwork(WithReader):
 
 
 class JointObjective(CompressorObjective):
-    """The joint loss of generator and compressor, on the protected and on the decoded image. The paper has no such training.
+    """The joint loss of generator and compressor, on the protected image and on the decoded one. The paper has no such loss.
 
-    generator's loss(x') + generator's loss(x_hat), without its SSIM term + bits per pixel / weight, where x' is the edge's
-    protected image and x_hat the cloud's decoded one. The U-Net, far larger than the encoder, learns to write what the encoder
-    reads. While the decoder is untrained, its gradient says little. So a linear reader of the latents predicts the label there,
-    too, like the reader that later chooses patterns (see `NeuralCompressor.choose`). The generator's batch norms keep their
-    statistics. With `keep_encoder` its contracting half stays unchanged. In training the auxiliary, which costs as much as the
-    rest and learns sooner, sees every second picture.
+    generator's loss(x') + generator's loss(x_hat) without its SSIM term + bits per pixel / weight. x' is the edge's protected
+    image, x_hat the cloud's decoded one. The U-Net, far larger than the encoder, learns to write latents that the encoder
+    keeps. The gradient of an untrained decoder has little information. So a linear reader of the latents also predicts the
+    label, like the reader that later chooses patterns (see `NeuralCompressor.choose`).
+
+    The generator's batch norms keep their statistics. With `keep_encoder` its contracting half stays unchanged. In training the
+    auxiliary gets every second picture, because it costs as much as the rest and learns sooner.
     """
 
     def __init__(
@@ -276,10 +278,7 @@ class JointObjective(CompressorObjective):
         self.joint.reader.weight.mul_(COARSEN)
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return groups in which the trained generator learns more slowly.
-
-        At the compressor's rate it would forget the classes.
-        """
+        """Return parameter groups. The pretrained generator learns more slowly, so that it does not forget the classes."""
         generator = [p for p in self.generator.parameters() if p.requires_grad]
         known = {id(p) for p in generator}
         rest, entropy = super().groups()
@@ -290,10 +289,10 @@ class JointObjective(CompressorObjective):
         return [self.generator, self.compressor]
 
     def train(self, mode: bool = True) -> JointObjective:
-        """Set the compressor's mode. The other networks keep theirs."""
+        """Set the mode of the compressor. The other networks stay in eval mode."""
         super().train(mode)
         self.protection.eval()
-        self.protection.training = mode  # it draws strengths and noise, while its networks keep their statistics
+        self.protection.training = mode  # its training mode only draws strengths and noise
         return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -312,13 +311,13 @@ class JointObjective(CompressorObjective):
 
 
 def _likelihoods(bottleneck: EntropyBottleneck, symbols: Tensor) -> Tensor:
-    """Return the probability of each symbol (M x n integers) by its channel's learnt distribution."""
+    """Return the probability of each symbol (M x n integers) in its channel's learnt distribution."""
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood(symbols[:, None])[0])
     return likelihoods[:, 0]
 
 
 def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-4) -> Tensor:
-    """Return the multinomial logistic regression of labels (n) on latents (n x D): C x (D + 1), the biases last."""
+    """Return the weights of a logistic regression of labels (n) on latents (n x D): C x (D + 1), the biases last."""
     with torch.inference_mode(False), torch.enable_grad():
         x, labels = torch.cat([latents, torch.ones_like(latents[:, :1])], 1).detach().clone(), labels.clone()
         weights = torch.zeros(classes, x.shape[1], device=x.device, requires_grad=True)
@@ -337,8 +336,8 @@ def fit_reader(latents: Tensor, labels: Tensor, classes: int, decay: float = 1e-
 def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
     """Fit the learnt distributions to rounded latents (N x M x H x W), and update the integer tables.
 
-    Each channel's distribution depends only on its histogram. So this takes a fraction of a second, and changes no
-    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in reach keeps a small weight, for
+    Each channel's distribution depends only on its histogram. So this takes a fraction of a second. It changes no
+    reconstruction: medians stay at zero, where `CompressorObjective` rounds. Every symbol in range keeps a small weight, for
     unseen images. The method is L-BFGS, which ends when the loss no longer improves.
     """
     symbols = latents.detach().round().clamp(-127, 127).transpose(0, 1).flatten(1)  # M x n
@@ -350,14 +349,14 @@ def refit_entropy_model(bottleneck: EntropyBottleneck, latents: Tensor) -> None:
     optimizer = torch.optim.LBFGS(
         learnt, max_iter=100, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-4, line_search_fn="strong_wolfe"
     )
-    edges = torch.cat([values - 0.5, values[-1:] + 0.5]).expand(len(counts), 1, -1)  # intervals of neighbouring values touch
+    edges = torch.cat([values - 0.5, values[-1:] + 0.5]).expand(len(counts), 1, -1)  # adjacent intervals share an edge
 
     def bits() -> Tensor:
         optimizer.zero_grad(set_to_none=True)
         logits = bottleneck._logits_cumulative(edges, stop_gradient=False)[:, 0]
         below, above = logits[:, :-1], logits[:, 1:]
-        # log(sigmoid(above) - sigmoid(below)), exact far out in the tails, too, where the difference is zero in 32 bits; where
-        # the logits themselves are equal in 32 bits it is bounded
+        # log(sigmoid(above) - sigmoid(below)), exact also in the tails, where the difference is zero in 32 bits. If the logits
+        # themselves are equal in 32 bits, the result is bounded.
         gap = (above - below).clamp(min=1e-9)
         logarithms = F.logsigmoid(above) + F.logsigmoid(-below) + torch.log(-torch.expm1(-gap))
         loss = -(weights * logarithms).sum() / math.log(2)

@@ -1,4 +1,4 @@
-"""The devices of a training, its precision, and decisions on which its processes agree."""
+"""The devices of a training, its precision, and agreement between its processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 
 def on_gpu(device: str) -> bool:
-    """Return whether a training on `device` runs on a CUDA GPU. Raises UsageError if `cuda` is missing."""
+    """Return whether a training on `device` runs on a CUDA GPU. Raises UsageError if `cuda` is requested but missing."""
     if device not in DEVICES:
         raise unknown("device", device, DEVICES)
     if device == "cuda" and not torch.cuda.is_available():
@@ -37,9 +37,7 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
     from lightning_fabric import Fabric  # imports torch's compiler, which takes seconds
 
     if cuda:
-        torch.backends.cudnn.benchmark = (
-            True  # all batches have one shape, so searching the fastest algorithm pays after a few steps
-        )
+        torch.backends.cudnn.benchmark = True  # all batches have one shape, so searching for the fastest algorithm pays
     strategy = ("ddp_find_unused_parameters_true" if adversarial else "ddp") if devices > 1 else "auto"
     fabric = Fabric(accelerator=device, strategy=strategy, devices=devices, precision=precision_of(device, half))
     if devices > 1:
@@ -49,20 +47,20 @@ def launch(device: str, devices: int, half: bool, adversarial: bool = False) -> 
 
 
 def _leave() -> None:
-    """End the process group, because gloo's threads abort if they outlive the interpreter."""
+    """Destroy the process group: gloo's threads abort the process if they outlive the interpreter."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def precision_of(device: str, half: bool) -> Literal["bf16-mixed", "32-true"]:
-    """Return the precision of forward passes: bfloat16 on a CUDA GPU, and on a CPU that supports it if `half` is set."""
+    """Return the precision of forward passes: bfloat16 on a CUDA GPU or, with `half`, on a CPU that supports it."""
     if torch.cuda.is_available() and device != "cpu":
         return "bf16-mixed"
     return "bf16-mixed" if half and computes_in_16_bits() else "32-true"
 
 
 def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
-    """Return the wishes that at least one process has. Clocks and signals differ between processes, decisions must not."""
+    """Return for each flag whether any process has set it. Clocks and signals differ by process, decisions must not."""
     if fabric.world_size == 1:
         return list(wishes)
     sums = fabric.all_reduce(torch.tensor([float(wish) for wish in wishes], device=fabric.device), reduce_op="sum")
@@ -71,18 +69,18 @@ def agreed(fabric: Fabric, *wishes: bool) -> list[bool]:
 
 
 def own_rows(rows: Tensor, fabric: Fabric) -> Tensor:
-    """Return this process's rows of a batch: at least one, since a last batch may be smaller than the number of processes."""
+    """Return this process's part of a batch's rows: at least one row, since a last batch may be too small to divide."""
     return rows[fabric.global_rank % len(rows) :: fabric.world_size]
 
 
 def rank() -> int:
-    """Return the number of this training process. Process 0 writes files and messages."""
+    """Return this process's number in the training. Only process 0 writes files and messages."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return int(torch.distributed.get_rank())
-    return int(os.environ.get("LOCAL_RANK", "0"))  # Fabric sets it for the copies before the process group exists
+    return int(os.environ.get("LOCAL_RANK", "0"))  # Fabric sets it for further processes before the group exists
 
 
 def wait_for_all() -> None:
-    """Return after every training process has called this."""
+    """Wait until every process of the training has called this."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()

@@ -1,4 +1,4 @@
-"""Fit an objective to a data set and save its networks as weights, with manifests that record the training."""
+"""Fit an objective to a data set, and save its networks as weights with manifests that record the training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MEASURED_ON = {  # the split of each figure in a manifest's `metrics`, never the
     "validation": "the validation split, which also chose the checkpoint",
     "in_sample": "the images on which tables were fitted",
 }
-TABULATED = 4096  # images, at least, for counting a compressor's commonest latents
+TABULATED = 4096  # minimum number of images for counting a compressor's commonest latents
 
 
 def train_and_keep(
@@ -46,8 +46,8 @@ def train_and_keep(
 ) -> list[Manifest]:
     """Fit an objective, save each of its parts as weights, and return their manifests.
 
-    With a `budget` the schedule follows from the network's share and this machine's speed. An interrupted training does not
-    replace complete weights.
+    With a `budget` the schedule depends on the network's share and this machine's speed. An interrupted training never replaces
+    complete weights.
     """
     gpu = on_gpu(device)
     parts = objective.parts()
@@ -86,7 +86,7 @@ def train_and_keep(
         outcome.best = {
             **objective.finish(to_float(last.images), last.labels),
             **outcome.best,
-        }  # must not overwrite the validation's figures
+        }  # last: `finish` must not overwrite the validation's figures
     kept = [weights.find(name, dataset.family) for name in plan.names]
     made: list[Manifest] = []
     if rank() == 0 and not outcome.complete and all(each is not None and each.complete for each in kept):
@@ -101,7 +101,7 @@ def train_and_keep(
 
 
 def _keep(parts: list[nn.Module], dataset: Dataset, plan: Plan, outcome: Outcome, device: str) -> list[Manifest]:
-    """Write the networks and their manifests. A later part depends on the earlier ones."""
+    """Write the networks and their manifests. Each manifest names the hashes of the earlier parts."""
     settings = plan.settings
     training = {
         "preset": plan.preset,
@@ -134,14 +134,14 @@ _captures: WeakKeyDictionary[Dataset, dict[str, Split]] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class _Splits:
-    """The splits for a training: original, or as received by the edge."""
+    """The splits for a training: original images, or images as the edge receives them."""
 
     train: Split
     validation: Split
 
     @classmethod
     def of(cls, dataset: Dataset, settings: TrainingSettings) -> _Splits:
-        """Return the splits of a data set. Those through JPEG are computed once for all trainings of a process."""
+        """Return the splits of a data set. Images through JPEG are computed once in a process."""
         if not settings.captured:
             return cls(dataset.train, dataset.validation)
         kept = _captures.setdefault(dataset, {})
@@ -151,17 +151,17 @@ class _Splits:
         return cls(kept["train"], kept["validation"])
 
     def tabulated(self) -> Split:
-        """Return the images for counting a compressor's commonest latents.
+        """Return images for counting a compressor's commonest latents: the validation split, plus training images if needed.
 
-        These are the validation split's: an encoder is more certain on its training images, and would make rare latents too
-        expensive for new ones. If there are few, training images are added.
+        An encoder is more certain on its training images. Counts from these would make rare latents too expensive for new
+        images.
         """
         rest = self.train.head(max(0, TABULATED - len(self.validation)))
         return Split(torch.cat([self.validation.images, rest.images]), torch.cat([self.validation.labels, rest.labels]))
 
 
 def captured(split: Split) -> Split:
-    """Return a split as the edge receives it, through the client's JPEG (S1)."""
+    """Return a split after the client's JPEG (S1), as the edge receives it."""
     client = Client()
     files = [file for part in torch.split(split.images, 1024) for file in client.capture(to_float(part))]
     return Split(load_pictures(files, None), split.labels)

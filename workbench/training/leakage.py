@@ -1,4 +1,4 @@
-"""A bound on the information in protected pictures beyond the class, in nats, valid for every attacker."""
+"""A differentiable bound, valid for every attacker, on the information in protected pictures beyond the class."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def leakage(noiseless: Tensor, labels: Tensor, noise: float) -> Tensor:
 
         x' = clamp(z + noise * n)      I(x; x' | y) <= I(z; z + noise * n | y) <= sum over values of log(1 + V / noise^2) / 2
 
-    `noiseless` are the pictures z before their random component, N x 3 x H x W. V is the variance of each value within a
-    class, pooled over the classes in the batch. Of all signals with this variance, a Gaussian one carries most through Gaussian
-    noise, and correlated values carry less than independent ones (Cover and Thomas 2006, chapter 9). Clamping and rounding only
-    lose information. The bound is 0 if the class alone determines z. Differentiable.
+    `noiseless` are the pictures z before their random component, N x 3 x H x W. V is the variance of each value within a class,
+    pooled over the classes in the batch. Among signals of equal variance, a Gaussian one carries most information through
+    Gaussian noise. Correlated values carry less than independent ones (Cover and Thomas 2006, chapter 9). Clamping and rounding
+    only lose information. The bound is 0 if the class alone determines z. It is differentiable.
     """
     member = F.one_hot(labels).to(noiseless)
     member = member[:, member.sum(0) > 0]

@@ -1,4 +1,4 @@
-"""One training loop for every objective: deterministic by seed, resumable after a kill at any moment.
+"""One training loop for every objective. It is deterministic by seed, and resumable after a kill at any moment.
 
 Every random choice follows from (seed, step) alone, so that a resumed run repeats the steps of an uninterrupted one.
 """
@@ -34,7 +34,7 @@ __all__ = ["Outcome", "Trainer", "TrainingSettings", "fit", "rank", "steps", "wa
 
 CHECKPOINT_EVERY_S = 30.0
 COMPILER = "inductor"
-REPORT_EVERY = 10  # steps, because reading a figure waits for the GPU
+REPORT_EVERY = 10  # steps between two reports, because reading a figure waits for the GPU
 
 
 def fit(
@@ -52,12 +52,12 @@ def fit(
     devices: int = 1,
     on_epoch: Callable[[list[dict[str, Any]]], None] | None = None,
 ) -> Outcome:
-    """Train `objective.network` in place, and leave it in its state of the best validation loss.
+    """Train `objective.network` in place, and restore its state of the best validation loss at the end.
 
-    A checkpoint is written every half minute and at every interrupt. It is found again if its `identity` (settings, seed, data)
-    is the same. Ctrl-C ends the training early, after the running step: the best checkpoint so far is kept and `complete` is
-    False. A second Ctrl-C raises at once. One bar shows loss, figures and time left. `on_epoch` gets the growing history.
-    Several `devices` split each batch between them, one process each. All but the first write nothing.
+    A checkpoint is written every half minute and at every interrupt. A later call with the same `identity` (settings, seed,
+    data) resumes from it. Ctrl-C ends the training after the running step: the best state so far is kept and `complete` is
+    False. A second Ctrl-C raises at once. A progress bar shows loss, figures and time left. `on_epoch` gets the growing
+    history. Several `devices` split each batch between them, one process each, and only the first process writes files.
     """
     trainer = Trainer(objective, train, settings, seed=seed, augment=augment, device=device, devices=devices)
     identity = {**identity, "seed": seed, "settings": settings.as_json(), "precision": trainer.precision}
@@ -68,7 +68,7 @@ def fit(
 
 
 class Trainer:
-    """An objective on its device, with its optimiser, its images and the training step."""
+    """An objective on its device, with its optimiser and images. `step` runs one training step."""
 
     def __init__(
         self,
@@ -92,10 +92,10 @@ class Trainer:
         objective.eval()
         self.module, self.optimizer = self.fabric.setup(objective, _optimizer(objective, settings))
         self.feed = Feed(train, settings.batch, self.total, seed, self.fabric.device, augment, settings.sizes)
-        self._flops: dict[tuple[str, int], float] = {}  # of one image, by the kind of step and the images' side
+        self._flops: dict[tuple[str, int], float] = {}  # FLOP of one image, by the kind of step and the images' side
 
     def step(self, step: int) -> tuple[Tensor, dict[str, Tensor], float]:
-        """Run a training step. Return the loss, the figures, and the PFLOP of all processes."""
+        """Run a training step. Return the loss, the figures, and the step's PFLOP over all processes."""
         rows = own_rows(self.feed.rows(step), self.fabric)
         torch.manual_seed(seed_step(self.seed, step * self.fabric.world_size + self.fabric.global_rank))
         images, labels = self.feed.at(step, rows)
@@ -109,7 +109,7 @@ class Trainer:
         with contextlib.ExitStack() as stack:
             counter = None
             if kind not in self._flops:
-                stack.enter_context(self._eager())  # compiled operations are not counted
+                stack.enter_context(self._eager())  # the counter misses compiled operations
                 counter = stack.enter_context(FlopCounterMode(display=False))
             loss, figures = self.module(images, labels)
             self.optimizer.zero_grad(set_to_none=True)
@@ -122,12 +122,12 @@ class Trainer:
         return loss, figures, self._flops[kind] * len(rows) * self.fabric.world_size / 1e15
 
     def _eager(self) -> contextlib.AbstractContextManager[Any]:
-        """Return a context in which operations run uncompiled."""
+        """Return a context in which compiled operations run eagerly."""
         compiled: Any = torch.compiler.set_stance("force_eager") if self.settings.compiled else contextlib.nullcontext()
         return compiled  # type: ignore[no-any-return]
 
     def validate(self, split: Split) -> dict[str, float]:
-        """Return the mean loss and figures of a split."""
+        """Return the means of loss and figures over a split."""
         self.module.eval()
         self.objective.before_validation(to_float(self.feed.images[:1024]))
         sums: dict[str, Tensor] = {}
@@ -140,7 +140,7 @@ class Trainer:
 
 
 class _Run:
-    """A training from its checkpoint to the end: steps, reports, validations and checkpoints."""
+    """One run of a training, from its checkpoint to the end: steps, reports, validations and checkpoints."""
 
     def __init__(
         self,
@@ -188,11 +188,11 @@ class _Run:
             stop, due = agreed(self.trainer.fabric, interrupted.is_set(), due)
             if self.step < self.total and (stop or due):
                 self._save(stop)
-        if self.step < self.total and self.state.best is None:  # after the checkpoint, because it may change the network
+        if self.step < self.total and self.state.best is None:  # after the checkpoint: it may change the network
             self._validate()
 
     def end(self) -> Outcome:
-        """Restore the best network, and return the outcome."""
+        """Restore the best network, and return the training's outcome."""
         outcome = self.state.outcome
         outcome.complete = self.step == self.total
         if not outcome.complete and self.trainer.fabric.global_rank == 0:
@@ -220,12 +220,12 @@ class _Run:
         except StorageError as error:
             if not stop:
                 raise
-            tqdm.write(f"{self.label}: {error}", sys.stderr)  # the disk may still have room for the best network
+            tqdm.write(f"{self.label}: {error}", sys.stderr)  # go on: the disk may still have room for the best network
         self.saved = time.monotonic()
 
 
 def _require_finite(label: str, step: int, figures: dict[str, float]) -> None:
-    """Raise RunError for a figure that is not finite, because later steps would be worthless."""
+    """Raise RunError for a figure that is not finite, because further steps would be useless."""
     for name, value in figures.items():
         if not math.isfinite(value):
             raise RunError(

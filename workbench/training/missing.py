@@ -1,4 +1,4 @@
-"""Train missing networks: of one pair, or of several within a time budget."""
+"""Train the missing networks of one pair, or of several pairs within a time budget."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .recipes import train_classifier, train_compressor, train_encoder, train_ge
 
 __all__ = ["PAPER_PAIRS", "ensure", "train_all"]
 
-PAPER_PAIRS = (  # PMC2, tables 2 and 3
+PAPER_PAIRS = (  # the pairs of PMC², tables 2 and 3
     ("vgg13_bn", "resnet18"),
     ("resnet18", "vgg13_bn"),
     ("densenet121", "resnet18"),
@@ -32,7 +32,7 @@ PAPER_PAIRS = (  # PMC2, tables 2 and 3
 
 
 class _Wanted:
-    """The present networks that match each other, and the trainings of missing ones."""
+    """Collects a pair's networks that match each other, and trains the missing ones."""
 
     def __init__(self, dataset: Dataset, preset: str, budget: Budget | None, shipped: bool = True) -> None:
         self.dataset, self.preset, self.budget, self.shipped = dataset, preset, budget, shipped
@@ -45,7 +45,7 @@ class _Wanted:
         return found if found is not None and found.complete and shas.issuperset(found.depends.values()) else None
 
     def need(self, name: str, train: Callable[[], Manifest | list[Manifest]]) -> None:
-        """Train a network unless it is usable. Raises KeyboardInterrupt if training was interrupted."""
+        """Add a network, and train it unless usable weights exist. Raises KeyboardInterrupt after an interrupted training."""
         found: Manifest | list[Manifest] | None = self.usable(name)
         if found is None:
             if rank() == 0:
@@ -81,11 +81,11 @@ def ensure(
     shipped: bool = True,
     **run: Any,
 ) -> list[Manifest]:
-    """Return the manifests of a pair's classifiers, generator and compressor. Missing or interrupted ones are trained.
+    """Train the missing or interrupted networks of a pair. Return the manifests of classifiers, generator and compressor.
 
-    Existing networks are reused, whatever their preset. Weights that were trained against other networks than the present ones
-    are trained again. With `shipped` False, shipped weights count as missing. With the `variant` `paper`, generator and
-    compressor are the papers', next to the pair's own. Trainings are reported on standard error.
+    Existing networks are reused, whatever their preset, unless they were trained against other networks than the present ones.
+    With `shipped` False, shipped weights count as missing. With the `variant` `paper`, generator and compressor have the
+    papers' settings and losses, and are saved next to the pair's own. Trainings are reported on standard error.
     """
     wanted = _Wanted(dataset, preset, budget, shipped)
     run = {**run, "budget": budget}
@@ -116,8 +116,8 @@ def train_all(
 ) -> list[Manifest]:
     """Train all networks of several pairs, classifiers first, within `minutes` (None: by the preset's own schedules).
 
-    The same call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError
-    for a budget over several devices.
+    A repeated call continues an interrupted one with the remaining time. `options` are those of `ensure`. Raises UsageError for
+    a budget over several devices.
     """
     if minutes is not None and devices > 1:
         raise UsageError(f"a time budget is for one device, got {devices}: leave out --minutes or --devices")
@@ -151,7 +151,7 @@ def _budget(dataset: Dataset, missing: dict[str, float], seconds: float) -> Budg
 
 
 def _missing(dataset: Dataset, pairs: Sequence[tuple[str, str]], preset: str, variant: str = "") -> dict[str, float]:
-    """Return the weight in the budget of each network that `train_all` will train, by name."""
+    """Return the names of the networks that `train_all` will train, with their weights in the budget."""
     wanted = _Wanted(dataset, preset, None)
     missing: dict[str, float] = {}
 

@@ -1,4 +1,4 @@
-"""The interface of a loss, and the classifiers' loss. A new loss is a new Objective."""
+"""The interface of a loss, and the classifiers' loss. A new loss is a new subclass of `Objective`."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ __all__ = ["ClassifierObjective", "Objective", "clamp_inwards", "decayed_apart",
 
 
 class Objective(nn.Module):
-    """A network and its loss: forward(images, labels) -> (loss, figures by name). `network` is trained and saved.
+    """The interface of a loss: forward(images, labels) -> (loss, figures by name). `network` is trained and saved.
 
-    `adversarial` means that two networks learn in turns, one against the other. Each step then leaves some parameters
-    unchanged. A lower loss may only mean a weaker adversary, so the last network is kept, not the one with the lowest loss.
+    `adversarial` means that two networks learn in turns, one against the other, so that a step leaves some parameters
+    unchanged. Then a lower loss may only mean a weaker adversary, so the last network is kept, not the one with the lowest
+    loss.
     """
 
     network: nn.Module
     adversarial = False
-    turn = ""  # names the kind of step, if steps differ in cost
+    turn = ""  # the kind of the present step, if steps differ in cost
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode of trainable parts. Frozen parts stay in eval mode, so that their batch norms keep their statistics."""
+        """Set the mode. Frozen parts stay in eval mode, so that their batch norms keep their statistics."""
         super().train(mode)
         if mode:
             for child in self.children():
@@ -42,24 +43,24 @@ class Objective(nn.Module):
         return [{"params": [p for p in self.network.parameters() if p.requires_grad], "scale": 1.0}]
 
     def at(self, step: int, total: int) -> None:
-        """Called before every training step."""
+        """Prepare the objective for a training step. The loop calls this before each step."""
 
     def before_validation(self, images: Tensor) -> None:
-        """Prepare the network as for later use. `images` are some of the training split."""
+        """Update whatever the network needs for inference, such as tables. `images` are some of the training split."""
 
     def finish(self, images: Tensor, labels: Tensor) -> dict[str, float]:
-        """Fit tables to the best network on validation images. Return in-sample figures, named `..._in_sample`."""
+        """Fit tables to the best network on `images`. Return in-sample figures, named `..._in_sample`."""
         return {}
 
 
 class ClassifierObjective(Objective):
-    """Cross-entropy, in training with label smoothing (Szegedy et al. 2016), without weight decay on norms and biases.
+    """Cross-entropy without weight decay on norms and biases. Training uses label smoothing (Szegedy et al. 2016).
 
-    Decay pulls the scale of a batch norm towards zero but regularises nothing, because the next layer's scale compensates
-    (He et al. 2019, Bag of Tricks, section 3.1).
+    Decay of a batch norm's scale regularises nothing, because the next layer's scale compensates for it (He et al. 2019, Bag of
+    Tricks, section 3.1).
 
-    With `unpadded`, training images that are smaller than the data set's (progressive sizes) get no border. Pools of 2 x 2 then
-    round up: a VGG halves 24 pixels to 12, 6, 3, 2, 1. For multiples of 32 rounding changes nothing.
+    With `unpadded`, smaller training images (progressive sizes) get no border. Then 2 x 2 pooling rounds up: a VGG halves 24
+    pixels to 12, 6, 3, 2, 1. For multiples of 32, rounding changes nothing.
     """
 
     def __init__(self, classifier: Classifier, smoothing: float = 0.0, unpadded: bool = False) -> None:
@@ -70,11 +71,11 @@ class ClassifierObjective(Objective):
                 pool.ceil_mode = True
 
     def groups(self) -> list[dict[str, Any]]:
-        """Return the kernels, and separately norms and biases without weight decay."""
+        """Return two parameter groups: kernels, and norms and biases without weight decay."""
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the share of recognised images."""
+        """Return the loss, and the accuracy as a figure."""
         read: Callable[[Tensor], Tensor] = self.network
         if self.unpadded and self.training and isinstance(self.network, Classifier):
             read = self.network.read_unpadded
@@ -84,7 +85,7 @@ class ClassifierObjective(Objective):
 
 
 def _settle(module: nn.Module) -> None:
-    """Set the largest parts without trainable parameters to eval mode."""
+    """Set the largest subtrees of frozen modules to eval mode."""
     parameters = list(module.parameters())
     if parameters and not any(each.requires_grad for each in parameters):
         module.eval()
@@ -94,7 +95,7 @@ def _settle(module: nn.Module) -> None:
 
 
 def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
-    """Return matrices and kernels in one parameter group, vectors (norms, biases) in another without weight decay."""
+    """Return two parameter groups: matrices and kernels, and vectors (norms, biases) without weight decay."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     return [
         {"params": [p for p in parameters if p.ndim > 1], "scale": 1.0},
@@ -103,7 +104,7 @@ def decayed_apart(network: nn.Module) -> list[dict[str, Any]]:
 
 
 def share(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of rows of logits (N x K) whose largest entry is at `labels` (N)."""
+    """Return the accuracy: the share of rows of logits (N x K) whose largest entry is at `labels` (N)."""
     return (logits.argmax(1) == labels).float().mean()
 
 
@@ -120,6 +121,6 @@ class _Inwards(torch.autograd.Function):
 
 
 def clamp_inwards(x: Tensor) -> Tensor:
-    """Clamp to [0, 1]. Outside, only gradients that point inwards pass, so that black and white pixels can still change."""
+    """Clamp to [0, 1]. Outside, only gradients towards the interval pass, so that black and white pixels can still change."""
     clamped: Tensor = _Inwards.apply(x)  # type: ignore[no-untyped-call]
     return clamped

@@ -11,10 +11,10 @@ from .schedules import TrainingSettings
 
 __all__ = ["ENCODER", "LOSSES", "PAPER", "PRESETS", "START", "losses_of", "settings_of"]
 
-GROWING = ((0.0, 24), (0.5, 32))  # the first half of the steps takes two thirds of its time at full size
-NOISE = 0.1  # the random component, relative to which the leakage is bounded (see `leakage`)
+GROWING = ((0.0, 24), (0.5, 32))  # sides in pixels; the first half of the steps takes two thirds of its time at full size
+NOISE = 0.1  # standard deviation of the random component, which `leakage` needs
 
-# `paper`: PP, section 5 and its public code. The classifiers' are from the PyTorch_CIFAR10 project, and the paper does not
+# `paper`: PP, section 5 and its public code. The classifiers' settings are from the PyTorch_CIFAR10 project. The paper does not
 # give the compressor's. `quick`: a minute or two on 2 cores, networks of a quarter of the width. `hours`: CIFAR-10
 # on 2 cores without a GPU: networks of full width, schedules for an afternoon.
 PRESETS: dict[str, dict[str, TrainingSettings]] = {
@@ -77,10 +77,10 @@ PRESETS: dict[str, dict[str, TrainingSettings]] = {
         "joint": TrainingSettings(100, 256, 1e-3, 0.0, warmup=0.1, clip=1.0),
     },
 }
-PAPER = "paper"  # the variant that is trained like the papers', with the widths of any preset
-PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of its generator and its compressor
+PAPER = "paper"  # the variant with the papers' settings and losses, at a preset's widths
+PAPER_EPOCHS = {"quick": (30, 11), "hours": (15, 6)}  # epochs of that variant's generator and compressor
 START = "start"  # the variant of the generator that a joint training starts from
-ENCODER = "encoder"  # if a preset has this training, its generators start from the result
+ENCODER = "encoder"  # the pretraining that a preset's generators start from, if it has one
 HIDDEN = GeneratorLoss("bounded", "absolute", 0.0, eye_weight=3.0, leakage_weight=1.0, every_strength=True)
 LOSSES = {  # the default losses of each preset
     "quick": (HIDDEN, CompressorLoss("rate-accuracy")),
@@ -90,7 +90,7 @@ LOSSES = {  # the default losses of each preset
 
 
 def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str = "") -> TrainingSettings:
-    """Return a preset's settings of one training, with other `epochs` if given. Raises UsageError if it has none.
+    """Return a preset's settings for a kind of training, with other `epochs` if given. Raises UsageError if it has none.
 
     A generator of the variant `paper` has the papers' settings, with the preset's widths and its own number of epochs.
     """
@@ -105,7 +105,7 @@ def settings_of(preset: str, kind: str, epochs: int | None = None, variant: str 
 
 
 def losses_of(preset: str, variant: str = "") -> tuple[GeneratorLoss, CompressorLoss]:
-    """Return a preset's losses of generator and compressor. For the variant `paper` they are the papers'."""
+    """Return a preset's losses of generator and compressor, or the papers' losses for the variant `paper`."""
     return LOSSES[PAPER if variant == PAPER else preset]
 
 

@@ -1,4 +1,4 @@
-"""The perturbation generator's losses: the papers', terms that hide a picture, and the pretraining of its encoder."""
+"""The generator's losses: the papers' loss, terms that hide a picture, and the pretraining of the U-Net's encoder."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from .objectives import Objective, decayed_apart, share
 __all__ = ["CAP", "EncoderObjective", "GeneratorLoss", "GeneratorObjective", "learn_from_deepest"]
 
 SSIM_TERMS = ("signed", "absolute")
-CAP = 2.5  # limit of a bounded auxiliary term; a uniform guess over ten classes has 2.30
-# Below these values the terms that hide a picture are zero: they only measure noise there, and cost the target's accuracy.
+CAP = 2.5  # limit of a bounded auxiliary term; a uniform guess over ten classes has 2.30 nats
+# The terms that hide a picture are zero below these values, which are noise and would cost the target's accuracy.
 VIEW, COLOUR, NATS = 0.015, 0.08, 2.0
-WHOLE = 1 / 2  # share of images that the target sees at strength 1, if it learns every strength
-FIRST = 0.1  # share of the leakage term's weight at the first step: it grows to the whole while the classes' patterns form
+WHOLE = 1 / 2  # share of images at strength 1, if the generator learns every strength
+FIRST = 0.1  # initial share of the leakage term's weight, which grows to 1 during training
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class GeneratorLoss:
     """CE(target, y) - auxiliary term + ssim_weight * SSIM(x, x') + eye_weight * E(x, x') + leakage_weight * log(1 + L).
 
     The first three terms are PP's (section 4). `auxiliary`: `unbounded` is the paper's CE(auxiliary(x'), y), which has no lower
-    bound and competes with the target's term. `bounded` stops at 2.5 for each image (a uniform guess over ten classes has
+    bound and competes with the target's term. `bounded` limits it to 2.5 nats an image (a uniform guess over ten classes has
     2.30). `ssim`: `signed` is the paper's, which rewards inverted contrast. `absolute` takes the magnitude.
 
-    SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to zero and leave the picture legible.
-    E measures what a glance reads: |SSIM| of single channels and edges, each beyond 0.015, plus the correlation of the best
-    colour mix beyond 0.08 (see `legibility`). L is a bound on any attacker's information beyond the class, in nats beyond 2
-    (see `leakage`). A generator that minimises it draws a pattern for each class. The papers have neither term.
+    The papers have neither E nor L. SSIM alone hides no picture: a fine checkerboard or opposite colour channels bring it to
+    zero and leave the picture legible. E measures legibility: |SSIM| of single channels and edges, each beyond 0.015, plus the
+    correlation of the best colour mix beyond 0.08 (see `legibility`). L bounds any attacker's information beyond the class, in
+    nats beyond 2 (see `leakage`). A generator that minimises it draws one pattern for each class.
 
-    With `every_strength` the target sees x + a (x' - x), with a = 1 for half of the images and uniform in [0, 1] for the
+    With `every_strength` the target gets x + a (x' - x), with a = 1 for half of the images and uniform in [0, 1] for the
     others, drawn at each step. The other terms use a = 1.
     """
 
@@ -65,7 +65,7 @@ class GeneratorLoss:
 
 
 class ReadGenerator(nn.Module):
-    """A generator with a linear reader of its U-Net's deepest features. The reader is not saved."""
+    """A generator with a linear classifier on its U-Net's deepest features. The classifier is not saved."""
 
     def __init__(self, generator: PerturbationGenerator, classes: int, unpadded: bool = False) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class ReadGenerator(nn.Module):
 
 
 def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGenerator:
-    """Freeze the contracting half of a generator, so that it does not forget the classes."""
+    """Freeze a generator's contracting half, so that it does not forget the classes. Return the generator."""
     unet = generator.requires_grad_(True).unet
     for part in (unet.inc, unet.d1, unet.d2, unet.d3, unet.d4):
         part.requires_grad_(False)
@@ -92,8 +92,8 @@ def learn_apart_from_encoder(generator: PerturbationGenerator) -> PerturbationGe
 def learn_from_deepest(generator: PerturbationGenerator) -> PerturbationGenerator:
     """Cut the skip connections of a generator's U-Net, so that its expanding half only gets the deepest features.
 
-    Through skip connections every pixel would reach the output. Their weights are set to zero and frozen: the U-Net keeps its
-    form.
+    Through skip connections every pixel would reach the output. Their weights are set to zero and frozen, so that the
+    architecture does not change. Return the generator.
     """
     unet = generator.unet
     for up in (unet.u1, unet.u2, unet.u3, unet.u4):
@@ -113,10 +113,10 @@ def _without(gradient: Tensor, channels: int) -> Tensor:
 
 
 class EncoderObjective(Objective):
-    """Pretraining of a generator: its contracting half learns to distinguish the classes by cross-entropy.
+    """Pretraining of a generator: its contracting half learns to classify by cross-entropy.
 
-    Generator and encoder together must write the class into a few bits. Through the loss of a frozen target they learn this
-    slowly, at ten times the cost of an image. The pretraining depends on no classifier, so one result serves all pairs. With
+    Generator and encoder together must write the class into a few bits. Through a frozen target's loss they learn this slowly,
+    at ten times the cost of an image. The pretraining depends on no classifier, so that all pairs share one result. With
     `unpadded`, smaller training images (progressive sizes) are not padded to multiples of 16.
     """
 
@@ -134,17 +134,17 @@ class EncoderObjective(Objective):
         return decayed_apart(self.network)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the share of recognised images."""
+        """Return the loss, and the accuracy as a figure."""
         logits = self.network(images)
         loss = F.cross_entropy(logits, labels, label_smoothing=self.smoothing)
         return loss, {"accuracy": share(logits, labels)}
 
 
 class GeneratorObjective(Objective):
-    """The protective perturbation's loss. Target and auxiliary stay frozen, in eval mode.
+    """The loss of the protective perturbation. Target and auxiliary stay frozen, in eval mode.
 
     If target and auxiliary are the same model, the auxiliary term is dropped (PP, section 4). `strength` is the strength at
-    which the generator will be used, unless its loss is for every strength. The papers only use 1.
+    which the generator will be used. A loss with `every_strength` ignores it. The papers only use 1.
     """
 
     network: PerturbationGenerator
@@ -167,20 +167,20 @@ class GeneratorObjective(Objective):
         self.ramp = 1.0
 
     def at(self, step: int, total: int) -> None:
-        """Increase the leakage term's weight with the steps."""
+        """Increase the leakage term's weight with the step."""
         self.ramp = max(FIRST, step / total)
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, the accuracy of target and auxiliary on the protected images, SSIM and |SSIM|."""
-        images = images.float()  # mixed precision passes bfloat16, in which pictures lose a bit of every byte
+        images = images.float()  # mixed precision passes bfloat16, which has fewer bits than a pixel
         protected, noiseless = self.protect(images)
-        every = 2 if self.training and self.loss.leakage_weight else 1  # in the papers the auxiliary sees every picture
+        every = 2 if self.training and self.loss.leakage_weight else 1  # the papers' auxiliary gets every picture
         return self.judge(images, protected, labels, every=every, noiseless=noiseless)
 
     def protect(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the protected images and, if they have a random component, the same images without it.
+        """Return protected images and, if they have a random component, the same images without it (else None).
 
-        The component comes from torch's generator, in validation as well, so that equal seeds choose equal checkpoints.
+        The component comes from torch's generator, also in validation, so that equal seeds select equal checkpoints.
         """
         if not self.network.noise:
             return self.network(images, self.strength), None
@@ -197,10 +197,10 @@ class GeneratorObjective(Objective):
         every: int = 1,
         noiseless: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum of the losses on protected and on decoded images, and figures on the latter.
+        """Return the sum of the losses on protected and on `decoded` images, and figures on the decoded ones if given.
 
-        The auxiliary, and |SSIM| by view, use every `every`-th picture. `noiseless` are the protected images without their
-        random component.
+        The auxiliary and |SSIM| by view use every `every`-th picture. `noiseless` are the protected images without their random
+        component.
         """
         loss, figures = self._recognised(images, protected, labels, decoded)
         similar, shows = self._shown(images, protected, every)
@@ -212,7 +212,7 @@ class GeneratorObjective(Objective):
             entropy = F.cross_entropy(other, truth, reduction="none")
             entropy = entropy.clamp(max=self.loss.cap) if self.loss.auxiliary == "bounded" else entropy
             loss = loss - copies * entropy.mean()
-            first = -(-(len(shown) - len(images)) // every)  # first row of the latter
+            first = -(-(len(shown) - len(images)) // every)  # first row of the decoded images
             figures["auxiliary"] = share(other[first:], truth[first:])
         if self.loss.leakage_weight and noiseless is not None:
             figures["leakage"] = leakage(noiseless, labels, self.network.noise)
@@ -223,7 +223,7 @@ class GeneratorObjective(Objective):
     def _recognised(
         self, images: Tensor, protected: Tensor, labels: Tensor, decoded: Tensor | None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the target's cross-entropy and accuracy. With `every_strength`, return the accuracy at strength 1/2, too."""
+        """Return the target's cross-entropy and accuracy and, with `every_strength`, its accuracy at strength 1/2."""
         if self.training and self.loss.every_strength:
             drawn = torch.rand(2, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
             protected = torch.lerp(images, protected, torch.where(drawn[0] < WHOLE, 1.0, drawn[1]))
@@ -239,7 +239,7 @@ class GeneratorObjective(Objective):
         return loss, figures
 
     def _shown(self, images: Tensor, protected: Tensor, every: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss's terms for the eye, and their values."""
+        """Return the legibility terms of the loss, and their values."""
         loss, figures = images.new_zeros(()), {}
         with torch.autocast(images.device.type, enabled=False):
             images, protected = images.float(), protected.float()

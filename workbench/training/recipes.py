@@ -1,4 +1,4 @@
-"""The training of each kind of network, by preset."""
+"""The training of each kind of network: load its inputs, fit it by a preset, and save it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from .protection import EncoderObjective, GeneratorLoss, GeneratorObjective, lea
 from .schedules import Plan
 from .variable_rate import VariableRateObjective
 
-LATENTS = 192  # channels of a variable-rate compressor of any width: at rate 1 they carry a picture
+LATENTS = 192  # latent channels of a variable-rate compressor at any width: rate 1 needs them
 
 __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_generator", "train_joint"]
 
@@ -36,10 +36,10 @@ __all__ = ["train_classifier", "train_compressor", "train_encoder", "train_gener
 def train_classifier(
     dataset: Dataset, name: str, preset: str = "quick", seed: int = 0, epochs: int | None = None, **run: Any
 ) -> Manifest:
-    """Train a classifier on a data set, and save it under its name. `epochs` replaces the preset's."""
+    """Train a classifier on a data set, save it under its name, and return its manifest. `epochs` replaces the preset's."""
     settings = settings_of(preset, "classifier", epochs)
     torch.manual_seed(seed_step(seed, -1))
-    weights.classifier_name(name)  # raises for an unknown one
+    weights.classifier_name(name)  # raises UsageError for an unknown name
     head = settings.head if settings.head in heads(name) else "public"
     network = Classifier(name, len(dataset.classes), head, settings.classifier_width)
     objective = ClassifierObjective(network, settings.smoothing, unpadded=bool(settings.sizes))
@@ -48,7 +48,7 @@ def train_classifier(
 
 
 def train_encoder(dataset: Dataset, preset: str = "hours", seed: int = 0, epochs: int | None = None, **run: Any) -> Manifest:
-    """Train and save the start of all generators of a data set: a U-Net whose contracting half distinguishes the classes."""
+    """Train and save the U-Net from which all generators of a data set start: its contracting half classifies images."""
     settings = settings_of(preset, ENCODER, epochs)
     torch.manual_seed(seed_step(seed, -1))
     objective = EncoderObjective(
@@ -70,15 +70,15 @@ def train_generator(
     defence: Defence | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the perturbation generator of a pair, whose classifiers must exist. Save it as `target-X-auxiliary`.
+    """Train the perturbation generator of a pair whose classifiers exist, and save it as `target-X-auxiliary`.
 
-    It starts from the generator named `start`, if given. A `defence` trains it against an inversion network, with a random
-    component, or for another strength than 1. The variant `paper` has the papers' loss and settings, from scratch.
+    The training starts from the generator named `start`, if given. A `defence` adds an adversary (an inversion network),
+    another random component, or another strength than 1. The variant `paper` has the papers' loss and settings, from scratch.
     """
     settings, loss = settings_of(preset, "generator", epochs, variant), loss or losses_of(preset, variant)[0]
     encoded = ENCODER in PRESETS[preset] and variant != PAPER
     if PAPER in (preset, variant) and (target, auxiliary) == ("googlenet", "vgg13_bn"):
-        settings = replace(settings, learning_rate=1e-3)  # as in PP's public code, for the only pair that needs it
+        settings = replace(settings, learning_rate=1e-3)  # as in PP's public code, for the one pair that needs it
     name = weights.generator_name(target, auxiliary, variant)
     (target_model, first), (auxiliary_model, second) = (_classifier(dataset, each) for each in (target, auxiliary))
     if start == name:
@@ -92,7 +92,7 @@ def train_generator(
     if start is not None or encoded:
         generator, before = _generator(dataset, start or ENCODER)
         losses |= {"start": before.sha256, "before": before.training}
-        generator.requires_grad_(True)  # loaded networks are frozen
+        generator.requires_grad_(True)  # `load` returns frozen networks
     generator.noise = settings.noise if defence is None or defence.noise is None else defence.noise
     if encoded:
         learn_apart_from_encoder(generator)
@@ -123,7 +123,7 @@ def train_compressor(
     rate: float | None = None,
     **run: Any,
 ) -> Manifest:
-    """Train the compressor on a generator's protected training images. Save it as `target-X-auxiliary-compressor`."""
+    """Train a compressor on a generator's protected images, and save it as `target-X-auxiliary-compressor`."""
     settings = settings_of(preset, "compressor", epochs, generator_variant)
     loss = loss or losses_of(preset, generator_variant)[1]
     only = None if rate is None else stop_of(rate, STOPS)
@@ -165,10 +165,7 @@ def train_joint(
     epochs: int | None = None,
     **run: Any,
 ) -> list[Manifest]:
-    """Continue training a generator (a pair's `generator_variant`) together with a new compressor.
-
-    Save both under `variant`.
-    """
+    """Train a pair's generator, starting from `generator_variant`, together with a new compressor. Save both as `variant`."""
     if variant == generator_variant:
         raise UsageError(
             f"training would overwrite the generator variant {variant!r} that it starts from: keep it under another"

@@ -1,4 +1,4 @@
-"""The state of one training on disk and in memory: the step to resume from, and the best network so far."""
+"""The state of a training, in memory and as a checkpoint: the next step, and the best network so far."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["RunState"]
 
 
 class RunState:
-    """The checkpoint of a training. It is found again if its `identity` (settings, seed, data) is the same."""
+    """A training's state and checkpoint file. Only a training with the same `identity` (settings, seed, data) resumes."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class RunState:
         self.outcome = Outcome()
 
     def resume(self) -> int:
-        """Load the checkpoint of this training, if there is one. Return the step to continue from."""
+        """Load this training's checkpoint, if there is one, and return the step to continue from (else 0)."""
         if not self.path.exists():
             return 0
         try:
@@ -94,14 +94,14 @@ class RunState:
         self.fabric.barrier()
 
     def remember(self, step: int, running: dict[str, float], means: dict[str, float]) -> None:
-        """Add a validation to the history. Keep the network if its loss is the lowest so far, or if training is adversarial."""
+        """Add a validation to the history. Keep the network if its loss is the lowest, or if training is adversarial."""
         self.outcome.history.append({"step": step, "train": dict(running), "validation": means})
         if means["loss"] < self.best_loss or self.best is None or self.objective.adversarial:
             self.best_loss, self.outcome.best = means["loss"], {**means, "step": float(step)}
             self.best = {key: value.detach().clone() for key, value in self.objective.network.state_dict().items()}
 
     def restore_best(self) -> None:
-        """Restore the best network."""
+        """Load the best state into the network."""
         if self.best is not None:
             self.objective.network.load_state_dict(self.best)
         self.objective.network.eval()

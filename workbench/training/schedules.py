@@ -1,4 +1,4 @@
-"""The settings, the names and the outcome of one training."""
+"""The settings, the names and the outcome of a training, and its learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["Outcome", "Plan", "TrainingSettings", "learning_rate_share", "steps"
 class TrainingSettings:
     """The schedule and the options of one training.
 
-    `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning rate warms up
-    linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` limits the split that
-    chooses the best checkpoint. It is evaluated every `validate_every` epochs and at the end.
+    It lasts `epochs` over the training split, but at most `max_images` images in total (None: no limit). The learning rate
+    rises linearly over the share `warmup` of the steps, then falls to zero as a cosine. `validation_images` limits the split
+    that selects the best checkpoint, every `validate_every` epochs and at the end.
     """
 
     epochs: int
@@ -33,16 +33,16 @@ class TrainingSettings:
     validate_every: int = 1
     clip: float | None = None  # limit of the gradient's norm
     crop: int = 4  # zeros around an image before its random crop, in pixels
-    erase: int = 0  # pixels less than half this far from a random one are made grey (cutout, DeVries and Taylor 2017)
-    sizes: tuple[tuple[float, int], ...] = ()  # from this share of the steps on, images of this side in pixels
-    smoothing: float = 0.0  # share of a label that is spread over all classes, for cross-entropy alone
-    width: int = 32  # of the U-Net. A compressor's N is 4 times, its M 6 times as much
+    erase: int = 0  # pixels less than half of this from a random one become grey (cutout, DeVries and Taylor 2017)
+    sizes: tuple[tuple[float, int], ...] = ()  # (share of the steps, side in pixels from that step on)
+    smoothing: float = 0.0  # label smoothing of the cross-entropy
+    width: int = 32  # the U-Net's width; a compressor's N is 4 times, its M 6 times as large
     noise: float = 0.0  # standard deviation of the generator's random component
-    head: str = "public"  # of classifiers with several heads
-    classifier_width: int = 1  # divides the classifiers' channels
+    head: str = "public"  # head of a classifier that supports several
+    classifier_width: int = 1  # divisor of the classifiers' channels
     half: bool = False  # forward passes in bfloat16 on a CPU that supports it (on a CUDA GPU always)
-    captured: bool = False  # train on images after the client's JPEG (S1)
-    compiled: bool = False  # with torch.compile, which takes a minute before the first step
+    captured: bool = False  # train on images that passed the client's JPEG (S1)
+    compiled: bool = False  # use torch.compile, which delays the first step by a minute
 
     def __post_init__(self) -> None:
         starts = [start for start, _ in self.sizes]
@@ -50,20 +50,20 @@ class TrainingSettings:
             raise UsageError(f"sizes must begin at 0 and their shares must rise below 1, got {self.sizes}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields in the form in which JSON restores them."""
+        """Return the fields as plain JSON values, with tuples as lists."""
         return {**asdict(self), "sizes": [list(each) for each in self.sizes]}
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> TrainingSettings:
-        """Build settings from their JSON form, in which sizes are lists."""
+        """Return settings from the result of `as_json`."""
         return cls(**{**fields, "sizes": tuple((float(start), int(side)) for start, side in fields["sizes"])})
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A training's networks, and the names under which its parts are saved.
+    """The settings and metadata of a training, and the names under which its parts are saved.
 
-    `loss` describes the loss in the manifests. `depends` maps the role of each network it is trained against to its SHA-256.
+    `loss` describes the loss in the manifests. `depends` maps the role of each network that the training uses to its SHA-256.
     """
 
     names: list[str]
@@ -81,9 +81,9 @@ class Plan:
 
 @dataclass
 class Outcome:
-    """The result of `fit`: the best checkpoint's figures, the curves, the cost, and whether training ran to its end.
+    """The result of `fit`: the best checkpoint's figures, the curves, the cost, and whether training was `complete`.
 
-    `pflop` counts multiplications and additions of all steps' forward and backward passes, in 10^15.
+    `pflop` counts multiplications and additions in all forward and backward passes, in 10^15.
     """
 
     best: dict[str, float] = field(default_factory=dict)
@@ -95,13 +95,13 @@ class Outcome:
 
 
 def steps(n: int, settings: TrainingSettings) -> int:
-    """Return the number of steps of a training on `n` images."""
+    """Return the number of steps of a training on a split of `n` images."""
     full = settings.epochs * math.ceil(n / settings.batch)
     return full if settings.max_images is None else min(full, math.ceil(settings.max_images / settings.batch))
 
 
 def learning_rate_share(progress: float, warmup: float) -> float:
-    """Return the share of the peak learning rate: linear from 0 to 1 over `warmup`, then cosine to 0."""
+    """Return the learning rate as a share of its peak: linear from 0 to 1 over `warmup`, then cosine to 0."""
     if progress < warmup:
         return max(progress, 1e-3) / warmup
     return 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))

@@ -1,4 +1,4 @@
-"""The loss of a variable-rate compressor: the class at rate 0, and more of the picture above it, at every strength."""
+"""The loss of a variable-rate compressor: the label at rate 0, more of the picture at higher rates, at every strength."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ __all__ = ["VariableRateObjective"]
 
 READ, SMOOTHING = 0.5, 0.1
 
-LABELS = 0.35  # share of images at stop 0
-ENDS = 1.5  # strengths are drawn from an interval this much longer than [0, 1] and clamped, so both ends are frequent
-PICTURE_WEIGHT = 0.02  # of the squared error (on the scale of 255) at the last stop, in bits a pixel
-RECOGNISED = 4.0  # the cross-entropy counts this much more above stop 0, where the squared error would outweigh it
-SPREAD, PICTURE_SPREAD = 1.5, 0.75  # of the initial latents: the label's in steps of stop 0, the picture's
-MARGIN = 1.5  # reach of the tables, as a multiple of the observed latents
+LABELS = 0.35  # share of training images at stop 0
+ENDS = 1.5  # strengths are drawn from an interval of this length and clamped to [0, 1]: 0 and 1 are frequent
+PICTURE_WEIGHT = 0.02  # weight of the squared error (scale of 255) at the last stop, in bits a pixel
+RECOGNISED = 4.0  # factor of the cross-entropy above stop 0, where the squared error would outweigh it
+SPREAD, PICTURE_SPREAD = 1.5, 0.75  # initial deviation of the latents: the label's in steps of stop 0, the picture's
+MARGIN = 1.5  # range of the tables, as a multiple of the observed latents
 
 
 class LabelledCompressor(WithReader):
-    """A compressor with a reader of its label's latents."""
+    """A compressor with a linear reader of the latents that carry the label."""
 
     def __init__(self, compressor: NeuralCompressor, classes: int) -> None:
         super().__init__(LABEL_CHANNELS, classes)
@@ -36,17 +36,17 @@ class LabelledCompressor(WithReader):
 
 
 class VariableRateObjective(CompressorObjective):
-    """Rate + cross-entropy of the target + weighted squared error, with a stop and a strength for each image.
+    """Rate + the target's cross-entropy + weighted squared error, at a random stop and strength for each image.
 
     ::
 
         x -> x + a (G(x) - x) -> g_a -> y -> steps of stop s -> g_s -> x_hat        a, s: drawn separately for each image
                                         `-> bits                   `-> target, auxiliary, squared error
 
-    The weight of the squared error is 0 at stop 0, and grows above it with the square of the gain, because the error of finer
-    steps falls (Kamisli et al. 2024). The error is that to the image without the generator's random component, which would
-    cost bits and help nobody. The auxiliary's failure is weighted by the strength. `only` is a stop for all images: the
-    network with which that of all stops is compared.
+    The weight of the squared error is 0 at stop 0. Above, it grows with the square of the gain, because finer steps have
+    smaller errors (Kamisli et al. 2024). The error is measured against the image without the generator's random component,
+    which would cost bits for no use. The auxiliary's term is weighted by the strength. `only` trains a network for a single
+    stop, for comparison with the network for all stops.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class VariableRateObjective(CompressorObjective):
 
     @torch.no_grad()
     def initialise(self, images: Tensor) -> None:
-        """Scale the latents of `images`: the label's latents to some steps of stop 0, the others to some of the last stop."""
+        """Scale the latents of `images`: the label's to some steps of stop 0, the others to some steps of the last stop."""
         compressor = self.compressor
         layer = compressor.g_a[-1]
         deviation = self._latents(images).transpose(0, 1).flatten(1).std(1)
@@ -81,11 +81,11 @@ class VariableRateObjective(CompressorObjective):
         compressor.entropy_bottleneck.quantiles[:, :, 1] = 0
 
     def at(self, step: int, total: int) -> None:
-        """Introduce the rate gradually, as for one rate, with constant steps."""
+        """Increase the rate's influence gradually, as in `CompressorObjective`, but with constant steps."""
         self.ease = 10.0 ** max(0.0, 1 - step / max(round(0.6 * total), 1))
 
     def _draw(self, n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Return a strength and a stop for each of n images. In validation they are all combinations in turn."""
+        """Return strengths and stops for n images (n each): random ones in training, all combinations in turn in validation."""
         stops = self.compressor.stops
         if self.training:
             strengths = ((torch.rand(n, device=device) - 0.5) * ENDS + 0.5).clamp(0, 1)
@@ -100,7 +100,7 @@ class VariableRateObjective(CompressorObjective):
         return [self.compressor]
 
     def before_validation(self, images: Tensor) -> None:
-        """Do nothing, because the tables are computed once, at the end."""
+        """Do nothing, because `finish` computes the tables once."""
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss, bits an image, MSE, and the accuracy of target and auxiliary on the reconstruction."""
@@ -126,16 +126,17 @@ class VariableRateObjective(CompressorObjective):
         return (bits / images[0, 0].numel() + weight * entropy + picture).mean() + READ * asked, figures
 
     def _seen(self, images: Tensor, strengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return images protected at `strengths`, and the same without the generator's random component, which costs bits."""
+        """Return images protected at `strengths`, with and without the generator's random component."""
         noiseless = self.generator.noiseless(images)
         protected = self.generator.add_noise(noiseless, unforeseeable=False)
         return torch.lerp(images, protected, strengths), torch.lerp(images, noiseless, strengths)
 
     def _code_at(self, images: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return x_hat, the bits of each image (N) and the latents, for a stop of each image (N).
+        """Return x_hat, the bits of each image (N) and the latents, given each image's stop (N).
 
         The decoder gets rounded latents, with the gradient passed straight through. The rate is that of latents with uniform
-        noise, as in CompressAI, except for the label's latents, where noise is misleading (see `CompressorObjective`).
+        noise, as in CompressAI. Only the label's latents are rounded there, too, because noise is misleading (see
+        `CompressorObjective`).
         """
         compressor, bottleneck = self.compressor, self.compressor.entropy_bottleneck
         y = compressor.g_a(images)
@@ -162,13 +163,13 @@ class VariableRateObjective(CompressorObjective):
         return self._choose_patterns(y, labels.to(device))
 
     def _at_strengths(self, images: Tensor) -> Tensor:
-        """Return images at strengths 0 to 1 in turn."""
+        """Return images protected at the strengths 0, 1/4, 1/2, 3/4 and 1 in turn."""
         strengths = torch.linspace(0, 1, 5, device=images.device)[torch.arange(len(images), device=images.device) % 5]
         return torch.lerp(images, self._protect(images), strengths[:, None, None, None])
 
 
 def _likelihoods_at(bottleneck: Any, values: Tensor, step: Tensor) -> Tensor:
-    """Return the probability of the steps around values (N x M x h x w), by the density. Each image has its own `step`."""
+    """Return the probability of each value's quantisation interval (N x M x h x w). Each image has its own `step`."""
     steps = step.expand(values.shape).transpose(0, 1).flatten(1)[:, None]
     flat = values.transpose(0, 1).flatten(1)[:, None]
     likelihoods: Tensor = bottleneck.likelihood_lower_bound(bottleneck._likelihood_variable(flat, qs=steps)[0])
