@@ -23,7 +23,7 @@ from workbench import weights
 from workbench.data import load
 from workbench.errors import RunError
 from workbench.panels import Trainer
-from workbench.panels.learner import STOPPED, Told
+from workbench.panels.learner import STOPPED, Reporter
 
 TARGET, AUXILIARY = "mobilenet_v2", "resnet18"
 SECONDS = 200
@@ -244,12 +244,12 @@ def test_training_ends_with_whoever_asked_for_it(folder: Path, own: Path) -> Non
         "while not t.totals: time.sleep(0.01)\n"
         "print(t._process.pid, flush=True); time.sleep(300)\n"
     )
-    asker = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
-    assert asker.stdout is not None
-    learner = int(asker.stdout.readline())
-    asker.kill()
-    asker.wait()
-    asker.stdout.close()
+    parent = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    learner = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
     deadline = time.monotonic() + 60
     while alive(learner):
         assert time.monotonic() < deadline, "it trains on for nobody"
@@ -293,8 +293,8 @@ def test_the_notebooks_stop_button_interrupts_the_training_too(folder: Path, own
         "threading.Thread(target=press).start()\n"
         "try:\n    t.wait()\nexcept KeyboardInterrupt:\n    print(t.state)\n"
     )
-    asker = subprocess.run([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, timeout=110)
-    assert (asker.stdout, asker.returncode) == ("interrupted\n", 0)
+    parent = subprocess.run([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True, timeout=110)
+    assert (parent.stdout, parent.returncode) == ("interrupted\n", 0)
 
 
 # --- what the process says -------------------------------------------------------------------------------------------------
@@ -326,7 +326,7 @@ def test_what_is_to_stop_in_its_last_step_begins_no_other(folder: Path, own: Pat
 
 def told(*texts: str) -> list[dict[str, Any]]:
     out = io.StringIO()
-    writer = Told(out)
+    writer = Reporter(out)
     for text in texts:
         writer.write(text)
     return [json.loads(line) for line in out.getvalue().splitlines()]
@@ -336,10 +336,10 @@ def test_a_progress_bar_is_told_as_its_state_and_words_as_words() -> None:
     from tqdm import tqdm
 
     out = io.StringIO()
-    bar = tqdm(total=40, desc="classifier resnet18", unit="step", file=Told(out), mininterval=0)
+    bar = tqdm(total=40, desc="classifier resnet18", unit="step", file=Reporter(out), mininterval=0)
     bar.update(10)
     bar.set_postfix({"loss": "0.5"})
-    tqdm.write("no usable weights 'x': training them", file=Told(out))
+    tqdm.write("no usable weights 'x': training them", file=Reporter(out))
     bar.close()
     messages = [json.loads(line) for line in out.getvalue().splitlines()]
     states = [each for each in messages if "bar" in each]

@@ -34,7 +34,7 @@ _BAR = re.compile(
 )
 
 
-class Told(io.TextIOBase):
+class Reporter(io.TextIOBase):
     """A replacement for standard error that sends each line and each state of a progress bar as a message."""
 
     encoding = "utf-8"
@@ -71,26 +71,26 @@ class Told(io.TextIOBase):
 def main() -> int:
     """Run the training that standard input requests. Return 0, 1 after an error, or STOPPED after an interrupt."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore SIGINT
-    told = Told(sys.stdout)
-    asked = json.loads(sys.stdin.readline())
-    threading.Thread(target=_stop_when_told, args=(told, sys.stdin), daemon=True).start()
-    sys.stdout, sys.stderr = sys.stderr, told
+    reporter = Reporter(sys.stdout)
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_stop_on_request, args=(reporter, sys.stdin), daemon=True).start()
+    sys.stdout, sys.stderr = sys.stderr, reporter
     try:
-        _train(told, **asked)
+        _train(reporter, **request)
     except KeyboardInterrupt:
         return STOPPED
     except WorkbenchError as error:
-        told.send(error=str(error))
+        reporter.send(error=str(error))
         return 1
     return 0
 
 
-def _stop_when_told(told: Told, asker: TextIO) -> None:
+def _stop_on_request(reporter: Reporter, requests: TextIO) -> None:
     """Send SIGINT to this process for each line of input, and at the end of the input."""
-    for _ in asker:
-        told.stopping = True
+    for _ in requests:
+        reporter.stopping = True
         _interrupt()
-    told.stopping = True
+    reporter.stopping = True
     _interrupt()
 
 
@@ -99,7 +99,15 @@ def _interrupt() -> None:
 
 
 def _train(
-    told: Told, dataset: str, data_dir: str, target: str, auxiliary: str, preset: str, seed: int, compressor: bool, device: str
+    reporter: Reporter,
+    dataset: str,
+    data_dir: str,
+    target: str,
+    auxiliary: str,
+    preset: str,
+    seed: int,
+    compressor: bool,
+    device: str,
 ) -> None:
     """Train the missing networks of a pair. Report all of its networks before and after."""
     from .. import data, training, weights
@@ -113,11 +121,11 @@ def _train(
 
     def known() -> None:
         there = [_described(kind, name, weights.find(name, found.family)) for name, kind in names.items()]
-        told.send(known=there, data=found.title)
+        reporter.send(known=there, data=found.title)
 
     known()
     if found.family == found.name or found.name == "folder":  # the samples have no training images
-        run: dict[str, Any] = {"on_epoch": lambda history: told.send(epoch=history), "device": device}
+        run: dict[str, Any] = {"on_epoch": lambda history: reporter.send(epoch=history), "device": device}
         training.ensure(found, target, auxiliary, preset=preset, seed=seed, compressor=compressor, **run)
         known()
 

@@ -75,7 +75,7 @@ class Trainer:
         name: str = "train",
     ) -> None:
         replace_view("train", name, self)
-        self._asked = {
+        self._settings = {
             **{"dataset": dataset, "data_dir": data_dir, "target": target, "auxiliary": auxiliary},
             **{"preset": preset, "seed": seed, "compressor": compressor, "device": device},
         }
@@ -112,7 +112,7 @@ class Trainer:
             start_new_session=True,  # Ctrl-C in a terminal reaches only this process, which sends "stop"
         )
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(self._asked) + "\n")
+        self._process.stdin.write(json.dumps(self._settings) + "\n")
         self._process.stdin.flush()
         threading.Thread(target=self._read, args=(self._process,), name="trainer", daemon=True).start()
 
@@ -236,7 +236,7 @@ class Trainer:
 
         histories = {self._title(label): history for label, history in self.histories.items()}
         totals = {self._title(label): total for label, total in self.totals.items()}
-        figure = plots.learning_curves(histories, totals, self._paper(), f"{self.title}, preset {self._asked['preset']}")
+        figure = plots.learning_curves(histories, totals, self._paper(), f"{self.title}, preset {self._settings['preset']}")
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=DPI, transparent=True)
         return buffer.getvalue()
@@ -244,7 +244,7 @@ class Trainer:
     def _title(self, label: str) -> str:
         """Return the title of a network's column: its role and its architecture."""
         kinds, _, name = label.rpartition(" ")
-        roles = {self._asked["auxiliary"]: "auxiliary", self._asked["target"]: "target"}
+        roles = {self._settings["auxiliary"]: "auxiliary", self._settings["target"]: "target"}
         if name in roles:
             return f"{roles[name]}: {name}"
         variant = name.partition("@")[2]
@@ -255,11 +255,11 @@ class Trainer:
 
     def _paper(self) -> dict[str, float]:
         """Return the paper's accuracy of the target on protected images (%), by column, or nothing for other data sets."""
-        if self._asked["dataset"] != "cifar10":
+        if self._settings["dataset"] != "cifar10":
             return {}
         from ..evaluation import PAPER
 
-        found = PAPER["table2"].get(f"{self._asked['target']}-X-{self._asked['auxiliary']}")
+        found = PAPER["table2"].get(f"{self._settings['target']}-X-{self._settings['auxiliary']}")
         return {} if found is None else {"generator": found, "generator and compressor": found}
 
     # --- the process's messages ----------------------------------------------------------------------------------------------
