@@ -74,7 +74,7 @@ class Host(Protocol):
         """Call `close`."""
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command in the home folder, without a retry. Raises RemoteError after `timeout` seconds, and ends it."""
+        """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
         """Run a command, and yield the lines of its output, without line ends. Closing the iterator ends the command.

@@ -25,7 +25,7 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue the certificates of a deployment, unless the existing ones are valid. Return whether they were issued.
+    """Issue the certificates of a deployment, unless all are valid for 14 more days. Return whether any were issued.
 
     If a stage's host name changes, a new authority is made, because an authority can only sign the names it was made for.
     """

@@ -1,4 +1,4 @@
-"""Check that only the user can write the folder on a stage's machine, which has the stage's code, key and weights."""
+"""Check that only the user can access the folder on a stage's machine, which has the stage's code, key and weights."""
 
 from __future__ import annotations
 

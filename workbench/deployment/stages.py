@@ -39,9 +39,9 @@ class Stage(Protocol):
         """
 
     def status(self) -> dict[str, Any]:
-        """Return the stage's state: whether it is `running` and, if it ended, the time `ended`, `status` and `last` lines.
+        """Return the stage's state: `running` and, for an ended stage, `ended`, `status` and `last`.
 
-        `status` is the exit status.
+        `ended` is the time (s since the epoch), `status` the exit status, and `last` the last log lines.
         """
 
     def logs(self, lines: int, follow: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Keep tunnels between machines in separate networks open: a local process that forwards ports over SSH.
+"""A local process that keeps tunnels between machines in separate networks open: ports forwarded over SSH.
 
 ::
 

@@ -148,7 +148,7 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Process received bytes: at once for a peer with a credential, else within the share of the loop's time."""
+        """Process received bytes at once for a peer with a credential, else when `LoopShare` permits it."""
         if self.closing:
             return  # this end has closed, the peer has not noticed yet
         if self.proven and not self._held:

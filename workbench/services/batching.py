@@ -44,7 +44,10 @@ Part = TypeVar("Part")
 
 @dataclass(eq=False)
 class Job(Generic[Part]):
-    """A queued request of `size` images. Only jobs of the same `kind` share a batch. `answer` is the future of its result."""
+    """A queued request of `size` images. `work` is its input for `compute`, `answer` the future of its result.
+
+    Only jobs of the same `kind` share a batch.
+    """
 
     work: Any = field(repr=False)
     size: int

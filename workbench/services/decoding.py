@@ -44,7 +44,7 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: its pixels, counted by the limit that they are under, and bytes of memory."""
+    """The cost of decoding a picture: its pixels (`jpeg_pixels` for JPEGs with one scan, else `pixels`) and bytes of memory."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -152,7 +152,7 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode pictures on one of several threads, which take the pictures' `numbers` in turn, until none is left."""
+        """Decode pictures until none is left. Several threads do so, and `numbers` gives each its next picture."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

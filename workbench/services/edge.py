@@ -70,7 +70,7 @@ class EdgeResult:
 
 @dataclass
 class _Pictures:
-    """The pictures of a request: files, the decoded images and, if the request wants the cloud's view, their place in it."""
+    """The pictures of a request: files, decoded images and, if `see` requests the cloud's view, their place in the payload."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
@@ -80,7 +80,7 @@ class _Pictures:
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Return the description of an edge's model. `name` is the cloud's model, `weights` the SHA-256 of the generator's."""
+    """Return the description of an edge's model. It has the `name` of the cloud's. `weights` is the generator's SHA-256."""
     return Model(
         name,
         weights[:16],

@@ -5,8 +5,8 @@ parses the response, which has a limited size and must state its length. A conne
 abandoned request.
 
 A connection may be dead without being closed, if the other machine was disconnected or replaced. So a small request without a
-response after a second is sent again on a new connection, one request at a time. If the new connection gets its response
-first, all requests that wait on older connections fail, and `connection` retries them.
+response after a second is sent a second time, on a new connection. If the new connection gets its response first, all
+requests that wait on older connections fail, and `connection` retries them.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class HttpConnections:
         return b"".join((head, self._host, self._always if credentials else b"", b"\r\n", body))
 
     def forget(self, since: float = math.inf) -> None:
-        """Close connections that have been idle since before `since` (the loop's time), by default all idle ones."""
+        """Close the idle connections whose last request ended before `since` (the loop's time), by default all."""
         for kept in [kept for kept in self._idle if kept.idle_since < since]:
             self._idle.remove(kept)
             kept.end()
@@ -215,7 +215,7 @@ class HttpConnections:
         await asyncio.gather(*(kept.gone for kept in self._made))
 
     def _probe_stalled(self, context: ssl.SSLContext | None) -> None:
-        """Start a check whether connections with a late response are dead, unless one is running."""
+        """Start to check whether connections with a late response are dead, unless such a check is running."""
         if self._again is None:
             self._again = asyncio.create_task(self._find_out(context))
 

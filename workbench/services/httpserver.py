@@ -36,7 +36,7 @@ log = logging.getLogger("workbench.access")
 
 
 class Refused(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised for a request that gets an error before the application sees it."""
+    """Raised to refuse a request before the application sees it."""
 
 
 class Exchange:

@@ -1,4 +1,4 @@
-"""Protection from cross-site requests: the browser would send the user's certificate with them."""
+"""Refuse cross-site requests, with which a browser would send the user's certificate."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["refuse_other_sites"]
 def refuse_other_sites(request: Request, plain: bool = False) -> None:
     """Raise ServiceError 403 for a request that a browser sends from another site's page.
 
-    Browsers send Sec-Fetch-Site or Origin; other clients send neither. `plain` means HTTP without TLS. Then DNS rebinding can
-    give a hostile page this service's host name, so an Origin is trusted only if its host is a loopback address.
+    Browsers send Sec-Fetch-Site or Origin; other clients send neither. With `plain` (HTTP without TLS), DNS rebinding could
+    give a hostile page the host name of this service. Then an Origin is trusted only if its host is a loopback address.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site in (None, "same-origin", "none")

@@ -48,7 +48,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
-    """Return the data hub's resource under `path`. Retry without a response, because the hub may start after the edge."""
+    """Return the data hub's resource `path`. Retry while the hub does not respond, because it may start after the edge."""
     while True:
         limit = min(deadline, time.monotonic() + ATTEMPT_S)
         try:

@@ -32,7 +32,7 @@ DRAIN_S = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server with a callback `started`. Unlike uvicorn's, it does not raise a received signal again at the end."""
+    """uvicorn's server with a callback for its start. Unlike the original, it does not raise received signals again."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)

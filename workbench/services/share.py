@@ -153,7 +153,7 @@ class LoopShare:
         self._slice = 0.0
 
     def _serve(self) -> None:
-        """Process held bytes for at most one slice of time, by the order of the tags."""
+        """Process held bytes for about `SLICE_S` seconds, in the order of the addresses' tags."""
         self._timer, self._slice = None, 0.0
         while self._queue and self._slice < SLICE_S and self._time_left() > 0:
             self._now, _, address = heapq.heappop(self._queue)

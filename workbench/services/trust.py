@@ -79,7 +79,7 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return the earlier expiry of the peer's certificate and its authority, in seconds since the epoch."""
+    """Return the earlier expiry of the peer's certificate and its authority (seconds since the epoch; inf without one)."""
     certificate = connection.getpeercert(binary_form=True)
     return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
 

@@ -1,4 +1,4 @@
-"""Host-key verification against known_hosts. Each error names the user's remedy."""
+"""Host-key verification against known_hosts. Each error names the remedy."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class KnownKey:
 
 
 def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
-    """Return the lines for a host in its known_hosts files. `name` replaces the host's own name there."""
+    """Return the known_hosts lines for a host, found by `name` if given, else by the host's own name there."""
     return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 

@@ -128,7 +128,7 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Wait for the end, and return the exit status, -1 if it is unknown. Raises LostError if the connection was lost."""
+        """Wait for the command's end. Return the exit status, -1 if unknown. Raises LostError if the connection was lost."""
 
     @abc.abstractmethod
     def end(self) -> None:
@@ -280,7 +280,7 @@ class LocalProcess(RemoteProcess):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Wait for the end, and return the exit status as a shell does: 128 + n after signal n."""
+        """Wait for the command's end. Return the exit status as a shell reports it: 128 + n after signal n."""
         status = self._process.wait()
         return status if status >= 0 else 128 - status
 

@@ -1,7 +1,7 @@
 """Make Python environments with the package, by uv if it is installed, else by venv and pip.
 
 Dependencies are installed from lock files that were sent with the package. So an index, or an attacker in front of it, can only
-provide the exact files with these SHA-256. Nothing is built, and no dependency is resolved.
+provide files with the SHA-256 of the lock files. Nothing is built, and no dependency is resolved.
 """
 
 from __future__ import annotations

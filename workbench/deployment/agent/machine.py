@@ -17,7 +17,7 @@ FREE = 64 << 20  # bytes that must stay free on a disk
 
 
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return Python version, free disk bytes, GPUs, uv and cores. Raises AgentError if the disk or a GPU is missing."""
+    """Return Python version, free disk bytes, GPUs, uv and cores. Raises AgentError for a full disk or a missing GPU."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
     if free < max(FREE, asked.get("bytes", 0)):

@@ -23,7 +23,7 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command that installs a missing shim: in the installed chart, or with the chart."""
+    """Return the Helm command for a missing shim. It enables the shim in the installed chart, or installs the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 

@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Check the connections in a machine's inventory `found`, to addresses that it must reach. Return findings."""
+    """Check, by a machine's inventory `found`, that it reaches the cloud, key broker and registry. Return findings."""
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:

@@ -2,7 +2,7 @@
 
 ::
 
-    with connect(...) as host:
+    with host_of(...) as host:
         containers = Containers(host, Container(...))
         containers.apply()
         containers.wait(600, print)

@@ -52,7 +52,7 @@ class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
     `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
-    `previous`: the log is that of a process which was restarted.
+    `previous`: the process was restarted, so its log is that of kubectl's option --previous.
     """
 
     reason: str
