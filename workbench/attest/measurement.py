@@ -23,7 +23,7 @@ __all__ = ["EXTRA", "GUEST_FEATURES", "VCPU_TYPE", "Boot", "measure"]
 
 EXTRA = "pip install -e '.[measure]' in the checkout"
 VCPU_TYPE = "EPYC-v4"  # of SEV-SNP guests of kata 4.1.0
-GUEST_FEATURES = 0x1  # SNPActive alone, as hosts with Linux from 6.10 on set it by default
+GUEST_FEATURES = 0x1  # SNPActive alone, the default of hosts with Linux 6.10 or later
 MOST_VCPUS = 4096  # QEMU's limit
 MOST_OVMF = 64 << 20  # bytes
 PAGE = 4096

@@ -110,8 +110,8 @@ class Accepted(asyncio.Protocol):
         self._open, self._make_upper = open_connections, upper
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
-        # in the loop's time: when the timer fires, and when the connection is cut
+        self._timer: TimerHandle | None = None  # moved only to an earlier time, because each request sets several limits
+        # in the loop's time: when the timer fires, and when the connection is aborted
         self._fires_at = self._limit = math.inf
         self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._reads = True
@@ -150,7 +150,7 @@ class Accepted(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Process received bytes at once for a peer with a credential, else when `LoopShare` permits it."""
         if self.closing:
-            return  # this end has closed, the peer has not noticed yet
+            return  # this end has closed the connection, the peer not yet
         if self.proven and not self._held:
             self.process(data)
         else:

@@ -65,7 +65,7 @@ class EdgeResult:
     scores: Scores
     payload: float
     milliseconds: dict[str, float]
-    seen: CloudView | None = None  # the cloud's view, if the request asked for it
+    seen: CloudView | None = None  # the cloud's view, if it was requested
 
 
 @dataclass

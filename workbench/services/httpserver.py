@@ -214,7 +214,7 @@ class HttpProtocol:
         """Pass the request to the application."""
         self._begun = False
         version = self._parser.get_http_version()
-        if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may have taken the other one
+        if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may use another of several Host headers
             self._refusal = 400, f"a request has one Host header, this one has {self._hosts}"
             raise Refused
         target = httptools.parse_url(self._url)

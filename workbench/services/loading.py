@@ -85,7 +85,7 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
     """Return the number of lanes, and the number of threads of each lane. 0 selects a number by device and cores."""
     if device != "cpu":
-        return lanes or 2, threads or 1  # one copies and encodes while the other's kernels run
+        return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run
     lanes = lanes or max(1, cores() // LANE_CORES)
     if lanes > 64:
         raise UsageError(f"at most 64 lanes, got {lanes}")

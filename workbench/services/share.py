@@ -91,7 +91,7 @@ class LoopShare:
         self._queue: list[tuple[float, int, str]] = []  # a heap with an entry for each waiting address
         self._numbers = itertools.count()
         self._held = 0
-        self._slice = 0.0  # seconds used in this round of the loop
+        self._slice = 0.0  # seconds used in this iteration of the loop
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:

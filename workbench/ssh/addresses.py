@@ -54,7 +54,7 @@ class Address:
     least_rsa: int = 0  # in bits
     family: str = "any"
     source: str | None = None  # BindAddress
-    looser: tuple[str, ...] = ()  # settings that would trust more hosts; they are not followed
+    looser: tuple[str, ...] = ()  # ignored settings, which would trust more hosts
     public_key: bool = True  # allowed by PubkeyAuthentication and PreferredAuthentications
 
     @property

@@ -38,7 +38,7 @@ def newer(path: Path, handle: int) -> Path | None:
     """Return the next log file after the open one (`handle`), or None if the open one is the newest."""
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
-    for _ in range(5):  # during a rotation a file may be seen twice, or not at all
+    for _ in range(5):  # during a rotation a file may be listed twice, or not at all
         there = {}
         for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1))):
             with contextlib.suppress(OSError):
