@@ -47,7 +47,7 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._marks: list[tuple[int, int]] = []  # of the certificate files (see `trust.marks`), read before the files were loaded
+        self._marks: list[tuple[int, int]] = []  # of the certificate files, read before the files were loaded
         self._look_at = 0.0  # the loop's time of the next check of the files
         self._http = HttpConnections(host, port, headers, admit)
         self._changed()
