@@ -2,11 +2,11 @@
 
 ::
 
-    with host_of("gpu-box") as host:                      # of ~/.ssh/config, or user@host:port, or "local"
+    with host_of("gpu-box") as host:                      # a Host of ~/.ssh/config, user@host:port, or "local"
         host.run(["nvidia-smi"]).out
         (path,) = host.put([Path("weights.safetensors")], "pmc2/store")
         with host.forward(8443) as here:
-            ...                                           # 127.0.0.1:here.port leads to its port 8443
+            ...                                           # 127.0.0.1:here.port leads to the host's port 8443
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from .storage import replacing
 __all__ = ["Forward", "Here", "Host", "LostError", "Result", "SshHost", "host_of"]
 
 LOCAL = "local"
-MOST_OUTPUT = 64 << 20  # bytes of output of a `run`
+MOST_OUTPUT = 64 << 20  # bytes of standard output of a `run`
 EXEC_S, STALL_S = 30.0, 60.0
 
 
 @dataclass(frozen=True)
 class Result:
-    """The exit status and both outputs of a command."""
+    """The exit status, the standard output and the standard error of a command."""
 
     status: int
     out: bytes
@@ -59,52 +59,52 @@ class Result:
 
 
 class Host(Protocol):
-    """A machine. The first call connects. After a lost connection the next call connects again.
+    """A machine, local or over SSH. The first call connects. After a lost connection the next call connects again.
 
-    Remote paths that do not start with / or ~ are relative to the user's home, as is `~/`. Every method raises RemoteError, and
-    its subclass LostError if the network is at fault.
+    Remote paths are absolute, or relative to the user's home folder, with or without `~/`. Every method raises RemoteError,
+    and its subclass LostError if the network is at fault.
     """
 
     name: str
 
     def __enter__(self) -> Self:
-        """Return the host. The connection is opened by the first call."""
+        """Return the host, without connecting."""
 
     def __exit__(self, *_: object) -> None:
-        """Close the host."""
+        """Call `close`."""
 
     def run(self, command: Sequence[str], *, input: bytes = b"", timeout: float = 60.0) -> Result:
-        """Run a command in the home folder, once. It is ended after `timeout` seconds."""
+        """Run a command once, in the home folder. After `timeout` seconds, end it and raise RemoteError."""
 
     def stream(self, command: Sequence[str], *, input: bytes = b"", timeout: float | None = None) -> Iterator[bytes]:
-        """Yield the lines of a command's output, without line ends. Closing the iterator ends the command.
+        """Run a command, and yield the lines of its output, without line ends. Closing the iterator ends the command.
 
-        If the command fails, the RemoteError has the last line of its standard error.
+        Raises RemoteError, with the last line of standard error, if the exit status is not 0, or after `timeout` seconds.
         """
 
     def put(self, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-        """Upload files to `folder`/<sha256>, unless they exist there. Return their absolute remote paths, in order."""
+        """Upload files to `folder`/<sha256> unless they exist there. Return their absolute remote paths, in order."""
 
     def get(self, path: str, target: Path) -> None:
-        """Download a file atomically."""
+        """Download a file, and replace `target` atomically."""
 
     def forward(self, port: int, host: str = "127.0.0.1", listen: int = 0) -> Forward:
-        """Forward a port of the local loopback (0: any free one) to a port that the host reaches."""
+        """Forward the port `listen` of the local loopback (0: any free one) to `host`:`port`, as seen from the machine."""
 
     def reverse(self, near: tuple[str, int], listen: int = 0) -> Forward:
-        """Forward a port of the host's loopback (0: any free one) to an address that the local machine reaches."""
+        """Forward the port `listen` of the machine's loopback (0: any free one) to `near`, as seen from here."""
 
     def close(self) -> None:
         """End all commands and forwarded ports, and close the connection."""
 
 
 def host_of(name: str, *, config: Path | None = None, ask: Ask = ask_terminal, keepalive: float = KEEPALIVE_S) -> Host:
-    """Return a machine by its name: "local" is this one, all others are SSH hosts."""
+    """Return the machine of a name: "local" is the local machine, all other names are SSH hosts (see `SshHost`)."""
     return Here() if name == LOCAL else SshHost(name, config=config, ask=ask, keepalive=keepalive)
 
 
 class _Machine(abc.ABC):
-    """The common part of both kinds of hosts: everything but starting commands and forwarding ports."""
+    """The common base class of both hosts: everything except for starting commands and forwarding ports."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -122,7 +122,7 @@ class _Machine(abc.ABC):
         """Start a command in the home folder."""
 
     def start(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in the home folder. The caller writes its input, and closes it."""
+        """Start a command in the home folder. The caller writes and closes its standard input, and closes the process."""
         work = self._begin(command)
         self._works.add(work)
         return work
@@ -161,13 +161,16 @@ class _Machine(abc.ABC):
             self._require("cat", self._ended(work, dog, "cat", STALL_S), work.errors())
 
     def ask(self, command: Sequence[str], data: bytes, timeout: float) -> bytes:
-        """Run a command and return its output. Raises RemoteError if it fails."""
+        """Run a command with the input `data`, and return its output. Raises RemoteError if it fails."""
         result = self.run(command, input=data, timeout=timeout)
         self._require(command[0], result.status, result.err)
         return result.out
 
     def _ended(self, work: RemoteProcess, dog: Watchdog, program: str, limit: float | None) -> int:
-        """Return the exit status. Raises RemoteError if the command was ended, or its status is unknown."""
+        """Wait for a command, and return its exit status. Raises RemoteError if it was ended, or its status is unknown.
+
+        `dog` is its watchdog with `limit` seconds.
+        """
         status: int | None = None
         try:
             status = work.wait()
@@ -209,13 +212,13 @@ class _Machine(abc.ABC):
 
 
 class Here(_Machine):
-    """The local machine, with the interface of the SSH hosts."""
+    """The local machine, with the interface `Host`."""
 
     def __init__(self) -> None:
         super().__init__(LOCAL)
 
     def _begin(self, command: Sequence[str]) -> RemoteProcess:
-        """Start a command in its own session."""
+        """Start a command in a new session."""
         try:
             return LocalProcess(command, Path.home())
         except OSError as error:
@@ -229,10 +232,10 @@ class Here(_Machine):
 
 
 class SshHost(_Machine):
-    """A host over SSH: `name` is a Host of the SSH configuration, or user@host:port.
+    """A host over SSH. `name` is a Host of the SSH configuration, or user@host:port.
 
-    The configuration is resolved by OpenSSH, but host keys are always verified. `ask` prompts for the passphrases
-    of encrypted keys. A connection that is silent for `keepalive` seconds is closed.
+    OpenSSH resolves the configuration (`config` replaces ~/.ssh/config), but host keys are always verified. `ask` prompts for
+    the passphrases of encrypted keys. A connection that is silent for `keepalive` seconds is closed.
     """
 
     def __init__(
@@ -246,7 +249,7 @@ class SshHost(_Machine):
         self._reverses: dict[int, partial[None]] = {}
 
     def _connection(self) -> SshConnection:
-        """Return the open connection, or a new one that listens on all of the host's forwarded ports again."""
+        """Return the open connection. If there is none, connect, and listen on all forwarded ports of the host again."""
         with self._opening:
             if self._open is not None and self._open.alive:
                 return self._open
@@ -262,7 +265,7 @@ class SshHost(_Machine):
             return connection
 
     def _channel(self) -> paramiko.Channel:
-        """Open a channel. If the connection was lost, nothing has run yet, so it is opened again, once."""
+        """Open a channel for a command. If the connection was lost, retry once, since no command has run yet."""
         connection = self._connection()
         try:
             return connection.session()
@@ -317,7 +320,7 @@ class SshHost(_Machine):
 
 
 def _home(path: str) -> str:
-    """Return a path relative to the home folder, in which commands start."""
+    """Return a path without `~/`: commands start in the home folder. Raises RemoteError for another user's home (`~user`)."""
     if path == "~" or path.startswith("~/"):
         return os.path.normpath(path[2:]) if path[2:] else "."
     if path.startswith("~"):

@@ -1,15 +1,15 @@
-"""Remote attestation: evidence of which guest, on which processor, holds the key of a TLS connection.
+"""Remote attestation: verify which guest, on which processor, holds the key of a TLS connection.
 
 ::
 
-    evidence --+-> report         an SEV-SNP attestation report, strictly read
+    evidence --+-> report         an SEV-SNP attestation report, strictly parsed
                +-> chain          VCEK <- ASK <- ARK, or VLEK <- ASVK <- ARK; the ARK is pinned by its fingerprint
     Policy ------> verify         named checks -> Verdict, or AttestationError
-    boot files --> measure        the measurement that a guest's report must have
+    boot files --> measure        the launch measurement that a guest's report must have
 
     nonce, TLS key -> runtime_data -> the guest's attestation agent -> report_data      (fresh evidence of this key)
 
-AMD's revocation lists are not read, since they need a network. `minimum_tcb` excludes old firmware.
+AMD's revocation lists are not checked, since they need a network. `minimum_tcb` excludes old firmware.
 """
 
 from .certificates import key_of

@@ -1,4 +1,4 @@
-"""Read X.509 certificates as AMD issues them, and check one signature or one validity period.
+"""Parse AMD's X.509 certificates, and check their signatures and validity periods.
 
 ::
 
@@ -41,9 +41,10 @@ _UNREADABLE = (
 
 @contextlib.contextmanager
 def readable(name: str) -> Iterator[None]:
-    """Raise AttestationError, with the certificate's name, if `cryptography` cannot parse what the block reads.
+    """Turn parser errors of the block into an AttestationError that names the certificate.
 
-    Warnings are suppressed: every VCEK has the serial number zero, and damaged certificates cause many more.
+    Warnings are suppressed: every VCEK has the serial number zero, which `cryptography` warns of, and damaged certificates
+    cause many more.
     """
     try:
         with suppress_warnings():
@@ -73,7 +74,7 @@ def key_of(certificate: bytes) -> bytes:
 
 
 def extension(certificate: x509.Certificate, oid: x509.ObjectIdentifier) -> bytes | None:
-    """Return the value of one of AMD's extensions, or None if it is absent."""
+    """Return the value (DER) of one of AMD's extensions, or None if it is absent."""
     for entry in certificate.extensions:
         if entry.oid == oid and isinstance(entry.value, x509.UnrecognizedExtension):
             return entry.value.value
@@ -87,7 +88,10 @@ def common_name(name: x509.Name) -> str:
 
 
 def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str) -> bool:
-    """Return whether `issuer` signed the certificate in AMD's way: RSA-PSS with SHA-384 and a key of 4096 bits."""
+    """Return whether `issuer` signed a certificate with AMD's algorithm: RSA-PSS with SHA-384 and a key of 4096 bits.
+
+    Raises AttestationError, with `name`, for a certificate that cannot be parsed.
+    """
     with readable(name):
         scheme, key = certificate.signature_algorithm_parameters, issuer.public_key()
         if not (
@@ -99,7 +103,7 @@ def signed_by(certificate: x509.Certificate, issuer: x509.Certificate, name: str
             and isinstance(key, rsa.RSAPublicKey)
             and key.key_size == 4096
             and issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-            # zero unused bits: no signature covers this byte
+            # the signature's count of unused bits must be 0, because no signature covers this byte
             and certificate.public_bytes(Encoding.DER).endswith(b"\0" + certificate.signature)
         ):
             return False

@@ -1,4 +1,4 @@
-"""The three certificates behind a report: the signing key's, its issuer's, and AMD's pinned root."""
+"""Find the three certificates that certify a report: the signing key's, its issuer's, and AMD's pinned root."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["Chain", "find_chain"]
 
 @dataclass(frozen=True)
 class Chain:
-    """The certificates behind a report, and the product of the pinned root.
+    """The certificates that certify a report, and the product of the pinned root.
 
-    key: "VCEK" or "VLEK", certified by `leaf`.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    key: the kind of key that `leaf` certifies.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
     """
 
     key: SigningKey
@@ -32,7 +32,7 @@ class Chain:
     product: str
 
     def __iter__(self) -> Iterator[tuple[str, x509.Certificate, str, x509.Certificate]]:
-        """Yield name, certificate, issuer's name and issuer, starting at the root."""
+        """Yield each certificate, the root first: its name, the certificate, its issuer's name and its issuer."""
         middle = INTERMEDIATES[self.key]
         yield "ARK", self.ark, "ARK", self.ark
         yield middle, self.issuer, "ARK", self.ark
@@ -40,10 +40,10 @@ class Chain:
 
 
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
-    """Return the chain of a report, from the policy's certificates and those of the evidence (`given`, DER).
+    """Return the chain of a report, from the policy's certificates and the evidence's (`given`, DER).
 
-    AMD's built-in authorities are used if neither has any authority. Raises AttestationError if a certificate is missing, or
-    if the root is not pinned. No signature is checked here.
+    AMD's built-in authorities are used if these include no authority. Raises AttestationError if a certificate is missing or
+    the root is not pinned. The signatures of the chain are not verified.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):
@@ -65,7 +65,7 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
 
 
 def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
-    """Return whether one of several certificates matches the report's firmware and its processor or provider."""
+    """Return whether a VCEK or VLEK matches the report's firmware, and its processor or the policy's provider."""
     with contextlib.suppress(AttestationError):
         if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
             return False

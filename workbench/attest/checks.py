@@ -12,7 +12,7 @@ __all__ = ["Check", "Checks", "Verdict"]
 
 @dataclass(frozen=True)
 class Check:
-    """A passed check, with its expected and actual value as text."""
+    """A passed check: its name, and its expected and actual value as text."""
 
     name: str
     expected: str
@@ -23,7 +23,7 @@ class Check:
 class Verdict:
     """The result of a verification. It proves nothing if its kind is "sample". `str()` returns a table of the checks.
 
-    chip: the first digits of the processor's number, or "masked".  provider: of a VLEK, else empty.
+    chip: the first 16 hex digits of the processor's number, or "masked".  provider: the csp_id of a VLEK, else empty.
     """
 
     kind: str
@@ -68,12 +68,12 @@ def _short(text: str) -> str:
 
 @dataclass
 class Checks:
-    """A recorder of the passed checks."""
+    """The passed checks of a verification, in order."""
 
     passed: list[Check] = field(default_factory=list)
 
     def that(self, holds: bool, name: str, expected: object, found: object) -> None:
-        """Record a check if it holds, else raise its AttestationError."""
+        """Record a check if it holds, else raise AttestationError with its name, the expected and the actual value."""
         if not holds:
             raise refusal(name, expected, found)
         self.passed.append(Check(name, str(expected), str(found)))

@@ -1,4 +1,4 @@
-"""The certificate of the key that signs reports: a processor's VCEK, or the VLEK that AMD issues to a cloud provider.
+"""Read the certificate of the key that signs reports: a processor's VCEK, or the VLEK that AMD issues to a cloud provider.
 
 ::
 
@@ -32,11 +32,11 @@ PRODUCT_NAME, CHIP_ID, PROVIDER = (x509.ObjectIdentifier(_OID + suffix) for suff
 IDENTITIES: Mapping[SigningKey, x509.ObjectIdentifier] = {"VCEK": CHIP_ID, "VLEK": PROVIDER}
 VERSIONS = {"boot_loader": "3.1", "tee": "3.2", "snp": "3.3", "microcode": "3.8", "fmc": "3.9"}
 CHIP = 64  # bytes of the report's chip_id
-TURIN_CHIP = 8  # bytes of it that Turin uses; zeros follow
+TURIN_CHIP = 8  # bytes of chip_id that Turin uses; zeros follow
 
 
 def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePublicKey:
-    """Return the key that signs reports. Raises AttestationError if it is not on P-384."""
+    """Return the public key that verifies reports. Raises AttestationError if it is not on P-384."""
     with readable(key):
         public = leaf.public_key()
         if isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP384R1):
@@ -45,7 +45,7 @@ def public_key(leaf: x509.Certificate, key: SigningKey) -> ec.EllipticCurvePubli
 
 
 def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
-    """Return the firmware versions in a certificate. Raises AttestationError if one is missing."""
+    """Return the firmware versions in a VCEK or VLEK, with an fmc if `turin`. Raises AttestationError if one is missing."""
     versions: dict[str, int] = {}
     with readable(key):
         for name, suffix in VERSIONS.items():
@@ -59,18 +59,21 @@ def tcb_of(leaf: x509.Certificate, turin: bool, key: SigningKey) -> Tcb:
 
 
 def _is_small_integer(der: bytes) -> bool:
-    """Return whether an INTEGER (DER) is in the range 0 to 255."""
+    """Return whether bytes are a DER INTEGER from 0 to 255."""
     return (len(der) == 3 and der[:2] == b"\2\1" and der[2] < 0x80) or (
         len(der) == 4 and der[:3] == b"\2\2\0" and der[3] >= 0x80
     )
 
 
 def chip_of(vcek: x509.Certificate, product: str = "") -> bytes:
-    """Return the processor's number, padded to the report's 64 bytes. An empty `product` accepts every product's encoding."""
+    """Return the processor's number in a VCEK, padded to the 64 bytes of a report. Raises AttestationError.
+
+    An empty `product` accepts every product's length.
+    """
     with readable("VCEK"):
         value = extension(vcek, CHIP_ID) or b""
     if len(value) in (TURIN_CHIP + 2, CHIP + 2) and value[:2] == bytes((4, len(value) - 2)):
-        value = value[2:]  # inside an OCTET STRING
+        value = value[2:]  # the content of an OCTET STRING
     sizes = (TURIN_CHIP, CHIP) if not product else (TURIN_CHIP,) if product == "Turin" else (CHIP,)
     if len(value) not in sizes:
         raise refusal("chip id", f"{' or '.join(map(str, sizes))} bytes in the VCEK", f"{len(value)} bytes")
@@ -88,7 +91,7 @@ def provider_of(vlek: x509.Certificate) -> str:
 
 
 def _text(leaf: x509.Certificate, oid: x509.ObjectIdentifier, key: SigningKey) -> str:
-    """Return an IA5String of at most 127 bytes, or "" for anything else. Unprintable characters become "?"."""
+    """Return an extension's IA5String of at most 127 bytes, or "" for anything else. Unprintable characters become "?"."""
     with readable(key):
         value = extension(leaf, oid) or b""
     if len(value) < 2 or value[0] != 0x16 or value[1] != len(value) - 2 or value[1] >= 0x80:

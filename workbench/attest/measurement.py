@@ -1,4 +1,4 @@
-"""The measurement that a guest's report must have, computed from the files that QEMU starts it with.
+"""Compute the launch measurement that a guest's report must have, from the files with which QEMU starts the guest.
 
 ::
 
@@ -22,9 +22,9 @@ from ..errors import UsageError, unknown
 __all__ = ["EXTRA", "GUEST_FEATURES", "VCPU_TYPE", "Boot", "measure"]
 
 EXTRA = "pip install -e '.[measure]' in the checkout"
-VCPU_TYPE = "EPYC-v4"  # what kata 4.1.0 starts SEV-SNP guests with
-GUEST_FEATURES = 0x1  # SNPActive alone, as hosts with Linux from 6.10 on set it by default
-MOST_VCPUS = 4096  # as many as QEMU takes
+VCPU_TYPE = "EPYC-v4"  # of SEV-SNP guests of kata 4.1.0
+GUEST_FEATURES = 0x1  # SNPActive alone, the default of hosts with Linux 6.10 or later
+MOST_VCPUS = 4096  # QEMU's limit
 MOST_OVMF = 64 << 20  # bytes
 PAGE = 4096
 
@@ -33,9 +33,10 @@ PAGE = 4096
 class Boot:
     """The files and options with which QEMU starts a guest.
 
-    ovmf: firmware, a whole number of pages.  kernel, initrd, append: as in QEMU's options of these names; initrd and append
-    require a kernel.  guest_features: SEV_FEATURES of the guest's VMSA.  ovmf_hash: SHA-384 in hexadecimal, used in place of
-    the digest over the pages of `ovmf`. The metadata is read from `ovmf` in any case.
+    ovmf: the firmware, in whole pages of 4096 bytes.
+    kernel, initrd, append: QEMU's options of these names. initrd and append require a kernel.
+    guest_features: SEV_FEATURES of the guest's VMSA.
+    ovmf_hash: SHA-384 in hexadecimal, which replaces the digest of the pages of `ovmf`. The metadata is still read from `ovmf`.
     """
 
     ovmf: Path
@@ -51,7 +52,7 @@ class Boot:
 def measure(boot: Boot) -> bytes:
     """Return the SEV-SNP launch measurement, 48 bytes.
 
-    Raises UsageError for an invalid boot, and if the extra `measure` is not installed.
+    Raises UsageError for invalid or unreadable files or options, and if the extra `measure` is not installed.
     """
     guest, types = _package()
     _check(boot, list(types.CPU_SIGS))

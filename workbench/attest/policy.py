@@ -1,4 +1,4 @@
-"""The client's policy: what evidence must prove before a picture leaves. Written in code, or in a small TOML file."""
+"""The client's attestation policy: requirements on the evidence of an edge, given in code or in a TOML file."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ microcode = 0
 class Policy:
     """The requirements on evidence. Raises UsageError for values that no evidence can meet.
 
-    kind: "snp", or "sample" for the evidence of the runtime for development, which proves nothing. No other policy accepts
-        sample evidence, and with it all other fields must keep their defaults.
+    kind: "snp", or "sample" for evidence of the development runtime, which proves nothing. A sample policy must leave all other
+        fields at their defaults, and a policy of kind "snp" accepts no sample evidence.
     measurements: accepted launch measurements of the guest, SHA-384 in hexadecimal; at least one.
     initdata: SHA-256 of the guest's initdata in hexadecimal, or "any"; required.
-    products: trusted processors by generation. Milan must be named explicitly; `warnings` gives the reason.
+    products: trusted generations of processors. Milan must be named explicitly; `warnings` gives the reason.
     signing_key: "VCEK", the key of one processor, or "VLEK", a key that AMD issues to a cloud provider.
-    provider: the csp_id in the VLEK's certificate, exactly; required with a VLEK, and only allowed there.
-    chain: certificates (DER) in addition to those of the evidence. If neither contains an authority, AMD's own are used.
+    provider: the exact csp_id in the VLEK's certificate; required with "VLEK", forbidden with "VCEK".
+    chain: certificates (DER) in addition to the evidence's. If these include no authority, AMD's built-in ones are used.
     minimum_tcb: the oldest trusted firmware, or "any"; required.
     debug: accept a guest that its host may debug.  vmpl: the privilege level that requested the report, 0 to 3.
     masked_chip_id: accept a report that does not name its processor.
     allow_expired: accept certificates that are not valid at the time `at` (None: now).
-    arks: SHA-256 of root certificates in hexadecimal, by product; they replace the built-in ones.
+    arks: SHA-256 of root certificates (ARK) in hexadecimal, by product; they replace the built-in ones.
     """
 
     kind: str = "snp"
@@ -121,7 +121,7 @@ class Policy:
                 raise UsageError(f"sample evidence proves nothing, so a policy of that kind cannot ask for {each.name}")
 
     def _check_required(self) -> None:
-        """Refuse a policy without a field that protects against a hostile host. "any" switches a field off explicitly."""
+        """Raise UsageError if `initdata` or `minimum_tcb`, which protect against a hostile host, is missing or invalid."""
         if not self.initdata:
             raise UsageError(
                 "a policy needs initdata: the measurement alone accepts every image and agent's policy that the host chooses. "
@@ -156,18 +156,18 @@ class Policy:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """One line for each trusted product that is known to be broken, with the reason."""
+        """One sentence for each trusted product that is known to be broken, with the reason."""
         return tuple(WARNINGS[name] for name in self.products if self.kind == "snp" and name in WARNINGS)
 
     @property
     def pins(self) -> dict[str, str]:
-        """The fingerprints of the trusted root certificates, by product."""
+        """The SHA-256 (hex) of the trusted root certificates, by product."""
         known = {**ARKS, **{name: pin.lower() for name, pin in self.arks.items()}}
         return {name: known[name] for name in self.products}
 
     @property
     def oldest_tcb(self) -> Tcb:
-        """The oldest trusted firmware. All versions are zero for "any"."""
+        """The oldest trusted firmware versions, all zero for "any"."""
         return self.minimum_tcb if isinstance(self.minimum_tcb, Tcb) else Tcb()
 
     @property
@@ -177,7 +177,7 @@ class Policy:
 
     @staticmethod
     def template() -> str:
-        """Return a policy file with every key and a comment on each."""
+        """Return the text of a policy file with every key and a comment on each."""
         return TEMPLATE
 
     @classmethod
@@ -202,7 +202,10 @@ def _known(content: dict[str, Any], kind: type[Any], within: str = "") -> dict[s
 
 
 def _value(path: Path, name: str, value: Any) -> Any:
-    """Convert a key's TOML value to the dataclass's type. Raises UsageError for another type."""
+    """Convert the TOML value of a key to the type of the policy's field. Raises UsageError for a wrong type.
+
+    Files of certificates are read from the folder of `path`.
+    """
     if name in ("measurements", "products", "chain"):
         texts = _list(name, value)
         return tuple(der for text in texts for der in _certificates(path.parent / text)) if name == "chain" else texts
@@ -260,7 +263,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _certificates(path: Path) -> list[bytes]:
-    """Return the certificates (DER) in a file, PEM or DER."""
+    """Return the certificates (DER) in a PEM or DER file. Raises UsageError if it has none or an invalid one."""
     content = _bytes(path)
     try:
         certificates = der_blocks(content) or [content]

@@ -15,7 +15,7 @@ ARKS = {  # SHA-256 of AMD's root certificates
     "Turin": "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
 }
 PRODUCTS = tuple(ARKS)
-WARNINGS: Mapping[str, str] = {  # products that a policy must name explicitly, and the reason, one sentence
+WARNINGS: Mapping[str, str] = {  # products that a policy must name explicitly, and the reason in one sentence
     "Milan": "Milan's evidence can be forged by software alone (arXiv 2605.12990: root seed of its VCEKs extracted), "
     "so it proves little: use Genoa or Turin",
 }
@@ -23,9 +23,9 @@ DEFAULT_PRODUCTS = tuple(name for name in PRODUCTS if name not in WARNINGS)
 
 
 def product_of(cpuid: tuple[int, int, int]) -> str:
-    """Return the product of a CPUID family, model and stepping; "" if it is unknown.
+    """Return the product of a processor by its CPUID family, model and stepping, or "" if it is unknown.
 
-    Ranges as in virtee/sev 7.1.0, `Generation::identify_cpu`; Bergamo and Siena count as Genoa.
+    Source of the ranges: virtee/sev 7.1.0, `Generation::identify_cpu`. Bergamo and Siena count as Genoa.
     """
     family, model, _ = cpuid
     if family == 0x19:
@@ -35,11 +35,11 @@ def product_of(cpuid: tuple[int, int, int]) -> str:
 
 @functools.cache
 def authorities() -> tuple[bytes, ...]:
-    """Return AMD's ARK, ASK and ASVK (DER) of every product, as published by AMD's key distribution service."""
+    """Return AMD's ARK, ASK and ASVK (DER) of all products, as published by AMD's key distribution service."""
     return tuple(der_blocks(Path(__file__).with_name("amd.pem").read_bytes()))
 
 
 def der_blocks(pem: bytes) -> list[bytes]:
-    """Return the certificates (DER) in a PEM file. Raises ValueError for a block that is not base 64."""
+    """Return the certificates (DER) in the content of a PEM file. Raises ValueError for a block that is not base64."""
     parts = (part.partition(b"-----END CERTIFICATE-----") for part in pem.split(b"-----BEGIN CERTIFICATE-----")[1:])
     return [b64decode(b"".join(block.split()), validate=True) for block, end, _ in parts if end]

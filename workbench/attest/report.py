@@ -1,4 +1,4 @@
-"""An SEV-SNP attestation report: a strict parser of its 1184 bytes, and of the agent's JSON with the same fields.
+"""A strict parser of SEV-SNP attestation reports: 1184 bytes, or the attestation agent's JSON with the same fields.
 
 ::
 
@@ -20,7 +20,7 @@ from ..errors import AttestationError
 
 __all__ = ["LENGTH", "SIGNED", "Report", "Tcb", "refusal"]
 
-LENGTH, SIGNED = 0x4A0, 0x2A0  # bytes: of a report, and of what its signature covers
+LENGTH, SIGNED = 0x4A0, 0x2A0  # bytes of a report, and of the part that its signature covers
 VERSIONS = (2, 3, 4, 5)
 TURIN_FAMILY = 0x1A
 COORDINATE = 72  # bytes for R, and for S
@@ -57,7 +57,7 @@ _FIELDS: tuple[tuple[str, int, int, str], ...] = (
     ("current_mit_vector", 0x200, 8, "number or null"),
     ("signature", 0x2A0, 2 * COORDINATE, "signature"),
 )
-_OPTIONAL = {"launch_mit_vector", "current_mit_vector"}  # agents older than report version 5 lack them
+_OPTIONAL = {"launch_mit_vector", "current_mit_vector"}  # missing in the JSON of agents older than report version 5
 _RESERVED = ((0x04C, 0x050), (0x18B, 0x1A0), (0x1EB, 0x1EC), (0x1EF, 0x1F0), (0x208, 0x2A0), (0x330, LENGTH))
 _NOT_YET = {3: (0x188, 0x18B), 4: (0x1F8, 0x208)}  # reserved before that version
 
@@ -66,14 +66,14 @@ _TURIN_TCB = {"fmc": 0, "boot_loader": 1, "tee": 2, "snp": 3, "microcode": 7}
 
 
 def refusal(check: str, expected: object, found: object) -> AttestationError:
-    """Return a failed check's error: one line of bounded length."""
+    """Return the error of a failed check, with the expected and the actual value, in one line of limited length."""
     wanted, shown = (" ".join(str(each).split()) for each in (expected, found))
     return AttestationError(f"attestation: {check}: expected {wanted[:320]}, found {shown[:160] or 'nothing'}")
 
 
 @dataclass(frozen=True)
 class Tcb:
-    """The firmware versions of a processor. `fmc` exists from Turin on."""
+    """The firmware versions of a processor. `fmc` is None before Turin."""
 
     boot_loader: int = 0
     tee: int = 0
@@ -83,7 +83,7 @@ class Tcb:
 
     @classmethod
     def read(cls, raw: bytes, turin: bool) -> Tcb:
-        """Parse eight bytes. Turin has another order. Raises AttestationError if reserved bytes are not zero."""
+        """Parse a report's eight bytes, which Turin orders differently. Raises AttestationError if reserved bytes are not 0."""
         layout = _TURIN_TCB if turin else _TCB
         if any(byte for index, byte in enumerate(raw) if index not in layout.values()):
             raise refusal("report format", "reserved bytes of a TCB version that are zero", raw.hex())
@@ -94,14 +94,14 @@ class Tcb:
         return f"{fmc}boot loader {self.boot_loader}, tee {self.tee}, snp {self.snp}, microcode {self.microcode}"
 
     def reaches(self, least: Tcb) -> bool:
-        """Return whether every version is at least that of `least`."""
+        """Return whether every version is at least as high as in `least`."""
         parts = ("boot_loader", "tee", "snp", "microcode")
         return (self.fmc or 0) >= (least.fmc or 0) and all(getattr(self, part) >= getattr(least, part) for part in parts)
 
 
 @dataclass(frozen=True)
 class Report:
-    """A parsed report. `r` and `s` sign the first `SIGNED` bytes of `raw`; the parser does not verify them."""
+    """A parsed report. `r` and `s` are the ECDSA signature of the first `SIGNED` bytes of `raw`, not verified here."""
 
     raw: bytes = field(repr=False)
     version: int
@@ -120,7 +120,7 @@ class Report:
 
     @classmethod
     def read(cls, raw: bytes) -> Report:
-        """Parse a report. Raises AttestationError for a wrong length or version, or if reserved bytes are not zero."""
+        """Parse the bytes of a report. Raises AttestationError for a wrong length or version, or nonzero reserved bytes."""
         if len(raw) != LENGTH:
             raise refusal("report format", f"{LENGTH} bytes", f"{len(raw)} bytes")
         version = _number(raw, "version")
@@ -148,9 +148,9 @@ class Report:
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, Any]) -> Report:
-        """Parse the agent's JSON by writing its fields into the bytes of a report.
+        """Parse the fields of the agent's JSON: encode them as the bytes of a report, and read those.
 
-        Raises AttestationError for invalid fields.
+        Raises AttestationError for unknown, missing or invalid fields.
         """
         known = {name for name, *_ in _FIELDS}
         if unknown := sorted(map(str, set(fields) - known)):
@@ -167,7 +167,7 @@ class Report:
 
 
 def _check_reserved(raw: bytes, version: int) -> None:
-    """Refuse reserved bytes that are not zero. The signature does not cover those after it."""
+    """Raise AttestationError if reserved bytes are not zero. No signature covers the bytes from `SIGNED` on."""
     ranges = [*_RESERVED, *(where for since, where in _NOT_YET.items() if version < since)]
     coordinates = [(start + 48, start + COORDINATE) for start in (SIGNED, SIGNED + COORDINATE)]  # P-384 has 48 bytes
     for start, end in (*ranges, *coordinates):

@@ -1,9 +1,9 @@
-"""Verify evidence under a policy: named checks, and a verdict that lists the expected and the actual value of each.
+"""Verify evidence under a policy. The verdict lists each check with its expected and its actual value.
 
 ::
 
     agent's JSON or 1184 bytes -> report -> chain to a pinned ARK -> fields of the VCEK or VLEK -> signature -> guest
-    {svn, report_data}         -> report_data alone; the verdict states that this proves nothing
+    {svn, report_data}         -> report_data only; the verdict states that sample evidence proves nothing
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .report import LENGTH, SIGNED, Report, refusal
 
 __all__ = ["MOST_EVIDENCE", "runtime_data", "verify"]
 
-MOST_EVIDENCE = 256 << 10  # bytes of JSON; evidence with the whole chain has about 30,000
+MOST_EVIDENCE = 256 << 10  # bytes of JSON; evidence with all certificates has about 30,000
 MOST_CERTIFICATES = 16
 DATA = 64  # bytes of report_data
 
@@ -41,15 +41,15 @@ SIGNING_KEYS: Mapping[int, SigningKey] = {0: "VCEK", 1: "VLEK"}
 
 
 def runtime_data(nonce: bytes, key: bytes) -> bytes:
-    """Return the report_data for a nonce and a TLS key (`key_of`): their SHA-256 as 64 hexadecimal digits."""
+    """Return the report_data for a nonce and a TLS key (as `key_of`): 64 hex digits of the SHA-256 of both, concatenated."""
     return hashlib.sha256(nonce + key).hexdigest().encode("ascii")
 
 
 def verify(evidence: bytes | Mapping[str, Any], policy: Policy, runtime_data: bytes) -> Verdict:
     """Verify evidence under a policy. Evidence is a report's 1184 bytes, or the agent's JSON as bytes or parsed.
 
-    `runtime_data` has at most 64 bytes, and was sent with the request for evidence. Raises AttestationError for the first check
-    that fails, with the check's name, the expected and the actual value.
+    `runtime_data`, at most 64 bytes, is the data that was sent with the request for evidence. Raises AttestationError for the
+    first failed check, with its name, the expected and the actual value.
     """
     if len(runtime_data) > DATA:
         raise UsageError(f"runtime_data has at most {DATA} bytes, got {len(runtime_data)}")
@@ -83,7 +83,7 @@ def _parse(text: bytes) -> Mapping[str, Any]:
 
 
 def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
-    """Return the certificates (DER) in the agent's JSON."""
+    """Return the certificates (DER) in `cert_chain` of the agent's JSON. Raises AttestationError for another format."""
     entries = [] if cert_chain is None else cert_chain
     if not isinstance(entries, list) or len(entries) > MOST_CERTIFICATES:
         raise refusal("evidence", f"a list `cert_chain` of at most {MOST_CERTIFICATES}", type(entries).__name__)
@@ -97,7 +97,7 @@ def _certificates(cert_chain: Any) -> tuple[bytes, ...]:
 
 
 def _sample(payload: Mapping[str, Any], expected: bytes) -> Verdict:
-    """Check the runtime data of sample evidence, which carries no signature."""
+    """Check report_data of sample evidence, which has no signature. Return a verdict that proves nothing."""
     checks = Checks()
     if "svn" not in payload or not isinstance(payload.get("report_data"), str):
         raise refusal("kind", "sample evidence, {svn, report_data}", "other evidence: give a policy of its kind")
@@ -133,7 +133,7 @@ def _snp(report: Report, given: tuple[bytes, ...], policy: Policy, expected: byt
 
 
 def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that the policy's kind of key signed the report."""
+    """Check that key_info names the policy's kind of signing key, and has no unknown bits."""
     number, rest = report.key_info >> 2 & 7, report.key_info & ~(7 << 2 | AUTHOR_KEY)
     name = SIGNING_KEYS.get(number, "none" if number == 7 else "unknown")
     if rest & MASK_CHIP_KEY:
@@ -148,7 +148,7 @@ def _check_signing_key(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
-    """Check the pin of the ARK, the three signatures, and that all certificates are valid now."""
+    """Record the ARK's pin, which `find_chain` checked. Check the three signatures, and the validity at the policy's time."""
     checks.that(True, "ARK pin", policy.pins[chain.product], fingerprint(chain.ark))
     for name, certificate, issuer_name, issuer in chain:
         signed = signed_by(certificate, issuer, name)
@@ -162,7 +162,7 @@ def _check_chain(chain: Chain, policy: Policy, checks: Checks) -> None:
 
 
 def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that the report's product and firmware match the certificate of the signing key."""
+    """Check that product and firmware of report and certificate match, and that the firmware is not older than required."""
     key = chain.key
     with readable(key):
         issuer = common_name(chain.leaf.issuer)
@@ -184,7 +184,7 @@ def _check_platform(chain: Chain, report: Report, policy: Policy, checks: Checks
 
 
 def _check_processor(chain: Chain, report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that the report names the processor of its VCEK. A masked number passes if the policy allows it."""
+    """Check that report and VCEK have the same processor number. A masked one passes if the policy allows it."""
     masked = policy.masked_chip_id and not any(report.chip)
     chip = chip_of(chain.leaf, chain.product)
     checks.that(masked or chip == report.chip, "chip id", _hex(chip, 16), "masked" if masked else _hex(report.chip, 16))
@@ -201,7 +201,10 @@ def _check_signature(chain: Chain, report: Report, checks: Checks) -> None:
 
 
 def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
-    """Check that the guest matches the policy, and that its host can neither debug nor migrate it."""
+    """Check the guest's flags, privilege level, measurement and initdata against the policy.
+
+    The flags must forbid migration and, unless the policy allows it, debugging by the host.
+    """
     flags = report.policy
     checks.that(flags & SINGLE_REQUIRED != 0 and flags <= KNOWN_POLICY, "guest policy", "flags that are known", f"{flags:#x}")
     debug = bool(flags & DEBUG)
@@ -216,6 +219,6 @@ def _check_guest(report: Report, policy: Policy, checks: Checks) -> None:
 
 
 def _hex(data: bytes, digits: int = 128) -> str:
-    """Return bytes as text if they are alphanumeric, like the agent's runtime_data, else in hexadecimal."""
+    """Return bytes as text if they are alphanumeric, like the agent's runtime_data, else up to `digits` hex digits."""
     text = data.rstrip(b"\0")
     return text.decode() if text and text.isalnum() else data.hex()[:digits]

@@ -1,4 +1,4 @@
-"""The commands of `workbench`, one file each: options, and a function from options to exit status."""
+"""The commands of `workbench`. Each file declares options, and a function that takes them and returns the exit status."""
 
 from . import (
     audit,

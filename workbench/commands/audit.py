@@ -1,4 +1,4 @@
-"""`workbench audit`: measure what attackers recover from what leaves the edge."""
+"""`workbench audit`: measure what attackers recover from the data that leaves the edge."""
 
 from __future__ import annotations
 

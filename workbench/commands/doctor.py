@@ -1,4 +1,4 @@
-"""`workbench doctor`: find what prevents a launch, and the command that fixes it."""
+"""`workbench doctor`: find the faults that would prevent a launch, and the commands that fix them."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ Copy to each host the folder of its role alone: DIR/edge, DIR/cloud, DIR/client.
 
 
 def certs(options: argparse.Namespace) -> int:
-    """Write the certificates, and print where they are."""
+    """Write the certificates, and print their paths."""
     from ..certs import LOCAL, ROLES, issue
 
     names, clouds = options.names or LOCAL, options.cloud_names or LOCAL

@@ -1,4 +1,4 @@
-"""`workbench measure`: compute the measurement for a policy from the files that a guest starts with."""
+"""`workbench measure`: compute the launch measurement for a policy from the files with which a guest starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shared parts of the commands: the declaration of a command, and common options."""
+"""Shared functions of the commands: declare a command, declare and read common options, print tables."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ def add_rate(made: argparse.ArgumentParser, whose: str = "of the codec neural") 
 
 
 def read_rate(options: argparse.Namespace) -> float | None:
-    """Return the option `--rate`, or None without it.
+    """Return the value of `--rate`, or None without it.
 
-    Raises UsageError for a rate outside [0, 1], and for a codec other than `neural`.
+    Raises UsageError for a rate outside [0, 1], and for a rate with another codec than `neural`.
     """
     from ..rates import check_rate
 
@@ -91,9 +91,10 @@ def read_dataset(options: argparse.Namespace) -> Dataset:
 
 
 def read_pair(options: argparse.Namespace, dataset: Dataset) -> Pair:
-    """Return the pair that the options name, without the compressor if the codec needs none. Raises WeightsError.
+    """Load the pair that the options name, without the compressor if the codec needs none. Raises WeightsError.
 
-    `--variant` names a compressor of the pair or, if there is none, a generator with its own compressor, such as `paper`.
+    `--variant` names a compressor of the pair or, if there is none of that name, a generator with its own compressor, such as
+    `paper`.
     """
     from .. import system, weights
 
@@ -121,7 +122,7 @@ def check_preset(name: str) -> None:
 
 
 def pick_device(name: str) -> str:
-    """Return "cpu" or "cuda"; `auto` prefers a GPU. Raises UsageError for a missing GPU."""
+    """Return "cpu" or "cuda" for a device option; `auto` prefers a GPU. Raises UsageError for a missing GPU."""
     import torch
 
     if name == "cuda" and not torch.cuda.is_available():

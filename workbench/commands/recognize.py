@@ -81,7 +81,7 @@ def recognize(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> None:
-    """Fill in the edge's URL, the trusted authority and the policy: from the options, else from the deployment."""
+    """Fill in the options for the edge's URL, the certificates and the policy from the deployment, unless they are given."""
     plan = options.deployment
     if plan is not None and (options.edge is not None or options.arrangement == "pp"):
         raise UsageError("--deployment names its own edge: leave out --edge and --arrangement pp")
@@ -95,7 +95,7 @@ def _place(options: argparse.Namespace) -> None:
 
 
 def _read(path: Path) -> bytes:
-    """Read a picture for an edge. The file is read once, because it may be a pipe. Raises DataError for any other content."""
+    """Read a picture file, once, because it may be a pipe. Raises DataError for content that an edge does not accept."""
     from ..pictures import open_picture, read_picture
     from ..services.edge import LARGE
 
@@ -105,7 +105,7 @@ def _read(path: Path) -> bytes:
 
 
 def _phone(options: argparse.Namespace, files: list[bytes]) -> tuple[Any, Any]:
-    """Return the local edge stage of arrangement PP, and the pictures as images."""
+    """Return the local edge stage of arrangement PP, and the pictures as images, N x 3 x 32 x 32 in [0, 1]."""
     from .. import data
     from ..pictures import load_pictures, to_float
     from ..services.loading import StageConfig, edge_stage

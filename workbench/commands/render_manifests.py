@@ -1,4 +1,4 @@
-"""`workbench manifests`: print the Kubernetes objects of a plan, to read, to keep, or to apply manually."""
+"""`workbench manifests`: print the Kubernetes objects of a plan, for reading, archiving or manual use."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def _manifests(options: argparse.Namespace) -> int:
 
 
 def _certificates(plan: Deployment, container: Container) -> dict[str, bytes] | None:
-    """Return the certificates that a launch has issued, or None for a container with a key broker.
+    """Return the issued certificates of a container by file name, or None for a container with a key broker.
 
     Raises UsageError if no launch has issued them yet.
     """

@@ -1,4 +1,4 @@
-"""`workbench reproduce`: train what is missing, execute the notebooks, write the report."""
+"""`workbench reproduce`: train missing networks, execute the notebooks, write the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add"]
 
-EMBEDDED = "digits"  # on these pictures training takes minutes: reproduce shows it, and does not start from shipped weights
+EMBEDDED = "digits"  # training on it takes minutes, so reproduce trains its networks and uses no shipped weights
 
 
 def add(commands: Commands) -> None:
@@ -101,7 +101,10 @@ def reproduce(options: argparse.Namespace) -> int:
 
 
 def _batch(directory: Path, given: dict[str, Any], options: argparse.Namespace) -> tuple[dict[str, Any], list[str], str]:
-    """Return parameters, notebooks and preset of a run to resume. Raises UsageError if the options contradict them."""
+    """Return the parameters, notebooks and preset of a run to resume.
+
+    Raises RunError if `directory` has no run, and UsageError if the options contradict the run.
+    """
     from .. import runs
 
     batch = runs.read_json(directory / "batch.json")

@@ -105,7 +105,7 @@ def _add_limits(made: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Bind the port, load, warm up, listen, and drain at the end."""
+    """Bind the port, load and warm up the service, serve until a signal, and finish accepted requests."""
     if not options.plain_http and options.certs is None:
         raise UsageError("give --certs DIR (made by `workbench certs DIR`), or --plain-http on loopback")
     if options.what == "edge" and options.cloud is None:
@@ -135,9 +135,9 @@ def serve(options: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGINT end the process until the server drains instead. Restores the previous handlers.
+    """Let SIGTERM and SIGINT end the process in the block, before the server handles them. Restore the handlers at the end.
 
-    KeyboardInterrupt is no alternative: if one passes through an `exec`, as in many imports, Python dies by the signal.
+    KeyboardInterrupt would not work: if it passes through an `exec`, as in many imports, the signal kills Python.
     """
     codes = {signal.SIGTERM: 0, signal.SIGINT: 130}
     previous = {number: signal.signal(number, lambda *_, code=code: sys.exit(code)) for number, code in codes.items()}
@@ -165,7 +165,7 @@ def _load_and_run(options: argparse.Namespace) -> None:
 
 
 def _warn_of_other_keys(options: argparse.Namespace) -> None:
-    """Warn if a service for other machines has a folder with the keys of all roles. Its host should only have its own."""
+    """Warn if a service for other machines has the keys of other roles in its folder. Its host should have only its own."""
     from ..services.server import address
     from ..services.trust import is_loopback
 
@@ -181,7 +181,7 @@ def _warn_of_other_keys(options: argparse.Namespace) -> None:
 
 @contextlib.contextmanager
 def _port_file(path: Path | None, port: int) -> Iterator[None]:
-    """Write the port to a file for as long as it is bound."""
+    """Write the bound port to a file, and remove the file at the end of the block. Does nothing if `path` is None."""
     if path is None:
         yield
         return
@@ -203,7 +203,7 @@ def _tls(options: argparse.Namespace) -> Tls | None:
 
 
 def _token(options: argparse.Namespace) -> Token | None:
-    """Return the token of `--token-file`. The environment's token is for clients, so a service must not accept it."""
+    """Return the token of `--token-file`, or None. `$WORKBENCH_TOKEN` is the client's token, so a service ignores it."""
     from ..services.trust import TOKEN_VARIABLE, Token
 
     if options.token_file is not None:
@@ -227,7 +227,7 @@ def _agent(options: argparse.Namespace) -> AttestationAgent | None:
 
 
 def _service(options: argparse.Namespace) -> Service:
-    """Load and warm up the service."""
+    """Load a service's networks, warm them up, and return the service."""
     from ..data import load
     from ..inference import computes_in_16_bits
     from ..services.batching import ComputePool
@@ -256,7 +256,7 @@ def _service(options: argparse.Namespace) -> Service:
     shared["lanes"] = ComputePool(*lanes_and_threads(device, options.lanes, options.threads), split=split)
     service = (_edge if options.what == "edge" else _cloud)(options, stage, shared)
     gc.collect()
-    gc.freeze()  # existing objects stay, so later collections skip them
+    gc.freeze()  # existing objects stay alive, so later collections skip them
     gc.set_threshold(YOUNG_OBJECTS)  # the objects of about a hundred requests are freed without a collection
     return service
 
@@ -304,7 +304,7 @@ def _edge(options: argparse.Namespace, stage: StageConfig, shared: dict[str, Any
 
 
 def _log(quiet: bool) -> None:
-    """Log to standard error: one line of JSON for each request, and other messages."""
+    """Set up logging to standard error: messages and, unless `quiet`, one line of JSON for each request."""
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     logging.getLogger("workbench.access").setLevel(logging.WARNING if quiet else logging.INFO)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # its lines quote received bytes

@@ -1,4 +1,4 @@
-"""`workbench train`: train one network, or all that pairs need."""
+"""`workbench train`: train one network, or all networks of pairs."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def train(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Raise UsageError for an option that does not fit the kind of training."""
+    """Raise UsageError for an option that does not apply to the kind of network."""
     what = options.what
     whole = what in ("pair", "all")
     if options.variant and whole and options.variant != "paper":

@@ -1,4 +1,4 @@
-"""`workbench grid`: target x auxiliary pairs in one resumable batch."""
+"""`workbench grid`: train and evaluate all pairs of target and auxiliary in one resumable batch."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
-"""The two stages on other machines: planned in a file, shipped, started, joined, watched, and removed.
+"""Run the two stages, edge and cloud, on other machines: plan, ship, start, connect, watch and remove them.
 
 ::
 
-    plan             deployment.toml: the machine of each stage, and the way to reach it
+    plan             deployment.toml: each stage's machine, and how it is reached
     deployed         a deployment as a whole: launch, status, logs, stop
     stages           a stage on a plain host or in a container
-    shipment         the files that a stage is sent
+    shipment         the files that a stage receives
     credentials      the certificates of the stages, and the policy for the edge's evidence
-    agent/           the program on a plain host: an environment, a supervised process, its log; standard library only
+    agent/           the program on a plain host: it makes an environment, supervises the stage, keeps its log
     kubernetes/      the edge in a confidential container, through kubectl on its host
-    links            the tunnels that the stages need
-    tunnels          ports that join machines in separate networks, kept open by a process on this side
+    links            the tunnels that the stages of a plan need
+    tunnels          a local process that keeps ports forwarded over SSH
     doctor/          what prevents a launch, and the command that fixes it
 """

@@ -25,9 +25,9 @@ RENEW = timedelta(days=14)  # certificates are renewed this long before they exp
 
 
 def issue_certificates(plan: Deployment) -> bool:
-    """Issue the certificates of a deployment. Return False if the existing ones are still valid.
+    """Issue the certificates of a deployment, unless all are valid for 14 more days. Return whether any were issued.
 
-    If the names change, a new authority is made, because an authority can only sign the names that it was made for.
+    If a stage's host name changes, a new authority is made, because an authority can only sign the names it was made for.
     """
     names = {"edge": _names(plan, "edge"), "cloud": _names(plan, "cloud")}
     path, known = plan.folder / "names.json", None
@@ -44,13 +44,13 @@ def issue_certificates(plan: Deployment) -> bool:
 
 
 def _names(plan: Deployment, which: Which) -> list[str]:
-    """Return the names of a stage: its address, or loopback names if it is reached through SSH."""
+    """Return the host names in a stage's certificate: its address, or loopback names if it is reached through SSH."""
     host = plan.stage(which).address.rpartition(":")[0].strip("[]")
     return [host] if host else ["127.0.0.1", "localhost"]
 
 
 def _valid_until(plan: Deployment) -> datetime:
-    """Return the expiry of the first certificate to expire, or the epoch if one is unreadable."""
+    """Return the earliest expiry of all certificates, or the epoch if one is unreadable."""
     try:
         paths = [folder_of(plan.certs, role) / f"{role}.pem" for role in get_args(Role)]
         return min(x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc for path in paths)
@@ -59,10 +59,10 @@ def _valid_until(plan: Deployment) -> datetime:
 
 
 def required_policy(plan: Deployment, given: Policy | str | Path | None = None) -> Policy | None:
-    """Return the policy for the edge's evidence: the given one, or else the plan's. None if there is neither.
+    """Return the policy for the edge's evidence: the given one, else the plan's, else None.
 
-    The evidence of a confidential edge must have the digest of this plan's configuration, whatever its policy allows.
-    Raises UsageError if a confidential edge has no policy, or a policy that its evidence can never meet.
+    The returned policy of a confidential edge always requires the initdata digest of this plan. Raises UsageError if a
+    confidential edge has no policy, or one that its evidence can never meet.
     """
     source = given if given is not None else plan.policy
     confidential = plan.edge.runtime == "confidential"

@@ -1,12 +1,12 @@
-"""A deployment as a whole: both stages started and joined, watched, and removed.
+"""A deployment as a whole: launch both stages, query them, and stop them.
 
 ::
 
     launch    certificates -> both: probe, send, make an environment -> cloud -> tunnels -> edge -> both ready
-    stop      edge, cloud, tunnels; certificates and sent files stay for the next launch, unless all is purged
+    stop      edge, cloud, tunnels; certificates and sent files stay for the next launch, unless they are purged
 
-Each step keeps a state that is already as requested: a second `launch` changes nothing, and one after an interruption
-continues. If a launch fails, the stages that it started are stopped.
+Each step is idempotent: a second `launch` changes nothing, and a launch after an interrupted one continues it. If a launch
+fails, the stages that it started are stopped.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class StageRow:
     state: str
     url: str = ""
     since: float | None = None
-    last: tuple[str, ...] = ()  # its last log lines before it ended, or the reason why it is unreachable
+    last: tuple[str, ...] = ()  # the last log lines of an ended stage, or the reason why it is unreachable
 
 
 class Deployed:
-    """A deployment, running or not. `config` replaces ~/.ssh/config. A context manager.
+    """A deployment, running or not; a context manager that disconnects at its end.
 
-    `report` is called with a line for each step.
+    `config` replaces ~/.ssh/config. `report` is called with a line for each step. `progress` shows a bar for uploads.
     """
 
     def __init__(
@@ -101,9 +101,10 @@ class Deployed:
     # --- launch ------------------------------------------------------------------------------------------------------------
 
     def launch(self, ready_s: float = READY_S) -> dict[Which, str]:
-        """Start both stages and join them. Return their URLs, as reached from here, once both are ready.
+        """Start both stages and their tunnels. Once both are ready, return their URLs, as seen from this machine.
 
-        Raises RemoteError, UsageError or WeightsError if that fails. Stages that this call started are then stopped.
+        `ready_s` is the limit for each stage. Raises RemoteError, UsageError or WeightsError if a step fails. Stages that this
+        call started are then stopped.
         """
         self._check_policy()
         with self._alone():
@@ -119,9 +120,9 @@ class Deployed:
                 raise
 
     def _examine(self) -> None:
-        """Run the doctor's short checks on both machines.
+        """Run the doctor's short checks on both machines, and report their findings.
 
-        Raises RemoteError if no launch can succeed, and reports other findings.
+        Raises RemoteError for a finding with which no launch can succeed.
         """
         for finding in Doctor(self.plan, self._host, self.close).quick():
             if finding.state == "wrong" and not finding.blocks:
@@ -149,7 +150,7 @@ class Deployed:
         return {which: self.url(which) for which in STAGES}
 
     def _check_policy(self) -> None:
-        """Read the plan's attestation policy before anything is sent, and report its warnings. Raises UsageError."""
+        """Read the plan's attestation policy, and report its warnings. Raises UsageError for an invalid or missing policy."""
         policy = self.policy()
         for warning in policy.warnings if policy is not None else ():
             self.report(f"WARNING: {warning}")
@@ -159,7 +160,7 @@ class Deployed:
             self.report("certificates: issued")
 
     def _roll_back(self, fresh: Sequence[Which]) -> None:
-        """Stop the stages that a failed launch started. If that fails, too, `stop` can do it later."""
+        """Stop the stages that a failed launch started. Errors are ignored, because `stop` can be called later."""
         for which in reversed(fresh):
             with contextlib.suppress(WorkbenchError):
                 if self.stage(which).stop():
@@ -171,7 +172,7 @@ class Deployed:
     # --- queries -----------------------------------------------------------------------------------------------------------
 
     def url(self, which: Which) -> str:
-        """Return a stage's URL, as reached from here. Raises RemoteError if it was not launched."""
+        """Return a stage's URL, as seen from this machine. Raises RemoteError if it was not launched."""
         plan = self.plan.stage(which)
         if plan.address:
             return f"https://{plan.address}"
@@ -181,11 +182,11 @@ class Deployed:
         return f"https://127.0.0.1:{port}"
 
     def examine(self, root: str = "/") -> list[Finding]:
-        """Check both machines for everything that a launch needs, without changing them. See `doctor.Doctor`."""
+        """Run the doctor's full checks of both machines. `root` is as in `doctor.Doctor`."""
         return Doctor(self.plan, self._host, self.close, root).full()
 
     def client(self, **options: Any) -> HttpsClient:
-        """Return a client of the edge. With the plan's policy it sends nothing before the edge's evidence is verified."""
+        """Return a client of the edge. With a policy, the client sends nothing before it has verified the edge's evidence."""
         from ..client import HttpsClient
 
         options["policy"] = self.policy(options.get("policy"))
@@ -196,18 +197,19 @@ class Deployed:
         return required_policy(self.plan, given)
 
     def status(self) -> list[StageRow]:
-        """Return the state of both stages, probed in parallel. An unreachable machine is a state, no error."""
+        """Return the state of both stages, probed in parallel. An unreachable machine gives a state, not an error."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(self._row, STAGES))
 
     def logs(self, which: Which, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Yield the last `lines` of a stage's log, and with `follow` its further lines."""
+        """Yield the last `lines` of a stage's log and, with `follow`, new lines."""
         return self.stage(which).logs(lines, follow)
 
     def stop(self, purge: bool = False) -> list[str]:
-        """Remove stages, tunnels and keys, and with `purge` also the files for the next launch. Return the stages that ran.
+        """Remove stages, tunnels and keys and, with `purge`, all other files of the deployment, here and on both machines.
 
-        Raises RemoteError if a machine is unreachable, after stopping everything else.
+        Return the names of what ran: stages and "tunnels". Raises RemoteError for an unreachable machine, after everything
+        else was stopped.
         """
         ran: list[str] = []
         errors: list[WorkbenchError] = []
@@ -231,12 +233,12 @@ class Deployed:
         return ran
 
     def _to_purge(self) -> list[ProcessStage]:
-        """Return a stage for each folder on a plain host."""
+        """Return one stage for each distinct folder on a plain host."""
         found = {(self.plan.stage(which).host, self.plan.stage(which).folder): self.stage(which) for which in STAGES}
         return [stage for stage in found.values() if isinstance(stage, ProcessStage)]
 
     def stage(self, which: Which) -> Stage:
-        """Return the edge or the cloud as planned."""
+        """Return the stage `which` of the plan. Raises UsageError for an unknown stage or a plan that cannot be launched."""
         if which not in STAGES:
             raise UsageError(f"there is no stage {which!r}: choose edge or cloud")
         if which not in self._stages:
@@ -305,7 +307,7 @@ class Deployed:
             raise ServiceError(f"{url} cannot be reached ({getattr(error, 'reason', None) or type(error).__name__})") from None
 
     def _await_ready(self, which: Which, patience: float) -> None:
-        """Return once a stage is ready. Raises RemoteError, with its last line, if it ends or takes too long."""
+        """Return once a stage is ready. Raises RemoteError, with its last log line, if it ends or takes too long."""
         self.report(f"{which}: loading")
         deadline, reason = time.monotonic() + patience, "it is loading"
         while time.monotonic() < deadline:
@@ -345,5 +347,5 @@ class Deployed:
 
 
 def _seconds(value: Any) -> float | None:
-    """Return a time in seconds that a host reports, or None for anything but a number."""
+    """Return a host's `value` as a time in seconds, or None if it is not a finite number."""
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

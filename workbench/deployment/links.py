@@ -1,4 +1,4 @@
-"""The tunnels of a deployment: the ones that its stages need, and the local process that keeps them open."""
+"""The tunnels of a deployment: find out which ones its stages need, and run the local process that keeps them open."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ JOINED_S = 60.0  # limit until all tunnels are open
 
 
 def on_this_machine(plan: StagePlan) -> bool:
-    """Return whether a stage listens on this machine."""
+    """Return whether a stage is a process on this machine."""
     return plan.local and plan.runtime == "process"
 
 
 class Links:
-    """Joins the stages of a deployment. `host` returns this machine."""
+    """Connects the stages of a deployment through tunnels. `host` returns the local machine.
+
+    `state` has host and port of each started stage, as seen from its machine.
+    """
 
     def __init__(self, plan: Deployment, config: Path | None, host: Callable[[], Host]) -> None:
         self.plan, self.config, self.folder, self._host = plan, config, plan.folder, host
@@ -54,10 +57,10 @@ class Links:
         return not cloud.address and not edge.local and edge.host != cloud.host
 
     def join(self, state: dict[str, Any]) -> None:
-        """Open the tunnels for the stages started so far, and return once they are open."""
+        """Open the tunnels for the stages started so far. Raises RemoteError if one is not open within `JOINED_S` seconds."""
         deadline, asked = time.monotonic() + JOINED_S, list[Tunnel]()
         while wanted := self._tunnels(state):
-            if wanted != asked:  # a tunnel may lead to the port of another one
+            if wanted != asked:  # an open tunnel may be the target of a further one
                 tunnels.want(self.folder, wanted)
                 self._agent()("start", JOINED_S, **self._keeper())
                 asked = wanted
@@ -84,7 +87,7 @@ class Links:
         }
 
     def stop(self) -> bool:
-        """Close the tunnels. Return whether they ran."""
+        """Stop the process that keeps the tunnels open. Return whether it ran."""
         (self.folder / "wanted.json").unlink(missing_ok=True)
         (self.folder / "ports.json").unlink(missing_ok=True)
         here, name = self._agent(), self._keeper()["name"]
@@ -94,7 +97,7 @@ class Links:
         return RemoteAgent(self._host(), str(self.folder / "here"))
 
     def cloud_seen_by_edge(self, state: dict[str, Any]) -> str:
-        """Return the cloud's HOST:PORT, as reached from the edge's machine."""
+        """Return the cloud's HOST:PORT, as seen from the edge's machine."""
         if self.plan.cloud.address:
             return self.plan.cloud.address
         if self.plan.edge.host == self.plan.cloud.host:

@@ -1,4 +1,4 @@
-"""Check that the folder on a stage's machine belongs to its user alone, since the stage's code, key and weights lie there."""
+"""Check that only the user can access the folder on a stage's machine, which has the stage's code, key and weights."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ printf '%s\n' "$top"
 
 
 def own_folder(host: Host, folder: str) -> str:
-    """Make a folder on a host for its user alone and return its physical path.
+    """Make a folder that only its user can access, unless it exists, and return its physical path.
 
-    Raises RemoteError for a folder that other users own, can write or could replace: a symbolic link, another owner, a mode
-    other than 0700, or a parent that others can write without the sticky bit.
+    Raises RemoteError if other users could read, write or replace it: a symbolic link, another owner, a mode with permissions
+    for others, or a parent that others own or can write without the sticky bit.
     """
     result = host.run(["sh", "-c", CHECK, "own", folder.removeprefix("~/") or "."], timeout=CHECK_S)
     lines = result.out.decode("utf-8", "surrogateescape").splitlines() or [""]

@@ -1,4 +1,4 @@
-"""The plan of a deployment, read from a TOML file: the machine of each stage, its weights, and the way to reach it."""
+"""The plan of a deployment, read from a TOML file: each stage's machine and settings, and how it is reached."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def local_plan(dataset: str, target: str, auxiliary: str, folder: Path) -> str:
 
 @dataclass(frozen=True)
 class PairPlan:
-    """The weights of both stages."""
+    """The data set, the pair of networks and the codec, which name the weights of both stages."""
 
     dataset: str = "cifar10"
     target: str = "resnet18"
@@ -144,14 +144,14 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class ClientPlan:
-    """The client's requirements before it sends a picture."""
+    """The client's settings. `policy` is the file of its attestation policy."""
 
     policy: str = ""
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """A deployment, named after its file. This machine's data on it are in `folder`."""
+    """A deployment, named after its file. `folder` has its data on this machine."""
 
     name: str
     path: Path
@@ -162,7 +162,7 @@ class Deployment:
 
     @classmethod
     def read(cls, path: str | Path) -> Deployment:
-        """Read a plan. Raises UsageError, with the key, for a missing, unknown or invalid value."""
+        """Read a plan. Raises UsageError, which names the key, for a missing, unknown or invalid value."""
         path = Path(path)
         try:
             content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -183,7 +183,7 @@ class Deployment:
 
     @property
     def folder(self) -> Path:
-        """The folder of this side's certificates, ports and logs."""
+        """The local folder of the deployment's certificates, ports and logs."""
         return data_root() / "runs" / "deployments" / self.name
 
     @property
@@ -192,7 +192,7 @@ class Deployment:
 
     @property
     def policy(self) -> Path | None:
-        """The path of the attestation policy, or None. It is relative to the plan's folder."""
+        """The path of the attestation policy, or None. A relative path in the plan starts at the plan's folder."""
         return self.path.parent / self.client.policy if self.client.policy else None
 
     def stage(self, which: Which) -> StagePlan:
@@ -206,18 +206,18 @@ class Deployment:
             raise UsageError(f"{name} cannot be read ({type(error).__name__}): it is to be a certificate in PEM") from None
 
     def container(self) -> Container:
-        """Return the container of the edge. Raises UsageError if it runs as a process, or if a setting is invalid."""
+        """Return the edge's container settings. Raises UsageError if the edge runs as a process, or a setting is invalid."""
         settings = self._container_settings("edge", self.edge.options) | {"runtime": self.edge.runtime}
         least, most = self.edge.container.replicas
         return Container(cloud=self.cloud.address, replicas_min=least, replicas_max=most, **settings)
 
     def cloud_container(self) -> CloudContainer:
-        """Return the container of a cloud in a guest with a GPU. Raises UsageError for an invalid one."""
+        """Return the settings of a cloud's container with a GPU. Raises UsageError as `container` does."""
         options = ("--device", "cuda", *self.cloud.options)
         return CloudContainer(gpu=self.cloud.container.gpu, **self._container_settings("cloud", options))
 
     def _container_settings(self, which: Which, options: tuple[str, ...]) -> dict[str, Any]:
-        """Return the settings that both kinds of containers have. Raises UsageError if the stage runs as a process."""
+        """Return the settings that edge and cloud containers share. Raises UsageError if the stage runs as a process."""
         stage, settings, pair = self.stage(which), self.stage(which).container, self.pair
         if stage.runtime == "process":
             raise UsageError(f"[{which}] runtime is 'process', which is no container")
@@ -279,7 +279,7 @@ class Deployment:
 
 @dataclass(frozen=True)
 class _Plan:
-    """The structure of a plan's file."""
+    """The tables of a plan's file."""
 
     edge: StagePlan
     cloud: StagePlan
@@ -288,7 +288,7 @@ class _Plan:
 
 
 def _made(kind: type[Made], content: Mapping[str, Any], where: str) -> Made:
-    """Convert a table to a dataclass. Raises UsageError for an unknown or missing key, or a value of the wrong type."""
+    """Convert a TOML table to a dataclass. Raises UsageError for an unknown or missing key, or a value of the wrong type."""
     hints = get_type_hints(kind)
     fields = {each.name: each for each in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in fields]:

@@ -1,4 +1,4 @@
-"""The files that a stage is sent: the package as a wheel, its weights and its certificates, and nothing else."""
+"""The files that are sent to a stage's machine: the package as a wheel, lock files, the agent, weights and certificates."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ PACKAGE = Path(__file__).resolve().parent.parent
 LOCKS = Path(__file__).resolve().parent / "locks"
 PARTS = ("torch", "cuda", "base")
 DISTRIBUTION = "pmc2-workbench"
-EPOCH = (2020, 1, 1, 0, 0, 0)  # equal packages have equal bytes, and are sent once
+EPOCH = (2020, 1, 1, 0, 0, 0)  # a fixed time: equal packages have equal bytes, and are sent once
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """The package: the wheel's file name, its content, and the least Python version."""
+    """The package as a wheel: its file name, its content, and the minimum Python version."""
 
     name: str
     content: bytes
-    python: str  # the least version
+    python: str  # minimum version
 
 
 @cache
 def wheel() -> Wheel:
-    """Build a wheel of the running package, installed or a checkout."""
+    """Build a wheel of the running package, whether that is installed or a checkout."""
     metadata = importlib.metadata.metadata(DISTRIBUTION)
     needs = importlib.metadata.requires(DISTRIBUTION) or []
     least = re.search(r">=\s*(\d+\.\d+)", metadata["Requires-Python"] or "")
@@ -56,13 +56,13 @@ def wheel() -> Wheel:
 
 @cache
 def locks() -> dict[str, bytes]:
-    """Return the lock files by part. They pin every package of an environment by version and SHA-256."""
+    """Return the contents of the lock files, which pin every package of an environment, by name: torch, cuda, base."""
     return {name: (LOCKS / f"{name}.txt").read_bytes() for name in PARTS}
 
 
 @cache
 def program() -> bytes:
-    """Return the remote agent's program: the folder `agent` in one file that Python runs."""
+    """Return the remote agent's program: the package `agent` as a zip file that Python executes."""
     files = {f"agent/{path.name}": path.read_bytes() for path in _sources(Path(agent.__file__).parent)}
     start = b"import sys\nfrom agent.program import main\nsys.exit(main(sys.argv[1:]))\n"
     return _zipped({**files, "__main__.py": start})
@@ -83,7 +83,7 @@ def _zipped(files: Mapping[str, bytes]) -> bytes:
 
 
 def _metadata(needs: list[str]) -> bytes:
-    """Return the wheel's metadata with the dependencies for running, without those for development."""
+    """Return the wheel's metadata, with the dependencies `needs` except for those of extras."""
     lines = ["Metadata-Version: 2.1", f"Name: {DISTRIBUTION}", f"Version: {__version__}"]
     return "\n".join(lines + [f"Requires-Dist: {each}" for each in needs if "extra ==" not in each]).encode() + b"\n"
 
@@ -102,9 +102,9 @@ def certificates_of(deployment: Deployment, which: Which) -> dict[str, str]:
 
 
 def weights_of(deployment: Deployment, which: Which) -> dict[str, Path]:
-    """Return the weights of a stage's own half of the pair, by remote file name. Raises WeightsError if they are missing here.
+    """Return the local weights files that a stage needs, by remote file name. Raises WeightsError if one is missing.
 
-    The cloud does not get the generator, whose weights would help an attacker to undo it.
+    The cloud does not get the generator, because its weights would help an attacker to invert it.
     """
     from .. import data, weights  # these import torch
 

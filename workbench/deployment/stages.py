@@ -1,4 +1,4 @@
-"""A stage on its machine: on a plain host, through the remote agent, or in a container, through kubectl on its host."""
+"""Run a stage on its machine: as a process, through the remote agent, or in a container, through kubectl on its host."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ SHORT_S, START_S, INSTALL_S, ROLL_OUT_S = 60.0, 180.0, 3600.0, 1200.0
 
 
 class Stage(Protocol):
-    """A stage on a plain host, or in a container."""
+    """The interface of a stage, which runs as a process or in a container."""
 
     def prepare(self) -> None:
-        """Send and make everything that the stage needs, once."""
+        """Send and install everything that the stage needs and that is missing."""
 
     def start(self, cloud: str) -> tuple[str, int]:
         """Start the stage unless it already runs with these settings. Return host and port as seen from its machine.
@@ -39,27 +39,30 @@ class Stage(Protocol):
         """
 
     def status(self) -> dict[str, Any]:
-        """Return whether it runs (`running`).
+        """Return the stage's state: `running` and, for an ended stage, `ended`, `status` and `last`.
 
-        If it ended, return when (`ended`), its exit status (`status`) and its `last` lines.
+        `ended` is the time (s since the epoch), `status` the exit status, and `last` the last log lines.
         """
 
     def logs(self, lines: int, follow: bool) -> Iterator[str]:
-        """Yield the last lines of its log, and with `follow` further ones."""
+        """Yield the last `lines` of the stage's log and, with `follow`, new lines."""
 
     def stop(self) -> bool:
         """End the stage and remove its files. Return whether it ran."""
 
 
 class RemoteAgent:
-    """The remote agent on a machine. The first call checks that only the user owns the folder, and sends the agent."""
+    """The remote agent on a machine. The first call checks that only the user can access `folder`, and sends the agent."""
 
     def __init__(self, host: Host, folder: str) -> None:
         self.host, self.folder = host, folder
         self._own = self._program = ""
 
     def __call__(self, verb: str, timeout: float = SHORT_S, report: Report | None = None, **asked: Any) -> Any:
-        """Run one verb of the agent and return its result. Raises RemoteError with the agent's message if it fails."""
+        """Run one verb of the agent with the arguments `asked`, and return its result.
+
+        `report` is called with each line of progress. Raises RemoteError with the agent's message if the verb fails.
+        """
         answer: dict[str, Any] = {}
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode(), timeout=timeout)
         with contextlib.closing(lines):  # type: ignore[type-var]
@@ -72,7 +75,7 @@ class RemoteAgent:
         return answer["done"]
 
     def lines(self, verb: str, **asked: Any) -> Iterator[str]:
-        """Run a verb that reports line by line, and yield the lines."""
+        """Run a verb whose result is lines of text, such as a log, and yield the lines."""
         lines = self.host.stream(self._command(verb), input=json.dumps(asked).encode())
         with contextlib.closing(lines):  # type: ignore[type-var]
             for line in lines:
@@ -83,20 +86,20 @@ class RemoteAgent:
                     yield printable(answer["line"], keep="\t")
 
     def knows(self, stage: str = "") -> bool:
-        """Return whether the machine has files of a stage, or of any stage. Nothing is sent for this."""
+        """Return whether the machine has files of `stage` or, without it, the agent's folder. The agent is not sent."""
         path = f"{self.folder}/stages/{stage}" if stage else self.folder
         return self.host.run(["test", "-e", path], timeout=SHORT_S).status == 0
 
     def send(self, files: Sequence[Path | bytes], progress: bool = False) -> list[str]:
-        """Upload files into the store, and return their SHA-256."""
+        """Upload files into the store, and return the SHA-256 of each file, in order."""
         return [path.rpartition("/")[2] for path in self.host.put(files, f"{self._place()}/store", progress=progress)]
 
     def forget(self) -> None:
-        """Called after the sent files were removed."""
+        """Check the folder and send the agent again at the next call, because its files were removed."""
         self._own = self._program = ""
 
     def _place(self) -> str:
-        """Return the physical path of the folder. Raises RemoteError if other users could change its content."""
+        """Return the folder's physical path. Raises RemoteError if other users could read or change its content."""
         if not self._own:
             self._own = own_folder(self.host, self.folder)
         return self._own
@@ -194,7 +197,7 @@ class ProcessStage:
         return self.agent.knows(self.name) and bool(self.agent("stop", DRAIN_S + SHORT_S, name=self.name))
 
     def purge(self) -> bool:
-        """Remove the environments and files for the next launch, too. Return whether the stage ran."""
+        """Remove the agent's folder with all environments and sent files. Return whether it existed."""
         there = self.agent.knows() and bool(self.agent("purge"))
         self.agent.forget()
         return there
@@ -210,11 +213,11 @@ class ContainerStage:
         self.containers = Containers(host, self.container, settings.kubectl, settings.context, settings.kubeconfig)
 
     def prepare(self) -> None:
-        """Report the host_data that the edge's evidence will have. Nothing is sent, because the image contains everything."""
+        """Report the HOST_DATA that the edge's evidence will have. Nothing is sent, because the image contains everything."""
         self.report(f"host_data of its evidence: {initdata_digest(self.container)}")
 
     def start(self, cloud: str = "") -> tuple[str, int]:
-        """Apply the objects, and wait until the container serves."""
+        """Apply the objects, wait until the container serves, and return host and port."""
         certs = folder_of(self.deployment.certs, "edge")
         own = None if self.container.resource else {name: (certs / name).read_bytes() for name in FILES}
         self.containers.apply(own)
@@ -222,7 +225,7 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Return how many replicas serve, and what prevents the others."""
+        """Return whether a replica is ready (`running`), and the first fault of the others in `last`."""
         try:
             state = self.containers.status()
         except AbsentError:
@@ -230,11 +233,11 @@ class ContainerStage:
         return {"running": bool(state.ready), "known": True, "last": [state.trouble] if state.trouble else []}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
-        """Yield the logs of its replicas. Raises UsageError if the guest's policy keeps them inside."""
+        """Yield the logs of the replicas. Raises UsageError if the guest's policy does not let the host read them."""
         return self.containers.logs(follow, lines)
 
     def stop(self) -> bool:
-        """Remove the container, and wait until the cluster has no object of it left."""
+        """Remove the container, and wait until the cluster has no object of it left. Return whether it existed."""
         there = bool(self.status()["known"])
         self.containers.delete()
         return there

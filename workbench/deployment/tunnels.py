@@ -1,4 +1,4 @@
-"""Tunnels between machines in separate networks: ports forwarded over SSH, kept open by a process on this side.
+"""A local process that keeps tunnels between machines in separate networks open: ports forwarded over SSH.
 
 ::
 
@@ -6,8 +6,8 @@
                             [this machine] ==SSH==> cloud
     edge --its 127.0.0.1:b--> [edge] ==SSH==> [this machine] ==SSH==> cloud        "reverse": a remote port leads to a local one
 
-The process reads the wanted tunnels from a file, again whenever it changes, and writes the open ports to another file. A lost
-connection is reopened with the same ports. The services repeat requests that were lost with it.
+The process reads the wanted tunnels from one file, whenever it changes, and writes the open ports to another. A lost connection
+is reopened with the same ports. Clients of the services retry requests that were lost with it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 
 @dataclass(frozen=True)
 class Tunnel:
-    """A wanted port: `forward` from here to `port` on the host, `reverse` from the host to `port` here."""
+    """A wanted tunnel: `forward` leads from here to `port` on the host, `reverse` from the host to `port` here."""
 
     name: str
     kind: Literal["forward", "reverse"]
@@ -56,7 +56,7 @@ def want(folder: Path, tunnels: Sequence[Tunnel]) -> None:
 
 
 def ports(folder: Path) -> dict[str, Any]:
-    """Return the open ports by the tunnels' names, and under `errors` the reasons why others are not open."""
+    """Return the port of each open tunnel, by its name, and under `errors` the reasons for closed ones, by host."""
     try:
         return dict(json.loads((folder / "ports.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
@@ -64,7 +64,7 @@ def ports(folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Keep the tunnels in `FOLDER/wanted.json` open until SIGTERM. `PORT_FILE` is written at the start."""
+    """Keep the tunnels in `FOLDER/wanted.json` open until SIGTERM. Arguments: FOLDER, and a file to write at the start."""
     folder, port_file = Path(arguments[0]), Path(arguments[1])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -97,7 +97,7 @@ class _Keeper:
         self._write()
 
     def keep(self, wanted: Sequence[Tunnel]) -> None:
-        """Open these tunnels, and close all others."""
+        """Have the hosts' threads open the wanted tunnels, and close all others."""
         for name in {each.host for each in wanted} | set(self._hosts):
             mine = [each for each in wanted if each.host == name]
             if name not in self._hosts:
@@ -110,7 +110,7 @@ class _Keeper:
         return int(self._before.get(tunnel.name, 0))
 
     def up(self, tunnel: Tunnel, port: int) -> None:
-        """Record a tunnel's port."""
+        """Record that a tunnel is open on a port."""
         with self._lock:
             self._ports[tunnel.name] = self._before[tunnel.name] = port
             self._errors.pop(tunnel.host, None)
@@ -118,7 +118,7 @@ class _Keeper:
         log.info("%s: %s %s: port %d for %d", tunnel.host, tunnel.kind, tunnel.name, port, tunnel.port)
 
     def down(self, host: str, names: Sequence[str], reason: str = "") -> None:
-        """Record that tunnels are closed, and the reason."""
+        """Record that tunnels of a host are closed, and the reason, if any."""
         with self._lock:
             for name in names:
                 self._ports.pop(name, None)
@@ -150,7 +150,7 @@ class _TunnelHost:
         self.thread.start()
 
     def end(self) -> None:
-        """Close the tunnels and the connection."""
+        """Have the thread close the tunnels and the connection, and end."""
         self._ending = True
         self.changed.set()
 
@@ -178,7 +178,7 @@ class _TunnelHost:
             pause = min(2 * pause, LONGEST_PAUSE_S)
 
     def _keep(self, host: Host) -> None:
-        """Open the wanted tunnels, then check the connection regularly. Raises RemoteError when it is lost."""
+        """Open and close tunnels as wanted, and check the connection regularly. Raises RemoteError when it is lost."""
         try:
             while not self._ending:
                 self.changed.clear()

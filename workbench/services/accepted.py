@@ -1,13 +1,13 @@
-"""One accepted connection below HTTP: TLS over memory buffers, one timer, bounded buffers, an orderly end.
+"""An accepted connection below HTTP: TLS over memory buffers, one timer, bounded buffers, an orderly close.
 
 ::
 
     socket <--records--> Accepted <--plain bytes--> HttpProtocol
                            |
-                           one timer: handshake, head, body, unread response, idle, end; none while the app works
+                           one timer: handshake, head, body, unread response, idle, close; none while the app works
 
-Event loops keep a connection for a minute before its TLS handshake ends, drop the alert that explains a failure, and wait half
-a minute for the peer to close. So the handshake is done here, with the same calls of OpenSSL.
+An event loop's own TLS allows a minute for the handshake, drops the alert that explains a failure, and waits half a minute for
+the peer to close. So this module runs the handshake itself, with the same OpenSSL calls.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from .trust import Peer, peer_of, server_context
 
 __all__ = ["Accepted", "Timeouts", "Tls"]
 
-MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or one record in pieces
-CONTROL_SHARE = 32  # bytes of TLS that each byte of plain text allows: a record of one byte has 23
-RECORD = 16 << 10  # bytes of plain text in a record of TLS, at most
-CLOCK_S = 0.002  # by which a timer may fire early: event loops count in milliseconds
+MOST_CONTROL = 64 << 10  # bytes of TLS without plain text: a handshake with certificates, or an incomplete record
+CONTROL_SHARE = 32  # bytes of TLS allowed for each byte of plain text: a record with one byte of plain text has 23
+RECORD = 16 << 10  # largest plain text of a TLS record, in bytes
+CLOCK_S = 0.002  # a timer may fire this early: event loops count in milliseconds
 HANDSHAKE_TYPE = 0x16  # the first byte of every TLS connection
 PLAIN_HTTP = re.compile(rb"[A-Z]{3,8} ")
 WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in the URL"}).encode()
@@ -45,13 +45,13 @@ WRONG_SCHEME = json.dumps({"error": "this port speaks HTTPS: write https:// in t
 class Timeouts:
     """Limits in seconds for each state of a connection."""
 
-    handshake: float = 5.0  # of TLS, from the accepted connection on
-    head: float = 10.0  # of a request, from its first byte on; also for the first request's first byte
-    body: float = 30.0  # longer than a service's own limit, which sends an error
+    handshake: float = 5.0  # from the TCP connection to the end of the TLS handshake
+    head: float = 10.0  # to the end of a request's head: from its first byte, for the first request from the handshake
+    body: float = 30.0  # of a request; longer than a service's own limit, which sends an error
     answer: float = 20.0  # until the peer has read the response
     idle: float = 75.0  # between requests
     stranger_idle: float = 10.0  # the same for a peer without a credential
-    goodbye: float = 2.0  # for the peer to close after this end did
+    goodbye: float = 2.0  # from this end's close to the peer's
     refused: float = 0.5  # the same after a failed handshake
 
 
@@ -71,23 +71,23 @@ class Tls:
 
 
 class UpperProtocol(Protocol):
-    """The protocol that reads the plain bytes of a connection: HTTP."""
+    """The interface of the protocol on top of TLS, which is HTTP. It receives the decrypted bytes of a connection."""
 
     def data_received(self, data: bytes, /) -> None:
         """Parse received bytes."""
 
     def drained(self) -> None:
-        """Called once the peer has read a response that it had left unread."""
+        """Called when a slow peer has read all bytes of a response."""
 
     def shutdown(self) -> None:
-        """End after the current request."""
+        """Close the connection after the current response."""
 
     def connection_lost(self) -> None:
-        """Called once the connection is gone."""
+        """Called after the connection was closed or lost."""
 
 
 class Accepted(asyncio.Protocol):
-    """An accepted connection. After the TLS handshake `upper` makes the protocol on top of it."""
+    """An accepted connection. `upper` creates the protocol on top of it after the TLS handshake."""
 
     def __init__(
         self,
@@ -110,8 +110,8 @@ class Accepted(asyncio.Protocol):
         self._open, self._make_upper = open_connections, upper
         self._upper: UpperProtocol | None = None
         self._loop = asyncio.get_running_loop()
-        self._timer: TimerHandle | None = None  # only ever moved to an earlier time, because each request sets several limits
-        # in the loop's time: when the timer fires, and when the connection is cut
+        self._timer: TimerHandle | None = None  # moved only to an earlier time, because each request sets several limits
+        # in the loop's time: when the timer fires, and when the connection is aborted
         self._fires_at = self._limit = math.inf
         self._reading_paused = self._held = False  # by the upper protocol, and by the loop's share
         self._reads = True
@@ -148,19 +148,16 @@ class Accepted(asyncio.Protocol):
         self.arm(self.timeouts.handshake)
 
     def data_received(self, data: bytes) -> None:
-        """Continue the handshake, or decrypt.
-
-        Peers without a credential may have to wait for their share of the loop's time.
-        """
+        """Process received bytes at once for a peer with a credential, else when `LoopShare` permits it."""
         if self.closing:
-            return  # this end has closed, the peer has not noticed yet
+            return  # this end has closed the connection, the peer not yet
         if self.proven and not self._held:
             self.process(data)
         else:
             self.share.take(self, data)
 
     def process(self, data: bytes) -> None:
-        """Continue the handshake, or decrypt."""
+        """Continue the TLS handshake, or decrypt the bytes and pass them to the upper protocol."""
         if self.tls is None:
             self._deliver(data)
             return
@@ -189,7 +186,7 @@ class Accepted(asyncio.Protocol):
             self.abort()
 
     def eof_received(self) -> None:
-        """Have the loop close the connection."""
+        """Return None, upon which the event loop closes the connection."""
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closing = True
@@ -201,7 +198,7 @@ class Accepted(asyncio.Protocol):
             self._upper.connection_lost()
 
     def pause_writing(self) -> None:
-        """Stop reading while the peer does not read."""
+        """Stop reading from a peer that does not read its response."""
         self.blocked = True
         self._read_no_more()
         if self._limit == math.inf:
@@ -209,7 +206,7 @@ class Accepted(asyncio.Protocol):
             self._waits_for_reader = True
 
     def resume_writing(self) -> None:
-        """Continue after the peer has read everything."""
+        """Resume reading, because the peer has read all sent bytes."""
         self.blocked = False
         if self.closing:
             self.arm(self.timeouts.goodbye)
@@ -222,7 +219,7 @@ class Accepted(asyncio.Protocol):
 
     @property
     def stale(self) -> bool:
-        """Whether certificates changed, or the peer's expired, since the handshake."""
+        """Whether the service's certificate was renewed, or the peer's has expired, since the handshake."""
         if self.tls is None:
             return False
         return self._generation != self.tls.generation or time.time() >= self.peer.expires
@@ -260,7 +257,7 @@ class Accepted(asyncio.Protocol):
             self._read_on()
 
     def hold(self, held: bool) -> None:
-        """Stop reading while the peer waits for its share of the loop's time. If `held` is False, read again."""
+        """Pause reading if `held`, because the peer waits for its share of the loop's time. Else resume reading."""
         self._held = held
         if held:
             self._read_no_more()
@@ -280,9 +277,9 @@ class Accepted(asyncio.Protocol):
         self._limit = math.inf
 
     def close(self, patience: float | None = None) -> None:
-        """Send the TLS end after all written bytes.
+        """Send TLS close_notify after all written bytes.
 
-        Further received bytes are dropped for `patience` seconds, then it aborts.
+        Then drop received bytes until the peer closes, for at most `patience` seconds (None: `timeouts.goodbye`).
         """
         if self.closing:
             return
@@ -301,7 +298,7 @@ class Accepted(asyncio.Protocol):
         self.transport.abort()
 
     def shutdown(self) -> None:
-        """Close after the current response, because the service ends."""
+        """Close after the current response, or at once if the handshake is not complete."""
         if self._upper is None:
             self.abort()
         else:
@@ -368,7 +365,7 @@ class Accepted(asyncio.Protocol):
         self._end(self.timeouts.refused)
 
     def _end(self, patience: float) -> None:
-        """Send no more. Drop received bytes until the peer closes or `patience` seconds have passed."""
+        """Stop sending, and drop received bytes until the peer closes or `patience` seconds have passed."""
         self.closing = True
         self.arm(self.timeouts.answer if self.blocked else patience)
         if self.transport.is_closing():

@@ -1,4 +1,6 @@
-"""A client's check of every new connection to an edge before a picture is sent: evidence, bound to the edge's TLS key.
+"""Verify an edge's attestation evidence on every new connection, before a client sends a picture.
+
+The evidence is bound to the edge's TLS key.
 
 ::
 
@@ -31,10 +33,9 @@ FOR_NOW = (429, 503, 504)  # temporary: too many requests, or the agent is slow 
 
 
 def admission(policy: Policy, on_verdict: Callable[[Verdict], None]) -> Admission:
-    """Return a check for connections: the other end's evidence must satisfy `policy`. `on_verdict` receives each verdict.
+    """Return a check for new connections: the edge's evidence must satisfy `policy`. `on_verdict` receives each verdict.
 
-    The check raises AttestationError, or ConnectionError if the edge has no evidence at the moment, so that a retry makes
-    sense.
+    The check raises AttestationError, or ConnectionError if the edge has no evidence yet, upon which the client retries.
     """
 
     async def admit(ask: Ask, connection: ssl.SSLObject | None) -> None:

@@ -1,4 +1,4 @@
-"""Requests to the attestation agent of the edge's guest: on loopback, few at a time, bounded.
+"""The client of the attestation agent in the edge's guest: loopback only, few requests at a time, a bounded queue.
 
 ::
 
@@ -26,7 +26,7 @@ from .trust import Peer, is_loopback
 __all__ = ["AGENT", "AttestationAgent", "agent_at", "evidence_of"]
 
 AGENT = "http://127.0.0.1:8006"  # its URL in a confidential container
-AROUND = 64  # bytes that the edge adds to evidence
+AROUND = 64  # bytes that the edge's response adds to the evidence
 AT_ONCE, MOST_WAITING = 4, 256  # requests: the firmware processes one at a time
 MOST_STRANGERS, MOST_OF_ADDRESS = 64, 4  # waiting requests of clients without a credential, in all and of one address
 NONCES = re.compile("(?:[0-9a-fA-F]{2}){16,64}")
@@ -36,7 +36,7 @@ PATIENCE_S = 8.0  # for one response; shorter than a client's attempt
 class AttestationAgent:
     """The attestation agent at `url`, plain HTTP on loopback. Raises UsageError for any other URL.
 
-    An agent outside the guest's own memory could return evidence of another guest.
+    Loopback is required, because an agent outside the guest could return evidence of another guest.
     """
 
     def __init__(self, url: str = AGENT, patience_s: float = PATIENCE_S) -> None:
@@ -46,9 +46,9 @@ class AttestationAgent:
         self._strangers: Counter[str] = Counter()  # waiting requests, by address
 
     async def evidence(self, runtime_data: bytes, stranger: str | None = None) -> bytes:
-        """Return the agent's evidence, a JSON object, for 64 hexadecimal digits. Raises ServiceError if there is none.
+        """Return the agent's evidence (JSON) for `runtime_data`, 64 hexadecimal digits. Raises ServiceError without evidence.
 
-        `stranger` is the address of a client without a credential. Such clients only get a share of the queue.
+        `stranger` is the address of a client without a credential. Such clients get only a part of the queue.
         """
         crowded = stranger is not None and (
             self._strangers[stranger] >= MOST_OF_ADDRESS or self._strangers.total() >= MOST_STRANGERS
@@ -79,7 +79,7 @@ class AttestationAgent:
 
 
 async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: bool = True) -> Response:
-    """Return a response with evidence of the guest, for the client's nonce and the TLS key of this connection.
+    """Respond with the guest's evidence for the client's nonce and the TLS key of this connection.
 
     `admitted` means that the client has shown a credential.
     """
@@ -95,7 +95,7 @@ async def evidence_of(agent: AttestationAgent | None, http: Request, admitted: b
 
 
 def agent_at(url: str) -> tuple[str, int]:
-    """Return host and port of a guest's own API, plain HTTP on loopback. Raises UsageError for any other URL."""
+    """Return host and port of an agent's URL. Raises UsageError unless it is plain HTTP on loopback, without a path."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or 80

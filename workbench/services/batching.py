@@ -1,14 +1,14 @@
-"""Requests joined to micro-batches, computed on a pool, with a bounded queue.
+"""Micro-batching: queued requests are joined to batches, which run on a compute pool.
 
 ::
 
-    submit -> queue (bounded in images; full: refused) -> a lane is free: join waiting jobs -> lane -> forward -> each its part
+    submit -> queue (limited in images; 429 if full) -> a lane is free: join queued jobs -> compute -> forward -> results
 
-A batch starts as soon as a lane is free. Requests that arrive meanwhile form the next one. A batch waits, for a short time,
-only if further requests are known to be arriving. Slow preparation happens before a job joins, so that no job waits for
-another's.
+A lane is a thread of the pool. A batch starts as soon as a lane is free, and requests that arrive meanwhile form the next
+batch. A batch waits, for a short time, only if further requests are known to be arriving. Slow preparation, such as decoding
+large pictures, happens before a job is queued, so that it delays no other job.
 
-A few pictures are computed on all cores, for low latency. With many in flight, each core runs its own batch: cores then do not
+A few pictures are computed on all cores, for low latency. With many in flight, each core runs its own batch. Cores then do not
 wait for each other at every layer, and other work of the process delays only one of them.
 """
 
@@ -36,7 +36,7 @@ __all__ = ["BATCH_MULTIPLE", "Batcher", "ComputePool", "Job"]
 
 TASKS = Path("/proc/self/task")  # Linux lists a process's threads here
 BATCH_MULTIPLE = 8  # images: larger batches are trimmed to a multiple of this
-# images: all usual batch sizes up to 64
+# all usual batch sizes up to 64 images
 BATCHES = (*range(1, BATCH_MULTIPLE + 1), *range(2 * BATCH_MULTIPLE, 65, BATCH_MULTIPLE))
 
 Part = TypeVar("Part")
@@ -44,7 +44,10 @@ Part = TypeVar("Part")
 
 @dataclass(eq=False)
 class Job(Generic[Part]):
-    """A request in the queue: `size` images, joined with others of the same `kind`. `answer` is the future of its result."""
+    """A queued request of `size` images. `work` is its input for `compute`, `answer` the future of its result.
+
+    Only jobs of the same `kind` share a batch.
+    """
 
     work: Any = field(repr=False)
     size: int
@@ -54,17 +57,17 @@ class Job(Generic[Part]):
 
 
 class ComputePool:
-    """Lanes for computation: threads that each use `threads` threads of torch.
+    """A pool of `count` lanes: worker threads that each compute with `threads` threads of torch.
 
-    No other thread of the process may compute with more than one thread. Each computing thread has a team of its own, and if
-    the teams exceed the cores, they wait for each other, which doubles the time of a single image.
+    All other threads of the process must compute single-threaded. torch keeps a team of threads for each computing thread. If
+    the teams have more threads than there are cores, a single image takes twice as long.
 
     A single lane with a thread for each core pins each thread to a core. Otherwise the scheduler may wake two of them on one
     core after a pause, where each waits for the other at every layer. A single picture then takes three times as long. Several
-    lanes are not pinned, because another process could have chosen the same cores.
+    lanes are not pinned, because another process could be pinned to the same cores.
 
-    With `split`, a single lane can also be used in parts: narrow lanes of one thread and one core each. The whole lane and its
-    parts never compute at the same time.
+    With `split`, a single lane can also run as several narrow lanes of one thread and one core each. The whole lane and the
+    narrow lanes never compute at the same time.
     """
 
     def __init__(self, count: int = 1, threads: int = 1, split: bool = False) -> None:
@@ -78,17 +81,17 @@ class ComputePool:
             cores = iter(allowed_cores())
             self._narrow = ThreadPoolExecutor(threads, "part", lambda: _pin_one(next(cores)))
             self._counts[self._narrow] = threads
-        # images from which on splitting pays: a batch for each part, and one in transit
+        # splitting pays from this number of images on: a batch for each narrow lane, and one in transit
         self._least = BATCH_MULTIPLE * (threads + 1)
         self._busy, self._used = 0, self.pool
 
     def parts(self, requests: int, images: int) -> int:
-        """Return the number of parts for this load, or 0 to use the whole lane."""
+        """Return the number of narrow lanes to use for `requests` with `images` in flight, or 0 to use the whole lane."""
         count = self._counts[self._narrow] if self._narrow is not None else 0
         return count if requests >= count and images >= self._least else 0
 
     def take(self, parts: int) -> ThreadPoolExecutor | None:
-        """Return a free executor: one of `parts` narrow lanes (0: a whole lane), or None. Call `free` after its batch."""
+        """Reserve a narrow lane (a whole one if `parts` is 0). Return its executor, or None if none is free."""
         pool = self._narrow if self._narrow is not None and parts else self.pool
         if self._busy and (pool is not self._used or self._busy == self._counts[pool]):
             return None
@@ -96,11 +99,11 @@ class ComputePool:
         return pool
 
     def free(self) -> None:
-        """Called after a batch was computed."""
+        """Release the lane that `take` reserved, after its batch was computed."""
         self._busy -= 1
 
     def warm(self, function: Callable[[int], Any], most: int = BATCHES[-1]) -> None:
-        """Run a function of n images for all batch sizes up to `most`, because the first batch of each size is slow."""
+        """Call `function(n)` for all batch sizes up to `most` images, because the first batch of each size is slow."""
         count, narrow = self._counts[self.pool], self._narrow
         together = threading.Barrier(count)
         sizes = [n for n in BATCHES if n <= most]
@@ -113,7 +116,7 @@ class ComputePool:
 
         for done in [self.pool.submit(every) for _ in range(count)]:
             done.result()
-        if narrow is not None:  # compiled code is shared by all of them
+        if narrow is not None:  # all lanes share compiled code
             list(narrow.map(function, [n for n in sizes if n >= BATCH_MULTIPLE]))
 
     def close(self) -> None:
@@ -123,7 +126,7 @@ class ComputePool:
 
 
 def _pin_team(threads: int) -> None:
-    """Let torch start the calling thread's team, and pin each of its threads to a core."""
+    """Start torch's threads for the calling thread, and pin each thread to a core."""
     others = set(TASKS.iterdir())
     torch.set_num_threads(threads)
     torch.zeros(threads << 15).add_(1)  # torch gives each thread at least 2^15 numbers
@@ -134,17 +137,18 @@ def _pin_team(threads: int) -> None:
 
 
 def _pin_one(core: int) -> None:
-    """Let the calling thread compute alone, on this core."""
+    """Make the calling thread compute single-threaded, and pin it to `core`."""
     torch.set_num_threads(1)
     with contextlib.suppress(OSError):
         os.sched_setaffinity(0, {core})
 
 
 class Batcher(Generic[Part]):
-    """Joins jobs and runs them: `compute` on a lane (a thread), then `forward` while the next batch is computed.
+    """Runs queued jobs in batches: `compute` on a lane, then `forward` on the event loop.
 
-    `compute(jobs)` returns the input of `forward(jobs, computed)`, which sets each job's answer. At most `most` images are
-    joined, `capacity` images may be in flight, and a batch waits up to `wait_s` seconds for arriving requests.
+    `forward` runs while the lane computes the next batch. `compute(jobs)` returns the second argument of `forward(jobs,
+    computed)`, which sets each job's answer. A batch has at most `most` images, and waits up to `wait_s` seconds for arriving
+    requests. At most `capacity` images may be in flight.
     """
 
     def __init__(
@@ -169,9 +173,9 @@ class Batcher(Generic[Part]):
         self._pace = 0.0  # seconds an image, smoothed
 
     async def submit(self, work: Any, size: int, kind: Any, deadline: float) -> Part:
-        """Return the result of a request.
+        """Queue a request of `size` images, and return its result. `work` and `kind` are as in `Job`.
 
-        Raises ServiceError 429 if the queue is full, 504 if `deadline` (loop time) passes.
+        Raises ServiceError 429 if the queue is full, and 504 if `deadline` (the loop's time) passes.
         """
         if self.accepted + size > self.capacity:
             after = max(1, math.ceil(self._pace * self.accepted))
@@ -182,7 +186,7 @@ class Batcher(Generic[Part]):
         self._requests += 1
         try:
             self._waiting.append(job)
-            loop.call_soon(self._dispatch)  # after all requests of this turn of the loop
+            loop.call_soon(self._dispatch)  # after all requests that arrive in this iteration of the loop
             async with asyncio.timeout_at(deadline):
                 return await job.answer
         except TimeoutError:
@@ -194,7 +198,7 @@ class Batcher(Generic[Part]):
             self._requests -= 1
 
     def settled(self) -> None:
-        """Called when a request has arrived or failed. A batch that waited for it may start."""
+        """Called when a request's body has arrived or failed. A batch that waited for it may start."""
         self.arriving -= 1
         if not self.arriving and self._waiting:
             asyncio.get_running_loop().call_soon(self._dispatch)
@@ -231,12 +235,12 @@ class Batcher(Generic[Part]):
         return self._lanes.parts(self._requests, self.accepted)
 
     def _batch_limit(self) -> int:
-        """Return the largest batch: on a part of a lane, not more than the images in flight between two batches."""
+        """Return the most images of a batch. Narrow lanes share the images in flight, and one batch of them is in transit."""
         parts = self._parts()
         return min(self.most, -(-self.accepted // (parts + 1))) if parts else self.most
 
     def _take(self) -> list[Job[Part]]:
-        """Remove the oldest job, and jobs of its kind that fit into its batch. Cancelled jobs are dropped."""
+        """Remove and return the next batch: the oldest job, and jobs of its kind that fit. Cancelled jobs are dropped."""
         batch: list[Job[Part]] = []
         later: list[Job[Part]] = []
         size, most = 0, self._batch_limit()
@@ -270,9 +274,9 @@ class Batcher(Generic[Part]):
 
 
 def _trim_to_multiple(batch: list[Job[Part]], size: int) -> list[Job[Part]]:
-    """Remove the last jobs of a batch that exceed a multiple of `BATCH_MULTIPLE` images, and return them.
+    """Remove the last jobs of a batch beyond a multiple of `BATCH_MULTIPLE` images, and return them.
 
-    Convolutions are compiled for each number of images and cached. For all numbers that would take half a gigabyte.
+    torch compiles and caches convolutions for each batch size. A cache for all sizes would take half a gigabyte.
     """
     left = size
     for kept in range(len(batch), 0, -1):

@@ -1,4 +1,4 @@
-"""The cloud's service: a payload in, scores and labels out. It never sees an unprotected picture."""
+"""The cloud's service. It returns scores and labels for a payload, and never sees an unprotected picture."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ MOST_WAITING = 4096  # images in the queue
 
 
 def key_id(key: bytes) -> str:
-    """Return the identity of a codec, by which both ends check each other: a hash of everything that its decoder must know."""
+    """Return a codec's id, by which edge and cloud check that their codecs match: 16 hex digits of its key's SHA-256."""
     return hashlib.sha256(key).hexdigest()[:16]
 
 
 def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -> Model:
-    """Describe a cloud's model. `weights` is the SHA-256 of its classifier's weights."""
+    """Return the description of a cloud's model. `weights` is the SHA-256 of its classifier's weights."""
     return Model(
         name,
         weights[:16],
@@ -47,7 +47,7 @@ def cloud_model(name: str, weights: str, cloud: Cloud, classes: Sequence[str]) -
 
 
 def output_metadata(classes: int) -> list[dict[str, Any]]:
-    """Return the outputs' description in both services' metadata."""
+    """Return the metadata of the output tensors, which edge and cloud share."""
     return [
         {"name": "label", "datatype": "BYTES", "shape": [-1]},
         {"name": "class", "datatype": "INT64", "shape": [-1]},
@@ -68,14 +68,14 @@ def answer_tensors(scores: np.ndarray[Any, np.dtype[np.float32]], classes: Seque
 
 @dataclass(frozen=True)
 class Recognised:
-    """The result of a payload: its images' scores, and the time by component (ms)."""
+    """The result for a payload: the scores of its images (N x K), and the time of each component (ms)."""
 
     scores: np.ndarray[Any, np.dtype[np.float32]]
     milliseconds: dict[str, float]
 
 
 class CloudService(Service):
-    """Classifies an edge's payloads or, with roles ("client",), a phone's (arrangement PP)."""
+    """Classifies the payloads of an edge or, with roles ("client",), of a phone (arrangement PP)."""
 
     name, other = "pmc2-cloud", "cloud_other"
 
@@ -125,7 +125,7 @@ class CloudService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, {}, self.model.version)
 
     async def _recognise(self, held: list[bytes], n: int, deadline: float) -> Recognised:
-        """Return the result of a payload. The payload is released as soon as it is decoded."""
+        """Return the result for the payload in `held`, n images. The list is emptied, so that the payload is freed early."""
         if self._waiting + n > MOST_WAITING:
             raise ServiceError(f"the queue is full ({self._waiting} images wait)", status=429, retry_after=1)
         clock, late = Stopwatch(), threading.Event()

@@ -1,7 +1,7 @@
-"""The client's end of connections to a service: kept alive, retried if that is safe, within a deadline.
+"""A client's connection to a service: keep-alive, retries with random backoff, and a deadline.
 
-Recognition changes no state at the service, and each request has an id. So a repeat gets the same response. A request that was
-refused for lack of room (429, 503), or lost with its connection, is sent again with growing random pauses, until the deadline.
+Recognition changes no state at the service, and each request has an id. So a retry is safe and gets the same response. A
+request is retried if the service is overloaded (429, 503), or if the connection was lost.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ AGAIN = (429, 503)
 class Connection:
     """A connection to one service, by its URL. Open it with `async with`.
 
-    `trust` makes the TLS context, and again after certificates were renewed. `attempt_s` is the time limit of one attempt.
-    `admit` checks each new connection. Raises UsageError for a URL that is not https (or http on loopback, if `plain`).
+    `trust` returns the TLS context, and is called again after certificates were renewed. `attempt_s` is the time limit of one
+    attempt. `admit` checks each new connection. Raises UsageError for a URL that is neither https nor, if `plain`, http on
+    loopback.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class Connection:
         self.url, host, port = _checked(url, plain)
         self.attempt_s, self._trust = attempt_s, trust
         self._context = trust() if trust is not None and self.url.startswith("https") else None
-        self._marks: list[tuple[int, int]] = []  # of the certificates' files, taken before they were loaded
+        self._marks: list[tuple[int, int]] = []  # of the certificate files, read before the files were loaded
         self._look_at = 0.0  # the loop's time of the next check of the files
         self._http = HttpConnections(host, port, headers, admit)
         self._changed()
@@ -62,19 +63,19 @@ class Connection:
         await self._http.close()
 
     def renew(self) -> None:
-        """Load the certificates' folder. Connections with the old certificates are not used again."""
+        """Load the certificates again. Connections with the old ones serve no further request."""
         if self._trust is not None and self._context is not None:
             self._context = self._trust()
             self._http.forget()
 
     def _changed(self) -> bool:
-        """Return whether the certificates' files differ from the last call. A missing file counts as no change."""
+        """Return whether the certificate files changed since the last call. A missing file counts as no change."""
         marks = marks_of(getattr(self._context, "files", ()))
         changed, self._marks = bool(marks) and marks != self._marks, marks or self._marks
         return changed
 
     def _look(self, now: float) -> None:
-        """Renew if the certificates' files have changed. If they do not match each other, try again later."""
+        """Load the certificate files again if they have changed. If certificate and key do not match yet, retry later."""
         if now < self._look_at:
             return
         self._look_at, before = now + CERTIFICATE_POLL_S, self._marks
@@ -87,9 +88,9 @@ class Connection:
     async def call(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None, deadline: float | None = None
     ) -> HttpAnswer:
-        """Send a request until there is a response, or the loop's time is `deadline` (None: one attempt). Return the response.
+        """Send a request, with retries until `deadline` (the loop's time; None: one attempt), and return the response.
 
-        Raises ServiceError if there is no response, and immediately if the service is not trusted.
+        Raises ServiceError without a response, and without a retry if one end does not trust the other.
         """
         loop = asyncio.get_running_loop()
         pause, reason = PAUSE_S, ""
@@ -131,9 +132,9 @@ async def infer(
     parameters: dict[str, Any] | None = None,
     deadline: float | None = None,
 ) -> Response:
-    """Send an inference request (Open Inference Protocol v2, binary data).
+    """Send an inference request (Open Inference Protocol v2, binary data), and return the response.
 
-    Raises ServiceError with the service's error if it refuses.
+    Raises ServiceError with the service's error if the status is not 200.
     """
     body, length = write_request(inputs, id, parameters)
     headers = {LENGTH_HEADER: length, "Content-Type": "application/octet-stream"}
@@ -144,7 +145,7 @@ async def infer(
 
 
 async def metadata(connection: Connection, model: str = "", deadline: float | None = None) -> dict[str, Any]:
-    """Return the metadata of a service or a model. Raises ServiceError if there are none."""
+    """Return the metadata of the service or, with `model`, of a model. Raises ServiceError if the status is not 200."""
     answer = await connection.call("GET", f"/v2/models/{model}" if model else "/v2", deadline=deadline)
     if answer.status != 200:
         raise ServiceError(f"{connection.url}: {words_of(answer)}", status=answer.status)
@@ -156,7 +157,7 @@ async def metadata(connection: Connection, model: str = "", deadline: float | No
 
 
 def _checked(url: str, plain: bool) -> tuple[str, str, int]:
-    """Return a service's URL, its host and its port. Raises UsageError."""
+    """Return a service's URL without its last slash, its host and its port. Raises UsageError for an invalid URL."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
@@ -181,7 +182,7 @@ def words_of(answer: HttpAnswer) -> str:
 
 
 def _json(answer: HttpAnswer) -> Any:
-    """Return the JSON of a response. Raises ValueError if it is too long, because its objects take 30 times its bytes."""
+    """Parse a response's JSON. Raises ValueError above `MAX_JSON` bytes, because parsed objects take 30 times the memory."""
     if len(answer.body) > MAX_JSON:
         raise ValueError
     return json.loads(answer.body)

@@ -1,8 +1,8 @@
-"""Large pictures of all requests, decoded on one thread pool within one memory budget.
+"""Decode the large pictures of all requests on one thread pool, within one memory budget.
 
 ::
 
-    request --headers--> sum of pixels: refused before anything is decoded
+    request --headers--> too many pixels: refused before anything is decoded
        |
        +--picture after picture--> budget (bytes, of the process) --> decode --> uint8 image of the edge's size
                                    |
@@ -30,11 +30,11 @@ from ..warning_filter import suppress_warnings
 
 __all__ = ["MemoryBudget", "PictureDecoder"]
 
-MOST_JPEG_PIXELS = 1 << 28  # of a request: JPEGs of one scan, which are decoded at an eighth of their size
-MOST_PIXELS = 1 << 26  # of a request: all other pictures
-BUDGET = 512 << 20  # bytes of all pictures that are being decoded
-PIXEL_BYTES = 24  # a pixel of a decoded picture with its copies: alpha, white background, rotated
-KEPT_BYTES = 8  # a pixel of a JPEG with several scans, whose coefficients are all kept
+MOST_JPEG_PIXELS = 1 << 28  # of a request's JPEGs with one scan, which are decoded at an eighth of their size
+MOST_PIXELS = 1 << 26  # of a request's other pictures
+BUDGET = 512 << 20  # bytes of memory for decoding
+PIXEL_BYTES = 24  # memory of a decoded pixel with its copies: alpha, white background, rotated
+KEPT_BYTES = 8  # further memory of a pixel in a JPEG with several scans, whose coefficients are all kept
 MEMORY_POLL_S = 0.1  # between two checks whether a request that waits for memory is cancelled
 
 
@@ -44,7 +44,7 @@ class Cancelled(Exception):  # noqa: N818  (it never leaves this module)
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of decoding a picture: pixels of either kind, and bytes of memory."""
+    """The cost of decoding a picture: its pixels (`jpeg_pixels` for JPEGs with one scan, else `pixels`) and bytes of memory."""
 
     jpeg_pixels: int = 0
     pixels: int = 0
@@ -60,7 +60,7 @@ class MemoryBudget:
 
     @contextmanager
     def __call__(self, needed: int, cancelled: threading.Event) -> Iterator[None]:
-        """Hold `needed` bytes. A request above the whole budget waits until it is alone. Raises Cancelled."""
+        """Reserve `needed` bytes. More than the whole budget is granted once nothing else is reserved. Raises Cancelled."""
         with self._changed:
             while self.used and self.used + needed > self.most:
                 self._changed.wait(MEMORY_POLL_S)
@@ -76,7 +76,7 @@ class MemoryBudget:
 
 
 class PictureDecoder:
-    """Decodes the pictures of requests to images of `size` x `size`, like `Edge.receive`."""
+    """Decodes the pictures of requests to images of `size` x `size` pixels, as `Edge.receive` does."""
 
     def __init__(self, edge: Edge, size: int, limits: Limits, threads: int, budget: MemoryBudget | None = None) -> None:
         self.pool = ThreadPoolExecutor(threads, thread_name_prefix="decoder")
@@ -152,7 +152,7 @@ class PictureDecoder:
         numbers: Iterator[int],
         cancelled: threading.Event,
     ) -> None:
-        """Decode one picture after another until none is left."""
+        """Decode pictures until none is left. Several threads do so, and `numbers` gives each its next picture."""
         for number in numbers:
             if cancelled.is_set():
                 raise Cancelled

@@ -1,8 +1,8 @@
-"""The edge's service: pictures in, a payload on to the cloud, labels back. Only the payload leaves.
+"""The edge's service. It protects pictures, sends only the payload to the cloud, and returns labels.
 
 ::
 
-    JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> each request its own
+    JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> the batch's requests
                    |
                    large pictures on separate threads, so that they delay no other request
 """
@@ -60,17 +60,17 @@ Scores = np.ndarray[Any, np.dtype[np.float32]]
 
 @dataclass(frozen=True)
 class EdgeResult:
-    """The result of a request: its scores, its share of the payload's bytes, and the time by component (ms)."""
+    """The result of a request: its scores (N x K), its share of the payload's bytes, and the time of each component (ms)."""
 
     scores: Scores
     payload: float
     milliseconds: dict[str, float]
-    seen: CloudView | None = None  # the cloud's view, if the request asked for it
+    seen: CloudView | None = None  # the cloud's view, if it was requested
 
 
 @dataclass
 class _Pictures:
-    """The files of a request, their images once they are decoded and, with `see`, their position in the payload."""
+    """The pictures of a request: files, decoded images and, if `see` requests the cloud's view, their place in the payload."""
 
     files: Sequence[bytes] = field(repr=False)
     see: bool = False
@@ -80,7 +80,7 @@ class _Pictures:
 
 
 def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> Model:
-    """Describe an edge's model: recognition by the model `name`. `weights` is the SHA-256 of its generator's weights."""
+    """Return the description of an edge's model. It has the `name` of the cloud's. `weights` is the generator's SHA-256."""
     return Model(
         name,
         weights[:16],
@@ -93,10 +93,10 @@ def edge_model(name: str, weights: str, classes: Sequence[str], codec: str) -> M
 class EdgeService(Service):
     """Protects pictures and has the cloud recognise them.
 
-    `target` is the SHA-256 of the classifier that the generator was trained for. Another cloud's results are refused. So are
-    requests below `least_strength`, because at 0 the original itself would be encoded and sent, and requests above `most_rate`
-    (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the attestation agent of the
-    edge's guest, if any. `budget` is the memory for decoding large pictures.
+    `target` is the SHA-256 of the classifier that the generator was trained for. Results of any other classifier are refused.
+    Requests need a strength of at least `least_strength`, because at 0 the original picture would be sent. Their rate is at
+    most `most_rate` (None: the codec's own), because a higher rate shows the cloud more of the picture. `agent` is the
+    attestation agent of the edge's guest, if any. `budget` is the memory for decoding large pictures.
     """
 
     name, other = "pmc2-edge", "edge_other"
@@ -145,18 +145,18 @@ class EdgeService(Service):
             self._batcher.settled()
 
     def renewed(self) -> None:
-        """Use the new certificate towards the cloud, too."""
+        """Also use the new certificate for connections to the cloud."""
         self.cloud.renew()
 
     def openapi(self) -> dict[str, Any]:
         return edge_document(self.model, attested=self.agent is not None)
 
     def direct(self) -> dict[str, Answer]:
-        """Return the plain path for curl and phones."""
+        """Return the handler of `/recognize`, the plain path for curl and phones."""
         return {"/recognize": self._plain}
 
     async def open(self) -> None:
-        """Connect to the cloud. The service is ready after it has verified the cloud."""
+        """Open the connection to the cloud. The service is ready once it has checked the cloud's model and codec."""
         await self.cloud.__aenter__()
         self._watch = asyncio.create_task(self._until_known())
 
@@ -175,9 +175,9 @@ class EdgeService(Service):
         return [*super()._routes(), Route(PATH, self._attestation), *page_routes(self)]
 
     async def _attestation(self, http: HttpRequest) -> HttpResponse:
-        """Return a response with evidence.
+        """Respond with evidence.
 
-        If the edge has a token, evidence needs no credential, because clients show the token only after they have verified it.
+        If the edge has a token, evidence needs no credential, because clients send the token only after verifying the evidence.
         """
         admitted = True
         try:
@@ -205,7 +205,7 @@ class EdgeService(Service):
             pause = min(2 * pause, 0.5)
 
     async def check_cloud(self) -> None:
-        """Raise ServiceError unless the cloud has the generator's target as its model, and decodes this edge's payloads."""
+        """Raise ServiceError unless the cloud runs the generator's target classifier and decodes this edge's payloads."""
         found = await metadata(self.cloud, self.model.name)
         self._check_version((found.get("versions") or [""])[0])
         codec = found.get("parameters", {}).get("codec_id")
@@ -237,7 +237,7 @@ class EdgeService(Service):
         return Response(self.model.name, answer_tensors(found.scores, self.classes), request.id, parameters, self.model.version)
 
     async def _plain(self, http: HttpRequest, body: bytes, call: RequestContext) -> HttpResponse:
-        """Return the response to a body that is a picture, or a form with several."""
+        """Respond to a plain request: a picture file, or a form with several."""
         form = form_of(body, http.headers.get("Content-Type", ""), self._batcher.most)
         call.id = form.text(http, "id") or ""
         if len(call.id) > MAX_ID:
@@ -264,7 +264,7 @@ class EdgeService(Service):
         deadline: float,
         see: bool = False,
     ) -> EdgeResult:
-        """Return the result for pictures. A repeat under the same id gets the cached result."""
+        """Check strength and rate, and return the result for pictures. A retry with the same id gets the cached result."""
         if not 0 < len(files) <= self._batcher.most:
             raise ProtocolError(f"a request has 1 to {self._batcher.most} pictures, this one {len(files)}")
         check_strength(strength)
@@ -284,13 +284,13 @@ class EdgeService(Service):
         if sum(map(len, files)) > SMALL_SUM or any(len(file) > SMALL.file_bytes for file in files):
             await self._decode(work, deadline)
         found = await self._batcher.submit(work, len(files), kind, deadline)
-        if work.large:  # its header showed that on the lane: decode it on another thread, then submit again
+        if work.large:  # the lane found a large picture: decode on another thread, then submit again
             await self._decode(work, deadline)
             found = await self._batcher.submit(work, len(files), kind, deadline)
         return found if work.place is None else await self._shown(found, work.place, deadline)
 
     async def _shown(self, found: EdgeResult, place: PayloadSlice, deadline: float) -> EdgeResult:
-        """Add the cloud's view to a result, decoded on a lane. None of the nine components includes this time."""
+        """Decode the cloud's view on a lane, and add it to a result. Its time is `shown`, outside the nine components."""
         start = time.perf_counter()
         try:
             async with asyncio.timeout_at(deadline):
@@ -313,7 +313,7 @@ class EdgeService(Service):
     # --- batches -------------------------------------------------------------------------------------------------------
 
     def _protect(self, jobs: Sequence[Job[EdgeResult]]) -> tuple[bytes, Stopwatch]:
-        """Decode the remaining pictures, and return the payload of all jobs. Runs on a lane."""
+        """Return the payload of all jobs, and its times. Decodes small pictures first. Runs on a lane."""
         clock = Stopwatch()
         if fresh := [job.work for job in jobs if job.work.images is None]:
             self._receive(fresh, clock)
@@ -325,7 +325,7 @@ class EdgeService(Service):
         return self.edge.protect(images, strength, clock, rate), clock
 
     def _receive(self, works: Sequence[_Pictures], clock: Stopwatch) -> None:
-        """Decode small pictures together, which takes half the time. Others are marked as large."""
+        """Decode the small pictures of several jobs in one call, in half the time. Mark jobs with other pictures as large."""
         try:
             images = self.edge.receive([file for work in works for file in work.files], self.size, clock, SMALL)
         except DataError:
@@ -367,7 +367,7 @@ class EdgeService(Service):
     async def _ask(self, payload: bytes, n: int, deadline: float) -> tuple[Response, Scores]:
         """Return the cloud's response and its scores for the n images of a payload.
 
-        The cloud's faults are not blamed on clients.
+        Raises ServiceError 502, 503 or 504 for faults of the cloud, never a client error.
         """
         try:
             sent = Tensor.of("payload", [payload])

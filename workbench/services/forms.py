@@ -1,4 +1,4 @@
-"""A plain request: one picture file or a form (multipart) of several, and its parameters. Nothing is written to disk.
+"""Parse plain requests: one picture file, or a multipart form with several, and parameters. Nothing is written to disk.
 
 A parameter is a header or, in a form, a text field::
 
@@ -44,13 +44,13 @@ class _Part:
 
 @dataclass(frozen=True)
 class Form:
-    """A plain request: the picture files, and the parameters that were fields."""
+    """The content of a plain request: picture files, and the parameters that were form fields."""
 
     files: list[bytes] = field(repr=False)
     fields: dict[str, str] = field(default_factory=dict)
 
     def text(self, http: Request, name: str) -> str | None:
-        """Return a parameter from its header or its field. Raises ProtocolError if both are given."""
+        """Return a parameter from its header or its form field. Raises ProtocolError if it is given more than once."""
         headers = http.headers.getlist(PARAMETERS[name])
         if len(headers) > 1:
             raise ProtocolError(f"the header {PARAMETERS[name]} comes {len(headers)} times: leave one")
@@ -66,7 +66,7 @@ class Form:
 
 
 def form_of(body: bytes, content_type: str, most: int) -> Form:
-    """Return the pictures, 1 to `most`, and the parameters of a body. Raises ProtocolError for a malformed form."""
+    """Parse a body: 1 to `most` pictures, and parameters. Raises ProtocolError for a malformed form."""
     kind, options = parse_options_header(content_type)
     if kind != b"multipart/form-data":
         if not body:

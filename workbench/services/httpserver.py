@@ -1,7 +1,7 @@
-"""HTTP/1.1 on an accepted connection, parsed by httptools and passed to an ASGI application, one request at a time.
+"""Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
-Every received byte outside a delivered body counts towards one limit: heads, chunk headers, trailers, empty lines. A second
-request before the first response ends the connection. A timer runs unless the application is working.
+One limit covers all received bytes outside a delivered body: heads, chunk headers, trailers, empty lines. A second request
+before the first response closes the connection. A timer runs whenever the application does not.
 
 uvicorn's own protocol queues pipelined requests without a limit, keeps trailers, and can lose its timers. So uvicorn is only
 used for the application's life cycle and for signals (docs/services.md lists the alternatives).
@@ -36,11 +36,11 @@ log = logging.getLogger("workbench.access")
 
 
 class Refused(Exception):  # noqa: N818  (it never leaves this module)
-    """Raised for a request that gets an error before the application sees it."""
+    """Raised to refuse a request before the application sees it."""
 
 
 class Exchange:
-    """One request and its response, in ASGI's form."""
+    """One request and its response, as ASGI messages."""
 
     def __init__(self, protocol: HttpProtocol, scope: dict[str, Any], keep_alive: bool, continues: bool) -> None:
         self.protocol, self.scope, self.keep_alive = protocol, scope, keep_alive
@@ -52,7 +52,7 @@ class Exchange:
         self._length: int | None = None
 
     def change(self) -> None:
-        """Wake the application, which waits for the body or for the client's end."""
+        """Wake the application if it waits for the body or for a disconnect."""
         self._changed.set()
 
     async def run(self, app: Any) -> None:
@@ -69,7 +69,7 @@ class Exchange:
             self.protocol.fail()
 
     async def receive(self) -> dict[str, Any]:
-        """Return the next part of the body, or a disconnect."""
+        """Return the ASGI message of the next part of the body, or of a disconnect."""
         wire = self.protocol.wire
         if self._continues and self.more_body and not self.started:
             self._continues = False
@@ -85,7 +85,7 @@ class Exchange:
         return {"type": "http.request", "body": body, "more_body": self.more_body}
 
     async def send(self, message: Any) -> None:
-        """Accept the response's head, then its body. Both are sent in one write."""
+        """Keep the response's head until the first part of its body, and send both in one write."""
         if self.gone:
             return
         if message["type"] == "http.response.start":
@@ -163,14 +163,14 @@ class HttpProtocol:
             self.wire.abort()
 
     def drained(self) -> None:
-        """Continue after the peer has read the response."""
+        """Set the next timer, because the peer has read the response."""
         if self._exchange is None:
             self._rest()
         elif self._exchange.more_body:
             self.wire.arm(self.wire.timeouts.body)
 
     def connection_lost(self) -> None:
-        """End the running request, because its client is gone."""
+        """Report the disconnect to the application."""
         if self._exchange is not None:
             self._exchange.gone = True
             self._exchange.change()
@@ -184,14 +184,14 @@ class HttpProtocol:
     # --- the parser's side ---------------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Begin a request. A second one before the first response is not read."""
+        """Begin a request. A second one before the first response closes the connection."""
         if self._exchange is not None:
             self.wire.abort()
             raise Refused
         self._begun, self._continues, self._hosts, self._url, self._headers = True, False, 0, b"", []
 
     def on_url(self, url: bytes) -> None:
-        """Append a piece of the target."""
+        """Append a part of the request target."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes | None) -> None:
@@ -214,7 +214,7 @@ class HttpProtocol:
         """Pass the request to the application."""
         self._begun = False
         version = self._parser.get_http_version()
-        if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may have taken the other one
+        if self._hosts != 1 and (self._hosts or version != "1.0"):  # a proxy in front may use another of several Host headers
             self._refusal = 400, f"a request has one Host header, this one has {self._hosts}"
             raise Refused
         target = httptools.parse_url(self._url)
@@ -245,7 +245,7 @@ class HttpProtocol:
         task.add_done_callback(self.state.tasks.discard)
 
     def on_body(self, body: bytes) -> None:
-        """Store a part of the body for the application."""
+        """Append a part of the body, and pause reading if the application is slow."""
         exchange = self._exchange
         if exchange is None or exchange.complete:
             return
@@ -257,7 +257,7 @@ class HttpProtocol:
         exchange.change()
 
     def on_message_complete(self) -> None:
-        """Mark the request as complete. From now on the service works."""
+        """Mark the body as complete, and stop the timer while the application works."""
         if self._exchange is not None:
             self._exchange.more_body = False
             self._exchange.change()
@@ -266,7 +266,7 @@ class HttpProtocol:
     # --- the application's side ----------------------------------------------------------------------------------------
 
     def answered(self, exchange: Exchange) -> None:
-        """Wait for the next request, or close."""
+        """Wait for the next request after a complete response, or close the connection."""
         self.state.total_requests += 1
         self._exchange = None
         if not exchange.keep_alive or self.leaving:
@@ -278,7 +278,7 @@ class HttpProtocol:
             self._rest()
 
     def fail(self) -> None:
-        """End a request without a response from the application."""
+        """Respond with 500 if the application sent nothing, else close the connection."""
         exchange = self._exchange
         if exchange is None or exchange.started:
             self.wire.abort()
@@ -309,7 +309,7 @@ class HttpProtocol:
     def _refuse(self) -> None:
         if self.wire.closing:
             return
-        if self._exchange is not None:  # its response could not be distinguished from this one
+        if self._exchange is not None:  # the client would take the error for that request's response
             self.wire.abort()
             return
         self._say(*(self._refusal or (400, "the request is not HTTP/1.1")))

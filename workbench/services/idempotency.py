@@ -1,4 +1,4 @@
-"""An idempotency cache: a request that is repeated under its id gets the same response, computed once."""
+"""An idempotency cache: all retries of a request with the same id get one response, which is computed once."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Answer = TypeVar("Answer")
 
 
 class IdempotencyCache(Generic[Answer]):
-    """A service's results by client, id and content of a request.
+    """A cache of results by client, request id and request content.
 
-    A client may repeat a request while it is being computed. Without the cache, a service that takes longer than its clients'
-    attempts would start again with each of them, and never finish.
+    A client may retry while its request is still being computed. Without the cache, a service that needs longer than a client's
+    attempt would start again with each retry, and never respond in time.
     """
 
     def __init__(self) -> None:
@@ -33,9 +33,9 @@ class IdempotencyCache(Generic[Answer]):
     async def answer(
         self, call: RequestContext, asked: Iterable[bytes], deadline: float, compute: Callable[[], Awaitable[Answer]]
     ) -> Answer:
-        """Return the result of `compute`, from the cache if the request's id and content `asked` are known.
+        """Return the result of `compute`, or the cached result of an equal request: same client, id and content (`asked`).
 
-        Without an id nothing is cached. Raises ServiceError 504 after the deadline.
+        Without an id nothing is cached. Raises ServiceError 504 after `deadline` (the loop's time).
         """
         if not call.id:
             return await compute()

@@ -1,4 +1,4 @@
-"""The body of a request, read within limits: bytes, time, and the total over all requests that are being read."""
+"""Read request bodies within limits: bytes and time of one body, and bytes of all bodies together."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Intake"]
 
 
 class Intake:
-    """Reads bodies of at most `most` bytes each, `budget` bytes in total, within `patience_s` seconds each."""
+    """Reads request bodies: at most `most` bytes and `patience_s` seconds each, and `budget` bytes of all together."""
 
     def __init__(self, most: int = 32 << 20, budget: int = 256 << 20, patience_s: float = 20.0) -> None:
         self.most, self.budget, self.patience_s = most, budget, patience_s
@@ -27,7 +27,7 @@ class Intake:
         Raises ServiceError: 413 too long, 408 too slow, 429 no room, 400 disconnected.
         """
         taken = 0
-        first, rest = b"", bytearray()  # thousands of small pieces would take more memory than their bytes
+        first, rest = b"", bytearray()  # a list of thousands of small chunks would take more memory than their bytes
         try:
             try:
                 async with asyncio.timeout(self.patience_s):

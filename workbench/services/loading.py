@@ -1,4 +1,4 @@
-"""The stages that services run, loaded from the weights of a pair, without the parts that they do not need."""
+"""Load the stage that a service runs, edge or cloud, from a pair's weights, without the networks of the other stage."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ LANE_CORES = 8  # more threads hardly speed up one batch, so further cores compu
 
 @dataclass(frozen=True)
 class StageConfig:
-    """The classes, pair, codec, device and image size of a stage.
-
-    Edge and cloud must agree in all of it, except for device, precision and rate.
-    """
+    """The settings of a stage. Edge and cloud need equal settings, except for device, precision and rate."""
 
     family: str
     classes: tuple[str, ...]
@@ -40,7 +37,7 @@ class StageConfig:
 
 
 def edge_stage(stage: StageConfig) -> tuple[Edge, str, str]:
-    """Return an edge, the SHA-256 of its generator's weights, and that of the target it was trained for."""
+    """Return an edge, the SHA-256 of its generator's weights, and the SHA-256 of the classifier it was trained for."""
     name = weights.generator_name(stage.target, stage.auxiliary)
     network, manifest = weights.load(name, stage.family, "generator")
     target = manifest.depends.get("target")
@@ -62,17 +59,17 @@ def cloud_stage(stage: StageConfig, remembered: int = REMEMBERED, every: bool = 
 
 
 def warm_edge(edge: Edge, size: int, n: int) -> None:
-    """Run an edge on n images in the same way as for requests."""
+    """Run an edge on n random images with the functions that requests use."""
     edge.protect(torch.rand(n, 3, size, size))
 
 
 def warm_cloud(cloud: Cloud, size: int, n: int) -> None:
-    """Run a cloud on n images in the same way as for requests."""
+    """Run a cloud on n random images with the functions that requests use."""
     cloud.recognise(cloud.codec.encode(torch.rand(n, 3, size, size)))
 
 
 def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
-    """Return the codec of a stage. Raises WeightsError unless a neural codec was trained with the `known` weights."""
+    """Return the codec of a stage. Raises WeightsError if it was trained with other weights than `known` (role: SHA-256)."""
     if stage.codec not in NEURAL:
         return codec(stage.codec, side=stage.size)  # a larger image would take more memory and time, by the square of its side
     name = weights.compressor_name(stage.target, stage.auxiliary)
@@ -86,9 +83,9 @@ def _codec(stage: StageConfig, known: dict[str, str]) -> Codec:
 
 
 def lanes_and_threads(device: str, lanes: int = 0, threads: int = 0) -> tuple[int, int]:
-    """Return the number of lanes, and of threads on each. 0 selects values for the device and its cores."""
+    """Return the number of lanes, and the number of threads of each lane. 0 selects a number by device and cores."""
     if device != "cpu":
-        return lanes or 2, threads or 1  # one copies and encodes while the other's kernels run
+        return lanes or 2, threads or 1  # one lane copies and encodes while kernels of the other run
     lanes = lanes or max(1, cores() // LANE_CORES)
     if lanes > 64:
         raise UsageError(f"at most 64 lanes, got {lanes}")

@@ -1,4 +1,4 @@
-"""Edge and cloud as processes of this machine: `workbench serve`, started, ready, and stopped together."""
+"""Run edge and cloud as local `workbench serve` processes: start them, wait until they are ready, stop them together."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Local:
         self._stack.close()
 
     def start(self, what: str, *options: str, port: int = 0, ready: bool = True) -> Running:
-        """Start `workbench serve what`, and return once it is ready (or, with `ready` False, listens).
+        """Start the service `what` ("edge" or "cloud"). Return once it is ready or, with `ready` False, once it listens.
 
         Raises ServiceError if the service ends first.
         """

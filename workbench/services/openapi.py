@@ -13,7 +13,7 @@ Document = dict[str, Any]
 
 
 def edge_document(model: Model, attested: bool = False) -> Document:
-    """Return the OpenAPI document of an edge. `attested` means that an agent gives evidence of its guest."""
+    """Return the OpenAPI document of an edge. `attested` adds the path that returns attestation evidence."""
     document = _document("PMC² edge", model, "image", "JPEG or PNG files, as binary data")
     limits = [
         _header("X-Request-Id", {"type": "string", "maxLength": 256}, "repeats under the same id get the same response"),

@@ -1,4 +1,4 @@
-"""Refuse requests that the page of another site sends: they would carry this browser's certificate."""
+"""Refuse cross-site requests, with which a browser would send the user's certificate."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["refuse_other_sites"]
 
 
 def refuse_other_sites(request: Request, plain: bool = False) -> None:
-    """Raise ServiceError 403 for a request from another site's page, which would use this browser's certificate.
+    """Raise ServiceError 403 for a request that a browser sends from another site's page.
 
-    Browsers state the site of the page; other clients do not. With `plain`, any name can be made to resolve to this machine, so
-    a page of the same name is only trusted if that is a loopback name.
+    Browsers send Sec-Fetch-Site or Origin; other clients send neither. With `plain` (HTTP without TLS), DNS rebinding could
+    give a hostile page the host name of this service. Then an Origin is trusted only if its host is a loopback address.
     """
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     own = site in (None, "same-origin", "none")

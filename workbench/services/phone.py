@@ -1,9 +1,9 @@
-"""The phone's page, which the edge serves: its files, security headers, and a browser's requests.
+"""The page for phones, which the edge serves: its files, its security headers, and the requests that it sends.
 
 ::
 
     browser -- GET / and the page's files ---> the same for everyone, without secrets, so no credential is needed
-            -- POST /recognize --------------> admitted like any client, and refused if another site's page sent it
+            -- POST /recognize --------------> needs a credential like any client, refused if another site's page sent it
             <-- labels, and cloud_picture ---- with X-Show: cloud: the payload, decoded by the edge's own codec
 """
 
@@ -47,7 +47,7 @@ HEADERS = {
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",  # an isolated page gets a finer clock
+    "Cross-Origin-Embedder-Policy": "require-corp",  # a cross-origin isolated page gets a finer clock
     "Cache-Control": "no-cache",  # revalidated at each use, so that an updated edge shows its new page immediately
 }
 
@@ -73,7 +73,7 @@ class _File:
 
 
 class PagedService(Protocol):
-    """The part of an edge's service that the page needs."""
+    """The interface of an edge's service that the page needs."""
 
     model: Model
     classes: tuple[str, ...]
@@ -95,7 +95,7 @@ class PagedService(Protocol):
 
 
 def page_routes(service: PagedService) -> list[Route]:
-    """Return the routes of the page's files, read once, and of the page's status request. `index.html` is `/`."""
+    """Return the routes of the page's files, which are read once, and of `/page.json`. `index.html` has the route `/`."""
     routes = [Route("/page.json", functools.partial(_page_json, service))]
     for path in sorted(STATIC.glob("*.*")):
         if path.suffix in MEDIA_TYPES:
@@ -106,7 +106,7 @@ def page_routes(service: PagedService) -> list[Route]:
 
 
 async def _page_json(service: PagedService, request: Request) -> Response:
-    """Describe the edge, and whether the client may send pictures. A refusal is no error here: its reason is in the answer."""
+    """Respond with the edge's description, and whether the client may send pictures. A refusal has status 200 and a reason."""
     description: dict[str, object] = {"ready": service.ready, "token": service.token is not None, "admitted": True}
     try:
         service.admit(request)
@@ -122,9 +122,9 @@ async def _page_json(service: PagedService, request: Request) -> Response:
 
 
 def asks_to_see(asked: str | None, pictures: int) -> bool:
-    """Return whether the value `asked` of X-Show requests the cloud's view.
+    """Return whether the header X-Show has the value `asked` = "cloud" (None: no header), which requests the cloud's view.
 
-    Raises ProtocolError for another value than `cloud`, and for too many pictures.
+    Raises ProtocolError for any other value, and for too many pictures.
     """
     if asked is None:
         return False
@@ -137,7 +137,7 @@ def asks_to_see(asked: str | None, pictures: int) -> bool:
 
 @dataclass(frozen=True)
 class PayloadSlice:
-    """The position of a request's `n` pictures in the payload, starting at number `first`."""
+    """The position of a request's pictures in its batch's payload: `n` pictures from number `first` on."""
 
     payload: bytes = field(repr=False)
     first: int
@@ -152,12 +152,12 @@ class CloudView:
 
     @property
     def answer(self) -> dict[str, object]:
-        """The fields for the response."""
+        """The view as fields of the JSON response."""
         return {"cloud_picture": [base64.b64encode(file).decode() for file in self.files]}
 
 
 def decode_view(codec: Codec, place: PayloadSlice) -> CloudView:
-    """Decode a request's own part of a payload as the cloud does. Call it on a thread that may compute."""
+    """Decode a request's own part of a payload as the cloud does. Call it on a lane."""
     coded, which = codec.unpack(place.payload)
     own = [coded[index] for index in which[place.first : place.first + place.n].tolist()]
     with torch.inference_mode():

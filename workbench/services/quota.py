@@ -1,4 +1,4 @@
-"""Limits on open connections: in total and by address, so that clients without credentials cannot take every place.
+"""Limits on open connections, in total and by address, so that clients without credentials cannot take all of them.
 
 ::
 
@@ -20,16 +20,16 @@ from typing import Protocol
 __all__ = ["ConnectionQuota", "address_key"]
 
 TOTAL, BY_ADDRESS, UNPROVEN, RESERVE = 2048, 1024, 512, 64
-GRACE_S = 0.5  # least age of an unproven connection that is closed to make room
+GRACE_S = 0.5  # a younger unproven connection is not closed to make room
 
 
 class CountedConnection(Protocol):
-    """The part of a connection that the quota needs."""
+    """The interface of a connection that the quota needs."""
 
     address: str
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close the socket immediately."""
 
 
 class ConnectionQuota:
@@ -53,7 +53,7 @@ class ConnectionQuota:
         return len(self._opened)
 
     def add(self, connection: CountedConnection) -> bool | None:
-        """Register a new connection. Return True, or False if it may only check health, or None if there is no place."""
+        """Register a new connection. Return True, False if it may only check health, or None if it must be closed."""
         address = connection.address
         queue = self._queues.get(address, {})
         crowded = len(queue) >= self.unproven or self._counts[address] >= self.by_address
@@ -104,7 +104,7 @@ class ConnectionQuota:
 
 
 def address_key(peername: object) -> str:
-    """Return the key that counts a peer: its IPv4 address, or its IPv6 /64 network, because one host can own all of it."""
+    """Return the key under which a peer is counted: its IPv4 address, or its IPv6 /64, which one host can own as a whole."""
     host = str(peername[0]) if isinstance(peername, tuple) and peername else ""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])

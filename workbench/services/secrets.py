@@ -1,10 +1,10 @@
-"""Fetch certificates and key, which a key broker releases to an attested guest, through the guest's data hub at start.
+"""Fetch a service's certificates and key at its start. A key broker releases them only to an attested guest.
 
 ::
 
     edge --loopback--> Confidential Data Hub --evidence--> key broker --encrypted to the guest--> ca.pem, edge.pem, edge.key
 
-The host sees neither the key nor what it protects. The folder should be in the guest's memory.
+The host sees neither the key nor the traffic that it protects. The folder should be in the guest's memory.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ PEM_MARKS = {"pem": b"-----BEGIN CERTIFICATE-----", "key": b"PRIVATE KEY-----"}
 
 
 def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", patience: float = 60.0) -> list[Path]:
-    """Write ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE) to `folder`, readable by their owner alone.
+    """Fetch ca.pem, ROLE.pem and ROLE.key of `resource` (REPOSITORY/TYPE), and return their paths in `folder`.
 
-    `agent_url` is the guest's own API, http on loopback. While nothing answers there, the request is repeated for up to
-    `patience` seconds. Nothing is written unless all three are released. Raises UsageError for an invalid URL or resource, and
-    ServiceError if one is not released.
+    Only their owner can read the files. `agent_url` is the guest's own API, http on loopback. While it does not respond,
+    requests are retried for up to `patience` seconds. Nothing is written unless all three files are released. Raises UsageError
+    for an invalid URL or resource, and ServiceError if a file is not released.
     """
     host, port = agent_at(agent_url)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", resource, re.ASCII):
@@ -48,7 +48,7 @@ def fetch(agent_url: str, resource: str, folder: Path, role: Role = "edge", pati
 
 
 def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
-    """Return the hub's resource under `path`. Retry while nothing listens, because the hub may start after the edge."""
+    """Return the data hub's resource `path`. Retry while the hub does not respond, because it may start after the edge."""
     while True:
         limit = min(deadline, time.monotonic() + ATTEMPT_S)
         try:
@@ -73,7 +73,7 @@ def _resource(host: str, port: int, path: str, deadline: float) -> bytes:
 
 
 def _get(host: str, port: int, path: str, deadline: float) -> tuple[int, bytes]:
-    """Send one request, without a proxy. Read at most a bounded number of bytes, until `deadline` at the latest."""
+    """Send one GET, without a proxy. Return status and content, which is incomplete above `MOST` bytes. Raises OSError."""
     connection = http.client.HTTPConnection(host, port, timeout=max(0.1, deadline - time.monotonic()))
     with contextlib.closing(connection):
         connection.request("GET", path)

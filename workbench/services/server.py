@@ -1,4 +1,4 @@
-"""A service on its port: its certificate rotated, its connections bounded, drained at the end."""
+"""Run a service on its port: limit its connections, rotate its certificate, and finish accepted requests at the end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DRAIN_S = 30.0
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which also reports that it accepts, and handles no signals."""
+    """uvicorn's server with a callback for its start. Unlike the original, it does not raise received signals again."""
 
     def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
         super().__init__(config)
@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
             ending.cancel()
 
     async def _end_late(self) -> None:
-        """Shut down connections whose handshake ended after the shutdown began. An active one would keep the service alive."""
+        """Shut down connections whose handshake ends during the shutdown. Else a busy one would keep the service running."""
         while True:
             await asyncio.sleep(0.1)
             for connection in list(self.server_state.connections):
@@ -86,7 +86,7 @@ class Listener:
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind((host, port))
-            taken.listen(BACKLOG)  # else another process could bind it, too. Early clients wait until it is served.
+            taken.listen(BACKLOG)  # else another process could bind the port, too. Early clients wait in the backlog.
         except OSError as error:
             taken.close()
             raise UsageError(f"cannot listen on {listen}: {error.strerror or error}") from None
@@ -120,8 +120,8 @@ def server_of(
 ) -> uvicorn.Server:
     """Return the server that `serve` runs. It can also run on another thread, until its `should_exit` is set.
 
-    `quota` limits its connections, `timeouts` their time in each state, and `share` the part of the event loop's time for
-    peers without a credential. All have defaults.
+    `quota` limits its connections, `timeouts` the time of a connection in each state, and `share` the event loop's time for
+    peers without a credential. None selects the default.
     """
     if tls is None and not is_loopback(listener.host):
         raise UsageError(f"plain HTTP is served on loopback alone, not on {listener.host}: give --certs")
@@ -159,7 +159,7 @@ def server_of(
 def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, timeouts: Timeouts, share: LoopShare) -> Any:
     """Return uvicorn's factory of protocols for accepted connections.
 
-    TLS is handled there, so uvicorn must not add it again.
+    These protocols handle TLS, so uvicorn is configured without it.
     """
 
     def accepted(server_state: ServerState, app_state: dict[str, Any], **_: Any) -> Accepted:
@@ -172,7 +172,7 @@ def _connections(service: Service, tls: Tls | None, quota: ConnectionQuota, time
 
 
 def _rotate_with(service: Service, tls: Tls | None, token_file: Path | None, server: uvicorn.Server) -> None:
-    """Rotate the service's certificate and token while it runs."""
+    """Add tasks to the service's lifespan that rotate its certificate and its token."""
     inner = service.app.router.lifespan_context
 
     def close(which: Callable[[Accepted], bool]) -> None:

@@ -2,9 +2,11 @@
 
 ::
 
-    /v2/health/live|ready  /v2  /v2/models/M[/versions/V][/ready]     health, metadata        open, but for /v2/models
+    /v2/health/live|ready  /v2  /v2/models/M[/versions/V]/ready       health, service         without a credential
+    /openapi.json                                                    OpenAPI document        without a credential
+    /v2/models/M[/versions/V]                                        metadata of the model   with a credential
     /v2/models/M[/versions/V]/infer                                  inference               with a credential
-    /metrics  /openapi.json                                          metrics, description    with a credential, open
+    /metrics                                                         metrics                 with a credential
 
 A subclass defines the input and the work of its model. Every error is `{"error": one line}`. No response, log or metric
 contains a pixel, a label (except the response itself), a key or a token.
@@ -57,9 +59,9 @@ SHOWN = 64  # characters of a request id in the log
 
 
 class Service(ABC):
-    """An ASGI application with one model. Peers with a role in `roles`, or with the `token`, may use it.
+    """An ASGI application that serves one model to clients with a role in `roles` or with the `token`.
 
-    `plain` means that it is served without TLS, on loopback only. Then no certificate can be demanded.
+    `plain` means HTTP without TLS, on loopback only. Clients then have no certificate, and need only the `token`, if any.
     """
 
     name: str
@@ -100,9 +102,9 @@ class Service(ABC):
 
     @abstractmethod
     async def infer(self, request: Request, call: RequestContext, deadline: float) -> Response:
-        """Return the response to an inference request before the loop's time is `deadline`.
+        """Return the response to an inference request, and fill in the log fields of `call`.
 
-        Fill in the context's log fields.
+        Raises ServiceError 504 after `deadline` (the loop's time).
         """
 
     @abstractmethod
@@ -127,11 +129,11 @@ class Service(ABC):
         """Called when a request's body begins to arrive (+1), and when it has arrived or failed (-1)."""
 
     def direct(self) -> dict[str, Answer]:
-        """Return further paths that accept a body, with their handlers."""
+        """Return the handlers of further POST paths, by path."""
         return {}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Serve a request (ASGI). Paths of inference bypass the router, for speed."""
+        """Serve a request (ASGI). POST requests for inference bypass the router, for speed."""
         answer = self._direct.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         if answer is None:
             await self.app(scope, receive, send)
@@ -239,7 +241,7 @@ class Service(ABC):
         return asyncio.get_running_loop().time() + seconds
 
     async def work(self, request: HttpRequest, answer: Answer) -> HttpResponse:
-        """Admit a request, read its body, and return the response. After it was sent, log it and update the metrics."""
+        """Check a request's credential, read its body, and return the response. Log line and metrics follow after sending."""
         call = RequestContext("", time.perf_counter())
         kind = ""
         try:
@@ -294,7 +296,7 @@ class Service(ABC):
 
 
 def _failed(error: WorkbenchError) -> JSONResponse:
-    """Return the response for a known error. It blames the client unless the error has another status."""
+    """Return the response for a known error: with the status of a ServiceError, else 400."""
     status = error.status if isinstance(error, ServiceError) else 400
     after = error.retry_after if isinstance(error, ServiceError) else None
     headers = {"Retry-After": str(after or 1)} if status in (429, 503) else {}

@@ -1,15 +1,14 @@
-"""The event loop's time, divided between peers with a credential and strangers.
+"""Limit the event loop's time for strangers: peers that have shown no credential.
 
 ::
 
-    bytes of a stranger --> time left, and no other waits --> processed at once
+    bytes of a stranger --> time left, and no other stranger waits --> processed at once
                      |
-                     +--> held, and the connection is not read --> addresses in fair turns --> processed
+                     +--> held, and the connection is not read --> fair queue of addresses --> processed
 
-While a request of a peer with a credential is in progress, all strangers together get a small share of the loop's time. They
-need it for handshakes, requests without a credential, and the responses. So thousands of hostile connections do not affect the
-latency of others. Addresses that use little time and stay within the limits come first, so that new clients and probes connect
-even then.
+While a request with a credential is in progress, all strangers together get a small share of the loop's time, for handshakes
+and for requests without a credential. So thousands of hostile connections do not affect the latency of other clients. Addresses
+that use little time and stay within the limits come first, so that new clients and probes connect even during an attack.
 """
 
 from __future__ import annotations
@@ -23,18 +22,18 @@ from typing import Any, Protocol
 
 __all__ = ["LoopShare", "metered"]
 
-BUSY, IDLE = 0.15, 1.0  # shares of the loop's time for strangers: while others' requests are in progress, and otherwise
-BURST_S = 0.25  # of unused time that is saved for later: enough for a few hundred simultaneous clients
-SLICE_S = 0.002  # in each round of the loop, so that others' sockets are served in between
+BUSY, IDLE = 0.15, 1.0  # strangers' share of the loop's time: while requests with a credential are in progress, and otherwise
+BURST_S = 0.25  # most unused time that is saved for later: enough for a few hundred simultaneous clients
+SLICE_S = 0.002  # time for strangers in each loop iteration, so that other sockets are served in between
 CUT_S = 0.02  # charged to an address for each of its connections that exceeds a limit
-FRESH_S = 0.005  # connections with less used time come first: about ten handshakes
+FRESH_S = 0.005  # connections that have used less come first: about ten handshakes
 HELD = 32 << 20  # limit of all strangers' held bytes in large pieces
 MOST_TAGS = 16384  # addresses whose use is remembered
 PIECE = 16 << 10  # bytes: smaller pieces may always be held, since a handshake sends less at once
 
 
 class Stranger(Protocol):
-    """The part of a connection without a credential that the share needs."""
+    """The interface of a connection without a credential that `LoopShare` needs."""
 
     address: str
     used: float  # seconds of the loop's time
@@ -44,14 +43,14 @@ class Stranger(Protocol):
         """Process received bytes."""
 
     def hold(self, held: bool) -> None:
-        """Stop reading, or read again if `held` is False."""
+        """Pause reading if `held`, else resume it."""
 
     def abort(self) -> None:
         """Close the socket immediately."""
 
 
 class _Waiting:
-    """The waiting bytes of one address: connections that have used little time first, and of these the newest."""
+    """The held bytes of one address, by connection. Connections that have used little time come first, then the newest."""
 
     def __init__(self) -> None:
         self._fresh: dict[Stranger, bytes] = {}
@@ -66,7 +65,7 @@ class _Waiting:
         (self._fresh if connection.used < FRESH_S else self._others)[connection] = before + data
 
     def next(self) -> tuple[Stranger, bytes]:
-        """Return the connection whose turn it is, and its bytes."""
+        """Remove and return the first connection, and its held bytes."""
         return (self._fresh or self._others).popitem()
 
     def remove(self, connection: Stranger) -> bytes:
@@ -77,21 +76,22 @@ class _Waiting:
 class LoopShare:
     """Processes strangers' bytes within a share of the event loop's time, by start-time fair queueing of their addresses.
 
-    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but at least
-    the tag that is served now. The smallest tag is served next. So an address with few requests does not wait for busy ones.
+    Source: Goyal, Vin and Cheng, "Start-time Fair Queuing" (1997). An address's tag is the time that it has used, but not less
+    than the tag that was served last. The smallest tag is served next. So an address with few requests does not wait for busy
+    ones.
     """
 
     def __init__(self, busy: float = BUSY, idle: float = IDLE) -> None:
         self.busy, self.idle = busy, idle
         self.at_work = 0  # requests in progress of peers with a credential
         self._left, self._then = BURST_S, time.monotonic()
-        self._now = 0.0  # the tag that is served now
+        self._now = 0.0  # the tag that was served last
         self._tags: dict[str, float] = {}  # by address, those above `_now`
         self._waiting: dict[str, _Waiting] = {}
         self._queue: list[tuple[float, int, str]] = []  # a heap with an entry for each waiting address
         self._numbers = itertools.count()
         self._held = 0
-        self._slice = 0.0  # seconds used in this round of the loop
+        self._slice = 0.0  # seconds used in this iteration of the loop
         self._timer: asyncio.TimerHandle | None = None
 
     def take(self, connection: Stranger, data: bytes) -> None:
@@ -113,13 +113,13 @@ class LoopShare:
         self._schedule()
 
     def charge(self, connection: Stranger, seconds: float) -> None:
-        """Count time that was spent on a stranger."""
+        """Charge a stranger, and its address, for `seconds` of the loop's time."""
         connection.used += seconds
         self._left -= seconds
         self._delay(connection.address, seconds)
 
     def penalize(self, address: str) -> None:
-        """Serve an address later, because one of its connections was cut."""
+        """Charge an address for a connection that exceeded a limit, so that its others are served later."""
         self._delay(address, CUT_S)
 
     def forget(self, connection: Stranger) -> None:
@@ -131,7 +131,7 @@ class LoopShare:
         self._tags[address] = max(self._now, self._tags.get(address, 0.0)) + seconds
         if len(self._tags) > MOST_TAGS:
             self._tags = {each: tag for each, tag in self._tags.items() if tag > self._now}
-            if len(self._tags) > MOST_TAGS // 2:  # so that this is rare, however many addresses there are
+            if len(self._tags) > MOST_TAGS // 2:  # else this clean-up would run again soon
                 self._tags.clear()
 
     def _enqueue(self, address: str) -> None:
@@ -153,7 +153,7 @@ class LoopShare:
         self._slice = 0.0
 
     def _serve(self) -> None:
-        """Process held bytes for a slice of time."""
+        """Process held bytes for about `SLICE_S` seconds, in the order of the addresses' tags."""
         self._timer, self._slice = None, 0.0
         while self._queue and self._slice < SLICE_S and self._time_left() > 0:
             self._now, _, address = heapq.heappop(self._queue)
@@ -179,7 +179,7 @@ class LoopShare:
 
 
 class metered(Coroutine[Any, Any, None]):  # noqa: N801  (used as a function)
-    """A coroutine that reports the time of its steps, in seconds."""
+    """A coroutine that calls `spent` with the processor time of each of its steps, in seconds."""
 
     def __init__(self, inner: Coroutine[Any, Any, None], spent: Callable[[float], None]) -> None:
         self._inner, self._spent = inner, spent

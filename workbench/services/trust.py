@@ -1,4 +1,4 @@
-"""TLS 1.3 contexts, roles, bearer tokens, and certificates that rotate under a running service.
+"""TLS 1.3 contexts, roles, bearer tokens, and their rotation while a service runs.
 
 ::
 
@@ -56,9 +56,9 @@ log = logging.getLogger("workbench.services")
 
 @dataclass(frozen=True)
 class Peer:
-    """The other end of a connection: its name, and the role in its certificate (None: it showed none).
+    """The other end of a connection: its name, and the role in its certificate (None: no certificate).
 
-    `shown` is the public key that this end has shown (empty: no TLS), in the form of `attest.key_of`.
+    `shown` is the public key of this end's own certificate, as `attest.key_of` returns it (empty: no TLS).
     """
 
     role: Role | None = None
@@ -79,14 +79,14 @@ def peer_of(connection: ssl.SSLObject | ssl.SSLSocket | None) -> Peer:
 
 
 def expiry_of(connection: ssl.SSLObject | ssl.SSLSocket) -> float:
-    """Return when the peer's certificate, or the authority that signed it, expires (seconds since the epoch)."""
+    """Return the earlier expiry of the peer's certificate and its authority (seconds since the epoch; inf without one)."""
     certificate = connection.getpeercert(binary_form=True)
     return _expiry(certificate, getattr(connection.context, "authorities", ())) if certificate else math.inf
 
 
 @functools.lru_cache(1024)
 def _identity(certificate: bytes) -> tuple[str, Role | None]:
-    """Return a client certificate's short name and role."""
+    """Return a client certificate's name, which is 16 hex digits of its SHA-256, and its role."""
     return hashlib.sha256(certificate).hexdigest()[:16], role_of(certificate, CLIENT)
 
 
@@ -98,7 +98,7 @@ def _expiry(certificate: bytes, authorities: tuple[x509.Certificate, ...]) -> fl
 
 
 class _Context(ssl.SSLContext):
-    """A TLS context with its own certificate's public key, its authorities and its files."""
+    """A TLS context that also has the public key of its certificate, its authorities and the files that it was loaded from."""
 
     shown: bytes = b""
     authorities: tuple[x509.Certificate, ...] = ()
@@ -113,9 +113,9 @@ class Token:
 
     @classmethod
     def read(cls, path: Path | None = None) -> Token | None:
-        """Return the token in a file, or else in `$WORKBENCH_TOKEN`.
+        """Return the token in a file or, without `path`, in `$WORKBENCH_TOKEN`. None if that is not set.
 
-        None if neither is given. Raises UsageError for an invalid one.
+        Raises UsageError for an unreadable file or an invalid token.
         """
         where = str(path) if path is not None else f"${TOKEN_VARIABLE}"
         if path is None:
@@ -143,12 +143,12 @@ class Token:
 
 
 def server_context(folder: Path, role: Role, demand: bool = True) -> ssl.SSLContext:
-    """Return the TLS context of a service. With `demand` a client's certificate is required, else optional."""
+    """Return the TLS context of a service. Client certificates are required with `demand`, else optional."""
     context = _Context(ssl.PROTOCOL_TLS_SERVER)
     context.num_tickets = 0  # a resumed session shows no certificate, so it could outlive an authority
     own = folder_of(folder, role) / f"{role}.pem"
     before = after = b""
-    while not after or before != after:  # the files may be replaced meanwhile, and the attributes must describe the loaded ones
+    while not after or before != after:  # load again if the file was replaced meanwhile: `shown` must be the loaded key
         before = own.read_bytes() if own.is_file() else b""
         _fill(context, folder, role)
         after = own.read_bytes()
@@ -183,7 +183,7 @@ class _ClientContext(_Context):
 
 
 class _CheckedObject(ssl.SSLObject):
-    """A client's end of a connection in an event loop."""
+    """A client's TLS object for event loops. Its handshake checks the service's role."""
 
     def do_handshake(self) -> None:
         super().do_handshake()
@@ -191,7 +191,7 @@ class _CheckedObject(ssl.SSLObject):
 
 
 class _CheckedSocket(ssl.SSLSocket):
-    """A client's end of a blocking connection."""
+    """A client's blocking TLS socket. Its handshake checks the service's role."""
 
     def do_handshake(self, block: bool = False) -> None:
         super().do_handshake(block)
@@ -199,10 +199,10 @@ class _CheckedSocket(ssl.SSLSocket):
 
 
 def client_context(folder: Path, role: Role | None, peer: Role | None = None) -> ssl.SSLContext:
-    """Return the TLS context of a client that shows `role`, if any, and only connects to services of role `peer`.
+    """Return the TLS context of a client with the certificate of `role` (None: none), for services of role `peer`.
 
-    It checks the service's authority, expiry, name and role before anything else is sent. `peer` None accepts edge and cloud,
-    for tools that send nothing private.
+    The handshake checks the service's authority, expiry, name and role. `peer` None accepts edge and cloud, for tools that send
+    nothing private.
     """
     context = _ClientContext(ssl.PROTOCOL_TLS_CLIENT)
     context.sslobject_class, context.sslsocket_class = _CheckedObject, _CheckedSocket
@@ -236,23 +236,23 @@ def _found(folder: Path, name: str) -> Path:
 
 
 def is_loopback(host: str) -> bool:
-    """Return whether a host is a loopback address, so that no other machine can listen."""
+    """Return whether a host is a loopback address or `localhost`, which no other machine can reach."""
     with contextlib.suppress(ValueError):
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     return host == "localhost"
 
 
 def marks(files: Iterable[Path]) -> list[tuple[int, int]]:
-    """Return values that change when one of the files is replaced. Empty while one of them is missing."""
+    """Return each file's modification time (ns) and inode, which change when it is replaced. Empty if a file is missing."""
     with contextlib.suppress(OSError):
         return [(status.st_mtime_ns, status.st_ino) for status in (path.stat() for path in files)]
     return []
 
 
 async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
-    """Call `renewed` whenever a valid new certificate or authority is in the folder. Runs until cancelled.
+    """Call `renewed` whenever the folder has a new valid certificate or authority. Runs until cancelled.
 
-    While the files do not match each other, during a renewal, the old ones stay in use and the files are checked again.
+    While certificate and key do not match yet, the old ones stay in use.
     """
     own = folder_of(folder, role)
     files = (own / "ca.pem", own / f"{role}.pem", own / f"{role}.key")
@@ -272,9 +272,9 @@ async def rotate(folder: Path, role: Role, renewed: Callable[[], None]) -> None:
 
 
 async def rotate_token(path: Path, token: Token | None, replaced: Callable[[Token], None]) -> None:
-    """Call `replaced` with the new token whenever the file holds another one than `token`. Runs until cancelled.
+    """Call `replaced` with the new token whenever the token in the file changes. Runs until cancelled.
 
-    While the file is missing or holds no token, the old one stays in use.
+    While the file is missing or has no valid token, the old one stays in use.
     """
     known: list[tuple[int, int]] = []  # the file may have changed since it was read
     while True:

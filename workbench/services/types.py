@@ -17,7 +17,7 @@ MOST_SHOWN = 4  # pictures of a request for the cloud's view
 
 @dataclass(frozen=True)
 class Model:
-    """The model that a service offers: its name, the hash of its weights, and further metadata."""
+    """The model that a service offers: its name, its version (the hash of its weights), and further metadata."""
 
     name: str
     version: str
@@ -40,7 +40,7 @@ class RequestContext:
     milliseconds: dict[str, float] = field(default_factory=dict)
 
     def finish(self, other: str) -> dict[str, float]:
-        """Charge all remaining time to the component `other`, and return the times of all components (ms)."""
+        """Assign the time that no component accounts for to `other`, and return the times of all components (ms)."""
         rest = sum(value for name, value in self.milliseconds.items() if name != other)
         self.milliseconds[other] = max(0.0, 1e3 * (time.perf_counter() - self.start) - rest)
         return self.milliseconds

@@ -19,7 +19,7 @@ CONNECT_S = 15.0
 MOST_HOPS = 8
 NAME = re.compile(r"(?:(?P<user>[^@]+)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%]+)\]|(?P<host>[^@:\[\]\s]+))(?::(?P<port>\d{1,5}))?")
 LISTS = {"ciphers": "Ciphers", "macs": "MACs", "kexalgorithms": "KexAlgorithms", "hostkeyalgorithms": "HostKeyAlgorithms"}
-# Settings that would accept a host whose key is not in known_hosts: never followed, but named in the refusal.
+# Settings that would accept a host whose key is not in known_hosts. They are ignored, and named in the error.
 LOOSER = {
     "stricthostkeychecking": ("no", "off", "false", "accept-new"),
     "nohostauthenticationforlocalhost": ("yes", "true"),
@@ -29,22 +29,22 @@ LOOSER = {
 
 @dataclass(frozen=True)
 class Address:
-    """One hop: its network address, the host keys that it may show, and the user's keys that it may be offered."""
+    """One hop: its network address, the files of its trusted host keys, and the user's keys that it may be offered."""
 
     name: str  # as the user gave it
     host: str
     port: int
     user: str
-    known_as: str  # in known_hosts
+    known_as: str  # its name in known_hosts
     known_files: tuple[Path, ...]
     keys: tuple[Path, ...]
     agent: str | None  # the agent's socket
     jumps: tuple[str, ...]
     timeout: float  # of connecting, in seconds
     config: Path | None = None  # the configuration, if it is not ~/.ssh/config
-    alias: bool = False  # known_as is a HostKeyAlias
-    known_file: Path | None = None  # the first user file that can keep a key
-    asks: bool = True  # StrictHostKeyChecking lets ssh ask about an unknown key
+    alias: bool = False  # `known_as` comes from HostKeyAlias
+    known_file: Path | None = None  # the user's first known_hosts file to which a key can be added
+    asks: bool = True  # ssh would ask the user about an unknown key (StrictHostKeyChecking)
     revoked: tuple[Path, ...] = ()
     check_ip: bool = False
     certificates: tuple[Path, ...] = ()
@@ -54,7 +54,7 @@ class Address:
     least_rsa: int = 0  # in bits
     family: str = "any"
     source: str | None = None  # BindAddress
-    looser: tuple[str, ...] = ()  # settings that would trust more hosts; they are not followed
+    looser: tuple[str, ...] = ()  # ignored settings, which would trust more hosts
     public_key: bool = True  # allowed by PubkeyAuthentication and PreferredAuthentications
 
     @property
@@ -72,15 +72,14 @@ class Address:
 
 
 def route(name: str, config: Path | None) -> list[Address]:
-    """Return the hops to a host, the host itself last. Raises RemoteError for an invalid name or configuration."""
+    """Return the hops to a host, with the host last. Raises RemoteError for an invalid name or configuration."""
     return _route(name, config, (), 0)
 
 
 def _route(name: str, config: Path | None, jumps: Sequence[str], depth: int) -> list[Address]:
-    """Resolve hops in OpenSSH's order.
+    """Resolve the hops to a host through `jumps`, in OpenSSH's order. Without `jumps`, the host's ProxyJump applies.
 
-    The last jump leads to the host. It is reached through the jumps before it. A single jump is reached by its own
-    configuration.
+    The last jump connects to the host. Each jump is reached through the jumps before it, and the first by its own ProxyJump.
     """
     if depth > MOST_HOPS:
         raise RemoteError(f"{name}: ProxyJump leads through more than {MOST_HOPS} hops: does it lead back to itself?")
@@ -143,7 +142,7 @@ def _resolve(name: str, config: Path | None, last: bool) -> Address:
 
 
 def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: bool) -> None:
-    """Refuse settings that this client cannot follow, and those with which OpenSSH refuses to run a command."""
+    """Raise RemoteError for settings that this client does not support, or with which OpenSSH runs no command."""
     if found.one("proxycommand", "none").lower() != "none" and found.one("proxyjump", "none").lower() == "none":
         raise RemoteError(f"{name}: ProxyCommand is not followed: write ProxyJump for {asked} in {file}")
     if last and found.one("remotecommand", "none").lower() != "none":
@@ -153,7 +152,7 @@ def _check_supported(name: str, asked: str, found: HostConfig, file: str, last: 
 
 
 def _seconds(text: str) -> float:
-    """Convert OpenSSH's notation of a time (90, 1m30s) to seconds."""
+    """Convert a time in OpenSSH's notation (90, 1m30s) to seconds. "none" is the default. Raises ValueError."""
     if text.lower() == "none":
         return CONNECT_S
     if re.fullmatch(r"\d+(\.\d+)?", text):
@@ -165,7 +164,7 @@ def _seconds(text: str) -> float:
 
 
 def _paths(text: str) -> list[str]:
-    """Split a list of files. `ssh -G` prints names with spaces unquoted, so the longest existing path is taken."""
+    """Split a list of paths. `ssh -G` does not quote paths with spaces, so each path is the longest that exists."""
     words = shlex.split(text) if '"' in text else text.split()
     paths: list[str] = []
     while words:
@@ -177,12 +176,12 @@ def _paths(text: str) -> list[str]:
 
 
 def _keeps(path: Path) -> bool:
-    """Return whether a host key written to a file stays there, which /dev/null does not do."""
+    """Return whether a host key can be stored in a file, which is false for /dev/null."""
     return path.is_file() or not path.exists()
 
 
 def _algorithms(found: HostConfig, keyword: str, where: str) -> tuple[str, ...]:
-    """Return the allowed algorithms, empty for the defaults. Raises RemoteError for a list that only `ssh -G` can resolve."""
+    """Return the allowed algorithms, () for the defaults. Raises RemoteError for a list that only `ssh -G` can resolve."""
     text = found.one(keyword)
     if text.startswith("-"):
         raise RemoteError(f"{where}: {keyword} {text} is not followed without OpenSSH: list the algorithms to allow")
@@ -194,7 +193,7 @@ def _revoked(text: str) -> list[str]:
 
 
 def _agent(text: str, tokens: dict[str, str]) -> str | None:
-    """Return the agent's socket by IdentityAgent (default: SSH_AUTH_SOCK), or None."""
+    """Return the path of the agent's socket, by the value of IdentityAgent (default: SSH_AUTH_SOCK), or None."""
     if text.lower() == "none":
         return None
     if text in ("", "SSH_AUTH_SOCK"):

@@ -1,7 +1,7 @@
-"""Files of an SSH configuration: copies for an OpenSSH that reads another home folder, or lines for paramiko's parser.
+"""Read the files of an SSH configuration: copy them for an OpenSSH with another home folder, or inline them for paramiko.
 
 OpenSSH takes the home folder from passwd, the rest of the workbench takes it from $HOME. If the two differ (in containers
-and tests), `ssh -G` reads a copy in which ~ and relative Includes lead to $HOME.
+and tests), `ssh -G` reads a copy in which ~ and relative Includes are paths below $HOME.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import RemoteError
 __all__ = ["copy_of", "inlined", "user_config"]
 
 SYSTEM = Path("/etc/ssh/ssh_config")
-MOST_DEPTH = 16  # of Include, as OpenSSH
+MOST_DEPTH = 16  # of nested Includes, as in OpenSSH
 LINE = re.compile(r"\s*(\w+)(?:\s*=\s*|\s+)(.*)")
 PATHS = ("userknownhostsfile", "globalknownhostsfile", "identityagent", "revokedhostkeys")
 
@@ -29,9 +29,9 @@ def user_config() -> Path:
 
 
 def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str]) -> Path:
-    """Copy a configuration and the files that it includes, and return the copy's path.
+    """Copy a configuration and its included files to `folder`, and return the path of the copy.
 
-    `config` None stands for the user's configuration, followed by the machine's. `copies` receives the original of each copy.
+    `config` None means the user's configuration, followed by the machine's. `copies` receives the original path of each copy.
     Raises RemoteError for an unreadable file.
     """
     files: list[tuple[Path, Path]] = []
@@ -53,7 +53,7 @@ def copy_of(config: Path | None, folder: Path, copies: MutableMapping[str, str])
 
 
 def _check_owner(path: Path) -> None:
-    """Refuse a configuration that other users can write, as OpenSSH does."""
+    """Raise RemoteError for a configuration that another user owns or can write, as OpenSSH does."""
     if not path.is_file():
         return
     state = path.stat()
@@ -72,7 +72,7 @@ def _copied(path: Path, base: Path, folder: Path, copies: MutableMapping[str, st
 
 
 def _line(line: str, base: Path, folder: Path, copies: MutableMapping[str, str], depth: int) -> str:
-    """Return a line with ~ and relative paths replaced by paths below $HOME. Other lines stay unchanged."""
+    """Return a line for the copy: with paths below $HOME instead of ~, and with copies of included files."""
     match = LINE.match(line)
     keyword = match[1].lower() if match else ""
     if match is None or keyword not in ("include", *PATHS):
@@ -96,7 +96,7 @@ def _homed(word: str) -> str:
 
 
 def _included(pattern: str, base: Path) -> list[Path]:
-    """Return the files that match an Include. Folders are skipped, as OpenSSH does."""
+    """Return the files that an Include's pattern matches, without folders, as in OpenSSH."""
     found = sorted(glob.glob(str(base / _homed(pattern))))  # noqa: PTH207 - it may be absolute
     return [Path(name) for name in found if not Path(name).is_dir()]
 
@@ -111,7 +111,7 @@ def _text(path: Path, depth: int) -> str:
 
 
 def inlined(path: Path, depth: int = 0) -> Iterator[str]:
-    """Yield the lines of a configuration without comments, with the included files' lines in place of each Include."""
+    """Yield the lines of a configuration without comments. Each Include is replaced by the lines of its files."""
     within = False
     for line in _text(path, depth).splitlines():
         match = LINE.match(line)
@@ -120,7 +120,7 @@ def inlined(path: Path, depth: int = 0) -> Iterator[str]:
         if keyword != "include":
             yield _without_comment(line)
             continue
-        if within:  # the lines after it would apply to another host
+        if within:  # a Host line in the included file would change the host of all lines after the Include
             raise RemoteError(f"{path}: Include below a Host is not followed without OpenSSH: move it to the top")
         for word in shlex.split(rest, comments=True):
             for found in _included(word, user_config().parent):

@@ -1,11 +1,11 @@
-"""OpenSSH's configuration of one host, as OpenSSH resolves it.
+"""Read the SSH configuration of one host, as OpenSSH resolves it.
 
 ::
 
     name -> ssh -G -> {keyword: values}            OpenSSH itself reads Host, Match, Include, quotes and comments
     name -> paramiko's parser -> {keyword: values} only on a machine without an OpenSSH client
 
-`expand` replaces what `ssh -G` leaves raw: tokens, environment variables and ~.
+`expand` replaces tokens, environment variables and ~, which `ssh -G` prints unexpanded.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = ["HostConfig", "expand", "read_config"]
 ASK_S = 30.0  # `Match exec` runs programs, CanonicalizeHostname asks the name server
 NOISE = re.compile(r"Pseudo-terminal|terminating, \d+ bad|vdollar_percent_expand")
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ed25519")
-LISTED = ("identityfile", "localforward", "remoteforward")  # by paramiko's parser
+LISTED = ("identityfile", "localforward", "remoteforward")  # keywords for which paramiko's parser returns a list
 DEFAULTS = {
     "port": ["22"],
     "identityfile": [f"~/.ssh/{name}" for name in DEFAULT_KEYS],
@@ -45,20 +45,20 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class HostConfig:
-    """The resolved keywords of one host, in lower case, each with its values in order."""
+    """The resolved settings of one host: the values of each keyword (in lower case), in order."""
 
     values: Mapping[str, list[str]]
 
     def all(self, keyword: str) -> list[str]:
-        """Return every value of a keyword, or OpenSSH's defaults."""
+        """Return all values of a keyword, or OpenSSH's defaults if it is not set."""
         return self.values.get(keyword) or DEFAULTS.get(keyword, [])
 
     def one(self, keyword: str, default: str = "") -> str:
-        """Return a keyword's first value, or the default."""
+        """Return the first value of a keyword, or `default` if there is none."""
         return next(iter(self.all(keyword)), default)
 
     def flag(self, keyword: str) -> bool:
-        """Return whether a keyword is switched on."""
+        """Return whether a keyword's value is yes, true or always."""
         return self.one(keyword).lower() in ("yes", "true", "always")
 
 
@@ -83,7 +83,7 @@ def read_config(host: str, user: str | None, port: str | None, config: Path | No
 
 @functools.cache
 def _is_openssh(program: str) -> bool:
-    """Return whether a program is OpenSSH's client: Dropbear's ignores -G and connects."""
+    """Return whether a program is OpenSSH's client. Dropbear's client ignores -G and connects."""
     try:
         shown = subprocess.run([program, "-V"], stdin=subprocess.DEVNULL, capture_output=True, timeout=ASK_S, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -100,7 +100,7 @@ def _ask(
     copies: Mapping[str, str],
     config: Path | None,
 ) -> HostConfig:
-    """Run `ssh -G` and parse its output. `copies` maps paths in its error messages back to the user's files."""
+    """Run `ssh -G` and parse its output. In its error messages, paths of `copies` are replaced by the original files."""
     command = [program, "-G", *file, *(["-l", user] if user else []), *(["-p", port] if port else []), "--", host]
     path = config or user_config()
     try:
@@ -121,7 +121,7 @@ def _ask(
 
 
 def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> RemoteError:
-    """Return OpenSSH's complaint about a configuration as one line."""
+    """Return the error for a configuration that OpenSSH refuses, from its messages `errors`, as one line."""
     for copy, original in copies.items():
         errors = errors.replace(copy, original)
     reason = next((line.strip() for line in errors.splitlines() if line.strip() and not NOISE.search(line)), "no reason given")
@@ -135,7 +135,7 @@ def _refusal(host: str, path: Path, errors: str, copies: Mapping[str, str]) -> R
 
 
 def _parsed(host: str, config: Path | None) -> HostConfig:
-    """Resolve a host with paramiko's parser, which supports fewer keywords of Match."""
+    """Resolve a host with paramiko's parser, which supports fewer conditions of Match than OpenSSH."""
     path = config or user_config()
     try:
         parser = paramiko.SSHConfig.from_file(inlined(path)) if config or path.is_file() else paramiko.SSHConfig()
@@ -164,7 +164,7 @@ def expand(text: str, tokens: Mapping[str, str], keyword: str = "") -> str:
 
 
 def tokens_of(original: str, host: str, port: int, user: str, alias: str) -> dict[str, str]:
-    """Return the values of OpenSSH's %-tokens for one connection."""
+    """Return the values of OpenSSH's %-tokens, by letter, for one connection. `original` is the host name as given."""
     local = socket.gethostname()
     connection = hashlib.sha1(f"{local}{host}{port}{user}".encode()).hexdigest()
     return {

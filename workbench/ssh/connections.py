@@ -33,7 +33,7 @@ from .remote_process import LostError, Watchdog, printable
 __all__ = ["SshConnection", "connect"]
 
 CHANNEL_S, AUTH_S = 15.0, 30.0
-REAPED_S, RETRY_S = 2.0, 0.05  # how long sshd may take to reap ended sessions, and the pause between two attempts
+REAPED_S, RETRY_S = 2.0, 0.05  # time for sshd to reap closed sessions, and the pause between two attempts
 KEEPALIVE_S = 20.0
 BROKEN = (paramiko.SSHException, OSError, EOFError)
 
@@ -45,7 +45,7 @@ log.propagate = False  # paramiko logs a traceback, we report one line
 
 
 class _TimedPacketizer(Packetizer):
-    """A packet reader that records when the last packet arrived."""
+    """paramiko's packet reader, which also records the arrival time of the last packet (`heard`)."""
 
     heard: float = float("inf")
 
@@ -56,12 +56,12 @@ class _TimedPacketizer(Packetizer):
 
 
 class SshConnection:
-    """An authenticated connection to a host, and the connections to the hops before it. Opened by `connect`."""
+    """An authenticated connection to a host, and the connections to the hops before it. `connect` opens it."""
 
     def __init__(self, address: Address, transport: paramiko.Transport, before: SshConnection | None, keepalive: float) -> None:
         self.address, self.transport, self.before = address, transport, before
         self._accepts: dict[int, Accept] = {}
-        self._requests = threading.Lock()  # paramiko stores only one reply to global requests a connection
+        self._requests = threading.Lock()  # paramiko keeps a single reply to global requests for each connection
         self._closed = threading.Event()
         self._process = os.getpid()
         _CONNECTIONS.add(self)
@@ -74,7 +74,7 @@ class SshConnection:
 
     @property
     def own(self) -> bool:
-        """Whether this process opened the connection. In a forked child it is False."""
+        """Whether this process opened the connection. False in a forked child."""
         return self._process == os.getpid()
 
     def close(self) -> None:
@@ -85,10 +85,9 @@ class SshConnection:
             self.before.close()
 
     def session(self) -> paramiko.Channel:
-        """Open a channel for a command. After a LostError no command has run.
+        """Open a channel for a command. If it raises LostError, no command has run.
 
-        sshd counts a session until it has reaped its process, shortly after this side closed the session, so a refusal is
-        retried.
+        sshd counts a closed session until it has reaped the session's process. So a refusal is retried for `REAPED_S` seconds.
         """
         deadline = time.monotonic() + REAPED_S
         while True:
@@ -100,7 +99,7 @@ class SshConnection:
             time.sleep(RETRY_S)
 
     def dial(self, host: str, port: int) -> paramiko.Channel:
-        """Open a channel to `host:port` as seen from the remote host. Raises RemoteError if nothing answers there."""
+        """Open a channel to `host`:`port`, as seen from the remote host. Raises RemoteError if nothing answers there."""
         way = f"does not reach {host} port {port} from there: does it listen, and is AllowTcpForwarding on?"
         return self._open("direct-tcpip", way, (host, port))
 
@@ -117,9 +116,9 @@ class SshConnection:
             raise LostError(f"{name}: the connection was lost") from error
 
     def listen(self, port: int, accept: Accept) -> int:
-        """Listen on a port of the remote loopback (0: any free one), and return it.
+        """Listen on a port of the remote loopback (0: any free one), and return the port.
 
-        `accept` gets each connection on a thread.
+        `accept` is called with each connection on a new thread.
         """
         name = self.address.name
         with self._requests, Watchdog(CHANNEL_S, self.transport.close):
@@ -149,7 +148,7 @@ class SshConnection:
             threading.Thread(target=channel.close, name="accept", daemon=True).start()
 
     def _keep_alive(self, deadline: float) -> None:
-        """Send a keep-alive request after `deadline / 3` seconds of silence. Close the connection after `deadline` seconds."""
+        """Send keep-alive requests from `deadline / 3` seconds of silence on. Close the connection after `deadline` seconds."""
         packets = self.transport.packetizer
         asked: threading.Thread | None = None
         while not self._closed.wait(deadline / 10) and self.transport.is_active():
@@ -170,7 +169,7 @@ _CONNECTIONS: weakref.WeakSet[SshConnection] = weakref.WeakSet()
 
 
 def _forget() -> None:
-    """Drop the parent's connections in a forked child, without sending a packet."""
+    """Close the parent's connections in a forked child, without sending a packet."""
     for connection in _CONNECTIONS:
         connection.transport.active = False  # type: ignore[attr-defined]  # paramiko's own methods would send a packet
         if isinstance(connection.transport.sock, socket.socket):
@@ -232,7 +231,7 @@ def _dial(address: Address) -> socket.socket:
 
 
 def _first_of(address: Address) -> socket.socket:
-    """Connect to the first address of a name that answers, within the family that AddressFamily allows."""
+    """Connect to the first address of a host that answers. AddressFamily limits the addresses. Raises OSError."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(address.family, socket.AF_UNSPEC)
     failure: OSError | None = None
     for kind, _, _, _, where in socket.getaddrinfo(address.host, address.port, family, socket.SOCK_STREAM):
@@ -251,7 +250,7 @@ def _first_of(address: Address) -> socket.socket:
 
 
 def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
-    """Keep only the algorithms that the configuration allows."""
+    """Remove the algorithms that the configuration does not allow. Raises RemoteError if none of a kind remains."""
     options.key_types = preferred_kinds(address, options.key_types)
     for keyword, name in {
         "Ciphers": "ciphers",
@@ -270,7 +269,7 @@ def _restrict(options: paramiko.SecurityOptions, address: Address) -> None:
 
 
 def _greet(transport: paramiko.Transport, address: Address) -> None:
-    """Exchange keys, and verify the host key."""
+    """Run the SSH key exchange, and verify the host key."""
     transport.set_log_channel(log.name)
     transport.banner_timeout = transport.handshake_timeout = address.timeout
     transport.auth_timeout, transport.channel_timeout = AUTH_S, CHANNEL_S
@@ -295,7 +294,7 @@ def _greet(transport: paramiko.Transport, address: Address) -> None:
 
 
 def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyring) -> None:
-    """Offer keys until one is accepted."""
+    """Offer keys until the server accepts one. Raises RemoteError if it accepts none."""
     if not address.public_key:
         raise RemoteError(
             f"{address.name}: PubkeyAuthentication or PreferredAuthentications rules out public keys, and nothing else is "
@@ -314,7 +313,7 @@ def _authenticate(transport: paramiko.Transport, address: Address, keyring: Keyr
 def _offer(
     transport: paramiko.Transport, address: Address, key: paramiko.PKey, tried: Sequence[str], problems: Sequence[str]
 ) -> bool:
-    """Offer a key, and return whether the server accepted it. Raises RemoteError if no further key can be offered."""
+    """Offer a key, and return whether the server accepted it. Raises RemoteError if offering further keys is pointless."""
     try:
         more = transport.auth_publickey(address.user, key)
     except paramiko.BadAuthenticationType as error:

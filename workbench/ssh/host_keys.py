@@ -1,4 +1,4 @@
-"""Host-key verification against known_hosts, with the user's remedy in each refusal."""
+"""Host-key verification against known_hosts. Each error names the remedy."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class KnownKey:
 
 
 def known_keys(address: Address, name: str | None = None) -> list[KnownKey]:
-    """Return the lines of the known_hosts files for a host, under `name` if given, else under its name there."""
+    """Return the known_hosts lines for a host, found by `name` if given, else by the host's own name there."""
     return [known for file in address.known_files for known in _lines(file, name or address.known_as)]
 
 
 def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
-    """Return the kinds of host keys to request: only kinds that HostKeyAlgorithms lists, known ones first."""
+    """Return the kinds of host keys to request: those of `kinds` that HostKeyAlgorithms lists, known ones first."""
     allowed = dict(address.allowed).get("HostKeyAlgorithms", kinds)
     lines = known_keys(address) or (known_keys(address, address.bare_name) if address.bare_name else [])
     known = {kind for each in lines if not each.marker for kind in (RSA if each.kind == "ssh-rsa" else (each.kind,))}
@@ -54,7 +54,7 @@ def preferred_kinds(address: Address, kinds: Sequence[str]) -> Sequence[str]:
 
 
 def check_host_key(address: Address, key: paramiko.PKey, peer: str = "") -> None:
-    """Raise RemoteError, with a remedy, unless a host's key is known. `peer` is the host's IP address."""
+    """Raise RemoteError, with a remedy, unless a host's key is trusted. `peer` is the host's IP address, if known."""
     known = known_keys(address)
     shown = f"{key.get_name().removeprefix('ssh-')} key {key.fingerprint}"
     where = f"{address.host} port {address.port}"
@@ -87,7 +87,7 @@ def _check_revoked(address: Address, key: paramiko.PKey, known: Sequence[KnownKe
     for file in address.revoked:
         try:
             content = file.read_bytes()
-        except OSError as error:  # like OpenSSH: if the list is unreadable, no host is trusted
+        except OSError as error:  # as in OpenSSH, no host is trusted if the list is unreadable
             raise RemoteError(
                 f"{address.name}: RevokedHostKeys {file} cannot be read ({error.strerror}): correct it, or set it to none"
             ) from error
@@ -109,7 +109,7 @@ def _check_size(address: Address, key: paramiko.PKey, where: str) -> None:
 
 
 def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> None:
-    """Refuse a host whose IP address is known with another key, if CheckHostIP is set."""
+    """Raise RemoteError if CheckHostIP is set and known_hosts has another key for the host's IP address."""
     if not address.check_ip or not peer or address.jumps or peer == address.host or ipaddress.ip_address(peer).is_loopback:
         return
     name = peer if address.port == 22 else f"[{peer}]:{address.port}"
@@ -122,18 +122,18 @@ def _check_ip(address: Address, key: paramiko.PKey, peer: str, where: str) -> No
 
 
 def _removing(address: Address, line: KnownKey, name: str = "") -> str:
-    """Return the command that removes a host from a known_hosts file."""
+    """Return the shell command that removes a host from a known_hosts file."""
     return f"ssh-keygen -R '{name or address.known_as}' -f {shlex.quote(str(line.file))}"
 
 
 def _accepting(address: Address, key: paramiko.PKey) -> str:
-    """Return the instruction by which a user accepts a host's key."""
+    """Return the instruction for accepting a host's key."""
     if address.known_file is None:
         named = next((str(file) for file in address.known_files[:1]), "none")
         return f"name a file that can keep it: UserKnownHostsFile {named} keeps no key"
     if address.jumps or address.alias or address.known_as not in (address.host, f"[{address.host}]:{address.port}"):
         ask = "" if address.asks else "-o StrictHostKeyChecking=ask "
-        return f"accept it by `{address.command.replace('ssh ', f'ssh {ask}', 1)}`"  # ssh-keyscan cannot pass the jump
+        return f"accept it by `{address.command.replace('ssh ', f'ssh {ask}', 1)}`"  # ssh-keyscan supports no jumps
     kind = key.get_name().removeprefix("ssh-").split("-")[0]
     file, folder = shlex.quote(str(address.known_file)), address.known_file.parent
     making = "" if folder.is_dir() else f"mkdir -p -m 700 {shlex.quote(str(folder))} && "
@@ -141,7 +141,7 @@ def _accepting(address: Address, key: paramiko.PKey) -> str:
 
 
 def _unfollowed(address: Address, known: Sequence[KnownKey]) -> str:
-    """Name the settings and lines that would have trusted the host but are not followed."""
+    """Return text that names the ignored settings and known_hosts lines with which OpenSSH would have trusted the host."""
     reasons = [f"{setting} is not followed, host keys are always checked" for setting in address.looser]
     authority = next((each for each in known if each.marker == AUTHORITY), None)
     if authority is not None:
@@ -173,7 +173,7 @@ def _lines(file: Path, name: str) -> Iterator[KnownKey]:
 
 
 def _names(patterns: str, name: str) -> bool:
-    """Return whether a line's first field matches a name. The field is a hash, or a list of names with `*`, `?` and `!`."""
+    """Return whether a line's first field, `patterns`, matches a name: a hash, or a list of names with `*`, `?` and `!`."""
     if patterns.startswith("|"):
         return _hashed(patterns, name)
     found = False

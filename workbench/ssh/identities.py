@@ -3,7 +3,7 @@
 ::
 
     CertificateFile -> agent's keys that IdentityFile names -> the agent's others, unless IdentitiesOnly -> plain files
-                    -> encrypted files, whose passphrase is requested once
+                    -> encrypted files, whose passphrase the user types once
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from .addresses import Address
 
 __all__ = ["Ask", "Keyring", "ask_terminal"]
 
-TRIES = 3  # attempts at a passphrase
-AGENT_S = 30.0  # an agent may ask its user to confirm
+TRIES = 3  # for a passphrase
+AGENT_S = 30.0  # limit for an agent's response, because it may ask its user to confirm
 CERTIFICATE = "-cert-v01@openssh.com"
 MAGIC = b"openssh-key-v1\0"
 
@@ -49,7 +49,7 @@ class _SealedError(Exception):
 
 
 def ask_terminal(prompt: str) -> str:
-    """Request a passphrase at the terminal. Raises EOFError if there is no terminal."""
+    """Read a passphrase from the terminal. Raises EOFError if there is no terminal."""
     if not sys.stdin.isatty():
         raise EOFError
     return getpass.getpass(prompt)
@@ -57,14 +57,14 @@ def ask_terminal(prompt: str) -> str:
 
 @dataclass
 class Keyring:
-    """The private keys read so far, so that each passphrase is requested once. Its repr shows no key."""
+    """A cache of private keys, so that the user types each passphrase once. Its repr shows no key."""
 
     ask: Ask = ask_terminal
     _keys: dict[Path, paramiko.PKey] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def offers(self, address: Address, problems: list[str]) -> Generator[Offer, None, None]:
-        """Yield the keys to offer, with their names. `problems` receives a phrase for each unusable key."""
+        """Yield the keys to offer, in order, each with a label. `problems` receives a phrase for each unusable key."""
         with contextlib.closing(_Agent(address.agent, problems)) as agent:
             offered: set[bytes] = set()
             for label, key in self._ordered(address, agent, problems):
@@ -119,7 +119,7 @@ class Keyring:
             if _blob_of(content) is None:
                 problems.append(f"{path} cannot be read: it holds no private key")
             return None
-        if state.st_uid == os.getuid() and state.st_mode & 0o077:  # like OpenSSH
+        if state.st_uid == os.getuid() and state.st_mode & 0o077:  # as in OpenSSH
             problems.append(f"{path} is open to other users: `chmod 600 {path}`")
             return None
         try:
@@ -151,7 +151,10 @@ class Keyring:
 
 
 def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
-    """Read a private key in any of OpenSSH's formats: its own, PKCS#1, SEC1 or PKCS#8, plain or encrypted."""
+    """Parse a private key in any of OpenSSH's formats: its own, PKCS#1, SEC1 or PKCS#8, plain or encrypted.
+
+    Raises _SealedError for an encrypted key without the right passphrase.
+    """
     load = serialization.load_ssh_private_key if b"OPENSSH PRIVATE KEY" in content else serialization.load_pem_private_key
     try:
         private = load(content, passphrase.encode() if passphrase else None)
@@ -172,13 +175,13 @@ def _parse(content: bytes, passphrase: str | None) -> paramiko.PKey:
 
 
 def _reason(error: Exception) -> str:
-    """Return a parser's error as a short phrase."""
+    """Return a parser's error as a phrase of at most 120 characters."""
     text = str(error).splitlines()[0] if str(error) else type(error).__name__
     return text.split(". ")[0].rstrip(".")[:120]
 
 
 def _public_half(path: Path) -> bytes | None:
-    """Return the public key in a file or in the .pub file next to it. No private key is needed."""
+    """Return the public key of a key file, from that file or the .pub file next to it, or None. Needs no passphrase."""
     for file in (path, Path(f"{path}.pub")):
         with contextlib.suppress(OSError):
             content = file.read_bytes()
@@ -188,7 +191,7 @@ def _public_half(path: Path) -> bytes | None:
 
 
 def _openssh_half(content: bytes) -> bytes | None:
-    """Return the public half of a private key in OpenSSH's own format, which is readable even in an encrypted file."""
+    """Return the public key in a private key of OpenSSH's own format, which never encrypts it, or None."""
     if b"OPENSSH PRIVATE KEY" not in content:
         return None
     with contextlib.suppress(binascii.Error, struct.error, ValueError, IndexError):
@@ -203,7 +206,7 @@ def _openssh_half(content: bytes) -> bytes | None:
 
 
 def _blob_of(content: bytes) -> bytes | None:
-    """Return the key in the content of a .pub file."""
+    """Return the public key in the content of a .pub file, or None."""
     for line in content.splitlines():
         fields = line.split()
         if len(fields) > 1 and not line.startswith(b"#"):
@@ -219,7 +222,7 @@ def _blob_name(blob: bytes) -> str:
 
 
 def _uncertified(certificate: bytes) -> bytes:
-    """Return the public key that a certificate certifies. In the certificate its fields follow a nonce."""
+    """Return the public key that an SSH certificate certifies. Its fields follow the certificate's nonce."""
     name = _blob_name(certificate).removesuffix(CERTIFICATE)
     message = paramiko.Message(certificate)
     message.get_binary(), message.get_binary()
@@ -232,7 +235,7 @@ def _label(key: AgentKey) -> str:
 
 
 def _certified(file: Path, offers: list[Offer], problems: list[str]) -> Iterator[Offer]:
-    """Yield the certificate in a file, with the key that it certifies."""
+    """Yield the key of `offers` that a certificate file certifies, with that certificate."""
     try:
         blob = _blob_of(file.read_bytes())
     except OSError as error:
@@ -260,7 +263,7 @@ def _default_certificate(label: str, key: paramiko.PKey, halves: dict[Path, byte
 def _missing(
     halves: dict[Path, bytes], sealed: dict[Path, None], files: list[Offer], held: set[bytes], problems: list[str]
 ) -> None:
-    """Report the public keys without a private half in any file or in the agent."""
+    """Append a problem for each public key whose private key is neither in a file nor in the agent."""
     read = {key.asbytes() for _, key in files}
     for path, half in halves.items():
         if path not in sealed and half not in read | held and not any(str(path) in problem for problem in problems):
@@ -268,7 +271,7 @@ def _missing(
 
 
 def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[str]) -> bool:
-    """Return whether PubkeyAcceptedAlgorithms and RequiredRSASize allow a key."""
+    """Return whether PubkeyAcceptedAlgorithms and RequiredRSASize allow a key. Append a problem if not."""
     name = key.public_blob.key_type if key.public_blob else key.get_name()
     names = {name}
     if name.startswith("ssh-rsa"):
@@ -283,7 +286,7 @@ def _accepted(address: Address, key: paramiko.PKey, label: str, problems: list[s
 
 
 class _Agent(AgentSSH):
-    """The keys of the agent at a socket. There are none if nothing answers."""
+    """A client of the SSH agent at a socket. It has no keys if the agent does not respond."""
 
     def __init__(self, path: str | None, problems: list[str]) -> None:
         super().__init__()
@@ -294,7 +297,7 @@ class _Agent(AgentSSH):
         connection.settimeout(AGENT_S)
         try:
             connection.connect(path)
-            self._connect(connection)  # type: ignore[attr-defined]  # which paramiko's stubs leave out
+            self._connect(connection)  # type: ignore[attr-defined]  # missing in paramiko's stubs
         except (OSError, paramiko.SSHException, UnicodeError) as error:
             connection.close()
             problems.append(f"the agent at {path} does not answer ({getattr(error, 'strerror', None) or error})")
@@ -308,13 +311,13 @@ class _Agent(AgentSSH):
 
 
 class _AgentKey(AgentKey):
-    """A key in an agent. If the agent refuses to sign, the server rejects this key and the next one is offered."""
+    """A key in an agent. If the agent refuses to sign, the server rejects the key, and the next key is offered."""
 
     def __init__(self, agent: _Agent, blob: bytes, comment: str, problems: list[str]) -> None:
         super().__init__(agent, blob, comment)
         self._holder, self._problems = agent, problems
 
-    def __copy__(self) -> _AgentKey:  # AgentKey's own __getattr__ would call itself for ever
+    def __copy__(self) -> _AgentKey:  # AgentKey's own __getattr__ would recurse without end
         return _AgentKey(self._holder, self.blob, self.comment, self._problems)
 
     def sign_ssh_data(self, data: Any, algorithm: str | None = None) -> Any:

@@ -2,8 +2,8 @@
 
 ::
 
-    words -> letters, digits and =ooo for every other byte -> login shell, which finds nothing to interpret
-          -> /bin/sh decodes them, prints a mark on both outputs, and executes the command
+    words -> plain characters, and =ooo (octal) for every other byte -> login shell, which has nothing to interpret
+          -> /bin/sh decodes the words, prints a mark on both outputs, and executes the command
 
 Output of the shell's startup files comes before the mark and is dropped.
 """
@@ -20,8 +20,8 @@ MOST_GREETING = 1 << 20  # bytes before the mark
 PLAIN = re.compile(rb"[^A-Za-z0-9_/.:,-]")
 
 # Inside single quotes shells interpret at most ' and \, csh also ! and line ends. DECODER contains none of these.
-# An unquoted pair of backslashes is one backslash in every shell: it becomes $1, and the octal escapes use it. $2 is the mark.
-# Each word stands between two _. So it is never empty, never an option, and keeps its trailing line ends.
+# $1 is a backslash for the octal escapes, because every shell reads an unquoted \\ as one backslash. $2 is the mark.
+# Each word is enclosed in two _. So it is never empty, never an option, and keeps its trailing line ends.
 DECODER = (
     "b=$1; m=$2; shift 2; set -f; IFS==; for w do shift; case $w in *=*) x=; for p in $w; do x=${x:+$x$b}$p; done; "
     'w=$(printf "$x");; esac; w=${w#_}; set -- "$@" "${w%_}"; done; unset IFS x p w b; set +f; '
@@ -30,7 +30,7 @@ DECODER = (
 
 
 def command_line(command: Sequence[str], mark: str) -> str:
-    """Return a shell command line for `command`. Its output begins after `mark`. `exec` saves one process."""
+    """Return a shell command line that runs `command`, whose output follows `mark`."""
     return " ".join(["exec /bin/sh -c", f"'{DECODER}'", "sh", r"\\", mark, *map(_encoded, command)])
 
 
@@ -39,14 +39,14 @@ def _encoded(word: str) -> str:
 
 
 class MarkedOutput:
-    """Drops the output before the mark. Output without a mark is kept, because then the command never ran."""
+    """A filter that drops the output before the mark. Output without a mark is kept for errors: the command never ran."""
 
     def __init__(self, mark: bytes) -> None:
         self._mark, self._before = mark, bytearray()
         self.begun, self.greeting = False, b""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the part of `data` that the command printed."""
+        """Return the part of `data` that follows the mark, which the command printed."""
         if self.begun:
             return data
         self._before += data
@@ -59,7 +59,7 @@ class MarkedOutput:
         return b""
 
     def take(self) -> bytes:
-        """Return, once, the output that arrived without a mark."""
+        """Remove and return the output that arrived without a mark, at most `MOST_GREETING` bytes."""
         taken, self._before = bytes(self._before), bytearray()
         self.greeting = self.greeting or taken
         return taken

@@ -4,7 +4,7 @@
 
     client --> listener --accept--> [near | far] --dial--> service        one pair of threads for each connection
 
-One chunk is buffered, so a slow reader holds its writer back. Each direction ends independently, so half-closed connections
+One chunk is buffered, so a slow reader slows down its writer. Each direction ends independently, so half-closed connections
 stay half-closed. The copy function can be replaced, for example by one with a link's bandwidth and delay (`bench/link.py`).
 """
 
@@ -51,7 +51,7 @@ Copy = Callable[[Endpoint, Endpoint, Way], None]
 
 
 class Forward:
-    """A forwarded port. As a context manager it closes the port at the end."""
+    """A forwarded port; a context manager that closes the port at its end."""
 
     def __init__(self, port: int, end: Callable[[], None]) -> None:
         self.port, self._end = port, end
@@ -71,7 +71,7 @@ class Forward:
 
 
 def copy(source: Endpoint, sink: Endpoint, way: Way) -> None:
-    """Copy one direction until it ends. An error ends the other direction, too."""
+    """Copy one direction until the source ends, and shut down the sink's direction. An error closes both ends."""
     try:
         while data := source.recv(CHUNK):
             sink.sendall(data)
@@ -89,7 +89,7 @@ class RelayedConnections:
         self._lock, self._closed = threading.Lock(), False
 
     def join(self, near: Endpoint, far: Endpoint) -> None:
-        """Copy both directions until both have ended."""
+        """Copy between two ends, in both directions, until both directions have ended. Then close the ends."""
         with self._lock:
             if not (closed := self._closed):
                 self._ends |= {near, far}
@@ -103,13 +103,13 @@ class RelayedConnections:
         _close_all(near, far)
 
     def cut(self) -> None:
-        """End the connections that are open now."""
+        """Close all open connections. New ones are still accepted."""
         with self._lock:
             ends = list(self._ends)
         _close_all(*ends)
 
     def close(self) -> None:
-        """End all connections, and refuse further ones."""
+        """Close all open connections, and refuse new ones."""
         with self._lock:
             self._closed = True
         self.cut()
@@ -117,7 +117,7 @@ class RelayedConnections:
 
 def _close_all(*ends: Endpoint) -> None:
     for end in ends:
-        for step in (lambda end=end: end.shutdown(socket.SHUT_RDWR), end.close):  # a close alone wakes no reader of a socket
+        for step in (lambda end=end: end.shutdown(socket.SHUT_RDWR), end.close):  # close alone does not wake a socket's reader
             with contextlib.suppress(*BROKEN):
                 step()
 
@@ -139,7 +139,7 @@ def dial(address: tuple[str, int]) -> socket.socket:
 
 
 def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -> None:
-    """Relay a connection from the remote host to `address`. Close it if nothing answers there."""
+    """Relay `far`, a connection from the remote host, to `address`. Close it if nothing answers there."""
     try:
         near = dial(address)
     except OSError:
@@ -149,7 +149,7 @@ def answer(pairs: RelayedConnections, address: tuple[str, int], far: Endpoint) -
 
 
 def forward(listener: socket.socket, reach: Callable[[], Endpoint], connections: RelayedConnections | None = None) -> Forward:
-    """Relay a listener's connections to the endpoint that `reach` opens. If `reach` fails, the client's connection is reset."""
+    """Relay each connection of a listener to an endpoint that `reach` opens. If `reach` fails, the connection is reset."""
     pairs = connections or RelayedConnections()
 
     def serve(near: socket.socket) -> None:

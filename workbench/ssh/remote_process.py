@@ -1,12 +1,12 @@
-"""A running command, local or over SSH: its input, its outputs, its exit status, and its end with its caller.
+"""A running command, local or over SSH: its input, its outputs, its exit status. It never outlives its caller.
 
 ::
 
-    run, stream    exec sh -c LEASE: first the input, then an open standard input, whose end ends the command
+    run, stream    exec sh -c LEASE. Standard input has the command's input, and then stays open until the command is ended
     put, get       the command itself. The end of its standard input is the end of the file
 
-OpenSSH does not signal a command whose channel was closed, so a silent command would run for ever. But its standard input ends
-together with the channel, the connection or this process. The remote shell waits for that end, and then ends the command.
+OpenSSH does not signal a command whose channel was closed, so a command without output would run for ever. But standard input
+ends together with the channel, the connection or this process. The remote shell (LEASE) waits for that, and ends the command.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .login_shell import MarkedOutput
 
 __all__ = ["ChannelProcess", "LocalProcess", "LostError", "RemoteProcess", "Watchdog", "last_line", "leased", "printable"]
 
-CHUNK = 32 << 10  # what one SSH packet carries
-LIMIT = 64 << 20  # bytes: more standard error is dropped, a longer line is cut
+CHUNK = 32 << 10  # payload of an SSH packet, in bytes
+LIMIT = 64 << 20  # bytes: older standard error is dropped, a longer line is split
 GRACE_S = 3.0  # from TERM to KILL
 
-# $0 is this text, $1 the input's length. Under sshd a session leads its process group, under other servers setsid makes one.
+# $0 is this text, $1 the input's length. With sshd the shell leads its process group, with other servers setsid makes one.
 # The background watcher starts after the input has been read. The shell ignores TERM, so that it ends after the command.
 # `kill -NAME -$$` is the form that dash, bash and busybox share.
 LEASE = (
@@ -55,7 +55,7 @@ class NotRunError(RemoteError):
 
 
 def leased(command: Sequence[str], length: int) -> list[str]:
-    """Wrap a command so that it gets `length` bytes of input, and is ended at the end of the channel's input."""
+    """Return a command that runs `command` with `length` bytes of input, and ends it when standard input ends."""
     return ["sh", "-c", LEASE, LEASE, str(length), *command]
 
 
@@ -71,7 +71,7 @@ def printable(text: str) -> str:
 
 
 class Watchdog:
-    """A context manager that calls `on_timeout` once after `seconds` without `extend` (None: never)."""
+    """A context manager that calls `on_timeout` once, `seconds` after its start or the last `extend` (None: never)."""
 
     def __init__(self, seconds: float | None, on_timeout: Callable[[], object]) -> None:
         self._seconds, self._on_timeout = seconds, on_timeout
@@ -88,7 +88,7 @@ class Watchdog:
         self._ended.set()
 
     def extend(self, extra: float = 0.0) -> None:
-        """Restart the timer, with `extra` seconds added."""
+        """Restart the timer. `extra` seconds are added once."""
         self._due = time.monotonic() + (self._seconds or 0.0) + extra
 
     def _watch(self) -> None:
@@ -101,7 +101,7 @@ class Watchdog:
 
 
 class RemoteProcess(abc.ABC):
-    """A running command; a context manager. A thread reads its standard error, so that a full pipe never blocks the command."""
+    """A running command; a context manager that ends it. A thread reads standard error, so that the command never blocks."""
 
     def __init__(self) -> None:
         self.ended = False  # `end` was called while the command ran
@@ -124,11 +124,11 @@ class RemoteProcess(abc.ABC):
 
     @abc.abstractmethod
     def read(self) -> bytes:
-        """Return some of the output as soon as it arrives, or b"" at its end."""
+        """Return output as soon as there is some, or b"" at its end."""
 
     @abc.abstractmethod
     def wait(self) -> int:
-        """Return the exit status, or -1 if it is unknown. Raises LostError if the connection ended first."""
+        """Wait for the command's end. Return the exit status, -1 if unknown. Raises LostError if the connection was lost."""
 
     @abc.abstractmethod
     def end(self) -> None:
@@ -139,17 +139,17 @@ class RemoteProcess(abc.ABC):
         """Terminate the command if it still runs, and release its resources."""
 
     def feed(self, data: bytes) -> None:
-        """Write input on a thread, so that the caller can read at the same time."""
+        """Write `data` to the standard input on a thread, so that the caller can read at the same time."""
         if data:
             self._begin(lambda: self._feed(data))
 
     def errors(self) -> bytes:
-        """Return the standard error so far."""
+        """Return the standard error so far, at most the last `LIMIT` bytes."""
         self._threads[0].join(1.0)
         return bytes(self._kept)
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines of the output as they arrive, without line ends."""
+        """Yield the lines of the output as they arrive, without line ends. A line above `LIMIT` bytes is split."""
         left = b""
         while part := self.read():
             *whole, left = (left + part).split(b"\n")
@@ -182,7 +182,7 @@ class RemoteProcess(abc.ABC):
 
 
 class ChannelProcess(RemoteProcess):
-    """A command on a host, over an SSH channel whose output begins with a mark."""
+    """A command on a host, over an SSH channel. Its output begins after a mark."""
 
     def __init__(self, channel: paramiko.Channel, mark: bytes) -> None:
         super().__init__()
@@ -191,7 +191,7 @@ class ChannelProcess(RemoteProcess):
         self._drain(lambda: channel.recv_stderr(CHUNK))
 
     def write(self, data: bytes) -> None:
-        """Send over the channel. Blocks while its window is full."""
+        """Send data over the channel. Blocks while the channel's window is full."""
         try:
             self._channel.sendall(data)
         except (OSError, EOFError, paramiko.SSHException) as error:
@@ -206,7 +206,7 @@ class ChannelProcess(RemoteProcess):
             while part := self._channel.recv(CHUNK):
                 if output := self._output.feed(part):
                     return output
-        except (OSError, EOFError, paramiko.SSHException):  # recv updates the window, over a connection that may be broken
+        except (OSError, EOFError, paramiko.SSHException):  # recv sends a window update, which fails on a lost connection
             pass
         return self._output.take()
 
@@ -227,7 +227,7 @@ class ChannelProcess(RemoteProcess):
         return status
 
     def end(self) -> None:
-        """Close the channel, upon which the lease ends the command."""
+        """Close the channel, upon which the remote shell (LEASE) ends the command."""
         self.ended = True
         with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
             self._channel.close()
@@ -271,7 +271,7 @@ class LocalProcess(RemoteProcess):
         return self._available(self._output)
 
     def _available(self, pipe: IO[bytes]) -> bytes:
-        """Return data from a pipe as soon as there is some, or b"" at its end or after `end`."""
+        """Return data from a pipe as soon as there is some, or b"" at the pipe's end or after `end`."""
         poll = select.poll()
         poll.register(pipe.fileno(), select.POLLIN)
         while not poll.poll(100):
@@ -280,12 +280,12 @@ class LocalProcess(RemoteProcess):
         return os.read(pipe.fileno(), CHUNK)
 
     def wait(self) -> int:
-        """Return the exit status as a shell reports it: 128 + n after signal n."""
+        """Wait for the command's end. Return the exit status as a shell reports it: 128 + n after signal n."""
         status = self._process.wait()
         return status if status >= 0 else 128 - status
 
     def end(self) -> None:
-        """Send TERM to the session, and KILL if it still runs after the grace period."""
+        """Send TERM to the command's process group, and KILL after its end or `GRACE_S` seconds."""
         self.ended = True
         self._signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,10 +1,10 @@
-"""Uploads: content-addressed on the remote host, resumed after an interruption, verified before use.
+"""Upload files to a remote host: content-addressed, resumed after an interruption, verified before use.
 
 ::
 
     folder/<sha256>          complete and verified
-    folder/<sha256>.part     in transit; every sender writes the same bytes at the same offsets
-    folder/<sha256>.<word>   the same file while one sender verifies it
+    folder/<sha256>.part     incomplete; all concurrent senders write the same bytes at the same offsets
+    folder/<sha256>.<word>   the file while one sender verifies it
 
 The remote host needs a POSIX shell, `dd`, and `sha256sum` or Python, but no SFTP.
 """
@@ -29,11 +29,11 @@ from .remote_process import LostError, RemoteProcess, Watchdog, last_line
 __all__ = ["UploadHost", "put"]
 
 BLOCK = 64 << 10  # bytes: uploads are resumed at whole blocks
-AT_ONCE = 4  # files; an sshd lets a connection have ten sessions
-STALL_S = 60.0  # without progress, until an upload fails
-HASHED = 20e6  # bytes a second: the slowest hashing on the remote host that is waited for
-RESUME_S, PAUSE_S = 60.0, 0.5  # how long a lost connection is retried, and the pause between retries
-AGAIN = 3  # retries after a concurrent sender spoilt or removed a part
+AT_ONCE = 4  # concurrent files; sshd allows ten sessions on a connection
+STALL_S = 60.0  # an upload without progress fails after this time
+HASHED = 20e6  # bytes a second: hashing on the remote host may be this slow
+RESUME_S, PAUSE_S = 60.0, 0.5  # time for reopening a lost connection, and the pause between retries
+AGAIN = 3  # retries after a concurrent sender removed a part
 INCOMPLETE, SPOILT = 3, 4
 
 HASH = (
@@ -42,8 +42,8 @@ HASH = (
     'for part in iter(lambda: sys.stdin.buffer.read(65536), b""): found.update(part)\n'
     "print(found.hexdigest())'; fi | cut -c 1-64; }; "
 )
-# Argument: the folder. Input: one digest a line. Output: the folder, then one line for each digest: "whole", or the part's
-# number of blocks, their digest and the part's size in bytes (0 if another sender has just finished it).
+# Argument: the folder. Input: one digest a line. Output: the folder's absolute path, then a line for each digest: "whole", or
+# the part's complete blocks, their digest and the part's size in bytes (0 if another sender has just completed it).
 ASK = (
     HASH + 'umask 077; mkdir -p -- "$1" && cd -- "$1" && pwd || exit 1; '
     "while read -r name; do "
@@ -54,7 +54,7 @@ ASK = (
 ) % (BLOCK, BLOCK)
 # Arguments: folder, digest, first block, size, mode, "again" if the part belongs to another file, a word unique to this sender.
 # Input: the rest of the file.
-# Blocks are written in place, never appended: a session left behind by a lost connection may still write the same blocks.
+# Blocks are written in place, never appended, because the session of a lost connection may still write the same blocks.
 # A part is linked to a unique name for its check, because another sender may begin an empty part under the old name.
 TAKE = (
     HASH + 'umask 077; cd -- "$1" || exit 1; [ "$6" = again ] && rm -f -- "$2.part"; own="$2.$7"; '
@@ -68,7 +68,7 @@ TAKE = (
 
 
 class UploadHost(Protocol):
-    """The operations that an upload needs of a host."""
+    """The interface of a host that an upload needs."""
 
     name: str
 
@@ -81,7 +81,7 @@ class UploadHost(Protocol):
 
 @dataclass(frozen=True)
 class Item:
-    """A file to send: a path, or its content, which may be a key and so appears in no repr."""
+    """A file to send: its path or content, its SHA-256 (hex) and its size in bytes. The content may be a key: no repr."""
 
     content: Path | bytes = field(repr=False)
     digest: str
@@ -89,7 +89,7 @@ class Item:
 
     @classmethod
     def of(cls, content: Path | bytes) -> Item:
-        """Read the digest and the size of a file. Raises UsageError if the file is unreadable."""
+        """Compute digest and size of a file. Raises UsageError if the file is unreadable."""
         if isinstance(content, bytes):
             return cls(content, hashlib.sha256(content).hexdigest(), len(content))
         try:
@@ -100,11 +100,11 @@ class Item:
 
     @property
     def mode(self) -> str:
-        """The file mode on the remote host. Content without a path may be a key, so only its owner can read it."""
+        """The file mode on the remote host, in octal. Content without a path may be a key, so only its owner can read it."""
         return "600" if isinstance(self.content, bytes) else "644"
 
     def blocks(self, first: int = 0) -> Iterator[bytes]:
-        """Yield the content from block `first` to the end."""
+        """Yield the blocks of the content, `BLOCK` bytes each, from block `first` to the end."""
         if isinstance(self.content, bytes):
             for start in range(first * BLOCK, self.size, BLOCK):
                 yield self.content[start : start + BLOCK]
@@ -118,9 +118,9 @@ class Item:
             raise UsageError(f"{self.content} cannot be read any more ({error.strerror}): leave it while it is sent") from error
 
     def left_of(self, state: str) -> int | None:
-        """Return the number of the first missing block, by the host's report `state` on the part.
+        """Return the number of the first missing block, or None if the remote part has other content.
 
-        None if the part is of another file.
+        `state` is the host's report on the part: complete blocks, their digest and the size in bytes.
         """
         blocks, digest, size = state.split()
         if int(size) > self.size:
@@ -132,10 +132,10 @@ class Item:
 
 
 def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: bool = False) -> list[str]:
-    """Send the missing files, and return the remote path of each file, in order.
+    """Send the files that the host does not have to `folder`, and return the remote path of each file, in order.
 
     A lost connection is reopened, and blocks that have arrived are not sent again. Raises RemoteError if the host cannot store
-    a file (disk full, no permission, changed bytes), and UsageError for an unreadable file.
+    a file (disk full, no permission, altered bytes), and UsageError for an unreadable file.
     """
     items = [Item.of(each) for each in files]
     if not items:
@@ -146,7 +146,7 @@ def put(far: UploadHost, files: Sequence[Path | bytes], folder: str, progress: b
 
 
 class _UploadBatch:
-    """The transfer of several files to one host, at most `AT_ONCE` at a time."""
+    """One upload of several files to a host, at most `AT_ONCE` at a time."""
 
     def __init__(self, far: UploadHost, folder: str, items: Sequence[Item], progress: bool) -> None:
         from tqdm import tqdm
@@ -174,7 +174,7 @@ class _UploadBatch:
                 futures += (pool.submit(self._send, item, state) for item, state in left)
                 for future in as_done(futures):
                     future.result()
-            except BaseException:  # Ctrl-C, too: the next launch resumes the other threads' uploads
+            except BaseException:  # also Ctrl-C: stop all uploads, which the next launch resumes
                 self._stopped.set()
                 for future in futures:
                     future.cancel()
@@ -184,7 +184,7 @@ class _UploadBatch:
         return where
 
     def _ask(self, items: Sequence[Item]) -> tuple[str, list[str]]:
-        """Return the folder's absolute path, and the remote state of each item."""
+        """Query the folder's absolute path, and the remote state of each item: "whole", or as in `Item.left_of`."""
         names = "".join(f"{item.digest}\n" for item in items).encode()
         patience = STALL_S + sum(item.size for item in items) / HASHED
         lines = self.far.ask(["sh", "-c", ASK, "put", self.folder], names, patience).decode("utf-8", "replace").splitlines()
@@ -193,7 +193,7 @@ class _UploadBatch:
         return lines[-len(items) - 1], lines[-len(items) :]
 
     def _send(self, item: Item, state: str) -> None:
-        """Send one item until it is complete. After a lost connection, continue on a new one."""
+        """Send one item until it is complete, on a new connection if one was lost. `state` is as in `_ask`."""
         rivals, asked, give_up = 0, True, time.monotonic() + RESUME_S
         while not self._stopped.is_set():
             had = self._done.get(item.digest, 0)
@@ -219,7 +219,7 @@ class _UploadBatch:
             asked = False
 
     def _attempt(self, item: Item, state: str) -> bool:
-        """Send the missing blocks, and return whether the file is complete."""
+        """Send an item's missing blocks, and return whether the file is complete on the host."""
         first = item.left_of(state)
         command = ["sh", "-c", TAKE, "put", self.folder, item.digest, str(first or 0), str(item.size), item.mode]
         command += ["again" if first is None else "", secrets.token_hex(8)]
@@ -251,7 +251,7 @@ class _UploadBatch:
             work.finish()
 
     def _tell(self, item: Item, there: int) -> None:
-        """Move the progress bar to the bytes of an item that the host has."""
+        """Move the progress bar to the bytes of an item that were sent, `there`."""
         if (more := there - self._done.get(item.digest, 0)) > 0:
             self._done[item.digest] = there
             self._bar.update(more)

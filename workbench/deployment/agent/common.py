@@ -24,7 +24,7 @@ def say(**what: Any) -> None:
 
 
 def lines(command: Sequence[str]) -> list[str]:
-    """Return the lines that a program prints, or none if it fails or is missing."""
+    """Return the lines of a program's output, or none if it fails or is missing."""
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
     except (OSError, subprocess.SubprocessError):
@@ -32,7 +32,7 @@ def lines(command: Sequence[str]) -> list[str]:
 
 
 def wait_for(condition: Callable[[], bool], patience: float = 10.0) -> bool:
-    """Return whether a condition becomes true within `patience` seconds."""
+    """Poll a condition. Return whether it becomes true within `patience` seconds."""
     deadline = time.monotonic() + patience
     while not (holds := condition()) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -64,7 +64,7 @@ def write(path: Path, value: Any) -> None:
 
 
 def stored(folder: Path, sha: str) -> Path:
-    """Return the path of a file in the store. Raises AgentError if it is missing, or its content does not match its hash."""
+    """Return the path of the file with the SHA-256 `sha` in the store. Raises AgentError if it is missing or altered."""
     path = folder / "store" / sha
     digest = hashlib.sha256()
     try:

@@ -1,11 +1,12 @@
-"""Print the facts about this machine that a launch needs, as one JSON object. Changes nothing; standard library, Python 3.9.
+"""Print the facts about this machine that a launch needs, as one JSON object, and change nothing.
 
 ::
 
     python3 -I -B - REQUEST  < this file  > JSON
 
-The program comes on standard input, so no file stays on the machine. Paths of /proc, /sys, /dev, /etc and /opt are below
-`root` of the request: if sshd runs in a container, the host's own root file system is mounted in some folder.
+Python reads the program from standard input, so no file stays on the machine. It needs Python 3.9 and only the standard
+library. Paths of /proc, /sys, /dev, /etc and /opt are below the request's `root`: if sshd runs in a container, that is the
+folder in which the host's own root file system is mounted.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ MOST = 4 << 20  # bytes of an image's manifest
 
 
 def inventory(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the facts. Network checks run in parallel. With `short`, return only the annotations that Kata lets pods set."""
+    """Return the facts by name. With `short` in the request, return only the pod annotations that Kata allows."""
     root = Path(asked["root"])
     allowed = {shim: allowed_annotations(root, shim) for shim in asked["shims"]}
     if asked["short"]:
@@ -81,7 +82,7 @@ def inventory(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def folder_state(folder: str) -> dict[str, Any]:
-    """Return free space and permissions at the stage's folder, or at its nearest existing parent."""
+    """Return the free bytes, free inodes and permissions of the stage's folder, or of its nearest existing parent."""
     path = _absolute(folder)
     made = (path / "envs").is_dir() and any((path / "envs").glob("*/ready.json"))
     while not path.exists():
@@ -107,7 +108,7 @@ def _candidates(named: str) -> list[str]:
 
 
 def about_python(path: str) -> dict[str, Any] | None:
-    """Return the version of an interpreter and its modules, or None if it does not run."""
+    """Return an interpreter's version, and whether it has venv and torch. Return None if it does not run."""
     try:
         said = _output([path, "-I", "-c", ABOUT_PYTHON])
         version, venv, torch = json.loads(said[-1])
@@ -117,7 +118,7 @@ def about_python(path: str) -> dict[str, Any] | None:
 
 
 def gpus() -> list[dict[str, str]]:
-    """Return the GPUs that the NVIDIA driver reports, memory in MiB."""
+    """Return the GPUs that the NVIDIA driver reports: name, driver version, total and free memory (MiB)."""
     names = ("name", "driver", "total", "free")
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.free", "--format=csv,noheader,nounits"]
     rows = [[part.strip() for part in line.split(",")] for line in _output(query)]
@@ -125,7 +126,7 @@ def gpus() -> list[dict[str, str]]:
 
 
 def processor(root: Path) -> dict[str, Any]:
-    """Return the first processor of /proc/cpuinfo."""
+    """Return vendor, family, model and name of the first processor, and whether it has SEV-SNP or is virtual."""
     block = _read(root, "/proc/cpuinfo").split("\n\n")[0]
     pairs = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
     known = {key.strip(): value.strip() for key, value in pairs.items()}
@@ -136,7 +137,7 @@ def processor(root: Path) -> dict[str, Any]:
 
 
 def snp(root: Path) -> dict[str, Any]:
-    """Return the state of SEV-SNP: KVM's switch, the device, the firmware's API version if it can be determined."""
+    """Return the state of SEV-SNP: KVM's parameter `sev_snp`, the device, and the firmware's API version or None."""
     device = _under(root, "/dev/sev")
     return {
         "switch": _read(root, "/sys/module/kvm_amd/parameters/sev_snp").strip(),
@@ -147,7 +148,7 @@ def snp(root: Path) -> dict[str, Any]:
 
 
 def _platform_status(device: Path) -> list[int] | None:
-    """Query the firmware's API version. The device is opened for reading, so that the kernel refuses any change of state."""
+    """Query the firmware's API version (major, minor). On a device opened read-only the kernel refuses changes of state."""
     status = ctypes.create_string_buffer(32)
     command = struct.pack("=IQI", SNP_PLATFORM_STATUS, ctypes.addressof(status), 0)
     try:
@@ -159,7 +160,7 @@ def _platform_status(device: Path) -> list[int] | None:
 
 
 def _logged_firmware() -> list[int] | None:
-    """Return the firmware's API version from the kernel's boot log."""
+    """Return the firmware's API version (major, minor) from the kernel's boot log."""
     for command in (["dmesg"], ["journalctl", "--dmesg", "--boot", "--no-pager", "--output=cat"]):
         for line in _output(command):
             if found := re.search(r"SEV-SNP API:(\d+)\.(\d+)", line):
@@ -168,7 +169,7 @@ def _logged_firmware() -> list[int] | None:
 
 
 def iommu(root: Path) -> dict[str, Any]:
-    """Return the number of IOMMUs that the kernel drives, and the kernel options that prevent it."""
+    """Return the number of active IOMMUs, and the kernel options that disable them."""
     folder = _under(root, "/sys/class/iommu")
     options = _read(root, "/proc/cmdline").split()
     return {
@@ -178,7 +179,7 @@ def iommu(root: Path) -> dict[str, Any]:
 
 
 def allowed_annotations(root: Path, shim: str) -> list[str] | None:
-    """Return the expressions for annotations that Kata allows for a shim, or None if its configuration is unreadable."""
+    """Return the regular expressions of a shim's allowed annotations, or None if Kata's configuration is unreadable."""
     name = f"configuration-{shim}.toml"
     inner = "runtime-rs" if shim.endswith("-rs") else ""
     for base in KATA:
@@ -216,7 +217,7 @@ def own_ports(folder: str) -> dict[str, int]:
 
 
 def reached(host: str, port: int) -> str:
-    """Return the result of a connection: open, refused (nothing listens), or the error."""
+    """Connect to a port. Return "open", "refused" (nothing listens), or the error."""
     try:
         with socket.create_connection((host, port), NETWORK_S):
             return "open"
@@ -227,7 +228,7 @@ def reached(host: str, port: int) -> str:
 
 
 def broker_answer(url: str, certificate: str) -> dict[str, Any]:
-    """Return the HTTP status of a key broker's health path, or the error. Any HTTP status means that it is reachable."""
+    """Return the HTTP `status` of a key broker's health path, or the `error`. Any status means that it is reachable."""
     try:
         trust = ssl.create_default_context(cadata=certificate) if certificate else ssl.create_default_context()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
@@ -241,7 +242,7 @@ def broker_answer(url: str, certificate: str) -> dict[str, Any]:
 
 
 def image_answer(image: str) -> dict[str, Any]:
-    """Return the HTTP status of an image at its registry, and whether its digest matches."""
+    """Return the HTTP status of a registry's response for an image, and whether the image's digest matches."""
     name, _, digest = image.partition("@")
     registry, repository = _registry(name)
     scheme = "http" if re.fullmatch(r"(localhost|127\.\d+\.\d+\.\d+|\[::1\])(:\d+)?", registry) else "https"
@@ -257,7 +258,7 @@ def image_answer(image: str) -> dict[str, Any]:
 
 
 def _registry(name: str) -> tuple[str, str]:
-    """Return an image's registry, by default Docker's, and its repository there."""
+    """Return the registry of an image name, by default Docker's, and the repository there."""
     first, _, rest = name.partition("/")
     last = rest.rpartition("/")[2]
     repository = rest.rpartition(":")[0] if ":" in last else rest
@@ -267,7 +268,7 @@ def _registry(name: str) -> tuple[str, str]:
 
 
 def _anonymous(challenge: str) -> str:
-    """Return the token that a registry issues anonymously, by its challenge, or "" if it issues none."""
+    """Request an anonymous token as a registry's `challenge` demands. Return it, or "" if the registry issues none."""
     parts = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     if not challenge.startswith("Bearer ") or not re.match("https?://", parts.get("realm", "")):
         return ""
@@ -314,7 +315,7 @@ def _text(path: Path) -> str:
 
 
 def _output(command: Sequence[str]) -> list[str]:
-    """Return the lines that a program prints, or none if it fails, hangs or is missing."""
+    """Return the lines of a program's output, or none if it fails, hangs or is missing."""
     try:
         done = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=CALL_S, check=True

@@ -1,4 +1,4 @@
-"""The log of a stage: rotated when it is large, read from its end, followed from one file into the next."""
+"""The log of a stage: write and rotate it, read its last lines, and follow it across rotations."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ LOG_BYTES, LOGS = 4 << 20, 3
 
 
 class Log:
-    """A log file that is rotated when it is large."""
+    """A log file that is rotated at `LOG_BYTES` bytes. `LOGS` older files are kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._file = path.open("ab", buffering=0)
 
     def write(self, line: bytes) -> None:
-        """Append a line and its line end. Errors, such as a full disk, are ignored."""
+        """Append a line, which has its line end. Write errors, such as a full disk, are ignored."""
         if self._file.tell() + len(line) > LOG_BYTES:
             self._file.close()
             for number in range(LOGS, 0, -1):
@@ -35,10 +35,10 @@ class Log:
 
 
 def newer(path: Path, handle: int) -> Path | None:
-    """Return the log that replaced an open one, or None if the open one is the newest."""
+    """Return the next log file after the open one (`handle`), or None if the open one is the newest."""
     mine = os.fstat(handle).st_ino
     there: dict[int, Path] = {}
-    for _ in range(5):  # during a rotation a file may be seen twice, or not at all
+    for _ in range(5):  # during a rotation a file may be listed twice, or not at all
         there = {}
         for each in (path, *(path.with_name(f"{path.name}.{number}") for number in range(1, LOGS + 1))):
             with contextlib.suppress(OSError):
@@ -51,7 +51,7 @@ def newer(path: Path, handle: int) -> Path | None:
 
 
 def tail(home: Path, lines: int) -> list[str]:
-    """Return the last lines of the log in a folder."""
+    """Return the last lines of a stage's log, from its two newest files."""
     found: list[str] = []
     for name in ("log.1", "log"):
         with contextlib.suppress(OSError):

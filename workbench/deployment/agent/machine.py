@@ -1,4 +1,4 @@
-"""Checks of the machine, and ports that dead SSH sessions hold."""
+"""Check the machine's resources, and free ports that dead SSH sessions hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FREE = 64 << 20  # bytes that must stay free on a disk
 
 
 def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return the machine's resources: disk, interpreter, GPU. Raises AgentError if one is insufficient."""
+    """Return Python version, free disk bytes, GPUs, uv and cores. Raises AgentError for a full disk or a missing GPU."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     free = shutil.disk_usage(folder).free
     if free < max(FREE, asked.get("bytes", 0)):
@@ -29,7 +29,7 @@ def probe(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def free(_: Path, asked: dict[str, Any]) -> bool:
-    """End the user's own SSH session that still holds a port after its peer is gone. Return whether there was one."""
+    """Terminate the user's own sshd processes that still listen on a port. Return whether there was one."""
     found = False
     inodes = _listening(asked["port"])
     for process in Path("/proc").glob("[0-9]*") if inodes else ():

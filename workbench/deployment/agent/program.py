@@ -1,4 +1,4 @@
-"""The agent's entry point: one verb with arguments on standard input, and its result on standard output."""
+"""The agent's entry point: run one verb with the arguments on standard input, and print its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A stage on this machine: started once, queried, read from its log, and ended together with its files."""
+"""Start a stage on this machine, query it, read its log, and stop it."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _home(folder: Path, asked: dict[str, Any]) -> Path:
 
 
 def _port(home: Path, asked: dict[str, Any]) -> int:
-    """Return the requested port. For 0, return the previous one if it is still free."""
+    """Return the requested port. For 0 (any), return the previous port if it is free, else 0."""
     wanted = int(asked["port"])
     with contextlib.suppress(OSError, ValueError):
         before = int((home / "port.before").read_text())
@@ -65,9 +65,9 @@ def _port(home: Path, asked: dict[str, Any]) -> int:
 
 
 def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]) -> None:
-    """Replace the stage's files: `files` come from the store, each verified.
+    """Replace the stage's files. `files` are copied from the store and verified.
 
-    `texts`, such as keys, come with the request and are stored nowhere else.
+    `texts` are written from the request. They may be keys, so they are stored nowhere else.
     """
     shutil.rmtree(home / "given", ignore_errors=True)
     for name in (*files, *texts):
@@ -81,7 +81,7 @@ def _fill(home: Path, folder: Path, files: dict[str, str], texts: dict[str, str]
 
 
 def _launch(folder: Path, home: Path, name: str) -> None:
-    """Start the supervisor in a session of its own, as a systemd unit if possible, so that it outlives a logout."""
+    """Start the supervisor so that it outlives a logout: as a systemd unit if possible, else in its own session."""
     command = [sys.executable, str(Path(sys.argv[0]).resolve()), str(folder), "supervise", str(home)]
     if lines(["systemctl", "--user", "show", "--property=Version"]):
         unit = ["systemd-run", "--user", "--quiet", "--collect", f"--unit=pmc2-{name}", "--property=KillMode=mixed"]
@@ -94,12 +94,12 @@ def _launch(folder: Path, home: Path, name: str) -> None:
 
 
 def _ported(home: Path) -> dict[str, Any]:
-    """Wait for the port of a stage. Raises AgentError with its last lines if it ends first."""
+    """Wait until a stage has a port, and return its state. Raises AgentError with its last log line if it ends first."""
     deadline = time.monotonic() + START_S
     seen = False
     while time.monotonic() < deadline:
         running = _runs(home)
-        state = _state(home)  # read after the check, so that it says how a stage ended that no longer runs
+        state = _state(home)  # read after the check: the state of an ended stage is complete by then
         with contextlib.suppress(OSError, ValueError):
             port = int((home / "port").read_text())
             write(home / "port.before", port)
@@ -119,7 +119,7 @@ def _last(state: dict[str, Any]) -> str:
 
 
 def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
-    """Return whether a stage runs, since when and on which port, or how it ended."""
+    """Return a stage's state: whether it is `running`, its start and `port`, or its end and exit status."""
     home = _home(folder, asked)
     state = _state(home)
     running = _runs(home)
@@ -131,7 +131,7 @@ def status(folder: Path, asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def logs(folder: Path, asked: dict[str, Any]) -> None:
-    """Print the last lines of a stage's log, and with `follow` also further lines, until it ends."""
+    """Print the last lines of a stage's log and, with `follow`, new lines until the stage ends."""
     path = _home(folder, asked) / "log"
     if not path.parent.exists():
         raise AgentError(f"there is no stage {asked['name']} here: launch it first")
@@ -147,7 +147,7 @@ def logs(folder: Path, asked: dict[str, Any]) -> None:
             alive = _runs(path.parent)
             while line := file.readline():
                 say(line=line.decode(errors="replace").rstrip("\n"))
-            if (after := newer(path, file.fileno())) is not None:  # the log was rotated, and is now read to its end
+            if (after := newer(path, file.fileno())) is not None:  # the log was rotated after its last line was read
                 file = stack.enter_context(after.open("rb"))
             elif not alive:
                 return
@@ -169,7 +169,10 @@ def stop(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def purge(folder: Path, asked: dict[str, Any]) -> bool:
-    """Remove environments and all sent files. Raises AgentError if a stage still runs here."""
+    """Remove the agent's folder: environments and all sent files. Return whether it existed.
+
+    Raises AgentError if a stage still runs here.
+    """
     if any(_runs(home) for home in (folder / "stages").glob("*")):
         raise AgentError(f"a stage still runs in {folder}: stop it first")
     there = folder.exists()
@@ -178,7 +181,7 @@ def purge(folder: Path, asked: dict[str, Any]) -> bool:
 
 
 def _end(home: Path, patience: float) -> bool:
-    """Terminate a stage, and kill it after `patience` seconds. Return once its lock is free."""
+    """Terminate a stage, and kill it after `patience` seconds. Return, once its lock is free, whether it ran."""
     if not _runs(home):
         return False
     group = int(_state(home).get("pid", 0))
@@ -197,7 +200,7 @@ def _end(home: Path, patience: float) -> bool:
 
 
 def _runs(home: Path) -> bool:
-    """Return whether a supervisor lives, which is the holder of the lock."""
+    """Return whether the stage's supervisor lives, which holds the lock."""
     try:
         with (home / "lock").open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

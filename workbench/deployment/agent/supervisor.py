@@ -1,4 +1,4 @@
-"""The parent process of a stage: runs it, keeps its log, and records how it ends."""
+"""The parent process of a stage: it runs the stage, writes its log, and records its exit status."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .common import write
 from .log import Log, tail
 from .stage import LAST
 
-LINE = 64 << 10  # bytes
+LINE = 64 << 10  # bytes: a longer line is split
 
 
 def supervise(home: Path) -> int:
-    """Run the stage in `home`, and return its exit status. The log and the end are recorded there."""
+    """Run the stage in `home` until it ends, and write its log, its state and its exit status there. Return 0."""
     lock = (home / "lock").open("ab")
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     spec = json.loads((home / "spec.json").read_text())
@@ -56,7 +56,7 @@ def supervise(home: Path) -> int:
 
 
 def _die_with_parent() -> None:
-    """End this process together with its supervisor, because a stage without one could not be found any more."""
+    """Have the kernel terminate the stage when its supervisor dies, because without one it could not be stopped."""
     with contextlib.suppress(Exception):
         import ctypes
 

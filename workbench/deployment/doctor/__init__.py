@@ -1,4 +1,4 @@
-"""Find obstacles before a launch: each machine is probed over SSH, and nothing there is changed.
+"""Find what would prevent a launch. Each machine is probed over SSH, and nothing there is changed.
 
 ::
 
@@ -7,9 +7,9 @@
     guests     a node that starts SEV-SNP guests
     clusters   the cluster of a container; charts: the values of Kata's Helm chart
     network    the connections between the machines
-    findings   one line each: ok, or the fault and its remedy
+    findings   the result of a check: ok, or a fault and its remedy, in one line
 
-The first probe is POSIX sh, so that even a machine without Python gets its lines.
+The first probe is a POSIX shell script, so that it also runs on a machine without Python.
 """
 
 from .findings import Finding

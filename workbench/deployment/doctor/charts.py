@@ -1,7 +1,7 @@
-"""Kata's Helm chart on a cluster: its values for a shim, and the annotations that pods may set.
+"""Check Kata's Helm chart on a cluster: its values for a shim, and the annotations that pods may set.
 
-Names of charts, values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart. The values are
-read from the chart's DaemonSet, because Helm's own copy is in Secrets.
+The values are read from the chart's DaemonSet, because Helm keeps its own copy in Secrets. Source of the names of charts,
+values and variables: kata-containers 4.1.0 (ddcb1ad8), tools/packaging/kata-deploy/helm-chart.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ INSTALL = f"`helm upgrade --install coco {CHART} --version {RELEASE} --namespace
 
 
 def installing(container: Container, daemons: Sequence[Object]) -> str:
-    """Return the Helm command for a missing shim: enable it in the installed chart, or install the chart."""
+    """Return the Helm command for a missing shim. It enables the shim in the installed chart, or installs the chart."""
     chart = _chart(daemons)
     return _set(chart, f"shims.{shim_name(container)}.enabled=true") if chart else INSTALL
 
 
 def chart_findings(machine: str, container: Container, daemons: Sequence[Object]) -> list[Finding]:
-    """Return findings on the values of Kata's chart: whether the shim is enabled, and whether its guests pull their images."""
+    """Check in the values of Kata's chart that the shim is enabled, and that its guests pull their images. Return findings."""
     shim = shim_name(container)
     chart = _chart(daemons)
     if chart is None:
@@ -73,9 +73,10 @@ def _set(chart: Object | None, value: str) -> str:
 def annotation_findings(
     machine: str, container: Container, daemons: Sequence[Object], configured: Mapping[str, Sequence[str] | None]
 ) -> list[Finding]:
-    """Return findings on the annotations that the edge needs: whether the nodes' Kata lets pods set them.
+    """Check that the nodes' Kata lets pods set the annotations that the edge needs. Return findings.
 
-    `configured` has a shim's allow list from the node's own files. Without it, Kata's default and the chart's values count.
+    `configured` has the allow list of each shim in the node's own files. Without one, Kata's default and the chart's values
+    apply.
     """
     shim = shim_name(container)
     chart = _chart(daemons)
@@ -106,13 +107,13 @@ def annotation_findings(
 
 
 def _default(shim: str) -> tuple[str, ...]:
-    """Return the annotations that Kata 3.31.0 to 4.1.0 allows by default (DEFENABLEANNOTATIONS_COCO, ..._COCO_NVIDIA)."""
+    """Return the annotations that Kata 3.31.0 to 4.1.0 allows a shim by default (DEFENABLEANNOTATIONS_COCO, ..._NVIDIA)."""
     rust_gpu = shim == f"{GPU_CLASS.removeprefix('kata-')}-runtime-rs"
     return ("cc_init_data",) if rust_gpu else ("cc_init_data", "kernel_params")
 
 
 def _granted(value: str, shim: str) -> list[str]:
-    """Return the annotations that a value such as "qemu-snp:a,b other:c" grants to a shim."""
+    """Return the annotations that a chart's value, such as "qemu-snp:a,b other:c", allows a shim."""
     parts = [part.partition(":") for part in value.split()]
     return [
         name for head, colon, tail in parts for name in (tail.split(",") if colon and head == shim else [] if colon else [head])

@@ -1,4 +1,4 @@
-"""The cluster of a container, as kubectl on its host sees it: runtime class, nodes, namespace, ports."""
+"""Check a container's cluster through kubectl on its host: runtime class, nodes, namespace, ports."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ UNITS = {"": 1, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30, "Ti": 1 << 40, "k":
 
 @dataclass(frozen=True)
 class ClusterFacts:
-    """The cluster's responses by query. A refused query has an error in place of objects."""
+    """The cluster's answers by query: objects, or the error of a failed query."""
 
     answers: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     errors: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of_cluster(containers: Containers, short: bool = False) -> ClusterFacts:
-    """Query the cluster, three queries at a time. With `short`, only the facts that every launch needs."""
+    """Query the cluster, three queries at a time. With `short`, query only what every launch needs."""
     namespace = containers.container.namespace
     questions = {
         "classes": ("get", "runtimeclass"),
@@ -84,7 +84,7 @@ def cluster_findings(machine: str, container: Container, facts: ClusterFacts, cr
 
 
 def own_node(facts: ClusterFacts, boot: str) -> Object | None:
-    """Return the node that is the host itself, identified by its boot ID."""
+    """Return the node that is the kubectl host itself, identified by its boot ID, or None."""
     nodes = facts.answers.get("nodes", ())
     return next((node for node in nodes if boot and node.get("status", {}).get("nodeInfo", {}).get("bootID") == boot), None)
 
@@ -104,7 +104,7 @@ def _version(machine: str, found: Sequence[Object]) -> Finding:
 
 
 def _has_class(container: Container, facts: ClusterFacts) -> bool:
-    """Return whether the runtime class exists, or is unknown. Without it, further checks are pointless."""
+    """Return whether the runtime class exists, or could not be queried. Checks of the chart need it."""
     classes = facts.answers.get("classes")
     return classes is None or any(each["metadata"]["name"] == runtime_class(container) for each in classes)
 
@@ -124,7 +124,7 @@ def _class(machine: str, container: Container, found: Sequence[Object], daemons:
 
 
 def _nodes(machine: str, container: Container, classes: Sequence[Object], nodes: Sequence[Object]) -> list[Finding]:
-    """Return findings on the nodes: labels, then free resources, then software."""
+    """Check the nodes' labels, then their resources, then their software. Return findings."""
     chosen = next((each for each in classes if each["metadata"]["name"] == runtime_class(container)), {})
     wanted: Mapping[str, str] = chosen.get("scheduling", {}).get("nodeSelector", {}) or {}
     usable = [node for node in nodes if _is_ready(node)]
@@ -167,7 +167,7 @@ def _unlabelled(machine: str, wanted: Mapping[str, str], nodes: Sequence[Object]
 
 
 def _lacks(container: Container, chosen: Object, node: Object) -> str:
-    """Return the resources that a node lacks for one pod, or "" if it has enough."""
+    """Return the first resource that a node has too little of for one pod, as text, or "" if it has enough."""
     have: Mapping[str, str] = node.get("status", {}).get("allocatable", {})
     extra: Mapping[str, str] = chosen.get("overhead", {}).get("podFixed", {}) or {}
     need = {"memory": container.memory, "cpu": container.cpu} | ({container.gpu: "1"} if container.gpu else {})

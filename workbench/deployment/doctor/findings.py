@@ -1,4 +1,4 @@
-"""Findings: a machine's need, its state, and the command that fixes it."""
+"""The result of a check: the machine's state and, for a fault, the command that fixes it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ FindingState = Literal["ok", "wrong", "unknown", "unreachable"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check of one machine.
+    """The result of one check of one machine.
 
-    `text` completes a sentence whose subject is the machine. `mend` is a command or an instruction. `blocks` means that no
-    launch can succeed in this state.
+    `text` is a predicate whose subject is the machine, such as "has no GPU". `mend` is a command or an instruction. `blocks`
+    means that no launch can succeed in this state.
     """
 
     machine: str
@@ -33,7 +33,7 @@ class Finding:
 
     @property
     def advice(self) -> str:
-        """The finding and its remedy."""
+        """The text and its remedy, without the machine."""
         return f"{self.text}: {self.mend}" if self.mend else self.text
 
 
@@ -48,7 +48,7 @@ def wrong(machine: str, check: str, text: str, mend: str, blocks: bool = False) 
 
 
 def unknown(machine: str, check: str, text: str, mend: str = "") -> Finding:
-    """Return a finding for a check that was impossible."""
+    """Return a finding for a check that could not be made."""
     return Finding(machine, check, "unknown", text, mend)
 
 

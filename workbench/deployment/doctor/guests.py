@@ -1,6 +1,6 @@
-"""The node of a guest: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
+"""Check a node that runs guests: kernel, processor, KVM, SEV-SNP and its firmware, IOMMU.
 
-Least versions: confidentialcontainers.org at f8b9b0f (2026-08-07), "SEV-SNP Host Setup".
+Source of the minimum versions: confidentialcontainers.org at f8b9b0f (2026-08-07), "SEV-SNP Host Setup".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .hosts import system_of
 __all__ = ["KERNEL", "kernel_finding", "node_findings"]
 
 KERNEL = (6, 16, 1)
-FIRMWARE = (1, 55)  # reports have version 3 from this one on
+FIRMWARE = (1, 55)  # the first with reports of version 3
 PRODUCTS = {  # by family and the upper half of the model
     (25, 0): "Milan",
     (25, 1): "Genoa",
@@ -29,7 +29,7 @@ LOGGED = "`sudo dmesg | grep -i -e sev -e rmp` there tells why"
 def node_findings(
     machine: str, container: Container, facts: Mapping[str, str], found: Mapping[str, Any] | None
 ) -> list[Finding]:
-    """Return findings on a node for guests, by the shell's facts and the inventory, if there is one."""
+    """Check a node that runs guests, by the shell's facts and the inventory `found`, if any. Return findings."""
     kvm = _kvm(machine, facts)
     if container.runtime == "development":
         return [ok(machine, "kernel", f"has {system_of(facts)}"), kvm]
@@ -48,7 +48,7 @@ def node_findings(
 
 
 def kernel_finding(machine: str, kernel: str) -> Finding:
-    """Return the finding on a kernel: whether it can start SEV-SNP guests of the supported Kata versions."""
+    """Check whether a kernel can start SEV-SNP guests of the supported Kata versions. Return the finding."""
     least = ".".join(map(str, KERNEL))
     way = "install one (Ubuntu 26.04 has it; on 24.04 `sudo apt install linux-generic-hwe-24.04`), and reboot"
     if not version_of(kernel):

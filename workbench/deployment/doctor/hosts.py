@@ -1,4 +1,4 @@
-"""A machine that runs a stage as a process: the shell's facts, and its inventory of Python, space, ports and GPU."""
+"""Check a machine that runs a stage as a process: the shell's facts, and its inventory of Python, space, ports and GPU."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ while [ ! -e "$folder" ]; do case $folder in /*/*|[!/]*/*) folder=${folder%/*} ;
 say disk "$(df -Pk "$folder")"
 exit 0
 """
-CLOCK_S = SKEW.total_seconds()  # how far a clock may be behind, for our certificates
+CLOCK_S = SKEW.total_seconds()  # new certificates are valid on a clock that is behind by at most this
 OLDEST = (3, 9)  # Python of the agent
 LEAST, BELOW = (3, 11), (3, 13)  # Python of the package
 ENVIRONMENT, CUDA_ENVIRONMENT = 3 << 30, 8 << 30  # bytes of a new environment
@@ -43,7 +43,7 @@ FILES = 20_000  # files of an environment
 
 
 def facts_of(output: bytes) -> dict[str, str]:
-    """Return the shell's facts. Output of the shell's startup files is ignored."""
+    """Parse the shell's facts, by name. Output of the shell's startup files is ignored."""
     lines = [line.partition("=") for line in output.decode("utf-8", "replace").splitlines()]
     facts = {key: value.strip() for key, sign, value in lines if sign and key.isidentifier()}
     if found := re.search(r"^\S.*?\s(\d+)\s+(\d+)\s+(-?\d+)\s+\d+%\s", output.decode("utf-8", "replace"), re.MULTILINE):
@@ -52,7 +52,7 @@ def facts_of(output: bytes) -> dict[str, str]:
 
 
 def shell_findings(machine: str, facts: Mapping[str, str], stage: StagePlan, skew: float | None) -> list[Finding]:
-    """Return findings from the shell's facts. `skew` is how far the machine's clock is ahead (s), None if unknown."""
+    """Check the shell's facts, and return findings. `skew` is the lead of the machine's clock in seconds, None if unknown."""
     return [_python(machine, facts, stage), _room(machine, facts, stage), _clock(machine, skew)]
 
 
@@ -106,7 +106,7 @@ def _clock(machine: str, skew: float | None) -> Finding:
 def host_findings(
     machine: str, which: Which, stage: StagePlan, name: str, facts: Mapping[str, str], found: Mapping[str, Any]
 ) -> list[Finding]:
-    """Return findings from the inventory of a machine that runs a stage. `name` is the stage's name there."""
+    """Check the inventory `found` of a machine that runs a stage, and return findings. `name` is the stage's name there."""
     findings = [
         ok(machine, "kernel", f"has {system_of(facts)}"),
         _interpreter(machine, which, stage, found),

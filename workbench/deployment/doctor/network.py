@@ -1,4 +1,4 @@
-"""Connections between the machines: to the cloud, the key broker, the registry, and ports through SSH."""
+"""Check connections between the machines: to the cloud, the key broker, the registry, and ports through SSH."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ANSWER_S = 5.0
 
 
 def network_findings(machine: str, which: Which, container: Container | None, found: Mapping[str, Any]) -> list[Finding]:
-    """Return findings on the addresses that a machine must reach, by its inventory."""
+    """Check, by a machine's inventory `found`, that it reaches the cloud, key broker and registry. Return findings."""
     findings = [_reached(machine, place, answer) for place, answer in found["reach"].items()]
     if container is not None:
         if found["broker"]:
@@ -63,10 +63,10 @@ def _image(machine: str, which: Which, container: Container, answer: Mapping[str
 
 
 def forwarding_finding(host: Host, connection: str, back: bool = False) -> Finding:
-    """Return the finding on whether a machine's sshd forwards ports.
+    """Check whether a machine's sshd forwards ports, and return the finding.
 
-    The test port leads to that sshd itself, which sends a greeting. `connection` is SSH_CONNECTION there. With
-    `back`, forwarding from the machine to here is tested, too.
+    The check forwards a local port to that sshd itself, which sends a greeting. `connection` is the machine's
+    SSH_CONNECTION. With `back`, forwarding from the machine to here is tested, too.
     """
     way = "set AllowTcpForwarding yes in its sshd_config, then `sudo systemctl reload ssh` there"
     parts = connection.split()
@@ -85,7 +85,7 @@ def forwarding_finding(host: Host, connection: str, back: bool = False) -> Findi
 
 
 def host_port(host: Host, address: str, port: int) -> socket.socket:
-    """Open a connection, through SSH, to a port that a machine reaches."""
+    """Connect to `address`:`port` through SSH, as seen from `host`. Return the socket."""
     forward = host.forward(port, address)
     link = socket.create_connection(("127.0.0.1", forward.port), ANSWER_S)
     link.settimeout(ANSWER_S)
@@ -93,7 +93,7 @@ def host_port(host: Host, address: str, port: int) -> socket.socket:
 
 
 def reachable_from_here(machine: str, which: Which, address: str) -> Finding:
-    """Return the finding on whether this machine reaches a stage's address in the plan."""
+    """Check whether this machine reaches a stage's address in the plan, and return the finding."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()

@@ -52,9 +52,9 @@ class _Target:
 
 
 class Doctor:
-    """Checks the machines of a plan. `host` returns one by its name, `close` ends all connections.
+    """Checks the machines of a plan. `host` returns a machine by its name, `close` closes all connections.
 
-    `root` is a machine's own root file system as its sshd sees it. A relative path starts at the home folder.
+    `root` is the path of a machine's own root file system as its sshd sees it. A relative path starts at the home folder.
     """
 
     def __init__(self, plan: Deployment, host: Callable[[str], Host], close: Callable[[], None], root: str = "/") -> None:
@@ -62,10 +62,7 @@ class Doctor:
         self._host, self._close = host, close
 
     def quick(self) -> list[Finding]:
-        """Return the findings that a launch needs first, with one command a machine.
-
-        Raises RemoteError for an unreachable machine.
-        """
+        """Return the findings of the short checks before a launch. Raises RemoteError for an unreachable machine."""
         return self._each(self._quick)
 
     def full(self) -> list[Finding]:
@@ -79,7 +76,7 @@ class Doctor:
             try:
                 found = [finding for future in futures for finding in future.result()]
             except BaseException:
-                self._close()  # running probes end with their connection
+                self._close()  # ends running probes, too
                 raise
         faults = {(each.machine, each.check) for each in found if each.state != "ok"}
         return [each for each in dict.fromkeys(found) if each.state != "ok" or (each.machine, each.check) not in faults]
@@ -123,7 +120,7 @@ class Doctor:
         return _without_doubles(findings)
 
     def _shell(self, target: _Target) -> tuple[dict[str, str], float | None]:
-        """Return the shell's facts of a machine, and how far its clock is ahead (s)."""
+        """Return the shell's facts of a machine, and the lead of its clock in seconds, None if unknown."""
         folder = target.stage.folder.removeprefix("~").removeprefix("/" if target.stage.folder[0] == "~" else "") or "."
         begun = time.time()
         result = target.host.run(["sh", "-s", self.root, folder], input=SHELL.encode(), timeout=SHELL_S)
@@ -132,11 +129,11 @@ class Doctor:
         now = facts.get("now", "")
         if not now.isdigit():
             return facts, None
-        ahead, behind = float(now) + 1 - begun, float(now) - ended  # the unit is a second, and the latency is unknown
+        ahead, behind = float(now) + 1 - begun, float(now) - ended  # bounds: `now` has whole seconds, the latency is unknown
         return facts, 0.0 if behind <= 0 <= ahead else min(ahead, behind, key=abs)
 
     def _inventory(self, target: _Target, facts: Mapping[str, str], short: bool = False) -> dict[str, Any] | None:
-        """Return the inventory of a machine, or None without a suitable Python."""
+        """Return the inventory of a machine, or None without a suitable Python or with unexpected output."""
         if version_of(facts.get("python", "")) < OLDEST:
             return None
         program = Path(agent.__file__).with_name("inventory.py").read_bytes()
@@ -194,7 +191,7 @@ class Doctor:
         return findings
 
     def _of_ways(self, target: _Target, facts: Mapping[str, str], inventory: dict[str, Any] | None) -> list[Finding]:
-        """Return findings on the connections between the machines."""
+        """Check the connections between the machines. Return findings."""
         findings: list[Finding] = []
         with _guarded(target.machine, findings):
             if inventory is not None:
@@ -209,7 +206,7 @@ class Doctor:
 
 @contextlib.contextmanager
 def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
-    """Turn an unexpected format of another machine's output into a finding."""
+    """Append a finding if another machine's output, which the block reads, has an unexpected format."""
     try:
         yield
     except BROKEN as error:
@@ -217,6 +214,6 @@ def _guarded(machine: str, findings: list[Finding]) -> Iterator[None]:
 
 
 def _without_doubles(findings: list[Finding]) -> list[Finding]:
-    """Return the last finding of each check, since shell and inventory both make some."""
+    """Return the findings with only the last one on the disk, which both shell and inventory check."""
     last = {(each.machine, each.check): each for each in findings if each.check == "disk"}
     return [each for each in findings if each.check != "disk" or last[each.machine, each.check] is each]

@@ -2,7 +2,7 @@
 
 ::
 
-    guest        the measured configuration: the image, its policy, its initdata
+    guest        the guest's measured configuration: image, agent policy, initdata
     manifests    the Kubernetes objects         gpu     a cloud in a guest with a confidential GPU
-    containers   apply, watch, remove them      pods    why a pod does not become ready
+    containers   apply, watch, remove them      pods    the reasons why a pod does not become ready
 """

@@ -1,15 +1,15 @@
-"""The edge's container on a cluster: applied, watched until it serves, read, reached, and removed, by kubectl on a host.
+"""Manage the edge's container on a cluster, by kubectl on a host: apply it, wait until it serves, read its log, remove it.
 
 ::
 
-    with connect(...) as host:
+    with host_of(...) as host:
         containers = Containers(host, Container(...))
         containers.apply()
         containers.wait(600, print)
         ...  containers.status(), .logs(), .address()
         containers.delete()
 
-Nothing is executed in the container, because the guest's policy refuses it. Faults are read from the cluster's own reports.
+Nothing is executed in the container, because the guest's policy refuses that. Faults are read from the cluster's own reports.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
 __all__ = ["AbsentError", "Containers", "PodState"]
 
 OBJECT_KINDS = ("deployment.apps", "service", "networkpolicy.networking.k8s.io")
-SOMETIMES = {  # by kind of object: rendered for some containers only, and deleted when no longer rendered
+SOMETIMES = {  # kinds of objects that only some containers have, and that are deleted when no longer rendered
     "PodDisruptionBudget": "poddisruptionbudget.policy",
     "HorizontalPodAutoscaler": "horizontalpodautoscaler.autoscaling",
     "Secret": "secret",
 }
-LEFT = ("replicaset.apps", "pod")  # objects that the cluster derived from them
+LEFT = ("replicaset.apps", "pod")  # objects that the cluster derives from a Deployment
 CALL_S = 30.0  # time limit of a call to the cluster
 POD_POLL_S = 2.0  # between two polls of the pods
 LAST, LAST_S = 5, 10.0  # log lines of a failed edge in the error, and the time limit for reading them
@@ -63,7 +63,7 @@ class AbsentError(RemoteError):
 
 @dataclass(frozen=True)
 class PodState:
-    """The state of a container: the wanted replicas, the ready ones, and its pods."""
+    """The state of a container: the numbers of wanted and of ready replicas, its pods, and the first fault as text."""
 
     wanted: int
     ready: int
@@ -73,10 +73,10 @@ class PodState:
 
 @dataclass(frozen=True)
 class Containers:
-    """One container on the cluster of `kubectl` on a host.
+    """One container on a cluster, managed by `kubectl` on a host.
 
-    `patience` is how long (s) a trouble may last that a cluster often resolves alone, such as no room, or a volume that does
-    not exist yet. Every method raises RemoteError, one line, if kubectl or the cluster fails.
+    `patience` is the time (s) for which `wait` tolerates a fault that a cluster often resolves, such as no room, or a volume
+    that does not exist yet. Every method raises RemoteError, with one line, if kubectl or the cluster fails.
     """
 
     host: Host
@@ -87,10 +87,10 @@ class Containers:
     patience: float = 20.0
 
     def apply(self, certificates: Mapping[str, bytes] | None = None) -> None:
-        """Create or update the container's objects, and delete those of earlier versions that are no longer rendered.
+        """Create or update the container's objects, and delete objects that are no longer rendered. Idempotent.
 
-        Server-side apply is used: the guest's configuration is not stored a second time in an annotation, the autoscaler keeps
-        control of the replicas, and manual edits are reverted. A second call changes nothing.
+        Server-side apply reverts manual edits, leaves the number of replicas to the autoscaler, and does not store the guest's
+        configuration a second time in an annotation.
         """
         manifests = render(self.container, certificates)
         arguments = ("apply", "--server-side", "--force-conflicts", "--field-manager=pmc2-workbench", "--filename=-")
@@ -101,12 +101,12 @@ class Containers:
             self._call("delete", ",".join(gone), self._selector, "--ignore-not-found", "--wait=false")
 
     def wait(self, timeout: float = 600.0, report: Callable[[str], None] = lambda _: None) -> None:
-        """Return once all replicas serve.
+        """Return once all replicas serve. `report` is called with each change.
 
-        Raises RemoteError, with the reason, if they fail or need more than `timeout` seconds.
+        Raises RemoteError, with the reason, if a replica fails or all need more than `timeout` seconds.
         """
         deadline = time.monotonic() + timeout
-        since: dict[str, float] = {}  # by reason: the time at which a trouble began
+        since: dict[str, float] = {}  # the time at which each fault began, by its reason
         said = ""
         while True:
             state, troubles = self._look()
@@ -131,9 +131,9 @@ class Containers:
         return self._look()[0]
 
     def logs(self, follow: bool = False, lines: int = 200) -> Iterator[str]:
-        """Yield the log of its edges, the last `lines` of each, and with `follow` also new lines, until closed.
+        """Yield the last `lines` of each replica's log and, with `follow`, new lines until the iterator is closed.
 
-        Raises UsageError if the guest's policy keeps the log inside.
+        Raises UsageError if the guest's policy does not let the host read the log.
         """
         if not self.container.readable:
             raise UsageError(f"{self._name}: its policy keeps what it says in the guest; logs = true lets the host read it")
@@ -144,7 +144,7 @@ class Containers:
             yield line.decode("utf-8", "replace").rstrip("\r\n")
 
     def address(self) -> tuple[str, int]:
-        """Return host and port of the edge: a node's if it has a node port, else a pod's, which only the host reaches."""
+        """Return the edge's host and port: of a node if it has a node port, else of a pod, which only the host reaches."""
         state = self.status()
         pod = next((pod for pod in state.pods if pod.ready and pod.address), None)
         if pod is None:
@@ -152,9 +152,9 @@ class Containers:
         return (pod.node_address, self.container.node_port) if self.container.node_port else (pod.address, self.container.port)
 
     def delete(self, wait: float = 120.0) -> None:
-        """Delete all objects of the container. Return once the cluster has none left, at most after `wait` seconds.
+        """Delete all objects of the container, and return once the cluster has none left.
 
-        A namespace that was created for it stays, since it may hold other objects.
+        Raises RemoteError if objects remain after `wait` seconds. The namespace stays, since it may hold other objects.
         """
         deadline = time.monotonic() + wait
         arguments = ("--ignore-not-found", "--cascade=foreground", f"--timeout={max(1, round(wait))}s")
@@ -165,9 +165,9 @@ class Containers:
             time.sleep(0.2)
 
     def ask(self, *arguments: str) -> dict[str, Any]:
-        """Return kubectl's output as one JSON object, {} for no output. kubectl writes no cache on the host.
+        """Run kubectl, and return its output as one JSON object, {} for no output. kubectl writes no cache on the host.
 
-        Raises RemoteError if kubectl fails or prints something else.
+        Raises RemoteError if kubectl fails or prints no JSON object.
         """
         answer = self._call(*arguments, "--output=json", "--cache-dir=/dev/null")
         try:
@@ -196,10 +196,7 @@ class Containers:
         return PodState(spec.get("replicas", 1), ready, tuple(pods), line), troubles
 
     def _events(self) -> list[dict[str, Any]]:
-        """Return the cluster's events about pods, or none without the right to read them.
-
-        Events explain, they prove nothing.
-        """
+        """Return the cluster's events about pods, or none without the right to read them."""
         with contextlib.suppress(RemoteError):
             return self._json("get", "event", "--field-selector=involvedObject.kind=Pod")
         return []
@@ -213,7 +210,7 @@ class Containers:
         return result.status == 0
 
     def _failed(self, trouble: Trouble) -> str:
-        """Return the error for an edge that does not start, with its last log lines if they are readable."""
+        """Return the error message for an edge that does not start, with its last log lines if they are readable."""
         line = f"{self._name} does not serve: {trouble.line}"
         if not trouble.ended:
             return line
@@ -223,7 +220,7 @@ class Containers:
         return f"{line}; its last lines: {' | '.join(last)[-SHOWN:]}" if last else line
 
     def _why(self, state: PodState) -> str:
-        """Return the probable reason why it is not ready in time."""
+        """Return the probable reason why the container is not ready in time."""
         if any(pod.started and not pod.ready for pod in state.pods):
             cloud = self.container.cloud
             return f"{state.ready} of {state.wanted} are ready; an edge runs that is not: does it reach the cloud at {cloud}?"
@@ -251,7 +248,7 @@ class Containers:
 
     @property
     def _may_have_secret(self) -> bool:
-        """Whether a Secret belongs to the container's objects. If not, kubectl needs no right to read Secrets."""
+        """Whether the container's objects may include a Secret. If not, kubectl needs no right to read Secrets."""
         return self.container.runtime == "development"
 
     @property
@@ -267,14 +264,14 @@ class Containers:
         return self.host.run(self._command(*arguments), input=input, timeout=timeout)
 
     def _call(self, *arguments: str, input: bytes = b"", timeout: float = CALL_S, patient: bool = False) -> bytes:
-        """Return kubectl's output. With `patient`, a wait that timed out is no error."""
+        """Run kubectl, and return its output. With `patient`, a wait that timed out is no error."""
         result = self._run(*arguments, input=input, timeout=timeout)
         if result.status and not (patient and b"timed out" in result.err):
             raise self._refusal(result)
         return result.out
 
     def _json(self, *arguments: str) -> list[dict[str, Any]]:
-        """Return the objects in kubectl's output."""
+        """Run kubectl, and return the objects in its output. Raises RemoteError if that is no JSON list."""
         try:
             found = json.loads(self._call(*arguments, "--output=json"))
             return list(found["items"])
@@ -282,7 +279,7 @@ class Containers:
             raise RemoteError(f"{self.kubectl} on {self.host.name} answered no JSON to `{shlex.join(arguments)}`") from None
 
     def _refusal(self, result: Result) -> RemoteError:
-        """Return the error for a failed kubectl: its last line, and the way out."""
+        """Return the error for a failed kubectl: the last line of its output, and a remedy if it is known."""
         if result.status in (126, 127):
             return RemoteError(
                 f"there is no {self.kubectl!r} to run on {self.host.name}: install kubectl there, or name its path"
@@ -294,5 +291,5 @@ class Containers:
 
 
 def _text(output: bytes) -> str:
-    """Return output as text that is safe for a terminal."""
+    """Return output as text without control characters."""
     return printable(output.decode("utf-8", "replace"), keep="\n")

@@ -1,7 +1,7 @@
-"""The cloud in a guest with a confidential GPU: its objects for Kubernetes. Rendered and valid under schema, but never run.
+"""The cloud in a guest with a confidential GPU. Its Kubernetes objects are valid under their schemas, but have never run.
 
 NVIDIA's reference uses the runtime class kata-qemu-nvidia-gpu-snp, on a Hopper or Blackwell GPU in its confidential mode. The
-guest's policy is the edge's, which admits no device: the GPU's effect on the agent's requests is unknown.
+cloud uses the edge's guest policy, which admits no device. Which requests a GPU adds to the Kata agent's is unknown.
 """
 
 from __future__ import annotations

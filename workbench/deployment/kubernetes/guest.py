@@ -1,11 +1,11 @@
-"""The guest of an edge in a container: its settings, and the configuration that its evidence proves.
+"""The guest of an edge's container: its settings, and the configuration whose digest is in its evidence.
 
 ::
 
     Container --initdata--> TOML: the agent's policy, the key broker --sha256--> HOST_DATA in the guest's evidence
 
-The digest identifies the image, the command, and the host's permissions: nothing else starts, and nothing can be read or
-inserted. The host runs the guest and is not trusted: it sees encrypted memory, and TLS.
+The digest proves the image, the command, and the host's permissions. The guest starts nothing else, and the host can neither
+read nor insert anything. The host is not trusted: it sees only encrypted memory and TLS traffic.
 """
 
 from __future__ import annotations
@@ -57,16 +57,16 @@ PEM = r"(-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----\s
 
 @dataclass(frozen=True)
 class Container:
-    """An edge in a container. Raises UsageError for settings that no cluster could run, or that would disclose too much.
+    """The settings of an edge in a container. Raises UsageError for settings that cannot run, or that disclose too much.
 
-    `image` has a digest. `cloud` is IP:PORT, because network policies support no names. `egress` has the other addresses that
-    the guest must reach, each IP:PORT or NETWORK/BITS:PORT: the registry (a guest pulls its image itself), and a key broker
-    with only a name. `resource` is the key broker's path of ca.pem, edge.pem and edge.key. Without it, which only the
-    development runtime allows, the host provides these files and can read them. With `logs` the host may read the edge's log.
-    `options` are further options of `workbench serve edge`. `policy` replaces the workbench's policy for the guest.
-
-    `shim` is the nodes' implementation of the Kata runtime, each with runtime classes of its own. `gpu` is the nodes' resource,
-    such as nvidia.com/pgpu, for a GPU of the guest.
+    image: with a digest.  cloud: IP:PORT, because network policies support no names.  options: more of `workbench serve edge`.
+    egress: other addresses that the guest must reach, each IP:PORT or NETWORK/BITS:PORT. They include the registry, because a
+        guest pulls its own image, and a key broker whose URL has a name.
+    resource: the key broker's path of ca.pem, edge.pem and edge.key. Only the development runtime works without it: then the
+        host provides these files, and can read them.
+    logs: the host may read the edge's log.  policy: replaces the workbench's policy for the Kata agent.
+    shim: the nodes' implementation of the Kata runtime. Each has its own runtime classes.
+    gpu: the nodes' resource name of the guest's GPU, such as nvidia.com/pgpu.
     """
 
     image: str
@@ -112,7 +112,7 @@ class Container:
 
     @property
     def selector(self) -> dict[str, str]:
-        """The labels that all of its objects have, and no others."""
+        """The labels that select exactly the container's objects."""
         return {"app.kubernetes.io/instance": self.name, "app.kubernetes.io/managed-by": "pmc2-workbench"}
 
     @property
@@ -122,12 +122,12 @@ class Container:
 
     @property
     def peers(self) -> tuple[str, ...]:
-        """The addresses that the pod may reach in addition to its key broker."""
+        """The addresses, as in `egress`, that the pod may reach in addition to its key broker."""
         return (self.cloud, *self.egress)
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The command that runs in the container. The policy allows no other."""
+        """The container's command, the only one that the guest's policy allows."""
         secrets = ("--secrets", self.resource) if self.resource else ()
         served = ("--listen", f"0.0.0.0:{self.port}", "--certs", CERTS, "--cloud", f"https://{self.cloud}", "--probes")
         return (PROGRAM, "serve", "edge", *served, "--attestation-agent", AGENT, *secrets, *self.options)
@@ -175,7 +175,7 @@ class Container:
 
 
 def initdata(container: Container) -> str:
-    """Return the guest's configuration as TOML. Equal containers have equal configurations."""
+    """Return the guest's configuration (initdata) as TOML. Equal settings give equal text."""
     parts = {"policy.rego": _policy(container)}
     if container.kbs_url:
         certificate = f'\ncert = """\n{container.kbs_cert.strip()}\n"""' if container.kbs_cert else ""
@@ -190,12 +190,12 @@ def initdata(container: Container) -> str:
 
 
 def initdata_digest(container: Container) -> str:
-    """Return the SHA-256 (hex) of the guest's configuration: HOST_DATA of its evidence, for the attestation policy."""
+    """Return the SHA-256 (hex) of the guest's initdata, which an attestation policy requires as the evidence's HOST_DATA."""
     return hashlib.sha256(initdata(container).encode()).hexdigest()
 
 
 def _policy(container: Container) -> str:
-    """Return the agent's policy: the rules, followed by this container's data."""
+    """Return the Kata agent's policy (Rego): the rules, followed by this container's data."""
     if container.policy is not None:
         return container.policy if container.policy.endswith("\n") else container.policy + "\n"
     about = {
@@ -213,7 +213,7 @@ def _policy(container: Container) -> str:
 
 
 def _link(target: str) -> dict[str, object]:
-    """Return a symbolic link's target in the agents' format: text since kata 3.29.0, a list of bytes before."""
+    """Return a symbolic link's target in both formats of Kata agents: text since 3.29.0, a list of bytes before."""
     return {"text": target, "bytes": list(target.encode())}
 
 
@@ -221,7 +221,7 @@ def _link(target: str) -> dict[str, object]:
 
 
 def peer_of(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, int]:
-    """Return network and port of IP:PORT or NETWORK/BITS:PORT. Raises UsageError for a name, or any other text."""
+    """Parse IP:PORT or NETWORK/BITS:PORT to a network and a port. Raises UsageError for a name or any other text."""
     host, _, port = text.rpartition(":")
     try:
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
@@ -245,7 +245,7 @@ def _is_named(url: str) -> bool:
 
 
 def port_of(url: str) -> int | None:
-    """Return the port of a URL, by default its scheme's, or None for an invalid one."""
+    """Return the port of a URL, by default that of its scheme. Return None for an invalid URL."""
     try:
         parts = urlsplit(url)
         return parts.port or {"http": 80, "https": 443}.get(parts.scheme)

@@ -61,9 +61,10 @@ def runtime_class(container: Container) -> str:
 
 
 def render(container: Container, certificates: Mapping[str, bytes] | None = None) -> list[KubernetesObject]:
-    """Return the objects of a container. Only one without a key broker has `certificates` (ca.pem, edge.pem, edge.key).
+    """Return the Kubernetes objects of a container.
 
-    Raises UsageError if certificates are given or missing against this rule.
+    `certificates` are the contents of ca.pem, edge.pem and edge.key by name, for a container without a key broker. Raises
+    UsageError if they are missing, or if they are given in addition to a key broker.
     """
     if container.resource and certificates:
         raise UsageError("certificates of this edge come from its key broker: in a Secret the host could read the TLS key")
@@ -80,12 +81,12 @@ def render(container: Container, certificates: Mapping[str, bytes] | None = None
 
 
 def to_json(manifests: list[KubernetesObject]) -> bytes:
-    """Return objects as JSON, one a line, for `kubectl apply -f -`. The server would not validate the items of a List."""
+    """Return objects as JSON for `kubectl apply -f -`, one a line, because the server does not validate a List's items."""
     return b"".join(json.dumps(manifest).encode() + b"\n" for manifest in manifests)
 
 
 def to_yaml(manifests: list[KubernetesObject]) -> str:
-    """Return objects as YAML, to be read and stored in repositories."""
+    """Return objects as YAML, for readers and repositories."""
     return str(yaml.safe_dump_all(manifests, sort_keys=False, width=128))
 
 
@@ -99,7 +100,7 @@ def _labels(container: Container) -> dict[str, str]:
 
 
 def _namespace(container: Container) -> KubernetesObject:
-    """Return the namespace, without the container's label: `delete` must not remove the namespace's other objects."""
+    """Return the namespace. It has no label of the container, because `delete` would remove the namespace's other objects."""
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": container.namespace}}
 
 
@@ -132,7 +133,7 @@ def _deployment(container: Container, certificates: Mapping[str, bytes] | None) 
 
 
 def _template(container: Container, certificates: Mapping[str, bytes] | None) -> KubernetesObject:
-    """Return the pod's template. Its label `revision` identifies this manifest and certificate."""
+    """Return the pod's template. Its label `revision` identifies the template and the certificates."""
     annotations = {INITDATA: _packed(initdata(container)), KERNEL: "agent.guest_components_rest_api=all"}
     spec = _pod(container)
     revision = hashlib.sha256(json.dumps([annotations, spec]).encode() + (certificates or {}).get("edge.pem", b"")).hexdigest()[
@@ -188,13 +189,13 @@ def _edge(container: Container) -> KubernetesObject:
 
 
 def _probes(container: Container) -> KubernetesObject:
-    """Return the probes: the edge's own health over HTTPS.
+    """Return the probes, which request an edge's health over HTTPS, and connect to a cloud's port.
 
-    The kubelet shows no certificate, so the edge serves with `--probes`: the handshake demands none, and without a certificate
-    only health and metadata are available. A TCP probe would prove little, since the edge opens its port before it has loaded
-    its networks. The guest's policy refuses exec probes. The startup probe succeeds when the edge responds, the readiness probe
-    when it also reaches its cloud. So an edge whose cloud is unavailable gets no requests, and is not restarted. A cloud
-    demands a certificate from everyone, so only its port can be probed.
+    The kubelet has no certificate. An edge with `--probes` accepts connections without one, and serves them only health and
+    metadata. A TCP probe of an edge would prove little, since the edge opens its port before it has loaded its networks. The
+    guest's policy refuses exec probes. The startup probe succeeds when the edge responds, the readiness probe when it also
+    reaches its cloud. So an edge whose cloud is unavailable gets no requests, and is not restarted. A cloud requires a
+    certificate on every connection, so only its port can be probed.
     """
     if container.role == "cloud":
         asked = {"tcpSocket": {"port": "https"}, "periodSeconds": 10, "timeoutSeconds": 5}
@@ -220,7 +221,7 @@ def _service(container: Container) -> KubernetesObject:
 
 
 def _network_policy(container: Container) -> KubernetesObject:
-    """Return the policy: every client may reach the edge (TLS), the edge may reach the cloud and its start-up services."""
+    """Return the network policy: everyone may reach the pod's port, and the pod its peers, its key broker and DNS if needed."""
     peers = list(container.peers)
     if container.kbs_url and is_address(urlsplit(container.kbs_url).hostname or ""):
         peers.append(f"{_bracketed(urlsplit(container.kbs_url).hostname or '')}:{port_of(container.kbs_url)}")
@@ -273,7 +274,7 @@ def _bracketed(host: str) -> str:
 
 
 def _asks_names(container: Container) -> bool:
-    """Return whether the guest must resolve names: the key broker's, or the registry's if `egress` allows one."""
+    """Return whether the guest must resolve the name of its registry or key broker. Without `egress` it reaches neither."""
     first, slash, _ = container.image.partition("/")
     registry = first if slash and ("." in first or ":" in first or first == "localhost") else ""
     by_name = not is_address(registry.rpartition(":")[0] if registry.count(":") == 1 else registry)

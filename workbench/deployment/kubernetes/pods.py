@@ -1,4 +1,4 @@
-"""Interpret a cluster's report on a container's pods: which are ready, and what prevents the others."""
+"""Interpret a cluster's report on a container's pods: which pods are ready, and the faults of the others."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .guest import Container
 __all__ = ["Pod", "Trouble", "pods_of", "refused", "warned"]
 
 SHOWN = 300  # characters of a message
-ENDS = {  # troubles that never pass, and the remedy
+ENDS = {  # permanent faults, and the remedy
     "ImagePullBackOff": "can the cluster, or the guest itself, reach the registry (egress), and does it have this digest?",
     "InvalidImageName": "write it as registry.example/pmc2-edge@sha256:...",
     "ErrImageNeverPull": "the cluster pulls no images automatically",
     "CrashLoopBackOff": "",
     "CreateContainerConfigError": "",
 }
-LASTS = {  # troubles that may pass
+LASTS = {  # faults that the cluster may resolve
     "ErrImagePull": "",
     "CreateContainerError": "the guest's policy may have refused it, or the image may not fit its memory",
     "RunContainerError": "",
@@ -37,7 +37,7 @@ ALLOW = (
 
 @dataclass(frozen=True)
 class Pod:
-    """The name, the address and the readiness of a pod."""
+    """A pod: its name, its state, and the addresses of pod and node."""
 
     name: str
     started: bool
@@ -51,8 +51,8 @@ class Pod:
 class Trouble:
     """A fault that prevents a pod from running: Kubernetes' reason, and its details.
 
-    `final`: it will not pass. `ended`: the edge's process ended, and its log may have the reason. `previous`: that process was
-    restarted.
+    `final`: the cluster cannot resolve the fault. `ended`: the edge's process ended, and its log may have the reason.
+    `previous`: the process was restarted, so its log is that of kubectl's option --previous.
     """
 
     reason: str
@@ -70,7 +70,7 @@ class Trouble:
 
 
 def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[list[Pod], list[Trouble]]:
-    """Return the pods of a container, and their troubles, the final ones first."""
+    """Return the pods of a container, and their faults, the final ones first. `found` are the cluster's pod objects."""
     pods, troubles = [], []
     for each in found:
         if each["metadata"].get("deletionTimestamp"):
@@ -93,7 +93,7 @@ def pods_of(found: Iterable[Mapping[str, Any]], container: Container) -> tuple[l
 
 
 def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
-    """Return why a Deployment's pods were not created: no such runtime class, a quota, a rule of the namespace."""
+    """Return the fault, if any, for which a Deployment's pods were not created, such as a missing runtime class or a quota."""
     failure = _condition(status, "ReplicaFailure")
     if failure.get("status") != "True":
         return []
@@ -106,10 +106,7 @@ def refused(status: Mapping[str, Any], runtime_class: str) -> list[Trouble]:
 
 
 def warned(events: Iterable[Mapping[str, Any]], pods: Iterable[Pod]) -> list[Trouble]:
-    """Return the troubles that only events report, of pods in which nothing has started.
-
-    The newest event of each pod counts.
-    """
+    """Return faults that only events report, for pods without a started container. The newest event of each pod counts."""
     newest: dict[str, Mapping[str, Any]] = {}
     for event in sorted(events, key=_when):
         newest[event.get("involvedObject", {}).get("name", "")] = event
