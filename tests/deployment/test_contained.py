@@ -27,12 +27,13 @@ from workbench.data import Dataset
 from workbench.deployment.deployed import Deployed
 from workbench.deployment.kubernetes.guest import AGENT, CERTS, PROGRAM, initdata_digest
 from workbench.deployment.plan import ClientPlan, Deployment
+from workbench.deployment.stages import ContainerStage
 from workbench.errors import AttestationError, RemoteError, UsageError
 from workbench.pictures import to_float
 from workbench.system import System
 
 from .api_server import kubeconfig, serving
-from .cluster import CREATING, Cluster, Object, equip, inside
+from .cluster import CREATING, Cluster, Object, equip, inside, waits
 
 PLAN = """[pair]
 dataset = "digits"
@@ -201,10 +202,17 @@ def test_a_policy_that_does_not_fit_ends_the_launch_first(contained: tuple[Deplo
     assert not made.plan.certs.exists()
 
 
-def test_logs_that_the_guest_keeps_are_refused_in_a_line(contained: tuple[Deployed, Guest, Cluster]) -> None:
-    made, *_ = contained
+def test_before_it_serves_a_container_has_a_state_and_no_logs(contained: tuple[Deployed, Guest, Cluster]) -> None:
+    made, _, cluster = contained
     with pytest.raises(RemoteError, match="not launched"):
         made.url("edge")
     with pytest.raises(UsageError, match="keeps what it says in the guest"):
         list(made.logs("edge"))
     assert made.status()[0].state == "absent"
+    cluster.scenario = waits("CrashLoopBackOff", "back-off 10s")
+    edge = made.stage("edge")
+    assert isinstance(edge, ContainerStage)
+    edge.containers.apply()
+    row = made.status()[0]
+    assert row.state == "starting", "the cluster tries again"
+    assert "CrashLoopBackOff" in row.last[0]

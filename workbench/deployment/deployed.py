@@ -66,7 +66,7 @@ class StageRow:
     state: str
     url: str = ""
     since: float | None = None
-    last: tuple[str, ...] = ()  # the last log lines of an ended stage, or the reason why it is unreachable
+    last: tuple[str, ...] = ()  # the last log lines of an ended stage, or the reason why it does not respond
 
 
 class Deployed:
@@ -279,7 +279,7 @@ class Deployed:
             return StageRow(which, plan.host, plan.runtime, "unknown", last=(str(error),))
         last = tuple(printable(line) for line in found.get("last") or ())[-LAST:]
         if not found["running"]:
-            state = "crashed" if "ended" in found else "absent"
+            state = "crashed" if "ended" in found else "starting" if found.get("waiting") else "absent"
             return StageRow(which, plan.host, plan.runtime, state, since=_seconds(found.get("ended")), last=last)
         try:
             url = self.url(which)

@@ -225,12 +225,13 @@ class ContainerStage:
         return self.containers.address()
 
     def status(self) -> dict[str, Any]:
-        """Return whether a replica is ready (`running`), and the first fault of the others in `last`."""
+        """Return whether a replica is ready (`running`) or the cluster tries to (`waiting`), and the first fault in `last`."""
         try:
             state = self.containers.status()
         except AbsentError:
             return {"running": False, "known": False}
-        return {"running": bool(state.ready), "known": True, "last": [state.trouble] if state.trouble else []}
+        ready, last = bool(state.ready), [state.trouble] if state.trouble else []
+        return {"running": ready, "waiting": not ready, "known": True, "last": last}
 
     def logs(self, lines: int = 100, follow: bool = False) -> Iterator[str]:
         """Yield the logs of the replicas. Raises UsageError if the guest's policy does not let the host read them."""
