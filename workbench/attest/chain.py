@@ -22,7 +22,7 @@ __all__ = ["Chain", "find_chain"]
 class Chain:
     """The certificates that certify a report, and the product of the pinned root.
 
-    key: the kind of key that `leaf` certifies.  issuer: the ASK, which signs VCEKs, or the ASVK, which signs VLEKs.
+    leaf: the certificate of the VCEK or VLEK, which `key` names.  issuer: the ASK, which signs VCEKs, or the ASVK (VLEKs).
     """
 
     key: SigningKey
@@ -42,8 +42,8 @@ class Chain:
 def find_chain(policy: Policy, given: Sequence[bytes], report: Report, key: SigningKey) -> Chain:
     """Return the chain of a report, from the policy's certificates and the evidence's (`given`, DER).
 
-    AMD's built-in authorities are used if these include no authority. Raises AttestationError if a certificate is missing or
-    the root is not pinned. The signatures of the chain are not verified.
+    AMD's built-in authorities are used if neither source includes an authority. Raises AttestationError if a certificate is
+    missing or the root is not pinned. The signatures of the chain are not verified.
     """
     own, received = [load(der) for der in policy.chain], [load(der, "certificate of the evidence") for der in given]
     with readable(key):
