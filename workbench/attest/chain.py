@@ -65,7 +65,7 @@ def _is_leaf(certificate: x509.Certificate) -> bool:
 
 
 def _fits(leaf: x509.Certificate, policy: Policy, report: Report, key: SigningKey) -> bool:
-    """Return whether a VCEK or VLEK matches the report's firmware, and its processor or the policy's provider."""
+    """Return whether `leaf` has the report's firmware, and (VCEK) the report's processor or (VLEK) the policy's provider."""
     with contextlib.suppress(AttestationError):
         if tcb_of(leaf, report.reported.fmc is not None, key) != report.reported:
             return False

@@ -34,7 +34,7 @@ class Labels:
     def fit(self, request: int, found: np.ndarray[Any, Any]) -> bool:
         """Count the labels in a response to `request`. Return whether all labels so far are within the limit.
 
-        A response with a wrong number of labels is not counted, and returns False.
+        If the response has a wrong number of labels, none is counted, and the result is False.
         """
         expected = self.labels[request]
         if found.shape != expected.shape:

@@ -61,8 +61,8 @@ class Sensor(ABC):
 class Rapl(Sensor):
     """A processor's energy counters, summed over its packages. `folder` is the kernel's powercap folder.
 
-    Raises RunError with the reason if there are no counters or they are unreadable. A piece of work must use
-    less energy than a counter's range, such as 65 kJ, which is five minutes at 200 W.
+    Raises RunError with the reason if there are no counters or they are unreadable. A piece of work must use less
+    energy than a counter's range, such as 65 kJ, which is five minutes at 200 W.
     """
 
     source = "measured RAPL"

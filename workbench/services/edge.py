@@ -5,6 +5,9 @@
     JPEG, PNG -> decode -> micro-batch -> generator -> codec --payload--> cloud --scores--> the batch's requests
                    |
                    large pictures on separate threads, so that they delay no other request
+
+The micro-batches run on lanes, which are threads (see `batching`). A client may also request the cloud's view of its pictures,
+which are the images that the cloud decodes from the payload.
 """
 
 from __future__ import annotations

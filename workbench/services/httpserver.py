@@ -1,7 +1,7 @@
 """Serve HTTP/1.1 on an accepted connection: httptools parses, and an ASGI application handles one request at a time.
 
-One limit covers all received bytes outside a delivered body: heads, chunk headers, trailers, empty lines. A second request
-before the first response closes the connection. A timer runs whenever the application does not.
+One limit covers all received bytes that are not passed to the application as a body: heads, chunk headers, trailers, empty
+lines. A second request before the first response closes the connection. A timer runs whenever the application does not.
 
 uvicorn's own protocol queues pipelined requests without a limit, keeps trailers, and can lose its timers. So uvicorn is only
 used for the application's life cycle and for signals (docs/services.md lists the alternatives).
